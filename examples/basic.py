@@ -1,0 +1,41 @@
+"""Three functions in a row, with no cluster to set up.
+
+``source`` gives a number, ``transform`` doubles it, ``sink`` puts it in a sentence. There is no Dask
+``Client``, so ``execute`` starts the embedded cluster, which lives in this process and closes when it ends.
+"""
+
+import handoff_dask as handoff
+from handoff_dask import DAG, Function
+
+
+def identity(value):
+    return value
+
+
+def multiply(value, factor):
+    return value * factor
+
+
+def format_answer(value):
+    return f"The final answer is: {value}"
+
+
+def build_dag() -> DAG:
+    """Chain three functions; the results of ``args`` come first in a call: ``multiply(42, 2)``."""
+    dag = DAG("basic_example")
+    dag.add_function(Function(id="source", code=identity, extra_args=[42]))
+    dag.add_function(Function(id="transform", args=["source"], code=multiply, extra_args=[2]))
+    dag.add_function(Function(id="sink", args=["transform"], code=format_answer))
+    return dag
+
+
+def main() -> handoff.Result:
+    """Run the DAG; print what each function gave, and the node it ran on."""
+    result = handoff.execute(build_dag())
+    for id, value in result.results.items():
+        print(f"{id:<10} {value!s:<25} on {result.allocations[id]}")
+    return result
+
+
+if __name__ == "__main__":
+    main()

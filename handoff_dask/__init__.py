@@ -1,0 +1,74 @@
+"""DAGs of functions with unequal needs, on Dask clusters of unequal machines."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+from handoff_dask._adapter.cluster import local_cluster
+from handoff_dask._adapter.current import Current, current
+from handoff_dask._client.execute import execute, submit
+from handoff_dask._client.local import execute_local
+from handoff_dask._client.nodes import discover_nodes, register_node, resources_available
+from handoff_dask._client.result import Result
+from handoff_dask._client.run import Run
+from handoff_dask._model.dag import DAG
+from handoff_dask._model.function import Argument, Collocated, Function
+from handoff_dask._model.records import Attempt, FunctionRecord, Shortfall
+from handoff_dask._model.retry import RetryPolicy
+from handoff_dask.exceptions import (
+    AllocationError,
+    ClusterNotReadyError,
+    CyclicDependencyError,
+    DuplicateFunctionError,
+    FunctionFailedError,
+    HandoffError,
+    InvalidCollocationError,
+    InvalidCostError,
+    InvalidDAGError,
+    InvalidFunctionError,
+    MissingFunctionError,
+    NodeNotFoundError,
+    RunCancelledError,
+    RunError,
+    RunTimeoutError,
+    SerializationError,
+)
+
+__all__ = [
+    "DAG",
+    "AllocationError",
+    "Argument",
+    "Attempt",
+    "ClusterNotReadyError",
+    "Collocated",
+    "Current",
+    "CyclicDependencyError",
+    "DuplicateFunctionError",
+    "Function",
+    "FunctionFailedError",
+    "FunctionRecord",
+    "HandoffError",
+    "InvalidCollocationError",
+    "InvalidCostError",
+    "InvalidDAGError",
+    "InvalidFunctionError",
+    "MissingFunctionError",
+    "NodeNotFoundError",
+    "Result",
+    "RetryPolicy",
+    "Run",
+    "RunCancelledError",
+    "RunError",
+    "RunTimeoutError",
+    "SerializationError",
+    "Shortfall",
+    "__version__",
+    "current",
+    "discover_nodes",
+    "execute",
+    "execute_local",
+    "local_cluster",
+    "register_node",
+    "resources_available",
+    "submit",
+]

@@ -1,0 +1,83 @@
+"""What a node has: what it declares, and otherwise what it is seen to have."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from distributed import WorkerPlugin
+from distributed.comm.addressing import get_address_host
+from distributed.system import MEMORY_LIMIT
+
+from handoff_dask._adapter.messages import NAME
+from handoff_dask._model.resources import GPU, THREADS, UNIT, to_units
+from handoff_dask._scheduling.ledger import Node
+
+if TYPE_CHECKING:
+    from distributed import Worker
+    from distributed.scheduler import WorkerState
+
+#: Dask counts memory in bytes, handoff_dask in MB.
+MB = 2**20
+
+
+@cache
+def count_gpus() -> int:
+    """GPUs that this process may use; 0 when there is no driver."""
+    import os
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([d for d in visible.split(",") if d.strip() and d.strip() != "-1"])
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return 0
+    try:
+        listed = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def capacity_of(ws: WorkerState, detected: Mapping[str, Any], registered: Mapping[str, Any]) -> dict[str, int]:
+    """Capacity of a worker in units.
+
+    For each resource, what was registered wins over what the worker declares, and that over what is seen:
+    cores from its threads, memory from its limit, GPUs from its devices.
+    """
+    seen: dict[str, Any] = {"cpu": ws.nthreads, **detected}
+    if ws.memory_limit:
+        seen["memory"] = ws.memory_limit // MB
+    amounts = {**seen, **ws.resources, **registered}
+    capacity = {name: to_units(amount) for name, amount in amounts.items()}
+    capacity = {name: units for name, units in capacity.items() if units}
+    capacity[THREADS] = ws.nthreads * UNIT
+    return capacity
+
+
+def node_of(ws: WorkerState, detected: Mapping[str, Any], registered: Mapping[str, Any]) -> Node:
+    """The node that a worker is to the core."""
+    enforced = set(ws.resources) - set(registered)
+    host = get_address_host(ws.address)
+    return Node(ws.name, capacity_of(ws, detected, registered), {ws.address, host}, enforced)
+
+
+class DetectionPlugin(WorkerPlugin):
+    """Tells the scheduler what a worker has that the scheduler cannot see: GPUs, and memory without limit."""
+
+    name = NAME
+    idempotent = True
+
+    async def setup(self, worker: Worker) -> None:
+        """Look, and report what there is to report."""
+        declared = worker.state.total_resources
+        detected: dict[str, Any] = {}
+        if GPU not in declared and (n := count_gpus()):
+            detected[GPU] = n
+        if "memory" not in declared and not worker.memory_manager.memory_limit:
+            detected["memory"] = MEMORY_LIMIT // MB
+        if detected:
+            await worker.scheduler.handoff_detected(address=worker.address, detected=detected)

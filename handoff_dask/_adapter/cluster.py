@@ -1,0 +1,106 @@
+"""Clusters on this machine: an unequal one for development and tests, and the embedded one."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from dask.system import CPU_COUNT
+from distributed import Nanny, Scheduler, SpecCluster, Worker
+from distributed.system import MEMORY_LIMIT
+
+from handoff_dask._adapter.capacity import MB, count_gpus
+from handoff_dask._model.resources import GPU, THREADS, parse_amounts
+
+
+def local_cluster(
+    nodes: Mapping[Any, Mapping[str, Any]],
+    *,
+    processes: bool = False,
+    asynchronous: bool = False,
+    **options: Any,
+) -> SpecCluster:
+    """Start a cluster of unequal nodes on this machine.
+
+    Parameters
+    ----------
+    nodes : mapping of name to mapping of resource to number
+        Each node's capacity: ``{"node1": {"cpu": 4, "memory": 8192, "gpu": 1}}``. A node's threads are
+        ``max(1, int(cpu))`` unless ``threads`` is given. Amounts are what functions can ask for; the
+        processes themselves are not limited to them.
+    processes : bool
+        Each node in a process of its own; otherwise all in this one.
+    asynchronous : bool
+        For use with an asynchronous client: ``async with local_cluster(..., asynchronous=True)``.
+    **options
+        Passed on to ``distributed.SpecCluster``.
+
+    Returns
+    -------
+    distributed.SpecCluster
+        A context manager, which ``distributed.Client`` and :func:`handoff_dask.execute` accept.
+
+    Raises
+    ------
+    ValueError
+        No nodes, or an amount that is not a non-negative finite number.
+    """
+    if not nodes:
+        raise ValueError("local_cluster needs at least one node")
+    protocol = "tcp" if processes else "inproc"
+    workers = {}
+    for name, capacity in nodes.items():
+        try:
+            parse_amounts(capacity)
+        except ValueError as error:
+            raise ValueError(f"node {name!r}: {error}") from None
+        resources = {r: float(n) for r, n in capacity.items() if r != THREADS}
+        if count_gpus():
+            resources.setdefault(GPU, 0)  # devices of this machine are not devices of its make-believe nodes
+        threads = int(capacity.get(THREADS) or max(1, int(capacity.get("cpu", 1))))
+        # The limit would be enforced on the process: for nodes in one process, and for amounts chosen for
+        # a test, that would pause or kill them.
+        worker: dict[str, Any] = {
+            "name": name,
+            "nthreads": threads,
+            "resources": resources,
+            "memory_limit": 0,
+            "dashboard": False,
+            "protocol": protocol,
+        }
+        if processes:
+            worker["silence_logs"] = logging.ERROR
+        workers[name] = {"cls": Nanny if processes else Worker, "options": worker}
+    scheduler = {
+        "cls": Scheduler,
+        "options": {"protocol": protocol, "dashboard": False, "dashboard_address": ":0", "port": 0},
+    }
+    options.setdefault("silence_logs", logging.ERROR)
+    return SpecCluster(workers=workers, scheduler=scheduler, asynchronous=asynchronous, **options)
+
+
+_embedded: SpecCluster | None = None
+_embedded_lock = threading.Lock()
+
+
+def embedded_cluster() -> SpecCluster:
+    """The cluster that runs in this process: one node with its cores and memory. Started when first needed."""
+    global _embedded
+    with _embedded_lock:
+        if _embedded is None or _embedded.status.name != "running":
+            capacity = {"cpu": CPU_COUNT, "memory": MEMORY_LIMIT // MB}
+            if gpus := count_gpus():
+                capacity[GPU] = gpus
+            _embedded = local_cluster({"embedded": capacity})
+            atexit.register(_close, _embedded)
+        return _embedded
+
+
+def _close(cluster: SpecCluster) -> None:
+    with contextlib.suppress(Exception, asyncio.CancelledError):
+        cluster.close(timeout=5)

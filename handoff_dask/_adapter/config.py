@@ -1,0 +1,26 @@
+"""What an administrator sets in Dask's configuration under ``handoff:``, read once."""
+
+from __future__ import annotations
+
+import dask
+from dask.utils import parse_timedelta
+
+from handoff_dask._scheduling.placement import Settings
+
+
+def read_settings() -> Settings:
+    """The settings in force here.
+
+    ``handoff.node-timeout``
+        How long a function waits when no node is left that could ever hold it (default 30 s).
+    ``handoff.ahead.horizon``
+        Work that a node may hold ahead of time (default 10 ms); 0 turns sending ahead off.
+    ``handoff.ahead.limit``
+        Functions that a node may hold ahead of time (default 40).
+    """
+    default = Settings()
+    return Settings(
+        node_timeout=parse_timedelta(dask.config.get("handoff.node-timeout", default.node_timeout), "s"),
+        ahead_horizon=parse_timedelta(dask.config.get("handoff.ahead.horizon", default.ahead_horizon), "s"),
+        ahead_limit=int(dask.config.get("handoff.ahead.limit", default.ahead_limit)),
+    )

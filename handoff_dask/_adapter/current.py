@@ -1,0 +1,89 @@
+"""What a running function can ask about itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from distributed.worker import thread_state
+
+from handoff_dask._adapter.messages import NAME, Program, unsealed_id
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The attempt that is running.
+
+    Attributes
+    ----------
+    run_id : str
+    dag_id, function_id : hashable
+    attempt : int
+        Counts from 1.
+    node : str
+        Name of the node.
+    cost : dict
+        As given.
+    devices : dict of str to list of int
+        Indices of the devices it may use, by resource: ``devices["gpu"]``.
+    """
+
+    run_id: str
+    dag_id: Hashable
+    function_id: Hashable
+    attempt: int
+    node: Any
+    cost: Mapping[str, float] = field(default_factory=dict)
+    devices: Mapping[str, list[int]] = field(default_factory=dict)
+
+
+#: ``local.current`` is set by what runs functions without Dask: (run id, DAG id, function, attempt).
+local = threading.local()
+
+
+def current() -> Current:
+    """What is known about the function that calls this.
+
+    Returns
+    -------
+    Current
+        Run, DAG and function ids, attempt, node, cost and devices.
+
+    Raises
+    ------
+    RuntimeError
+        Not called from a running function's own thread.
+    """
+    here = getattr(local, "current", None)
+    if here is not None:
+        run_id, dag_id, function, attempt = here
+        return Current(run_id, dag_id, function.id, attempt, "local", dict(function.cost or {}))
+    found = find_task()
+    if found is None:
+        raise RuntimeError("current() was called outside of a function that handoff_dask runs")
+    worker, task, program = found
+    facts = task.annotations.get(NAME) or {}
+    return Current(
+        run_id=program.run_id,
+        dag_id=unsealed_id(program.dag_id),
+        function_id=unsealed_id(program.function_id),
+        attempt=facts["attempt"],
+        node=worker.name,
+        cost=dict(program.shape.asked),
+        devices={name: list(indices) for name, indices in facts["devices"].items()},
+    )
+
+
+def find_task() -> tuple[Any, Any, Program] | None:
+    """The Dask worker, its task and our program that this thread runs; None when it runs none of ours."""
+    key = getattr(thread_state, "key", None)
+    if key is None:
+        return None
+    worker = thread_state.execution_state["worker"]
+    task = worker.state.tasks.get(key)
+    args = getattr(getattr(task, "run_spec", None), "args", ())
+    if not args or not isinstance(args[0], Program):
+        return None
+    return worker, task, args[0]

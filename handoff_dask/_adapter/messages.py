@@ -1,0 +1,108 @@
+"""What goes over the wire: forms that the scheduler can read without the user's own modules."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+#: Raised by one whenever client and scheduler of different versions could misunderstand each other.
+PROTOCOL = 1
+
+#: Name of the plugins, of their annotation, and of the scheduler's metadata entry that shows they are there.
+NAME = "handoff"
+
+
+class Blob(NamedTuple):
+    """A pickled value that only the code which needs it unpickles."""
+
+    data: bytes
+
+
+class Shape(NamedTuple):
+    """How a function is called: the same for many functions, and sent once for all of them.
+
+    Attributes
+    ----------
+    as_list : bool
+        Pass the results as one list.
+    names : tuple of str
+        Parameters for which the last results are passed by name.
+    transfer : bool
+        Pass the names of both nodes of a transfer after the data.
+    discard : bool
+        Return nothing: nobody keeps or needs the result.
+    retry_on : Blob or None
+        Exception types that are retried, unless it is just ``Exception``.
+    asked : dict
+        The cost as given.
+    """
+
+    as_list: bool = False
+    names: tuple[str, ...] = ()
+    transfer: bool = False
+    discard: bool = False
+    retry_on: Blob | None = None
+    asked: Mapping[str, float] = {}
+
+
+class Step(NamedTuple):
+    """An inline function inside another one: its result is appended to the values there are.
+
+    ``slots`` are the positions, among these values, of its arguments.
+    """
+
+    code: bytes | str
+    slots: tuple[int, ...]
+    shape: Shape
+    extra: bytes | None
+
+
+class Program(NamedTuple):
+    """All that a node needs to run one function, apart from the results it takes.
+
+    Attributes
+    ----------
+    run_id, dag_id, function_id
+        For :func:`handoff_dask.current`. Ids that are not plain values are a :class:`Blob`.
+    code : bytes or str
+        Pickled code, or where to import it from.
+    shape : Shape
+    extra : bytes or None
+        Pickled ``(extra_args, extra_kwargs)``.
+    steps : tuple of Step
+        Inline functions to evaluate before, in this order.
+    slots : tuple of int
+        Positions of the arguments among the results and the values of the steps; () when there are no steps.
+    """
+
+    run_id: str
+    dag_id: Any
+    function_id: Any
+    code: bytes | str
+    shape: Shape
+    extra: bytes | None
+    steps: tuple[Step, ...] = ()
+    slots: tuple[int, ...] = ()
+
+
+def is_plain(id: Any) -> bool:
+    """Whether an id can be read anywhere: strings, numbers, None and tuples of these."""
+    if type(id) is tuple:
+        return all(is_plain(part) for part in id)
+    return id is None or type(id) in (str, int, float, bool)
+
+
+def wire_id(id: Any) -> Any:
+    """An id as the scheduler sees it: itself when plain, otherwise its text."""
+    return id if is_plain(id) else repr(id)
+
+
+def sealed_id(id: Any) -> Any:
+    """An id as a node sees it: itself when plain, otherwise a :class:`Blob`."""
+    return id if is_plain(id) else Blob(pickle.dumps(id))
+
+
+def unsealed_id(id: Any) -> Any:
+    """The id that :func:`sealed_id` was given."""
+    return pickle.loads(id.data) if type(id) is Blob else id

@@ -1,0 +1,131 @@
+"""On a node: the one function that runs all functions."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from distributed.protocol import pickle
+
+from handoff_dask._adapter.current import find_task
+from handoff_dask._adapter.messages import NAME, Blob, Program, Shape, unsealed_id
+
+#: Stream message: this attempt's failure is not one that its policy retries.
+NOT_RETRYABLE = "handoff-not-retryable"
+
+_CACHED = 512
+_cache: OrderedDict[tuple[str, bytes], Callable[..., Any]] = OrderedDict()
+
+
+class InterruptedFunctionError(Exception):
+    """A function raised ``SystemExit`` or ``KeyboardInterrupt``, which would take its whole node down.
+
+    Attributes
+    ----------
+    original : BaseException
+        What was raised.
+    """
+
+    def __init__(self, original: BaseException) -> None:
+        super().__init__(original)
+        self.original = original
+
+    def __repr__(self) -> str:
+        return repr(self.original)
+
+
+def load_code(run_id: str, code: bytes | str) -> Callable[..., Any]:
+    """The callable itself. Loaded once per run, so that state in it is shared by no other run."""
+    if isinstance(code, str):
+        module, _, name = code.partition(":")
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        if not callable(found):
+            raise TypeError(f"{code!r} is not callable, but {found!r}")
+        return found  # type: ignore[no-any-return]
+    key = (run_id, code)
+    loaded = _cache.get(key)
+    if loaded is None:
+        loaded = _cache[key] = pickle.loads(code)
+        while len(_cache) > _CACHED:
+            _cache.popitem(last=False)
+    return loaded
+
+
+def call(
+    code: Callable[..., Any], shape: Shape, values: Sequence[Any], extra: bytes | None, nodes: Sequence[Any] = ()
+) -> Any:
+    """Call ``code`` with results and extra arguments, as ``shape`` says."""
+    kwargs: dict[str, Any] = {}
+    if shape.names:
+        n = len(values) - len(shape.names)
+        kwargs.update(zip(shape.names, values[n:], strict=True))
+        values = values[:n]
+    args: Sequence[Any] = (list(values),) if shape.as_list else values
+    if nodes:
+        args = (*args, *nodes)
+    if extra is not None:
+        extra_args, extra_kwargs = pickle.loads(extra)
+        args = (*args, *extra_args)
+        kwargs.update(extra_kwargs)
+    result = code(*args, **kwargs)
+    if inspect.iscoroutine(result):
+        return asyncio.run(result)
+    return result
+
+
+def run_function(program: Program, *values: Any) -> Any:
+    """Run one attempt of a function in the thread of a Dask worker.
+
+    Parameters
+    ----------
+    program : Program
+    *values
+        Results of the functions it depends on, directly or through inline functions.
+    """
+    shape = program.shape
+    try:
+        if program.steps:
+            available = list(values)
+            for step in program.steps:
+                code = load_code(program.run_id, step.code)
+                available.append(call(code, step.shape, [available[s] for s in step.slots], step.extra))
+            values = tuple(available[s] for s in program.slots)
+        code = load_code(program.run_id, program.code)
+        nodes = _transfer_nodes(program) if shape.transfer else ()
+        result = call(code, shape, values, program.extra, nodes)
+    except (SystemExit, KeyboardInterrupt) as error:
+        _report(shape.retry_on, error)
+        raise InterruptedFunctionError(error) from error
+    except BaseException as error:
+        _report(shape.retry_on, error)
+        raise
+    return None if shape.discard else result
+
+
+def _transfer_nodes(program: Program) -> tuple[Any, Any]:
+    """Names of the producer's and the consumer's node."""
+    found = find_task()
+    if found is None:
+        return "local", "local"
+    worker, task, _ = found
+    peer = (task.annotations.get(NAME) or {}).get("peer")
+    serializing = unsealed_id(program.function_id)[0] == "serialize"
+    return (worker.name, peer) if serializing else (peer, worker.name)
+
+
+def _report(retry_on: Blob | None, error: BaseException) -> None:
+    """Tell the scheduler, ahead of Dask's own message, when this failure is not to be retried."""
+    types = (Exception,) if retry_on is None else pickle.loads(retry_on.data)
+    if isinstance(error, types):
+        return
+    found = find_task()
+    if found is not None:
+        worker, task, _ = found
+        # From the thread to the event loop; Dask's message takes the same way after this one.
+        worker.loop.add_callback(worker.batched_send, {"op": NOT_RETRYABLE, "key": task.key, "run_id": task.run_id})

@@ -1,0 +1,219 @@
+"""Running a DAG on a cluster."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Hashable, Mapping
+from typing import Any
+
+from distributed import Client
+
+from handoff_dask._adapter.compile import compile_dag
+from handoff_dask._client.options import (
+    DEFAULT_MAX_RETRIES,
+    DEFAULT_STRATEGY,
+    RunOptions,
+    check_dag,
+    check_seconds,
+)
+from handoff_dask._client.result import Result
+from handoff_dask._client.run import Run
+from handoff_dask._client.session import resolve_client
+from handoff_dask._model.dag import DAG
+from handoff_dask._model.retry import RetryPolicy
+
+
+def submit(
+    dag: DAG,
+    client: Any = None,
+    *,
+    max_retries: int = DEFAULT_MAX_RETRIES,
+    retry: RetryPolicy | None = None,
+    max_concurrency: int | None = None,
+    limits: Mapping[str, Any] | None = None,
+    allocation_strategy: str = DEFAULT_STRATEGY,
+    keep: str | Collection[Hashable] = "all",
+    fail_fast: bool = True,
+    priority: float = 0,
+    wait_for_nodes: float = 0,
+) -> Run:
+    """Start a DAG on a cluster and return at once.
+
+    Parameters
+    ----------
+    dag : DAG
+        Validated first.
+    client : distributed.Client, cluster, str, optional
+        A Dask client, blocking or asynchronous; a cluster; the address of a scheduler. None: the default
+        client if there is one, otherwise an embedded cluster in this process.
+    max_retries : int
+        Retries after a failure, for functions that do not say otherwise.
+    retry : RetryPolicy, optional
+        More about retries, instead of ``max_retries``.
+    max_concurrency : int, optional
+        Functions of this run that may run at once.
+    limits : mapping of str to number, optional
+        Amounts that this run may use at once across the cluster: with ``limits={"db": 8}``, functions of
+        ``cost={"db": 1}`` run eight at a time. A limit is not a resource of nodes.
+    allocation_strategy : {"best_fit", "load_balanced", "first_available"}
+        Which of several nodes gets a function that fits on each.
+    keep : {"all", "sinks"} or list of ids
+        Functions whose results are wanted. Others are dropped as soon as nothing needs them.
+    fail_fast : bool
+        The first failure ends the run; otherwise branches that do not need the failed function finish.
+    priority : float
+        Higher goes first among the runs on the cluster.
+    wait_for_nodes : float
+        Seconds to wait for nodes that can hold every function, when there are none.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    InvalidDAGError
+        The DAG cannot run as written.
+    AllocationError
+        A function fits on no node. With an asynchronous client it is raised when the run is awaited.
+    ClusterNotReadyError
+        The scheduler plugin is not there and cannot be installed.
+    TypeError, ValueError
+        An argument is not what it has to be.
+    """
+    check_dag(dag)
+    options = RunOptions(
+        max_retries=max_retries,
+        retry=retry,
+        max_concurrency=max_concurrency,
+        limits=limits,
+        allocation_strategy=allocation_strategy,
+        keep=keep,
+        fail_fast=fail_fast,
+        priority=priority,
+        wait_for_nodes=wait_for_nodes,
+    )
+    options.check_keep(dag)
+    resolved, _ = resolve_client(client, reuse=True)
+    return _submit(dag, resolved, options)
+
+
+def _submit(dag: DAG, client: Client, options: RunOptions) -> Run:
+    compiled = compile_dag(
+        dag,
+        uuid.uuid4().hex[:16],
+        policy=options.policy,
+        max_concurrency=options.max_concurrency,
+        limits=options.limits,
+        strategy=options.allocation_strategy,
+        keep=options.keep,
+        fail_fast=options.fail_fast,
+        priority=options.priority,
+        wait_for_nodes=options.wait_for_nodes,
+    )
+    run = Run(dag, compiled, client)
+    if client.asynchronous:
+        run._start_soon()
+    else:
+        client.sync(run._start)
+    return run
+
+
+def execute(
+    dag: DAG,
+    client: Any = None,
+    *,
+    max_retries: int = DEFAULT_MAX_RETRIES,
+    retry: RetryPolicy | None = None,
+    max_concurrency: int | None = None,
+    limits: Mapping[str, Any] | None = None,
+    allocation_strategy: str = DEFAULT_STRATEGY,
+    keep: str | Collection[Hashable] = "all",
+    fail_fast: bool = True,
+    timeout: float | None = None,
+    priority: float = 0,
+    wait_for_nodes: float = 0,
+) -> Any:
+    """Run a DAG on a cluster and wait for its results.
+
+    Takes what :func:`submit` takes, and:
+
+    Parameters
+    ----------
+    timeout : float, optional
+        Seconds after which the run is ended.
+
+    Returns
+    -------
+    Result
+        With an asynchronous client an awaitable of it.
+
+    Raises
+    ------
+    FunctionFailedError
+        A function failed for good; ``__cause__`` is its exception.
+    AllocationError
+        A function fits on no node.
+    RunTimeoutError
+        It took longer than ``timeout``.
+    RunCancelledError
+        The client was closed meanwhile.
+    InvalidDAGError, ClusterNotReadyError, TypeError, ValueError
+        As :func:`submit`.
+
+    Notes
+    -----
+    Handoff: ``Handoff.execute/2``, ``lib/handoff/distributed_executor.ex``.
+    """
+    check_dag(dag)
+    if timeout is not None:
+        check_seconds("timeout", timeout)
+    options = RunOptions(
+        max_retries=max_retries,
+        retry=retry,
+        max_concurrency=max_concurrency,
+        limits=limits,
+        allocation_strategy=allocation_strategy,
+        keep=keep,
+        fail_fast=fail_fast,
+        priority=priority,
+        wait_for_nodes=wait_for_nodes,
+    )
+    options.check_keep(dag)
+    dag.validate()  # before a cluster is started for it
+    resolved, owned = resolve_client(client, reuse=False)
+    if resolved.asynchronous:
+        return _execute_async(dag, resolved, options, timeout, owned)
+    try:
+        run = _submit(dag, resolved, options)
+        try:
+            result: Result = resolved.sync(_result_within, run, timeout)
+        except KeyboardInterrupt:
+            run.cancel()
+            raise
+        return result
+    finally:
+        if owned:
+            resolved.close()
+
+
+async def _execute_async(
+    dag: DAG, client: Client, options: RunOptions, timeout: float | None, owned: bool
+) -> Result:
+    try:
+        run = _submit(dag, client, options)
+        try:
+            return await _result_within(run, timeout)
+        except BaseException:
+            if not run.done():
+                await run._cancel()
+            raise
+    finally:
+        if owned:
+            await client.close()
+
+
+async def _result_within(run: Run, timeout: float | None) -> Result:
+    if timeout is not None and not await run._wait(timeout):
+        raise await run._time_out(timeout)
+    return await run._result()

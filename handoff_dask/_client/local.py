@@ -1,0 +1,372 @@
+"""Running a DAG in this process: no cluster, no Dask, no pickling."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import random
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from handoff_dask._adapter import current
+from handoff_dask._adapter.compile import depth_first, inline_order, placed_dependencies
+from handoff_dask._adapter.worker import load_code
+from handoff_dask._client.options import DEFAULT_MAX_RETRIES, RunOptions, check_dag, check_seconds
+from handoff_dask._client.result import Result, allocations_of
+from handoff_dask._model.dag import DAG
+from handoff_dask._model.function import Function, Transfer
+from handoff_dask._model.records import Attempt, FunctionRecord
+from handoff_dask._model.retry import RetryPolicy
+from handoff_dask.exceptions import FunctionFailedError, InvalidFunctionError, RunTimeoutError
+
+#: Name of the one node there is.
+NODE = "local"
+
+#: Started, stopped, failed attempts before: a function that finished, as it is noted down while running.
+Times = tuple[float, float, tuple[Attempt, ...]]
+
+
+def execute_local(
+    dag: DAG,
+    *,
+    max_retries: int = DEFAULT_MAX_RETRIES,
+    retry: RetryPolicy | None = None,
+    max_concurrency: int | None = None,
+    keep: str | Collection[Hashable] = "all",
+    fail_fast: bool = True,
+    timeout: float | None = None,
+) -> Result:
+    """Run a DAG in this process, on a thread pool.
+
+    ``cost`` and ``node`` are ignored, and so is a function's ``timeout``, since a thread cannot be ended.
+
+    Parameters
+    ----------
+    dag : DAG
+        Validated first.
+    max_retries, retry, keep, fail_fast
+        As for :func:`handoff_dask.execute`.
+    max_concurrency : int, optional
+        Functions that may run at once; by default as many as there are cores. 1 runs them one after the
+        other in the calling thread, which is fastest for short ones.
+    timeout : float, optional
+        Seconds after which no further function is started.
+
+    Returns
+    -------
+    Result
+        Every allocation is ``"local"``.
+
+    Raises
+    ------
+    FunctionFailedError
+        A function failed for good; ``__cause__`` is its exception, ``run`` what there is.
+    RunTimeoutError
+        It took longer than ``timeout``.
+    InvalidDAGError, TypeError, ValueError
+        As :func:`handoff_dask.submit`.
+    """
+    check_dag(dag)
+    if timeout is not None:
+        check_seconds("timeout", timeout)
+    options = RunOptions(
+        max_retries=max_retries, retry=retry, max_concurrency=max_concurrency, keep=keep, fail_fast=fail_fast
+    )
+    options.check_keep(dag)
+    dag.validate()
+    if inputs := [id for id, f in dag.functions.items() if f.type == "input"]:
+        texts = [f"function {id!r} is an input function: it has a value only in a stream" for id in inputs]
+        raise InvalidFunctionError(dag.id, texts, inputs)
+    run = LocalRun(dag, options, timeout)
+    threads = max_concurrency or os.cpu_count() or 1
+    if threads == 1:
+        run.run_sequentially()
+    else:
+        run.run_in_threads(threads)
+    return run.result()
+
+
+class LocalRun:
+    """A run in this process; what errors carry as ``run``.
+
+    Attributes
+    ----------
+    id : str
+    dag : DAG
+    results : dict
+        Function id → value, of those that finished and whose results are kept.
+    """
+
+    def __init__(self, dag: DAG, options: RunOptions, timeout: float | None) -> None:
+        self.id = uuid.uuid4().hex[:16]
+        self.dag = dag
+        self.results: dict[Hashable, Any] = {}
+        self._options = options
+        self._timeout = timeout
+        self._begin = time.time()
+        self._elapsed = 0.0
+        self._times: dict[Hashable, Times] = {}
+        self._failed: dict[Hashable, tuple[Attempt, ...]] = {}
+        self._error: FunctionFailedError | RunTimeoutError | None = None
+        functions = dag.functions
+        self._inlined = inline_order(functions, tuple(dag) if self._has_inline(functions) else ())
+        self._dependencies = {
+            id: placed_dependencies(f, functions, self._inlined)
+            for id, f in functions.items()
+            if f.type != "inline"
+        }
+        keep = options.keep
+        self._uses: dict[Hashable, int] | None = None
+        if keep != "all":
+            uses = dict.fromkeys(self._dependencies, 0)
+            for deps in self._dependencies.values():
+                for d in deps:
+                    uses[d] += 1
+            kept = [id for id, n in uses.items() if not n] if keep == "sinks" else keep
+            for id in kept:
+                uses[id] += 1
+            self._uses = uses
+
+    @staticmethod
+    def _has_inline(functions: Mapping[Hashable, Function]) -> bool:
+        return any(f.type == "inline" for f in functions.values())
+
+    # ------------------------------------------------------------------ running
+
+    def run_sequentially(self) -> None:
+        """Run everything in this thread."""
+        functions = self.dag.functions
+        skipped: set[Hashable] = set()
+        local = current.local
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        try:
+            for id in depth_first(self._dependencies):
+                if skipped and not skipped.isdisjoint(self._dependencies[id]):
+                    skipped.add(id)
+                    continue
+                if deadline is not None and time.monotonic() >= deadline:
+                    self._time_out()
+                    return
+                if not self._run_one(functions[id]):
+                    if self._options.fail_fast:
+                        return
+                    skipped.add(id)
+        finally:
+            local.current = None
+            self._elapsed = time.time() - self._begin
+
+    def run_in_threads(self, threads: int) -> None:
+        """Run everything on a thread pool of this size.
+
+        A thread that finishes a function goes on with one that this made ready, and hands the others to the
+        pool: a chain never changes threads.
+        """
+        functions = self.dag.functions
+        waiting: dict[Hashable, int] = {}
+        dependents: dict[Hashable, list[Hashable]] = {}
+        ready = []
+        for id, deps in self._dependencies.items():
+            distinct = set(deps)
+            for d in distinct:
+                dependents.setdefault(d, []).append(id)
+            if distinct:
+                waiting[id] = len(distinct)
+            else:
+                ready.append(id)
+        lock = threading.Lock()
+        all_done = threading.Event()
+        open_chains = len(ready)
+        stop = threading.Event()
+        crashed: list[BaseException] = []
+
+        def chain(id: Hashable) -> None:
+            nonlocal open_chains
+            try:
+                follow: Hashable | None = id
+                more = True
+                while more and not stop.is_set():
+                    more = False
+                    if self._run_one(functions[follow]):
+                        with lock:
+                            next_ready = []
+                            for d in dependents.get(follow, ()):
+                                waiting[d] -= 1
+                                if not waiting[d]:
+                                    next_ready.append(d)
+                            open_chains += max(0, len(next_ready) - 1)
+                        if next_ready:
+                            follow, more = next_ready[0], True
+                            for d in next_ready[1:]:
+                                pool.submit(chain, d)
+                    elif self._options.fail_fast:
+                        stop.set()
+            except BaseException as error:
+                crashed.append(error)
+                stop.set()
+            finally:
+                current.local.current = None
+                with lock:
+                    open_chains -= 1
+                    last = not open_chains
+                if last or stop.is_set():
+                    all_done.set()
+
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="handoff")
+        try:
+            futures: list[Future[None]] = [pool.submit(chain, id) for id in ready]
+            if futures and not all_done.wait(self._timeout):
+                self._time_out()
+        finally:
+            stop.set()
+            pool.shutdown(wait=self._error is None or not isinstance(self._error, RunTimeoutError), cancel_futures=True)
+            self._elapsed = time.time() - self._begin
+        if crashed:
+            raise crashed[0]
+
+    def _run_one(self, f: Function) -> bool:
+        """Run a function with its retries; whether it finished."""
+        id = f.id
+        results = self.results
+        attempts: tuple[Attempt, ...] = ()
+        clock = time.time
+        while True:
+            current.local.current = (self.id, self.dag.id, f, len(attempts) + 1)
+            started = clock()
+            try:
+                code = f.code
+                if type(code) is str or f.kwargs or f.extra_kwargs or id in self._inlined or type(f) is Transfer:
+                    value = self._call(f)
+                elif f.argument_inclusion == "as_list":
+                    value = code([results[d] for d in f.args], *f.extra_args)  # type: ignore[operator, misc]
+                else:
+                    value = code(*[results[d] for d in f.args], *f.extra_args)  # type: ignore[operator, misc]
+                if inspect.iscoroutine(value):
+                    value = asyncio.run(value)
+            except Exception as error:
+                attempt = Attempt(
+                    number=len(attempts) + 1,
+                    node=NODE,
+                    queued=started,
+                    started=started,
+                    stopped=clock(),
+                    outcome="failed",
+                    error=repr(error),
+                    traceback="".join(traceback.format_tb(error.__traceback__)),
+                )
+                attempts = (*attempts, attempt)
+                policy = f.retry or self._options.policy
+                most = policy.max_retries if f.max_retries is None else f.max_retries
+                if len(attempts) > most or not isinstance(error, policy.retry_on):
+                    self._failed[id] = attempts
+                    if self._error is None:
+                        self._error = FunctionFailedError(self.dag.id, self.id, id, attempts)
+                        self._error.__cause__ = error
+                        self._error.run = self
+                    return False
+                time.sleep(policy.wait(len(attempts), random.random()))
+                continue
+            results[id] = value
+            self._times[id] = (started, clock(), attempts)
+            if self._uses is not None:
+                self._drop(id)
+            return True
+
+    def _drop(self, id: Hashable) -> None:
+        """Drop results that nothing needs any more."""
+        uses = self._uses
+        assert uses is not None
+        if not uses[id]:
+            self.results.pop(id, None)
+        for d in self._dependencies[id]:
+            uses[d] -= 1  # one dependency fewer; two threads may race here, on different entries of a list
+            if not uses[d]:
+                self.results.pop(d, None)
+
+    def _call(self, f: Function) -> Any:
+        """Call a function of any shape, with the inline functions it depends on."""
+        inline: dict[Hashable, Any] = {}
+        for id in self._inlined.get(f.id, ()):
+            value = self._call_one(self.dag[id], inline)
+            inline[id] = asyncio.run(value) if inspect.iscoroutine(value) else value
+        return self._call_one(f, inline)
+
+    def _call_one(self, f: Function, inline: Mapping[Hashable, Any]) -> Any:
+        def value(id: Hashable) -> Any:
+            return inline[id] if id in inline else self.results[id]
+
+        assert f.code is not None
+        code: Callable[..., Any] = load_code(self.id, f.code) if isinstance(f.code, str) else f.code
+        args: Sequence[Any] = [value(d) for d in f.args]
+        if f.argument_inclusion == "as_list":
+            args = [args]
+        if type(f) is Transfer:
+            args = [*args, NODE, NODE]
+        kwargs = {name: value(d) for name, d in f.kwargs.items()}
+        return code(*args, *f.extra_args, **kwargs, **f.extra_kwargs)
+
+    def _time_out(self) -> None:
+        assert self._timeout is not None
+        error = RunTimeoutError(
+            self.dag.id, self.id, self._timeout, len(self._times), len(self._dependencies)
+        )
+        error.run = self
+        self._error = error
+
+    # ------------------------------------------------------------------ afterwards
+
+    @property
+    def status(self) -> str:
+        """``"finished"`` or ``"failed"``."""
+        return "failed" if self._error is not None else "finished"
+
+    @property
+    def records(self) -> Records:
+        """Function id → :class:`FunctionRecord`, of functions that ran."""
+        return Records(self.dag, self._times, self._failed)
+
+    @property
+    def allocations(self) -> dict[Hashable, Any]:
+        """Function id → ``"local"``."""
+        return dict.fromkeys(self._times, NODE)
+
+    def result(self) -> Result:
+        """The result, or the error raised."""
+        if self._error is not None:
+            raise self._error
+        return Result(
+            dag_id=self.dag.id,
+            results=self.results,
+            allocations=self.allocations,
+            records=self.records,
+            elapsed=self._elapsed,
+            run_id=self.id,
+        )
+
+
+@dataclass(frozen=True)
+class Records(Mapping[Hashable, FunctionRecord]):
+    """Records made when they are looked at: noting down two times is all that running pays for them."""
+
+    dag: DAG
+    times: Mapping[Hashable, Times]
+    failed: Mapping[Hashable, tuple[Attempt, ...]]
+
+    def __getitem__(self, id: Hashable) -> FunctionRecord:
+        if id in self.failed:
+            return FunctionRecord(id, "failed", NODE, self.failed[id], dict(self.dag[id].cost or {}))
+        started, stopped, failed = self.times[id]
+        last = Attempt(len(failed) + 1, NODE, started, started, stopped, "finished")
+        return FunctionRecord(id, "finished", NODE, (*failed, last), dict(self.dag[id].cost or {}))
+
+    def __iter__(self) -> Any:
+        return iter((*self.times, *self.failed))
+
+    def __len__(self) -> int:
+        return len(self.times) + len(self.failed)

@@ -1,0 +1,96 @@
+"""The options of a run, checked before anything else happens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from handoff_dask._model.dag import DAG
+from handoff_dask._model.resources import parse_amounts, to_units
+from handoff_dask._model.retry import RetryPolicy, check_max_retries
+from handoff_dask._scheduling.runs import CONCURRENCY
+from handoff_dask._scheduling.strategies import STRATEGIES
+
+DEFAULT_MAX_RETRIES = 3
+DEFAULT_STRATEGY = "best_fit"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Options of :func:`handoff_dask.execute` and :func:`handoff_dask.submit`; see there.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is not what it has to be; the text names it.
+    """
+
+    max_retries: int = DEFAULT_MAX_RETRIES
+    retry: RetryPolicy | None = None
+    max_concurrency: int | None = None
+    limits: Mapping[str, Any] | None = None
+    allocation_strategy: str = DEFAULT_STRATEGY
+    keep: str | Collection[Hashable] = "all"
+    fail_fast: bool = True
+    priority: float = 0
+    wait_for_nodes: float = 0
+
+    def __post_init__(self) -> None:
+        check_max_retries(self.max_retries, "max_retries")
+        if self.retry is not None and not isinstance(self.retry, RetryPolicy):
+            raise TypeError(f"retry must be a RetryPolicy, not {self.retry!r}")
+        n = self.max_concurrency
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+            raise ValueError(f"max_concurrency must be a whole number of at least 1, not {n!r}")
+        if self.limits is not None:
+            if not isinstance(self.limits, Mapping):
+                raise TypeError(f"limits must be a mapping of names to amounts, not {self.limits!r}")
+            try:
+                parse_amounts(self.limits)
+            except ValueError as error:
+                raise ValueError(f"limits: {error}") from None
+            if CONCURRENCY in self.limits:
+                raise ValueError(f"a limit cannot be called {CONCURRENCY!r}: that is an option of its own")
+        if self.allocation_strategy not in STRATEGIES:
+            known = ", ".join(repr(s) for s in STRATEGIES)
+            raise ValueError(f"allocation_strategy must be one of {known}, not {self.allocation_strategy!r}")
+        if isinstance(self.keep, str) and self.keep not in ("all", "sinks"):
+            raise ValueError(f'keep must be "all", "sinks" or a list of function ids, not {self.keep!r}')
+        if not isinstance(self.keep, (str, Collection)):
+            raise TypeError(f'keep must be "all", "sinks" or a list of function ids, not {self.keep!r}')
+        if not isinstance(self.fail_fast, bool):
+            raise TypeError(f"fail_fast must be True or False, not {self.fail_fast!r}")
+        if isinstance(self.priority, bool) or not isinstance(self.priority, (int, float)) or math.isnan(self.priority):
+            raise TypeError(f"priority must be a number, not {self.priority!r}")
+        check_seconds("wait_for_nodes", self.wait_for_nodes)
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """The retry policy of functions that have none of their own."""
+        return self.retry if self.retry is not None else RetryPolicy(max_retries=self.max_retries)
+
+    def check_keep(self, dag: DAG) -> None:
+        """Raise unless every function to keep is one that has a result."""
+        if isinstance(self.keep, str):
+            return
+        for id in self.keep:
+            if id not in dag:
+                raise ValueError(f"keep: DAG {dag.id!r} has no function {id!r}")
+            if dag[id].type != "regular":
+                raise ValueError(f"keep: {id!r} is an {dag[id].type} function and has no result of its own")
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """Raise unless ``value`` is a number of seconds."""
+    try:
+        to_units(value)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+def check_dag(dag: Any) -> None:
+    """Raise unless ``dag`` is one."""
+    if not isinstance(dag, DAG):
+        raise TypeError(f"a handoff_dask.DAG is needed, not {dag!r}")

@@ -1,0 +1,431 @@
+"""A run, seen from the client that submitted it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import weakref
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from distributed import Client, Future
+from distributed.client import SpanMetadata
+from distributed.core import clean_exception
+from distributed.protocol import ToPickle, pickle
+
+from handoff_dask._adapter.compile import Compiled, NumberOrder
+from handoff_dask._adapter.messages import PROTOCOL
+from handoff_dask._adapter.plugin import topic_of
+from handoff_dask._adapter.worker import InterruptedFunctionError
+from handoff_dask._client.result import Result, allocations_of
+from handoff_dask._client.session import check_protocol, ensure_plugin
+from handoff_dask._model.dag import DAG
+from handoff_dask._model.records import FunctionRecord, Shortfall
+from handoff_dask.exceptions import (
+    AllocationError,
+    FunctionFailedError,
+    HandoffError,
+    RunCancelledError,
+    RunError,
+    RunTimeoutError,
+)
+
+_ENDED = ("finished", "failed", "cancelled")
+
+#: Seconds between looks at whether the client is still connected while waiting for a run.
+_CHECK_INTERVAL = 0.5
+
+
+class Run:
+    """A run on a cluster. Made by :func:`handoff_dask.submit`.
+
+    With a blocking client the methods block; with an asynchronous one those that talk to the cluster
+    return awaitables, and the run itself can be awaited for its :class:`Result`.
+
+    Attributes
+    ----------
+    id : str
+        New for every run.
+    dag : DAG
+        What was submitted.
+    futures : dict
+        Function id → ``distributed.Future``, of every function whose result is kept. They work wherever
+        Dask takes futures, and keep the results on the cluster as long as they are referenced.
+    """
+
+    def __init__(self, dag: DAG, compiled: Compiled, client: Client) -> None:
+        self.id = compiled.spec.run_id
+        self.dag = dag
+        self.futures: dict[Hashable, Future] = {}
+        self._client = client
+        self._compiled = compiled
+        self._status = "submitting"
+        self._ended = asyncio.Event()
+        self._unkept: list[Future] = []
+        self._report: dict[str, Any] | None = None
+        self._error: RunError | None = None
+        self._begin = time.time()
+        self._end: float | None = None
+        self._starting: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------------ starting (on the event loop)
+
+    async def _start(self) -> None:
+        client, compiled, spec = self._client, self._compiled, self._compiled.spec
+        await ensure_plugin(client)
+        if not compiled.keys:
+            self._finish("finished")
+            return
+        _listen(client, self)
+        answer = await client.scheduler.handoff_prepare(
+            spec=pickle.dumps(spec), client=client.id, protocol=PROTOCOL
+        )
+        if answer["status"] == "protocol":
+            check_protocol(answer)
+        if answer["status"] == "unplaceable":
+            self._finish("failed")
+            raise self._allocation_error(answer["shortfalls"])
+        if self._status == "submitting":
+            self._status = answer["status"]
+        futures = client._graph_to_futures(
+            expr=compiled.graph,
+            keys=[compiled.keys[n] for n in compiled.wanted],
+            span_metadata=SpanMetadata(collections=[{"type": "low-level-graph"}]),
+            internal_priority=ToPickle(NumberOrder()),
+        )
+        kept = set(compiled.kept)
+        for number in compiled.wanted:
+            future = futures[compiled.keys[number]]
+            if number in kept:
+                self.futures[compiled.ids[number]] = future
+            else:
+                self._unkept.append(future)
+
+    def _start_soon(self) -> None:
+        """Start in the background, on the event loop that calls this."""
+        self._starting = asyncio.ensure_future(self._start())
+        # Whoever awaits the run gets the error; when nobody does, it is not the loop's to complain about.
+        self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    def _finish(self, status: str) -> None:
+        """Take note of the end. On the event loop."""
+        self._status = status
+        self._end = time.time()
+        self._unkept.clear()
+        self._ended.set()
+
+    # ------------------------------------------------------------------ state
+
+    @property
+    def status(self) -> str:
+        """``"submitting"``, ``"pending"`` (waits for nodes), ``"running"``, ``"finished"``, ``"failed"`` or
+        ``"cancelled"``."""
+        if self._status not in _ENDED and self._client.status in ("closing", "closed"):
+            return "cancelled"
+        return self._status
+
+    def done(self) -> bool:
+        """Whether the run has ended, however it did."""
+        return self.status in _ENDED
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id} of DAG {self.dag.id!r}: {self.status}>"
+
+    # ------------------------------------------------------------------ waiting
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Wait for the end.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most.
+
+        Returns
+        -------
+        bool
+            Whether the run has ended.
+        """
+        return self._client.sync(self._wait, timeout)
+
+    async def _wait(self, timeout: float | None = None) -> bool:
+        await self._started()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._ended.is_set():
+            left = _CHECK_INTERVAL if deadline is None else min(_CHECK_INTERVAL, deadline - time.monotonic())
+            if left <= 0:
+                return False
+            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), left)
+            if not self._ended.is_set() and self._client.status in ("closing", "closed"):
+                self._finish("cancelled")
+        return True
+
+    async def _started(self) -> None:
+        if self._starting is not None:
+            await asyncio.shield(self._starting)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end and gather the results.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most.
+
+        Returns
+        -------
+        Result
+
+        Raises
+        ------
+        TimeoutError
+            The run goes on.
+        FunctionFailedError
+            A function failed for good; ``__cause__`` is its exception.
+        AllocationError
+            Functions fit on no node.
+        RunCancelledError
+            The run was cancelled, or its client was closed.
+        """
+        return self._client.sync(self._result, timeout)
+
+    async def _result(self, timeout: float | None = None) -> Result:
+        if not await self._wait(timeout):
+            raise TimeoutError(f"run {self.id} of DAG {self.dag.id!r} has not ended within {timeout:g} s")
+        await self._fetch_report()
+        error = self._find_error()
+        if error is not None:
+            raise error
+        values = await self._gather(self.futures)
+        records = self.records
+        return Result(
+            dag_id=self.dag.id,
+            results=values,
+            allocations=allocations_of(records),
+            records=records,
+            elapsed=self.elapsed,
+            run_id=self.id,
+        )
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        return self._result().__await__()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was submitted, or until it ended."""
+        return (time.time() if self._end is None else self._end) - self._begin
+
+    # ------------------------------------------------------------------ results
+
+    @property
+    def results(self) -> Results:
+        """Mapping of function id to value: of functions that have finished, gathered when looked at."""
+        return Results(self)
+
+    async def _gather(self, futures: Mapping[Hashable, Future]) -> dict[Hashable, Any]:
+        try:
+            values = await self._client._gather(list(futures.values()))
+        except Exception:
+            # One of them does not travel. Which one?
+            for id, future in futures.items():
+                try:
+                    await self._client._gather([future])
+                except Exception as error:
+                    await self._fetch_report()
+                    attempts = [replace(a, error=repr(error)) for a in self.records[id].attempts]
+                    raise self._with_run(
+                        FunctionFailedError(self.dag.id, self.id, id, attempts), error
+                    ) from error
+            raise
+        return dict(zip(futures, values, strict=True))
+
+    # ------------------------------------------------------------------ what is known
+
+    async def _fetch_report(self) -> dict[str, Any]:
+        if self._report is not None:
+            return self._report
+        if not self._compiled.keys:
+            return {"records": []}
+        report = None
+        if self._client.status == "running":
+            report = await self._client.scheduler.handoff_report(run_id=self.id)
+        if report is None:
+            return {"records": [], "failed": [], "errors": [], "broken": None, "shortfalls": None}
+        report["records"] = pickle.loads(report["records"])
+        if self._ended.is_set() and not any(r.status == "running" for r in report["records"]):
+            self._report = report
+        return report
+
+    @property
+    def records(self) -> Any:
+        """Mapping of function id to :class:`FunctionRecord`: node, attempts, times, cost, result size."""
+        if self._report is not None:
+            return self._named_records(self._report)
+        return self._client.sync(self._records)
+
+    async def _records(self) -> dict[Hashable, FunctionRecord]:
+        await self._started()
+        return self._named_records(await self._fetch_report())
+
+    def _named_records(self, report: Mapping[str, Any]) -> dict[Hashable, FunctionRecord]:
+        records = {}
+        for id, record in zip(self._compiled.ids, report["records"], strict=False):
+            records[id] = record if record.function_id == id else replace(record, function_id=id)
+        return {id: records[id] for id in self.dag if id in records}
+
+    @property
+    def allocations(self) -> Any:
+        """Mapping of function id to the name of the node it was last placed on."""
+        if self._report is not None:
+            return allocations_of(self._named_records(self._report))
+        return self._client.sync(self._allocations)
+
+    async def _allocations(self) -> dict[Hashable, Any]:
+        return allocations_of(await self._records())
+
+    # ------------------------------------------------------------------ ending
+
+    def cancel(self) -> Any:
+        """Start nothing more of this run, and release what waits. What runs already is not interrupted.
+
+        Returns
+        -------
+        bool
+            Whether there was anything to cancel.
+        """
+        return self._client.sync(self._cancel)
+
+    async def _cancel(self) -> bool:
+        with contextlib.suppress(HandoffError):
+            await self._started()
+        if self.done():
+            return False
+        cancelled: bool = await self._client.scheduler.handoff_cancel(run_id=self.id)
+        if cancelled:
+            await self._wait()
+        return cancelled
+
+    async def _time_out(self, timeout: float) -> RunError:
+        """End the run because it took too long."""
+        await self._cancel()
+        records = await self._records()
+        finished = sum(r.status == "finished" for r in records.values())
+        self._error = self._with_run(
+            RunTimeoutError(self.dag.id, self.id, timeout, finished, len(self._compiled.ids))
+        )
+        return self._error
+
+    def _find_error(self) -> RunError | None:
+        """The error with which this run ended."""
+        if self._error is not None or self.status == "finished":
+            return self._error
+        report = self._report or {}
+        if broken := report.get("broken"):
+            error: RunError = RunError(self.dag.id, self.id, f"handoff_dask failed on the scheduler: {broken}")
+        elif report.get("failed") and (shortfalls := report.get("shortfalls")) and pickle.loads(shortfalls):
+            return self._allocation_error(shortfalls)
+        elif report.get("failed"):
+            number = report["failed"][0]
+            record: FunctionRecord = report["records"][number]
+            cause = original_exception(report["errors"][0])
+            id = self._compiled.ids[number]
+            error = FunctionFailedError(self.dag.id, self.id, id, record.attempts)
+            self._error = self._with_run(error, cause)
+            return self._error
+        elif self._status == "failed":
+            return self._allocation_error(report.get("shortfalls") or pickle.dumps(()))
+        else:
+            closed = self._client.status in ("closing", "closed")
+            reason = "its client was closed" if closed else "run.cancel() was called, or its futures were"
+            error = RunCancelledError(self.dag.id, self.id, reason)
+        self._error = self._with_run(error)
+        return self._error
+
+    def _allocation_error(self, shortfalls: bytes) -> AllocationError:
+        known = dict(zip(self._compiled.spec.ids, self._compiled.ids, strict=True))
+        named = [
+            replace(s, function_ids=tuple(known[i] for i in s.function_ids))
+            for s in _distinct(pickle.loads(shortfalls))
+        ]
+        self._error = self._with_run(AllocationError(self.dag.id, self.id, named))
+        assert isinstance(self._error, AllocationError)
+        return self._error
+
+    def _with_run(self, error: RunError, cause: BaseException | None = None) -> RunError:
+        error.run = self
+        error.__cause__ = cause
+        return error
+
+
+def _distinct(shortfalls: Iterable[Shortfall]) -> list[Shortfall]:
+    return list({id(s): s for s in shortfalls}.values())
+
+
+class Results(Mapping[Hashable, Any]):
+    """Results of a run by function id: those that are there, fetched from the cluster when looked at."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def _there(self) -> dict[Hashable, Future]:
+        return {id: future for id, future in self._run.futures.items() if future.status == "finished"}
+
+    def __getitem__(self, id: Hashable) -> Any:
+        future = self._run.futures[id]
+        if future.status != "finished":
+            raise KeyError(f"function {id!r} has no result: its future is {future.status}")
+        return self._run._client.sync(self._one, id, future)
+
+    async def _one(self, id: Hashable, future: Future) -> Any:
+        return (await self._run._gather({id: future}))[id]
+
+    def gather(self) -> Any:
+        """All results that are there, fetched together: a dict, or an awaitable of one."""
+        return self._run._client.sync(self._run._gather, self._there())
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._there())
+
+    def __len__(self) -> int:
+        return len(self._there())
+
+    def __contains__(self, id: object) -> bool:
+        future = self._run.futures.get(id)
+        return future is not None and future.status == "finished"
+
+    def __repr__(self) -> str:
+        return f"<results of {len(self)} of {len(self._run.futures)} functions of run {self._run.id}>"
+
+
+def original_exception(error: Any) -> BaseException | None:
+    """The exception a function raised, from what Dask sent."""
+    if error is None:
+        return None
+    _, exception, traceback = clean_exception(error)
+    if isinstance(exception, InterruptedFunctionError):
+        return exception.original
+    return exception.with_traceback(traceback) if exception is not None else None
+
+
+# ---------------------------------------------------------------------- events
+
+_listening: weakref.WeakKeyDictionary[Client, weakref.WeakValueDictionary[str, Run]] = weakref.WeakKeyDictionary()
+
+
+def _listen(client: Client, run: Run) -> None:
+    """Have the run told of its end."""
+    runs = _listening.get(client)
+    if runs is None:
+        runs = _listening[client] = weakref.WeakValueDictionary()
+        live = runs
+
+        def on_event(event: tuple[float, Mapping[str, str]]) -> None:
+            ended = live.get(event[1]["run"])
+            if ended is not None:
+                ended._finish(event[1]["status"])
+
+        client.subscribe_topic(topic_of(client.id), on_event)
+    runs[run.id] = run

@@ -1,0 +1,160 @@
+"""From whatever a user passes as ``client=`` to a Dask client on a cluster that can run handoff DAGs."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from distributed import Client, default_client
+from distributed.protocol import pickle
+
+import handoff_dask
+from handoff_dask._adapter.cluster import embedded_cluster
+from handoff_dask._adapter.messages import NAME, PROTOCOL
+from handoff_dask._adapter.plugin import HandoffPlugin
+from handoff_dask.exceptions import ClusterNotReadyError
+
+_embedded_client: Client | None = None
+_ready: weakref.WeakKeyDictionary[Client, str] = weakref.WeakKeyDictionary()
+_by_address: dict[str, Client] = {}
+
+
+def resolve_client(client: Any, *, reuse: bool) -> tuple[Client, bool]:
+    """The Dask client to use.
+
+    Parameters
+    ----------
+    client : Client, cluster, str or None
+        A client, a cluster object or an address; None: the default client if there is one, otherwise that
+        of the embedded cluster.
+    reuse : bool
+        Keep a client that has to be made, for the next call; otherwise the caller closes it.
+
+    Returns
+    -------
+    client : distributed.Client
+    owned : bool
+        Whether the caller has to close it.
+
+    Raises
+    ------
+    TypeError
+        Nothing of the above.
+    ClusterNotReadyError
+        The client is closed.
+    """
+    if client is None:
+        return _default_client(), False
+    if isinstance(client, Client):
+        if client.status in ("closed", "closing"):
+            raise ClusterNotReadyError(f"{client!r} is closed; pass an open client, or none to use an embedded cluster")
+        return client, False
+    address = client if isinstance(client, str) else getattr(client, "scheduler_address", None)
+    if not isinstance(address, str) or not address:
+        raise TypeError(
+            "client must be a distributed.Client, a cluster, the address of a scheduler or None,"
+            f" not {client!r}"
+        )
+    if reuse:
+        known = _by_address.get(address)
+        if known is None or known.status != "running":
+            known = _by_address[address] = Client(client, set_as_default=False)
+            atexit.register(_close, known)
+        return known, False
+    return Client(client, set_as_default=False), True
+
+
+def _default_client() -> Client:
+    global _embedded_client
+    with contextlib.suppress(ValueError):
+        found = default_client()
+        if found.status not in ("closed", "closing"):
+            return found
+    cluster = embedded_cluster()
+    if _embedded_client is None or _embedded_client.status != "running":
+        _embedded_client = Client(cluster, set_as_default=False)
+        atexit.register(_close, _embedded_client)
+    return _embedded_client
+
+
+def _close(client: Client) -> None:
+    with contextlib.suppress(Exception, asyncio.CancelledError):
+        client.close(timeout=5)
+
+
+@contextlib.contextmanager
+def using(client: Any) -> Iterator[Client]:
+    """A client for one call, closed afterwards when it was made for it."""
+    resolved, owned = resolve_client(client, reuse=False)
+    try:
+        yield resolved
+    finally:
+        if owned:
+            resolved.close()
+
+
+@contextlib.asynccontextmanager
+async def opened(client: Client) -> AsyncIterator[Client]:
+    """An asynchronous client that has been started."""
+    if client.status == "newly-created":
+        await client
+    yield client
+
+
+async def ensure_plugin(client: Client) -> None:
+    """Install the scheduler plugin unless it is there.
+
+    Raises
+    ------
+    ClusterNotReadyError
+        The cluster does not let us, lacks handoff_dask, or has a version that speaks otherwise.
+    """
+    if client.status == "newly-created":
+        await client
+    scheduler_id = client.scheduler.address
+    if _ready.get(client) == scheduler_id:
+        return
+    installed = await client.scheduler.get_metadata(keys=[NAME], default=None)
+    if installed is None:
+        try:
+            await client.scheduler.register_scheduler_plugin(
+                plugin=pickle.dumps(HandoffPlugin()), name=NAME, idempotent=True
+            )
+        except Exception as error:
+            raise ClusterNotReadyError(explain_failure(error)) from error
+        installed = await client.scheduler.get_metadata(keys=[NAME], default=None)
+    check_protocol(installed)
+    _ready[client] = scheduler_id
+
+
+def explain_failure(error: Exception) -> str:
+    """Why the plugin could not be installed, and what to do, in one sentence."""
+    text = str(error)
+    if "pickle" in text and isinstance(error, ValueError):
+        return (
+            "the scheduler accepts no plugins from clients (distributed.scheduler.pickle is false):"
+            " start it with `dask scheduler --preload handoff_dask.preload`"
+        )
+    if isinstance(error, ModuleNotFoundError) or "No module named" in text:
+        return (
+            f"the scheduler cannot import what it needs ({text}): install handoff-dask"
+            f" {handoff_dask.__version__} in the environment of the scheduler and of every worker"
+        )
+    return (
+        f"the scheduler could not install the handoff_dask plugin ({type(error).__name__}: {text}):"
+        " start it with `dask scheduler --preload handoff_dask.preload`"
+    )
+
+
+def check_protocol(installed: Any) -> None:
+    """Raise unless the scheduler's handoff_dask and this one understand each other."""
+    if not isinstance(installed, dict) or installed.get("protocol") != PROTOCOL:
+        version = installed.get("version") if isinstance(installed, dict) else "of an unknown version"
+        raise ClusterNotReadyError(
+            f"the scheduler runs handoff_dask {version}, this client {handoff_dask.__version__}, and they do"
+            " not understand each other: install the same version on both"
+        )

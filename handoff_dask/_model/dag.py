@@ -1,0 +1,275 @@
+"""The DAG: functions by id, and the questions one asks of their graph."""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from handoff_dask._model.function import Collocated, Function, expand_arguments
+from handoff_dask._model.validation import find_problems
+from handoff_dask.exceptions import CyclicDependencyError, DuplicateFunctionError, InvalidFunctionError
+
+if TYPE_CHECKING:
+    import networkx
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+class DAG:
+    """A directed acyclic graph of functions.
+
+    Parameters
+    ----------
+    id : hashable, optional
+        Names the DAG in results and records; generated when not given. Two runs of one DAG, or of two DAGs
+        with the same id, never mix.
+
+    Examples
+    --------
+    >>> dag = DAG("example")
+    >>> @dag.function
+    ... def source():
+    ...     return 42
+    >>> @dag.function(cost={"cpu": 2})
+    ... def double(source):
+    ...     return 2 * source
+    >>> dag.validate()
+    >>> list(dag), dag.sinks
+    (['source', 'double'], ('double',))
+    """
+
+    def __init__(self, id: Hashable = None) -> None:
+        self.id: Hashable = id if id is not None else f"dag-{uuid.uuid4().hex[:12]}"
+        self._functions: dict[Hashable, Function] = {}
+        self._valid_size = -1
+        self._order: tuple[Hashable, ...] = ()
+
+    # ------------------------------------------------------------------ building
+
+    def add_function(self, function: Function) -> DAG:
+        """Add a function, and the serialize/deserialize pair of each of its :class:`Argument` s.
+
+        Returns
+        -------
+        DAG
+            This one, so that calls can be chained.
+
+        Raises
+        ------
+        DuplicateFunctionError
+            The DAG has a function of this id.
+        InvalidFunctionError
+            Not a :class:`Function`, or its id is not hashable.
+        """
+        if not isinstance(function, Function):
+            raise InvalidFunctionError(self.id, [f"add_function takes a Function, not {function!r}"])
+        try:
+            hash(function.id)
+        except TypeError:
+            raise InvalidFunctionError(self.id, [f"function id {function.id!r} is not hashable"]) from None
+        function, synthetic = expand_arguments(function)
+        added = [*synthetic, function]
+        for f in added:
+            if f.id in self._functions:
+                raise DuplicateFunctionError(self.id, [f"there is already a function {f.id!r}"], [f.id])
+        for f in added:
+            self._functions[f.id] = f
+        return self
+
+    @overload
+    def function(self, code: C, /) -> C: ...
+
+    @overload
+    def function(self, /, id: Hashable = None, **fields: Any) -> Callable[[C], C]: ...
+
+    def function(self, code: Any = None, /, id: Hashable = None, **fields: Any) -> Any:
+        """Decorate a Python function to add it to the DAG; it stays callable as before.
+
+        Parameters
+        ----------
+        id : hashable, optional
+            The function's name when not given.
+        **fields
+            Any other field of :class:`Function`. When neither ``args`` nor ``kwargs`` is given, parameters
+            named like functions already in the DAG become dependencies.
+        """
+
+        def add(code: C) -> C:
+            given = dict(fields)
+            if "args" not in given and "kwargs" not in given:
+                given["args"], given["kwargs"] = self._dependencies_by_name(code, given)
+            name = getattr(code, "__name__", None) if id is None else id
+            self.add_function(Function(id=name, code=code, **given))
+            return code
+
+        return add if code is None else add(code)
+
+    def _dependencies_by_name(
+        self, code: Callable[..., Any], given: Mapping[str, Any]
+    ) -> tuple[list[str], dict[str, str]]:
+        taken = given.get("extra_kwargs", ())
+        args: list[str] = []
+        kwargs: dict[str, str] = {}
+        leading = True
+        for p in inspect.signature(code).parameters.values():
+            named = p.name in self._functions and p.name not in taken
+            if leading and named and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
+                args.append(p.name)
+            elif named and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+                kwargs[p.name] = p.name
+                leading = False
+            else:
+                leading = False
+        return args, kwargs
+
+    def subset(self, targets: Hashable | Iterable[Hashable]) -> DAG:
+        """A DAG of ``targets`` and everything they need: dependencies and functions collocated with.
+
+        Parameters
+        ----------
+        targets : id or list of ids
+            A tuple is taken for one id when the DAG has a function of that id.
+
+        Raises
+        ------
+        KeyError
+            A target is not in the DAG.
+        """
+        single = not isinstance(targets, (list, set, frozenset, tuple)) or (
+            isinstance(targets, tuple) and targets in self._functions
+        )
+        stack = [targets] if single else list(targets)  # type: ignore[arg-type]
+        for target in stack:
+            if target not in self._functions:
+                raise KeyError(f"DAG {self.id!r} has no function {target!r}")
+        wanted: set[Hashable] = set()
+        while stack:
+            id = stack.pop()
+            if id in wanted or id not in self._functions:
+                continue
+            wanted.add(id)
+            f = self._functions[id]
+            stack.extend(f.dependencies)
+            if isinstance(f.node, Collocated):
+                stack.append(f.node.id)
+        part = DAG(self.id)
+        part._functions = {id: f for id, f in self._functions.items() if id in wanted}
+        return part
+
+    # ------------------------------------------------------------------ checking
+
+    def validate(self) -> None:
+        """Check everything that can be checked without running anything.
+
+        Raises
+        ------
+        InvalidDAGError
+            Or the subclass that names the first kind of problem, in this order:
+            :class:`MissingFunctionError`, :class:`CyclicDependencyError`, :class:`InvalidCostError`,
+            :class:`InvalidCollocationError`, :class:`InvalidFunctionError`. Its ``problems`` has all.
+        """
+        if self._valid_size == len(self._functions):
+            return  # functions are immutable and only ever added
+        error, order = find_problems(self.id, self._functions)
+        if error is not None:
+            raise error
+        self._order = order
+        self._valid_size = len(self._functions)
+
+    def _topological_order(self) -> tuple[Hashable, ...]:
+        if len(self._order) != len(self._functions):
+            error, order = find_problems(self.id, self._functions, graph_only=True)
+            if isinstance(error, CyclicDependencyError):
+                raise error
+            self._order = order
+        return self._order
+
+    # ------------------------------------------------------------------ asking
+
+    @property
+    def functions(self) -> Mapping[Hashable, Function]:
+        """All functions by id, in the order they were added. Read-only."""
+        return MappingProxyType(self._functions)
+
+    @property
+    def sources(self) -> tuple[Hashable, ...]:
+        """Ids of the functions that depend on none."""
+        return tuple(id for id, f in self._functions.items() if not f.dependencies)
+
+    @property
+    def sinks(self) -> tuple[Hashable, ...]:
+        """Ids of the functions that none depends on."""
+        needed = {d for f in self._functions.values() for d in f.dependencies}
+        return tuple(id for id in self._functions if id not in needed)
+
+    def __getitem__(self, id: Hashable) -> Function:
+        return self._functions[id]
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._functions
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+    def __iter__(self) -> Iterator[Hashable]:
+        """Ids in topological order: every function after those it depends on."""
+        return iter(self._topological_order())
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<DAG {self.id!r}: {len(self)} functions, {len(self.sources)} sources, {len(self.sinks)} sinks>"
+
+    # ------------------------------------------------------------------ showing
+    # Drawing belongs to the presentation layer, imported only when asked for.
+
+    def _repr_html_(self) -> str:
+        from handoff_dask._display import html
+
+        return html.dag(self)
+
+    def to_mermaid(self) -> str:
+        """The graph as a Mermaid flowchart, for Markdown."""
+        from handoff_dask._display import graph
+
+        return graph.to_mermaid(self)
+
+    def to_networkx(self) -> networkx.DiGraph:
+        """The graph as a ``networkx.DiGraph``; a node's attribute ``function`` is the :class:`Function`.
+
+        Raises
+        ------
+        ImportError
+            networkx is not installed; the message names the extra that brings it.
+        """
+        from handoff_dask._display import graph
+
+        return graph.to_networkx(self)
+
+    def visualize(self, filename: str | None = None, *, rankdir: str = "TB") -> Any:
+        """Draw the graph with graphviz.
+
+        Parameters
+        ----------
+        filename : str, optional
+            Where to write; its suffix is the format (``.svg``, ``.png``, ``.pdf``).
+        rankdir : {"TB", "LR", "BT", "RL"}
+            Direction of the drawing.
+
+        Returns
+        -------
+        graphviz.Digraph
+            Which a notebook shows.
+
+        Raises
+        ------
+        ImportError
+            graphviz is not installed; the message names the extra that brings it.
+        """
+        from handoff_dask._display import graph
+
+        return graph.visualize(self, filename, rankdir=rankdir)

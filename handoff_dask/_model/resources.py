@@ -1,0 +1,83 @@
+"""Exact amounts of resources.
+
+Amounts are kept as integers in units of 2**-20. A power of two, so that a sum of such amounts is also
+exact in the floats that Dask's workers keep; and rounded *down*, so that ``n`` functions of cost ``x``
+always fit on a capacity of ``n * x``, whatever ``x`` is (20 of 0.2 on 4, 6 of 1/6 on 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from numbers import Real
+from typing import Any
+
+#: Units in one whole.
+UNIT = 2**20
+
+#: The implicit resource: every placed function takes one thread of its node.
+THREADS = "threads"
+
+#: The resource whose amount is made of devices with an index of their own.
+GPU = "gpu"
+
+
+def to_units(amount: Any) -> int:
+    """Exact units of ``amount``, rounded down, but never down to nothing.
+
+    Parameters
+    ----------
+    amount : int, float, Fraction, Decimal or any real number
+        At least 0 and finite.
+
+    Raises
+    ------
+    ValueError
+        With a text that completes "cpu ...": what is wrong with the amount.
+    """
+    if isinstance(amount, bool) or not isinstance(amount, (Real, Decimal)):
+        raise ValueError(f"must be a number, not {amount!r}")
+    if isinstance(amount, int):
+        if amount < 0:
+            raise ValueError(f"must not be negative, but is {amount!r}")
+        return amount * UNIT
+    value = float(amount)
+    if not math.isfinite(value):
+        raise ValueError(f"must be finite, but is {amount!r}")
+    if value < 0:
+        raise ValueError(f"must not be negative, but is {amount!r}")
+    return max(1, int(value * UNIT)) if value else 0
+
+
+def from_units(units: int) -> float:
+    """``units`` as a number for people and records: whole numbers as int, others to six digits."""
+    whole, rest = divmod(units, UNIT)
+    return round(units / UNIT, 6) if rest else whole
+
+
+def parse_amounts(amounts: Mapping[Any, Any]) -> dict[str, int]:
+    """Resource name → units, zero amounts left out.
+
+    Raises
+    ------
+    ValueError
+        Naming the resource and what is wrong with it.
+    """
+    units = {}
+    for name, amount in amounts.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"resource names must be non-empty strings, not {name!r}")
+        try:
+            n = to_units(amount)
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from None
+        if n:
+            units[name] = n
+    return units
+
+
+def format_amounts(amounts: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
+    """``{"cpu": 2, "memory": 100}`` as ``cpu 2, memory 100``; nothing as ``nothing``."""
+    items = amounts.items() if isinstance(amounts, Mapping) else amounts
+    return ", ".join(f"{name} {value:g}" for name, value in items) or "nothing"

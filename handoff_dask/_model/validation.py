@@ -1,0 +1,346 @@
+"""Finding everything that is wrong with a DAG, in one linear pass and without recursion."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from handoff_dask._model.function import Collocated, Function, Transfer
+from handoff_dask._model.resources import THREADS, parse_amounts, to_units
+from handoff_dask._model.retry import RetryPolicy, check_max_retries
+from handoff_dask.exceptions import (
+    CyclicDependencyError,
+    InvalidCollocationError,
+    InvalidCostError,
+    InvalidDAGError,
+    InvalidFunctionError,
+    MissingFunctionError,
+)
+
+Functions = Mapping[Hashable, Function]
+
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+#: Kinds of problem, in the order in which they are reported.
+_KINDS: tuple[type[InvalidDAGError], ...] = (
+    MissingFunctionError,
+    CyclicDependencyError,
+    InvalidCostError,
+    InvalidCollocationError,
+    InvalidFunctionError,
+)
+
+
+class Problems:
+    """Problems by kind: the texts, and the facts that go into the exception of that kind."""
+
+    def __init__(self) -> None:
+        self.texts: dict[type[InvalidDAGError], list[str]] = {}
+        self.details: dict[type[InvalidDAGError], list[Any]] = {}
+
+    def add(self, kind: type[InvalidDAGError], detail: Any, text: str) -> None:
+        self.texts.setdefault(kind, []).append(text)
+        details = self.details.setdefault(kind, [])
+        if isinstance(detail, list):
+            details.extend(detail)
+        elif detail not in details[-1:]:
+            details.append(detail)
+
+    def error(self, dag_id: Hashable) -> InvalidDAGError | None:
+        kinds = [kind for kind in _KINDS if kind in self.texts]
+        if not kinds:
+            return None
+        texts = [text for kind in kinds for text in self.texts[kind]]
+        first: Any = kinds[0]
+        error: InvalidDAGError = first(dag_id, texts, self.details[kinds[0]])
+        return error
+
+
+def find_problems(
+    dag_id: Hashable, functions: Functions, *, graph_only: bool = False
+) -> tuple[InvalidDAGError | None, tuple[Hashable, ...]]:
+    """Check a whole DAG.
+
+    Parameters
+    ----------
+    dag_id : hashable
+        For the error's text.
+    functions : mapping of id to Function
+        With every :class:`Argument` expanded.
+    graph_only : bool
+        Look at dependencies and cycles only.
+
+    Returns
+    -------
+    error : InvalidDAGError or None
+        Not raised; its type is that of the first problem, its ``problems`` are all.
+    order : tuple of ids
+        Topological order; without the functions of cycles when there are any.
+    """
+    problems = Problems()
+    order = _check_graph(functions, problems)
+    if not graph_only:
+        signatures = _Signatures()
+        for function in functions.values():
+            _check_function(function, functions, signatures, problems)
+    return problems.error(dag_id), order
+
+
+# ---------------------------------------------------------------------- the graph
+
+
+def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ...]:
+    waiting: dict[Hashable, int] = {}
+    dependents: dict[Hashable, list[Hashable]] = {}
+    order: list[Hashable] = []
+    for id, f in functions.items():
+        args = f.args
+        if not args and not f.kwargs:
+            order.append(id)
+            continue
+        if type(args) is not tuple or type(f.kwargs) is not dict:
+            order.append(id)  # reported with the function
+            continue
+        n = 0
+        for dep in f.dependencies if f.kwargs else args:
+            try:
+                known = dep in functions
+            except TypeError:
+                problems.add(InvalidFunctionError, id, f"function {id!r}: {dep!r} cannot be the id of a function")
+                continue
+            if not known:
+                problems.add(
+                    MissingFunctionError,
+                    (id, dep),
+                    f"function {id!r} depends on {dep!r}, which is not in the DAG",
+                )
+                continue
+            n += 1
+            if dep in dependents:
+                dependents[dep].append(id)
+            else:
+                dependents[dep] = [id]
+        if n:
+            waiting[id] = n
+        else:
+            order.append(id)
+    for id in order:  # grows while it is walked
+        for dependent in dependents.get(id, ()):
+            left = waiting[dependent] - 1
+            if left:
+                waiting[dependent] = left
+            else:
+                del waiting[dependent]
+                order.append(dependent)
+    if waiting:
+        cycle = _find_cycle(functions, waiting)
+        path = " -> ".join(repr(id) for id in (*cycle, cycle[0]))
+        problems.add(CyclicDependencyError, cycle, f"functions depend on each other in a cycle: {path}")
+    return tuple(order)
+
+
+def _find_cycle(functions: Functions, stuck: Mapping[Hashable, int]) -> list[Hashable]:
+    """One cycle among functions of which each depends on another one that is stuck."""
+    id = next(iter(stuck))
+    seen: dict[Hashable, int] = {}
+    path: list[Hashable] = []
+    while id not in seen:
+        seen[id] = len(path)
+        path.append(id)
+        id = next(d for d in functions[id].dependencies if d in stuck)
+    # The walk went from dependents to what they need; execution goes the other way.
+    return path[seen[id] :][::-1]
+
+
+# ---------------------------------------------------------------------- one function
+
+
+class _Signatures:
+    """Whether arguments bind to a function's signature, remembered per code and shape of the call."""
+
+    def __init__(self) -> None:
+        self._signatures: dict[int, inspect.Signature | None] = {}
+        self._answers: dict[tuple[int, int, tuple[str, ...]], str | None] = {}
+
+    def problem(self, code: Any, n_args: int, names: tuple[str, ...]) -> str | None:
+        """The reason why ``code`` cannot be called so, or None. ``code`` must stay alive meanwhile."""
+        key = (id(code), n_args, names)
+        try:
+            return self._answers[key]
+        except KeyError:
+            pass
+        answer = None
+        signature = self._signature(code)
+        if signature is not None:
+            try:
+                signature.bind(*[None] * n_args, **dict.fromkeys(names))
+            except TypeError as error:
+                answer = f"{error}; the signature is {signature}"
+        self._answers[key] = answer
+        return answer
+
+    def _signature(self, code: Any) -> inspect.Signature | None:
+        key = id(code)
+        if key not in self._signatures:
+            try:
+                self._signatures[key] = inspect.signature(code)
+            except (TypeError, ValueError):  # some builtins have none
+                self._signatures[key] = None
+        return self._signatures[key]
+
+
+def _check_function(f: Function, functions: Functions, signatures: _Signatures, problems: Problems) -> None:
+    if f.cost:
+        _check_cost(f, problems)
+    elif f.cost is not None and f.cost != {}:
+        problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost must be a mapping, not {f.cost!r}")
+    if f.node is not None:
+        _check_node(f, functions, problems)
+    if f.type == "regular" and type(f) is Function:
+        code = f.code
+        # The common shape, looked at once: the rest of this module is for what is rare or wrong.
+        if (
+            type(f.args) is tuple
+            and type(f.extra_args) is tuple
+            and not f.kwargs
+            and not f.extra_kwargs
+            and f.argument_inclusion == "variadic"
+            and callable(code)
+            and signatures.problem(code, len(f.args) + len(f.extra_args), ()) is None
+        ):
+            if f.retry is f.max_retries is f.timeout is f.init is f.batch_size is f.batch_timeout is None and (
+                f.priority == 0 and type(f.priority) is int and f.parallelism == 1
+            ):
+                return
+            _check_options(f, problems)
+            return
+    _check_call(f, signatures, problems)
+    _check_type(f, problems)
+    _check_options(f, problems)
+
+
+def _bad(f: Function, problems: Problems, text: str) -> None:
+    problems.add(InvalidFunctionError, f.id, f"function {f.id!r}: {text}")
+
+
+def _check_cost(f: Function, problems: Problems) -> None:
+    if not isinstance(f.cost, Mapping):
+        problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost must be a mapping, not {f.cost!r}")
+        return
+    try:
+        parsed = parse_amounts(f.cost)
+        if THREADS in parsed:
+            raise ValueError(f"{THREADS!r} is counted by itself: every function takes one thread")
+    except ValueError as error:
+        problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost {f.cost!r}: {error}")
+
+
+def _check_node(f: Function, functions: Functions, problems: Problems) -> None:
+    node = f.node
+    if isinstance(node, Collocated):
+        text = None
+        try:
+            other = functions.get(node.id)
+        except TypeError:
+            other = None
+        if other is None:
+            text = "which is not in the DAG"
+        elif other is f:
+            text = "which is itself"
+        elif other.type in ("inline", "input"):
+            text = f"which is an {other.type} function and has no node"
+        if text:
+            problems.add(
+                InvalidCollocationError, f.id, f"function {f.id!r} is collocated with {node.id!r}, {text}"
+            )
+        return
+    names = node if isinstance(node, tuple) else (node,)
+    if not names:
+        _bad(f, problems, "node is an empty list: no node could ever run it")
+    for name in names:
+        if isinstance(name, bool) or not isinstance(name, (str, int)) or name == "":
+            _bad(f, problems, f"node must be a name, address or host, a list of these, or Collocated, not {name!r}")
+
+
+def _check_call(f: Function, signatures: _Signatures, problems: Problems) -> None:
+    """Code and arguments: are they there, and do they fit together."""
+    well_formed = True
+    for name in ("args", "extra_args"):
+        if type(getattr(f, name)) is not tuple:
+            _bad(f, problems, f"{name} must be a list, not {getattr(f, name)!r}")
+            well_formed = False
+    for name in ("kwargs", "extra_kwargs"):
+        value = getattr(f, name)
+        if type(value) is not dict or not all(isinstance(key, str) for key in value):
+            _bad(f, problems, f"{name} must be a mapping of parameter names, not {value!r}")
+            well_formed = False
+    if f.argument_inclusion not in ("variadic", "as_list"):
+        _bad(f, problems, f'argument_inclusion must be "variadic" or "as_list", not {f.argument_inclusion!r}')
+        well_formed = False
+    if f.type == "input":
+        return
+    if isinstance(f.code, str):
+        if not _IMPORT_PATH.fullmatch(f.code):
+            _bad(f, problems, f'code {f.code!r} is not of the form "package.module:qualname"')
+        return
+    if not callable(f.code):
+        _bad(f, problems, f'code must be callable or "package.module:qualname", not {f.code!r}')
+        return
+    if not well_formed:
+        return
+    if both := f.kwargs.keys() & f.extra_kwargs.keys():
+        _bad(f, problems, f"parameters {sorted(both)} are in both kwargs and extra_kwargs")
+        return
+    n_args = 1 if f.argument_inclusion == "as_list" else len(f.args)
+    if isinstance(f, Transfer):
+        n_args += 2  # the names of both nodes
+    text = signatures.problem(f.code, n_args + len(f.extra_args), (*f.kwargs, *f.extra_kwargs))
+    if text:
+        _bad(f, problems, f"its arguments do not fit its code: {text}")
+
+
+def _check_type(f: Function, problems: Problems) -> None:
+    if f.type == "regular":
+        return
+    if f.type not in ("inline", "input"):
+        _bad(f, problems, f'type must be "regular", "inline" or "input", not {f.type!r}')
+        return
+    forbidden = ["node", "init"]
+    if f.type == "input":
+        forbidden += ["code", "args", "kwargs", "extra_args", "extra_kwargs", "cost"]
+    else:
+        # It runs inside an attempt of another function, so these would silently not be given.
+        forbidden += ["retry", "max_retries", "timeout"]
+    for name in forbidden:
+        if getattr(f, name) not in (None, (), {}):
+            _bad(f, problems, f"an {f.type} function cannot have {name} (it has {getattr(f, name)!r})")
+
+
+def _check_options(f: Function, problems: Problems) -> None:
+    if f.retry is not None and not isinstance(f.retry, RetryPolicy):
+        _bad(f, problems, f"retry must be a RetryPolicy, not {f.retry!r}")
+    if f.max_retries is not None:
+        try:
+            check_max_retries(f.max_retries, "max_retries")
+        except (TypeError, ValueError) as error:
+            _bad(f, problems, str(error))
+    for name, least in (("timeout", 0), ("batch_timeout", 0), ("batch_size", 1), ("parallelism", 1)):
+        value = getattr(f, name)
+        if value is None and name != "parallelism":
+            continue
+        try:
+            units = to_units(value)
+        except ValueError as error:
+            _bad(f, problems, f"{name} {error}")
+            continue
+        if not units or value < least or (least and not isinstance(value, int)):
+            wanted = "a whole number of at least 1" if least else "more than 0 seconds"
+            _bad(f, problems, f"{name} must be {wanted}, not {value!r}")
+    if isinstance(f.priority, bool) or not isinstance(f.priority, (int, float)) or f.priority != f.priority:
+        _bad(f, problems, f"priority must be a number, not {f.priority!r}")
+    if f.init is not None and not callable(f.init) and not (
+        isinstance(f.init, str) and _IMPORT_PATH.fullmatch(f.init)
+    ):
+        _bad(f, problems, f'init must be callable or "package.module:qualname", not {f.init!r}')

@@ -1,0 +1,162 @@
+"""One function of a run, and the states it goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from handoff_dask._model.records import Attempt
+
+if TYPE_CHECKING:
+    from handoff_dask._scheduling.ledger import Node
+    from handoff_dask._scheduling.runs import Group, Run
+    from handoff_dask._scheduling.spec import Kind
+
+
+class State(Enum):
+    """State of a function. The value is what records show."""
+
+    #: Needs a result that is not there.
+    WAITING = "waiting"
+    #: Could run, but its retry is not due yet.
+    DELAYED = "delayed"
+    #: Could run, waits for a node.
+    READY = "ready"
+    #: Placed on a node.
+    RUNNING = "running"
+    #: Its result is on the cluster, or was and is not needed any more.
+    FINISHED = "finished"
+    #: Failed for good.
+    FAILED = "failed"
+    #: A function that it needs failed.
+    SKIPPED = "skipped"
+    #: The run ended before it started, or nobody wants it any more.
+    CANCELLED = "cancelled"
+
+
+FINAL = frozenset({State.FINISHED, State.FAILED, State.SKIPPED, State.CANCELLED})
+
+W, D, R, P = State.WAITING, State.DELAYED, State.READY, State.RUNNING
+F, X, S, C = State.FINISHED, State.FAILED, State.SKIPPED, State.CANCELLED
+
+#: Every legal step. Anything else is a bug and raises.
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    W: frozenset({D, R, F, X, S, C}),  # F: a node turned out to have the result
+    D: frozenset({R, W, S, C, F}),
+    R: frozenset({P, W, X, S, C, F}),
+    P: frozenset({F, W, R, X, S, C}),  # W: failed or lost, R: the node did not take it
+    F: frozenset({W, C}),  # W: the result was lost and is needed again
+    X: frozenset(),
+    S: frozenset(),
+    C: frozenset(),
+}
+
+del W, D, R, P, F, X, S, C
+
+
+class IllegalTransition(AssertionError):
+    """A function was sent from one state to another that does not follow it. A bug: please report it."""
+
+
+class FunctionState:
+    """What the core knows of one function.
+
+    Attributes
+    ----------
+    run, number, kind
+        The run, the function's number in it, and what it asks for.
+    cost : dict
+        What it takes of its node, the thread included. Shared by functions of one kind.
+    limit_cost : dict
+        What it takes of its run's limits. Shared likewise.
+    group : Group or None
+        The functions that it shares a node with.
+    state : State
+    node : Node or None
+        Where it runs or ran last.
+    booked : bool
+        Whether its cost is in the ledger. False for one sent ahead of its time.
+    devices : dict
+        Device index → units, while it runs with devices.
+    failures : int
+        Attempts that counted against the retry policy.
+    avoid : frozenset
+        Names of nodes on which it failed.
+    not_before : float
+        Time of the next retry.
+    queued : float or None
+        When it last became ready.
+    ticket : int
+        Number of its entry in a queue: older entries are void.
+    attempts : list of Attempt
+        Those that ended.
+    nbytes : int or None
+        Size of the result.
+    """
+
+    __slots__ = (
+        "attempts",
+        "avoid",
+        "booked",
+        "cost",
+        "devices",
+        "failures",
+        "group",
+        "kind",
+        "limit_cost",
+        "nbytes",
+        "node",
+        "not_before",
+        "number",
+        "queued",
+        "run",
+        "state",
+        "ticket",
+    )
+
+    def __init__(
+        self, run: Run, number: int, kind: Kind, cost: dict[str, int], limit_cost: dict[str, int]
+    ) -> None:
+        self.run = run
+        self.number = number
+        self.kind = kind
+        self.cost = cost
+        self.limit_cost = limit_cost
+        self.group: Group | None = None
+        self.state = State.WAITING
+        self.node: Node | None = None
+        self.booked = False
+        self.devices: dict[int, int] | None = None
+        self.failures = 0
+        self.avoid: frozenset[Any] = frozenset()
+        self.not_before = 0.0
+        self.queued: float | None = None
+        self.ticket = 0
+        self.attempts: list[Attempt] = []
+        self.nbytes: int | None = None
+
+    @property
+    def id(self) -> Any:
+        """The function's id."""
+        return self.run.spec.ids[self.number]
+
+    def device_indices(self) -> dict[str, tuple[int, ...]]:
+        """Indices of its devices by resource."""
+        return {"gpu": tuple(sorted(self.devices))} if self.devices else {}
+
+    def move(self, state: State) -> None:
+        """Go to another state.
+
+        Raises
+        ------
+        IllegalTransition
+            Nothing was changed.
+        """
+        if state not in TRANSITIONS[self.state]:
+            raise IllegalTransition(f"{self!r} cannot become {state.value}")
+        self.run.count(self.state, state)
+        self.state = state
+
+    def __repr__(self) -> str:
+        return f"<function {self.id!r} of run {self.run.spec.run_id}: {self.state.value}>"

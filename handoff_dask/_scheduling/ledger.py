@@ -1,0 +1,186 @@
+"""Who holds what: capacities, and what is in use, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from handoff_dask._model.resources import GPU, THREADS, UNIT
+from handoff_dask._scheduling.spec import Amounts
+
+
+class LedgerError(AssertionError):
+    """The ledger was asked to do what must never happen. A bug of handoff_dask: please report it."""
+
+
+class Pool:
+    """Amounts of resources that are acquired and released.
+
+    Invariant: ``0 <= used[r]`` for every resource, and what :meth:`acquire` takes fitted at that time. A
+    capacity that shrinks below what is in use is legal: nothing fits until enough was released.
+    """
+
+    __slots__ = ("capacity", "used")
+
+    def __init__(self, capacity: Amounts) -> None:
+        self.capacity: dict[str, int] = dict(capacity)
+        self.used: dict[str, int] = dict.fromkeys(capacity, 0)
+
+    def fits(self, cost: Amounts) -> bool:
+        """Whether ``cost`` is free now."""
+        capacity, used = self.capacity, self.used
+        for name, units in cost.items():
+            if units > capacity.get(name, 0) - used.get(name, 0):
+                return False
+        return True
+
+    def holds(self, cost: Amounts) -> bool:
+        """Whether ``cost`` would fit if nothing were in use."""
+        capacity = self.capacity
+        return all(units <= capacity.get(name, 0) for name, units in cost.items())
+
+    def free(self, name: str) -> int:
+        """Free units of a resource; never below 0."""
+        return max(0, self.capacity.get(name, 0) - self.used.get(name, 0))
+
+    def acquire(self, cost: Amounts) -> None:
+        """Book ``cost``.
+
+        Raises
+        ------
+        LedgerError
+            It does not fit. Nothing is booked.
+        """
+        if not self.fits(cost):
+            raise LedgerError(f"{dict(cost)} does not fit: {self.used} of {self.capacity} in use")
+        for name, units in cost.items():
+            self.used[name] = self.used.get(name, 0) + units
+
+    def release(self, cost: Amounts) -> None:
+        """Give ``cost`` back.
+
+        Raises
+        ------
+        LedgerError
+            More than is in use. Nothing is released.
+        """
+        for name, units in cost.items():
+            if units > self.used.get(name, 0):
+                raise LedgerError(f"release of {dict(cost)}, but only {self.used} is in use")
+        for name, units in cost.items():
+            self.used[name] -= units
+
+
+class Devices:
+    """Devices of one node with an index of their own: whole ones are exclusive, a fraction shares one."""
+
+    __slots__ = ("free",)
+
+    def __init__(self, units: int) -> None:
+        #: Device index → free units of it. A fraction of capacity left over is a device as well.
+        self.free: list[int] = [UNIT] * (units // UNIT) + ([units % UNIT] if units % UNIT else [])
+
+    def choose(self, units: int) -> dict[int, int] | None:
+        """Devices for a cost of ``units``: index → units of it; None when they are not free."""
+        whole, part = divmod(units, UNIT)
+        chosen: dict[int, int] = {}
+        if part:
+            # The fullest device that still takes it: keeps others whole.
+            fitting = [(free, i) for i, free in enumerate(self.free) if free >= part]
+            if not fitting:
+                return None
+            chosen[min(fitting)[1]] = part
+        for i, free in enumerate(self.free):
+            if not whole:
+                break
+            if free == UNIT and i not in chosen:
+                chosen[i] = UNIT
+                whole -= 1
+        return None if whole else chosen
+
+    def take(self, chosen: Mapping[int, int]) -> None:
+        """Book what :meth:`choose` chose."""
+        for i, units in chosen.items():
+            self.free[i] -= units
+
+    def give_back(self, chosen: Mapping[int, int]) -> None:
+        """Release it."""
+        for i, units in chosen.items():
+            self.free[i] += units
+
+
+class Node(Pool):
+    """A node: its capacity, threads included, and the functions that it runs.
+
+    Attributes
+    ----------
+    name : hashable
+        The worker's name.
+    aliases : frozenset of str
+        Name, address and host: what a pin may call it.
+    enforced : frozenset of str
+        Resources that the node itself holds back functions for, so that more may be sent than fits.
+    accepting : bool
+        False while it is paused or retiring: nothing new is placed there.
+    running : dict
+        Functions placed here → None. Ordered.
+    ahead : dict
+        Functions sent ahead of their time → None. They run here, but are not booked yet.
+    """
+
+    __slots__ = ("accepting", "ahead", "aliases", "devices", "enforced", "name", "running")
+
+    def __init__(
+        self,
+        name: Any,
+        capacity: Amounts,
+        aliases: Iterable[str] = (),
+        enforced: Iterable[str] = (),
+    ) -> None:
+        super().__init__(capacity)
+        self.name = name
+        self.aliases = frozenset({str(name), *aliases})
+        self.enforced = frozenset(enforced)
+        self.accepting = True
+        self.running: dict[Any, None] = {}
+        self.ahead: dict[Any, None] = {}
+        self.devices = Devices(self.capacity.get(GPU, 0))
+
+    def fits(self, cost: Amounts) -> bool:
+        """Whether ``cost`` is free now, on devices as they are divided up."""
+        if not super().fits(cost):
+            return False
+        return GPU not in cost or self.devices.choose(cost[GPU]) is not None
+
+    def holds(self, cost: Amounts) -> bool:
+        """Whether ``cost`` would fit if nothing were in use, on devices as they would be then."""
+        if not super().holds(cost):
+            return False
+        return GPU not in cost or Devices(self.capacity[GPU]).choose(cost[GPU]) is not None
+
+    def resize(self, capacity: Amounts) -> None:
+        """Change the capacity while functions run: what they hold stays booked."""
+        for name in set(self.capacity) - set(capacity) - {THREADS}:
+            self.capacity[name] = 0
+        self.capacity.update(capacity)
+        for name in capacity:
+            self.used.setdefault(name, 0)
+        held = [f.devices for f in self.running if f.devices]
+        size = self.capacity.get(GPU, 0)
+        self.devices = Devices(max(size, *(UNIT * (1 + max(d)) for d in held)) if held else size)
+        for chosen in held:
+            self.devices.take(chosen)
+
+    def enforces(self, cost: Amounts) -> bool:
+        """Whether the node itself would hold back a function of this cost until it fits."""
+        for name, units in cost.items():
+            if name in self.enforced or name == THREADS:
+                continue
+            # A thread stands for a core where the cores were counted by threads.
+            if name == "cpu" and units <= UNIT and self.capacity.get("cpu", 0) >= self.capacity.get(THREADS, 0):
+                continue
+            return False
+        return True
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name!r}: {len(self.running)} running, {len(self.ahead)} ahead>"

@@ -1,0 +1,126 @@
+"""A run inside the core: its functions, groups and limits, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+from handoff_dask._model.records import Shortfall
+from handoff_dask._model.resources import UNIT
+from handoff_dask._scheduling.functions import FINAL, FunctionState, State
+from handoff_dask._scheduling.ledger import Node, Pool
+from handoff_dask._scheduling.spec import RunSpec
+
+#: Name of the limit that ``max_concurrency`` is.
+CONCURRENCY = "max_concurrency"
+
+
+class RunStatus(Enum):
+    """How a run stands. The value is what :attr:`Run.status` shows."""
+
+    #: Waits for nodes that can hold all its functions.
+    PENDING = "pending"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Group:
+    """Collocated functions.
+
+    Attributes
+    ----------
+    members : list of FunctionState
+    need : dict
+        Resource → the most that any member asks.
+    pins : frozenset of str or None
+        What all the members' pins allow.
+    node : Node or None
+        Where the group is, once its first function was placed.
+    """
+
+    __slots__ = ("members", "need", "node", "pins")
+
+    def __init__(self, members: Sequence[FunctionState]) -> None:
+        self.members = list(members)
+        self.need: dict[str, int] = {}
+        self.pins: frozenset[str] | None = None
+        self.node: Node | None = None
+        for f in members:
+            f.group = self
+            for name, units in f.cost.items():
+                self.need[name] = max(units, self.need.get(name, 0))
+            if f.kind.pins is not None:
+                pins = frozenset(f.kind.pins)
+                self.pins = pins if self.pins is None else self.pins & pins
+
+
+class Run:
+    """A run.
+
+    Attributes
+    ----------
+    spec : RunSpec
+    sequence : int
+        Number of the run: earlier ones go first.
+    functions : list of FunctionState
+        By number.
+    limits : Pool or None
+        What the run may use at once.
+    deadline : float or None
+        Until when it waits for nodes.
+    status : RunStatus
+    shortfalls : tuple of Shortfall
+        Why it could not be placed.
+    failed : list of FunctionState
+        Functions that failed for good, in order.
+    """
+
+    def __init__(self, spec: RunSpec, sequence: int) -> None:
+        self.spec = spec
+        self.sequence = sequence
+        costs = [kind.node_cost for kind in spec.kinds]
+        limit_costs = [dict(kind.limit_cost) for kind in spec.kinds]
+        if spec.max_concurrency is not None:
+            for cost in limit_costs:
+                cost[CONCURRENCY] = UNIT
+        self.functions = [
+            FunctionState(self, number, spec.kinds[k], costs[k], limit_costs[k])
+            for number, k in enumerate(spec.kind_of)
+        ]
+        self.groups = [Group([self.functions[n] for n in members]) for members in spec.groups]
+        capacity = dict(spec.limits)
+        if spec.max_concurrency is not None:
+            capacity[CONCURRENCY] = spec.max_concurrency * UNIT
+        self.limits = Pool(capacity) if capacity else None
+        self.deadline: float | None = None
+        self.status = RunStatus.RUNNING
+        self.shortfalls: tuple[Shortfall, ...] = ()
+        self.failed: list[FunctionState] = []
+        self.counts: dict[State, int] = dict.fromkeys(State, 0)
+        self.counts[State.WAITING] = len(self.functions)
+
+    @property
+    def active(self) -> bool:
+        """Whether its functions may be placed. A finished run's may: a lost result is computed again."""
+        return self.status in (RunStatus.RUNNING, RunStatus.FINISHED)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has a final status."""
+        return self.status not in (RunStatus.RUNNING, RunStatus.PENDING)
+
+    def count(self, old: State, new: State) -> None:
+        """Keep the number of functions in each state."""
+        self.counts[old] -= 1
+        self.counts[new] += 1
+
+    def complete(self) -> bool:
+        """Whether every function is in a final state."""
+        return sum(self.counts[s] for s in FINAL) == len(self.functions)
+
+    def __repr__(self) -> str:
+        counts: dict[str, Any] = {s.value: n for s, n in self.counts.items() if n}
+        return f"<run {self.spec.run_id}: {self.status.value} {counts}>"

@@ -1,0 +1,410 @@
+"""The scheduling core: events in, decisions out.
+
+A synchronous state machine. It knows no Dask, no clock, no thread and no network: times and random numbers
+are handed in. The scheduler plugin drives it with what happens on a cluster; tests and the simulator drive
+it with what they like.
+
+Events are method calls. They only update state; decisions are made in :meth:`SchedulingState.decide`, once
+for as many events as there were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Any
+
+from handoff_dask._model.records import Attempt, FunctionRecord, Shortfall
+from handoff_dask._scheduling.feasibility import find_shortfalls
+from handoff_dask._scheduling.functions import FINAL, FunctionState, State
+from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.placement import Place, Placement, Settings, Starved
+from handoff_dask._scheduling.runs import Run, RunStatus
+from handoff_dask._scheduling.spec import Amounts, RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """``function``, which was ready, will never be placed."""
+
+    function: FunctionState
+    shortfall: Shortfall
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """``run`` has reached a final status; its functions that did not start will not."""
+
+    run: Run
+
+
+Decision = Place | Fail | End
+
+
+class SchedulingState:
+    """Nodes, runs and what waits.
+
+    Parameters
+    ----------
+    settings : Settings
+    random : callable
+        Returns numbers in [0, 1), for the jitter of retries.
+    """
+
+    def __init__(self, settings: Settings | None = None, random: Callable[[], float] = lambda: 0.0) -> None:
+        self.placement = Placement(settings or Settings())
+        self.nodes = self.placement.nodes
+        self.runs: dict[str, Run] = {}
+        self._random = random
+        self._pending: list[Run] = []
+        self._pending_nodes: list[Node] | None = None  # those the pending runs were last compared with
+        self._delayed: list[tuple[float, int, FunctionState]] = []
+        self._ended: list[Run] = []
+        self._sequence = 0
+
+    # ------------------------------------------------------------------ events: nodes
+
+    def node_joined(self, node: Node, now: float) -> None:
+        """A node is there. One that was known under this name has left."""
+        self.node_left(node.name, now)
+        self.placement.join(node)
+
+    def node_left(self, name: Any, now: float) -> None:
+        """A node is gone; what ran there is lost. Results it held are reported lost one by one."""
+        node = self.placement.leave(name)
+        if node is None:
+            return
+        for f in [*node.ahead, *node.running]:
+            self.lost(f, now)
+        for run in self.runs.values():
+            for group in run.groups:
+                if group.node is node:
+                    self.placement.bind(group, None)
+
+    def node_resized(self, name: Any, capacity: Amounts) -> None:
+        """A node's capacity is now this; what runs there goes on."""
+        self.placement.resize(name, capacity)
+
+    def node_accepting(self, name: Any, accepting: bool) -> None:
+        """A node was paused, or goes on after a pause."""
+        self.placement.accept(name, accepting)
+
+    # ------------------------------------------------------------------ events: runs
+
+    def run_added(self, spec: RunSpec, now: float) -> Run:
+        """A run begins; its functions are reported ready as their inputs are there.
+
+        A run that cannot be placed gets the status ``FAILED`` with its shortfalls at once, or, when it may
+        wait for nodes, after that time.
+        """
+        self._sequence += 1
+        run = Run(spec, self._sequence)
+        self.runs[spec.run_id] = run
+        run.shortfalls = find_shortfalls(run, self.placement.sorted_nodes)
+        if run.shortfalls:
+            run.status = RunStatus.PENDING
+            if spec.wait_for_nodes > 0:
+                run.deadline = now + spec.wait_for_nodes
+                self._pending.append(run)
+            else:
+                self._end(run, RunStatus.FAILED)
+        elif not run.functions:
+            self._end(run, RunStatus.FINISHED)
+        return run
+
+    def run_cancelled(self, run_id: str) -> None:
+        """Nothing more of a run is to start. What runs already keeps its booking until it ends."""
+        run = self.runs[run_id]
+        if not run.ended:
+            self._end(run, RunStatus.CANCELLED)
+
+    def run_removed(self, run_id: str) -> None:
+        """Forget a run and everything booked for it."""
+        run = self.runs.pop(run_id)
+        for f in run.functions:
+            if f.state is State.RUNNING:
+                self.placement.release(f)
+            if f.state not in FINAL:
+                f.move(State.CANCELLED)
+        if not run.ended:
+            run.status = RunStatus.CANCELLED
+
+    def _end(self, run: Run, status: RunStatus) -> None:
+        run.status = status
+        run.deadline = None
+        if status is not RunStatus.FINISHED:
+            for f in run.functions:
+                if f.state not in FINAL and f.state is not State.RUNNING:
+                    f.move(State.CANCELLED)
+        self._ended.append(run)
+
+    def _check_complete(self, run: Run) -> None:
+        if run.status is RunStatus.RUNNING and run.complete():
+            self._end(run, RunStatus.FAILED if run.failed else RunStatus.FINISHED)
+
+    # ------------------------------------------------------------------ events: functions
+
+    def ready(self, f: FunctionState, now: float) -> None:
+        """All inputs of a function are there."""
+        if f.state is not State.WAITING:
+            return
+        if f.not_before > now:
+            f.move(State.DELAYED)
+            f.ticket += 1
+            heappush(self._delayed, (f.not_before, f.ticket, f))
+            return
+        f.move(State.READY)
+        f.queued = now
+        self._enqueue(f)
+
+    def _enqueue(self, f: FunctionState) -> None:
+        if f.run.active:  # a pending run's functions are queued when it starts
+            self.placement.enqueue(f)
+
+    def withdrawn(self, f: FunctionState) -> None:
+        """A function that was ready is so no longer: an input was lost, or nobody wants it."""
+        if f.state in (State.READY, State.DELAYED):
+            f.move(State.WAITING)
+
+    def refused(self, f: FunctionState) -> None:
+        """The node did not take a function that was just placed there; it accepts nothing for now."""
+        if f.state is State.RUNNING and f.node is not None:
+            self.placement.accept(f.node.name, False)
+            self.placement.release(f)
+            f.move(State.READY)
+            self._enqueue(f)
+
+    def finished(
+        self,
+        f: FunctionState,
+        now: float,
+        *,
+        started: float | None = None,
+        stopped: float | None = None,
+        nbytes: int | None = None,
+    ) -> None:
+        """A function's result is on the cluster."""
+        if f.state is State.RUNNING:
+            self._close_attempt(f, "finished", started, stopped if stopped is not None else now)
+            self.placement.release(f)
+            if started is not None and stopped is not None:
+                self.placement.learn(f.kind.code, stopped - started)
+        elif f.state in FINAL:
+            return
+        f.nbytes = nbytes
+        f.move(State.FINISHED)
+        self._check_complete(f.run)
+
+    def failed(
+        self,
+        f: FunctionState,
+        now: float,
+        *,
+        started: float | None = None,
+        stopped: float | None = None,
+        error: str | None = None,
+        traceback: str | None = None,
+        retryable: bool = True,
+    ) -> bool:
+        """An attempt failed.
+
+        Returns
+        -------
+        bool
+            Whether there will be another one. Its time and node are decided when the function is reported
+            ready again.
+        """
+        if f.state is not State.RUNNING:
+            return False
+        assert f.node is not None
+        self._close_attempt(f, "failed", started, stopped if stopped is not None else now, error, traceback)
+        self.placement.release(f)
+        f.failures += 1
+        policy = f.kind.policy
+        if retryable and f.failures <= policy.max_retries and f.run.active:
+            f.not_before = now + policy.wait(f.failures, self._random())
+            if policy.elsewhere:
+                f.avoid |= {f.node.name}
+            f.move(State.WAITING)
+            return True
+        self._fail(f)
+        return False
+
+    def gave_up(self, f: FunctionState, now: float, error: str | None = None) -> None:
+        """Dask gave a function up by itself: it took down too many nodes."""
+        if f.state in FINAL:
+            return
+        if f.state is State.RUNNING:
+            self._close_attempt(f, "failed", None, now, error)
+            self.placement.release(f)
+        self._fail(f)
+
+    def lost(self, f: FunctionState, now: float, outcome: str = "lost") -> None:
+        """An attempt ended without failing: its node left, or nobody wants the function any more."""
+        if f.state is State.RUNNING:
+            self._close_attempt(f, outcome, None, now)
+            self.placement.release(f)
+            f.move(State.WAITING if f.run.active else State.CANCELLED)
+
+    def result_lost(self, f: FunctionState) -> None:
+        """A result is gone and needed again."""
+        if f.state is State.FINISHED and f.run.active:
+            f.move(State.WAITING)
+
+    def skipped(self, f: FunctionState, now: float) -> None:
+        """A function that ``f`` needs failed for good."""
+        if f.state in FINAL:
+            return
+        if f.state is State.RUNNING:
+            self._close_attempt(f, "cancelled", None, now)
+            self.placement.release(f)
+        f.move(State.SKIPPED)
+        self._check_complete(f.run)
+
+    def dropped(self, f: FunctionState, now: float) -> None:
+        """Nobody will ever want this function again."""
+        if f.state is State.RUNNING:
+            self._close_attempt(f, "cancelled", None, now)
+            self.placement.release(f)
+        if f.state not in FINAL:
+            f.move(State.CANCELLED)
+            if f.run.status in (RunStatus.RUNNING, RunStatus.PENDING):
+                self._end(f.run, RunStatus.CANCELLED)
+
+    def _fail(self, f: FunctionState) -> None:
+        f.move(State.FAILED)
+        f.run.failed.append(f)
+        if f.run.spec.fail_fast and f.run.status is RunStatus.RUNNING:
+            self._end(f.run, RunStatus.FAILED)
+        else:
+            self._check_complete(f.run)
+
+    def _close_attempt(
+        self,
+        f: FunctionState,
+        outcome: str,
+        started: float | None,
+        stopped: float | None,
+        error: str | None = None,
+        traceback: str | None = None,
+    ) -> None:
+        f.attempts.append(
+            Attempt(
+                number=len(f.attempts) + 1,
+                node=f.node.name if f.node is not None else None,
+                queued=f.queued,
+                started=started,
+                stopped=stopped,
+                outcome=outcome,
+                error=error,
+                traceback=traceback,
+                devices=f.device_indices(),
+            )
+        )
+
+    # ------------------------------------------------------------------ decisions
+
+    def decide(self, now: float) -> list[Decision]:
+        """Place everything that can be placed now.
+
+        Parameters
+        ----------
+        now : float
+            Seconds on the clock that all events use.
+
+        Returns
+        -------
+        list of Decision
+            To be carried out in this order.
+        """
+        decisions: list[Decision] = []
+        if self._pending:
+            self._start_pending(now)
+        while self._delayed and self._delayed[0][0] <= now:
+            _, ticket, f = heappop(self._delayed)
+            if f.state is State.DELAYED and f.ticket == ticket:
+                f.move(State.READY)
+                f.queued = now
+                self._enqueue(f)
+        for decision in self.placement.place(now):
+            if type(decision) is Starved:
+                for f in decision.functions:
+                    if f.state is State.READY:
+                        f.run.shortfalls += (decision.shortfall,)
+                        decisions.append(Fail(f, decision.shortfall))
+                        self._fail(f)
+            else:
+                assert isinstance(decision, Place)
+                decisions.append(decision)
+        decisions += [End(run) for run in self._ended]
+        self._ended = []
+        return decisions
+
+    def _start_pending(self, now: float) -> None:
+        nodes = self.placement.sorted_nodes
+        changed = nodes is not self._pending_nodes
+        self._pending_nodes = nodes
+        for run in list(self._pending):
+            if changed and run.status is RunStatus.PENDING:
+                run.shortfalls = find_shortfalls(run, nodes)
+                if not run.shortfalls:
+                    run.status = RunStatus.RUNNING
+                    run.deadline = None
+                    for f in run.functions:
+                        if f.state is State.READY:
+                            self.placement.enqueue(f)
+            if run.deadline is not None and now >= run.deadline:
+                self._end(run, RunStatus.FAILED)
+            if run.status is not RunStatus.PENDING:
+                self._pending.remove(run)
+
+    def next_wake(self) -> float | None:
+        """When :meth:`decide` should be called although nothing happens; None: no need."""
+        times = [run.deadline for run in self._pending if run.deadline is not None]
+        if self._delayed:
+            times.append(self._delayed[0][0])
+        if self.placement.next_starved is not None:
+            times.append(self.placement.next_starved)
+        return min(times, default=None)
+
+    # ------------------------------------------------------------------ questions
+
+    def record(self, f: FunctionState) -> FunctionRecord:
+        """What is known of a function."""
+        attempts = list(f.attempts)
+        if f.state is State.RUNNING:
+            node = None if f.node is None else f.node.name
+            attempts.append(Attempt(len(attempts) + 1, node, f.queued, devices=f.device_indices()))
+        return FunctionRecord(
+            function_id=f.id,
+            status=f.state.value,
+            node=attempts[-1].node if attempts else None,
+            attempts=tuple(attempts),
+            cost=dict(f.kind.asked),
+            devices=attempts[-1].devices if attempts else {},
+            nbytes=f.nbytes,
+        )
+
+    def check(self) -> None:
+        """Raise AssertionError unless the ledger is what the functions that run make it."""
+        for node in self.nodes.values():
+            used: dict[str, int] = {}
+            for f in node.running:
+                assert f.state is State.RUNNING, f
+                assert f.node is node, f
+                assert f.booked, f
+                for name, units in f.cost.items():
+                    used[name] = used.get(name, 0) + units
+            for f in node.ahead:
+                assert f.state is State.RUNNING, f
+                assert not f.booked, f
+            assert used == {name: units for name, units in node.used.items() if units}, node
+        for run in self.runs.values():
+            if run.limits is not None:
+                held: dict[str, int] = {}
+                for f in run.functions:
+                    if f.state is State.RUNNING and f.booked:
+                        for name, units in f.limit_cost.items():
+                            held[name] = held.get(name, 0) + units
+                assert held == {name: units for name, units in run.limits.used.items() if units}, run

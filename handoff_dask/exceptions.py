@@ -1,0 +1,273 @@
+"""Every error that handoff_dask raises.
+
+Two families: :class:`InvalidDAGError` for what a person wrote (found before anything runs) and
+:class:`RunError` for what happened while running. All carry their facts as fields and survive pickling
+with them, since errors cross processes on a Dask cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from handoff_dask._model.records import Attempt, Shortfall
+
+__all__ = [
+    "AllocationError",
+    "ClusterNotReadyError",
+    "CyclicDependencyError",
+    "DuplicateFunctionError",
+    "FunctionFailedError",
+    "HandoffError",
+    "InvalidCollocationError",
+    "InvalidCostError",
+    "InvalidDAGError",
+    "InvalidFunctionError",
+    "MissingFunctionError",
+    "NodeNotFoundError",
+    "RunCancelledError",
+    "RunError",
+    "RunTimeoutError",
+    "SerializationError",
+]
+
+_SHOWN = 10  # problems, attempts or shortfalls written out before "and N more"
+
+
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error = cls(*args)
+    for name, value in state.items():
+        setattr(error, name, value)
+    return error
+
+
+def _listed(lines: Iterable[str], total: int) -> str:
+    shown = list(lines)
+    if total > len(shown):
+        shown.append(f"... and {total - len(shown)} more")
+    return "\n".join(f"  - {line}" for line in shown)
+
+
+class HandoffError(Exception):
+    """Base of every error of this package."""
+
+    def __reduce__(self) -> Any:
+        # The default drops __cause__, which is where the original exception of a failed function is.
+        state = {} if self.__cause__ is None else {"__cause__": self.__cause__}
+        return _rebuild, (type(self), self.args, state)
+
+
+class InvalidDAGError(HandoffError, ValueError):
+    """A DAG that cannot run as written. Nothing of it has been run.
+
+    Attributes
+    ----------
+    dag_id : hashable
+        The DAG's id.
+    problems : tuple of str
+        Every problem found, in the order of the checks. The exception's type is that of the first.
+    """
+
+    def __init__(self, dag_id: Any, problems: Sequence[str]) -> None:
+        super().__init__(dag_id, tuple(problems))
+        self.dag_id = dag_id
+        self.problems: tuple[str, ...] = tuple(problems)
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1:
+            return f"DAG {self.dag_id!r}: {self.problems[0]}"
+        listed = _listed(self.problems[:_SHOWN], len(self.problems))
+        return f"DAG {self.dag_id!r} has {len(self.problems)} problems:\n{listed}"
+
+
+class _DetailedDAGError(InvalidDAGError):
+    """An invalid DAG with one more field, ``detail``, named by the subclass."""
+
+    def __init__(self, dag_id: Any, problems: Sequence[str], detail: Sequence[Any] = ()) -> None:
+        super().__init__(dag_id, problems)
+        self.args = (dag_id, tuple(problems), tuple(detail))
+        self._detail = tuple(detail)
+
+
+class MissingFunctionError(_DetailedDAGError):
+    """Functions depend on functions that are not in the DAG."""
+
+    @property
+    def missing(self) -> tuple[tuple[Any, Any], ...]:
+        """All pairs ``(dependent id, missing id)``."""
+        return self._detail
+
+
+class CyclicDependencyError(_DetailedDAGError):
+    """Functions depend on each other in a circle."""
+
+    @property
+    def cycle(self) -> tuple[Any, ...]:
+        """The ids of one whole cycle, each once, every function before the one that needs its result."""
+        return self._detail
+
+
+class InvalidFunctionError(_DetailedDAGError):
+    """A function's definition cannot be run."""
+
+    @property
+    def function_ids(self) -> tuple[Any, ...]:
+        """Ids of the functions that have problems of this kind."""
+        return self._detail
+
+
+class InvalidCostError(InvalidFunctionError):
+    """A cost is not a mapping from resource names to non-negative finite numbers."""
+
+
+class InvalidCollocationError(InvalidFunctionError):
+    """A function is to be collocated with one that is unknown, has no node, or is pinned elsewhere."""
+
+
+class SerializationError(InvalidFunctionError):
+    """A function's code or arguments cannot be pickled, so they cannot reach a node."""
+
+
+class DuplicateFunctionError(_DetailedDAGError):
+    """A function was added under an id that the DAG already has."""
+
+    @property
+    def function_ids(self) -> tuple[Any, ...]:
+        """The id that was there already."""
+        return self._detail
+
+
+class ClusterNotReadyError(HandoffError, RuntimeError):
+    """The cluster cannot run handoff DAGs as it is set up; the message says what to change."""
+
+
+class NodeNotFoundError(HandoffError, LookupError):
+    """No node of the cluster has this name.
+
+    Attributes
+    ----------
+    name : hashable
+        The name that was asked for.
+    known : tuple
+        The names of the nodes there are.
+    """
+
+    def __init__(self, name: Any, known: Sequence[Any]) -> None:
+        super().__init__(name, tuple(known))
+        self.name = name
+        self.known = tuple(known)
+
+    def __str__(self) -> str:
+        known = ", ".join(repr(n) for n in self.known) or "none"
+        return f"no node is named {self.name!r}; the nodes are: {known}"
+
+
+class RunError(HandoffError):
+    """A run ended without a result.
+
+    Attributes
+    ----------
+    dag_id : hashable
+        Id of the DAG.
+    run_id : str
+        Id of the run.
+    run : Run or None
+        The run itself: its finished results, records and allocations. None after unpickling elsewhere.
+    """
+
+    def __init__(self, dag_id: Any, run_id: str, *facts: Any) -> None:
+        super().__init__(dag_id, run_id, *facts)
+        self.dag_id = dag_id
+        self.run_id = run_id
+        self.run: Any = None
+
+
+class FunctionFailedError(RunError):
+    """A function failed for good. The original exception is ``__cause__``.
+
+    Attributes
+    ----------
+    function_id : hashable
+        Id of the function.
+    attempts : tuple of Attempt
+        Every attempt: number, node, times, outcome, error and traceback text.
+    """
+
+    def __init__(self, dag_id: Any, run_id: str, function_id: Any, attempts: Sequence[Attempt]) -> None:
+        super().__init__(dag_id, run_id, function_id, tuple(attempts))
+        self.function_id = function_id
+        self.attempts: tuple[Attempt, ...] = tuple(attempts)
+
+    def __str__(self) -> str:
+        n = len(self.attempts)
+        head = (
+            f"function {self.function_id!r} of DAG {self.dag_id!r} failed"
+            f" after {n} attempt{'s' if n != 1 else ''}"
+        )
+        lines = (f"attempt {a.number} on {a.node!r}: {a.error or a.outcome}" for a in self.attempts[-_SHOWN:])
+        return f"{head}:\n{_listed(lines, n)}" if n else head
+
+
+class AllocationError(RunError):
+    """Functions ask for what no node can ever give them.
+
+    Attributes
+    ----------
+    shortfalls : tuple of Shortfall
+        One for each kind of cost that fits nowhere: function ids, what is asked, the nearest node and
+        what it has.
+    """
+
+    def __init__(self, dag_id: Any, run_id: str, shortfalls: Sequence[Shortfall]) -> None:
+        super().__init__(dag_id, run_id, tuple(shortfalls))
+        self.shortfalls: tuple[Shortfall, ...] = tuple(shortfalls)
+
+    def __str__(self) -> str:
+        lines = (str(s) for s in self.shortfalls[:_SHOWN])
+        return (
+            f"DAG {self.dag_id!r} cannot be placed:\n{_listed(lines, len(self.shortfalls))}\n"
+            "Lower the cost, add a node that has it (`dask worker --resources ...`), or pass"
+            " wait_for_nodes=SECONDS when such a node is about to join."
+        )
+
+
+class RunCancelledError(RunError):
+    """The run was cancelled before it finished.
+
+    Attributes
+    ----------
+    reason : str
+        Who or what cancelled it.
+    """
+
+    def __init__(self, dag_id: Any, run_id: str, reason: str) -> None:
+        super().__init__(dag_id, run_id, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} of DAG {self.dag_id!r} was cancelled: {self.reason}"
+
+
+class RunTimeoutError(RunError, TimeoutError):
+    """The run took longer than ``execute(timeout=...)`` allows and was ended.
+
+    Attributes
+    ----------
+    timeout : float
+        Seconds that were allowed.
+    finished, total : int
+        Functions that had finished, and how many there are.
+    """
+
+    def __init__(self, dag_id: Any, run_id: str, timeout: float, finished: int, total: int) -> None:
+        super().__init__(dag_id, run_id, timeout, finished, total)
+        self.timeout = timeout
+        self.finished = finished
+        self.total = total
+
+    def __str__(self) -> str:
+        return (
+            f"run {self.run_id} of DAG {self.dag_id!r} was ended after {self.timeout:g} s with"
+            f" {self.finished} of {self.total} functions finished"
+        )

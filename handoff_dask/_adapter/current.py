@@ -64,16 +64,22 @@ def current() -> Current:
     if found is None:
         raise RuntimeError("current() was called outside of a function that handoff_dask runs")
     worker, task, program = found
-    facts = task.annotations.get(NAME) or {}
+    facts = facts_of(task)
     return Current(
         run_id=program.run_id,
         dag_id=unsealed_id(program.dag_id),
         function_id=unsealed_id(program.function_id),
-        attempt=facts["attempt"],
+        attempt=facts.get("attempt", 1),
         node=worker.name,
         cost=dict(program.shape.asked),
-        devices={name: list(indices) for name, indices in facts["devices"].items()},
+        devices={name: list(indices) for name, indices in facts.get("devices", {}).items()},
     )
+
+
+def facts_of(task: Any) -> Mapping[str, Any]:
+    """What the scheduler said of this attempt: ``attempt`` unless the first, ``devices``, ``peer``."""
+    facts = task.annotations.get(NAME)
+    return facts if isinstance(facts, Mapping) else {}
 
 
 def find_task() -> tuple[Any, Any, Program] | None:

@@ -157,7 +157,7 @@ class HandoffPlugin(SchedulerPlugin):
             "status": run.status.value,
             "broken": active.broken,
             "shortfalls": pickle.dumps(run.shortfalls),
-            "records": pickle.dumps([self.state.record(f) for f in run.functions]),
+            "rows": pickle.dumps([self.state.row(f) for f in run.functions]),
             "failed": [f.number for f in run.failed],
             "errors": [active.errors.get(f.number) for f in run.failed],
         }
@@ -410,14 +410,15 @@ class HandoffPlugin(SchedulerPlugin):
         # Exact multiples of a power of two: the worker's floats do not drift.
         resources = {name: units / UNIT for name, units in f.cost.items() if name in node.enforced}
         ts.resource_restrictions = resources or None
-        ts.annotations = {
-            **(ts.annotations or {}),
-            NAME: {
-                "attempt": len(f.attempts) + 1,
-                "devices": {name: list(indices) for name, indices in f.device_indices().items()},
-                "peer": decision.peer,
-            },
-        }
+        facts: dict[str, Any] = {}
+        if f.attempts:
+            facts["attempt"] = len(f.attempts) + 1
+        if f.devices:
+            facts["devices"] = {name: list(indices) for name, indices in f.device_indices().items()}
+        if decision.peer is not None:
+            facts["peer"] = decision.peer
+        if facts:  # what is not there is an attempt's default: most messages stay small
+            ts.annotations[NAME] = facts
 
     def _fail(self, decision: Fail, stimulus_id: str) -> None:
         """Let Dask know that a task will never run, so that its dependents and clients do."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from distributed.protocol import pickle
 
-from handoff_dask._adapter.current import find_task
-from handoff_dask._adapter.messages import NAME, Blob, Program, Shape, unsealed_id
+from handoff_dask._adapter.current import facts_of, find_task
+from handoff_dask._adapter.messages import Blob, Program, Shape, unsealed_id
 
 #: Stream message: this attempt's failure is not one that its policy retries.
 NOT_RETRYABLE = "handoff-not-retryable"
@@ -114,7 +114,7 @@ def _transfer_nodes(program: Program) -> tuple[Any, Any]:
     if found is None:
         return "local", "local"
     worker, task, _ = found
-    peer = (task.annotations.get(NAME) or {}).get("peer")
+    peer = facts_of(task).get("peer")
     serializing = unsealed_id(program.function_id)[0] == "serialize"
     return (worker.name, peer) if serializing else (peer, worker.name)
 

@@ -12,17 +12,16 @@ import traceback
 import uuid
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from handoff_dask._adapter import current
 from handoff_dask._adapter.compile import depth_first, inline_order, placed_dependencies
 from handoff_dask._adapter.worker import load_code
 from handoff_dask._client.options import DEFAULT_MAX_RETRIES, RunOptions, check_dag, check_seconds
-from handoff_dask._client.result import Result, allocations_of
+from handoff_dask._client.result import Result
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function, Transfer
-from handoff_dask._model.records import Attempt, FunctionRecord
+from handoff_dask._model.records import Attempt, Records, Row
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask.exceptions import FunctionFailedError, InvalidFunctionError, RunTimeoutError
 
@@ -329,7 +328,13 @@ class LocalRun:
     @property
     def records(self) -> Records:
         """Function id → :class:`FunctionRecord`, of functions that ran."""
-        return Records(self.dag, self._times, self._failed)
+        return Records((*self._times, *self._failed), self._row, lambda id: self.dag[id].cost or {})
+
+    def _row(self, id: Hashable) -> Row:
+        if id in self._failed:
+            return Row("failed", self._failed[id])
+        started, stopped, failed = self._times[id]
+        return Row("finished", (*failed, Attempt(len(failed) + 1, NODE, started, started, stopped, "finished")))
 
     @property
     def allocations(self) -> dict[Hashable, Any]:
@@ -348,25 +353,3 @@ class LocalRun:
             elapsed=self._elapsed,
             run_id=self.id,
         )
-
-
-@dataclass(frozen=True)
-class Records(Mapping[Hashable, FunctionRecord]):
-    """Records made when they are looked at: noting down two times is all that running pays for them."""
-
-    dag: DAG
-    times: Mapping[Hashable, Times]
-    failed: Mapping[Hashable, tuple[Attempt, ...]]
-
-    def __getitem__(self, id: Hashable) -> FunctionRecord:
-        if id in self.failed:
-            return FunctionRecord(id, "failed", NODE, self.failed[id], dict(self.dag[id].cost or {}))
-        started, stopped, failed = self.times[id]
-        last = Attempt(len(failed) + 1, NODE, started, started, stopped, "finished")
-        return FunctionRecord(id, "finished", NODE, (*failed, last), dict(self.dag[id].cost or {}))
-
-    def __iter__(self) -> Any:
-        return iter((*self.times, *self.failed))
-
-    def __len__(self) -> int:
-        return len(self.times) + len(self.failed)

@@ -40,7 +40,3 @@ class Result:
         """Value of a function: ``result[id]`` for ``result.results[id]``."""
         return self.results[id]
 
-
-def allocations_of(records: Mapping[Hashable, FunctionRecord]) -> dict[Hashable, Any]:
-    """Function id → node, of those that have been placed."""
-    return {id: record.node for id, record in records.items() if record.node is not None}

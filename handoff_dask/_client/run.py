@@ -19,10 +19,10 @@ from handoff_dask._adapter.compile import Compiled, NumberOrder
 from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._adapter.plugin import topic_of
 from handoff_dask._adapter.worker import InterruptedFunctionError
-from handoff_dask._client.result import Result, allocations_of
+from handoff_dask._client.result import Result
 from handoff_dask._client.session import check_protocol, ensure_plugin
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.records import FunctionRecord, Shortfall
+from handoff_dask._model.records import Records, Row, Shortfall
 from handoff_dask.exceptions import (
     AllocationError,
     FunctionFailedError,
@@ -200,11 +200,11 @@ class Run:
         if error is not None:
             raise error
         values = await self._gather(self.futures)
-        records = self.records
+        records = await self._records()
         return Result(
             dag_id=self.dag.id,
             results=values,
-            allocations=allocations_of(records),
+            allocations=records.allocations,
             records=records,
             elapsed=self.elapsed,
             run_id=self.id,
@@ -234,8 +234,8 @@ class Run:
                 try:
                     await self._client._gather([future])
                 except Exception as error:
-                    await self._fetch_report()
-                    attempts = [replace(a, error=repr(error)) for a in self.records[id].attempts]
+                    record = (await self._records())[id]
+                    attempts = [a._replace(error=repr(error)) for a in record.attempts]
                     raise self._with_run(
                         FunctionFailedError(self.dag.id, self.id, id, attempts), error
                     ) from error
@@ -247,15 +247,13 @@ class Run:
     async def _fetch_report(self) -> dict[str, Any]:
         if self._report is not None:
             return self._report
-        if not self._compiled.keys:
-            return {"records": []}
         report = None
-        if self._client.status == "running":
+        if self._compiled.keys and self._client.status == "running":
             report = await self._client.scheduler.handoff_report(run_id=self.id)
         if report is None:
-            return {"records": [], "failed": [], "errors": [], "broken": None, "shortfalls": None}
-        report["records"] = pickle.loads(report["records"])
-        if self._ended.is_set() and not any(r.status == "running" for r in report["records"]):
+            return {"rows": [], "failed": [], "errors": [], "broken": None, "shortfalls": None}
+        report["rows"] = pickle.loads(report["rows"])
+        if self._ended.is_set() and not any(row.status == "running" for row in report["rows"]):
             self._report = report
         return report
 
@@ -263,28 +261,33 @@ class Run:
     def records(self) -> Any:
         """Mapping of function id to :class:`FunctionRecord`: node, attempts, times, cost, result size."""
         if self._report is not None:
-            return self._named_records(self._report)
+            return self._records_in(self._report)
         return self._client.sync(self._records)
 
-    async def _records(self) -> dict[Hashable, FunctionRecord]:
+    async def _records(self) -> Records:
         await self._started()
-        return self._named_records(await self._fetch_report())
+        return self._records_in(await self._fetch_report())
 
-    def _named_records(self, report: Mapping[str, Any]) -> dict[Hashable, FunctionRecord]:
-        records = {}
-        for id, record in zip(self._compiled.ids, report["records"], strict=False):
-            records[id] = record if record.function_id == id else replace(record, function_id=id)
-        return {id: records[id] for id in self.dag if id in records}
+    def _records_in(self, report: Mapping[str, Any]) -> Records:
+        spec, rows = self._compiled.spec, report["rows"]
+        number_of = dict(zip(self._compiled.ids, range(len(rows)), strict=False))
+        kinds, kind_of = spec.kinds, spec.kind_of
+
+        def row(id: Hashable) -> Row:
+            found: Row = rows[number_of[id]]
+            return found
+
+        return Records(number_of, row, lambda id: dict(kinds[kind_of[number_of[id]]].asked))
 
     @property
     def allocations(self) -> Any:
         """Mapping of function id to the name of the node it was last placed on."""
         if self._report is not None:
-            return allocations_of(self._named_records(self._report))
+            return self._records_in(self._report).allocations
         return self._client.sync(self._allocations)
 
     async def _allocations(self) -> dict[Hashable, Any]:
-        return allocations_of(await self._records())
+        return (await self._records()).allocations
 
     # ------------------------------------------------------------------ ending
 
@@ -311,8 +314,8 @@ class Run:
     async def _time_out(self, timeout: float) -> RunError:
         """End the run because it took too long."""
         await self._cancel()
-        records = await self._records()
-        finished = sum(r.status == "finished" for r in records.values())
+        rows = (await self._fetch_report())["rows"]
+        finished = sum(row.status == "finished" for row in rows)
         self._error = self._with_run(
             RunTimeoutError(self.dag.id, self.id, timeout, finished, len(self._compiled.ids))
         )
@@ -329,10 +332,10 @@ class Run:
             return self._allocation_error(shortfalls)
         elif report.get("failed"):
             number = report["failed"][0]
-            record: FunctionRecord = report["records"][number]
+            row: Row = report["rows"][number]
             cause = original_exception(report["errors"][0])
             id = self._compiled.ids[number]
-            error = FunctionFailedError(self.dag.id, self.id, id, record.attempts)
+            error = FunctionFailedError(self.dag.id, self.id, id, row.attempts)
             self._error = self._with_run(error, cause)
             return self._error
         elif self._status == "failed":

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from handoff_dask._model.resources import format_amounts
 
+_NO_DEVICES: Mapping[str, tuple[int, ...]] = {}
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+
+class Attempt(NamedTuple):
     """One attempt to run a function.
 
     Attributes
@@ -37,7 +38,7 @@ class Attempt:
     outcome: str = "running"
     error: str | None = None
     traceback: str | None = None
-    devices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    devices: Mapping[str, tuple[int, ...]] = _NO_DEVICES
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,71 @@ class FunctionRecord:
         return self.stopped - self.started
 
 
+class Row(NamedTuple):
+    """What is kept and sent of a function: :class:`Records` makes a :class:`FunctionRecord` of it."""
+
+    status: str
+    attempts: Sequence[Attempt]
+    nbytes: int | None = None
+
+
+class Records(Mapping[Hashable, FunctionRecord]):
+    """Function id → :class:`FunctionRecord`, made when it is looked at.
+
+    Parameters
+    ----------
+    ids : iterable
+        In the order in which they are to be listed.
+    row_of : callable
+        Id → :class:`Row`.
+    cost_of : callable
+        Id → cost as given.
+    """
+
+    __slots__ = ("_cost_of", "_ids", "_row_of")
+
+    def __init__(
+        self,
+        ids: Iterable[Hashable],
+        row_of: Callable[[Hashable], Row],
+        cost_of: Callable[[Hashable], Mapping[str, float]],
+    ) -> None:
+        self._ids = dict.fromkeys(ids)
+        self._row_of = row_of
+        self._cost_of = cost_of
+
+    def __getitem__(self, id: Hashable) -> FunctionRecord:
+        if id not in self._ids:
+            raise KeyError(id)
+        status, attempts, nbytes = self._row_of(id)
+        last = attempts[-1] if attempts else None
+        return FunctionRecord(
+            function_id=id,
+            status=status,
+            node=last.node if last else None,
+            attempts=tuple(attempts),
+            cost=dict(self._cost_of(id)),
+            devices=last.devices if last else {},
+            nbytes=nbytes,
+        )
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __repr__(self) -> str:
+        return f"<records of {len(self)} functions>"
+
+    @property
+    def allocations(self) -> dict[Hashable, Any]:
+        """Function id → node it was last placed on, of those that have been placed."""
+        row_of = self._row_of
+        rows = ((id, row_of(id).attempts) for id in self._ids)
+        return {id: attempts[-1].node for id, attempts in rows if attempts}
+
+
 @dataclass(frozen=True, slots=True)
 class Shortfall:
     """Why functions of one kind fit on no node.
@@ -118,7 +184,9 @@ class Shortfall:
         if len(self.function_ids) > 3:
             shown += f" and {len(self.function_ids) - 3} more"
         text = f"{'function' if len(self.function_ids) == 1 else 'functions'} {shown}"
-        text += f": {self.reason}; asked: {format_amounts(self.asked)}"
-        if self.nearest is not None:
+        text += f": {self.reason}"
+        if self.asked:
+            text += f"; asked: {format_amounts(self.asked)}"
+        if self.nearest is not None and self.offered:
             text += f"; nearest node {self.nearest!r} has {format_amounts(self.offered)}"
         return text

@@ -82,7 +82,7 @@ def shortfall_of(
         reason = "too much for the nodes it is pinned to"
     else:
         reason = "too much for every node"
-    shown = {name: units for name, units in need.items() if name != THREADS or len(need) == 1}
+    shown = {name: units for name, units in need.items() if name != THREADS}
     offered = {} if nearest is None else _shown({name: nearest.capacity.get(name, 0) for name in shown})
     return Shortfall(
         tuple(f.id for f in functions), _shown(shown), None if nearest is None else nearest.name, offered, reason

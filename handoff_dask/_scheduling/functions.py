@@ -35,6 +35,9 @@ class State(Enum):
     CANCELLED = "cancelled"
 
 
+#: State → its value, which an enum member looks up slowly.
+NAMES = {state: state.value for state in State}
+
 FINAL = frozenset({State.FINISHED, State.FAILED, State.SKIPPED, State.CANCELLED})
 
 W, D, R, P = State.WAITING, State.DELAYED, State.READY, State.RUNNING

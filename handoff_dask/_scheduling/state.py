@@ -10,14 +10,14 @@ for as many events as there were.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
 
-from handoff_dask._model.records import Attempt, FunctionRecord, Shortfall
+from handoff_dask._model.records import Attempt, Row, Shortfall
 from handoff_dask._scheduling.feasibility import find_shortfalls
-from handoff_dask._scheduling.functions import FINAL, FunctionState, State
+from handoff_dask._scheduling.functions import FINAL, NAMES, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.placement import Place, Placement, Settings, Starved
 from handoff_dask._scheduling.runs import Run, RunStatus
@@ -40,6 +40,8 @@ class End:
 
 
 Decision = Place | Fail | End
+
+_NO_DEVICES: dict[str, tuple[int, ...]] = {}
 
 
 class SchedulingState:
@@ -122,6 +124,8 @@ class SchedulingState:
     def run_removed(self, run_id: str) -> None:
         """Forget a run and everything booked for it."""
         run = self.runs.pop(run_id)
+        self._ended = [other for other in self._ended if other is not run]
+        self._pending = [other for other in self._pending if other is not run]
         for f in run.functions:
             if f.state is State.RUNNING:
                 self.placement.release(f)
@@ -291,15 +295,15 @@ class SchedulingState:
     ) -> None:
         f.attempts.append(
             Attempt(
-                number=len(f.attempts) + 1,
-                node=f.node.name if f.node is not None else None,
-                queued=f.queued,
-                started=started,
-                stopped=stopped,
-                outcome=outcome,
-                error=error,
-                traceback=traceback,
-                devices=f.device_indices(),
+                len(f.attempts) + 1,
+                f.node.name if f.node is not None else None,
+                f.queued,
+                started,
+                stopped,
+                outcome,
+                error,
+                traceback,
+                f.device_indices() if f.devices else _NO_DEVICES,
             )
         )
 
@@ -370,21 +374,13 @@ class SchedulingState:
 
     # ------------------------------------------------------------------ questions
 
-    def record(self, f: FunctionState) -> FunctionRecord:
+    def row(self, f: FunctionState) -> Row:
         """What is known of a function."""
-        attempts = list(f.attempts)
+        attempts: Sequence[Attempt] = f.attempts
         if f.state is State.RUNNING:
             node = None if f.node is None else f.node.name
-            attempts.append(Attempt(len(attempts) + 1, node, f.queued, devices=f.device_indices()))
-        return FunctionRecord(
-            function_id=f.id,
-            status=f.state.value,
-            node=attempts[-1].node if attempts else None,
-            attempts=tuple(attempts),
-            cost=dict(f.kind.asked),
-            devices=attempts[-1].devices if attempts else {},
-            nbytes=f.nbytes,
-        )
+            attempts = [*attempts, Attempt(len(attempts) + 1, node, f.queued, devices=f.device_indices())]
+        return Row(NAMES[f.state], attempts, f.nbytes)
 
     def check(self) -> None:
         """Raise AssertionError unless the ledger is what the functions that run make it."""

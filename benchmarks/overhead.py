@@ -1,0 +1,146 @@
+"""What handoff_dask costs on top of the functions themselves, against plain Dask in one alternating run.
+
+    python benchmarks/overhead.py [submit] [local] [dask] [--repeats 5]
+
+Prints medians, and ratios of medians. All functions do nothing, so that only overhead is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import dask
+import distributed
+from dask._task_spec import Task, TaskRef
+from distributed import Client, wait
+
+import handoff_dask as handoff
+from handoff_dask import DAG, Function
+
+COST = {"cpu": 1, "memory": 10}
+
+
+def nothing(x: object = None) -> None:
+    """The function that is run."""
+
+
+def independent(n: int) -> DAG:
+    dag = DAG(f"independent-{n}")
+    for i in range(n):
+        dag.add_function(Function(id=i, code=nothing, cost=COST))
+    return dag
+
+
+def chain(n: int) -> DAG:
+    dag = DAG(f"chain-{n}")
+    for i in range(n):
+        dag.add_function(Function(id=i, code=nothing, args=[i - 1] if i else [], cost=COST))
+    return dag
+
+
+def seconds(run: Callable[[], object]) -> float:
+    gc.collect()
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def measure_submit(repeats: int) -> None:
+    """Validate, compile and hand over to the scheduler; the functions wait there for a node that never comes."""
+    from handoff_dask._adapter.compile import compile_dag
+    from handoff_dask._model.retry import RetryPolicy
+
+    print("\nvalidate + compile + submit, microseconds per function (medians)")
+    print(f"{'functions':>10s} {'validate':>10s} {'compile':>10s} {'submit':>10s} {'together':>10s}")
+    with handoff.local_cluster({"node": {"cpu": 1, "memory": 1}}) as cluster, Client(cluster) as client:
+        handoff.discover_nodes(client)
+        for n in (1_000, 10_000, 100_000):
+            rows = []
+            for _ in range(repeats if n < 100_000 else max(1, repeats // 2)):
+                dag = independent(n)
+                validate = seconds(dag.validate)
+                compiled = seconds(lambda dag=dag: compile_dag(dag, "0", policy=RetryPolicy(), keep="all"))
+                box = []
+                both = seconds(lambda dag=dag, box=box: box.append(handoff.submit(dag, client, wait_for_nodes=600)))
+                box[0].cancel()
+                rows.append((validate, compiled, max(0.0, both - compiled), validate + both))
+            cells = [statistics.median(column) / n * 1e6 for column in zip(*rows, strict=True)]
+            print(f"{n:>10,d} " + " ".join(f"{cell:10.1f}" for cell in cells), flush=True)
+
+
+def measure_local(repeats: int) -> None:
+    """execute_local: validation, running and results."""
+    print("\nexecute_local, functions per second (medians)")
+    print(f"{'functions':>10s} {'shape':>12s} {'sequential':>12s} {'threads':>12s}")
+    for n in (100, 1_000, 10_000, 50_000):
+        for name, build in (("independent", independent), ("chain", chain)):
+            rates: dict[int, list[float]] = {1: [], 4: []}
+            for _ in range(repeats):
+                for threads in rates:
+                    dag = build(n)
+                    took = seconds(lambda dag=dag, threads=threads: handoff.execute_local(dag, max_concurrency=threads))
+                    rates[threads].append(n / took)
+            one, four = (statistics.median(rates[threads]) for threads in (1, 4))
+            print(f"{n:>10,d} {name:>12s} {one:12,.0f} {four:12,.0f}", flush=True)
+
+
+def plain_dask(dag: DAG, client: Client, name: str) -> None:
+    """The same graph with the same resources, handed to Dask."""
+    key = {id: (name, id) for id in dag.functions}
+    graph = {
+        key[id]: Task(key[id], f.code, *[TaskRef(key[d]) for d in f.args]) for id, f in dag.functions.items()
+    }
+    with dask.annotate(resources=lambda k: COST):
+        futures = client.get(graph, list(graph), sync=False)
+    wait(futures)
+    client.gather(futures)
+
+
+def measure_dask(repeats: int) -> None:
+    """execute against client.get of the same graph with the same resources."""
+    print("\nexecute against plain Dask with the same resources, on one in-process node (medians, seconds)")
+    print(f"{'graph':>20s} {'handoff_dask':>13s} {'plain Dask':>11s} {'ratio':>6s}  ratios of pairs, min..max")
+    node = {"cpu": 4, "memory": 10_000}
+    with handoff.local_cluster({"node": node}) as cluster, Client(cluster) as client:
+        for build, n in ((independent, 2_000), (chain, 300), (independent, 10_000), (chain, 1_000)):
+            ours, plain = [], []
+            for k in range(repeats + 1):  # the first pair warms up
+                dag = build(n)
+                a = seconds(lambda dag=dag: handoff.execute(dag, client))
+                dag = build(n)
+                b = seconds(lambda dag=dag, k=k: plain_dask(dag, client, f"nothing-{time.time_ns()}{k}"))
+                if k:
+                    ours.append(a)
+                    plain.append(b)
+            ratios = [a / b for a, b in zip(ours, plain, strict=True)]
+            a, b = statistics.median(ours), statistics.median(plain)
+            print(
+                f"{build.__name__ + ' ' + format(n, ','):>20s} {a:13.3f} {b:11.3f} {a / b:6.2f}"
+                f"  {min(ratios):.2f}..{max(ratios):.2f}",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", choices=["submit", "local", "dask", []], default=[])
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    parts = {"submit": measure_submit, "local": measure_local, "dask": measure_dask}
+    print(
+        f"Python {platform.python_version()}, dask {dask.__version__}, distributed {distributed.__version__},"
+        f" handoff_dask {handoff.__version__}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    )
+    for name, part in parts.items():
+        if not options.what or name in options.what:
+            part(options.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -52,7 +52,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def measure_submit(repeats: int) -> None:
-    """Validate, compile and hand over to the scheduler; the functions wait there for a node that never comes."""
+    """Validate, compile and hand over; the functions then wait for a node that never comes."""
     from handoff_dask._adapter.compile import compile_dag
     from handoff_dask._model.retry import RetryPolicy
 
@@ -67,7 +67,9 @@ def measure_submit(repeats: int) -> None:
                 validate = seconds(dag.validate)
                 compiled = seconds(lambda dag=dag: compile_dag(dag, "0", policy=RetryPolicy(), keep="all"))
                 box = []
-                both = seconds(lambda dag=dag, box=box: box.append(handoff.submit(dag, client, wait_for_nodes=600)))
+                both = seconds(
+                    lambda dag=dag, box=box: box.append(handoff.submit(dag, client, wait_for_nodes=600))
+                )
                 box[0].cancel()
                 rows.append((validate, compiled, max(0.0, both - compiled), validate + both))
             cells = [statistics.median(column) / n * 1e6 for column in zip(*rows, strict=True)]
@@ -84,7 +86,9 @@ def measure_local(repeats: int) -> None:
             for _ in range(repeats):
                 for threads in rates:
                     dag = build(n)
-                    took = seconds(lambda dag=dag, threads=threads: handoff.execute_local(dag, max_concurrency=threads))
+                    took = seconds(
+                        lambda dag=dag, threads=threads: handoff.execute_local(dag, max_concurrency=threads)
+                    )
                     rates[threads].append(n / took)
             one, four = (statistics.median(rates[threads]) for threads in (1, 4))
             print(f"{n:>10,d} {name:>12s} {one:12,.0f} {four:12,.0f}", flush=True)
@@ -103,9 +107,11 @@ def plain_dask(dag: DAG, client: Client, name: str) -> None:
 
 
 def measure_dask(repeats: int) -> None:
-    """execute against client.get of the same graph with the same resources."""
+    """Execute against client.get of the same graph with the same resources."""
     print("\nexecute against plain Dask with the same resources, on one in-process node (medians, seconds)")
-    print(f"{'graph':>20s} {'handoff_dask':>13s} {'plain Dask':>11s} {'ratio':>6s}  ratios of pairs, min..max")
+    print(
+        f"{'graph':>20s} {'handoff_dask':>13s} {'plain Dask':>11s} {'ratio':>6s}  ratios of pairs, min..max"
+    )
     node = {"cpu": 4, "memory": 10_000}
     with handoff.local_cluster({"node": node}) as cluster, Client(cluster) as client:
         for build, n in ((independent, 2_000), (chain, 300), (independent, 10_000), (chain, 1_000)):
@@ -128,7 +134,9 @@ def measure_dask(repeats: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="*", choices=["submit", "local", "dask", []], default=[])
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()

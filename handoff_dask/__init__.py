@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
-
 from handoff_dask._adapter.cluster import local_cluster
 from handoff_dask._adapter.current import Current, current
 from handoff_dask._client.execute import execute, submit
@@ -15,6 +13,7 @@ from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Argument, Collocated, Function
 from handoff_dask._model.records import Attempt, FunctionRecord, Shortfall
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._version import __version__
 from handoff_dask.exceptions import (
     AllocationError,
     ClusterNotReadyError,

@@ -42,7 +42,9 @@ def count_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def capacity_of(ws: WorkerState, detected: Mapping[str, Any], registered: Mapping[str, Any]) -> dict[str, int]:
+def capacity_of(
+    ws: WorkerState, detected: Mapping[str, Any], registered: Mapping[str, Any]
+) -> dict[str, int]:
     """Capacity of a worker in units.
 
     For each resource, what was registered wins over what the worker declares, and that over what is seen:

@@ -89,7 +89,7 @@ _embedded_lock = threading.Lock()
 
 
 def embedded_cluster() -> SpecCluster:
-    """The cluster that runs in this process: one node with its cores and memory. Started when first needed."""
+    """The cluster in this process: one node with its cores and memory. Started when first needed."""
     global _embedded
     with _embedded_lock:
         if _embedded is None or _embedded.status.name != "running":

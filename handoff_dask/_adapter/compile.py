@@ -37,7 +37,16 @@ class Row:
         self.slots: tuple[int, ...] = ()
 
     def __reduce__(self) -> Any:
-        return _row, (self.id, self.name, self.code, self.shape, self.deps, self.extra, self.steps, self.slots)
+        return _row, (
+            self.id,
+            self.name,
+            self.code,
+            self.shape,
+            self.deps,
+            self.extra,
+            self.steps,
+            self.slots,
+        )
 
 
 def _row(id: Any, name: int, code: int, shape: int, deps: Any, extra: Any, steps: Any, slots: Any) -> Row:
@@ -166,7 +175,9 @@ def compile_dag(
     functions = dag.functions
     if inputs := [id for id, f in functions.items() if f.type == "input"]:
         raise InvalidFunctionError(
-            dag.id, [f"function {id!r} is an input function: it has a value only in a stream" for id in inputs], inputs
+            dag.id,
+            [f"function {id!r} is an input function: it has a value only in a stream" for id in inputs],
+            inputs,
         )
     inlined = inline_order(functions, dag._topological_order())
     dependencies = {
@@ -339,9 +350,7 @@ def _steps(
 class _Tables:
     """What many functions have in common, each kept once."""
 
-    def __init__(
-        self, dag_id: Hashable, run_id: str, policy: RetryPolicy, limits: Mapping[str, int]
-    ) -> None:
+    def __init__(self, dag_id: Hashable, run_id: str, policy: RetryPolicy, limits: Mapping[str, int]) -> None:
         self.dag_id = dag_id
         self.run_id = run_id
         self.policy = policy
@@ -367,7 +376,7 @@ class _Tables:
         if f.max_retries is not None and f.max_retries != policy.max_retries:
             policy = policy.with_max_retries(f.max_retries)
         name = code_name(f.code)
-        key = (tuple(cost.items()), pins, f.priority, policy, name)
+        key: Any = (tuple(cost.items()), pins, f.priority, policy, name)
         try:
             index = self._kinds.get(key)
         except TypeError:  # amounts that do not hash; rare enough

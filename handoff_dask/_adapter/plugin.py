@@ -19,18 +19,18 @@ from distributed.core import Status
 from distributed.metrics import time
 from distributed.protocol import pickle
 
-import handoff_dask
 from handoff_dask._adapter.capacity import DetectionPlugin, capacity_of, node_of
 from handoff_dask._adapter.config import read_settings
 from handoff_dask._adapter.messages import NAME, PROTOCOL
 from handoff_dask._adapter.worker import NOT_RETRYABLE
 from handoff_dask._model.resources import THREADS, UNIT, from_units, parse_amounts
-from handoff_dask._scheduling.functions import FINAL, FunctionState, State
+from handoff_dask._scheduling.functions import FINAL, FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.placement import Place
 from handoff_dask._scheduling.runs import Run, RunStatus
 from handoff_dask._scheduling.spec import RunSpec
 from handoff_dask._scheduling.state import End, Fail, SchedulingState
+from handoff_dask._version import __version__
 from handoff_dask.exceptions import AllocationError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class HandoffPlugin(SchedulerPlugin):
             await scheduler.register_worker_plugin(
                 None, pickle.dumps(DetectionPlugin()), name=NAME, idempotent=True
             )
-        scheduler.set_metadata([NAME], {"version": handoff_dask.__version__, "protocol": PROTOCOL})
+        scheduler.set_metadata([NAME], {"version": __version__, "protocol": PROTOCOL})
 
     def _wrap_stream(self, op: str, before: Callable[..., None]) -> None:
         original = self.scheduler.stream_handlers[op]
@@ -127,7 +127,7 @@ class HandoffPlugin(SchedulerPlugin):
     async def handle_prepare(self, spec: bytes, client: str, protocol: int) -> dict[str, Any]:
         """Announce a run; its graph follows. Answers with the shortfalls when it cannot be placed."""
         if protocol != PROTOCOL:
-            return {"status": "protocol", "version": handoff_dask.__version__}
+            return {"status": "protocol", "version": __version__}
         run_spec: RunSpec = pickle.loads(spec)
         run = self.state.run_added(run_spec, time())
         if run.status is RunStatus.FAILED:
@@ -272,7 +272,9 @@ class HandoffPlugin(SchedulerPlugin):
         except Exception as error:
             self._break(f, error)
 
-    def _translate(self, f: FunctionState, key: Hashable, start: str, finish: str, kwargs: dict[str, Any]) -> None:
+    def _translate(
+        self, f: FunctionState, key: Hashable, start: str, finish: str, kwargs: dict[str, Any]
+    ) -> None:
         state = self.state
         if finish == "no-worker":
             state.ready(f, time())

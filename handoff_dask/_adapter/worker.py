@@ -47,18 +47,23 @@ def load_code(run_id: str, code: bytes | str) -> Callable[..., Any]:
             found = getattr(found, part)
         if not callable(found):
             raise TypeError(f"{code!r} is not callable, but {found!r}")
-        return found  # type: ignore[no-any-return]
+        loaded: Callable[..., Any] = found
+        return loaded
     key = (run_id, code)
-    loaded = _cache.get(key)
-    if loaded is None:
-        loaded = _cache[key] = pickle.loads(code)
+    cached = _cache.get(key)
+    if cached is None:
+        cached = _cache[key] = pickle.loads(code)
         while len(_cache) > _CACHED:
             _cache.popitem(last=False)
-    return loaded
+    return cached
 
 
 def call(
-    code: Callable[..., Any], shape: Shape, values: Sequence[Any], extra: bytes | None, nodes: Sequence[Any] = ()
+    code: Callable[..., Any],
+    shape: Shape,
+    values: Sequence[Any],
+    extra: bytes | None,
+    nodes: Sequence[Any] = (),
 ) -> Any:
     """Call ``code`` with results and extra arguments, as ``shape`` says."""
     kwargs: dict[str, Any] = {}
@@ -128,4 +133,6 @@ def _report(retry_on: Blob | None, error: BaseException) -> None:
     if found is not None:
         worker, task, _ = found
         # From the thread to the event loop; Dask's message takes the same way after this one.
-        worker.loop.add_callback(worker.batched_send, {"op": NOT_RETRYABLE, "key": task.key, "run_id": task.run_id})
+        worker.loop.add_callback(
+            worker.batched_send, {"op": NOT_RETRYABLE, "key": task.key, "run_id": task.run_id}
+        )

@@ -224,7 +224,9 @@ class LocalRun:
                 self._time_out()
         finally:
             stop.set()
-            pool.shutdown(wait=self._error is None or not isinstance(self._error, RunTimeoutError), cancel_futures=True)
+            pool.shutdown(
+                wait=self._error is None or not isinstance(self._error, RunTimeoutError), cancel_futures=True
+            )
             self._elapsed = time.time() - self._begin
         if crashed:
             raise crashed[0]
@@ -240,7 +242,13 @@ class LocalRun:
             started = clock()
             try:
                 code = f.code
-                if type(code) is str or f.kwargs or f.extra_kwargs or id in self._inlined or type(f) is Transfer:
+                if (
+                    type(code) is str
+                    or f.kwargs
+                    or f.extra_kwargs
+                    or id in self._inlined
+                    or type(f) is Transfer
+                ):
                     value = self._call(f)
                 elif f.argument_inclusion == "as_list":
                     value = code([results[d] for d in f.args], *f.extra_args)  # type: ignore[operator, misc]
@@ -334,7 +342,9 @@ class LocalRun:
         if id in self._failed:
             return Row("failed", self._failed[id])
         started, stopped, failed = self._times[id]
-        return Row("finished", (*failed, Attempt(len(failed) + 1, NODE, started, started, stopped, "finished")))
+        return Row(
+            "finished", (*failed, Attempt(len(failed) + 1, NODE, started, started, stopped, "finished"))
+        )
 
     @property
     def allocations(self) -> dict[Hashable, Any]:

@@ -62,7 +62,11 @@ class RunOptions:
             raise TypeError(f'keep must be "all", "sinks" or a list of function ids, not {self.keep!r}')
         if not isinstance(self.fail_fast, bool):
             raise TypeError(f"fail_fast must be True or False, not {self.fail_fast!r}")
-        if isinstance(self.priority, bool) or not isinstance(self.priority, (int, float)) or math.isnan(self.priority):
+        if (
+            isinstance(self.priority, bool)
+            or not isinstance(self.priority, (int, float))
+            or math.isnan(self.priority)
+        ):
             raise TypeError(f"priority must be a number, not {self.priority!r}")
         check_seconds("wait_for_nodes", self.wait_for_nodes)
 

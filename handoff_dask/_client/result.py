@@ -40,3 +40,7 @@ class Result:
         """Value of a function: ``result[id]`` for ``result.results[id]``."""
         return self.results[id]
 
+    def _repr_html_(self) -> str:
+        from handoff_dask._display import html
+
+        return html.result(self)

@@ -120,8 +120,11 @@ class Run:
 
     @property
     def status(self) -> str:
-        """``"submitting"``, ``"pending"`` (waits for nodes), ``"running"``, ``"finished"``, ``"failed"`` or
-        ``"cancelled"``."""
+        """How the run stands.
+
+        ``"submitting"``, ``"pending"`` (waits for nodes), ``"running"``, ``"finished"``, ``"failed"`` or
+        ``"cancelled"``.
+        """
         if self._status not in _ENDED and self._client.status in ("closing", "closed"):
             return "cancelled"
         return self._status
@@ -132,6 +135,11 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.id} of DAG {self.dag.id!r}: {self.status}>"
+
+    def _repr_html_(self) -> str:
+        from handoff_dask._display import html
+
+        return html.run(self)
 
     # ------------------------------------------------------------------ waiting
 
@@ -327,7 +335,9 @@ class Run:
             return self._error
         report = self._report or {}
         if broken := report.get("broken"):
-            error: RunError = RunError(self.dag.id, self.id, f"handoff_dask failed on the scheduler: {broken}")
+            error: RunError = RunError(
+                self.dag.id, self.id, f"handoff_dask failed on the scheduler: {broken}"
+            )
         elif report.get("failed") and (shortfalls := report.get("shortfalls")) and pickle.loads(shortfalls):
             return self._allocation_error(shortfalls)
         elif report.get("failed"):
@@ -415,7 +425,9 @@ def original_exception(error: Any) -> BaseException | None:
 
 # ---------------------------------------------------------------------- events
 
-_listening: weakref.WeakKeyDictionary[Client, weakref.WeakValueDictionary[str, Run]] = weakref.WeakKeyDictionary()
+_listening: weakref.WeakKeyDictionary[Client, weakref.WeakValueDictionary[str, Run]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def _listen(client: Client, run: Run) -> None:

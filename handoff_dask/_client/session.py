@@ -12,10 +12,10 @@ from typing import Any
 from distributed import Client, default_client
 from distributed.protocol import pickle
 
-import handoff_dask
 from handoff_dask._adapter.cluster import embedded_cluster
 from handoff_dask._adapter.messages import NAME, PROTOCOL
 from handoff_dask._adapter.plugin import HandoffPlugin
+from handoff_dask._version import __version__
 from handoff_dask.exceptions import ClusterNotReadyError
 
 _embedded_client: Client | None = None
@@ -51,7 +51,9 @@ def resolve_client(client: Any, *, reuse: bool) -> tuple[Client, bool]:
         return _default_client(), False
     if isinstance(client, Client):
         if client.status in ("closed", "closing"):
-            raise ClusterNotReadyError(f"{client!r} is closed; pass an open client, or none to use an embedded cluster")
+            raise ClusterNotReadyError(
+                f"{client!r} is closed; pass an open client, or none to use an embedded cluster"
+            )
         return client, False
     address = client if isinstance(client, str) else getattr(client, "scheduler_address", None)
     if not isinstance(address, str) or not address:
@@ -142,7 +144,7 @@ def explain_failure(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) or "No module named" in text:
         return (
             f"the scheduler cannot import what it needs ({text}): install handoff-dask"
-            f" {handoff_dask.__version__} in the environment of the scheduler and of every worker"
+            f" {__version__} in the environment of the scheduler and of every worker"
         )
     return (
         f"the scheduler could not install the handoff_dask plugin ({type(error).__name__}: {text}):"
@@ -155,6 +157,6 @@ def check_protocol(installed: Any) -> None:
     if not isinstance(installed, dict) or installed.get("protocol") != PROTOCOL:
         version = installed.get("version") if isinstance(installed, dict) else "of an unknown version"
         raise ClusterNotReadyError(
-            f"the scheduler runs handoff_dask {version}, this client {handoff_dask.__version__}, and they do"
+            f"the scheduler runs handoff_dask {version}, this client {__version__}, and they do"
             " not understand each other: install the same version on both"
         )

@@ -83,9 +83,9 @@ class DAG:
     def function(self, code: C, /) -> C: ...
 
     @overload
-    def function(self, /, id: Hashable = None, **fields: Any) -> Callable[[C], C]: ...
+    def function(self, code: None = None, /, id: Hashable = None, **fields: Any) -> Callable[[C], C]: ...
 
-    def function(self, code: Any = None, /, id: Hashable = None, **fields: Any) -> Any:
+    def function(self, code: Callable[..., Any] | None = None, /, id: Hashable = None, **fields: Any) -> Any:
         """Decorate a Python function to add it to the DAG; it stays callable as before.
 
         Parameters
@@ -222,7 +222,9 @@ class DAG:
         return True
 
     def __repr__(self) -> str:
-        return f"<DAG {self.id!r}: {len(self)} functions, {len(self.sources)} sources, {len(self.sinks)} sinks>"
+        return (
+            f"<DAG {self.id!r}: {len(self)} functions, {len(self.sources)} sources, {len(self.sinks)} sinks>"
+        )
 
     # ------------------------------------------------------------------ showing
     # Drawing belongs to the presentation layer, imported only when asked for.

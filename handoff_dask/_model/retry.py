@@ -74,7 +74,7 @@ class RetryPolicy:
         return min(self.max_delay, wait * (1.0 + self.jitter * draw))
 
     def with_max_retries(self, max_retries: int) -> RetryPolicy:
-        """This policy with another number of retries."""
+        """The same policy with another number of retries."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return RetryPolicy(**{**values, "max_retries": max_retries})
 

@@ -108,7 +108,9 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
             try:
                 known = dep in functions
             except TypeError:
-                problems.add(InvalidFunctionError, id, f"function {id!r}: {dep!r} cannot be the id of a function")
+                problems.add(
+                    InvalidFunctionError, id, f"function {id!r}: {dep!r} cannot be the id of a function"
+                )
                 continue
             if not known:
                 problems.add(
@@ -210,11 +212,8 @@ def _check_function(f: Function, functions: Functions, signatures: _Signatures, 
             and callable(code)
             and signatures.problem(code, len(f.args) + len(f.extra_args), ()) is None
         ):
-            if f.retry is f.max_retries is f.timeout is f.init is f.batch_size is f.batch_timeout is None and (
-                f.priority == 0 and type(f.priority) is int and f.parallelism == 1
-            ):
-                return
-            _check_options(f, problems)
+            if _has_options(f):
+                _check_options(f, problems)
             return
     _check_call(f, signatures, problems)
     _check_type(f, problems)
@@ -261,7 +260,11 @@ def _check_node(f: Function, functions: Functions, problems: Problems) -> None:
         _bad(f, problems, "node is an empty list: no node could ever run it")
     for name in names:
         if isinstance(name, bool) or not isinstance(name, (str, int)) or name == "":
-            _bad(f, problems, f"node must be a name, address or host, a list of these, or Collocated, not {name!r}")
+            _bad(
+                f,
+                problems,
+                f"node must be a name, address or host, a list of these, or Collocated, not {name!r}",
+            )
 
 
 def _check_call(f: Function, signatures: _Signatures, problems: Problems) -> None:
@@ -318,6 +321,20 @@ def _check_type(f: Function, problems: Problems) -> None:
             _bad(f, problems, f"an {f.type} function cannot have {name} (it has {getattr(f, name)!r})")
 
 
+def _has_options(f: Function) -> bool:
+    return not (
+        f.retry is None
+        and f.max_retries is None
+        and f.timeout is None
+        and f.init is None
+        and f.batch_size is None
+        and f.batch_timeout is None
+        and f.priority == 0
+        and type(f.priority) is int
+        and f.parallelism == 1
+    )
+
+
 def _check_options(f: Function, problems: Problems) -> None:
     if f.retry is not None and not isinstance(f.retry, RetryPolicy):
         _bad(f, problems, f"retry must be a RetryPolicy, not {f.retry!r}")
@@ -340,7 +357,9 @@ def _check_options(f: Function, problems: Problems) -> None:
             _bad(f, problems, f"{name} must be {wanted}, not {value!r}")
     if isinstance(f.priority, bool) or not isinstance(f.priority, (int, float)) or f.priority != f.priority:
         _bad(f, problems, f"priority must be a number, not {f.priority!r}")
-    if f.init is not None and not callable(f.init) and not (
-        isinstance(f.init, str) and _IMPORT_PATH.fullmatch(f.init)
+    if (
+        f.init is not None
+        and not callable(f.init)
+        and not (isinstance(f.init, str) and _IMPORT_PATH.fullmatch(f.init))
     ):
         _bad(f, problems, f'init must be callable or "package.module:qualname", not {f.init!r}')

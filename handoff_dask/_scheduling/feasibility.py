@@ -85,7 +85,11 @@ def shortfall_of(
     shown = {name: units for name, units in need.items() if name != THREADS}
     offered = {} if nearest is None else _shown({name: nearest.capacity.get(name, 0) for name in shown})
     return Shortfall(
-        tuple(f.id for f in functions), _shown(shown), None if nearest is None else nearest.name, offered, reason
+        tuple(f.id for f in functions),
+        _shown(shown),
+        None if nearest is None else nearest.name,
+        offered,
+        reason,
     )
 
 

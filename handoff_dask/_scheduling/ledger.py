@@ -29,7 +29,7 @@ class Pool:
     def fits(self, cost: Amounts) -> bool:
         """Whether ``cost`` is free now."""
         capacity, used = self.capacity, self.used
-        for name, units in cost.items():
+        for name, units in cost.items():  # noqa: SIM110 - a generator doubles the time of the hottest loop
             if units > capacity.get(name, 0) - used.get(name, 0):
                 return False
         return True
@@ -177,7 +177,11 @@ class Node(Pool):
             if name in self.enforced or name == THREADS:
                 continue
             # A thread stands for a core where the cores were counted by threads.
-            if name == "cpu" and units <= UNIT and self.capacity.get("cpu", 0) >= self.capacity.get(THREADS, 0):
+            if (
+                name == "cpu"
+                and units <= UNIT
+                and self.capacity.get("cpu", 0) >= self.capacity.get(THREADS, 0)
+            ):
                 continue
             return False
         return True

@@ -132,9 +132,7 @@ def eligible_nodes(key: QueueKey, nodes: Iterable[Node]) -> list[Node]:
     if key.bound is not None:
         return [n for n in nodes if n.name == key.bound]
     need = dict(key.need)
-    found = [
-        n for n in nodes if (key.pins is None or not key.pins.isdisjoint(n.aliases)) and n.holds(need)
-    ]
+    found = [n for n in nodes if (key.pins is None or not key.pins.isdisjoint(n.aliases)) and n.holds(need)]
     if key.avoid:
         others = [n for n in found if n.name not in key.avoid]
         return others or found

@@ -38,7 +38,7 @@ class Kind:
     limit_cost: tuple[tuple[str, int], ...] = ()
     asked: tuple[tuple[str, float], ...] = ()
     pins: tuple[str, ...] | None = None
-    policy: RetryPolicy = RetryPolicy()
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
     code: str = ""
     priority: float = 0
 

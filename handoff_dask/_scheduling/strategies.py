@@ -22,9 +22,7 @@ def load_balanced(cost: Amounts, nodes: Sequence[Node], largest: Amounts) -> Nod
 
     def load(node: Node) -> float:
         used, capacity = node.used, node.capacity
-        return max(
-            (used[r] + cost.get(r, 0)) / total for r, total in capacity.items() if total and r in used
-        )
+        return max((used[r] + cost.get(r, 0)) / total for r, total in capacity.items() if total and r in used)
 
     return min(nodes, key=load)
 

@@ -1,0 +1,71 @@
+"""What notebooks show. Plain HTML that takes its colours from the page, dark or light."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from handoff_dask._model.dag import DAG
+from handoff_dask._model.function import code_name
+from handoff_dask._model.resources import format_amounts
+
+if TYPE_CHECKING:
+    from handoff_dask._client.result import Result
+    from handoff_dask._client.run import Run
+
+#: Rows of a table that are shown.
+SHOWN = 20
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[Any]], total: int) -> str:
+    """A table of at most :data:`SHOWN` rows, and how many more there are."""
+    cells = "".join(f"<th style='text-align:left'>{escape(h)}</th>" for h in head)
+    body = ""
+    for _, row in zip(range(SHOWN), rows, strict=False):
+        body += "<tr>" + "".join(f"<td style='text-align:left'>{escape(str(c))}</td>" for c in row) + "</tr>"
+    more = f"<p>and {total - SHOWN:,d} more</p>" if total > SHOWN else ""
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+def dag(dag: DAG) -> str:
+    """A DAG: its size and its functions."""
+    rows = (
+        (
+            id,
+            code_name(f.code) if f.code is not None else "",
+            ", ".join(str(d) for d in f.dependencies),
+            format_amounts({n: float(a) for n, a in f.cost.items()}) if f.cost else "",
+            "" if f.node is None else f.node,
+        )
+        for id, f in dag.functions.items()
+    )
+    head = f"<p><b>DAG {escape(repr(dag.id))}</b>: {len(dag):,d} functions</p>"
+    return head + table(("id", "code", "args", "cost", "node"), rows, len(dag))
+
+
+def result(result: Result) -> str:
+    """A result: where every function ran, for how long, and its value in short."""
+    rows = []
+    for id, record in result.records.items():
+        duration = record.duration
+        value = repr(result.results[id]) if id in result.results else ""
+        rows.append(
+            (
+                id,
+                record.node,
+                len(record.attempts),
+                "" if duration is None else f"{duration:.3g} s",
+                value if len(value) <= 80 else value[:77] + "...",
+            )
+        )
+    head = f"<p><b>Result of DAG {escape(repr(result.dag_id))}</b>: {result.elapsed:.3g} s</p>"
+    return head + table(("function", "node", "attempts", "time", "value"), rows, len(rows))
+
+
+def run(run: Run) -> str:
+    """A run: how it stands."""
+    return (
+        f"<p><b>Run {escape(run.id)}</b> of DAG {escape(repr(run.dag.id))}: {escape(run.status)},"
+        f" {len(run.results):,d} of {len(run.futures):,d} results, {run.elapsed:.3g} s</p>"
+    )

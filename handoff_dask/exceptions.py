@@ -7,6 +7,7 @@ with them, since errors cross processes on a Dask cluster.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,15 @@ def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, A
     return error
 
 
+def _survives_pickling(error: BaseException) -> bool:
+    # Many exceptions pickle but cannot be rebuilt, which would take the receiving process by surprise.
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return False
+    return True
+
+
 def _listed(lines: Iterable[str], total: int) -> str:
     shown = list(lines)
     if total > len(shown):
@@ -54,7 +64,11 @@ class HandoffError(Exception):
 
     def __reduce__(self) -> Any:
         # The default drops __cause__, which is where the original exception of a failed function is.
-        state = {} if self.__cause__ is None else {"__cause__": self.__cause__}
+        state: dict[str, Any] = {}
+        if self.__cause__ is not None and _survives_pickling(self.__cause__):
+            state["__cause__"] = self.__cause__
+        if notes := getattr(self, "__notes__", None):
+            state["__notes__"] = list(notes)
         return _rebuild, (type(self), self.args, state)
 
 
@@ -122,7 +136,7 @@ class InvalidCostError(InvalidFunctionError):
 
 
 class InvalidCollocationError(InvalidFunctionError):
-    """A function is to be collocated with one that is unknown, has no node, or is pinned elsewhere."""
+    """A function is to be collocated with one that is unknown, is itself, or has no node."""
 
 
 class SerializationError(InvalidFunctionError):
@@ -177,7 +191,8 @@ class RunError(HandoffError):
     """
 
     def __init__(self, dag_id: Any, run_id: str, *facts: Any) -> None:
-        super().__init__(dag_id, run_id, *facts)
+        # Not super(): a TimeoutError is an OSError, which takes such arguments for errno and file names.
+        Exception.__init__(self, dag_id, run_id, *facts)
         self.dag_id = dag_id
         self.run_id = run_id
         self.run: Any = None

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from distributed import WorkerPlugin
 from distributed.comm.addressing import get_address_host
 from distributed.system import MEMORY_LIMIT
 
-from handoff_dask._adapter.messages import NAME
+from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._model.resources import GPU, THREADS, UNIT, to_units
 from handoff_dask._scheduling.ledger import Node
 
@@ -67,19 +66,18 @@ def node_of(ws: WorkerState, detected: Mapping[str, Any], registered: Mapping[st
     return Node(ws.name, capacity_of(ws, detected, registered), {ws.address, host}, enforced)
 
 
-class DetectionPlugin(WorkerPlugin):
-    """Tells the scheduler what a worker has that the scheduler cannot see: GPUs, and memory without limit."""
+def probe_node(dask_worker: Worker) -> dict[str, Any]:
+    """Run on a worker: shows that it has handoff_dask, and tells what the scheduler cannot see of it.
 
-    name = NAME
-    idempotent = True
-
-    async def setup(self, worker: Worker) -> None:
-        """Look, and report what there is to report."""
-        declared = worker.state.total_resources
-        detected: dict[str, Any] = {}
-        if GPU not in declared and (n := count_gpus()):
-            detected[GPU] = n
-        if "memory" not in declared and not worker.memory_manager.memory_limit:
-            detected["memory"] = MEMORY_LIMIT // MB
-        if detected:
-            await worker.scheduler.handoff_detected(address=worker.address, detected=detected)
+    Returns
+    -------
+    dict
+        ``protocol``, and ``detected``: GPUs, and the machine's memory where the worker has no limit.
+    """
+    declared = dask_worker.state.total_resources
+    detected: dict[str, Any] = {}
+    if GPU not in declared and (n := count_gpus()):
+        detected[GPU] = n
+    if "memory" not in declared and not dask_worker.memory_manager.memory_limit:
+        detected["memory"] = MEMORY_LIMIT // MB
+    return {"protocol": PROTOCOL, "detected": detected}

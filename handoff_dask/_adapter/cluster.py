@@ -97,10 +97,17 @@ def embedded_cluster() -> SpecCluster:
             if gpus := count_gpus():
                 capacity[GPU] = gpus
             _embedded = local_cluster({"embedded": capacity})
-            atexit.register(_close, _embedded)
+            close_at_exit(_embedded)
         return _embedded
 
 
-def _close(cluster: SpecCluster) -> None:
-    with contextlib.suppress(Exception, asyncio.CancelledError):
-        cluster.close(timeout=5)
+def close_at_exit(resource: Any) -> None:
+    """Close a cluster or a client when the interpreter goes, without a word."""
+
+    def close() -> None:
+        # Nobody wants to read how it closes, and where that would be written may be closed already.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        with contextlib.suppress(Exception, asyncio.CancelledError):
+            resource.close(timeout=5)
+
+    atexit.register(close)

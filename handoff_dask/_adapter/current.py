@@ -39,6 +39,9 @@ class Current:
     devices: Mapping[str, list[int]] = field(default_factory=dict)
 
 
+#: A Dask worker and one of its tasks.
+Found = tuple[Any, Any]
+
 #: ``local.current`` is set by what runs functions without Dask: (run id, DAG id, function, attempt).
 local = threading.local()
 
@@ -63,7 +66,8 @@ def current() -> Current:
     found = find_task()
     if found is None:
         raise RuntimeError("current() was called outside of a function that handoff_dask runs")
-    worker, task, program = found
+    worker, task = found
+    program: Program = task.run_spec.args[0]
     facts = facts_of(task)
     return Current(
         run_id=program.run_id,
@@ -82,8 +86,8 @@ def facts_of(task: Any) -> Mapping[str, Any]:
     return facts if isinstance(facts, Mapping) else {}
 
 
-def find_task() -> tuple[Any, Any, Program] | None:
-    """The Dask worker, its task and our program that this thread runs; None when it runs none of ours."""
+def find_task() -> Found | None:
+    """The Dask worker and its task that this thread runs; None when it runs none of ours."""
     key = getattr(thread_state, "key", None)
     if key is None:
         return None
@@ -92,4 +96,4 @@ def find_task() -> tuple[Any, Any, Program] | None:
     args = getattr(getattr(task, "run_spec", None), "args", ())
     if not args or not isinstance(args[0], Program):
         return None
-    return worker, task, args[0]
+    return worker, task

@@ -15,14 +15,15 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from distributed import SchedulerPlugin
+from distributed.comm import CommClosedError
 from distributed.core import Status
-from distributed.metrics import time
-from distributed.protocol import pickle
+from distributed.metrics import monotonic, time
+from distributed.protocol import Serialize, Serialized, deserialize, pickle
 
-from handoff_dask._adapter.capacity import DetectionPlugin, capacity_of, node_of
+from handoff_dask._adapter.capacity import capacity_of, node_of, probe_node
 from handoff_dask._adapter.config import read_settings
 from handoff_dask._adapter.messages import NAME, PROTOCOL
-from handoff_dask._adapter.worker import NOT_RETRYABLE
+from handoff_dask._adapter.worker import ATTEMPT_FAILED
 from handoff_dask._model.resources import THREADS, UNIT, from_units, parse_amounts
 from handoff_dask._scheduling.functions import FINAL, FunctionState
 from handoff_dask._scheduling.ledger import Node
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from distributed.scheduler import TaskState
 
 logger = logging.getLogger(__name__)
+
+#: Seconds to wait for a worker's answer before going on without it.
+PROBE_TIMEOUT = 5.0
 
 #: No worker has this address: a task restricted to it is parked.
 HELD = frozenset({"handoff://held"})
@@ -93,21 +97,22 @@ class HandoffPlugin(SchedulerPlugin):
         self.runs: dict[str, ActiveRun] = {}
         self.functions: dict[Hashable, FunctionState] = {}
         self.detected: dict[str, dict[str, Any]] = {}
+        self.unusable: dict[str, str] = {}
+        self._probes: dict[str, asyncio.Task[None]] = {}
         self.registered: dict[Any, dict[str, Any]] = {}
-        self._not_retryable: set[tuple[Hashable, int]] = set()
+        self._reports: dict[tuple[Hashable, int], dict[str, Any]] = {}
         self._tick_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._wrap_stream("task-erred", self._task_erred)
         self._wrap_stream("worker-status-change", self._worker_status_changed)
-        scheduler.stream_handlers[NOT_RETRYABLE] = self._not_retryable_reported
-        for name in ("prepare", "cancel", "report", "nodes", "register_node", "available", "detected"):
+        scheduler.stream_handlers[ATTEMPT_FAILED] = self._attempt_reported
+        for name in ("prepare", "cancel", "report", "nodes", "register_node", "available"):
             scheduler.handlers[f"{NAME}_{name}"] = getattr(self, f"handle_{name}")
         for address in list(scheduler.workers):
             self.add_worker(scheduler, address)
-        if NAME not in scheduler.worker_plugins:
-            await scheduler.register_worker_plugin(
-                None, pickle.dumps(DetectionPlugin()), name=NAME, idempotent=True
-            )
+        await self._probed()
+        if scheduler.no_workers_timeout:
+            self._keep_parked()
         scheduler.set_metadata([NAME], {"version": __version__, "protocol": PROTOCOL})
 
     def _wrap_stream(self, op: str, before: Callable[..., None]) -> None:
@@ -129,6 +134,9 @@ class HandoffPlugin(SchedulerPlugin):
         if protocol != PROTOCOL:
             return {"status": "protocol", "version": __version__}
         run_spec: RunSpec = pickle.loads(spec)
+        await self._probed()
+        if self.unusable and not self.state.nodes:
+            return {"status": "unusable", "workers": dict(self.unusable)}
         run = self.state.run_added(run_spec, time())
         if run.status is RunStatus.FAILED:
             self.state.run_removed(run_spec.run_id)
@@ -164,6 +172,7 @@ class HandoffPlugin(SchedulerPlugin):
 
     async def handle_nodes(self) -> list[dict[str, Any]]:
         """Every node's name, address, capacity and free amounts, by name."""
+        await self._probed()
         return [
             {
                 "name": node.name,
@@ -194,13 +203,6 @@ class HandoffPlugin(SchedulerPlugin):
     def _node_called(self, name: Any) -> Node | None:
         return next((node for n, node in self.state.nodes.items() if str(n) == str(name)), None)
 
-    async def handle_detected(self, address: str, detected: dict[str, Any]) -> None:
-        """A worker has seen what it has."""
-        self.detected[address] = detected
-        ws = self.scheduler.workers.get(address)
-        if ws is not None and ws.name in self.state.nodes:
-            self._resize(ws.name)
-
     def _resize(self, name: Any) -> None:
         ws = self.scheduler.workers[self.scheduler.aliases[name]]
         capacity = capacity_of(ws, self.detected.get(ws.address, {}), self.registered.get(name, {}))
@@ -210,16 +212,47 @@ class HandoffPlugin(SchedulerPlugin):
     # ------------------------------------------------------------------ hooks: workers and clients
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-        """A node joins."""
-        ws = scheduler.workers[worker]
-        node = node_of(ws, self.detected.get(worker, {}), self.registered.get(ws.name, {}))
+        """A worker joins. It becomes a node once it has shown that it has handoff_dask."""
+        self._probes[worker] = self.loop.create_task(self._probe(worker))
+
+    async def _probe(self, address: str) -> None:
+        scheduler = self.scheduler
+        try:
+            answer = await scheduler.rpc(address).run(function=pickle.dumps(probe_node))
+            facts = opened(answer.get("result")) if answer["status"] == "OK" else {}
+            problem = None
+            if facts.get("protocol") != PROTOCOL:
+                problem = answer.get("exception_text") or "another version of handoff_dask"
+        except (OSError, CommClosedError):
+            return  # it is gone again
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        finally:
+            self._probes.pop(address, None)
+        ws = scheduler.workers.get(address)
+        if ws is None:
+            return
+        if problem is not None:
+            self.unusable[address] = problem
+            logger.warning("No functions of handoff_dask will be placed on %s: %s", address, problem)
+            return
+        self.detected[address] = facts["detected"]
+        node = node_of(ws, facts["detected"], self.registered.get(ws.name, {}))
         node.accepting = ws.status is Status.running
         self.state.node_joined(node, time())
         self._wake()
 
+    async def _probed(self) -> None:
+        """Wait until every worker there is has been asked, though not for one that does not answer."""
+        if self._probes:
+            await asyncio.wait(list(self._probes.values()), timeout=PROBE_TIMEOUT)
+
     def remove_worker(self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any) -> None:
         """A node leaves. Dask has taken its tasks back already."""
         self.detected.pop(worker, None)
+        self.unusable.pop(worker, None)
+        if (probe := self._probes.pop(worker, None)) is not None:
+            probe.cancel()
         for name, node in list(self.state.nodes.items()):
             if worker in node.aliases and scheduler.aliases.get(name) != worker:
                 self.state.node_left(name, time())
@@ -280,7 +313,7 @@ class HandoffPlugin(SchedulerPlugin):
             state.ready(f, time())
             self._wake()
         elif finish == "memory":
-            started, stopped = compute_times(kwargs)
+            started, stopped = (kwargs.get("metadata") or {}).get(NAME, (None, None))
             state.finished(f, time(), started=started, stopped=stopped, nbytes=kwargs.get("nbytes"))
             self._after_end(f, key)
             self._wake()
@@ -338,11 +371,10 @@ class HandoffPlugin(SchedulerPlugin):
         """An attempt failed: let the core decide, and Dask carry out what it decides."""
         f = self.functions.get(key)
         ts = self.scheduler.tasks.get(key)
-        retryable = (key, run_id) not in self._not_retryable
-        self._not_retryable.discard((key, run_id))
+        report = self._reports.pop((key, run_id), {})
         if f is None or ts is None or ts.state != "processing" or ts.run_id != run_id:
             return
-        started, stopped = compute_times(kwargs)
+        started, stopped = report.get("times", (None, None))
         retry = self.state.failed(
             f,
             time(),
@@ -350,15 +382,16 @@ class HandoffPlugin(SchedulerPlugin):
             stopped=stopped,
             error=exception_text,
             traceback=traceback_text,
-            retryable=retryable,
+            retryable=report.get("retryable", True),
         )
         ts.retries = 1 if retry else 0
         if not retry:
             self.runs[f.run.spec.run_id].errors[f.number] = exception
         self._wake()
 
-    def _not_retryable_reported(self, *, key: Hashable, run_id: int, **kwargs: Any) -> None:
-        self._not_retryable.add((key, run_id))
+    def _attempt_reported(self, *, key: Hashable, run_id: int, **report: Any) -> None:
+        if key in self.functions:
+            self._reports[key, run_id] = report
 
     # ------------------------------------------------------------------ decisions
 
@@ -372,6 +405,10 @@ class HandoffPlugin(SchedulerPlugin):
         self._tick_due = False
         if self.scheduler.status is not Status.running:
             return
+        for node in self.state.nodes.values():
+            if not node.accepting:  # not every way back to work is announced
+                ws = self.scheduler.workers.get(self.scheduler.aliases[node.name])
+                self.state.node_accepting(node.name, ws is not None and ws.status is Status.running)
         stimulus_id = f"handoff-{time()}"
         try:
             decisions = self.state.decide(time())
@@ -467,6 +504,15 @@ class HandoffPlugin(SchedulerPlugin):
         del self.runs[run_id]
         self.state.run_removed(run_id)
 
+    def _keep_parked(self) -> None:
+        """Keep Dask from failing parked tasks where an administrator has set its no-workers-timeout."""
+        now = monotonic()
+        unrunnable = self.scheduler.unrunnable
+        for ts in [ts for ts in unrunnable if ts.key in self.functions]:
+            del unrunnable[ts]  # the order is that of the times
+            unrunnable[ts] = now
+        self.loop.call_later(self.scheduler.no_workers_timeout / 4, self._keep_parked)
+
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -497,12 +543,13 @@ def hold(ts: TaskState) -> None:
     ts.resource_restrictions = None
 
 
-def compute_times(message: dict[str, Any]) -> tuple[float | None, float | None]:
-    """When the code of an attempt started and stopped, by the scheduler's clock."""
-    for startstop in message.get("startstops") or ():
-        if startstop["action"] == "compute":
-            return startstop["start"], startstop["stop"]
-    return None, None
+def opened(value: Any) -> Any:
+    """A value that came in a message and was not unpacked, since the scheduler unpacks none."""
+    if isinstance(value, Serialize):
+        return value.data
+    if isinstance(value, Serialized):
+        return deserialize(value.header, value.frames)
+    return value
 
 
 def describe(exception: Any) -> str | None:

@@ -9,13 +9,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from distributed.metrics import time
 from distributed.protocol import pickle
 
-from handoff_dask._adapter.current import facts_of, find_task
-from handoff_dask._adapter.messages import Blob, Program, Shape, unsealed_id
+from handoff_dask._adapter.current import Found, facts_of, find_task
+from handoff_dask._adapter.messages import NAME, Blob, Program, Shape, unsealed_id
 
-#: Stream message: this attempt's failure is not one that its policy retries.
-NOT_RETRYABLE = "handoff-not-retryable"
+#: Stream message: when a failed attempt ran, and whether its policy retries such a failure.
+ATTEMPT_FAILED = "handoff-attempt-failed"
 
 _CACHED = 512
 _cache: OrderedDict[tuple[str, bytes], Callable[..., Any]] = OrderedDict()
@@ -94,6 +95,8 @@ def run_function(program: Program, *values: Any) -> Any:
         Results of the functions it depends on, directly or through inline functions.
     """
     shape = program.shape
+    found = find_task()
+    started = time()
     try:
         if program.steps:
             available = list(values)
@@ -102,37 +105,41 @@ def run_function(program: Program, *values: Any) -> Any:
                 available.append(call(code, step.shape, [available[s] for s in step.slots], step.extra))
             values = tuple(available[s] for s in program.slots)
         code = load_code(program.run_id, program.code)
-        nodes = _transfer_nodes(program) if shape.transfer else ()
+        nodes = _transfer_nodes(program, found) if shape.transfer else ()
         result = call(code, shape, values, program.extra, nodes)
-    except (SystemExit, KeyboardInterrupt) as error:
-        _report(shape.retry_on, error)
-        raise InterruptedFunctionError(error) from error
     except BaseException as error:
-        _report(shape.retry_on, error)
+        if found is not None:
+            _report(found, shape.retry_on, error, started)
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            raise InterruptedFunctionError(error) from error
         raise
+    if found is not None:
+        # Dask's own times are shifted by its estimate of the clocks' difference, which wanders by
+        # milliseconds: two attempts that followed each other on a node would seem to overlap.
+        found[1].metadata[NAME] = (started, time())
     return None if shape.discard else result
 
 
-def _transfer_nodes(program: Program) -> tuple[Any, Any]:
+def _transfer_nodes(program: Program, found: Found | None) -> tuple[Any, Any]:
     """Names of the producer's and the consumer's node."""
-    found = find_task()
     if found is None:
         return "local", "local"
-    worker, task, _ = found
+    worker, task = found
     peer = facts_of(task).get("peer")
     serializing = unsealed_id(program.function_id)[0] == "serialize"
     return (worker.name, peer) if serializing else (peer, worker.name)
 
 
-def _report(retry_on: Blob | None, error: BaseException) -> None:
-    """Tell the scheduler, ahead of Dask's own message, when this failure is not to be retried."""
+def _report(found: Found, retry_on: Blob | None, error: BaseException, started: float) -> None:
+    """Tell the scheduler about a failed attempt what Dask's own message, which follows, does not say."""
     types = (Exception,) if retry_on is None else pickle.loads(retry_on.data)
-    if isinstance(error, types):
-        return
-    found = find_task()
-    if found is not None:
-        worker, task, _ = found
-        # From the thread to the event loop; Dask's message takes the same way after this one.
-        worker.loop.add_callback(
-            worker.batched_send, {"op": NOT_RETRYABLE, "key": task.key, "run_id": task.run_id}
-        )
+    worker, task = found
+    message = {
+        "op": ATTEMPT_FAILED,
+        "key": task.key,
+        "run_id": task.run_id,
+        "times": (started, time()),
+        "retryable": isinstance(error, types),
+    }
+    # From the thread to the event loop; Dask's message takes the same way after this one.
+    worker.loop.add_callback(worker.batched_send, message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import os
 import random
 import threading
@@ -54,9 +55,9 @@ def execute_local(
         As for :func:`handoff_dask.execute`.
     max_concurrency : int, optional
         Functions that may run at once; by default as many as there are cores. 1 runs them one after the
-        other in the calling thread, which is fastest for short ones.
+        other in the calling thread (unless that runs an event loop), which is fastest for short ones.
     timeout : float, optional
-        Seconds after which no further function is started.
+        Seconds after which no further attempt is started and the run has failed.
 
     Returns
     -------
@@ -75,6 +76,7 @@ def execute_local(
     check_dag(dag)
     if timeout is not None:
         check_seconds("timeout", timeout)
+        timeout = min(float(timeout), threading.TIMEOUT_MAX)
     options = RunOptions(
         max_retries=max_retries, retry=retry, max_concurrency=max_concurrency, keep=keep, fail_fast=fail_fast
     )
@@ -85,11 +87,20 @@ def execute_local(
         raise InvalidFunctionError(dag.id, texts, inputs)
     run = LocalRun(dag, options, timeout)
     threads = max_concurrency or os.cpu_count() or 1
-    if threads == 1:
+    if threads == 1 and not _runs_event_loop():
         run.run_sequentially()
     else:
         run.run_in_threads(threads)
     return run.result()
+
+
+def _runs_event_loop() -> bool:
+    """Whether this thread is inside an event loop, as in a notebook: then no coroutine can be run in it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class LocalRun:
@@ -110,6 +121,9 @@ class LocalRun:
         self._options = options
         self._timeout = timeout
         self._begin = time.time()
+        self._deadline = math.inf  # kept by the thread itself when it is the only one
+        self._stop = threading.Event()
+        self._uses_lock = threading.Lock()
         self._elapsed = 0.0
         self._times: dict[Hashable, Times] = {}
         self._failed: dict[Hashable, tuple[Attempt, ...]] = {}
@@ -144,21 +158,24 @@ class LocalRun:
         functions = self.dag.functions
         skipped: set[Hashable] = set()
         local = current.local
-        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        outer = getattr(local, "current", None)  # the function that called execute_local, if one did
+        if self._timeout is not None:
+            self._deadline = time.monotonic() + self._timeout
         try:
             for id in depth_first(self._dependencies):
                 if skipped and not skipped.isdisjoint(self._dependencies[id]):
                     skipped.add(id)
                     continue
-                if deadline is not None and time.monotonic() >= deadline:
-                    self._time_out()
-                    return
+                if self._is_late():
+                    break
                 if not self._run_one(functions[id]):
-                    if self._options.fail_fast:
+                    if self._error is not None and self._options.fail_fast:
                         return
                     skipped.add(id)
+            if self._is_late():
+                self._time_out()
         finally:
-            local.current = None
+            local.current = outer
             self._elapsed = time.time() - self._begin
 
     def run_in_threads(self, threads: int) -> None:
@@ -182,7 +199,7 @@ class LocalRun:
         lock = threading.Lock()
         all_done = threading.Event()
         open_chains = len(ready)
-        stop = threading.Event()
+        stop = self._stop
         crashed: list[BaseException] = []
 
         def chain(id: Hashable) -> None:
@@ -199,11 +216,13 @@ class LocalRun:
                                 waiting[d] -= 1
                                 if not waiting[d]:
                                     next_ready.append(d)
+                            if stop.is_set():
+                                break
                             open_chains += max(0, len(next_ready) - 1)
-                        if next_ready:
-                            follow, more = next_ready[0], True
                             for d in next_ready[1:]:
                                 pool.submit(chain, d)
+                        if next_ready:
+                            follow, more = next_ready[0], True
                     elif self._options.fail_fast:
                         stop.set()
             except BaseException as error:
@@ -223,7 +242,8 @@ class LocalRun:
             if futures and not all_done.wait(self._timeout):
                 self._time_out()
         finally:
-            stop.set()
+            with lock:  # nobody is between looking at it and handing the pool more to do
+                stop.set()
             pool.shutdown(
                 wait=self._error is None or not isinstance(self._error, RunTimeoutError), cancel_futures=True
             )
@@ -234,7 +254,7 @@ class LocalRun:
     def _run_one(self, f: Function) -> bool:
         """Run a function with its retries; whether it finished."""
         id = f.id
-        results = self.results
+        results, times, failed = self.results, self._times, self._failed
         attempts: tuple[Attempt, ...] = ()
         clock = time.time
         while True:
@@ -256,7 +276,9 @@ class LocalRun:
                     value = code(*[results[d] for d in f.args], *f.extra_args)  # type: ignore[operator, misc]
                 if inspect.iscoroutine(value):
                     value = asyncio.run(value)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # SystemExit too is this function's failure
                 attempt = Attempt(
                     number=len(attempts) + 1,
                     node=NODE,
@@ -271,30 +293,39 @@ class LocalRun:
                 policy = f.retry or self._options.policy
                 most = policy.max_retries if f.max_retries is None else f.max_retries
                 if len(attempts) > most or not isinstance(error, policy.retry_on):
-                    self._failed[id] = attempts
+                    failed[id] = attempts
                     if self._error is None:
                         self._error = FunctionFailedError(self.dag.id, self.id, id, attempts)
                         self._error.__cause__ = error
                         self._error.run = self
                     return False
-                time.sleep(policy.wait(len(attempts), random.random()))
+                if not self._wait(policy.wait(len(attempts), random.random())):
+                    failed[id] = attempts
+                    return False
                 continue
             results[id] = value
-            self._times[id] = (started, clock(), attempts)
+            times[id] = (started, clock(), attempts)
             if self._uses is not None:
-                self._drop(id)
+                self._drop(id, self._uses, results)
             return True
 
-    def _drop(self, id: Hashable) -> None:
+    def _wait(self, seconds: float) -> bool:
+        """Wait before a retry; False when the run ends meanwhile."""
+        left = max(0.0, self._deadline - time.monotonic())
+        return not self._stop.wait(min(seconds, left)) and not self._is_late()
+
+    def _is_late(self) -> bool:
+        return time.monotonic() >= self._deadline
+
+    def _drop(self, id: Hashable, uses: dict[Hashable, int], results: dict[Hashable, Any]) -> None:
         """Drop results that nothing needs any more."""
-        uses = self._uses
-        assert uses is not None
-        if not uses[id]:
-            self.results.pop(id, None)
-        for d in self._dependencies[id]:
-            uses[d] -= 1  # one dependency fewer; two threads may race here, on different entries of a list
-            if not uses[d]:
-                self.results.pop(d, None)
+        with self._uses_lock:
+            if not uses[id]:
+                results.pop(id, None)
+            for d in self._dependencies[id]:
+                uses[d] -= 1
+                if not uses[d]:
+                    results.pop(d, None)
 
     def _call(self, f: Function) -> Any:
         """Call a function of any shape, with the inline functions it depends on."""
@@ -320,6 +351,8 @@ class LocalRun:
 
     def _time_out(self) -> None:
         assert self._timeout is not None
+        # What still runs cannot be ended; it goes on writing to the old ones.
+        self.results, self._times, self._failed = dict(self.results), dict(self._times), dict(self._failed)
         error = RunTimeoutError(
             self.dag.id, self.id, self._timeout, len(self._times), len(self._dependencies)
         )

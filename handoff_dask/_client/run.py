@@ -20,11 +20,12 @@ from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._adapter.plugin import topic_of
 from handoff_dask._adapter.worker import InterruptedFunctionError
 from handoff_dask._client.result import Result
-from handoff_dask._client.session import check_protocol, ensure_plugin
+from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import Records, Row, Shortfall
 from handoff_dask.exceptions import (
     AllocationError,
+    ClusterNotReadyError,
     FunctionFailedError,
     HandoffError,
     RunCancelledError,
@@ -84,6 +85,8 @@ class Run:
         )
         if answer["status"] == "protocol":
             check_protocol(answer)
+        if answer["status"] == "unusable":
+            raise ClusterNotReadyError(explain_unusable(answer["workers"]))
         if answer["status"] == "unplaceable":
             self._finish("failed")
             raise self._allocation_error(answer["shortfalls"])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Mapping
 from typing import Any
 
 from distributed import Client, default_client
 from distributed.protocol import pickle
 
-from handoff_dask._adapter.cluster import embedded_cluster
+from handoff_dask._adapter.cluster import close_at_exit, embedded_cluster
 from handoff_dask._adapter.messages import NAME, PROTOCOL
 from handoff_dask._adapter.plugin import HandoffPlugin
 from handoff_dask._version import __version__
@@ -65,7 +63,7 @@ def resolve_client(client: Any, *, reuse: bool) -> tuple[Client, bool]:
         known = _by_address.get(address)
         if known is None or known.status != "running":
             known = _by_address[address] = Client(client, set_as_default=False)
-            atexit.register(_close, known)
+            close_at_exit(known)
         return known, False
     return Client(client, set_as_default=False), True
 
@@ -79,32 +77,8 @@ def _default_client() -> Client:
     cluster = embedded_cluster()
     if _embedded_client is None or _embedded_client.status != "running":
         _embedded_client = Client(cluster, set_as_default=False)
-        atexit.register(_close, _embedded_client)
+        close_at_exit(_embedded_client)
     return _embedded_client
-
-
-def _close(client: Client) -> None:
-    with contextlib.suppress(Exception, asyncio.CancelledError):
-        client.close(timeout=5)
-
-
-@contextlib.contextmanager
-def using(client: Any) -> Iterator[Client]:
-    """A client for one call, closed afterwards when it was made for it."""
-    resolved, owned = resolve_client(client, reuse=False)
-    try:
-        yield resolved
-    finally:
-        if owned:
-            resolved.close()
-
-
-@contextlib.asynccontextmanager
-async def opened(client: Client) -> AsyncIterator[Client]:
-    """An asynchronous client that has been started."""
-    if client.status == "newly-created":
-        await client
-    yield client
 
 
 async def ensure_plugin(client: Client) -> None:
@@ -149,6 +123,16 @@ def explain_failure(error: Exception) -> str:
     return (
         f"the scheduler could not install the handoff_dask plugin ({type(error).__name__}: {text}):"
         " start it with `dask scheduler --preload handoff_dask.preload`"
+    )
+
+
+def explain_unusable(workers: Mapping[str, str]) -> str:
+    """Why no worker can run functions, and what to do."""
+    address, problem = next(iter(workers.items()))
+    others = f" (and {len(workers) - 1} more)" if len(workers) > 1 else ""
+    return (
+        f"no worker can run functions of handoff_dask: {address}{others} answered {problem!r}; install"
+        f" handoff-dask {__version__} in the environment of every worker"
     )
 
 

@@ -19,12 +19,20 @@ def missing(package: str) -> ImportError:
     return ImportError(f"{package} is needed for this: pip install 'handoff-dask[display]'")
 
 
+def cost_text(cost: Any) -> str:
+    """A cost in short; one that is no cost as it is, since an invalid DAG can be shown too."""
+    try:
+        return format_amounts({name: float(amount) for name, amount in cost.items()})
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return repr(cost)
+
+
 def label_of(f: Function) -> str:
     """Text of a function in a drawing: id, then cost and pin where it has them."""
     # A serializer's own name says more than its id, which repeats those of its neighbours.
     lines = [f"{f.id[0]}: {code_name(f.code)}" if isinstance(f, Transfer) else str(f.id)]  # type: ignore[index]
     if f.cost:
-        lines.append(format_amounts({name: float(amount) for name, amount in f.cost.items()}))
+        lines.append(cost_text(f.cost))
     if isinstance(f.node, Collocated):
         if not isinstance(f, Transfer):
             lines.append(f"beside {f.node.id}")
@@ -34,12 +42,18 @@ def label_of(f: Function) -> str:
     return "\n".join(lines)
 
 
+#: Characters that mean something to Mermaid or to the page around it, as its entities.
+_MERMAID = str.maketrans(
+    {"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "&": "#amp;", "`": "#96;", "\n": "<br>"}
+)
+
+
 def to_mermaid(dag: DAG) -> str:
     """The DAG as a Mermaid flowchart; inline functions are drawn rounded and dashed."""
     number: dict[Hashable, int] = {id: n for n, id in enumerate(dag)}
     lines = ["flowchart TD"]
     for id, n in number.items():
-        text = label_of(dag[id]).replace('"', "#quot;").replace("\n", "<br>")
+        text = label_of(dag[id]).translate(_MERMAID)
         left, right = ("(", ")") if dag[id].type == "inline" else ("[", "]")
         lines.append(f'    f{n}{left}"{text}"{right}')
     for id, n in number.items():
@@ -69,11 +83,12 @@ def visualize(dag: DAG, filename: str | None, *, rankdir: str) -> Any:
         import graphviz
     except ImportError:
         raise missing("graphviz") from None
-    drawing = graphviz.Digraph(str(dag.id), graph_attr={"rankdir": rankdir}, node_attr={"shape": "box"})
+    name = graphviz.escape(str(dag.id))
+    drawing = graphviz.Digraph(name, graph_attr={"rankdir": rankdir}, node_attr={"shape": "box"})
     number = {id: str(n) for n, id in enumerate(dag)}
     for id, n in number.items():
         style = "rounded,dashed" if dag[id].type == "inline" else "rounded"
-        drawing.node(n, label_of(dag[id]), style=style)
+        drawing.node(n, graphviz.escape(label_of(dag[id])), style=style)
     for id, n in number.items():
         for d in dict.fromkeys(dag[id].dependencies):
             if d in number:

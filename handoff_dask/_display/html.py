@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from handoff_dask._display.graph import cost_text
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import code_name
-from handoff_dask._model.resources import format_amounts
 
 if TYPE_CHECKING:
     from handoff_dask._client.result import Result
     from handoff_dask._client.run import Run
+    from handoff_dask._model.records import FunctionRecord
 
 #: Rows of a table that are shown.
 SHOWN = 20
@@ -35,7 +36,7 @@ def dag(dag: DAG) -> str:
             id,
             code_name(f.code) if f.code is not None else "",
             ", ".join(str(d) for d in f.dependencies),
-            format_amounts({n: float(a) for n, a in f.cost.items()}) if f.cost else "",
+            cost_text(f.cost) if f.cost else "",
             "" if f.node is None else f.node,
         )
         for id, f in dag.functions.items()
@@ -46,21 +47,21 @@ def dag(dag: DAG) -> str:
 
 def result(result: Result) -> str:
     """A result: where every function ran, for how long, and its value in short."""
-    rows = []
-    for id, record in result.records.items():
+
+    def row(id: Hashable, record: FunctionRecord) -> tuple[Any, ...]:
         duration = record.duration
         value = repr(result.results[id]) if id in result.results else ""
-        rows.append(
-            (
-                id,
-                record.node,
-                len(record.attempts),
-                "" if duration is None else f"{duration:.3g} s",
-                value if len(value) <= 80 else value[:77] + "...",
-            )
+        return (
+            id,
+            record.node,
+            len(record.attempts),
+            "" if duration is None else f"{duration:.3g} s",
+            value if len(value) <= 80 else value[:77] + "...",
         )
+
+    rows = (row(id, record) for id, record in result.records.items())  # made only as far as shown
     head = f"<p><b>Result of DAG {escape(repr(result.dag_id))}</b>: {result.elapsed:.3g} s</p>"
-    return head + table(("function", "node", "attempts", "time", "value"), rows, len(rows))
+    return head + table(("function", "node", "attempts", "time", "value"), rows, len(result.records))
 
 
 def run(run: Run) -> str:

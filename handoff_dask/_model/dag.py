@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from handoff_dask._model.function import Collocated, Function, expand_arguments
 from handoff_dask._model.validation import find_problems
-from handoff_dask.exceptions import CyclicDependencyError, DuplicateFunctionError, InvalidFunctionError
+from handoff_dask.exceptions import DuplicateFunctionError, InvalidFunctionError
 
 if TYPE_CHECKING:
     import networkx
@@ -62,16 +62,17 @@ class DAG:
         DuplicateFunctionError
             The DAG has a function of this id.
         InvalidFunctionError
-            Not a :class:`Function`, or its id is not hashable.
+            Not a :class:`Function`, or its id or that of an :class:`Argument` is not hashable.
         """
         if not isinstance(function, Function):
             raise InvalidFunctionError(self.id, [f"add_function takes a Function, not {function!r}"])
-        try:
-            hash(function.id)
-        except TypeError:
-            raise InvalidFunctionError(self.id, [f"function id {function.id!r} is not hashable"]) from None
         function, synthetic = expand_arguments(function)
         added = [*synthetic, function]
+        for f in added:
+            try:
+                hash(f.id)
+            except TypeError:
+                raise InvalidFunctionError(self.id, [f"function id {f.id!r} is not hashable"]) from None
         for f in added:
             if f.id in self._functions:
                 raise DuplicateFunctionError(self.id, [f"there is already a function {f.id!r}"], [f.id])
@@ -93,15 +94,25 @@ class DAG:
         id : hashable, optional
             The function's name when not given.
         **fields
-            Any other field of :class:`Function`. When neither ``args`` nor ``kwargs`` is given, parameters
-            named like functions already in the DAG become dependencies.
+            Any other field of :class:`Function`. When ``args`` is not given, parameters named like functions
+            already in the DAG become dependencies, unless ``kwargs`` or ``extra_kwargs`` has them.
+
+        Raises
+        ------
+        InvalidFunctionError
+            No ``id`` is given and the code has no name.
+        DuplicateFunctionError
+            The DAG has a function of this id.
         """
 
         def add(code: C) -> C:
             given = dict(fields)
-            if "args" not in given and "kwargs" not in given:
-                given["args"], given["kwargs"] = self._dependencies_by_name(code, given)
+            if "args" not in given:
+                given["args"], by_name = self._dependencies_by_name(code, given)
+                given["kwargs"] = {**by_name, **given.get("kwargs", {})}
             name = getattr(code, "__name__", None) if id is None else id
+            if name is None:
+                raise InvalidFunctionError(self.id, [f"{code!r} has no name to be its id: give one, id=..."])
             self.add_function(Function(id=name, code=code, **given))
             return code
 
@@ -110,11 +121,15 @@ class DAG:
     def _dependencies_by_name(
         self, code: Callable[..., Any], given: Mapping[str, Any]
     ) -> tuple[list[str], dict[str, str]]:
-        taken = given.get("extra_kwargs", ())
+        taken = {*given.get("kwargs", ()), *given.get("extra_kwargs", ())}
         args: list[str] = []
         kwargs: dict[str, str] = {}
         leading = True
-        for p in inspect.signature(code).parameters.values():
+        try:
+            parameters = inspect.signature(code).parameters.values()
+        except ValueError:  # some builtins have none
+            return [], {}
+        for p in parameters:
             named = p.name in self._functions and p.name not in taken
             if leading and named and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
                 args.append(p.name)
@@ -131,17 +146,21 @@ class DAG:
         Parameters
         ----------
         targets : id or list of ids
-            A tuple is taken for one id when the DAG has a function of that id.
+            A collection (a tuple, say) is taken for one id when the DAG has a function of that id.
 
         Raises
         ------
         KeyError
             A target is not in the DAG.
         """
-        single = not isinstance(targets, (list, set, frozenset, tuple)) or (
-            isinstance(targets, tuple) and targets in self._functions
-        )
-        stack = [targets] if single else list(targets)  # type: ignore[arg-type]
+        try:
+            single = targets in self._functions
+        except TypeError:
+            single = False
+        if single or isinstance(targets, (str, bytes)) or not isinstance(targets, Iterable):
+            stack = [targets]
+        else:
+            stack = list(targets)
         for target in stack:
             if target not in self._functions:
                 raise KeyError(f"DAG {self.id!r} has no function {target!r}")
@@ -182,8 +201,8 @@ class DAG:
     def _topological_order(self) -> tuple[Hashable, ...]:
         if len(self._order) != len(self._functions):
             error, order = find_problems(self.id, self._functions, graph_only=True)
-            if isinstance(error, CyclicDependencyError):
-                raise error
+            if error is not None and len(order) < len(self._functions):
+                raise error  # there are cycles; an order of the others would hide it
             self._order = order
         return self._order
 
@@ -215,16 +234,20 @@ class DAG:
         return len(self._functions)
 
     def __iter__(self) -> Iterator[Hashable]:
-        """Ids in topological order: every function after those it depends on."""
+        """Ids in topological order: every function after those it depends on.
+
+        Raises
+        ------
+        InvalidDAGError
+            There is none, since functions depend on each other in a cycle.
+        """
         return iter(self._topological_order())
 
     def __bool__(self) -> bool:
         return True
 
     def __repr__(self) -> str:
-        return (
-            f"<DAG {self.id!r}: {len(self)} functions, {len(self.sources)} sources, {len(self.sinks)} sinks>"
-        )
+        return f"<DAG {self.id!r}: {len(self)} functions>"
 
     # ------------------------------------------------------------------ showing
     # Drawing belongs to the presentation layer, imported only when asked for.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, Literal
 
 from handoff_dask._model.retry import RetryPolicy
@@ -139,9 +140,11 @@ class Function:
     @property
     def dependencies(self) -> tuple[Hashable, ...]:
         """Ids of the functions whose results it takes, in order, repeated where they are."""
-        if not self.kwargs:
-            return tuple(self.args)
-        return (*self.args, *self.kwargs.values())
+        # What is no list of ids is for DAG.validate() to name; it should not keep the DAG from being shown.
+        args = self.args if type(self.args) is tuple else ()
+        if type(self.kwargs) is not dict or not self.kwargs:
+            return args
+        return (*args, *self.kwargs.values())
 
     def replace(self, **changes: Any) -> Function:
         """A copy with these fields changed."""
@@ -178,7 +181,7 @@ def _is_plain_iterable(value: Any) -> bool:
 
 def code_name(code: Any) -> str:
     """A short name of ``code`` for people: ``module:outer.inner`` → ``inner``, a partial's function."""
-    while hasattr(code, "func"):  # functools.partial
+    while isinstance(code, partial):
         code = code.func
     name = code if isinstance(code, str) else getattr(code, "__qualname__", None) or type(code).__qualname__
     return name.rpartition(":")[2].rpartition(".")[2].strip("<>") or "function"

@@ -144,6 +144,9 @@ class Records(Mapping[Hashable, FunctionRecord]):
     def __len__(self) -> int:
         return len(self._ids)
 
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)  # as plain values: where they come from stays in this process
+
     def __repr__(self) -> str:
         return f"<records of {len(self)} functions>"
 

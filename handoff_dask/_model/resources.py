@@ -16,6 +16,9 @@ from typing import Any
 #: Units in one whole.
 UNIT = 2**20
 
+#: From here on floats are whole numbers.
+_WHOLE = 2.0**53
+
 #: The implicit resource: every placed function takes one thread of its node.
 THREADS = "threads"
 
@@ -41,12 +44,18 @@ def to_units(amount: Any) -> int:
     if isinstance(amount, int):
         if amount < 0:
             raise ValueError(f"must not be negative, but is {amount!r}")
-        return amount * UNIT
-    value = float(amount)
+        if amount < _WHOLE:
+            return amount * UNIT
+    try:
+        value = float(amount)
+    except OverflowError:
+        raise ValueError("must be finite, but is too large for a float") from None
     if not math.isfinite(value):
         raise ValueError(f"must be finite, but is {amount!r}")
     if value < 0:
         raise ValueError(f"must not be negative, but is {amount!r}")
+    if value >= _WHOLE:
+        return int(value) * UNIT  # value * UNIT may be too large for a float
     return max(1, int(value * UNIT)) if value else 0
 
 

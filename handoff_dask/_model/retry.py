@@ -56,19 +56,24 @@ class RetryPolicy:
                 raise TypeError(f"RetryPolicy.retry_on takes exception types, not {kind!r}")
         check_max_retries(self.max_retries, "RetryPolicy.max_retries")
         for name in ("delay", "backoff", "max_delay", "jitter"):
+            value = getattr(self, name)
             try:
-                to_units(getattr(self, name))
+                to_units(value)
             except ValueError as error:
                 raise ValueError(f"RetryPolicy.{name} {error}") from None
+            if type(value) not in (int, float):  # a Decimal, say, which does not multiply with floats
+                object.__setattr__(self, name, float(value))
         if self.backoff < 1:
             raise ValueError(f"RetryPolicy.backoff must be at least 1, but is {self.backoff!r}")
+        if not isinstance(self.elsewhere, bool):
+            raise TypeError(f"RetryPolicy.elsewhere must be True or False, not {self.elsewhere!r}")
 
     def wait(self, failures: int, draw: float) -> float:
         """Seconds to wait after the ``failures``-th failure (from 1), given a random ``draw`` in [0, 1)."""
         if not self.delay:
             return 0.0
         try:
-            wait = self.delay * self.backoff ** (failures - 1)
+            wait = float(self.delay * self.backoff ** (failures - 1))
         except OverflowError:
             wait = self.max_delay
         return min(self.max_delay, wait * (1.0 + self.jitter * draw))

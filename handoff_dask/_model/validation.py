@@ -41,7 +41,10 @@ class Problems:
         self.details: dict[type[InvalidDAGError], list[Any]] = {}
 
     def add(self, kind: type[InvalidDAGError], detail: Any, text: str) -> None:
-        self.texts.setdefault(kind, []).append(text)
+        texts = self.texts.setdefault(kind, [])
+        if text in texts[-1:]:
+            return  # the same again, as of a missing function that is an argument twice
+        texts.append(text)
         details = self.details.setdefault(kind, [])
         if isinstance(detail, list):
             details.extend(detail)
@@ -151,9 +154,16 @@ def _find_cycle(functions: Functions, stuck: Mapping[Hashable, int]) -> list[Has
     while id not in seen:
         seen[id] = len(path)
         path.append(id)
-        id = next(d for d in functions[id].dependencies if d in stuck)
+        id = next(d for d in functions[id].dependencies if _is_in(d, stuck))
     # The walk went from dependents to what they need; execution goes the other way.
     return path[seen[id] :][::-1]
+
+
+def _is_in(id: Any, ids: Mapping[Hashable, Any]) -> bool:
+    try:
+        return id in ids
+    except TypeError:  # unhashable, and reported as such
+        return False
 
 
 # ---------------------------------------------------------------------- one function
@@ -194,10 +204,8 @@ class _Signatures:
 
 
 def _check_function(f: Function, functions: Functions, signatures: _Signatures, problems: Problems) -> None:
-    if f.cost:
+    if f.cost is not None and (type(f.cost) is not dict or f.cost):
         _check_cost(f, problems)
-    elif f.cost is not None and f.cost != {}:
-        problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost must be a mapping, not {f.cost!r}")
     if f.node is not None:
         _check_node(f, functions, problems)
     if f.type == "regular" and type(f) is Function:
@@ -229,21 +237,25 @@ def _check_cost(f: Function, problems: Problems) -> None:
         problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost must be a mapping, not {f.cost!r}")
         return
     try:
-        parsed = parse_amounts(f.cost)
-        if THREADS in parsed:
-            raise ValueError(f"{THREADS!r} is counted by itself: every function takes one thread")
-    except ValueError as error:
-        problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost {f.cost!r}: {error}")
+        parse_amounts(f.cost)
+        if THREADS not in f.cost:
+            return
+    except ValueError:
+        pass
+    for name, amount in f.cost.items():  # something is wrong: with which of them
+        try:
+            parse_amounts({name: amount})
+            if name == THREADS:
+                raise ValueError(f"{THREADS!r} is counted by itself: every function takes one thread")
+        except ValueError as error:
+            problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost {f.cost!r}: {error}")
 
 
 def _check_node(f: Function, functions: Functions, problems: Problems) -> None:
     node = f.node
     if isinstance(node, Collocated):
         text = None
-        try:
-            other = functions.get(node.id)
-        except TypeError:
-            other = None
+        other = functions[node.id] if _is_in(node.id, functions) else None
         if other is None:
             text = "which is not in the DAG"
         elif other is f:

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import dask
+import pytest
+from distributed import Client
+from helpers import settle
+
+import handoff_dask as handoff
+
+# Dask checks its own invariants after every step: a plugin that upsets them fails here.
+dask.config.set({"distributed.scheduler.validate": True, "distributed.admin.tick.limit": "1h"})
+
+NODES = {
+    "node1": {"cpu": 4, "memory": 8192, "gpu": 1},
+    "node2": {"cpu": 2, "memory": 4096},
+}
+
+
+@pytest.fixture(scope="module")
+def module_cluster():
+    with handoff.local_cluster(NODES) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(module_cluster):
+    """A client of a cluster of two unequal nodes; afterwards nothing must be left on it."""
+    with Client(module_cluster, set_as_default=False) as client:
+        yield client
+    settle(module_cluster)
+
+
+@pytest.fixture
+def cluster(module_cluster):
+    return module_cluster

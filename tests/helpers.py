@@ -1,0 +1,103 @@
+"""What many tests need: DAGs in a line, clusters looked at from inside, waiting for what will be so."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+
+from handoff_dask import DAG, Function
+
+
+def dag_of(*functions: Function, id="test") -> DAG:
+    dag = DAG(id)
+    for f in functions:
+        dag.add_function(f)
+    return dag
+
+
+def until(condition: Callable[[], object], seconds: float = 20, what: str = "") -> None:
+    """Wait for something that no event announces, such as the scheduler forgetting a task."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {seconds} s: {what or condition}"
+        time.sleep(0.005)
+
+
+def plugin_of(cluster):
+    """The scheduler plugin of an in-process cluster, None when it is not installed."""
+    return cluster.scheduler.plugins.get("handoff")
+
+
+def settle(cluster) -> None:
+    """Wait until nothing of any run is left: no run, no task, nothing booked."""
+    plugin = plugin_of(cluster)
+    if plugin is None:
+        return
+    gc.collect()
+    until(lambda: not plugin.runs, what=f"runs left: {plugin.runs}")
+    assert not plugin.functions
+    assert not plugin.state.runs
+    for node in plugin.state.nodes.values():
+        assert not node.running
+        assert not node.ahead
+        assert not any(node.used.values()), node.used
+    for ws in cluster.scheduler.workers.values():
+        assert not any(ws.used_resources.values()), ws.used_resources
+
+
+class Gate:
+    """Functions of a test wait here until the test opens it. For in-process nodes."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._lock = threading.Condition()
+        self.inside = 0
+        self.most = 0
+        self.entered = 0
+
+    def wait(self, value=None):
+        with self._lock:
+            self.inside += 1
+            self.entered += 1
+            self.most = max(self.most, self.inside)
+            self._lock.notify_all()
+        try:
+            assert self._open.wait(60)
+        finally:
+            with self._lock:
+                self.inside -= 1
+        return value
+
+    def await_inside(self, n: int, seconds: float = 20) -> None:
+        with self._lock:
+            assert self._lock.wait_for(lambda: self.inside >= n, seconds), f"{self.inside} inside, not {n}"
+
+    def open(self) -> None:
+        self._open.set()
+
+
+#: Gates by name: what a function on an in-process node can reach.
+GATES: dict[str, Gate] = {}
+
+
+def gate(name: str) -> Gate:
+    GATES[name] = Gate()
+    return GATES[name]
+
+
+def pass_gate(name, value=None):
+    return GATES[name].wait(value)
+
+
+def identity(x):
+    return x
+
+
+def multiply(x, y):
+    return x * y
+
+
+def add(*xs):
+    return sum(xs)

@@ -13,6 +13,13 @@ PROTOCOL = 1
 NAME = "handoff"
 
 
+#: Stream message of a worker: when a failed attempt ran, and whether its policy retries such a failure.
+ATTEMPT_FAILED = "handoff-attempt-failed"
+
+#: Stream message of a client: nobody will ask about this run any more.
+RUN_DROPPED = "handoff-run-dropped"
+
+
 class Blob(NamedTuple):
     """A pickled value that only the code which needs it unpickles."""
 

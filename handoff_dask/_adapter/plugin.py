@@ -22,8 +22,7 @@ from distributed.protocol import Serialize, Serialized, deserialize, pickle
 
 from handoff_dask._adapter.capacity import capacity_of, node_of, probe_node
 from handoff_dask._adapter.config import read_settings
-from handoff_dask._adapter.messages import NAME, PROTOCOL
-from handoff_dask._adapter.worker import ATTEMPT_FAILED
+from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED
 from handoff_dask._model.resources import THREADS, UNIT, from_units, parse_amounts
 from handoff_dask._scheduling.functions import FINAL, FunctionState
 from handoff_dask._scheduling.ledger import Node
@@ -66,8 +65,12 @@ class ActiveRun:
         Keys that the scheduler has not forgotten yet; None before the graph has arrived.
     errors : dict
         Function number → exception of its final failure, as Dask sends it.
+    dropped : bool
+        Nobody will ask about it any more.
     broken : str or None
         What went wrong in this plugin.
+    release : list
+        Keys of results to give up: they were running when the run was cancelled.
     """
 
     def __init__(self, run: Run, client: str) -> None:
@@ -76,6 +79,7 @@ class ActiveRun:
         self.keys: list[Any] = [None] * len(run.functions)
         self.known: int | None = None
         self.errors: dict[int, Any] = {}
+        self.dropped = False
         self.broken: str | None = None
         self.release: list[Any] = []
 
@@ -106,6 +110,7 @@ class HandoffPlugin(SchedulerPlugin):
         self._wrap_stream("task-erred", self._task_erred)
         self._wrap_stream("worker-status-change", self._worker_status_changed)
         scheduler.stream_handlers[ATTEMPT_FAILED] = self._attempt_reported
+        scheduler.stream_handlers[RUN_DROPPED] = self._run_dropped
         for name in ("prepare", "cancel", "report", "nodes", "register_node", "available"):
             scheduler.handlers[f"{NAME}_{name}"] = getattr(self, f"handle_{name}")
         for address in list(scheduler.workers):
@@ -269,8 +274,11 @@ class HandoffPlugin(SchedulerPlugin):
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """A client is gone; Dask has released what it alone wanted."""
         for run_id, active in list(self.runs.items()):
-            if active.client == client and active.known is None:
-                self._forget(run_id)  # its graph will not come any more
+            if active.client == client:
+                active.dropped = True
+                if active.known is None:
+                    self._forget(run_id)  # its graph will not come any more
+        self._wake()
         scheduler.unsubscribe_topic(topic_of(client), client)
 
     # ------------------------------------------------------------------ hooks: tasks
@@ -389,6 +397,12 @@ class HandoffPlugin(SchedulerPlugin):
             self.runs[f.run.spec.run_id].errors[f.number] = exception
         self._wake()
 
+    def _run_dropped(self, *, dropped: str, **kwargs: Any) -> None:
+        active = self.runs.get(dropped)
+        if active is not None:
+            active.dropped = True
+            self._wake()
+
     def _attempt_reported(self, *, key: Hashable, run_id: int, **report: Any) -> None:
         if key in self.functions:
             self._reports[key, run_id] = report
@@ -497,7 +511,7 @@ class HandoffPlugin(SchedulerPlugin):
             if active.release:
                 keys, active.release = active.release, []
                 self._release(active, keys)
-            if active.known == 0 and active.run.ended:
+            if active.known == 0 and active.run.ended and active.dropped:
                 self._forget(run_id)
 
     def _forget(self, run_id: str) -> None:

@@ -13,10 +13,7 @@ from distributed.metrics import time
 from distributed.protocol import pickle
 
 from handoff_dask._adapter.current import Found, facts_of, find_task
-from handoff_dask._adapter.messages import NAME, Blob, Program, Shape, unsealed_id
-
-#: Stream message: when a failed attempt ran, and whether its policy retries such a failure.
-ATTEMPT_FAILED = "handoff-attempt-failed"
+from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, Blob, Program, Shape, unsealed_id
 
 _CACHED = 512
 _cache: OrderedDict[tuple[str, bytes], Callable[..., Any]] = OrderedDict()

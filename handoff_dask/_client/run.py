@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import weakref
-from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from distributed.core import clean_exception
 from distributed.protocol import ToPickle, pickle
 
 from handoff_dask._adapter.compile import Compiled, NumberOrder
-from handoff_dask._adapter.messages import PROTOCOL
+from handoff_dask._adapter.messages import PROTOCOL, RUN_DROPPED
 from handoff_dask._adapter.plugin import topic_of
 from handoff_dask._adapter.worker import InterruptedFunctionError
 from handoff_dask._client.result import Result
@@ -70,6 +70,7 @@ class Run:
         self._begin = time.time()
         self._end: float | None = None
         self._starting: asyncio.Task[None] | None = None
+        weakref.finalize(self, _drop, weakref.ref(client), self.id)
 
     # ------------------------------------------------------------------ starting (on the event loop)
 
@@ -206,8 +207,7 @@ class Run:
     async def _result(self, timeout: float | None = None) -> Result:
         if not await self._wait(timeout):
             raise TimeoutError(f"run {self.id} of DAG {self.dag.id!r} has not ended within {timeout:g} s")
-        await self._fetch_report()
-        error = self._find_error()
+        error = self._find_error(await self._fetch_report())
         if error is not None:
             raise error
         values = await self._gather(self.futures)
@@ -271,9 +271,13 @@ class Run:
     @property
     def records(self) -> Any:
         """Mapping of function id to :class:`FunctionRecord`: node, attempts, times, cost, result size."""
-        if self._report is not None:
-            return self._records_in(self._report)
-        return self._client.sync(self._records)
+        return self._sync(self._records)
+
+    def _sync(self, question: Callable[[], Any]) -> Any:
+        """Answer on the event loop, also when the client is closed and its loop with it."""
+        if self._client.status == "closed" and not self._client.asynchronous:
+            return asyncio.run(question())
+        return self._client.sync(question)
 
     async def _records(self) -> Records:
         await self._started()
@@ -293,9 +297,7 @@ class Run:
     @property
     def allocations(self) -> Any:
         """Mapping of function id to the name of the node it was last placed on."""
-        if self._report is not None:
-            return self._records_in(self._report).allocations
-        return self._client.sync(self._allocations)
+        return self._sync(self._allocations)
 
     async def _allocations(self) -> dict[Hashable, Any]:
         return (await self._records()).allocations
@@ -332,11 +334,10 @@ class Run:
         )
         return self._error
 
-    def _find_error(self) -> RunError | None:
+    def _find_error(self, report: Mapping[str, Any]) -> RunError | None:
         """The error with which this run ended."""
         if self._error is not None or self.status == "finished":
             return self._error
-        report = self._report or {}
         if broken := report.get("broken"):
             error: RunError = RunError(
                 self.dag.id, self.id, f"handoff_dask failed on the scheduler: {broken}"
@@ -424,6 +425,14 @@ def original_exception(error: Any) -> BaseException | None:
     if isinstance(exception, InterruptedFunctionError):
         return exception.original
     return exception.with_traceback(traceback) if exception is not None else None
+
+
+def _drop(client: Callable[[], Client | None], run_id: str) -> None:
+    """Let the scheduler know that nobody will ask about a run any more. Also called by the collector."""
+    live = client()
+    if live is not None and live.status == "running":
+        with contextlib.suppress(RuntimeError):  # the loop is closed: so is the client
+            live.loop.add_callback(live._send_to_scheduler, {"op": RUN_DROPPED, "dropped": run_id})
 
 
 # ---------------------------------------------------------------------- events

@@ -131,7 +131,7 @@ def explain_unusable(workers: Mapping[str, str]) -> str:
     address, problem = next(iter(workers.items()))
     others = f" (and {len(workers) - 1} more)" if len(workers) > 1 else ""
     return (
-        f"no worker can run functions of handoff_dask: {address}{others} answered {problem!r}; install"
+        f"no worker can run functions of handoff_dask: {address}{others} answered {problem}; install"
         f" handoff-dask {__version__} in the environment of every worker"
     )
 

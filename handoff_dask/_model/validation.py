@@ -214,8 +214,8 @@ def _check_function(f: Function, functions: Functions, signatures: _Signatures, 
         if (
             type(f.args) is tuple
             and type(f.extra_args) is tuple
-            and not f.kwargs
-            and not f.extra_kwargs
+            and f.kwargs == {}
+            and f.extra_kwargs == {}
             and f.argument_inclusion == "variadic"
             and callable(code)
             and signatures.problem(code, len(f.args) + len(f.extra_args), ()) is None
@@ -344,6 +344,7 @@ def _has_options(f: Function) -> bool:
         and f.priority == 0
         and type(f.priority) is int
         and f.parallelism == 1
+        and type(f.parallelism) is int
     )
 
 

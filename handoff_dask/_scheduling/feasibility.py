@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from handoff_dask._model.records import Shortfall
-from handoff_dask._model.resources import GPU, THREADS, from_units
+from handoff_dask._model.resources import GPU, THREADS, format_amounts, from_units
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Devices, Node
 from handoff_dask._scheduling.runs import CONCURRENCY, Run
-from handoff_dask._scheduling.spec import Amounts
+from handoff_dask._scheduling.spec import Amounts, Pins
 
 Need = tuple[tuple[str, int], ...]
 
@@ -22,63 +22,53 @@ def find_shortfalls(run: Run, nodes: Sequence[Node]) -> tuple[Shortfall, ...]:
         shortfall = shortfall_of(functions, amounts, pins, nodes)
         if shortfall is not None:
             found.append(shortfall)
-    if run.limits is not None:
-        by_kind: dict[int, list[FunctionState]] = {}
-        for f in run.functions:
-            by_kind.setdefault(id(f.limit_cost), []).append(f)
-        for functions in by_kind.values():
-            cost = functions[0].limit_cost
-            if not run.limits.holds(cost):
-                asked = _shown({name: units for name, units in cost.items() if name != CONCURRENCY})
-                limits = _shown({name: run.limits.capacity[name] for name in asked})
-                found.append(
-                    Shortfall(
-                        tuple(f.id for f in functions),
-                        asked,
-                        None,
-                        {},
-                        f"asks for more than the run's limits, {limits}, allow at once",
-                    )
-                )
     return tuple(found)
 
 
-def _by_need(
-    functions: Iterable[FunctionState],
-) -> dict[tuple[Need, frozenset[str] | None], list[FunctionState]]:
-    needs: dict[tuple[Need, frozenset[str] | None], list[FunctionState]] = {}
-    known: dict[int, tuple[Need, frozenset[str] | None]] = {}  # by identity: few kinds, many functions
+def find_limit_shortfalls(run: Run) -> tuple[Shortfall, ...]:
+    """What of a run its own limits never allow, whatever nodes there are: one for each kind."""
+    if run.limits is None:
+        return ()
+    found = []
+    by_kind: dict[int, list[FunctionState]] = {}
+    for f in run.functions:
+        by_kind.setdefault(id(f.limit_cost), []).append(f)
+    for functions in by_kind.values():
+        cost = functions[0].limit_cost
+        if not run.limits.holds(cost):
+            asked = _shown({name: units for name, units in cost.items() if name != CONCURRENCY})
+            limits = format_amounts(_shown({name: run.limits.capacity[name] for name in asked}))
+            reason = f"asks for more than the run's limits, {limits}, allow at once"
+            found.append(Shortfall(tuple(f.id for f in functions), asked, None, {}, reason))
+    return tuple(found)
+
+
+def _by_need(functions: Iterable[FunctionState]) -> dict[tuple[Need, Pins], list[FunctionState]]:
+    needs: dict[tuple[Need, Pins], list[FunctionState]] = {}
+    known: dict[int, tuple[Need, Pins]] = {}  # by identity: few kinds, many functions
     for f in functions:
         source = f.group if f.group is not None else f.kind
         key = known.get(id(source))
         if key is None:
-            need = tuple(sorted((f.cost if f.group is None else f.group.need).items()))
-            if f.group is not None:
-                pins = f.group.pins
-            else:
-                pins = None if f.kind.pins is None else frozenset(f.kind.pins)
-            key = known[id(source)] = (need, pins)
+            amounts, pins = (f.cost, f.kind.pin_sets) if f.group is None else (f.group.need, f.group.pins)
+            key = known[id(source)] = (tuple(sorted(amounts.items())), pins)
         needs.setdefault(key, []).append(f)
     return needs
 
 
 def shortfall_of(
-    functions: Sequence[FunctionState], need: Amounts, pins: frozenset[str] | None, nodes: Sequence[Node]
+    functions: Sequence[FunctionState], need: Amounts, pins: Pins, nodes: Sequence[Node]
 ) -> Shortfall | None:
     """The shortfall of functions with this need, None when some node can hold it."""
-    allowed = [n for n in nodes if pins is None or not pins.isdisjoint(n.aliases)]
+    allowed = [n for n in nodes if n.allowed(pins)]
     if any(n.holds(need) for n in allowed):
         return None
-    names = ", ".join(repr(n.name) for n in nodes) or "none"
     nearest = max(allowed, key=lambda n: _coverage(n, need), default=None)
     if not nodes:
         reason = "the cluster has no nodes"
-    elif pins is not None and not pins:
-        reason = "its collocated functions are pinned to different nodes"
     elif nearest is None:
-        called = " or ".join(repr(p) for p in sorted(pins or ()))
-        reason = f"pinned to {called}, but the nodes are {names}"
-    elif pins is not None:
+        reason = _why_not_allowed(pins, nodes)
+    elif pins:
         reason = "too much for the nodes it is pinned to"
     else:
         reason = "too much for every node"
@@ -91,6 +81,14 @@ def shortfall_of(
         offered,
         reason,
     )
+
+
+def _why_not_allowed(pins: Pins, nodes: Sequence[Node]) -> str:
+    called = sorted(" or ".join(repr(name) for name in sorted(pin)) for pin in pins)
+    if all(any(n.allowed(frozenset({pin})) for n in nodes) for pin in pins):
+        return f"its collocated functions are pinned to different nodes, {' and '.join(called)}"
+    names = ", ".join(repr(n.name) for n in nodes)
+    return f"pinned to {' and '.join(called)}, but the nodes are {names}"
 
 
 def _coverage(node: Node, need: Amounts) -> tuple[int, float]:

@@ -46,7 +46,7 @@ F, X, S, C = State.FINISHED, State.FAILED, State.SKIPPED, State.CANCELLED
 #: Every legal step. Anything else is a bug and raises.
 TRANSITIONS: Mapping[State, frozenset[State]] = {
     W: frozenset({D, R, F, X, S, C}),  # F: a node turned out to have the result
-    D: frozenset({R, W, S, C, F}),
+    D: frozenset({R, W, F, X, S, C}),
     R: frozenset({P, W, X, S, C, F}),
     P: frozenset({F, W, R, X, S, C}),  # W: failed or lost, R: the node did not take it
     F: frozenset({W, C}),  # W: the result was lost and is needed again

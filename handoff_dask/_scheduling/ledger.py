@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from handoff_dask._model.resources import GPU, THREADS, UNIT
-from handoff_dask._scheduling.spec import Amounts
+from handoff_dask._scheduling.spec import Amounts, Pins
+
+#: The resource of which a thread stands for one.
+CPU = "cpu"
 
 
 class LedgerError(AssertionError):
@@ -76,9 +79,14 @@ class Devices:
 
     __slots__ = ("free",)
 
-    def __init__(self, units: int) -> None:
+    def __init__(self, units: int, held: Sequence[Mapping[int, int]] = ()) -> None:
         #: Device index → free units of it. A fraction of capacity left over is a device as well.
         self.free: list[int] = [UNIT] * (units // UNIT) + ([units % UNIT] if units % UNIT else [])
+        # What is held of devices that are gone stays below zero: nobody else gets them.
+        count = max((1 + i for chosen in held for i in chosen), default=0)
+        self.free += [0] * (count - len(self.free))
+        for chosen in held:
+            self.take(chosen)
 
     def choose(self, units: int) -> dict[int, int] | None:
         """Devices for a cost of ``units``: index → units of it; None when they are not free."""
@@ -126,9 +134,11 @@ class Node(Pool):
         Functions placed here → None. Ordered.
     ahead : dict
         Functions sent ahead of their time → None. They run here, but are not booked yet.
+    wide : int
+        How many of those in ``running`` ask for more than one core.
     """
 
-    __slots__ = ("accepting", "ahead", "aliases", "devices", "enforced", "name", "running")
+    __slots__ = ("accepting", "ahead", "aliases", "devices", "enforced", "name", "running", "wide")
 
     def __init__(
         self,
@@ -144,7 +154,22 @@ class Node(Pool):
         self.accepting = True
         self.running: dict[Any, None] = {}
         self.ahead: dict[Any, None] = {}
+        self.wide = 0
         self.devices = Devices(self.capacity.get(GPU, 0))
+
+    def allowed(self, pins: Pins) -> bool:
+        """Whether all pins allow this node."""
+        return all(not pin.isdisjoint(self.aliases) for pin in pins)
+
+    def acquire(self, cost: Amounts) -> None:
+        """Book ``cost``."""
+        super().acquire(cost)
+        self.wide += cost.get(CPU, 0) > UNIT
+
+    def release(self, cost: Amounts) -> None:
+        """Give ``cost`` back."""
+        super().release(cost)
+        self.wide -= cost.get(CPU, 0) > UNIT
 
     def fits(self, cost: Amounts) -> bool:
         """Whether ``cost`` is free now, on devices as they are divided up."""
@@ -166,25 +191,34 @@ class Node(Pool):
         for name in capacity:
             self.used.setdefault(name, 0)
         held = [f.devices for f in self.running if f.devices]
-        size = self.capacity.get(GPU, 0)
-        self.devices = Devices(max(size, *(UNIT * (1 + max(d)) for d in held)) if held else size)
-        for chosen in held:
-            self.devices.take(chosen)
+        self.devices = Devices(self.capacity.get(GPU, 0), held)
 
     def enforces(self, cost: Amounts) -> bool:
         """Whether the node itself would hold back a function of this cost until it fits."""
         for name, units in cost.items():
             if name in self.enforced or name == THREADS:
                 continue
-            # A thread stands for a core where the cores were counted by threads.
+            # A thread stands for a core where there are no fewer cores than threads, and as long as nothing
+            # that runs takes more than one with its thread.
             if (
-                name == "cpu"
+                name == CPU
                 and units <= UNIT
-                and self.capacity.get("cpu", 0) >= self.capacity.get(THREADS, 0)
+                and not self.wide
+                and self.capacity.get(CPU, 0) >= self.capacity.get(THREADS, 0)
             ):
                 continue
             return False
         return True
+
+    def spares(self, cost: Amounts) -> bool:
+        """Whether functions sent ahead leave a function of this cost what is booked for it.
+
+        They do take threads, and what the node enforces: of these it gives nobody more than there is. What
+        remains is that they rely on a thread for each core.
+        """
+        if CPU in self.enforced or cost.get(CPU, 0) <= UNIT:
+            return True
+        return not any(CPU in f.cost for f in self.ahead)
 
     def __repr__(self) -> str:
         return f"<Node {self.name!r}: {len(self.running)} running, {len(self.ahead)} ahead>"

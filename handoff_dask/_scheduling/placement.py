@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.records import Shortfall
@@ -12,8 +12,8 @@ from handoff_dask._model.resources import GPU
 from handoff_dask._scheduling.feasibility import shortfall_of
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.queues import Queue, QueueKey, eligible_nodes, queue_key
-from handoff_dask._scheduling.runs import Group
+from handoff_dask._scheduling.queues import Queue, QueueKey, Urgency, eligible_nodes, queue_key
+from handoff_dask._scheduling.runs import Group, Run
 from handoff_dask._scheduling.spec import Amounts
 from handoff_dask._scheduling.strategies import STRATEGIES
 
@@ -78,6 +78,7 @@ class Placement:
         self._topology = 0  # version of the set of nodes and their capacities
         self._version = 0  # version of what is free
         self._queues: dict[QueueKey, Queue] = {}
+        self._rebound: list[Queue] = []  # got functions of groups that were bound since they were looked at
         #: When the next queue will have starved.
         self.next_starved: float | None = None
 
@@ -98,7 +99,9 @@ class Placement:
 
     def resize(self, name: Any, capacity: Amounts) -> None:
         """Change a node's capacity."""
-        self.nodes[name].resize(capacity)
+        node = self.nodes[name]
+        node.resize(capacity)
+        self._move_up(node)
         self._nodes_changed()
 
     def accept(self, name: Any, accepting: bool) -> None:
@@ -106,6 +109,7 @@ class Placement:
         node = self.nodes.get(name)
         if node is not None and node.accepting != accepting:
             node.accepting = accepting
+            self._topology += 1
             self._version += 1
 
     def _nodes_changed(self) -> None:
@@ -154,34 +158,40 @@ class Placement:
                 f.devices = None
             if f.run.limits is not None:
                 f.run.limits.release(f.limit_cost)
-            for other in list(node.ahead):  # the node starts these now, in this order
-                if not node.fits(other.cost):
-                    break
-                del node.ahead[other]
-                self.book(other, node, ahead=False)
         else:
             del node.ahead[f]
         f.booked = False
+        self._move_up(node)
         self._version += 1
+
+    def _move_up(self, node: Node) -> None:
+        for f in list(node.ahead):  # the node starts these now, in this order
+            if not node.fits(f.cost):
+                break
+            del node.ahead[f]
+            self.book(f, node, ahead=False)
 
     # ------------------------------------------------------------------ queues
 
     def enqueue(self, f: FunctionState) -> None:
         """Let a ready function wait for a node."""
-        if not f.run.active:
-            return  # a pending run's functions are queued when it starts
+        if f.run.active:  # a pending run's functions are queued when it starts
+            self._enqueue(f)
+
+    def _enqueue(self, f: FunctionState) -> Queue:
         key = queue_key(f)
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = Queue(key)
         queue.push(f)
+        return queue
 
     def bind(self, group: Group, node: Node | None) -> None:
         """Put a collocated group on a node, or on none yet."""
         group.node = node
         for f in group.members:
-            if f.state is State.READY:
-                self.enqueue(f)
+            if f.state is State.READY and f.run.active:
+                self._rebound.append(self._enqueue(f))
 
     # ------------------------------------------------------------------ decisions
 
@@ -192,44 +202,55 @@ class Placement:
         until something is released.
         """
         self.next_starved = None
-        waiting: list[tuple[Any, int, Queue]] = []
-        empty: list[QueueKey] = []
-        for n, queue in enumerate(list(self._queues.values())):
+        waiting = _Heap()
+        self._rebound.clear()  # all queues are looked at now
+        for queue in list(self._queues.values()):
             if queue.head() is None:
-                empty.append(queue.key)
+                del self._queues[queue.key]
+            else:
+                yield from self._consider(queue, waiting, now)
+        while True:
+            while self._rebound:
+                queue = self._rebound.pop()
+                if queue.head() is not None:
+                    yield from self._consider(queue, waiting, now)
+            if (first := waiting.pop()) is None:
+                return
+            queue = first
+            if queue.blocked == self._version:
                 continue
-            if queue.topology != self._topology:
-                queue.eligible = eligible_nodes(queue.key, self.sorted_nodes)
-                queue.topology = self._topology
-            if not queue.eligible:
-                if (starved := self._starved(queue, now)) is not None:
-                    yield starved
-                continue
-            queue.starved_since = None
-            if queue.blocked != self._version:
-                waiting.append((queue.urgency, n, queue))
-        for key in empty:
-            del self._queues[key]
-        heapify(waiting)
-        while waiting:
-            _, n, queue = heappop(waiting)
             f = queue.head()
-            if f is None:
-                continue
+            assert f is not None
             placed = self._place(f, queue)
             if placed is None:
                 queue.blocked = self._version
                 continue
             yield placed
-            if queue.head() is not None:
-                heappush(waiting, (queue.urgency, n, queue))
+            waiting.push(queue)
+
+    def _consider(self, queue: Queue, waiting: _Heap, now: float) -> Iterator[Starved]:
+        """Let a queue take part in a decision, unless it cannot get anything."""
+        if queue.topology != self._topology:
+            queue.eligible = eligible_nodes(queue.key, self.sorted_nodes)
+            queue.topology = self._topology
+        if queue.eligible:
+            queue.starved_since = None
+            if queue.blocked != self._version:
+                waiting.push(queue)
+        elif queue.key.bound is not None:
+            # Their node has become too small. They move as soon as none of their group is there.
+            for group in {f.group: None for f in queue}:
+                if group is not None and not any(f.state is State.RUNNING for f in group.members):
+                    self.bind(group, None)
+        else:
+            yield from self._starved(queue, now)
 
     def _place(self, f: FunctionState, queue: Queue) -> Place | None:
         limits = f.run.limits
         if limits is not None and not limits.fits(f.limit_cost):
             return None
         cost = queue.cost
-        free = [n for n in queue.eligible if n.accepting and not n.ahead and n.fits(cost)]
+        free = [n for n in queue.eligible if n.accepting and n.fits(cost) and (not n.ahead or n.spares(cost))]
         if free:
             node = free[0] if len(free) == 1 else STRATEGIES[queue.key.strategy](cost, free, self._largest)
         else:
@@ -280,23 +301,51 @@ class Placement:
         if group is f.group:
             return node.name
         if group.node is None:
-            need = tuple(sorted(group.need.items()))
-            key = queue_key(other)._replace(need=need)
-            nodes = eligible_nodes(key, self.sorted_nodes)
-            fitting = [n for n in nodes if n.accepting and n.fits(group.need)] or nodes
-            if not fitting:
+            nodes = eligible_nodes(queue_key(other), self.sorted_nodes)
+            nodes = [n for n in nodes if n.accepting] or nodes
+            nodes = [n for n in nodes if n.fits(group.need)] or nodes
+            if not nodes:
                 return None
-            self.bind(group, STRATEGIES[f.run.spec.strategy](group.need, fitting, self._largest))
+            self.bind(group, STRATEGIES[f.run.spec.strategy](group.need, nodes, self._largest))
         return None if group.node is None else group.node.name
 
-    def _starved(self, queue: Queue, now: float) -> Starved | None:
+    def _starved(self, queue: Queue, now: float) -> Iterator[Starved]:
         """The functions of a queue that no node could ever hold, once they have waited long enough."""
         if queue.starved_since is None:
             queue.starved_since = now
         due = queue.starved_since + self.settings.node_timeout
         if now < due:
             self.next_starved = due if self.next_starved is None else min(due, self.next_starved)
-            return None
-        functions = tuple(queue)
-        shortfall = shortfall_of(functions, dict(queue.key.need), queue.key.pins, self.sorted_nodes)
-        return None if shortfall is None else Starved(functions, shortfall)
+            return
+        by_run: dict[Run, list[FunctionState]] = {}
+        for f in queue:
+            by_run.setdefault(f.run, []).append(f)
+        for functions in by_run.values():
+            shortfall = shortfall_of(functions, dict(queue.key.need), queue.key.pins, self.sorted_nodes)
+            assert shortfall is not None
+            yield Starved(tuple(functions), shortfall)
+
+
+class _Heap:
+    """Queues that take part in a decision; the one with the most urgent function comes first."""
+
+    __slots__ = ("_entries", "_pushed")
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[Urgency, int, Queue]] = []
+        self._pushed = 0
+
+    def push(self, queue: Queue) -> None:
+        """Add a queue, if there is anything in it."""
+        if queue.head() is not None:
+            self._pushed += 1
+            heappush(self._entries, (queue.urgency, self._pushed, queue))
+
+    def pop(self) -> Queue | None:
+        """Take the first queue away; it has a function. None when there is none left."""
+        while self._entries:
+            urgency, _, queue = heappop(self._entries)
+            if queue.head() is not None and queue.urgency == urgency:
+                return queue
+            self.push(queue)  # its head was bound, or its run has ended
+        return None

@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.spec import Pins
+
+#: Smaller goes first: priorities of run and function negated, numbers of run and function.
+Urgency = tuple[float, float, int, int]
 
 
 class QueueKey(NamedTuple):
@@ -23,7 +27,7 @@ class QueueKey(NamedTuple):
     cost : tuple of (resource, units)
     need : tuple of (resource, units)
         What a node must be able to hold: the cost, or the most that a member of the group asks.
-    pins : frozenset of str or None
+    pins : Pins
     bound : hashable
         Name of the node that the function's group is on, ``None`` when it has no group or place yet.
     avoid : frozenset
@@ -36,7 +40,7 @@ class QueueKey(NamedTuple):
 
     cost: tuple[tuple[str, int], ...]
     need: tuple[tuple[str, int], ...]
-    pins: frozenset[str] | None
+    pins: Pins
     bound: Hashable
     avoid: frozenset[Any]
     strategy: str
@@ -48,8 +52,7 @@ def queue_key(f: FunctionState) -> QueueKey:
     """The queue in which ``f`` waits as things stand."""
     run, group = f.run, f.group
     cost = tuple(sorted(f.cost.items()))
-    need, bound = cost, None
-    pins = None if f.kind.pins is None else frozenset(f.kind.pins)
+    need, bound, pins = cost, None, f.kind.pin_sets
     if group is not None:
         need, pins = tuple(sorted(group.need.items())), group.pins
         if group.node is not None:
@@ -93,7 +96,7 @@ class Queue:
         self.topology = -1
         self.blocked = -1
         self.starved_since: float | None = None
-        self._heap: list[tuple[tuple[float, float, int, int], int, FunctionState]] = []
+        self._heap: list[tuple[Urgency, int, FunctionState]] = []
 
     def push(self, f: FunctionState) -> None:
         """Add a function; any older entry of it, here or elsewhere, becomes void."""
@@ -117,23 +120,24 @@ class Queue:
         heappop(self._heap)
 
     @property
-    def urgency(self) -> tuple[float, float, int, int]:
+    def urgency(self) -> Urgency:
         """Of the head: smaller goes first. There must be a head."""
         return self._heap[0][0]
 
     def __iter__(self) -> Iterator[FunctionState]:
-        for _, ticket, f in self._heap:
+        for _, ticket, f in sorted(self._heap):
             if f.state is State.READY and f.ticket == ticket:
                 yield f
 
 
 def eligible_nodes(key: QueueKey, nodes: Iterable[Node]) -> list[Node]:
     """Nodes that could hold functions of this key if nothing else ran there, in the order given."""
-    if key.bound is not None:
-        return [n for n in nodes if n.name == key.bound]
     need = dict(key.need)
-    found = [n for n in nodes if (key.pins is None or not key.pins.isdisjoint(n.aliases)) and n.holds(need)]
+    if key.bound is not None:
+        return [n for n in nodes if n.name == key.bound and n.holds(need)]
+    found = [n for n in nodes if n.allowed(key.pins) and n.holds(need)]
     if key.avoid:
-        others = [n for n in found if n.name not in key.avoid]
+        # One that is paused is no better place: nobody knows for how long.
+        others = [n for n in found if n.accepting and n.name not in key.avoid]
         return others or found
     return found

@@ -10,7 +10,7 @@ from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import UNIT
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.ledger import Node, Pool
-from handoff_dask._scheduling.spec import RunSpec
+from handoff_dask._scheduling.spec import Pins, RunSpec
 
 #: Name of the limit that ``max_concurrency`` is.
 CONCURRENCY = "max_concurrency"
@@ -35,8 +35,8 @@ class Group:
     members : list of FunctionState
     need : dict
         Resource → the most that any member asks.
-    pins : frozenset of str or None
-        What all the members' pins allow.
+    pins : Pins
+        Those of all members.
     node : Node or None
         Where the group is, once its first function was placed.
     """
@@ -46,15 +46,12 @@ class Group:
     def __init__(self, members: Sequence[FunctionState]) -> None:
         self.members = list(members)
         self.need: dict[str, int] = {}
-        self.pins: frozenset[str] | None = None
+        self.pins: Pins = frozenset().union(*(f.kind.pin_sets for f in members))
         self.node: Node | None = None
         for f in members:
             f.group = self
             for name, units in f.cost.items():
                 self.need[name] = max(units, self.need.get(name, 0))
-            if f.kind.pins is not None:
-                pins = frozenset(f.kind.pins)
-                self.pins = pins if self.pins is None else self.pins & pins
 
 
 class Run:

@@ -11,6 +11,9 @@ from handoff_dask._model.retry import RetryPolicy
 #: Resource → units.
 Amounts = Mapping[str, int]
 
+#: What a node must be called: one name, address or host of each set.
+Pins = frozenset[frozenset[str]]
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -41,6 +44,11 @@ class Kind:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     code: str = ""
     priority: float = 0
+
+    @property
+    def pin_sets(self) -> Pins:
+        """The pins as a node is compared with them."""
+        return frozenset() if self.pins is None else frozenset({frozenset(self.pins)})
 
     @property
     def node_cost(self) -> dict[str, int]:

@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.records import Attempt, Row, Shortfall
-from handoff_dask._scheduling.feasibility import find_shortfalls
+from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
 from handoff_dask._scheduling.functions import FINAL, NAMES, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.placement import Place, Placement, Settings, Starved
@@ -44,6 +44,11 @@ Decision = Place | Fail | End
 _NO_DEVICES: dict[str, tuple[int, ...]] = {}
 
 
+#: Time of a retry; numbers of run and function, so that functions never have to be compared; the function's
+#: ticket at that time; the function.
+_Delayed = tuple[float, int, int, int, FunctionState]
+
+
 class SchedulingState:
     """Nodes, runs and what waits.
 
@@ -61,7 +66,7 @@ class SchedulingState:
         self._random = random
         self._pending: list[Run] = []
         self._pending_nodes: list[Node] | None = None  # those the pending runs were last compared with
-        self._delayed: list[tuple[float, int, FunctionState]] = []
+        self._delayed: list[_Delayed] = []
         self._ended: list[Run] = []
         self._sequence = 0
 
@@ -99,14 +104,22 @@ class SchedulingState:
 
         A run that cannot be placed gets the status ``FAILED`` with its shortfalls at once, or, when it may
         wait for nodes, after that time.
+
+        Raises
+        ------
+        ValueError
+            There is a run of this id.
         """
+        if spec.run_id in self.runs:
+            raise ValueError(f"there is a run {spec.run_id!r} already")
         self._sequence += 1
         run = Run(spec, self._sequence)
         self.runs[spec.run_id] = run
-        run.shortfalls = find_shortfalls(run, self.placement.sorted_nodes)
+        limits = find_limit_shortfalls(run)
+        run.shortfalls = limits + find_shortfalls(run, self.placement.sorted_nodes)
         if run.shortfalls:
             run.status = RunStatus.PENDING
-            if spec.wait_for_nodes > 0:
+            if spec.wait_for_nodes > 0 and not limits:
                 run.deadline = now + spec.wait_for_nodes
                 self._pending.append(run)
             else:
@@ -156,15 +169,11 @@ class SchedulingState:
         if f.not_before > now:
             f.move(State.DELAYED)
             f.ticket += 1
-            heappush(self._delayed, (f.not_before, f.ticket, f))
+            heappush(self._delayed, (f.not_before, f.run.sequence, f.number, f.ticket, f))
             return
         f.move(State.READY)
         f.queued = now
-        self._enqueue(f)
-
-    def _enqueue(self, f: FunctionState) -> None:
-        if f.run.active:  # a pending run's functions are queued when it starts
-            self.placement.enqueue(f)
+        self.placement.enqueue(f)
 
     def withdrawn(self, f: FunctionState) -> None:
         """A function that was ready is so no longer: an input was lost, or nobody wants it."""
@@ -176,8 +185,8 @@ class SchedulingState:
         if f.state is State.RUNNING and f.node is not None:
             self.placement.accept(f.node.name, False)
             self.placement.release(f)
-            f.move(State.READY)
-            self._enqueue(f)
+            f.move(State.READY if f.run.active else State.CANCELLED)
+            self.placement.enqueue(f)
 
     def finished(
         self,
@@ -279,7 +288,7 @@ class SchedulingState:
     def _fail(self, f: FunctionState) -> None:
         f.move(State.FAILED)
         f.run.failed.append(f)
-        if f.run.spec.fail_fast and f.run.status is RunStatus.RUNNING:
+        if f.run.spec.fail_fast and not f.run.ended:
             self._end(f.run, RunStatus.FAILED)
         else:
             self._check_complete(f.run)
@@ -326,16 +335,18 @@ class SchedulingState:
         if self._pending:
             self._start_pending(now)
         while self._delayed and self._delayed[0][0] <= now:
-            _, ticket, f = heappop(self._delayed)
-            if f.state is State.DELAYED and f.ticket == ticket:
+            entry = heappop(self._delayed)
+            if _is_valid(entry):
+                f = entry[-1]
                 f.move(State.READY)
                 f.queued = now
-                self._enqueue(f)
+                self.placement.enqueue(f)
         for decision in self.placement.place(now):
             if type(decision) is Starved:
+                run = decision.functions[0].run
+                run.shortfalls += (decision.shortfall,)
                 for f in decision.functions:
-                    if f.state is State.READY:
-                        f.run.shortfalls += (decision.shortfall,)
+                    if f.state is State.READY:  # still: the first failure may have ended the run
                         decisions.append(Fail(f, decision.shortfall))
                         self._fail(f)
             else:
@@ -358,6 +369,7 @@ class SchedulingState:
                     for f in run.functions:
                         if f.state is State.READY:
                             self.placement.enqueue(f)
+                    self._check_complete(run)
             if run.deadline is not None and now >= run.deadline:
                 self._end(run, RunStatus.FAILED)
             if run.status is not RunStatus.PENDING:
@@ -366,6 +378,8 @@ class SchedulingState:
     def next_wake(self) -> float | None:
         """When :meth:`decide` should be called although nothing happens; None: no need."""
         times = [run.deadline for run in self._pending if run.deadline is not None]
+        while self._delayed and not _is_valid(self._delayed[0]):
+            heappop(self._delayed)
         if self._delayed:
             times.append(self._delayed[0][0])
         if self.placement.next_starved is not None:
@@ -404,3 +418,9 @@ class SchedulingState:
                         for name, units in f.limit_cost.items():
                             held[name] = held.get(name, 0) + units
                 assert held == {name: units for name, units in run.limits.used.items() if units}, run
+
+
+def _is_valid(entry: _Delayed) -> bool:
+    """Whether a function still waits for the retry that an entry is about."""
+    *_, ticket, f = entry
+    return f.state is State.DELAYED and f.ticket == ticket

@@ -1,0 +1,202 @@
+"""Nodes that come and go while runs wait or run."""
+
+from __future__ import annotations
+
+import time
+
+import dask
+import pytest
+from distributed import Client, Worker
+from helpers import dag_of, gate, identity, pass_gate, plugin_of, settle, until
+
+import handoff_dask as handoff
+from handoff_dask import AllocationError, Collocated, Function
+
+
+@pytest.fixture
+def small():
+    with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
+        yield cluster, client
+    settle(cluster)
+
+
+def add_node(cluster, name, **resources):
+    """Add a node to a running cluster, and return once it takes functions."""
+    options = dict(cluster.worker_spec["a"]["options"])
+    options.update(name=name, resources=resources)
+    cluster.worker_spec[name] = {"cls": Worker, "options": options}
+    cluster.sync(cluster._correct_state)
+
+
+def remove_node(cluster, name):
+    del cluster.worker_spec[name]
+    cluster.sync(cluster._correct_state)
+
+
+def test_a_node_that_joins_takes_waiting_work_at_once(small):
+    cluster, client = small
+    door = gate("joins")
+    run = handoff.submit(
+        dag_of(*[Function(i, pass_gate, extra_args=["joins"], cost={"cpu": 1}) for i in range(2)]), client
+    )
+    door.await_inside(1)
+    add_node(cluster, "b", cpu=1)
+    door.await_inside(2)
+    door.open()
+    assert set(run.result().allocations.values()) == {"a", "b"}
+
+
+def test_wait_for_nodes_waits_for_a_node_that_can_hold_the_run(small):
+    cluster, client = small
+    dag = dag_of(
+        Function("small", identity, extra_args=[1], cost={"cpu": 1}),
+        Function("big", identity, args=["small"], cost={"gpu": 1}),
+    )
+    run = handoff.submit(dag, client, wait_for_nodes=60)
+    assert run.status == "pending"
+    until(lambda: run.records["small"].status == "ready")
+    assert run.allocations == {}
+    add_node(cluster, "b", cpu=1, gpu=1)
+    result = run.result(timeout=20)
+    assert result.allocations["big"] == "b"
+
+
+def test_wait_for_nodes_ends_with_what_is_missing(small):
+    _, client = small
+    begin = time.monotonic()
+    with pytest.raises(AllocationError, match="gpu 1") as caught:
+        handoff.execute(
+            dag_of(Function("f", identity, extra_args=[1], cost={"gpu": 1})), client, wait_for_nodes=0.2
+        )
+    assert time.monotonic() - begin >= 0.2
+    assert caught.value.shortfalls[0].function_ids == ("f",)
+
+
+def test_lost_results_are_computed_again_and_groups_move():
+    nodes = {name: {"cpu": 2} for name in "abc"}
+    with handoff.local_cluster(nodes) as cluster, Client(cluster) as client:
+        door = gate("lost")
+        dag = dag_of(
+            Function("made", identity, extra_args=[5], node=["a", "b"]),
+            Function("beside", identity, args=["made"], node=Collocated("made")),
+            Function("held", pass_gate, extra_args=["lost"], node="c"),
+            Function("end", lambda a, b: a + b, args=["beside", "made"], kwargs={}),
+        )
+        dag.add_function(Function("last", lambda x, y: x, args=["end", "held"], node=Collocated("made")))
+        run = handoff.submit(dag, client)
+        until(lambda: run.records["end"].status == "finished")
+        door.await_inside(1)
+        where = run.allocations
+        cluster.sync(cluster.workers[where["made"]].close)
+        door.open()
+        result = run.result(timeout=30)
+        assert result["last"] == 10
+        survivors = set("ab") - {where["made"]}
+        assert {result.allocations[id] for id in ("made", "beside", "last")} <= survivors
+        made = result.records["made"]
+        assert [a.outcome for a in made.attempts] == ["finished", "finished"]
+    settle(cluster)
+
+
+def test_a_function_on_a_node_that_leaves_goes_elsewhere_without_using_a_retry():
+    with handoff.local_cluster({"a": {"cpu": 1}, "b": {"cpu": 1}}) as cluster, Client(cluster) as client:
+        door = gate("leaves")
+        run = handoff.submit(
+            dag_of(Function("f", pass_gate, extra_args=["leaves", "done"], max_retries=0)), client
+        )
+        door.await_inside(1)
+        first = run.allocations["f"]
+        address = cluster.workers[first].address
+        cluster.sync(cluster.scheduler.remove_worker, address, stimulus_id="test", close=False)
+        door.await_inside(2)
+        door.open()
+        result = run.result(timeout=20)
+        assert [(a.node == first, a.outcome) for a in result.records["f"].attempts] == [
+            (True, "lost"),
+            (False, "finished"),
+        ]
+
+
+def test_a_pin_whose_node_left_waits_and_then_fails_clearly():
+    with (
+        dask.config.set({"handoff.node-timeout": "300ms"}),
+        handoff.local_cluster({"a": {"cpu": 1}, "b": {"cpu": 1}}) as cluster,
+        Client(cluster) as client,
+    ):
+        door = gate("pinned-away")
+        dag = dag_of(
+            Function("first", pass_gate, extra_args=["pinned-away"], node="a"),
+            Function("pinned", identity, args=["first"], node="b"),
+        )
+        run = handoff.submit(dag, client)
+        door.await_inside(1)
+        remove_node(cluster, "b")
+        door.open()
+        with pytest.raises(AllocationError, match=r"pinned to 'b', but the nodes are 'a'") as caught:
+            run.result(timeout=20)
+        assert caught.value.shortfalls[0].function_ids == ("pinned",)
+    settle(cluster)
+
+
+def test_a_node_that_returns_under_its_name_serves_its_pins():
+    with handoff.local_cluster({"a": {"cpu": 1}, "b": {"cpu": 1}}) as cluster, Client(cluster) as client:
+        door = gate("returns")
+        dag = dag_of(
+            Function("first", pass_gate, extra_args=["returns"], node="a"),
+            Function("pinned", identity, args=["first"], node="b"),
+        )
+        run = handoff.submit(dag, client)
+        door.await_inside(1)
+        remove_node(cluster, "b")
+        door.open()
+        until(lambda: run.records["pinned"].status == "ready")
+        add_node(cluster, "b", cpu=1)
+        assert run.result(timeout=20).allocations["pinned"] == "b"
+
+
+def test_a_paused_node_gets_nothing_until_it_goes_on(small):
+    cluster, client = small
+    from distributed.core import Status
+
+    handoff.discover_nodes(client)
+    worker = cluster.workers["a"]
+
+    async def set_status(status):
+        worker.status = status
+
+    cluster.sync(set_status, Status.paused)
+    until(lambda: not plugin_of(cluster).state.nodes["a"].accepting)
+    run = handoff.submit(dag_of(Function("f", identity, extra_args=[1])), client)
+    until(lambda: run.records["f"].status == "ready")
+    assert not run.wait(timeout=0.1)
+    cluster.sync(set_status, Status.running)
+    assert run.result(timeout=20)["f"] == 1
+
+
+def test_retiring_a_node_drains_it():
+    with handoff.local_cluster({"a": {"cpu": 1}, "b": {"cpu": 1}}) as cluster, Client(cluster) as client:
+        kept = handoff.submit(dag_of(*[Function(i, identity, extra_args=[i]) for i in range(20)]), client)
+        kept.result()
+        assert set(kept.allocations.values()) == {"a", "b"}
+        client.retire_workers([cluster.workers["b"].address])
+        until(lambda: "b" not in plugin_of(cluster).state.nodes)
+        result = handoff.execute(dag_of(*[Function(i, identity, extra_args=[i]) for i in range(20)]), client)
+        assert set(result.allocations.values()) == {"a"}
+        # What it held was moved, not computed again.
+        assert kept.results.gather() == {i: i for i in range(20)}
+        assert all(len(r.attempts) == 1 for r in kept.records.values())
+
+
+def test_parked_functions_outlive_dasks_no_workers_timeout():
+    with (
+        dask.config.set({"distributed.scheduler.no-workers-timeout": "400ms"}),
+        handoff.local_cluster({"a": {"cpu": 1}}) as cluster,
+        Client(cluster) as client,
+    ):
+        door = gate("parked")
+        dag = dag_of(*[Function(i, pass_gate, extra_args=["parked"], cost={"cpu": 1}) for i in range(3)])
+        run = handoff.submit(dag, client)
+        door.await_inside(1)
+        assert not run.wait(timeout=1.5)  # Dask looks at the time-out several times meanwhile
+        door.open()
+        assert len(run.result(timeout=20).results) == 3

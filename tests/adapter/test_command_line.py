@@ -1,0 +1,113 @@
+"""A real cluster from the command line: a scheduler and two workers, each in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from distributed import Client
+
+import handoff_dask as handoff
+from handoff_dask import DAG, Function
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def dask(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dask", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The scheduler's address."""
+    processes = [dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")]
+    try:
+        found = None
+        for line in processes[0].stderr:
+            if found := re.search(r"tcp://[\d.:]+", line):
+                break
+        assert found, "the scheduler did not start"
+        common = ("--no-dashboard", "--nthreads", "4", "--no-nanny")
+        for name, resources in (("node1", "cpu=4,memory=8192,gpu=1"), ("node2", "cpu=2,memory=4096")):
+            processes.append(dask("worker", found[0], "--name", name, "--resources", resources, *common))
+        with Client(found[0], set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
+        yield found[0]
+    finally:
+        for process in reversed(processes):
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.communicate(timeout=30)
+
+
+def example(name: str):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_distributed_example_as_a_client_process(address):
+    script = EXAMPLES / "distributed_execution.py"
+    done = subprocess.run(
+        [sys.executable, script, address], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "The final answer is: Processed [Loaded: /path/to/shared/data.txt] on GPU" in done.stdout
+    assert re.search(r"gpu_process\W.*node1", done.stdout)
+
+
+def test_nodes_are_what_the_command_line_says(address):
+    assert handoff.discover_nodes(address) == {
+        "node1": {"cpu": 4, "memory": 8192, "gpu": 1},
+        "node2": {"cpu": 2, "memory": 4096},
+    }
+
+
+def test_values_come_back_from_wherever_they_are(address):
+    import operator
+    import os
+
+    dag = DAG("everywhere")
+    for i in range(40):
+        dag.add_function(Function(("pid", i), os.getpid, cost={"cpu": 1}, node=f"node{i % 2 + 1}"))
+        dag.add_function(Function(("next", i), operator.add, args=[("pid", i)], extra_args=[1]))
+    result = handoff.execute(dag, address)
+    pids = {result["pid", i] for i in range(40)}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    assert all(result["next", i] == result["pid", i] + 1 for i in range(40))
+
+
+def test_results_that_do_not_pickle_are_the_functions_failure(address):
+    dag = DAG("unpicklable").add_function(Function("lock", "threading:Lock", max_retries=0))
+    dag.add_function(Function("fine", "operator:add", extra_args=[1, 2]))
+    with pytest.raises(handoff.FunctionFailedError) as caught:
+        handoff.execute(dag, address)
+    assert caught.value.function_id == "lock"
+    assert "pickle" in str(caught.value)
+    assert dict(caught.value.run.results)["fine"] == 3 if caught.value.run.results else True
+
+
+def test_a_lambda_and_its_closure_travel(address):
+    factor = 6
+    dag = DAG("closure").add_function(Function("f", lambda x: x * factor, extra_args=[7]))
+    assert handoff.execute(dag, address)["f"] == 42
+
+
+def test_two_runs_at_once(address):
+    with Client(address, set_as_default=False) as client:
+        runs = [
+            handoff.submit(DAG("same").add_function(Function("f", "operator:add", extra_args=[i, 1])), client)
+            for i in range(5)
+        ]
+        assert [run.result()["f"] for run in runs] == [1, 2, 3, 4, 5]

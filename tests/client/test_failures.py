@@ -1,0 +1,420 @@
+from __future__ import annotations
+
+import pickle
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from helpers import add, dag_of, gate, identity, pass_gate, until
+
+import handoff_dask as handoff
+from handoff_dask import (
+    DAG,
+    AllocationError,
+    Collocated,
+    Function,
+    FunctionFailedError,
+    RetryPolicy,
+    RunCancelledError,
+    RunError,
+    RunTimeoutError,
+)
+
+
+class Unpicklable(Exception):
+    def __init__(self, text):
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+CALLS: dict[str, list] = {}
+
+
+def attempt_until(name, succeed_at, error=OSError):
+    """Fail until it has been called so often."""
+    calls = CALLS.setdefault(name, [])
+    here = handoff.current()
+    calls.append((here.attempt, here.node))
+    if len(calls) < succeed_at:
+        raise error(f"attempt {len(calls)}")
+    return len(calls)
+
+
+def fail(error=ValueError, text="no good"):
+    raise error(text)
+
+
+def test_a_failed_function_is_retried_elsewhere_and_every_attempt_recorded(client):
+    CALLS.clear()
+    result = handoff.execute(dag_of(Function("f", attempt_until, extra_args=["again", 3])), client)
+    assert result["f"] == 3
+    record = result.records["f"]
+    assert [a.number for a in record.attempts] == [1, 2, 3]
+    assert [a.outcome for a in record.attempts] == ["failed", "failed", "finished"]
+    assert [(a.number, a.node) for a in record.attempts] == CALLS["again"]
+    assert record.attempts[0].node != record.attempts[1].node
+    assert "OSError('attempt 1')" in record.attempts[0].error
+    assert "attempt_until" in record.attempts[0].traceback
+    times = [t for a in record.attempts for t in (a.queued, a.started, a.stopped)]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize(
+    ("function_retries", "run_retries", "attempts"), [(None, 2, 3), (0, 2, 1), (1, 0, 2), (None, 0, 1)]
+)
+def test_retries_are_counted_exactly(client, function_retries, run_retries, attempts):
+    with pytest.raises(FunctionFailedError) as caught:
+        handoff.execute(
+            dag_of(Function("f", fail, max_retries=function_retries)), client, max_retries=run_retries
+        )
+    error = caught.value
+    assert [a.number for a in error.attempts] == list(range(1, attempts + 1))
+    assert all(a.outcome == "failed" for a in error.attempts)
+
+
+def test_three_retries_are_the_default(client):
+    with pytest.raises(FunctionFailedError) as caught:
+        handoff.execute(dag_of(Function("f", fail)), client)
+    assert len(caught.value.attempts) == 4
+
+
+def test_what_a_failure_carries(client):
+    dag = dag_of(
+        Function("ok", identity, extra_args=[5]),
+        Function("bad", fail, kwargs={}, max_retries=0, extra_args=[KeyError, "lost"]),
+        Function("after", identity, args=["bad"]),
+        id="failing",
+    )
+    with pytest.raises(
+        FunctionFailedError, match=r"function 'bad' of DAG 'failing' failed after 1 attempt"
+    ) as caught:
+        handoff.execute(dag, client, fail_fast=False)
+    error = caught.value
+    assert (error.function_id, error.dag_id) == ("bad", "failing")
+    assert isinstance(error.__cause__, KeyError)
+    assert error.__cause__.args == ("lost",)
+    (attempt,) = error.attempts
+    assert attempt.node in ("node1", "node2")
+    assert attempt.started <= attempt.stopped
+    assert error.run.id == error.run_id
+    assert error.run.status == "failed"
+    assert dict(error.run.results) == {"ok": 5}
+    assert {id: r.status for id, r in error.run.records.items()} == {
+        "ok": "finished",
+        "bad": "failed",
+        "after": "skipped",
+    }
+    assert error.run.futures["bad"].status == "error"
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.args, str(copy)) == (error.args, str(error))
+    assert isinstance(copy.__cause__, KeyError)
+
+
+def test_fail_fast_starts_nothing_more(client):
+    door = gate("fast")
+    dag = dag_of(
+        Function("bad", fail, max_retries=0, node="node1"),
+        Function("held", pass_gate, extra_args=["fast", 1], cost={"cpu": 2}, node="node2"),
+        *[Function(i, identity, args=["held"], cost={"cpu": 2}) for i in range(3)],
+    )
+    run = handoff.submit(dag, client)
+    with pytest.raises(FunctionFailedError):
+        run.result(timeout=20)  # though "held" still runs
+    door.open()
+    until(lambda: run.records["held"].status == "finished")
+    assert run.results["held"] == 1
+    assert {run.records[i].status for i in range(3)} == {"cancelled"}
+
+
+def test_without_fail_fast_independent_branches_finish(client):
+    dag = dag_of(
+        Function("bad", fail, max_retries=0),
+        Function("b1", identity, args=["bad"]),
+        Function("good", identity, extra_args=[1]),
+        Function("g1", add, args=["good"], extra_args=[1]),
+    )
+    with pytest.raises(FunctionFailedError) as caught:
+        handoff.execute(dag, client, fail_fast=False)
+    assert caught.value.run.results.gather() == {"good": 1, "g1": 2}
+
+
+@pytest.mark.parametrize("error", [Unpicklable, SystemExit, KeyboardInterrupt])
+def test_errors_that_do_not_travel_are_failures_too(client, error):
+    with pytest.raises(FunctionFailedError) as caught:
+        handoff.execute(dag_of(Function("f", fail, extra_args=[error])), client, max_retries=0)
+    assert caught.value.function_id == "f"
+    assert error.__name__ in caught.value.attempts[0].error
+    assert handoff.execute(dag_of(Function("f", identity, extra_args=[1])), client)["f"] == 1
+
+
+def test_code_that_cannot_be_imported_is_a_failure(client):
+    with pytest.raises(FunctionFailedError) as caught:
+        handoff.execute(dag_of(Function("f", "no_such_module:f")), client, max_retries=1)
+    assert len(caught.value.attempts) == 2
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+def test_only_errors_of_the_policys_types_are_retried(client):
+    CALLS.clear()
+    policy = RetryPolicy(max_retries=5, retry_on=(OSError, KeyError))
+    with pytest.raises(FunctionFailedError) as caught:
+        handoff.execute(dag_of(Function("f", fail, extra_args=[ValueError])), client, retry=policy)
+    assert len(caught.value.attempts) == 1
+    result = handoff.execute(dag_of(Function("f", attempt_until, extra_args=["os", 3])), client, retry=policy)
+    assert len(result.records["f"].attempts) == 3
+
+
+def test_a_delayed_retry_waits_and_holds_nothing(client):
+    CALLS.clear()
+    policy = RetryPolicy(max_retries=2, delay=0.15, backoff=2)
+    run = handoff.submit(
+        dag_of(Function("f", attempt_until, extra_args=["late", 3], cost={"gpu": 1}, retry=policy)), client
+    )
+    until(lambda: run.records["f"].status == "delayed")
+    assert handoff.resources_available("node1", {"gpu": 1}, client)
+    attempts = run.result().records["f"].attempts
+    assert attempts[1].started - attempts[0].stopped >= 0.15
+    assert attempts[2].started - attempts[1].stopped >= 0.30
+
+
+def test_a_pinned_function_is_retried_on_its_pin(client):
+    CALLS.clear()
+    result = handoff.execute(
+        dag_of(Function("f", attempt_until, extra_args=["pinned", 3], node="node2")), client
+    )
+    assert {a.node for a in result.records["f"].attempts} == {"node2"}
+
+
+def inline_fail(x):
+    raise ValueError("inside")
+
+
+def test_a_failing_inline_function_is_reported_under_its_dependent(client):
+    dag = dag_of(
+        Function("source", identity, extra_args=[1]),
+        Function("inline", inline_fail, args=["source"], type="inline"),
+        Function("user", identity, args=["inline"], max_retries=0),
+    )
+    with pytest.raises(FunctionFailedError) as caught:
+        handoff.execute(dag, client)
+    assert caught.value.function_id == "user"
+    assert "inline_fail" in caught.value.attempts[0].traceback
+
+
+# ---------------------------------------------------------------------- what fits nowhere
+
+
+def test_a_cost_that_no_node_has_is_refused_before_anything_runs(client):
+    ran = gate("never")
+    dag = dag_of(
+        Function("fits", pass_gate, extra_args=["never"]),
+        Function("big", identity, extra_args=[1], cost={"cpu": 3, "memory": 5000, "gpu": 2}),
+        Function("huge", identity, extra_args=[1], cost={"licence": 1}),
+        id="greedy",
+    )
+    with pytest.raises(AllocationError) as caught:
+        handoff.execute(dag, client)
+    error = caught.value
+    big, huge = error.shortfalls
+    assert (big.function_ids, big.nearest) == (("big",), "node1")
+    assert big.asked == {"cpu": 3, "memory": 5000, "gpu": 2}
+    assert big.offered == {"cpu": 4, "memory": 8192, "gpu": 1}
+    assert huge.function_ids == ("huge",)
+    text = str(error)
+    for part in ("'greedy'", "'big'", "gpu 2", "'node1'", "gpu 1", "licence 1", "wait_for_nodes"):
+        assert part in text
+    assert ran.entered == 0
+    assert error.run.status == "failed"
+    assert str(pickle.loads(pickle.dumps(error))) == text
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (Function("f", fail, node="node9"), r"pinned to 'node9', but the nodes are 'node1', 'node2'"),
+        (Function("f", fail, node=["node2"], cost={"gpu": 1}), r"too much for the nodes it is pinned to"),
+        (Function("f", fail, cost={"db": 9}), r"more than the run's limits, \{'db': 2\}"),
+    ],
+)
+def test_other_reasons_why_nothing_fits(client, function, text):
+    with pytest.raises(AllocationError, match=text):
+        handoff.execute(dag_of(function), client, limits={"db": 2})
+
+
+def test_a_group_needs_a_node_where_each_member_alone_fits(client):
+    dag = dag_of(
+        Function("gpu", identity, extra_args=[1], cost={"gpu": 1}),
+        Function("here", identity, args=["gpu"], node=Collocated("gpu"), cost={"memory": 8000}),
+    )
+    assert set(handoff.execute(dag, client).allocations.values()) == {"node1"}
+    dag.add_function(Function("too", identity, extra_args=[1], node=Collocated("gpu"), cost={"memory": 9000}))
+    with pytest.raises(AllocationError) as caught:
+        handoff.execute(dag, client)
+    (shortfall,) = caught.value.shortfalls
+    assert set(shortfall.function_ids) == {"gpu", "here", "too"}
+    assert shortfall.asked == {"gpu": 1, "memory": 9000}
+
+
+def test_pinned_functions_that_do_not_fit_together_take_turns(client):
+    door = gate("turns")
+    dag = dag_of(
+        *[Function(i, pass_gate, extra_args=["turns"], cost={"cpu": 2}, node="node2") for i in range(3)]
+    )
+    run = handoff.submit(dag, client)
+    door.await_inside(1)
+    door.open()
+    assert set(run.result().allocations.values()) == {"node2"}
+    assert door.most == 1
+
+
+# ---------------------------------------------------------------------- ending a run
+
+
+def test_execute_ends_a_run_that_takes_too_long(client):
+    door = gate("slow")
+    dag = dag_of(
+        Function("quick", identity, extra_args=[1]),
+        Function("slow", pass_gate, extra_args=["slow"]),
+        Function("after", identity, args=["slow"]),
+    )
+    with pytest.raises(RunTimeoutError, match=r"after 0.3 s with 1 of 3 functions finished") as caught:
+        handoff.execute(dag, client, timeout=0.3)
+    error = caught.value
+    assert isinstance(error, TimeoutError)
+    assert (error.timeout, error.finished, error.total) == (0.3, 1, 3)
+    assert error.run.status == "cancelled"
+    door.open()
+
+
+def test_cancel_starts_nothing_more_and_books_what_runs_until_it_ends(client):
+    door = gate("cancel")
+    dag = dag_of(
+        Function("running", pass_gate, extra_args=["cancel"], cost={"gpu": 1}),
+        Function("waiting", identity, extra_args=[1], cost={"gpu": 1}),
+        Function("after", identity, args=["running"]),
+    )
+    run = handoff.submit(dag, client)
+    door.await_inside(1)
+    assert run.cancel()
+    assert run.done()
+    assert run.status == "cancelled"
+    assert not run.cancel()
+    assert not handoff.resources_available("node1", {"gpu": 1}, client)
+    statuses = {id: r.status for id, r in run.records.items()}
+    assert statuses == {"running": "running", "waiting": "cancelled", "after": "cancelled"}
+    with pytest.raises(RunCancelledError) as caught:
+        run.result()
+    assert caught.value.run is run
+    door.open()
+    until(lambda: handoff.resources_available("node1", {"gpu": 1}, client))
+    until(lambda: all(f.cancelled() for f in run.futures.values()))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals go to the main thread on POSIX only")
+def test_an_interrupt_of_execute_cancels_the_run(client, cluster):
+    door = gate("interrupt")
+    dag = dag_of(Function("f", pass_gate, extra_args=["interrupt"]), Function("g", identity, args=["f"]))
+
+    def interrupt():
+        door.await_inside(1)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        handoff.execute(dag, client)
+    thread.join()
+    door.open()
+
+
+def test_a_broken_core_ends_the_run_instead_of_hanging_it(client, cluster, monkeypatch):
+    handoff.discover_nodes(client)
+    state = cluster.scheduler.plugins["handoff"].state
+
+    def broken(f, now):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(state, "ready", broken)
+    with pytest.raises(RunError, match="a bug"):
+        handoff.execute(dag_of(Function("f", identity, extra_args=[1])), client, timeout=20)
+    monkeypatch.undo()
+    assert handoff.execute(dag_of(Function("f", identity, extra_args=[1])), client)["f"] == 1
+
+
+# ---------------------------------------------------------------------- what is refused at once
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"max_retries": -1}, ValueError, "max_retries must not be negative"),
+        ({"max_retries": 1.5}, TypeError, "max_retries must be a whole number"),
+        ({"retry": 3}, TypeError, "retry must be a RetryPolicy"),
+        ({"max_concurrency": 0}, ValueError, "max_concurrency must be a whole number of at least 1"),
+        ({"limits": {"db": -1}}, ValueError, "limits: db must not be negative"),
+        ({"limits": [1]}, TypeError, "limits must be a mapping"),
+        ({"limits": {"max_concurrency": 1}}, ValueError, "an option of its own"),
+        ({"allocation_strategy": "worst"}, ValueError, "allocation_strategy must be one of"),
+        ({"keep": "some"}, ValueError, 'keep must be "all", "sinks" or a list'),
+        ({"keep": 7}, TypeError, "keep must be"),
+        ({"keep": ["nothing"]}, ValueError, "has no function 'nothing'"),
+        ({"fail_fast": 1}, TypeError, "fail_fast must be True or False"),
+        ({"priority": "high"}, TypeError, "priority must be a number"),
+        ({"timeout": -1}, ValueError, "timeout must not be negative"),
+        ({"timeout": "soon"}, ValueError, "timeout must be a number"),
+        ({"wait_for_nodes": float("nan")}, ValueError, "wait_for_nodes must be finite"),
+    ],
+)
+def test_bad_options_are_named(client, options, error, text):
+    with pytest.raises(error, match=text):
+        handoff.execute(dag_of(Function("f", identity, extra_args=[1])), client, **options)
+
+
+@pytest.mark.parametrize("bad", [42, object(), 3.5, ["tcp://x"]])
+def test_a_bad_client_is_named(bad):
+    with pytest.raises(TypeError, match=r"client must be a distributed.Client, a cluster, the address"):
+        handoff.execute(dag_of(Function("f", identity, extra_args=[1])), bad)
+
+
+def test_what_is_not_a_dag_is_named(client):
+    with pytest.raises(TypeError, match=r"a handoff_dask.DAG is needed, not \{\}"):
+        handoff.execute({}, client)
+
+
+def test_an_invalid_dag_reaches_no_cluster(client, cluster):
+    before = cluster.scheduler.transition_counter
+    dag = dag_of(Function("a", identity, args=["b"]), Function("b", identity, args=["a"]))
+    with pytest.raises(handoff.CyclicDependencyError):
+        handoff.execute(dag, client)
+    assert cluster.scheduler.transition_counter == before
+
+
+def test_code_and_arguments_that_do_not_pickle_are_named(client):
+    lock = threading.Lock()
+    with pytest.raises(handoff.SerializationError, match=r"function 'f': code cannot be pickled"):
+        handoff.execute(dag_of(Function("f", lambda: lock)), client)
+    with pytest.raises(handoff.SerializationError, match=r"function 'g': extra_args or extra_kwargs cannot"):
+        handoff.execute(dag_of(Function("g", identity, extra_args=[lock])), client)
+
+
+def test_input_functions_have_no_value_outside_a_stream(client):
+    dag = dag_of(Function("in", type="input"), Function("f", identity, args=["in"]))
+    dag.validate()
+    with pytest.raises(handoff.InvalidFunctionError, match="'in' is an input function"):
+        handoff.execute(dag, client)
+
+
+def test_a_closed_client_is_refused(cluster):
+    from distributed import Client
+
+    client = Client(cluster, set_as_default=False)
+    client.close()
+    with pytest.raises(handoff.ClusterNotReadyError, match="is closed"):
+        handoff.execute(DAG("x"), client)
+
+
+def test_durations_of_records_are_those_of_the_code(client):
+    result = handoff.execute(dag_of(Function("f", time.sleep, extra_args=[0.05])), client)
+    assert 0.05 <= result.records["f"].duration < 5

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+from distributed import Client
+from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, until
+
+import handoff_dask as handoff
+from handoff_dask import Function
+
+
+def two_steps(name):
+    return dag_of(
+        Function("held", pass_gate, extra_args=[name, 1]), Function("after", add, args=["held"]), id=name
+    )
+
+
+def test_a_run_goes_on_while_one_looks_at_it(client):
+    door = gate("look")
+    run = handoff.submit(two_steps("look"), client)
+    door.await_inside(1)
+    assert run.status == "running"
+    assert not run.done()
+    assert not run.wait(timeout=0.05)
+    with pytest.raises(TimeoutError, match="has not ended within 0.05 s"):
+        run.result(timeout=0.05)
+    assert dict(run.results) == {}
+    assert "held" not in run.results
+    with pytest.raises(KeyError, match="its future is pending"):
+        run.results["held"]
+    assert run.allocations.keys() == {"held"}
+    record = run.records["held"]
+    assert (record.status, record.attempts[0].outcome) == ("running", "running")
+    assert "running" in repr(run)
+    assert run.id in run._repr_html_()
+    door.open()
+    assert run.wait(timeout=20)
+    assert run.result().results == {"held": 1, "after": 1}
+    assert run.status == "finished"
+    assert run.results["after"] == 1
+    assert run.results.gather() == {"held": 1, "after": 1}
+    assert run.futures["after"].result() == 1
+
+
+def test_the_results_repr_does_not_gather(client):
+    run = handoff.submit(dag_of(Function("f", identity, extra_args=["x"])), client)
+    run.wait()
+    assert repr(run.results) == f"<results of 1 of 1 functions of run {run.id}>"
+
+
+def test_futures_of_a_run_feed_other_dask_work(client):
+    run = handoff.submit(dag_of(Function("f", identity, extra_args=[20])), client)
+    assert client.submit(add, run.futures["f"], 1).result() == 21
+
+
+def test_a_run_whose_handles_are_gone_leaves_nothing(client, cluster):
+    run = handoff.submit(dag_of(Function("f", identity, extra_args=[1])), client)
+    run.result()
+    assert run.id in plugin_of(cluster).runs
+    name = run.id
+    del run
+    gc.collect()
+    until(lambda: name not in plugin_of(cluster).runs)
+    assert not [key for key in cluster.scheduler.tasks if name in key[0]]
+
+
+def test_dropping_the_handles_of_a_run_that_goes_on_cancels_it(client, cluster):
+    door = gate("dropped")
+    run = handoff.submit(two_steps("dropped"), client)
+    door.await_inside(1)
+    name = run.id
+    del run
+    gc.collect()
+    until(lambda: name not in plugin_of(cluster).runs)
+    door.open()
+
+
+def test_closing_a_client_ends_its_unfinished_runs(cluster):
+    door = gate("closing")
+    client = Client(cluster, set_as_default=False)
+    run = handoff.submit(two_steps("closing"), client)
+    door.await_inside(1)
+    client.close()
+    assert run.status == "cancelled"
+    assert run.done()
+    door.open()
+    until(lambda: not plugin_of(cluster).runs)
+
+
+def test_runs_of_several_clients_do_not_mix(cluster):
+    with Client(cluster, set_as_default=False) as one, Client(cluster, set_as_default=False) as two:
+        runs = [
+            handoff.submit(dag_of(Function("f", identity, extra_args=[(i, k)]), id="same"), client)
+            for k in range(5)
+            for i, client in enumerate((one, two))
+        ]
+        values = [run.result()["f"] for run in runs]
+    assert values == [(i, k) for k in range(5) for i in range(2)]
+
+
+def test_daskss_own_work_goes_on_undisturbed(client):
+    door = gate("mixed")
+    run = handoff.submit(two_steps("mixed"), client)
+    door.await_inside(1)
+    squares = client.map(lambda x: x**2, range(50), pure=False)
+    assert client.gather(squares) == [x**2 for x in range(50)]
+    limited = client.submit(identity, "gpu", resources={"gpu": 1}, pure=False)
+    assert limited.result(timeout=20) == "gpu"
+    door.open()
+    run.result()
+
+
+# ---------------------------------------------------------------------- asynchronous clients
+
+
+def asynchronously(test):
+    """Run a coroutine test with an asynchronous client of a cluster of its own."""
+
+    async def main():
+        nodes = {"node1": {"cpu": 4, "memory": 8192, "gpu": 1}, "node2": {"cpu": 2, "memory": 4096}}
+        async with (
+            handoff.local_cluster(nodes, asynchronous=True) as cluster,
+            Client(cluster, asynchronous=True, set_as_default=False) as client,
+        ):
+            await test(client, cluster)
+
+    asyncio.run(main())
+
+
+def test_await_execute_and_submit():
+    async def test(client, cluster):
+        dag = dag_of(Function("a", identity, extra_args=[1]), Function("b", add, args=["a", "a"]))
+        result = await handoff.execute(dag, client)
+        assert result.results == {"a": 1, "b": 2}
+        run = handoff.submit(dag, client)
+        assert run.status == "submitting"
+        assert (await run).results == {"a": 1, "b": 2}
+        assert (await run.result()).allocations == await run.allocations
+        assert await run.wait()
+        assert (await run.records)["b"].status == "finished"
+        assert await run.results["b"] == 2
+        assert await run.results.gather() == {"a": 1, "b": 2}
+        assert (await handoff.discover_nodes(client))["node2"] == {"cpu": 2, "memory": 4096}
+        assert await handoff.resources_available("node1", {"gpu": 1}, client)
+        assert not await run.cancel()
+
+    asynchronously(test)
+
+
+def fail():
+    raise ValueError("async")
+
+
+def test_errors_of_asynchronous_runs():
+    async def test(client, cluster):
+        with pytest.raises(handoff.FunctionFailedError) as caught:
+            await handoff.execute(dag_of(Function("f", fail)), client, max_retries=0)
+        assert isinstance(caught.value.__cause__, ValueError)
+        run = handoff.submit(dag_of(Function("f", fail, cost={"gpu": 9})), client)
+        with pytest.raises(handoff.AllocationError):
+            await run
+        with pytest.raises(handoff.InvalidDAGError):
+            handoff.submit(dag_of(Function("f", fail, args=["nothing"])), client)
+        door = gate("async")
+        run = handoff.submit(two_steps("async"), client)
+        with pytest.raises(TimeoutError):
+            await run.result(timeout=0.1)
+        assert await run.cancel()
+        door.open()
+        with pytest.raises(handoff.RunCancelledError):
+            await run
+        door = gate("late")
+        with pytest.raises(handoff.RunTimeoutError):
+            await handoff.execute(two_steps("late"), client, timeout=0.1)
+        door.open()
+
+    asynchronously(test)
+
+
+def test_cancelling_the_awaiting_task_cancels_the_run():
+    async def test(client, cluster):
+        door = gate("task")
+        task = asyncio.ensure_future(handoff.execute(two_steps("task"), client))
+        while not door.inside:
+            await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        plugin = plugin_of(cluster)
+        assert all(run.run.ended for run in plugin.runs.values())
+        door.open()
+
+    asynchronously(test)
+
+
+def test_an_address_works_inside_a_running_loop_too():
+    """As in a notebook, whose cells run inside a loop: the client brings its own."""
+
+    async def main():
+        with handoff.local_cluster({"node": {"cpu": 1}}) as cluster:
+            return handoff.execute(dag_of(Function("f", identity, extra_args=[3])), cluster)["f"]
+
+    assert asyncio.run(main()) == 3

@@ -1,0 +1,186 @@
+"""Every error survives pickling with its fields, and can be had from the top of the package."""
+
+import copy
+import pickle
+
+import pytest
+
+import handoff_dask as handoff
+from handoff_dask import Attempt, Shortfall, exceptions
+
+ATTEMPTS = (
+    Attempt(1, "node1", 0.5, 1.0, 2.0, "failed", "OSError('disk')", "Traceback ..."),
+    Attempt(2, "node2", 2.0, 3.0, 4.0, "lost"),
+)
+SHORTFALL = Shortfall(("a",), {"gpu": 2}, "node1", {"gpu": 1}, "too little gpu")
+
+EXAMPLES = [
+    handoff.HandoffError("something"),
+    handoff.InvalidDAGError("mine", ["first", "second"]),
+    handoff.MissingFunctionError("mine", ["text"], [("a", "x"), ("b", ("y", 1))]),
+    handoff.CyclicDependencyError("mine", ["text"], ["a", "b"]),
+    handoff.InvalidFunctionError("mine", ["text"], ["a"]),
+    handoff.InvalidCostError("mine", ["text"], ["a"]),
+    handoff.InvalidCollocationError("mine", ["text"], ["a"]),
+    handoff.SerializationError("mine", ["text"], ["a"]),
+    handoff.DuplicateFunctionError("mine", ["text"], ["a"]),
+    handoff.ClusterNotReadyError("preload it"),
+    handoff.NodeNotFoundError("node9", ["node1", "node2"]),
+    handoff.RunError("mine", "run1", "fact"),
+    handoff.FunctionFailedError("mine", "run1", ("f", 1), ATTEMPTS),
+    handoff.AllocationError("mine", "run1", [SHORTFALL]),
+    handoff.RunCancelledError("mine", "run1", "somebody did"),
+    handoff.RunTimeoutError("mine", "run1", 2.5, 3, 7),
+]
+every = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+
+
+def fields_of(error):
+    names = {name for name in dir(error) if not name.startswith("_")} - {"add_note", "with_traceback"}
+    return {name: getattr(error, name) for name in names}
+
+
+def test_every_class_has_an_example():
+    assert {type(error).__name__ for error in EXAMPLES} == set(exceptions.__all__)
+
+
+def test_all_can_be_had_from_the_top():
+    defined = {
+        n for n, v in vars(exceptions).items() if isinstance(v, type) and v.__module__ == exceptions.__name__
+    }
+    assert {n for n in defined if not n.startswith("_")} == set(exceptions.__all__)
+    for name in exceptions.__all__:
+        assert getattr(handoff, name) is getattr(exceptions, name)
+        assert name in handoff.__all__
+
+
+@every
+@pytest.mark.parametrize("copied", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy])
+def test_pickles_whole(error, copied):
+    again = copied(error)
+    assert type(again) is type(error)
+    assert fields_of(again) == fields_of(error)
+    assert str(again) == str(error)
+    assert again.__cause__ is None
+
+
+@every
+def test_keeps_its_cause_and_notes(error):
+    error = copy.copy(error)
+    error.__cause__ = OSError(5, "disk")
+    error.add_note("a note")
+    again = pickle.loads(pickle.dumps(error))
+    assert repr(again.__cause__) == repr(error.__cause__)
+    assert again.__notes__ == ["a note"]
+
+
+class NeedsTwo(Exception):
+    """Pickles, but cannot be rebuilt: the commonest way to get it wrong."""
+
+    def __init__(self, a, b):
+        super().__init__(f"{a} {b}")
+
+
+class Unpicklable(Exception):
+    def __reduce__(self):
+        raise TypeError("not me")
+
+
+@pytest.mark.parametrize("cause", [NeedsTwo(1, 2), Unpicklable(), OSError(lambda: None)])
+def test_a_cause_that_does_not_pickle_is_left_behind(cause):
+    error = handoff.FunctionFailedError("mine", "run1", "f", ATTEMPTS)
+    error.__cause__ = cause
+    again = pickle.loads(pickle.dumps(error))
+    assert again.__cause__ is None
+    assert again.attempts == ATTEMPTS
+
+
+def test_the_run_stays_where_it_is():
+    error = handoff.RunCancelledError("mine", "run1", "somebody did")
+    assert error.run is None
+    error.run = lambda: "a live thing"
+    assert pickle.loads(pickle.dumps(error)).run is None
+
+
+@every
+def test_base(error):
+    assert isinstance(error, handoff.HandoffError)
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [
+        ("InvalidDAGError", ValueError),
+        ("MissingFunctionError", handoff.InvalidDAGError),
+        ("CyclicDependencyError", handoff.InvalidDAGError),
+        ("DuplicateFunctionError", handoff.InvalidDAGError),
+        ("InvalidFunctionError", handoff.InvalidDAGError),
+        ("InvalidCostError", handoff.InvalidFunctionError),
+        ("InvalidCollocationError", handoff.InvalidFunctionError),
+        ("SerializationError", handoff.InvalidFunctionError),
+        ("ClusterNotReadyError", RuntimeError),
+        ("NodeNotFoundError", LookupError),
+        ("FunctionFailedError", handoff.RunError),
+        ("AllocationError", handoff.RunError),
+        ("RunCancelledError", handoff.RunError),
+        ("RunTimeoutError", handoff.RunError),
+        ("RunTimeoutError", TimeoutError),
+    ],
+)
+def test_families(name, base):
+    assert issubclass(getattr(handoff, name), base)
+
+
+def test_run_errors_and_invalid_dags_are_apart():
+    for error in EXAMPLES:
+        assert not (isinstance(error, handoff.RunError) and isinstance(error, handoff.InvalidDAGError))
+
+
+def test_fields():
+    by_name = {type(error).__name__: error for error in EXAMPLES}
+    assert by_name["MissingFunctionError"].missing == (("a", "x"), ("b", ("y", 1)))
+    assert by_name["CyclicDependencyError"].cycle == ("a", "b")
+    assert by_name["InvalidDAGError"].problems == ("first", "second")
+    assert by_name["NodeNotFoundError"].known == ("node1", "node2")
+    assert by_name["AllocationError"].shortfalls == (SHORTFALL,)
+    assert by_name["RunCancelledError"].reason == "somebody did"
+    failed = by_name["FunctionFailedError"]
+    assert (failed.dag_id, failed.run_id, failed.function_id, failed.attempts) == (
+        "mine",
+        "run1",
+        ("f", 1),
+        ATTEMPTS,
+    )
+    late = by_name["RunTimeoutError"]
+    assert (late.dag_id, late.run_id, late.timeout, late.finished, late.total) == ("mine", "run1", 2.5, 3, 7)
+    assert (late.errno, late.strerror, late.filename) == (None, None, None)
+
+
+def test_texts():
+    texts = {type(error).__name__: str(error) for error in EXAMPLES}
+    assert texts["FunctionFailedError"] == (
+        "function ('f', 1) of DAG 'mine' failed after 2 attempts:\n"
+        "  - attempt 1 on 'node1': OSError('disk')\n"
+        "  - attempt 2 on 'node2': lost"
+    )
+    assert texts["AllocationError"].startswith(f"DAG 'mine' cannot be placed:\n  - {SHORTFALL}\n")
+    assert texts["RunCancelledError"] == "run run1 of DAG 'mine' was cancelled: somebody did"
+    assert (
+        texts["RunTimeoutError"]
+        == "run run1 of DAG 'mine' was ended after 2.5 s with 3 of 7 functions finished"
+    )
+    assert texts["NodeNotFoundError"] == "no node is named 'node9'; the nodes are: 'node1', 'node2'"
+    assert str(handoff.NodeNotFoundError("n", [])) == "no node is named 'n'; the nodes are: none"
+
+
+def test_many_attempts_are_cut_short():
+    attempts = [Attempt(n, "n1", outcome="failed", error=f"error{n}") for n in range(1, 31)]
+    lines = str(handoff.FunctionFailedError("mine", "run1", "f", attempts)).splitlines()
+    assert lines[0] == "function 'f' of DAG 'mine' failed after 30 attempts:"
+    assert lines[1:] == [
+        *(f"  - attempt {n} on 'n1': error{n}" for n in range(21, 31)),
+        "  - ... and 20 more",
+    ]
+    one = str(handoff.FunctionFailedError("mine", "run1", "f", attempts[:1]))
+    assert one.startswith("function 'f' of DAG 'mine' failed after 1 attempt:\n")
+    assert str(handoff.FunctionFailedError("mine", "run1", "f", [])).endswith("failed after 0 attempts")

@@ -1,0 +1,218 @@
+"""The scheduling core on a bench: nodes and functions in a line each, decisions as text.
+
+>>> core = Core()
+>>> core.nodes(a="cpu 4", b="cpu 2, gpu 1")
+>>> run = core.run(x=fn("cpu 1"), y=fn("gpu 1", pin="b"))
+>>> core.decide()
+['x@a', 'y@b']
+>>> core.finish("x y")
+>>> core.decide()
+['r finished']
+
+The ledger is checked after every event.
+"""
+
+from __future__ import annotations
+
+from handoff_dask._model.resources import THREADS, UNIT, parse_amounts
+from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._scheduling.functions import FunctionState
+from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.placement import Place, Settings
+from handoff_dask._scheduling.runs import Run
+from handoff_dask._scheduling.spec import Kind, RunSpec
+from handoff_dask._scheduling.state import Decision, End, Fail, SchedulingState
+
+
+def numbers(text: str) -> dict[str, float]:
+    """``"cpu 4, gpu 0.5"`` as amounts by resource."""
+    pairs = (part.split() for part in text.split(",") if part.strip())
+    return {name: float(amount) if "." in amount else int(amount) for name, amount in pairs}
+
+
+def amounts(text: str) -> dict[str, int]:
+    """``"cpu 4, gpu 0.5"`` as units by resource."""
+    return parse_amounts(numbers(text))
+
+
+def node(name: str, capacity: str, aliases: str = "", enforced: str = "") -> Node:
+    """A node; a thread for each core unless ``threads`` are given."""
+    units = amounts(capacity)
+    units.setdefault(THREADS, max(UNIT, units.get("cpu", 0) // UNIT * UNIT))
+    return Node(name, units, aliases.split(), enforced.split())
+
+
+def fn(
+    cost: str = "",
+    *,
+    pin: str | None = None,
+    limit: str = "",
+    retries: int = 0,
+    policy: RetryPolicy | None = None,
+    code: str = "",
+    priority: float = 0,
+) -> Kind:
+    """A function. ``pin`` lists names, addresses or hosts; ``limit`` is what it takes of the run's limits."""
+    return Kind(
+        cost=tuple(amounts(cost).items()),
+        limit_cost=tuple(amounts(limit).items()),
+        asked=tuple({**numbers(cost), **numbers(limit)}.items()),
+        pins=None if pin is None else tuple(pin.split()),
+        policy=policy or RetryPolicy(max_retries=retries),
+        code=code,
+        priority=priority,
+    )
+
+
+def many(n: int, kind: Kind, prefix: str = "f") -> dict[str, Kind]:
+    """``n`` functions of one kind: f0, f1, ..."""
+    return {f"{prefix}{i}": kind for i in range(n)}
+
+
+def text_of(decision: Decision) -> str:
+    match decision:
+        case Place(function, node, None):
+            return f"{function.id}@{node.name}"
+        case Place(function, node, peer):
+            return f"{function.id}@{node.name} peer {peer}"
+        case Fail(function, _):
+            return f"{function.id} unplaceable"
+        case End(run):
+            return f"{run.spec.run_id} {run.status.value}"
+    raise AssertionError(decision)
+
+
+class Core:
+    """A :class:`SchedulingState`, its clock, and functions by their ids."""
+
+    def __init__(self, random=lambda: 0.0, **settings: float) -> None:
+        self.state = SchedulingState(Settings(**settings), random)
+        self.now = 0.0
+        self.functions: dict[str, FunctionState] = {}
+        self.decisions: list[Decision] = []
+
+    def __getitem__(self, id: str) -> FunctionState:
+        return self.functions[id]
+
+    def states(self, ids: str) -> str:
+        """The states of functions, in a line."""
+        return " ".join(self[id].state.value for id in ids.split())
+
+    def outcomes(self, id: str) -> list[tuple[str, str]]:
+        """Node and outcome of each attempt that ended."""
+        return [(a.node, a.outcome) for a in self[id].attempts]
+
+    # nodes
+
+    def nodes(self, **capacities: str) -> None:
+        for name, capacity in capacities.items():
+            self.join(node(name, capacity))
+
+    def join(self, node: Node) -> Node:
+        self.state.node_joined(node, self.now)
+        self.state.check()
+        return node
+
+    def leave(self, name: str) -> None:
+        self.state.node_left(name, self.now)
+        self.state.check()
+
+    def resize(self, **capacities: str) -> None:
+        for name, capacity in capacities.items():
+            self.state.node_resized(name, amounts(capacity))
+            self.state.check()
+
+    def pause(self, name: str) -> None:
+        self.state.node_accepting(name, False)
+
+    def resume(self, name: str) -> None:
+        self.state.node_accepting(name, True)
+
+    def used(self, name: str) -> dict[str, float]:
+        """What is booked on a node, threads left out."""
+        used = self.state.nodes[name].used
+        return {r: units / UNIT for r, units in used.items() if units and r != THREADS}
+
+    # runs
+
+    def run(
+        self,
+        *,
+        id: str = "r",
+        groups: tuple[str, ...] = (),
+        peers: dict[str, str] | None = None,
+        limits: str = "",
+        ready: str | None = None,
+        strategy: str = "first_available",
+        options: dict | None = None,
+        **functions: Kind,
+    ) -> Run:
+        """Add a run; its functions are ready at once unless ``ready`` lists those that are.
+
+        ``options`` are fields of :class:`RunSpec`.
+        """
+        ids = list(functions)
+        number = {id: n for n, id in enumerate(ids)}
+        kinds = list(dict.fromkeys(functions.values()))
+        both_ways = {number[a]: number[b] for a, b in (peers or {}).items()}
+        both_ways |= {b: a for a, b in both_ways.items()}
+        spec = RunSpec(
+            run_id=id,
+            dag_id=f"dag of {id}",
+            ids=ids,
+            kinds=kinds,
+            kind_of=[kinds.index(kind) for kind in functions.values()],
+            groups=[[number[member] for member in group.split()] for group in groups],
+            peers=both_ways,
+            limits=tuple(amounts(limits).items()),
+            strategy=strategy,
+            **(options or {}),
+        )
+        run = self.state.run_added(spec, self.now)
+        self.functions |= {f.id: f for f in run.functions}
+        self.ready(" ".join(ids) if ready is None else ready)
+        return run
+
+    def cancel(self, id: str = "r") -> None:
+        self.state.run_cancelled(id)
+        self.state.check()
+
+    def remove(self, id: str = "r") -> None:
+        self.state.run_removed(id)
+        self.state.check()
+
+    # functions
+
+    def ready(self, ids: str) -> None:
+        for id in ids.split():
+            self.state.ready(self[id], self.now)
+
+    def finish(self, ids: str, took: float | None = None) -> None:
+        times = {} if took is None else {"started": self.now - took, "stopped": self.now}
+        for id in ids.split():
+            self.state.finished(self[id], self.now, **times)
+            self.state.check()
+
+    def fail(self, id: str, **details) -> bool:
+        retry = self.state.failed(self[id], self.now, **details)
+        self.state.check()
+        return retry
+
+    def lose(self, ids: str) -> None:
+        for id in ids.split():
+            self.state.lost(self[id], self.now)
+            self.state.check()
+
+    def refuse(self, id: str) -> None:
+        self.state.refused(self[id])
+        self.state.check()
+
+    # time and decisions
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    def decide(self) -> list[str]:
+        self.decisions = self.state.decide(self.now)
+        self.state.check()
+        return [text_of(decision) for decision in self.decisions]

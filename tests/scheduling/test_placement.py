@@ -1,0 +1,313 @@
+"""Which function goes where, and which one waits."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scheduling.harness import Core, fn, many, node, numbers
+
+from handoff_dask._model.resources import UNIT, to_units
+
+# fitting
+
+
+def test_places_what_fits_and_leaves_the_rest(core):
+    core.nodes(a="cpu 4")
+    core.run(x=fn("cpu 3"), y=fn("cpu 2"), z=fn("cpu 1"))
+    assert core.decide() == ["x@a", "z@a"]
+    assert core.states("x y z") == "running ready running"
+    assert core.used("a") == {"cpu": 4}
+
+
+def test_starts_on_release(core):
+    core.nodes(a="cpu 4")
+    core.run(x=fn("cpu 3"), y=fn("cpu 2"))
+    assert core.decide() == ["x@a"]
+    assert core.decide() == []
+    core.finish("x")
+    assert core.decide() == ["y@a"]
+    core.finish("y")
+    assert core.decide() == ["r finished"]
+    assert core.used("a") == {}
+
+
+def test_one_resource_short_is_enough_to_wait(core):
+    core.nodes(a="cpu 8, memory 1000")
+    core.run(x=fn("cpu 1, memory 600"), y=fn("cpu 1, memory 600"))
+    assert core.decide() == ["x@a"]
+    core.finish("x")
+    assert core.decide() == ["y@a"]
+
+
+def test_a_function_takes_a_thread(core):
+    core.nodes(a="cpu 8, threads 2")
+    core.run(**many(3, fn()))
+    assert core.decide() == ["f0@a", "f1@a"]
+    core.finish("f1")
+    assert core.decide() == ["f2@a"]
+
+
+def test_fractions_add_up_exactly(core):
+    core.nodes(a="cpu 4, threads 32")
+    core.run(**many(21, fn("cpu 0.2")))
+    assert core.decide() == [f"f{i}@a" for i in range(20)]
+    core.finish("f7")
+    assert core.decide() == ["f20@a"]
+
+
+def test_fractions_are_held_back_by_threads(core):
+    core.nodes(a="cpu 4")
+    core.run(**many(20, fn("cpu 0.2")))
+    assert core.decide() == [f"f{i}@a" for i in range(4)]
+
+
+@given(st.integers(1, 60), st.floats(1e-4, 100, allow_subnormal=False))
+def test_n_functions_fit_on_n_times_their_cost(n, cost):
+    core = Core()
+    core.join(node("a", f"threads {n + 1}"))
+    core.state.node_resized("a", {"cpu": to_units(cost * n), "threads": (n + 1) * UNIT})
+    core.run(**many(n, fn(f"cpu {cost:.17f}")))
+    assert len(core.decide()) == n
+    core.finish(" ".join(core.functions))
+    assert core.used("a") == {}
+
+
+def test_a_function_that_costs_nothing_still_needs_a_node(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn())
+    core.leave("a")
+    assert core.decide() == []
+    core.nodes(b="cpu 1")
+    assert core.decide() == ["x@b"]
+
+
+def test_not_ready_is_not_placed(core):
+    core.nodes(a="cpu 4")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"), ready="x")
+    assert core.decide() == ["x@a"]
+    core.finish("x")
+    core.ready("y")
+    assert core.decide() == ["y@a"]
+
+
+def test_withdrawn_is_not_placed_until_ready_again(core):
+    core.nodes(a="cpu 4")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"))
+    core.state.withdrawn(core["x"])
+    assert core.decide() == ["y@a"]
+    core.ready("x")
+    assert core.decide() == ["x@a"]
+
+
+def test_ready_twice_is_placed_once(core):
+    core.nodes(a="cpu 4")
+    core.run(x=fn("cpu 1"))
+    core.ready("x x")
+    assert core.decide() == ["x@a"]
+    core.ready("x")
+    assert core.decide() == []
+
+
+# who stands in whose way
+
+
+def test_what_waits_for_one_resource_does_not_block_another(core):
+    core.nodes(a="cpu 4, gpu 1", b="cpu 1")
+    core.run(g0=fn("gpu 1, cpu 1"), g1=fn("gpu 1, cpu 1"), wide=fn("cpu 4"), c=fn("cpu 1"), d=fn("cpu 1"))
+    assert core.decide() == ["g0@a", "c@a", "d@a"]
+    core.finish("g0")
+    assert core.decide() == ["g1@a"]
+
+
+def test_what_waits_for_a_pin_does_not_block_another(core):
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(x=fn("cpu 1", pin="a"), y=fn("cpu 1", pin="a"), z=fn("cpu 1"))
+    assert core.decide() == ["x@a", "z@b"]
+
+
+def test_what_waits_for_a_limit_does_not_block_another_run(core):
+    core.nodes(a="cpu 4")
+    core.run(id="r1", limits="db 1", **many(2, fn("cpu 1", limit="db 1"), "x"))
+    core.run(id="r2", limits="db 1", **many(2, fn("cpu 1", limit="db 1"), "y"))
+    assert core.decide() == ["x0@a", "y0@a"]
+
+
+def test_runs_share_nodes(core):
+    core.nodes(a="cpu 3")
+    core.run(id="r1", **many(2, fn("cpu 1"), "x"))
+    core.run(id="r2", **many(2, fn("cpu 1"), "y"))
+    assert core.decide() == ["x0@a", "x1@a", "y0@a"]
+    core.finish("x0")
+    assert core.decide() == ["y1@a"]
+    core.finish("x1 y0 y1")
+    assert core.decide() == ["r1 finished", "r2 finished"]
+
+
+# who goes first
+
+
+def test_order_of_functions_is_their_number(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"), z=fn("cpu 1"), ready="z y x")
+    assert core.decide() == ["x@a"]
+    core.finish("x")
+    assert core.decide() == ["y@a"]
+
+
+def test_higher_priority_of_a_function_goes_first(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1", priority=2), z=fn("cpu 1", priority=-1))
+    order = []
+    for _ in range(3):
+        placed = core.decide()[0]
+        order.append(placed)
+        core.finish(placed[0])
+    assert order == ["y@a", "x@a", "z@a"]
+
+
+def test_priority_of_the_run_counts_before_that_of_the_function(core):
+    core.nodes(a="cpu 1")
+    core.run(id="r1", x=fn("cpu 1", priority=100))
+    core.run(id="r2", y=fn("cpu 1"), options={"priority": 1})
+    assert core.decide() == ["y@a"]
+
+
+def test_priority_counts_across_resources(core):
+    core.nodes(a="cpu 1, gpu 1")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1, gpu 1", priority=1))
+    assert core.decide() == ["y@a"]
+
+
+def test_earlier_runs_go_first(core):
+    core.nodes(a="cpu 1")
+    core.run(id="r2", x=fn("cpu 1"), ready="")
+    core.run(id="r1", y=fn("cpu 1"))
+    core.ready("x")
+    assert core.decide() == ["x@a"]
+
+
+def test_ready_later_but_more_urgent_overtakes(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", priority=1), y=fn("cpu 1"), z=fn("cpu 1"), ready="y z")
+    assert core.decide() == ["y@a"]
+    core.ready("x")
+    core.finish("y")
+    assert core.decide() == ["x@a"]
+
+
+# pins
+
+
+@pytest.mark.parametrize("pin", ["b", "tcp://10.0.0.2:41", "10.0.0.2", "nowhere b", "x 10.0.0.2"])
+def test_pin_by_name_address_host_or_one_of_several(core, pin):
+    core.join(node("a", "cpu 1", "tcp://10.0.0.1:40 10.0.0.1"))
+    core.join(node("b", "cpu 1", "tcp://10.0.0.2:41 10.0.0.2"))
+    core.run(x=fn("cpu 1", pin=pin), y=fn("cpu 1", pin=pin))
+    assert core.decide() == ["x@b"]
+    core.finish("x")
+    assert core.decide() == ["y@b"]
+
+
+def test_a_pin_to_several_uses_each_of_them_and_no_other(core):
+    core.nodes(a="cpu 1", b="cpu 1", c="cpu 1")
+    core.run(**many(3, fn("cpu 1", pin="c a")))
+    assert core.decide() == ["f0@a", "f1@c"]
+
+
+def test_a_host_is_all_its_nodes(core):
+    for name, host in ("a", "h1"), ("b", "h2"), ("c", "h2"):
+        core.join(node(name, "cpu 1", host))
+    core.run(**many(3, fn("cpu 1", pin="h2")))
+    assert core.decide() == ["f0@b", "f1@c"]
+
+
+def test_a_node_may_have_a_number_for_a_name(core):
+    core.join(node(7, "cpu 1"))
+    core.run(x=fn("cpu 1", pin="7"))
+    assert core.decide() == ["x@7"]
+
+
+# strategies
+
+
+def placed_by(strategy, capacities, functions, **options):
+    core = Core()
+    core.nodes(**capacities)
+    core.run(strategy=strategy, **functions, **options)
+    return core.decide()
+
+
+def test_first_available_goes_by_name_whatever_the_order_of_joining():
+    assert placed_by("first_available", {"b": "cpu 2", "c": "cpu 9", "a": "cpu 2"}, many(5, fn("cpu 1"))) == [
+        "f0@a",
+        "f1@a",
+        "f2@b",
+        "f3@b",
+        "f4@c",
+    ]
+
+
+def test_load_balanced_keeps_the_fullest_resource_low():
+    # After one of cpu 2: a would be half full, b a quarter.
+    assert placed_by("load_balanced", {"a": "cpu 4", "b": "cpu 8"}, many(4, fn("cpu 2"))) == [
+        "f0@b",
+        "f1@a",
+        "f2@b",
+        "f3@b",
+    ]
+
+
+def test_load_balanced_looks_at_all_resources():
+    nodes = {"a": "cpu 8, memory 100", "b": "cpu 2, memory 1000"}
+    assert placed_by("load_balanced", nodes, {"x": fn("cpu 1, memory 80")}) == ["x@b"]
+    assert placed_by("load_balanced", nodes, {"x": fn("cpu 1, memory 20")}) == ["x@a"]
+
+
+def test_best_fit_fills_what_is_fullest():
+    # Left over afterwards: 2 cores on b, 3 on c, 6 on a.
+    nodes = {"a": "cpu 8", "b": "cpu 4", "c": "cpu 5"}
+    assert placed_by("best_fit", nodes, many(3, fn("cpu 2"))) == ["f0@b", "f1@b", "f2@c"]
+
+
+def test_best_fit_keeps_scarce_resources_free():
+    nodes = {"a": "cpu 4, gpu 2", "b": "cpu 4"}
+    functions = {**many(3, fn("cpu 1")), "g": fn("cpu 1, gpu 1")}
+    assert placed_by("best_fit", nodes, functions) == ["f0@b", "f1@b", "f2@b", "g@a"]
+    assert placed_by("first_available", nodes, functions) == ["f0@a", "f1@a", "f2@a", "g@a"]
+
+
+def test_best_fit_does_not_count_threads():
+    # b has many threads and few cores, a the reverse; both are weighed by cores alone.
+    assert placed_by("best_fit", {"a": "cpu 8, threads 8", "b": "cpu 2, threads 64"}, {"x": fn("cpu 1")}) == [
+        "x@b"
+    ]
+
+
+@pytest.mark.parametrize("strategy", ["first_available", "load_balanced", "best_fit"])
+def test_every_strategy_chooses_among_nodes_where_it_fits(strategy):
+    nodes = {"a": "cpu 1", "b": "cpu 2", "c": "cpu 4"}
+    assert placed_by(strategy, nodes, {"x": fn("cpu 3"), "y": fn("cpu 2")}) == ["x@c", "y@b"]
+
+
+# what a record shows while a function runs
+
+
+def test_rows(core):
+    core.nodes(a="cpu 1, gpu 2")
+    core.wait(5)
+    core.run(x=fn("cpu 1, gpu 1"), y=fn("cpu 1"))
+    core.wait(1)
+    core.decide()
+    row = core.state.row(core["x"])
+    assert (row.status, row.attempts[0].node, row.attempts[0].queued) == ("running", "a", 5)
+    assert row.attempts[0].devices == {"gpu": (0,)}
+    assert core.state.row(core["y"]) == ("ready", [], None)
+    core.state.finished(core["x"], 9.0, started=7.0, stopped=8.5, nbytes=12)
+    status, (attempt,), nbytes = core.state.row(core["x"])
+    assert (status, nbytes) == ("finished", 12)
+    assert attempt == (1, "a", 5, 7.0, 8.5, "finished", None, None, {"gpu": (0,)})
+
+
+def test_numbers_reads_what_it_should():
+    assert numbers("cpu 4, gpu 0.5") == {"cpu": 4, "gpu": 0.5}

@@ -1,0 +1,114 @@
+"""The table of states: what is not in it raises and changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+from scheduling.harness import fn
+
+from handoff_dask._scheduling.functions import FINAL, NAMES, TRANSITIONS, IllegalTransition, State
+
+LEGAL = [(a, b) for a in State for b in State if b in TRANSITIONS[a]]
+ILLEGAL = [(a, b) for a in State for b in State if b not in TRANSITIONS[a]]
+
+W, D, R, P = State.WAITING, State.DELAYED, State.READY, State.RUNNING
+F, X, S, C = State.FINISHED, State.FAILED, State.SKIPPED, State.CANCELLED
+
+
+def function_in(core, state):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1"), ready="")
+    f = core["x"]
+    f.run.count(f.state, state)
+    f.state = state
+    return f
+
+
+def counts(f):
+    return {state: n for state, n in f.run.counts.items() if n}
+
+
+@pytest.mark.parametrize(("old", "new"), ILLEGAL)
+def test_illegal_steps_raise_and_change_nothing(core, old, new):
+    f = function_in(core, old)
+    with pytest.raises(IllegalTransition, match=f"'x' of run r: {old.value}.* cannot become {new.value}"):
+        f.move(new)
+    assert f.state is old
+    assert counts(f) == {old: 1}
+
+
+@pytest.mark.parametrize(("old", "new"), LEGAL)
+def test_legal_steps_are_counted(core, old, new):
+    f = function_in(core, old)
+    f.move(new)
+    assert f.state is new
+    assert counts(f) == {new: 1}
+    assert f.run.complete() == (new in FINAL)
+
+
+def test_what_the_table_must_say():
+    assert set(TRANSITIONS) == set(State)
+    assert {a for a, b in LEGAL if b is P} == {R}, "only a ready function is placed"
+    assert {a for a in State if not TRANSITIONS[a]} == {X, S, C}
+    assert TRANSITIONS[F] <= {W, C}, "a result can only be lost"
+    assert all(not TRANSITIONS[a] <= FINAL or a in FINAL for a in State)
+    for state in {W, D, R, P}:
+        assert TRANSITIONS[state] >= FINAL, "from any state that is not final a run's end may come"
+    assert {state: state.value for state in State} == NAMES
+
+
+# Events that come too late, or for a function that they do not concern, are ignored.
+
+QUIET = {
+    "ready": (D, R, P, F, X, S, C),
+    "withdrawn": (W, P, F, X, S, C),
+    "refused": (W, D, R, F, X, S, C),
+    "finished": (F, X, S, C),
+    "failed": (W, D, R, F, X, S, C),
+    "gave_up": (F, X, S, C),
+    "lost": (W, D, R, F, X, S, C),
+    "result_lost": (W, D, R, P, X, S, C),
+    "skipped": (F, X, S, C),
+    "dropped": (F, X, S, C),
+}
+
+
+@pytest.mark.parametrize(("event", "state"), [(e, s) for e, states in QUIET.items() for s in states])
+def test_events_that_do_not_concern_a_function_change_nothing(core, event, state):
+    f = function_in(core, state)
+    before = f.run.status
+    takes_no_time = {"withdrawn", "refused", "result_lost"}
+    getattr(core.state, event)(f, *([] if event in takes_no_time else [0.0]))
+    assert f.state is state
+    assert f.attempts == []
+    assert f.run.status is before
+    assert core.decide() == []
+
+
+FINAL_EVENTS = {
+    "finished": (F, "finished"),
+    "gave_up": (X, "failed"),
+    "skipped": (S, "finished"),  # nothing failed here
+    "dropped": (C, "cancelled"),
+}
+
+
+@pytest.mark.parametrize("event", FINAL_EVENTS)
+@pytest.mark.parametrize("state", [W, D, R, P])
+def test_a_final_event_comes_from_any_state(core, event, state):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1"), ready="")
+    f = core["x"]
+    if state is D:
+        f.not_before = 5.0
+    if state is not W:
+        core.ready("x")
+    if state is P:
+        core.decide()
+    assert f.state is state
+    getattr(core.state, event)(f, 1.0)
+    core.state.check()
+    assert (f.state, core.decide()) == (FINAL_EVENTS[event][0], [f"r {FINAL_EVENTS[event][1]}"])
+    assert core.used("a") == {}
+    core.wait(10)
+    assert core.decide() == []
+    assert core.state.next_wake() is None

@@ -179,6 +179,12 @@ def compile_dag(
             [f"function {id!r} is an input function: it has a value only in a stream" for id in inputs],
             inputs,
         )
+    if timed := [id for id, f in functions.items() if f.timeout is not None]:
+        raise InvalidFunctionError(
+            dag.id,
+            [f"function {id!r} has a timeout, which this version cannot enforce on a node" for id in timed],
+            timed,
+        )
     inlined = inline_order(functions, dag._topological_order())
     dependencies = {
         id: placed_dependencies(f, functions, inlined) for id, f in functions.items() if f.type != "inline"

@@ -24,7 +24,7 @@ from handoff_dask._adapter.capacity import capacity_of, node_of, probe_node
 from handoff_dask._adapter.config import read_settings
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED
 from handoff_dask._model.resources import THREADS, UNIT, from_units, parse_amounts
-from handoff_dask._scheduling.functions import FINAL, FunctionState
+from handoff_dask._scheduling.functions import FINAL, NAMES, FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.placement import Place
 from handoff_dask._scheduling.runs import Run, RunStatus
@@ -111,7 +111,7 @@ class HandoffPlugin(SchedulerPlugin):
         self._wrap_stream("worker-status-change", self._worker_status_changed)
         scheduler.stream_handlers[ATTEMPT_FAILED] = self._attempt_reported
         scheduler.stream_handlers[RUN_DROPPED] = self._run_dropped
-        for name in ("prepare", "cancel", "report", "nodes", "register_node", "available"):
+        for name in ("prepare", "cancel", "report", "counts", "nodes", "register_node", "available"):
             scheduler.handlers[f"{NAME}_{name}"] = getattr(self, f"handle_{name}")
         for address in list(scheduler.workers):
             self.add_worker(scheduler, address)
@@ -174,6 +174,11 @@ class HandoffPlugin(SchedulerPlugin):
             "failed": [f.number for f in run.failed],
             "errors": [active.errors.get(f.number) for f in run.failed],
         }
+
+    async def handle_counts(self, run_id: str) -> dict[str, int]:
+        """Number of functions of a run in each state."""
+        active = self.runs.get(run_id)
+        return {} if active is None else {NAMES[s]: n for s, n in active.run.counts.items()}
 
     async def handle_nodes(self) -> list[dict[str, Any]]:
         """Every node's name, address, capacity and free amounts, by name."""

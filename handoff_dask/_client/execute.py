@@ -132,6 +132,7 @@ def execute(
     fail_fast: bool = True,
     timeout: float | None = None,
     priority: float = 0,
+    progress: bool = False,
     wait_for_nodes: float = 0,
 ) -> Any:
     """Run a DAG on a cluster and wait for its results.
@@ -142,6 +143,8 @@ def execute(
     ----------
     timeout : float, optional
         Seconds after which the run is ended.
+    progress : bool
+        Show on standard error how far the run is.
 
     Returns
     -------
@@ -183,11 +186,11 @@ def execute(
     dag.validate()  # before a cluster is started for it
     resolved, owned = resolve_client(client, reuse=False)
     if resolved.asynchronous:
-        return _execute_async(dag, resolved, options, timeout, owned)
+        return _execute_async(dag, resolved, options, timeout, progress, owned)
     try:
         run = _submit(dag, resolved, options)
         try:
-            result: Result = resolved.sync(_result_within, run, timeout)
+            result: Result = resolved.sync(_result_within, run, timeout, progress)
         except KeyboardInterrupt:
             run.cancel()
             raise
@@ -198,12 +201,12 @@ def execute(
 
 
 async def _execute_async(
-    dag: DAG, client: Client, options: RunOptions, timeout: float | None, owned: bool
+    dag: DAG, client: Client, options: RunOptions, timeout: float | None, progress: bool, owned: bool
 ) -> Result:
     try:
         run = _submit(dag, client, options)
         try:
-            return await _result_within(run, timeout)
+            return await _result_within(run, timeout, progress)
         except BaseException:
             if not run.done():
                 await run._cancel()
@@ -213,7 +216,25 @@ async def _execute_async(
             await client.close()
 
 
-async def _result_within(run: Run, timeout: float | None) -> Result:
-    if timeout is not None and not await run._wait(timeout):
+async def _result_within(run: Run, timeout: float | None, progress: bool) -> Result:
+    ended = await (_watch(run, timeout) if progress else run._wait(timeout))
+    if not ended:
+        assert timeout is not None
         raise await run._time_out(timeout)
     return await run._result()
+
+
+async def _watch(run: Run, timeout: float | None) -> bool:
+    """Wait for the end and show how far the run is meanwhile."""
+    from handoff_dask._display.progress import INTERVAL, ProgressLine
+
+    line = ProgressLine(len(run._compiled.ids))
+    try:
+        while True:
+            left = INTERVAL if timeout is None else min(INTERVAL, timeout - run.elapsed)
+            ended = await run._wait(max(0.0, left))
+            line.update(await run._counts(), run.elapsed)
+            if ended or left < INTERVAL:
+                return ended
+    finally:
+        line.close()

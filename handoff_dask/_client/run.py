@@ -279,6 +279,12 @@ class Run:
             return asyncio.run(question())
         return self._client.sync(question)
 
+    async def _counts(self) -> dict[str, int]:
+        if not self._compiled.keys or self._client.status != "running":
+            return {}
+        counts: dict[str, int] = await self._client.scheduler.handoff_counts(run_id=self.id)
+        return counts
+
     async def _records(self) -> Records:
         await self._started()
         return self._records_in(await self._fetch_report())

@@ -41,11 +41,8 @@ def to_units(amount: Any) -> int:
     """
     if isinstance(amount, bool) or not isinstance(amount, (Real, Decimal)):
         raise ValueError(f"must be a number, not {amount!r}")
-    if isinstance(amount, int):
-        if amount < 0:
-            raise ValueError(f"must not be negative, but is {amount!r}")
-        if amount < _WHOLE:
-            return amount * UNIT
+    if isinstance(amount, int) and 0 <= amount < _WHOLE:
+        return amount * UNIT
     try:
         value = float(amount)
     except OverflowError:
@@ -55,7 +52,7 @@ def to_units(amount: Any) -> int:
     if value < 0:
         raise ValueError(f"must not be negative, but is {amount!r}")
     if value >= _WHOLE:
-        return int(value) * UNIT  # value * UNIT may be too large for a float
+        return int(amount) * UNIT  # value * UNIT may be too large for a float
     return max(1, int(value * UNIT)) if value else 0
 
 

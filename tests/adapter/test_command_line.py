@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import re
 import signal
 import subprocess
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from distributed import Client
+from helpers import until
 
 import handoff_dask as handoff
 from handoff_dask import DAG, Function
@@ -18,43 +19,46 @@ from handoff_dask import DAG, Function
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def dask(*arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "dask", *arguments],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-
-
 @pytest.fixture(scope="module")
-def address():
+def address(tmp_path_factory):
     """The scheduler's address."""
-    processes = [dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")]
+    folder = tmp_path_factory.mktemp("cluster")
+    contact = folder / "scheduler.json"
+    processes = []
+
+    def dask(*arguments: str) -> None:
+        with open(folder / f"{len(processes)}.log", "w") as log:
+            command = [sys.executable, "-m", "dask", *arguments]
+            processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+
     try:
-        found = None
-        for line in processes[0].stderr:
-            if found := re.search(r"tcp://[\d.:]+", line):
-                break
-        assert found, "the scheduler did not start"
+        dask(
+            "scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            str(contact),
+        )
+        until(lambda: contact.exists() and contact.read_text(), 60, "the scheduler has started")
+        found = json.loads(contact.read_text())["address"]
         common = ("--no-dashboard", "--nthreads", "4", "--no-nanny")
         for name, resources in (("node1", "cpu=4,memory=8192,gpu=1"), ("node2", "cpu=2,memory=4096")):
-            processes.append(dask("worker", found[0], "--name", name, "--resources", resources, *common))
-        with Client(found[0], set_as_default=False) as client:
+            dask("worker", found, "--name", name, "--resources", resources, *common)
+        with Client(found, set_as_default=False) as client:
             client.wait_for_workers(2, timeout=60)
-        yield found[0]
+        yield found
     finally:
         for process in reversed(processes):
             process.send_signal(signal.SIGTERM)
-        for process in processes:
-            process.communicate(timeout=30)
-
-
-def example(name: str):
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+        for process in reversed(processes):
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def test_the_distributed_example_as_a_client_process(address):
@@ -95,7 +99,7 @@ def test_results_that_do_not_pickle_are_the_functions_failure(address):
         handoff.execute(dag, address)
     assert caught.value.function_id == "lock"
     assert "pickle" in str(caught.value)
-    assert dict(caught.value.run.results)["fine"] == 3 if caught.value.run.results else True
+    assert caught.value.run.status == "finished"  # it ran; its result does not travel
 
 
 def test_a_lambda_and_its_closure_travel(address):

@@ -24,7 +24,7 @@ def test_a_run_goes_on_while_one_looks_at_it(client):
     assert run.status == "running"
     assert not run.done()
     assert not run.wait(timeout=0.05)
-    with pytest.raises(TimeoutError, match="has not ended within 0.05 s"):
+    with pytest.raises(TimeoutError, match=r"has not ended within 0\.05 s"):
         run.result(timeout=0.05)
     assert dict(run.results) == {}
     assert "held" not in run.results

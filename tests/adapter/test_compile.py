@@ -1,0 +1,198 @@
+"""The compiled form of a DAG: what Dask and the core are given. No cluster."""
+
+from __future__ import annotations
+
+import operator
+import pickle
+
+import pytest
+from dask._task_spec import Task
+from helpers import add, dag_of, identity
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from handoff_dask import DAG, Argument, Collocated, Function, RetryPolicy
+from handoff_dask._adapter.compile import NumberOrder, compile_dag, depth_first
+from handoff_dask._adapter.worker import load_code, run_function
+from handoff_dask._model.resources import UNIT
+
+
+def compiled(dag, **options):
+    return compile_dag(dag, "run0", **{"policy": RetryPolicy(), **options})
+
+
+def evaluate(compiled):
+    """Results by function number, as Dask would compute them, after a trip through pickle."""
+    graph = pickle.loads(pickle.dumps(compiled.graph)).__dask_graph__()
+    values = {}
+    for key in compiled.keys:
+        assert isinstance(graph[key], Task)
+        values[key] = graph[key](values)
+    return {id: values[key] for id, key in zip(compiled.ids, compiled.keys, strict=True)}
+
+
+def test_annotations_carry_costs_and_pins_by_key():
+    got = compiled(
+        dag_of(
+            Function("a", identity, extra_args=[1], cost={"cpu": 2, "memory": 0.5, "db": 1}, node="n1"),
+            Function("b", identity, args=["a"], node=["n1", 7]),
+            Function("c", identity, args=["b"], node=Collocated("b")),
+        ),
+        limits={"db": 4},
+    )
+    a, b, c = got.keys
+    annotations = got.graph.__dask_annotations__()
+    assert annotations["resources"] == {a: {"cpu": 2, "memory": 0.5}}
+    assert annotations["workers"] == {a: ["n1"], b: ["n1", "7"]}
+    assert annotations["handoff"] == dict.fromkeys((a, b, c), "run0")
+    kind = got.spec.kinds[got.spec.kind_of[0]]
+    assert kind.cost == (("cpu", 2 * UNIT), ("memory", UNIT // 2))
+    assert kind.limit_cost == (("db", UNIT),)
+    assert dict(kind.asked) == {"cpu": 2, "memory": 0.5, "db": 1}
+    assert got.spec.groups == [[1, 2]]
+    assert got.spec.limits == (("db", 4 * UNIT),)
+
+
+def test_keys_are_named_after_the_code_and_new_for_every_run():
+    dag = dag_of(Function("a", identity, extra_args=[1]), Function("b", operator.neg, args=["a"]))
+    one, two = compile_dag(dag, "one", policy=RetryPolicy()), compile_dag(dag, "two", policy=RetryPolicy())
+    assert one.keys == [("identity-one", 0), ("neg-one", 1)]
+    assert not set(one.keys) & set(two.keys)
+    order = NumberOrder()
+    assert [order[key] for key in one.keys] == [0, 1]
+    assert one.keys[0] in order
+
+
+def test_functions_alike_share_one_kind():
+    dag = DAG()
+    for i in range(100):
+        dag.add_function(Function(i, identity, extra_args=[i], cost={"cpu": 1 + i % 2}))
+    got = compiled(dag)
+    assert len(got.spec.kinds) == 2
+    assert len(got.graph.codes) == len(got.graph.shapes) // 2 == 1
+
+
+def test_arguments_reach_the_code_as_the_function_says():
+    def collect(*args, **kwargs):
+        return args, kwargs
+
+    got = evaluate(
+        compiled(
+            dag_of(
+                Function("a", identity, extra_args=[1]),
+                Function("b", identity, extra_args=[2]),
+                Function("v", collect, args=["a", "b", "a"], extra_args=[3]),
+                Function("l", collect, args=["b", "a"], extra_args=[3], argument_inclusion="as_list"),
+                Function("k", collect, args=["a"], kwargs={"x": "b", "y": "a"}, extra_kwargs={"z": 9}),
+                Function("i", add, args=["a"], kwargs={}, extra_args=[10], type="inline"),
+                Function("j", collect, args=["i", "b"], kwargs={"x": "i"}, type="inline"),
+                Function("u", collect, args=["j"], kwargs={"w": "i"}),
+            )
+        )
+    )
+    assert got["v"] == ((1, 2, 1, 3), {})
+    assert got["l"] == (([2, 1], 3), {})
+    assert got["k"] == ((1,), {"x": 2, "y": 1, "z": 9})
+    assert got["u"] == ((((11, 2), {"x": 11}),), {"w": 11})
+    assert set(got) == {"a", "b", "v", "l", "k", "u"}
+
+
+def test_a_run_mutating_its_extra_args_does_not_change_the_next():
+    def grow(values):
+        values.append(1)
+        return len(values)
+
+    shared = [0]
+    got = compiled(dag_of(Function("a", grow, extra_args=[shared]), Function("b", grow, extra_args=[shared])))
+    assert evaluate(got) == evaluate(got) == {"a": 2, "b": 2}
+    assert shared == [0]
+
+
+def test_state_in_code_is_not_shared_between_runs():
+    calls = []
+
+    def count():
+        calls.append(1)
+        return len(calls)
+
+    program = compiled(dag_of(Function("a", count))).graph
+    (code,) = program.codes
+    assert load_code("first", code) is load_code("first", code)
+    assert load_code("first", code) is not load_code("second", code)
+    (task,) = program.__dask_graph__().values()
+    assert run_function(task.args[0]) == 1
+    assert calls == []
+
+
+def test_what_is_wanted_and_what_is_kept():
+    dag = dag_of(
+        Function("a", identity, extra_args=[1]),
+        Function("b", identity, args=["a"]),
+        Function("c", identity, args=["a"]),
+    )
+    assert compiled(dag).kept == [0, 1, 2]
+    sinks = compiled(dag, keep="sinks")
+    assert [sinks.ids[n] for n in sinks.kept] == [sinks.ids[n] for n in sinks.wanted]
+    assert {sinks.ids[n] for n in sinks.kept} == {"b", "c"}
+    one = compiled(dag, keep=["b"])
+    assert [one.ids[n] for n in one.kept] == ["b"]
+    assert {one.ids[n] for n in one.wanted} == {"b", "c"}
+    assert evaluate(one) == {"a": 1, "b": 1, "c": None}  # run, since it is in the DAG; its result is not kept
+
+
+def test_transfers_are_collocated_and_know_their_peers():
+    got = compiled(
+        dag_of(
+            Function("p", identity, extra_args=[1]), Function("c", add, args=[Argument("p"), Argument("p")])
+        )
+    )
+    number = {id: n for n, id in enumerate(got.ids)}
+    for position in (0, 1):
+        out, into = number["serialize", "p", "c", position], number["deserialize", "p", "c", position]
+        assert got.spec.peers[out] == into
+        assert got.spec.peers[into] == out
+    groups = {frozenset(got.ids[n] for n in members) for members in got.spec.groups}
+    assert groups == {
+        frozenset({"p", ("serialize", "p", "c", 0), ("serialize", "p", "c", 1)}),
+        frozenset({"c", ("deserialize", "p", "c", 0), ("deserialize", "p", "c", 1)}),
+    }
+
+
+def test_ids_that_are_not_plain_travel_as_text_and_come_back_as_themselves():
+    ids = ["text", ("a", 1), frozenset({1}), None]
+    got = compiled(dag_of(*[Function(id, identity, extra_args=[1]) for id in ids], id=frozenset({2})))
+    assert got.ids == ids
+    assert got.spec.ids == ["text", ("a", 1), "frozenset({1})", None]
+    assert got.spec.dag_id == "frozenset({2})"
+
+
+def test_a_function_with_a_timeout_is_refused_not_ignored():
+    from handoff_dask import InvalidFunctionError
+
+    dag = dag_of(Function("a", identity, extra_args=[1], timeout=5))
+    with pytest.raises(InvalidFunctionError, match="'a' has a timeout, which this version cannot enforce"):
+        compiled(dag)
+
+
+@st.composite
+def dependencies(draw):
+    n = draw(st.integers(0, 40))
+    return {i: tuple(draw(st.lists(st.integers(0, i - 1), max_size=4))) if i else () for i in range(n)}
+
+
+@given(dependencies())
+@settings(deadline=None)
+def test_the_order_is_topological_and_goes_on_with_what_was_begun(deps):
+    order = depth_first(deps)
+    assert sorted(order) == sorted(deps)
+    position = {id: n for n, id in enumerate(order)}
+    assert all(position[d] < position[id] for id in deps for d in deps[id])
+
+
+def test_the_order_keeps_few_results_alive():
+    deps = {}
+    for i in range(50):
+        deps["load", i] = ()
+        deps["size", i] = (("load", i),)
+    order = depth_first(deps)
+    assert [kind for kind, _ in order] == ["load", "size"] * 50

@@ -1,0 +1,134 @@
+"""What notebooks show."""
+
+import re
+from html import unescape
+from html.parser import HTMLParser
+
+import pytest
+from helpers import dag_of, identity
+
+from handoff_dask import DAG, Collocated, Function, execute_local
+
+
+class Table(HTMLParser):
+    """Rows of cells, and the tags there are."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.tags, self.open = [], set(), []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] in (["td"], ["th"]):
+            self.rows[-1][-1] += data
+
+
+OURS = {"p", "b", "table", "thead", "tbody", "tr", "th", "td"}
+
+
+def test_dag():
+    dag = dag_of(
+        Function("load", list, cost={"cpu": 2}, node="n1"),
+        Function("use", identity, args=["load"], node=Collocated("load")),
+        id="mine",
+    )
+    text = dag._repr_html_()
+    assert "<b>DAG &#x27;mine&#x27;</b>: 2 functions" in text
+    assert Table(text).rows == [
+        ["id", "code", "args", "cost", "node"],
+        ["load", "list", "", "cpu 2", "n1"],
+        ["use", "identity", "load", "", "Collocated(id='load')"],
+    ]
+
+
+EVIL = "<script>alert('&')</script>"
+
+
+def test_dag_escapes():
+    dag = dag_of(
+        Function(EVIL, list, cost={EVIL: 1}, node=EVIL), Function("f", identity, args=[EVIL]), id=EVIL
+    )
+    text = dag._repr_html_()
+    table = Table(text)
+    assert table.tags <= OURS
+    assert table.rows[1] == [EVIL, "list", "", f"{EVIL} 1", EVIL]
+    assert table.rows[2][2] == EVIL
+    assert EVIL in unescape(text)
+
+
+def test_result_escapes():
+    dag = dag_of(Function(EVIL, lambda: EVIL), id=EVIL)
+    text = execute_local(dag)._repr_html_()
+    table = Table(text)
+    assert table.tags <= OURS
+    assert table.rows[1][0] == EVIL
+    assert table.rows[1][4] == repr(EVIL)
+    assert repr(EVIL) in unescape(text)
+
+
+def test_result():
+    failed = []
+
+    def flaky():
+        if not failed:
+            failed.append(1)
+            raise OSError
+        return "x" * 100
+
+    dag = dag_of(Function("f", flaky), Function("g", lambda f: 7, args=["f"]), id="mine")
+    text = execute_local(dag, keep=["f"])._repr_html_()
+    assert re.search(r"<b>Result of DAG &#x27;mine&#x27;</b>: [\d.e-]+ s<", text)
+    head, f, g = Table(text).rows
+    assert head == ["function", "node", "attempts", "time", "value"]
+    assert f[:3] == ["f", "local", "2"]
+    assert f[4] == "'" + "x" * 76 + "..."
+    assert g[:3] == ["g", "local", "1"]
+    assert g[4] == ""  # not kept
+    assert all(re.fullmatch(r"[\d.e-]+ s", row[3]) for row in (f, g))
+
+
+def test_long_ones_are_cut_short():
+    shown = []
+
+    class Value:
+        def __repr__(self):
+            shown.append(1)
+            return "value"
+
+    dag = dag_of(*(Function(n, Value) for n in range(1025)))
+    for text in (dag._repr_html_(), execute_local(dag)._repr_html_()):
+        assert len(Table(text).rows) == 1 + 20
+        assert text.endswith("<p>and 1,005 more</p>")
+    assert len(shown) == 20
+
+
+@pytest.mark.parametrize("n", [0, 1, 20])
+def test_short_ones_are_not(n):
+    text = dag_of(*(Function(i, list) for i in range(n)))._repr_html_()
+    assert len(Table(text).rows) == 1 + n
+    assert "more" not in text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"cost": {"cpu": "two"}}, {"cost": 3}, {"args": 5}, {"args": [[1]]}, {"code": None}, {"kwargs": 3}],
+)
+def test_a_dag_with_problems_is_shown(fields):
+    text = dag_of(Function("f", **{"code": list, **fields}))._repr_html_()
+    assert Table(text).rows[1][0] == "f"
+
+
+def test_empty():
+    assert "0 functions" in DAG("mine")._repr_html_()

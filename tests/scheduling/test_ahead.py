@@ -1,0 +1,318 @@
+"""Short functions are sent ahead of their time, so that a node has the next one there when it ends one."""
+
+from __future__ import annotations
+
+import pytest
+from scheduling.harness import Core, fn, many, node
+
+SHORT = fn("cpu 1", code="short")
+
+
+@pytest.fixture
+def core():
+    """One of 1 ms was seen; the horizon allows for ten per core."""
+    core = Core(ahead_horizon=0.01, ahead_limit=40)
+    yield core
+    core.state.check()
+
+
+def learn(core, code="short", took=0.001):
+    """Let the core see how long functions of this code take."""
+    core.nodes(school="cpu 1")
+    core.run(id=f"lesson {code}", lesson=fn("cpu 1", code=code, pin="school"))
+    core.decide()
+    core.wait(1)
+    core.finish("lesson", took=took)
+    core.leave("school")
+    core.decide()
+
+
+def ahead(core, name="a"):
+    return [f.id for f in core.state.nodes[name].ahead]
+
+
+def booked(core, name="a"):
+    return [f.id for f in core.state.nodes[name].running]
+
+
+def test_short_functions_are_sent_ahead(core):
+    learn(core)
+    core.nodes(a="cpu 2")
+    core.run(**many(30, SHORT))
+    assert core.decide() == [f"f{i}@a" for i in range(22)]
+    assert booked(core) == ["f0", "f1"]
+    assert ahead(core) == [f"f{i}" for i in range(2, 22)]
+    assert core.used("a") == {"cpu": 2}
+    assert core.states("f21 f22") == "running ready"
+
+
+def test_they_move_up_in_order_as_room_is_made(core):
+    learn(core)
+    core.nodes(a="cpu 1")
+    core.run(**many(5, SHORT))
+    core.decide()
+    core.finish("f0")
+    assert booked(core) == ["f1"]
+    assert ahead(core) == ["f2", "f3", "f4"]
+    assert core.used("a") == {"cpu": 1}
+    core.finish("f1 f2 f3 f4")
+    assert core.decide() == ["r finished"]
+    assert core.used("a") == {}
+
+
+def test_one_may_finish_before_it_was_booked(core):
+    learn(core)
+    core.nodes(a="cpu 1")
+    core.run(**many(4, SHORT))
+    core.decide()
+    core.finish("f2")
+    assert (booked(core), ahead(core)) == (["f0"], ["f1", "f3"])
+    core.finish("f0")
+    assert (booked(core), ahead(core)) == (["f1"], ["f3"])
+    assert core.outcomes("f2") == [("a", "finished")]
+
+
+@pytest.mark.parametrize("how", ["lose", "refuse", "fail", "remove"])
+def test_one_that_ends_otherwise_before_it_was_booked_leaves_nothing(core, how):
+    learn(core)
+    core.nodes(a="cpu 1")
+    core.run(**many(2, SHORT))
+    core.run(id="other", x=SHORT)
+    core.decide()
+    assert ahead(core) == ["f1", "x"]
+    getattr(core, how)("other" if how == "remove" else "x")
+    assert (booked(core), ahead(core)) == (["f0"], ["f1"])
+
+
+def test_all_are_lost_with_their_node(core):
+    learn(core)
+    core.nodes(a="cpu 1")
+    core.run(**many(3, SHORT))
+    core.decide()
+    core.leave("a")
+    assert core.states("f0 f1 f2") == "waiting waiting waiting"
+    assert core.outcomes("f2") == [("a", "lost")]
+
+
+def test_the_limit_holds(core):
+    core = Core(ahead_horizon=10, ahead_limit=3)
+    learn(core)
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(**many(30, SHORT))
+    core.decide()
+    assert (len(ahead(core, "a")), len(ahead(core, "b"))) == (3, 3)
+
+
+def test_the_horizon_holds(core):
+    learn(core, took=0.004)
+    core.nodes(a="cpu 1")
+    core.run(**many(30, SHORT))
+    core.decide()
+    assert len(ahead(core)) == 2
+
+
+def test_they_are_spread(core):
+    learn(core)
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(**many(6, SHORT))
+    assert core.decide() == ["f0@a", "f1@b", "f2@a", "f3@b", "f4@a", "f5@b"]
+
+
+def test_a_horizon_of_nothing_turns_it_off():
+    core = Core(ahead_horizon=0)
+    learn(core, took=0.0)
+    core.nodes(a="cpu 1")
+    core.run(**many(3, SHORT))
+    assert core.decide() == ["f0@a"]
+
+
+def test_not_before_a_duration_is_known(core):
+    core.nodes(a="cpu 1")
+    core.run(**many(3, SHORT))
+    assert core.decide() == ["f0@a"]
+    core.finish("f0")
+    assert core.decide() == ["f1@a"]
+    core.wait(1)
+    core.finish("f1", took=0.001)
+    core.run(id="other", **many(3, SHORT, "g"))
+    assert core.decide() == ["f2@a", "g0@a", "g1@a", "g2@a"]
+
+
+def test_not_when_one_of_their_kind_was_long(core):
+    learn(core)
+    learn(core, took=1)
+    for _ in range(20):
+        learn(core)
+    core.nodes(a="cpu 1")
+    core.run(**many(3, SHORT))
+    assert core.decide() == ["f0@a"]
+
+
+def test_again_after_enough_short_ones(core):
+    learn(core, took=1)
+    for _ in range(60):
+        learn(core)
+    core.nodes(a="cpu 1")
+    core.run(**many(3, SHORT))
+    assert core.decide() == ["f0@a", "f1@a", "f2@a"]
+
+
+def test_durations_are_learnt_by_code(core):
+    learn(core)
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", code="another"), y=fn("cpu 1", code="another"))
+    assert core.decide() == ["x@a"]
+
+
+@pytest.mark.parametrize("options", [{"limits": "db 9"}, {"options": {"max_concurrency": 9}}])
+def test_not_where_the_run_has_limits(core, options):
+    learn(core)
+    core.nodes(a="cpu 1")
+    core.run(**many(3, SHORT), **options)
+    assert core.decide() == ["f0@a"]
+
+
+def test_not_with_a_gpu(core):
+    learn(core)
+    core.join(node("a", "cpu 4, gpu 1", enforced="gpu cpu"))
+    core.run(**many(3, fn("gpu 1", code="short")))
+    assert core.decide() == ["f0@a"]
+
+
+def test_not_to_a_paused_node(core):
+    learn(core)
+    core.nodes(a="cpu 1")
+    core.run(**many(3, SHORT), ready="f0")
+    core.decide()
+    core.pause("a")
+    core.ready("f1 f2")
+    assert core.decide() == []
+
+
+def test_not_before_a_group_has_its_node(core):
+    learn(core)
+    core.nodes(a="cpu 1", b="cpu 2")
+    core.run(id="other", o=fn("cpu 1", pin="a"), q=fn("cpu 2", pin="b"))
+    core.decide()
+    core.run(x=SHORT, y=SHORT, groups=("x y",))
+    assert core.decide() == []
+    core.finish("o")
+    assert core.decide() == ["x@a", "y@a"]
+    assert ahead(core) == ["y"]
+
+
+def test_on_a_pin_only(core):
+    learn(core)
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(**many(3, fn("cpu 1", code="short", pin="b")))
+    assert core.decide() == ["f0@b", "f1@b", "f2@b"]
+
+
+# only what the node itself holds back until there is room
+
+
+def sent_ahead(core, capacity, enforced, kind, others=()):
+    learn(core)
+    core.join(node("a", capacity, enforced=enforced))
+    core.run(id="others", **{f"o{i}": other for i, other in enumerate(others)})
+    core.run(**many(20, kind))
+    core.decide()
+    return bool(ahead(core))
+
+
+@pytest.mark.parametrize(
+    ("capacity", "enforced", "cost", "expected"),
+    [
+        ("cpu 2", "", "", True),  # threads are always enforced
+        ("cpu 2", "", "cpu 1", True),  # and a thread stands for a core
+        ("cpu 2", "", "cpu 0.5", True),
+        ("cpu 2", "cpu", "cpu 2", True),
+        ("cpu 2", "", "cpu 2", False),  # one thread, two cores
+        ("cpu 2, threads 4", "", "cpu 1", False),  # the node would start four
+        ("cpu 2, threads 4", "cpu", "cpu 1", True),
+        ("cpu 9, threads 2", "", "cpu 1", True),
+        ("cpu 2, memory 100", "", "cpu 1, memory 60", False),
+        ("cpu 2, memory 100", "cpu", "cpu 1, memory 60", False),
+        ("cpu 2, memory 100", "memory", "cpu 1, memory 60", True),
+        ("cpu 2, memory 100", "cpu memory", "memory 60", True),
+    ],
+)
+def test_only_what_the_node_enforces(core, capacity, enforced, cost, expected):
+    assert sent_ahead(core, capacity, enforced, fn(cost, code="short")) == expected
+
+
+def test_a_thread_stands_for_no_core_while_one_function_takes_several(core):
+    wide = fn("cpu 3")
+    assert not sent_ahead(core, "cpu 4", "", SHORT, [wide])
+    core.finish("o0")
+    core.decide()
+    assert ahead(core)
+
+
+def test_where_cores_are_enforced_that_is_no_matter(core):
+    assert sent_ahead(core, "cpu 4", "cpu", SHORT, [fn("cpu 3")])
+
+
+def test_a_function_of_several_cores_waits_for_those_sent_ahead(core):
+    # f0 to f3 run, f4 is there. Whatever the node starts next has a thread and takes it for a core.
+    learn(core)
+    core.nodes(a="cpu 4")
+    core.run(**many(5, SHORT), wide=fn("cpu 2"))
+    core.decide()
+    core.run(id="other", x=fn("cpu 2", priority=1))
+    core.finish("f0")
+    core.finish("f1 f2")
+    assert ahead(core) == []
+    assert core.decide() == ["wide@a"]
+
+
+def test_a_wide_function_is_not_booked_beside_functions_that_may_take_its_cores(core):
+    learn(core)
+    core.join(node("a", "cpu 8, threads 4"))
+    core.run(x=fn("cpu 6"), **many(2, fn("cpu 1", code="long")), ready="f0 f1")
+    core.decide()
+    core.run(id="short", **many(4, SHORT, "s"))
+    assert core.decide() == ["s0@a", "s1@a", "s2@a", "s3@a"]
+    assert ahead(core) == ["s2", "s3"]
+    core.finish("f0 f1 s0")
+    assert (booked(core), ahead(core)) == (["s1", "s2", "s3"], [])
+    core.ready("x")
+    assert core.decide() == []
+    core.finish("s1")
+    assert core.decide() == ["x@a"]
+
+
+def test_functions_sent_ahead_do_not_keep_others_from_what_they_do_not_need(core):
+    learn(core)
+    core.join(node("a", "cpu 2, threads 4, gpu 1, memory 100", enforced="cpu"))
+    core.run(**many(8, SHORT), g=fn("gpu 1"), m=fn("memory 100"), c=fn("cpu 1"))
+    core.decide()
+    assert ahead(core) == ["f2", "f3", "f4", "f5", "f6", "f7"]
+    assert booked(core) == ["f0", "f1", "g", "m"]
+    assert core.states("c") == "ready"
+
+
+def test_a_function_may_take_the_cores_that_functions_sent_ahead_do_not_ask_for(core):
+    learn(core)
+    core.join(node("a", "cpu 4, threads 2"))
+    core.run(**many(5, fn(code="short")))
+    core.decide()
+    assert len(ahead(core)) == 3
+    core.run(id="other", x=fn("cpu 3"))
+    assert core.decide() == []
+    core.state.node_resized("a", {"threads": 6 * 2**20, "cpu": 4 * 2**20})
+    assert ahead(core) == []  # they have moved up
+    assert core.decide() == ["x@a"]
+
+
+def test_those_that_wait_behind_one_that_goes_away_move_up(core):
+    learn(core)
+    core.join(node("a", "cpu 4, threads 8", enforced="cpu"))
+    core.run(x=fn("cpu 3"), big=fn("cpu 4", code="short"), small=fn("cpu 2", code="short"))
+    core.run(id="other", tiny=fn("cpu 1"))
+    assert core.decide() == ["x@a", "big@a", "small@a", "tiny@a"]
+    core.finish("tiny")
+    core.resize(a="cpu 5")
+    assert ahead(core) == ["big", "small"]
+    core.lose("big")
+    assert (booked(core), ahead(core)) == (["x", "small"], [])

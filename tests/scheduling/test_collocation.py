@@ -1,0 +1,266 @@
+"""Collocated functions share a node; transfers are told both ends."""
+
+from __future__ import annotations
+
+import pytest
+from scheduling.harness import fn, node
+
+
+def test_the_first_member_decides_and_the_others_follow(core):
+    core.nodes(a="cpu 1", b="cpu 4")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"), z=fn("cpu 1"), groups=("y z",), ready="x y")
+    assert core.decide() == ["x@a", "y@b"]
+    core.finish("x y")
+    core.ready("z")
+    assert core.decide() == ["z@b"]  # though a is free and comes first
+
+
+def test_members_that_are_ready_follow_in_the_same_decision(core):
+    core.nodes(a="cpu 1", b="cpu 4")
+    core.run(x=fn("cpu 2"), y=fn("cpu 1"), z=fn("cpu 1"), w=fn("cpu 1"), groups=("x y z",))
+    assert core.decide() == ["x@b", "y@b", "z@b", "w@a"]
+
+
+def test_members_that_do_not_fit_together_take_turns(core):
+    core.nodes(a="cpu 2", b="cpu 2")
+    core.run(x=fn("cpu 2"), y=fn("cpu 2"), groups=("x y",))
+    assert core.decide() == ["x@a"]
+    assert core.decide() == []
+    core.finish("x")
+    assert core.decide() == ["y@a"]
+
+
+def test_a_group_is_placed_only_where_each_member_alone_fits(core):
+    core.nodes(a="cpu 2", b="cpu 2, memory 100", c="cpu 2, memory 100, gpu 1")
+    core.run(x=fn("cpu 1"), y=fn("memory 100"), z=fn("gpu 1"), groups=("x y z",), ready="x")
+    assert core.decide() == ["x@c"]
+
+
+def test_a_group_waits_for_such_a_node_although_its_member_would_fit_elsewhere(core):
+    core.nodes(a="cpu 2", b="cpu 1, gpu 1")
+    core.run(g=fn("cpu 1"), x=fn("cpu 1"), y=fn("gpu 1"), groups=("x y",), ready="g")
+    core.pause("a")
+    assert core.decide() == ["g@b"]
+    core.resume("a")
+    core.ready("x")
+    assert core.decide() == []
+    core.finish("g")
+    assert core.decide() == ["x@b"]
+
+
+def test_groups_are_placed_one_by_one(core):
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"), u=fn("cpu 1"), v=fn("cpu 1"), groups=("x y", "u v"))
+    assert core.decide() == ["x@a", "u@b"]
+    core.finish("u x")
+    assert core.decide() == ["y@a", "v@b"]
+
+
+def test_a_pin_of_one_member_pins_all(core):
+    core.nodes(a="cpu 2", b="cpu 2")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1", pin="b"), groups=("x y",), ready="x")
+    assert core.decide() == ["x@b"]
+
+
+def test_pins_of_members_are_combined_whatever_they_call_the_node(core):
+    core.join(node("a", "cpu 2", "10.0.0.1"))
+    core.join(node("b", "cpu 2", "10.0.0.2"))
+    core.join(node("c", "cpu 2", "10.0.0.2"))
+    core.run(
+        x=fn("cpu 1", pin="10.0.0.2"), y=fn("cpu 1", pin="a c"), z=fn("cpu 1"), groups=("x y z",), ready="z"
+    )
+    assert core.decide() == ["z@c"]
+
+
+def test_a_lost_node_unbinds_its_groups(core):
+    core.nodes(a="cpu 2", b="cpu 2")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"), z=fn("cpu 1"), groups=("x y z",), ready="x y")
+    assert core.decide() == ["x@a", "y@a"]
+    core.finish("x")
+    core.leave("a")
+    assert core.states("x y z") == "finished waiting waiting"
+    core.ready("z y")
+    assert core.decide() == ["y@b", "z@b"]
+    assert core.outcomes("y") == [("a", "lost")]
+
+
+def test_a_lost_node_moves_members_that_were_ready(core):
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"), groups=("x y",))
+    assert core.decide() == ["x@a"]
+    core.finish("x")
+    core.leave("a")
+    assert core.decide() == ["y@b"]
+
+
+def test_a_node_that_comes_back_does_not_bind_again(core):
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(u=fn("cpu 1"), x=fn("cpu 1"), y=fn("cpu 1"), groups=("x y",), ready="x")
+    assert core.decide() == ["x@a"]
+    core.finish("x")
+    core.nodes(a="cpu 1")
+    core.ready("u y")
+    assert core.decide() == ["u@a", "y@b"]
+
+
+def test_a_group_leaves_a_node_that_has_become_too_small(core):
+    core.nodes(a="cpu 2", b="cpu 2")
+    core.run(x=fn("cpu 1"), y=fn("cpu 2"), z=fn("cpu 1"), groups=("x y z",), ready="x")
+    assert core.decide() == ["x@a"]
+    core.resize(a="cpu 1")
+    core.ready("y z")
+    assert core.decide() == []  # not away from x, which runs
+    core.wait(1000)
+    assert core.decide() == []
+    core.finish("x")
+    assert core.decide() == ["y@b"]
+    core.finish("y")
+    assert core.decide() == ["z@b"]
+
+
+def test_a_group_that_fits_nowhere_any_more_fails_in_the_end(core):
+    core.nodes(a="cpu 2")
+    core.run(x=fn("cpu 1"), y=fn("cpu 2"), groups=("x y",), ready="x")
+    assert core.decide() == ["x@a"]
+    core.finish("x")
+    core.resize(a="cpu 1")
+    core.ready("y")
+    assert core.decide() == []
+    core.wait(core.state.next_wake())
+    assert core.decide() == ["y unplaceable", "r failed"]
+
+
+def test_a_member_that_fails_is_tried_again_on_its_groups_node(core):
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1"), groups=("x y",), ready="x")
+    assert core.decide() == ["x@a"]
+    assert core.fail("x")
+    core.ready("x")
+    assert core.decide() == ["x@a"]
+
+
+def test_a_group_waits_while_its_node_is_paused(core):
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"), groups=("x y",), ready="x")
+    core.decide()
+    core.finish("x")
+    core.pause("a")
+    core.ready("y")
+    assert core.decide() == []
+    core.resume("a")
+    assert core.decide() == ["y@a"]
+
+
+@pytest.mark.parametrize("strategy", ["first_available", "load_balanced", "best_fit"])
+def test_every_strategy_keeps_groups_together(core, strategy):
+    core.nodes(a="cpu 2", b="cpu 3", c="cpu 4")
+    functions = {f"{g}{i}": fn("cpu 1") for g in "uvw" for i in range(3)}
+    groups = tuple(" ".join(f"{g}{i}" for i in range(3)) for g in "uvw")
+    core.run(**functions, groups=groups, strategy=strategy)
+    where = {}
+    for _ in range(9):
+        for placed in core.decide():
+            if "@" in placed:
+                where.setdefault(placed[0], set()).add(placed[-1])
+                core.finish(placed[:2])
+    assert {g: len(nodes) for g, nodes in where.items()} == {"u": 1, "v": 1, "w": 1}
+
+
+# transfers: producer p and serializer s share a node, and so do deserializer d and consumer c
+
+TRANSFER = {"groups": ("p s", "d c"), "peers": {"s": "d"}}
+
+
+def transfer(core, c=fn("cpu 1"), d=fn("cpu 1"), **options):  # noqa: B008 - frozen
+    core.run(p=fn("cpu 1"), s=fn("cpu 1"), d=d, c=c, ready="p", **TRANSFER, **options)
+
+
+def test_a_serializer_is_told_the_consumers_node_which_is_then_bound(core):
+    core.nodes(a="cpu 2", b="cpu 4, gpu 1")
+    transfer(core, c=fn("cpu 1, gpu 1"))
+    assert core.decide() == ["p@a"]
+    core.finish("p")
+    core.ready("s")
+    assert core.decide() == ["s@a peer b"]
+    core.finish("s")
+    core.nodes(a0="cpu 4, gpu 1")  # comes first, but too late
+    core.ready("d")
+    assert core.decide() == ["d@b peer a"]
+    core.finish("d")
+    core.ready("c")
+    assert core.decide() == ["c@b"]
+
+
+def test_the_consumers_node_is_one_where_there_is_room_now(core):
+    core.nodes(a="cpu 1", b="cpu 2, gpu 1", c="cpu 2, gpu 1")
+    core.run(id="other", o=fn("cpu 2", pin="b"))
+    core.decide()
+    transfer(core, c=fn("gpu 1"))
+    assert core.decide() == ["p@a"]
+    core.finish("p")
+    core.ready("s")
+    assert core.decide() == ["s@a peer c"]
+
+
+def test_the_consumers_node_is_not_a_paused_one(core):
+    core.nodes(a="cpu 1", b="cpu 2, gpu 1", c="cpu 2, gpu 1")
+    core.run(id="other", o=fn("gpu 1", pin="c"))
+    core.decide()
+    transfer(core, c=fn("gpu 1"))
+    core.decide()
+    core.finish("p")
+    core.pause("b")
+    core.ready("s")
+    assert core.decide() == ["s@a peer c"]  # not free, but it will be
+
+
+def test_where_producer_and_consumer_share_a_node_so_do_all(core):
+    core.nodes(a="cpu 2", b="cpu 2")
+    core.run(
+        p=fn("cpu 1"), s=fn("cpu 1"), d=fn("cpu 1"), c=fn("cpu 1"), groups=("p s d c",), peers={"s": "d"}, ready="p"
+    )
+    assert core.decide() == ["p@a"]
+    core.finish("p")
+    core.ready("s")
+    assert core.decide() == ["s@a peer a"]
+    core.finish("s")
+    core.ready("d")
+    assert core.decide() == ["d@a peer a"]
+
+
+def test_a_serializer_goes_without_when_no_node_could_have_the_consumer(core):
+    core.nodes(a="cpu 1", b="cpu 1, gpu 1")
+    transfer(core, c=fn("gpu 1"))
+    core.decide()
+    core.finish("p")
+    core.leave("b")
+    core.ready("s")
+    assert core.decide() == ["s@a"]
+    core.finish("s")
+    core.ready("d")
+    core.nodes(b="cpu 1, gpu 1")
+    assert core.decide() == ["d@b peer a"]
+
+
+def test_a_serializer_that_runs_again_is_told_the_same_node(core):
+    core.nodes(a="cpu 1", b="cpu 2, gpu 1", c="cpu 2, gpu 1")
+    transfer(core, c=fn("gpu 1"))
+    core.decide()
+    core.finish("p")
+    core.ready("s")
+    assert core.decide() == ["s@a peer b"]
+    core.lose("s")
+    core.run(id="other", o=fn("gpu 1", pin="b"))
+    assert core.decide() == ["o@b"]
+    core.ready("s")
+    assert core.decide() == ["s@a peer b"]
+
+
+def test_consumers_bound_by_a_serializer_start_in_the_same_decision(core):
+    core.nodes(a="cpu 2", b="cpu 2, gpu 1")
+    # c needs nothing of the transfer to be ready: a consumer's group may have other members.
+    core.run(
+        p=fn("cpu 1"), s=fn("cpu 1"), d=fn("cpu 1"), c=fn("gpu 1"), e=fn("cpu 1"),
+        groups=("p s", "d c e"), peers={"s": "d"}, ready="s e",
+    )  # fmt: skip
+    assert core.decide() == ["s@a peer b", "e@b"]

@@ -1,0 +1,256 @@
+"""Retries: how many, when and where."""
+
+from __future__ import annotations
+
+import pytest
+from scheduling.harness import Core, fn, many
+
+from handoff_dask._model.retry import RetryPolicy
+
+
+def again(core, id):
+    """Report ready and decide, as after every failure that is retried."""
+    core.ready(id)
+    return core.decide()
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_exactly_so_many_retries(core, retries):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", retries=retries))
+    core.decide()
+    for _ in range(retries):
+        assert core.fail("x", error="boom") is True
+        assert core.states("x") == "waiting"
+        assert core.used("a") == {}
+        assert again(core, "x") == ["x@a"]
+    assert core.fail("x", error="boom", traceback="line 1") is False
+    assert core.decide() == ["r failed"]
+    assert core.states("x") == "failed"
+    assert [a.number for a in core["x"].attempts] == list(range(1, retries + 2))
+    assert [f.id for f in core["x"].run.failed] == ["x"]
+    last = core["x"].attempts[-1]
+    assert (last.outcome, last.error, last.traceback) == ("failed", "boom", "line 1")
+
+
+def test_a_retry_that_succeeds(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", retries=1))
+    core.decide()
+    core.fail("x", started=1.0, stopped=2.0)
+    again(core, "x")
+    core.finish("x")
+    assert core.decide() == ["r finished"]
+    assert core.outcomes("x") == [("a", "failed"), ("a", "finished")]
+    assert core["x"].attempts[0][3:5] == (1.0, 2.0)
+
+
+def test_what_is_not_retryable_is_not_retried(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", retries=3))
+    core.decide()
+    assert core.fail("x", retryable=False) is False
+    assert core.decide() == ["r failed"]
+
+
+def test_delay_and_backoff(core):
+    core.nodes(a="cpu 1")
+    policy = RetryPolicy(max_retries=4, delay=2.0, backoff=3.0, max_delay=20.0)
+    core.run(x=fn("cpu 1", policy=policy))
+    core.wait(100)
+    core.decide()
+    for delay in (2.0, 6.0, 18.0, 20.0):
+        assert core.fail("x")
+        core.wait(0.5)
+        assert again(core, "x") == []
+        assert core.states("x") == "delayed"
+        assert core.state.next_wake() == core.now + delay - 0.5
+        core.wait(delay - 1)
+        assert core.decide() == []
+        core.wait(0.5)
+        assert core.decide() == ["x@a"]
+        assert core.state.next_wake() is None
+    assert not core.fail("x")
+
+
+def test_a_delayed_function_holds_nothing_and_nobody_up(core):
+    core.nodes(a="cpu 1, gpu 1")
+    core.run(
+        x=fn("cpu 1, gpu 1", limit="db 1", policy=RetryPolicy(delay=5.0)),
+        y=fn("cpu 1, gpu 1", limit="db 1"),
+        limits="db 1",
+    )
+    assert core.decide() == ["x@a"]
+    core.fail("x")
+    assert again(core, "x") == ["y@a"]
+    core.wait(5)
+    assert core.decide() == []
+    assert core.states("x") == "ready"
+    core.finish("y")
+    assert core.decide() == ["x@a"]
+
+
+def test_a_delay_runs_from_the_failure_not_from_being_ready(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", policy=RetryPolicy(delay=5.0)))
+    core.decide()
+    core.fail("x")
+    core.wait(5)
+    assert again(core, "x") == ["x@a"]
+
+
+def test_a_delay_outlives_a_lost_input(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", policy=RetryPolicy(delay=5.0)))
+    core.decide()
+    core.fail("x")
+    core.ready("x")
+    core.wait(1)
+    core.state.withdrawn(core["x"])
+    assert core.states("x") == "waiting"
+    assert core.state.next_wake() is None
+    core.wait(1)
+    assert again(core, "x") == []
+    assert core.state.next_wake() == 5
+    core.wait(3)
+    assert core.decide() == ["x@a"]
+
+
+def test_many_may_fail_at_the_same_time(core):
+    core.nodes(a="cpu 3")
+    core.run(id="q", **many(1, fn("cpu 1", policy=RetryPolicy(delay=5.0)), "g"))
+    core.run(**many(2, fn("cpu 1", policy=RetryPolicy(delay=5.0))))
+    assert core.decide() == ["g0@a", "f0@a", "f1@a"]
+    for id in ("f1", "g0", "f0"):
+        core.fail(id)
+        core.ready(id)
+    core.wait(5)
+    assert core.decide() == ["g0@a", "f0@a", "f1@a"]
+
+
+def test_jitter_is_drawn_from_the_numbers_given():
+    draws = iter([0.5, 0.0])
+    core = Core(lambda: next(draws))
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", policy=RetryPolicy(delay=2.0, backoff=1.0, jitter=0.5)))
+    core.decide()
+    core.fail("x")
+    again(core, "x")
+    assert core.state.next_wake() == 2.5
+    core.wait(2.5)
+    core.decide()
+    core.fail("x")
+    again(core, "x")
+    assert core.state.next_wake() == 4.5
+
+
+def test_next_wake_is_the_earliest(core):
+    core.nodes(a="cpu 3")
+    core.run(**{f"f{d}": fn("cpu 1", policy=RetryPolicy(delay=d)) for d in (7, 3, 5)})
+    core.decide()
+    for id in ("f7", "f3", "f5"):
+        core.fail(id)
+        core.ready(id)
+    assert core.decide() == []
+    assert core.state.next_wake() == 3
+    core.wait(6)
+    assert core.decide() == ["f3@a", "f5@a"]
+    assert core.state.next_wake() == 7
+
+
+def test_cancelled_retries_wake_nobody(core):
+    core.nodes(a="cpu 3")
+    core.run(x=fn("cpu 1", policy=RetryPolicy(delay=5.0)))
+    core.decide()
+    core.fail("x")
+    core.ready("x")
+    core.cancel()
+    assert core.decide() == ["r cancelled"]
+    assert core.state.next_wake() is None
+    core.wait(10)
+    assert core.decide() == []
+
+
+# elsewhere
+
+
+def test_a_retry_goes_where_the_function_has_not_failed_yet(core):
+    core.nodes(a="cpu 1", b="cpu 1", c="cpu 1")
+    core.run(x=fn("cpu 1", retries=5))
+    order = []
+    for _ in range(5):
+        order += core.decide()
+        core.fail("x")
+        core.ready("x")
+    order += core.decide()
+    assert order[:3] == ["x@a", "x@b", "x@c"]
+    assert order[3:] == ["x@a"] * 3  # has failed everywhere: anywhere
+
+
+def test_a_retry_waits_for_another_node_rather_than_going_back(core):
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1"))
+    assert core.decide() == ["x@a", "y@b"]
+    core.fail("x")
+    assert again(core, "x") == []
+    core.finish("y")
+    assert core.decide() == ["x@b"]
+
+
+def test_a_retry_goes_back_where_no_other_could_hold_it(core):
+    core.nodes(a="cpu 2", b="cpu 1")
+    core.run(x=fn("cpu 2", retries=1))
+    core.decide()
+    core.fail("x")
+    assert again(core, "x") == ["x@a"]
+
+
+def test_a_retry_goes_back_when_the_other_node_leaves_or_pauses(core):
+    core.nodes(a="cpu 1", b="cpu 1", c="cpu 1")
+    core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1", pin="b"), z=fn("cpu 1", pin="c"))
+    core.decide()
+    core.fail("x")
+    assert again(core, "x") == []
+    core.leave("b")
+    assert core.decide() == []
+    core.pause("c")
+    assert core.decide() == ["x@a"]
+
+
+def test_a_node_that_joins_is_one_where_it_has_not_failed_yet(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", retries=2))
+    core.decide()
+    core.fail("x")
+    core.ready("x")
+    core.nodes(b="cpu 1")
+    assert core.decide() == ["x@b"]
+
+
+def test_with_elsewhere_false_any_node_will_do(core):
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(x=fn("cpu 1", policy=RetryPolicy(elsewhere=False)))
+    core.decide()
+    core.fail("x")
+    assert again(core, "x") == ["x@a"]
+
+
+def test_a_pinned_function_is_tried_again_on_its_pin(core):
+    core.nodes(a="cpu 1", b="cpu 1", c="cpu 1")
+    core.run(x=fn("cpu 1", pin="b", retries=1), y=fn("cpu 1", pin="b c", retries=1))
+    assert core.decide() == ["x@b", "y@c"]
+    core.fail("x")
+    core.fail("y")
+    core.ready("x y")
+    assert core.decide() == ["x@b"]
+    core.finish("x")
+    assert core.decide() == ["y@b"]
+
+
+def test_what_one_function_avoids_another_may_use(core):
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1"), ready="x")
+    core.decide()
+    core.fail("x")
+    core.ready("x y")
+    assert core.decide() == ["x@b", "y@a"]

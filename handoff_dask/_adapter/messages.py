@@ -20,6 +20,10 @@ ATTEMPT_FAILED = "handoff-attempt-failed"
 RUN_DROPPED = "handoff-run-dropped"
 
 
+#: Stream message to a client: its run has reached a final status.
+RUN_ENDED = "handoff-run-ended"
+
+
 class Blob(NamedTuple):
     """A pickled value that only the code which needs it unpickles."""
 

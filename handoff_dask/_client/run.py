@@ -16,8 +16,7 @@ from distributed.core import clean_exception
 from distributed.protocol import ToPickle, pickle
 
 from handoff_dask._adapter.compile import Compiled, NumberOrder
-from handoff_dask._adapter.messages import PROTOCOL, RUN_DROPPED
-from handoff_dask._adapter.plugin import topic_of
+from handoff_dask._adapter.messages import PROTOCOL, RUN_DROPPED, RUN_ENDED
 from handoff_dask._adapter.worker import InterruptedFunctionError
 from handoff_dask._client.result import Result
 from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
@@ -455,10 +454,10 @@ def _listen(client: Client, run: Run) -> None:
         runs = _listening[client] = weakref.WeakValueDictionary()
         live = runs
 
-        def on_event(event: tuple[float, Mapping[str, str]]) -> None:
-            ended = live.get(event[1]["run"])
+        def run_ended(run_id: str, status: str) -> None:
+            ended = live.get(run_id)
             if ended is not None:
-                ended._finish(event[1]["status"])
+                ended._finish(status)
 
-        client.subscribe_topic(topic_of(client.id), on_event)
+        client._stream_handlers[RUN_ENDED] = run_ended
     runs[run.id] = run

@@ -52,7 +52,8 @@ def to_units(amount: Any) -> int:
     if value < 0:
         raise ValueError(f"must not be negative, but is {amount!r}")
     if value >= _WHOLE:
-        return int(amount) * UNIT  # value * UNIT may be too large for a float
+        whole = amount if isinstance(amount, int) else int(value)
+        return whole * UNIT  # in integers, since value * UNIT may be too large for a float
     return max(1, int(value * UNIT)) if value else 0
 
 

@@ -12,7 +12,7 @@ from helpers import dag_of, identity
 
 import handoff_dask as handoff
 from handoff_dask import ClusterNotReadyError, Function
-from handoff_dask._adapter import capacity, plugin
+from handoff_dask._adapter import capacity, membership, plugin, requests
 
 DAG = dag_of(Function("f", identity, extra_args=[1]))
 
@@ -49,8 +49,8 @@ def test_the_preload_installs_everything_without_a_client_doing_so():
 
 def test_a_scheduler_of_another_version_is_told_apart(monkeypatch):
     with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
-        monkeypatch.setattr(plugin, "PROTOCOL", 0)
-        monkeypatch.setattr(capacity, "PROTOCOL", 0)
+        for module in (plugin, requests, capacity, membership):
+            monkeypatch.setattr(module, "PROTOCOL", 0)
         with pytest.raises(ClusterNotReadyError, match=r"install the same version on both"):
             handoff.execute(DAG, client)
 
@@ -61,8 +61,8 @@ def test_a_worker_without_handoff_dask_is_left_alone(monkeypatch):
             raise ModuleNotFoundError("No module named 'handoff_dask'")
         return capacity_probe(dask_worker)
 
-    capacity_probe = plugin.probe_node
-    monkeypatch.setattr(plugin, "probe_node", lacking)
+    capacity_probe = membership.probe_node
+    monkeypatch.setattr(membership, "probe_node", lacking)
     with handoff.local_cluster({"bare": {"cpu": 1}}) as cluster, Client(cluster) as client:
         with pytest.raises(ClusterNotReadyError, match=r"No module named .*handoff_dask.*every worker"):
             handoff.execute(DAG, client)

@@ -217,7 +217,13 @@ def test_the_consumers_node_is_not_a_paused_one(core):
 def test_where_producer_and_consumer_share_a_node_so_do_all(core):
     core.nodes(a="cpu 2", b="cpu 2")
     core.run(
-        p=fn("cpu 1"), s=fn("cpu 1"), d=fn("cpu 1"), c=fn("cpu 1"), groups=("p s d c",), peers={"s": "d"}, ready="p"
+        p=fn("cpu 1"),
+        s=fn("cpu 1"),
+        d=fn("cpu 1"),
+        c=fn("cpu 1"),
+        groups=("p s d c",),
+        peers={"s": "d"},
+        ready="p",
     )
     assert core.decide() == ["p@a"]
     core.finish("p")

@@ -1,0 +1,138 @@
+"""Which workers are nodes, and what they have."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from distributed.comm import CommClosedError
+from distributed.core import Status
+from distributed.metrics import time
+from distributed.protocol import Serialize, Serialized, deserialize, pickle
+
+from handoff_dask._adapter.capacity import capacity_of, node_of, probe_node
+from handoff_dask._adapter.messages import PROTOCOL
+from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.state import SchedulingState
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+logger = logging.getLogger(__name__)
+
+#: Seconds to wait for a worker's answer before going on without it.
+PROBE_TIMEOUT = 5.0
+
+
+class Membership:
+    """Keeps the core's nodes in step with the scheduler's workers.
+
+    A worker becomes a node once it has shown that it has handoff_dask: one that lacks it goes on serving
+    Dask, and gets none of our functions.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    state : SchedulingState
+    wake : callable
+        Called when there may be something to decide.
+
+    Attributes
+    ----------
+    unusable : dict of str to str
+        Address of a worker that cannot run functions → why.
+    """
+
+    def __init__(self, scheduler: Scheduler, state: SchedulingState, wake: Callable[[], None]) -> None:
+        self._scheduler = scheduler
+        self._state = state
+        self._wake = wake
+        self._probes: dict[str, asyncio.Task[None]] = {}
+        self._detected: dict[str, dict[str, Any]] = {}
+        self._registered: dict[Any, dict[str, Any]] = {}
+        self.unusable: dict[str, str] = {}
+
+    def joined(self, address: str) -> None:
+        """A worker is there: ask what it has."""
+        self._probes[address] = asyncio.get_running_loop().create_task(self._probe(address))
+
+    async def _probe(self, address: str) -> None:
+        try:
+            answer = await self._scheduler.rpc(address).run(function=pickle.dumps(probe_node))
+            facts = opened(answer.get("result")) if answer["status"] == "OK" else {}
+            problem = None
+            if facts.get("protocol") != PROTOCOL:
+                problem = answer.get("exception_text") or "another version of handoff_dask"
+        except (OSError, CommClosedError):
+            return  # it is gone again
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        finally:
+            self._probes.pop(address, None)
+        ws = self._scheduler.workers.get(address)
+        if ws is None:
+            return
+        if problem is not None:
+            self.unusable[address] = problem
+            logger.warning("No functions of handoff_dask will be placed on %s: %s", address, problem)
+            return
+        self._detected[address] = facts["detected"]
+        node = node_of(ws, facts["detected"], self._registered.get(ws.name, {}))
+        node.accepting = ws.status is Status.running
+        self._state.node_joined(node, time())
+        self._wake()
+
+    async def settled(self) -> None:
+        """Wait until every worker there is has been asked, though not for one that does not answer."""
+        if self._probes:
+            await asyncio.wait(list(self._probes.values()), timeout=PROBE_TIMEOUT)
+
+    def left(self, address: str) -> None:
+        """A worker is gone. Dask has taken its tasks back already."""
+        self._detected.pop(address, None)
+        self.unusable.pop(address, None)
+        if (probe := self._probes.pop(address, None)) is not None:
+            probe.cancel()
+        for name, node in list(self._state.nodes.items()):
+            if address in node.aliases and self._scheduler.aliases.get(name) != address:
+                self._state.node_left(name, time())
+        self._wake()
+
+    def refresh_accepting(self) -> None:
+        """Look again at nodes that accepted nothing: not every way back to work is announced."""
+        for node in self._state.nodes.values():
+            if not node.accepting:
+                ws = self._scheduler.workers.get(self._scheduler.aliases.get(node.name, ""))
+                self._state.node_accepting(node.name, ws is not None and ws.status is Status.running)
+
+    def status_changed(self, *, status: Any, worker: str, **kwargs: Any) -> None:
+        """A worker was paused or goes on; Dask takes note of it after this."""
+        ws = self._scheduler.workers.get(worker)
+        if ws is not None:
+            running = (Status[status] if isinstance(status, str) else status) is Status.running
+            self._state.node_accepting(ws.name, running)
+            self._wake()
+
+    def called(self, name: Any) -> Node | None:
+        """The node of this name, whether that is text or a number."""
+        return next((node for n, node in self._state.nodes.items() if str(n) == str(name)), None)
+
+    def register(self, node: Node, capacity: Mapping[str, Any]) -> None:
+        """Change what a node has, whatever its worker declares."""
+        registered = self._registered.setdefault(node.name, {})
+        registered.update(capacity)
+        node.enforced -= set(capacity)
+        ws = self._scheduler.workers[self._scheduler.aliases[node.name]]
+        self._state.node_resized(node.name, capacity_of(ws, self._detected[ws.address], registered))
+        self._wake()
+
+
+def opened(value: Any) -> Any:
+    """A value that came in a message and was not unpacked, since the scheduler unpacks none."""
+    if isinstance(value, Serialize):
+        return value.data
+    if isinstance(value, Serialized):
+        return deserialize(value.header, value.frames)
+    return value

@@ -1,0 +1,142 @@
+"""What clients ask of the scheduler plugin, and its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from distributed.metrics import time
+from distributed.protocol import pickle
+
+from handoff_dask._adapter.messages import NAME, PROTOCOL
+from handoff_dask._model.resources import THREADS, UNIT, from_units, parse_amounts
+from handoff_dask._scheduling.functions import NAMES
+from handoff_dask._scheduling.runs import Run, RunStatus
+from handoff_dask._scheduling.spec import RunSpec
+from handoff_dask._version import __version__
+
+if TYPE_CHECKING:
+    from handoff_dask._adapter.plugin import HandoffPlugin
+
+
+class ActiveRun:
+    """A run on this scheduler: the core's run, and what Dask knows of it.
+
+    Attributes
+    ----------
+    run : Run
+    client : str
+        Id of the client that submitted it.
+    keys : list
+        Function number → Dask key.
+    known : int or None
+        Keys that the scheduler has not forgotten yet; None before the graph has arrived.
+    errors : dict
+        Function number → exception of its final failure, as Dask sends it.
+    dropped : bool
+        Nobody will ask about it any more.
+    broken : str or None
+        What went wrong in the plugin.
+    release : list
+        Keys of results to give up: they were running when the run was cancelled.
+    """
+
+    def __init__(self, run: Run, client: str) -> None:
+        self.run = run
+        self.client = client
+        self.keys: list[Any] = [None] * len(run.functions)
+        self.known: int | None = None
+        self.errors: dict[int, Any] = {}
+        self.dropped = False
+        self.broken: str | None = None
+        self.release: list[Any] = []
+
+
+class Requests:
+    """Answers of a plugin. Every method but :meth:`handlers` is the scheduler's ``handoff_<name>``."""
+
+    def __init__(self, plugin: HandoffPlugin) -> None:
+        self._plugin = plugin
+
+    def handlers(self) -> dict[str, Callable[..., Any]]:
+        """Operation → method."""
+        names = ("prepare", "cancel", "report", "counts", "nodes", "register_node", "available")
+        return {f"{NAME}_{name}": getattr(self, name) for name in names}
+
+    async def prepare(self, spec: bytes, client: str, protocol: int) -> dict[str, Any]:
+        """Announce a run; its graph follows. Answers with the shortfalls when it cannot be placed."""
+        plugin = self._plugin
+        if protocol != PROTOCOL:
+            return {"status": "protocol", "version": __version__}
+        run_spec: RunSpec = pickle.loads(spec)
+        await plugin.membership.settled()
+        if plugin.membership.unusable and not plugin.state.nodes:
+            return {"status": "unusable", "workers": dict(plugin.membership.unusable)}
+        if client not in plugin.scheduler.clients:
+            return {"status": RunStatus.CANCELLED.value}  # it left meanwhile: nobody reads this
+        run = plugin.state.run_added(run_spec, time())
+        if run.status is RunStatus.FAILED:
+            plugin.state.run_removed(run_spec.run_id)
+            return {"status": "unplaceable", "shortfalls": pickle.dumps(run.shortfalls)}
+        plugin.runs[run_spec.run_id] = ActiveRun(run, client)
+        plugin.wake()
+        return {"status": run.status.value}
+
+    async def cancel(self, run_id: str) -> bool:
+        """Start nothing more of a run. Answers whether there was anything to cancel."""
+        active = self._plugin.runs.get(run_id)
+        if active is None or active.run.ended:
+            return False
+        self._plugin.state.run_cancelled(run_id)
+        self._plugin.wake()
+        return True
+
+    async def report(self, run_id: str) -> dict[str, Any] | None:
+        """What is known of a run: status, records by function number, exceptions of failures."""
+        active = self._plugin.runs.get(run_id)
+        if active is None:
+            return None
+        run = active.run
+        return {
+            "status": run.status.value,
+            "broken": active.broken,
+            "shortfalls": pickle.dumps(run.shortfalls),
+            "rows": pickle.dumps([self._plugin.state.row(f) for f in run.functions]),
+            "failed": [f.number for f in run.failed],
+            "errors": [active.errors.get(f.number) for f in run.failed],
+        }
+
+    async def counts(self, run_id: str) -> dict[str, int]:
+        """Number of functions of a run in each state."""
+        active = self._plugin.runs.get(run_id)
+        return {} if active is None else {NAMES[s]: n for s, n in active.run.counts.items()}
+
+    async def nodes(self) -> list[dict[str, Any]]:
+        """Every node's name, address, capacity and free amounts, by name."""
+        await self._plugin.membership.settled()
+        return [
+            {
+                "name": node.name,
+                "address": self._plugin.scheduler.aliases.get(node.name),
+                "capacity": {r: from_units(n) for r, n in node.capacity.items() if n and r != THREADS},
+                "free": {r: from_units(node.free(r)) for r, n in node.capacity.items() if n},
+            }
+            for node in self._plugin.state.placement.sorted_nodes
+        ]
+
+    async def register_node(self, name: Any, capacity: dict[str, Any]) -> bool | list[Any]:
+        """Change what a node has. Answers with the names of all nodes when there is none of this name."""
+        await self._plugin.membership.settled()
+        node = self._plugin.membership.called(name)
+        if node is None:
+            return sorted(self._plugin.state.nodes, key=str)
+        self._plugin.membership.register(node, capacity)
+        return True
+
+    async def available(self, name: Any, cost: dict[str, Any]) -> bool | list[Any]:
+        """Whether a cost is free on a node now. Answers with the names of all nodes as above."""
+        await self._plugin.membership.settled()
+        node = self._plugin.membership.called(name)
+        if node is None:
+            return sorted(self._plugin.state.nodes, key=str)
+        return node.accepting and node.fits({THREADS: UNIT, **parse_amounts(cost)})

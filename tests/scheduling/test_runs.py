@@ -1,0 +1,263 @@
+"""How runs end, and what becomes of their functions."""
+
+from __future__ import annotations
+
+import pytest
+from scheduling.harness import fn, many
+
+from handoff_dask._model.retry import RetryPolicy
+
+KEEP_GOING = {"options": {"fail_fast": False}}
+
+
+def test_an_empty_run_is_finished(core):
+    run = core.run()
+    assert core.decide() == ["r finished"]
+    assert run.ended
+    assert core.decide() == []
+
+
+def test_a_run_is_finished_when_all_functions_are(core):
+    core.nodes(a="cpu 4")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"), ready="x")
+    core.decide()
+    core.finish("x")
+    assert core.decide() == []
+    core.ready("y")
+    core.decide()
+    core.finish("y")
+    assert core.decide() == ["r finished"]
+
+
+def test_a_second_run_of_one_id_is_refused(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1"))
+    with pytest.raises(ValueError, match="'r'"):
+        core.run(x=fn("cpu 1"))
+    assert core.decide() == ["x@a"]
+    core.remove()
+    core.run(x=fn("cpu 1"))
+    assert core.decide() == ["x@a"]
+
+
+# failures
+
+
+def in_every_state(core, **options):
+    """A run with a function in every state that is not final, and one that is."""
+    core.nodes(a="cpu 4")
+    core.run(
+        done=fn("cpu 1"),
+        bad=fn("cpu 1"),
+        running=fn("cpu 1"),
+        delayed=fn("cpu 1", policy=RetryPolicy(delay=9.0)),
+        stuck=fn("cpu 4"),
+        waiting=fn("cpu 1"),
+        ready="done bad running delayed",
+        **options,
+    )
+    core.decide()
+    core.finish("done")
+    core.fail("delayed")
+    core.ready("delayed stuck")
+    assert core.decide() == []
+    assert (
+        core.states("done bad running delayed stuck waiting")
+        == "finished running running delayed ready waiting"
+    )
+
+
+def test_with_fail_fast_the_first_failure_ends_the_run(core):
+    in_every_state(core)
+    core.fail("bad")
+    assert core.decide() == ["r failed"]
+    assert (
+        core.states("done bad running delayed stuck waiting")
+        == "finished failed running cancelled cancelled cancelled"
+    )
+    assert core.state.next_wake() is None
+    core.finish("running")  # what ran already ends as it ends
+    assert core.states("running") == "finished"
+    assert core.decide() == []
+    assert core.used("a") == {}
+
+
+def test_without_fail_fast_independent_functions_go_on(core):
+    in_every_state(core, **KEEP_GOING)
+    core.fail("bad")
+    core.state.skipped(core["waiting"], core.now)
+    assert core.decide() == []
+    core.finish("running")
+    assert core.decide() == ["stuck@a"]
+    core.finish("stuck")
+    core.wait(9)
+    assert core.decide() == ["delayed@a"]
+    core.finish("delayed")
+    assert core.decide() == ["r failed"]
+    assert (
+        core.states("done bad running delayed stuck waiting")
+        == "finished failed finished finished finished skipped"
+    )
+    assert [f.id for f in core["bad"].run.failed] == ["bad"]
+
+
+def test_failures_are_listed_in_the_order_in_which_they_came(core):
+    core.nodes(a="cpu 3")
+    run = core.run(**many(3, fn("cpu 1")), **KEEP_GOING)
+    core.decide()
+    core.fail("f1")
+    core.fail("f2")
+    core.state.gave_up(core["f0"], core.now, "it took down three nodes")
+    assert core.decide() == ["r failed"]
+    assert [f.id for f in run.failed] == ["f1", "f2", "f0"]
+    assert core["f0"].attempts[-1].error == "it took down three nodes"
+
+
+def test_a_function_that_runs_when_its_run_ends_is_not_tried_again(core):
+    core.nodes(a="cpu 3")
+    core.run(**many(3, fn("cpu 1", retries=3)))
+    core.decide()
+    core.cancel()
+    assert core.decide() == ["r cancelled"]
+    assert core.fail("f0") is False
+    core.lose("f1")
+    core.leave("a")
+    assert core.states("f0 f1 f2") == "failed cancelled cancelled"
+    assert core.decide() == []
+
+
+def test_skipped_functions_complete_a_run(core):
+    core.nodes(a="cpu 1")
+    core.run(bad=fn("cpu 1"), x=fn("cpu 1"), y=fn("cpu 1"), ready="bad", **KEEP_GOING)
+    core.decide()
+    core.fail("bad")
+    core.state.skipped(core["x"], core.now)
+    assert core.decide() == []
+    core.state.skipped(core["y"], core.now)
+    assert core.decide() == ["r failed"]
+    assert core.states("bad x y") == "failed skipped skipped"
+
+
+def test_a_skipped_function_that_runs_gives_back_what_it_holds(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1"))
+    core.decide()
+    core.state.skipped(core["x"], core.now)
+    assert core.used("a") == {}
+    assert core.outcomes("x") == [("a", "cancelled")]
+
+
+# cancelling, dropping, removing
+
+
+def test_cancelling_starts_nothing_more(core):
+    in_every_state(core)
+    core.cancel()
+    assert core.decide() == ["r cancelled"]
+    assert (
+        core.states("done bad running delayed stuck waiting")
+        == "finished running running cancelled cancelled cancelled"
+    )
+    assert core.used("a") == {"cpu": 2}  # until they end
+    core.finish("running")
+    core.fail("bad")
+    assert core.used("a") == {}
+    assert core.decide() == []
+    core.ready("waiting stuck")
+    assert core.decide() == []
+
+
+def test_cancelling_an_ended_run_changes_nothing(core):
+    core.nodes(a="cpu 1")
+    run = core.run(x=fn("cpu 1"))
+    core.decide()
+    core.finish("x")
+    core.cancel()
+    assert core.decide() == ["r finished"]
+    core.cancel()
+    assert core.decide() == []
+    assert run.status.value == "finished"
+
+
+def test_cancelling_one_run_leaves_others_alone(core):
+    core.nodes(a="cpu 1")
+    core.run(id="r1", **many(3, fn("cpu 1"), "x"))
+    core.run(id="r2", **many(2, fn("cpu 1"), "y"))
+    assert core.decide() == ["x0@a"]
+    core.cancel("r1")
+    core.finish("x0")
+    assert core.decide() == ["y0@a", "r1 cancelled"]
+
+
+def test_removing_a_run_gives_back_all_it_holds(core):
+    core.nodes(a="cpu 2, gpu 1", b="cpu 1")
+    core.run(
+        id="r1", x=fn("cpu 2, gpu 1", limit="db 1"), y=fn("cpu 1"), z=fn("cpu 1"), limits="db 1", ready="x y"
+    )
+    core.run(id="r2", w=fn("cpu 2, gpu 1"))
+    assert core.decide() == ["x@a", "y@b"]
+    core.remove("r1")
+    assert core.states("x y z") == "cancelled cancelled cancelled"
+    assert core.used("b") == {}
+    assert core.decide() == ["w@a"]
+    assert list(core.state.runs) == ["r2"]
+
+
+def test_the_end_of_a_removed_run_is_not_announced(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1"))
+    core.decide()
+    core.finish("x")
+    core.remove()
+    assert core.decide() == []
+
+
+def test_late_word_of_a_removed_run_changes_nothing(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1"))
+    core.decide()
+    core.remove()
+    core.finish("x y")
+    core.lose("x")
+    assert core.fail("x") is False
+    core.ready("y")
+    assert core.states("x y") == "cancelled cancelled"
+    assert core.decide() == []
+    core.leave("a")
+
+
+def test_what_nobody_wants_any_more_ends_its_run(core):
+    in_every_state(core)
+    core.state.dropped(core["waiting"], core.now)
+    assert core.decide() == ["r cancelled"]
+    core.state.dropped(core["running"], core.now)
+    core.state.dropped(core["bad"], core.now)
+    assert (
+        core.states("done bad running delayed stuck waiting")
+        == "finished cancelled cancelled cancelled cancelled cancelled"
+    )
+    assert core.used("a") == {}
+    assert core.outcomes("running") == [("a", "cancelled")]
+    assert core.decide() == []
+
+
+def test_a_finished_function_may_be_dropped_at_any_time(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"))
+    core.decide()
+    core.finish("x")
+    core.state.dropped(core["x"], core.now)
+    assert core.decide() == ["y@a"]
+    core.finish("y")
+    assert core.decide() == ["r finished"]
+
+
+def test_the_end_is_said_once(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1"))
+    core.decide()
+    core.fail("x")
+    core.cancel()
+    core.state.dropped(core["x"], core.now)
+    assert core.decide() == ["r failed"]
+    assert core.decide() == []

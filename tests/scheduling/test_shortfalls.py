@@ -1,0 +1,403 @@
+"""What can never be placed: said at once, after waiting for nodes, or after they left."""
+
+from __future__ import annotations
+
+import pytest
+from scheduling.harness import Core, fn, many, node
+
+# before anything runs
+
+
+def shortfalls(nodes, **functions):
+    core = Core()
+    core.nodes(**nodes)
+    groups = functions.pop("groups", ())
+    run = core.run(ready="", groups=groups, **functions)
+    assert core.decide() == ["r failed"]
+    assert set(core.states(" ".join(functions)).split()) == {"cancelled"}
+    return run.shortfalls
+
+
+def fields(shortfall):
+    return shortfall.function_ids, shortfall.asked, shortfall.nearest, shortfall.offered, shortfall.reason
+
+
+def test_too_much_for_every_node():
+    (s,) = shortfalls(
+        {"a": "cpu 2, memory 100", "b": "cpu 4, memory 50"}, x=fn("cpu 1"), y=fn("cpu 3, memory 60")
+    )
+    assert fields(s) == (
+        ("y",),
+        {"cpu": 3, "memory": 60},
+        "b",
+        {"cpu": 4, "memory": 50},
+        "too much for every node",
+    )
+    assert str(s) == (
+        "function 'y': too much for every node; asked: cpu 3, memory 60; "
+        "nearest node 'b' has cpu 4, memory 50"
+    )
+
+
+def test_a_resource_that_no_node_has():
+    (s,) = shortfalls({"a": "cpu 2"}, x=fn("gpu 1"))
+    assert fields(s) == (("x",), {"gpu": 1}, "a", {"gpu": 0}, "too much for every node")
+    assert str(s) == "function 'x': too much for every node; asked: gpu 1; nearest node 'a' has gpu 0"
+
+
+def test_the_nearest_has_enough_of_most():
+    nodes = {"a": "cpu 90, memory 1", "b": "cpu 1, memory 99, gpu 1", "c": "cpu 99, memory 99"}
+    (s,) = shortfalls(nodes, x=fn("cpu 100, memory 50, gpu 1"))
+    assert (s.nearest, s.offered) == ("b", {"cpu": 1, "memory": 99, "gpu": 1})
+
+
+def test_of_those_with_as_many_the_one_with_the_largest_shares():
+    (s,) = shortfalls(
+        {"a": "cpu 3, memory 1", "b": "cpu 3, memory 9", "c": "cpu 3"}, x=fn("cpu 3, memory 10")
+    )
+    assert s.nearest == "b"
+
+
+def test_fractions_of_devices_do_not_add_up():
+    (s,) = shortfalls({"a": "cpu 1, gpu 0.75", "b": "cpu 1, gpu 0.5"}, x=fn("gpu 0.875"))
+    assert fields(s) == (("x",), {"gpu": 0.875}, "a", {"gpu": 0.75}, "too much for every node")
+
+
+def test_functions_of_one_need_share_a_shortfall():
+    (s,) = shortfalls({"a": "cpu 1"}, **many(5, fn("cpu 2")), x=fn("cpu 1"))
+    assert s.function_ids == ("f0", "f1", "f2", "f3", "f4")
+    assert str(s).startswith("functions 'f0', 'f1', 'f2' and 2 more: too much for every node; asked: cpu 2")
+
+
+def test_each_need_has_a_shortfall_of_its_own():
+    found = shortfalls({"a": "cpu 1"}, x=fn("cpu 2"), y=fn("gpu 1"), z=fn("cpu 2", pin="a"))
+    assert [s.function_ids for s in found] == [("x",), ("y",), ("z",)]
+
+
+def test_a_pin_that_is_no_node():
+    (s,) = shortfalls({"a": "cpu 1", "b": "cpu 1"}, x=fn("cpu 1", pin="d c"))
+    assert fields(s) == (("x",), {"cpu": 1}, None, {}, "pinned to 'c' or 'd', but the nodes are 'a', 'b'")
+    assert str(s) == "function 'x': pinned to 'c' or 'd', but the nodes are 'a', 'b'; asked: cpu 1"
+
+
+def test_too_much_for_the_pin_though_another_node_has_enough():
+    (s,) = shortfalls({"a": "cpu 1", "b": "cpu 9", "c": "cpu 2"}, x=fn("cpu 3", pin="a c"))
+    assert fields(s) == (("x",), {"cpu": 3}, "c", {"cpu": 2}, "too much for the nodes it is pinned to")
+
+
+def test_a_group_whose_members_fit_on_no_node_in_common():
+    (s,) = shortfalls(
+        {"a": "cpu 1, gpu 1", "b": "cpu 4"}, x=fn("gpu 1"), y=fn("cpu 2"), z=fn(), groups=("x y z",)
+    )
+    assert fields(s) == (
+        ("x", "y", "z"),
+        {"gpu": 1, "cpu": 2},
+        "a",
+        {"gpu": 1, "cpu": 1},
+        "too much for every node",
+    )
+
+
+def test_a_group_pinned_to_different_nodes():
+    (s,) = shortfalls({"a": "cpu 1", "b": "cpu 1"}, x=fn(pin="a"), y=fn(pin="b"), groups=("x y",))
+    assert fields(s) == (
+        ("x", "y"),
+        {},
+        None,
+        {},
+        "its collocated functions are pinned to different nodes, 'a' and 'b'",
+    )
+
+
+def test_a_group_pinned_to_a_node_that_is_not_there():
+    (s,) = shortfalls({"a": "cpu 1", "b": "cpu 1"}, x=fn(pin="a"), y=fn(pin="c"), groups=("x y",))
+    assert s.reason == "pinned to 'a' and 'c', but the nodes are 'a', 'b'"
+
+
+def test_no_nodes():
+    (s,) = shortfalls({}, x=fn("cpu 1"), y=fn("cpu 1"))
+    assert fields(s) == (("x", "y"), {"cpu": 1}, None, {}, "the cluster has no nodes")
+
+
+def test_no_threads_are_shown():
+    (s,) = shortfalls({}, x=fn())
+    assert (s.asked, s.offered) == ({}, {})
+
+
+def test_what_runs_now_is_no_reason():
+    core = Core()
+    core.nodes(a="cpu 2")
+    core.run(id="r1", x=fn("cpu 2"))
+    core.decide()
+    core.pause("a")
+    core.run(id="r2", y=fn("cpu 2"))
+    assert core.decide() == []
+    assert core["y"].run.shortfalls == ()
+
+
+# waiting for nodes
+
+WAIT = {"options": {"wait_for_nodes": 60.0}}
+
+
+def test_a_run_may_wait_for_a_node(core):
+    core.nodes(a="cpu 1")
+    run = core.run(x=fn("cpu 1"), g=fn("cpu 1, gpu 1"), **WAIT)
+    assert core.decide() == []  # not even x: all or nothing
+    assert run.status.value == "pending"
+    assert [s.function_ids for s in run.shortfalls] == [("g",)]
+    assert core.state.next_wake() == 60
+    core.wait(10)
+    core.nodes(b="cpu 1")
+    assert core.decide() == []
+    core.nodes(c="cpu 1, gpu 1")
+    assert core.decide() == ["x@a", "g@c"]
+    assert run.status.value == "running"
+    assert run.shortfalls == ()
+    assert core.state.next_wake() is None
+    core.wait(100)
+    assert core.decide() == []
+
+
+def test_a_node_that_grows_serves_as_well(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 2"), **WAIT)
+    core.resize(a="cpu 2")
+    assert core.decide() == ["x@a"]
+
+
+def test_functions_that_become_ready_later_are_placed_later(core):
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"), ready="x", **WAIT)
+    core.nodes(a="cpu 2")
+    assert core.decide() == ["x@a"]
+    core.ready("y")
+    assert core.decide() == ["y@a"]
+
+
+def test_at_the_deadline_it_fails_with_what_is_missing_then(core):
+    core.nodes(a="cpu 1")
+    run = core.run(x=fn("cpu 4"), y=fn("gpu 1"), **WAIT)
+    core.wait(59)
+    core.nodes(b="cpu 4")
+    assert core.decide() == []
+    core.wait(1)
+    assert core.decide() == ["r failed"]
+    assert [s.function_ids for s in run.shortfalls] == [("y",)]
+    assert core.states("x y") == "cancelled cancelled"
+    assert core.state.next_wake() is None
+    core.nodes(c="cpu 4, gpu 1")
+    assert core.decide() == []
+
+
+def test_a_node_that_comes_at_the_deadline_is_in_time(core):
+    core.run(x=fn("cpu 1"), **WAIT)
+    core.wait(60)
+    core.nodes(a="cpu 1")
+    assert core.decide() == ["x@a"]
+
+
+def test_the_earliest_deadline_is_the_next_wake(core):
+    core.run(id="r1", x=fn("cpu 1"), options={"wait_for_nodes": 60})
+    core.wait(20)
+    core.run(id="r2", y=fn("cpu 1"), options={"wait_for_nodes": 30})
+    assert core.decide() == []
+    assert core.state.next_wake() == 50
+    core.wait(30)
+    assert core.decide() == ["r2 failed"]
+    assert core.state.next_wake() == 60
+    core.nodes(a="cpu 1")
+    assert core.decide() == ["x@a"]
+
+
+def test_all_waiting_runs_start_with_the_node_that_serves_them(core):
+    for n in range(3):
+        core.run(id=f"r{n}", **{f"x{n}": fn("gpu 1")}, **WAIT)
+    core.run(id="s", y=fn("gpu 2"), **WAIT)
+    core.nodes(a="cpu 2, gpu 1")
+    assert core.decide() == ["x0@a"]
+    assert [core.state.runs[id].status.value for id in ("r1", "r2", "s")] == ["running", "running", "pending"]
+
+
+def test_a_waiting_run_may_be_cancelled_or_removed(core):
+    core.run(id="r1", x=fn("cpu 1"), **WAIT)
+    core.run(id="r2", y=fn("cpu 1"), **WAIT)
+    core.cancel("r1")
+    core.remove("r2")
+    assert core.decide() == ["r1 cancelled"]
+    assert core.states("x y") == "cancelled cancelled"
+    core.nodes(a="cpu 1")
+    core.wait(60)
+    assert core.decide() == []
+    assert core.state.next_wake() is None
+
+
+def test_what_happens_while_a_run_waits_counts(core):
+    core.run(id="r1", x=fn("cpu 1"), **WAIT)
+    core.run(id="r2", y=fn("cpu 1"), z=fn("cpu 1"), **WAIT)
+    core.finish("x")  # the result was on the cluster already
+    core.state.gave_up(core["y"], core.now)
+    assert core.decide() == ["r2 failed"]
+    assert core.states("y z") == "failed cancelled"
+    core.nodes(a="cpu 1")
+    assert core.decide() == ["r1 finished"]
+
+
+# nodes that leave
+
+
+@pytest.fixture
+def core():
+    core = Core(node_timeout=30.0)
+    yield core
+    core.state.check()
+
+
+def test_after_the_node_timeout_a_function_fails(core):
+    core.nodes(a="cpu 1", b="cpu 1, gpu 1")
+    run = core.run(x=fn("gpu 1"), y=fn("gpu 1"), z=fn("cpu 1"))
+    core.decide()
+    core.wait(5)
+    core.leave("b")
+    core.ready("x")
+    core.decide()
+    assert core.state.next_wake() == 35
+    core.wait(29)
+    assert core.decide() == []
+    core.wait(1)
+    assert core.decide() == ["x unplaceable", "r failed"]
+    (s,) = run.shortfalls
+    assert s is core.decisions[0].shortfall
+    assert fields(s) == (("x", "y"), {"gpu": 1}, "a", {"gpu": 0}, "too much for every node")
+    assert core.states("x y z") == "failed cancelled running"
+    assert core.state.next_wake() is None
+
+
+def test_a_node_that_returns_in_time_serves(core):
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(x=fn("cpu 1", pin="b"))
+    core.leave("b")
+    assert core.decide() == []
+    core.wait(29)
+    core.nodes(b="cpu 1")
+    assert core.decide() == ["x@b"]
+    assert core.state.next_wake() is None
+
+
+def test_the_time_starts_anew_when_it_leaves_again(core):
+    core.nodes(b="cpu 1")
+    core.run(x=fn("cpu 1", pin="b"), y=fn("cpu 1", pin="b"))
+    assert core.decide() == ["x@b"]
+    core.leave("b")
+    assert core.decide() == []
+    core.wait(29)
+    core.nodes(b="cpu 1")
+    assert core.decide() == ["y@b"]
+    core.wait(9)
+    core.leave("b")
+    core.ready("x y")
+    core.decide()
+    assert core.state.next_wake() == 68
+    core.wait(30)
+    assert core.decide() == ["x unplaceable", "r failed"]
+    assert core.decisions[0].shortfall.reason == "the cluster has no nodes"
+
+
+def test_a_pin_whose_node_left_is_named(core):
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(x=fn("cpu 1", pin="b"))
+    core.leave("b")
+    core.decide()
+    core.wait(30)
+    core.decide()
+    assert core.decisions[0].shortfall.reason == "pinned to 'b', but the nodes are 'a'"
+
+
+def test_a_node_that_shrank_is_no_longer_enough(core):
+    core.nodes(a="cpu 4")
+    core.run(x=fn("cpu 4"), y=fn("cpu 4"))
+    assert core.decide() == ["x@a"]
+    core.resize(a="cpu 2")
+    core.finish("x")
+    assert core.decide() == []
+    core.wait(30)
+    assert core.decide() == ["y unplaceable", "r failed"]
+
+
+def test_functions_of_several_runs_fail_each_with_its_own(core):
+    core.nodes(a="gpu 1, cpu 1", b="cpu 1")
+    core.run(id="r1", x=fn("gpu 1"), y=fn("gpu 1"), options={"fail_fast": False})
+    core.run(id="r2", z=fn("gpu 1"), w=fn("cpu 1"))
+    core.leave("a")
+    assert core.decide() == ["w@b"]
+    core.wait(30)
+    assert core.decide() == ["x unplaceable", "y unplaceable", "z unplaceable", "r1 failed", "r2 failed"]
+    assert [[s.function_ids for s in run.shortfalls] for run in core.state.runs.values()] == [
+        [("x", "y")],
+        [("z",)],
+    ]
+    assert core.states("w") == "running"
+
+
+def test_without_fail_fast_other_functions_go_on(core):
+    core.nodes(a="gpu 1, cpu 1", b="cpu 1")
+    core.run(x=fn("gpu 1"), y=fn("cpu 1"), z=fn("cpu 1"), options={"fail_fast": False})
+    core.leave("a")
+    assert core.decide() == ["y@b"]
+    core.wait(30)
+    assert core.decide() == ["x unplaceable"]
+    core.finish("y")
+    assert core.decide() == ["z@b"]
+    core.finish("z")
+    assert core.decide() == ["r failed"]
+
+
+def test_what_starves_does_not_count_for_others(core):
+    core.nodes(a="cpu 1", b="gpu 1, cpu 1")
+    core.run(x=fn("gpu 1"), y=fn("cpu 1"), z=fn("cpu 1"))
+    core.leave("b")
+    assert core.decide() == ["y@a"]
+    assert core.state.next_wake() == 30
+    core.state.withdrawn(core["x"])
+    core.decide()
+    assert core.state.next_wake() is None
+
+
+def test_a_whole_group_starves_with_its_node(core):
+    core.nodes(a="cpu 1", b="cpu 1, gpu 1")
+    core.run(x=fn("cpu 1"), y=fn("gpu 1"), groups=("x y",), ready="x")
+    assert core.decide() == ["x@b"]
+    core.leave("b")
+    core.ready("x")
+    core.decide()
+    core.wait(30)
+    assert core.decide() == ["x unplaceable", "r failed"]
+    assert fields(core.decisions[0].shortfall) == (
+        ("x",),
+        {"cpu": 1, "gpu": 1},
+        "a",
+        {"cpu": 1, "gpu": 0},
+        "too much for every node",
+    )
+
+
+def test_a_node_that_others_avoid_is_there_all_the_same(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", retries=1))
+    core.decide()
+    core.fail("x")
+    core.ready("x")
+    core.pause("a")
+    assert core.decide() == []
+    core.wait(100)
+    assert core.decide() == []
+    core.resume("a")
+    assert core.decide() == ["x@a"]
+
+
+def test_a_named_node_is_looked_for_among_aliases(core):
+    core.join(node("a", "cpu 1", "host1"))
+    core.run(x=fn("cpu 1", pin="host1"))
+    core.leave("a")
+    core.decide()
+    core.join(node("b", "cpu 1", "host1"))
+    assert core.decide() == ["x@b"]

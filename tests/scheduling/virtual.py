@@ -1,0 +1,249 @@
+"""A cluster without Dask: what drives the core in tests of many steps.
+
+It does what Dask does for the core: it knows which function needs which, which worker has which result, and
+it starts what was sent to a worker as that worker's threads and declared resources allow, in an order of its
+own. It decides nothing, and time passes only when it is told so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+from handoff_dask._model.resources import THREADS, UNIT
+from handoff_dask._scheduling.functions import FunctionState, State
+from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.placement import Place, Settings
+from handoff_dask._scheduling.runs import Run
+from handoff_dask._scheduling.spec import Kind, RunSpec
+from handoff_dask._scheduling.state import Decision, End, Fail, SchedulingState
+
+#: Function number → numbers of those whose results it needs.
+Needs = Mapping[int, Sequence[int]]
+
+
+class Worker:
+    """What the node does by itself."""
+
+    def __init__(self, node: Node, last_first: bool = False) -> None:
+        self.threads = node.capacity[THREADS] // UNIT
+        self.limits = {name: node.capacity[name] for name in node.enforced}
+        self.free = dict(self.limits)
+        self.last_first = last_first
+        self.sent: dict[FunctionState, None] = {}
+        self.started: dict[FunctionState, None] = {}
+
+    def start(self) -> list[FunctionState]:
+        """Start all that there are threads and declared resources for."""
+        new = []
+        for f in reversed(list(self.sent)) if self.last_first else list(self.sent):
+            if len(self.started) == self.threads:
+                break
+            if all(f.cost.get(name, 0) <= free for name, free in self.free.items()):
+                del self.sent[f]
+                self.started[f] = None
+                for name in self.free:
+                    self.free[name] -= f.cost.get(name, 0)
+                new.append(f)
+        return new
+
+    def end(self, f: FunctionState) -> None:
+        """It has ended, or need not start any more."""
+        if f in self.started:
+            del self.started[f]
+            for name in self.free:
+                self.free[name] += f.cost.get(name, 0)
+        self.sent.pop(f, None)
+
+
+class VirtualCluster:
+    """The core, workers, dependencies, results and a clock."""
+
+    def __init__(self, settings: Settings | None = None, random: Callable[[], float] = lambda: 0.0) -> None:
+        self.state = SchedulingState(settings, random)
+        self.now = 0.0
+        self.workers: dict[Any, Worker] = {}
+        self.results: dict[FunctionState, Any] = {}
+        self.missing: dict[FunctionState, int] = {}
+        self.dependents: dict[FunctionState, list[FunctionState]] = {}
+        self.inputs: dict[FunctionState, list[FunctionState]] = {}
+
+    def tell(self, event: str, *args: Any, **details: Any) -> Any:
+        """Every event goes through here, so that a subclass sees it."""
+        return getattr(self.state, event)(*args, **details)
+
+    # nodes
+
+    def join(self, node: Node, last_first: bool = False) -> None:
+        if node.name in self.workers:
+            self.leave(node.name)
+        self.tell("node_joined", node, self.now)
+        self.workers[node.name] = Worker(node, last_first)
+
+    def leave(self, name: Any, *, tasks_first: bool = False) -> None:
+        """A node goes, with its results. Dask may take the tasks back before it says that the node left."""
+        worker = self.workers.pop(name)
+        gone = [f for f in [*worker.started, *worker.sent] if f.state is State.RUNNING]
+        if tasks_first:
+            for f in gone:
+                self.tell("lost", f, self.now)
+        self.tell("node_left", name, self.now)
+        lost = [f for f, where in self.results.items() if where == name]
+        for f in lost:
+            self._take_result(f)
+        for f in [*gone, *lost]:
+            self._offer(f)
+
+    # runs
+
+    def add(self, spec: RunSpec, needs: Needs) -> Run:
+        run: Run = self.tell("run_added", spec, self.now)
+        functions = run.functions
+        for f in functions:
+            self.inputs[f] = [functions[n] for n in needs.get(f.number, ())]
+            self.missing[f] = len(self.inputs[f])
+            self.dependents[f] = []
+            for other in self.inputs[f]:
+                self.dependents[other].append(f)
+        for f in functions:
+            self._offer(f)
+        return run
+
+    def remove(self, run: Run) -> None:
+        for f in run.functions:
+            for worker in self.workers.values():
+                worker.end(f)
+            self.results.pop(f, None)
+        self.tell("run_removed", run.spec.run_id)
+        for f in run.functions:
+            del self.inputs[f], self.missing[f], self.dependents[f]
+
+    # functions
+
+    def started(self) -> list[FunctionState]:
+        return [f for worker in self.workers.values() for f in worker.started]
+
+    def finish(self, f: FunctionState, took: float) -> None:
+        self._end(f)
+        self.results[f] = f.node.name if f.node else None
+        self.tell("finished", f, self.now, started=self.now - took, stopped=self.now)
+        for other in self.dependents[f]:
+            self.missing[other] -= 1
+            self._offer(other)
+
+    def fail(self, f: FunctionState, *, retryable: bool = True) -> bool:
+        self._end(f)
+        retry: bool = self.tell("failed", f, self.now, retryable=retryable)
+        if retry:
+            self._offer(f)
+        else:
+            self._skip_dependents(f)
+        return retry
+
+    def lose(self, f: FunctionState) -> None:
+        """An attempt comes to nothing."""
+        self._end(f)
+        self.tell("lost", f, self.now)
+        self._offer(f)
+
+    def lose_result(self, f: FunctionState) -> None:
+        self._take_result(f)
+        self._offer(f)
+
+    def give_up(self, f: FunctionState) -> None:
+        self._end(f)
+        self.tell("gave_up", f, self.now)
+        self._skip_dependents(f)
+
+    def drop(self, f: FunctionState) -> None:
+        self._end(f)
+        self.tell("dropped", f, self.now)
+
+    def _end(self, f: FunctionState) -> None:
+        if f.state is State.RUNNING and f.node.name in self.workers:
+            self.workers[f.node.name].end(f)
+
+    def _offer(self, f: FunctionState) -> None:
+        if not self.missing[f] and f.state is State.WAITING:
+            self.tell("ready", f, self.now)
+
+    def _take_result(self, f: FunctionState) -> None:
+        if f not in self.results:
+            return
+        del self.results[f]
+        for other in self.dependents[f]:
+            self.missing[other] += 1
+            if other.state in (State.READY, State.DELAYED):
+                self.tell("withdrawn", other)
+        self.tell("result_lost", f)
+
+    def _skip_dependents(self, f: FunctionState) -> None:
+        stack = list(self.dependents[f])
+        while stack:
+            other = stack.pop()
+            if other.state not in (State.SKIPPED, State.FINISHED, State.FAILED, State.CANCELLED):
+                self._end(other)
+                self.tell("skipped", other, self.now)
+                stack += self.dependents[other]
+
+    # decisions
+
+    def decide(self, refuse_last: bool = False) -> list[Decision]:
+        """Let the core decide, and carry it out; the node of the last placement may refuse it."""
+        decisions: list[Decision] = self.tell("decide", self.now)
+        places = [d for d in decisions if isinstance(d, Place)]
+        refused = places[-1] if refuse_last and places else None
+        for place in places:
+            if place is not refused:
+                self.workers[place.node.name].sent[place.function] = None
+        if refused is not None:
+            self.tell("refused", refused.function)
+        for decision in decisions:
+            if isinstance(decision, Fail):
+                self._skip_dependents(decision.function)
+        return decisions
+
+    def start(self) -> list[FunctionState]:
+        """Let workers start what they have."""
+        return [f for worker in self.workers.values() for f in worker.start()]
+
+    # on its own
+
+    def run(self, duration: Callable[[FunctionState], float], limit: int = 10**6) -> list[Run]:
+        """Let time pass until nothing happens any more; the runs that ended, in order.
+
+        Every function finishes, after its duration.
+        """
+        ending: list[tuple[float, int, FunctionState]] = []
+        ended = []
+        steps = 0
+        while True:
+            ended += [d.run for d in self.decide() if isinstance(d, End)]
+            for f in self.start():
+                steps += 1
+                heappush(ending, (self.now + duration(f), steps, f))
+            wake = self.state.next_wake()
+            times = [t for t in (wake, ending[0][0] if ending else None) if t is not None]
+            if not times:
+                return ended
+            self.now = max(self.now, min(times))
+            while ending and ending[0][0] <= self.now:
+                f = heappop(ending)[2]
+                self.finish(f, duration(f))
+            assert steps <= limit, "it goes on and on"
+
+
+def make_spec(kinds: Iterable[Kind], run_id: str = "r", **options: Any) -> RunSpec:
+    """A run of functions called by their numbers."""
+    functions = list(kinds)
+    distinct = list(dict.fromkeys(functions))
+    index = {kind: n for n, kind in enumerate(distinct)}
+    return RunSpec(
+        run_id=run_id,
+        dag_id="dag",
+        ids=range(len(functions)),
+        kinds=distinct,
+        kind_of=[index[kind] for kind in functions],
+        **options,
+    )

@@ -1,0 +1,185 @@
+"""The public API in use. Type-checked by mypy, never run."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, assert_type
+
+import handoff_dask as handoff
+from handoff_dask import (
+    DAG,
+    AllocationError,
+    Argument,
+    Attempt,
+    Collocated,
+    Current,
+    CyclicDependencyError,
+    Function,
+    FunctionFailedError,
+    FunctionRecord,
+    InvalidDAGError,
+    MissingFunctionError,
+    Result,
+    RetryPolicy,
+    Run,
+    RunTimeoutError,
+    Shortfall,
+)
+
+
+def load(path: str) -> list[int]:
+    return [len(path)]
+
+
+def double(load: list[int]) -> list[int]:
+    return load * 2
+
+
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+class Model:
+    def predict(self, rows: list[int]) -> list[float]:
+        return [float(row) for row in rows]
+
+
+def functions() -> None:
+    Function("load", load, extra_args=["data.txt"], cost={"cpu": 1, "memory": 0.5})
+    Function(("load", 1), load, extra_args=("data.txt",), cost=None, node="node1")
+    Function(id="double", code=double, args=["load"], node=["node1", "node2"], type="inline")
+    Function("fetch", fetch, extra_kwargs={"url": "x"}, timeout=2.5, priority=1, max_retries=0)
+    Function("named", "package.module:Class.method", kwargs={"rows": "load", "more": Argument("double")})
+    Function(
+        "predict", Model().predict, args=[Argument("load", serialize=load)], argument_inclusion="as_list"
+    )
+    Function("beside", double, args=["load"], node=Collocated("load"), retry=RetryPolicy(delay=1))
+    Function("x", type="input")
+    f = Function("load", load).replace(cost={"gpu": 1})
+    assert_type(f, Function)
+    assert_type(f.dependencies, tuple[Hashable, ...])
+    f.id = "other"  # type: ignore[misc]
+    Function("bad", load, type="outline")  # type: ignore[arg-type]
+    Function("bad", load, argument_inclusion="list")  # type: ignore[arg-type]
+    Function("bad", load, retry=3)  # type: ignore[arg-type]
+    Function("bad", 5)  # type: ignore[arg-type]
+    Function("bad", load, costs={})  # type: ignore[call-arg]
+    RetryPolicy(3, 1.5, backoff=1, retry_on=(OSError, ValueError), elsewhere=False)
+    RetryPolicy(retry_on=("OSError",))  # type: ignore[arg-type]
+
+
+def dags() -> None:
+    dag = DAG("mine")
+    DAG()
+    DAG(("any", "hashable"))
+    assert_type(dag.add_function(Function("load", load)), DAG)
+    dag.add_function(load)  # type: ignore[arg-type]
+
+    @dag.function
+    def source() -> int:
+        return 42
+
+    @dag.function(cost={"cpu": 2}, id="twice")
+    def use(source: int) -> str:
+        return str(source)
+
+    # What is decorated stays what it was.
+    assert_type(source(), int)
+    assert_type(use(1), str)
+    assert_type(dag.functions, Mapping[Hashable, Function])
+    assert_type(dag["load"], Function)
+    assert_type(dag.sources, tuple[Hashable, ...])
+    assert_type(dag.sinks, tuple[Hashable, ...])
+    assert_type(iter(dag), Iterator[Hashable])
+    assert_type(len(dag), int)
+    assert_type("load" in dag, bool)
+    assert_type(dag.subset("load"), DAG)
+    assert_type(dag.subset(["load", "use"]), DAG)
+    assert_type(dag.to_mermaid(), str)
+    dag.to_networkx()
+    dag.visualize("out.svg", rankdir="LR")
+    dag.functions["x"] = Function("x")  # type: ignore[index]
+
+
+def running(dag: DAG) -> None:
+    local = handoff.execute_local(
+        dag, max_retries=1, max_concurrency=2, keep=["a"], fail_fast=False, timeout=1
+    )
+    assert_type(local, Result)
+    assert_type(local["a"], Any)
+    assert_type(local.results, Mapping[Hashable, Any])
+    assert_type(local.allocations, Mapping[Hashable, Any])
+    assert_type(local.records["a"], FunctionRecord)
+    assert_type(local.records["a"].attempts, tuple[Attempt, ...])
+    assert_type(local.records["a"].duration, float | None)
+    assert_type(local.elapsed, float)
+    handoff.execute_local(dag, 3)  # type: ignore[call-arg]
+    handoff.execute_local([dag])  # type: ignore[arg-type]
+
+    result: Result = handoff.execute(
+        dag,
+        max_retries=0,
+        retry=RetryPolicy(),
+        limits={"db": 8},
+        allocation_strategy="best_fit",
+        keep="sinks",
+        priority=2,
+        wait_for_nodes=10,
+        timeout=60,
+    )
+    assert_type(result.results, Mapping[Hashable, Any])
+    run = handoff.submit(dag, "tcp://10.0.0.1:8786", max_concurrency=4)
+    assert_type(run, Run)
+    assert_type(run.id, str)
+    assert_type(run.dag, DAG)
+    assert_type(run.status, str)
+    assert_type(run.done(), bool)
+    with handoff.local_cluster(
+        {"node1": {"cpu": 4, "memory": 8192, "gpu": 1}, "node2": {"cpu": 2}}
+    ) as cluster:
+        handoff.submit(dag, cluster)
+
+
+async def awaiting(dag: DAG, client: Any) -> None:
+    result: Result = await handoff.execute(dag, client)
+    assert_type(await handoff.submit(dag, client), Result)
+    assert_type(result.run_id, str)
+
+
+def inside() -> None:
+    here = handoff.current()
+    assert_type(here, Current)
+    assert_type(here.attempt, int)
+    assert_type(here.run_id, str)
+    assert_type(here.devices, Mapping[str, list[int]])
+    here.attempt = 2  # type: ignore[misc]
+
+
+def errors(dag: DAG) -> None:
+    try:
+        dag.validate()
+    except MissingFunctionError as error:
+        assert_type(error.missing, tuple[tuple[Any, Any], ...])
+    except CyclicDependencyError as error:
+        assert_type(error.cycle, tuple[Any, ...])
+    except InvalidDAGError as error:
+        assert_type(error.problems, tuple[str, ...])
+    try:
+        handoff.execute(dag)
+    except FunctionFailedError as error:
+        assert_type(error.attempts, tuple[Attempt, ...])
+        assert_type(error.attempts[0].number, int)
+        assert_type(error.attempts[0].error, str | None)
+    except AllocationError as error:
+        assert_type(error.shortfalls, tuple[Shortfall, ...])
+    except RunTimeoutError as error:
+        assert_type(error.timeout, float)
+    except handoff.HandoffError as error:
+        raise SystemExit(str(error)) from error
+
+
+def nodes(client: Any) -> None:
+    handoff.discover_nodes(client)
+    handoff.register_node("node1", {"cpu": 4}, client=client)
+    handoff.resources_available("node1", {"cpu": 1}, client=client)
+    assert_type(handoff.__version__, str)

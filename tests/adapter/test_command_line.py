@@ -51,9 +51,8 @@ def address(tmp_path_factory):
             client.wait_for_workers(2, timeout=60)
         yield found
     finally:
-        for process in reversed(processes):
+        for process in reversed(processes):  # workers first: they say goodbye to the scheduler
             process.send_signal(signal.SIGTERM)
-        for process in reversed(processes):
             try:
                 process.wait(timeout=20)
             except subprocess.TimeoutExpired:

@@ -1,0 +1,515 @@
+"""What the core should do, said a second time and as simply as possible: checked after every event.
+
+The model keeps books of its own, from the events and the decisions alone. Of the core it reads what it
+checks: the states of functions, and which of those placed are booked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from handoff_dask._model.resources import GPU, THREADS, UNIT
+from handoff_dask._scheduling.functions import FunctionState, State
+from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.placement import Place
+from handoff_dask._scheduling.runs import Run, RunStatus
+from handoff_dask._scheduling.state import Decision, End, Fail, SchedulingState
+
+WAITING, READY, PLACED = "waiting", "ready", "placed"
+FINISHED, FAILED, SKIPPED, CANCELLED = "finished", "failed", "skipped", "cancelled"
+FINAL = {FINISHED, FAILED, SKIPPED, CANCELLED}
+
+#: Events after which functions on the node named may move up: those sent ahead become booked ones.
+LIVE = {"running", "finished"}
+
+
+def devices_hold(free: list[int], units: int) -> bool:
+    """Whether devices with so many free units have room for whole ones and the fraction that is left."""
+    whole, part = divmod(units, UNIT)
+    if not part:
+        return free.count(UNIT) >= whole
+    return any(
+        room >= part and (free[:i] + free[i + 1 :]).count(UNIT) >= whole for i, room in enumerate(free)
+    )
+
+
+class NodeModel:
+    def __init__(self, node: Node) -> None:
+        self.name = node.name
+        self.aliases = set(node.aliases)
+        self.enforced = set(node.enforced)
+        self.capacity = dict(node.capacity)
+        self.accepting = node.accepting
+        self.booked: list[FunctionState] = []
+        self.ahead: list[FunctionState] = []
+
+    def device_sizes(self) -> list[int]:
+        units = self.capacity.get(GPU, 0)
+        return [UNIT] * (units // UNIT) + [units % UNIT] * (units % UNIT > 0)
+
+    def holds(self, need: dict[str, int]) -> bool:
+        enough = all(units <= self.capacity.get(r, 0) for r, units in need.items())
+        return enough and devices_hold(self.device_sizes(), need.get(GPU, 0))
+
+    def used(self, resource: str) -> int:
+        return sum(f.cost.get(resource, 0) for f in self.booked)
+
+    def devices_free(self) -> list[int]:
+        free = self.device_sizes()
+        for f in self.booked:
+            for i, units in (f.devices or {}).items():
+                if i < len(free):
+                    free[i] -= units
+        return free
+
+    def fits(self, cost: dict[str, int]) -> bool:
+        enough = all(units + self.used(r) <= self.capacity.get(r, 0) for r, units in cost.items())
+        return enough and devices_hold(self.devices_free(), cost.get(GPU, 0))
+
+    def may_start_more(self, cost: dict[str, int]) -> bool:
+        """Whether functions sent ahead may take cores that are booked for this cost."""
+        wide = cost.get("cpu", 0) > UNIT and "cpu" not in self.enforced
+        return wide and any("cpu" in f.cost for f in self.ahead)
+
+
+class Model:
+    """The rules of placement. Every method raises AssertionError where the core breaks one."""
+
+    def __init__(self, state: SchedulingState, node_timeout: float, is_short) -> None:
+        self.state = state
+        self.node_timeout = node_timeout
+        self.is_short = is_short
+        self.nodes: dict[Any, NodeModel] = {}
+        self.status: dict[FunctionState, str] = {}
+        self.runs: dict[str, str] = {}  # run id → status
+        self.announced: list[str] = []  # runs whose end was said
+        self.deadline: dict[str, float] = {}
+        self.where: dict[FunctionState, Any] = {}  # last node
+        self.group_at: dict[int, Any] = {}
+        self.failures: dict[FunctionState, int] = {}
+        self.avoid: dict[FunctionState, set[Any]] = {}
+        self.not_before: dict[FunctionState, float] = {}
+        self.starved: dict[Any, float] = {}  # need and pins → since when no node could hold them
+        self.starved_function: dict[FunctionState, float] = {}
+        self.finals: dict[FunctionState, list[str]] = {}
+
+    # questions
+
+    def functions(self, *statuses: str) -> list[FunctionState]:
+        return [f for f, status in self.status.items() if status in statuses]
+
+    def live(self, f: FunctionState) -> bool:
+        return self.runs.get(f.run.spec.run_id) in LIVE
+
+    @staticmethod
+    def need(f: FunctionState) -> dict[str, int]:
+        if f.group is None:
+            return f.cost
+        need: dict[str, int] = {}
+        for member in f.group.members:
+            for r, units in member.cost.items():
+                need[r] = max(units, need.get(r, 0))
+        return need
+
+    @staticmethod
+    def pins(f: FunctionState) -> list[tuple[str, ...]]:
+        members = [f] if f.group is None else f.group.members
+        return [m.kind.pins for m in members if m.kind.pins is not None]
+
+    def allows(self, f: FunctionState, node: NodeModel) -> bool:
+        """Pins and size: whether the node could hold it if nothing ran there."""
+        pinned = all(node.aliases & set(pin) for pin in self.pins(f))
+        return pinned and node.holds(self.need(f))
+
+    def candidates(self, f: FunctionState) -> list[NodeModel]:
+        """Nodes to which it may go, now or later."""
+        allowed = [n for n in self.nodes.values() if self.allows(f, n)]
+        if f.group is not None and self.group_at[id(f.group)] is not None:
+            bound = self.nodes[self.group_at[id(f.group)]]
+            return [bound] if bound.holds(self.need(f)) else []
+        others = [n for n in allowed if n.accepting and n.name not in self.avoid[f]]
+        return others if self.avoid[f] and others else allowed
+
+    def limits_allow(self, f: FunctionState) -> bool:
+        spec = f.run.spec
+        placed = [g for g in f.run.functions if self.status[g] == PLACED]
+        if spec.max_concurrency is not None and len(placed) >= spec.max_concurrency:
+            return False
+        for name, limit in spec.limits:
+            used = sum(dict(g.kind.limit_cost).get(name, 0) for g in placed)
+            if used + dict(f.kind.limit_cost).get(name, 0) > limit:
+                return False
+        return True
+
+    def due(self, f: FunctionState, now: float) -> bool:
+        return self.status[f] == READY and self.live(f) and self.not_before[f] <= now
+
+    # events
+
+    def event(self, name: str, args: tuple[Any, ...], details: dict[str, Any], result: Any) -> None:
+        getattr(self, f"on_{name}")(*args, result=result, **details)
+        self.compare()
+
+    def _set(self, f: FunctionState, status: str) -> None:
+        if self.status[f] == PLACED:
+            self._release(f)
+        self.status[f] = status
+        if status in FINAL:
+            self.finals.setdefault(f, []).append(status)
+
+    def _release(self, f: FunctionState) -> None:
+        node = self.nodes.get(self.where[f])
+        if node is None:
+            return
+        if f in node.booked:
+            node.booked.remove(f)
+        else:
+            node.ahead.remove(f)
+        self._move_up(node)
+
+    def _move_up(self, node: NodeModel) -> None:
+        while node.ahead and node.fits(node.ahead[0].cost):
+            node.booked.append(node.ahead.pop(0))
+
+    def _end(self, run: Run, status: str) -> None:
+        self.runs[run.spec.run_id] = status
+        self.deadline.pop(run.spec.run_id, None)
+        if status != "finished":
+            for f in run.functions:
+                if self.status[f] in (WAITING, READY):
+                    self._set(f, CANCELLED)
+
+    def _complete(self, run: Run) -> None:
+        if self.runs[run.spec.run_id] == "running":
+            statuses = [self.status[f] for f in run.functions]
+            if all(s in FINAL for s in statuses):
+                self._end(run, "failed" if FAILED in statuses else "finished")
+
+    def _fail(self, f: FunctionState) -> None:
+        self._set(f, FAILED)
+        run = f.run
+        if run.spec.fail_fast and self.runs[run.spec.run_id] in ("running", "pending"):
+            self._end(run, "failed")
+        else:
+            self._complete(run)
+
+    def on_node_joined(self, node: Node, now: float, result: None) -> None:
+        assert node.name not in self.nodes
+        self.nodes[node.name] = NodeModel(node)
+
+    def on_node_left(self, name: Any, now: float, result: None) -> None:
+        node = self.nodes.pop(name)
+        for f in node.booked + node.ahead:
+            self._set(f, WAITING if self.live(f) else CANCELLED)
+        for group, at in self.group_at.items():
+            if at == name:
+                self.group_at[group] = None
+
+    def on_node_resized(self, name: Any, capacity: dict[str, int], result: None) -> None:
+        node = self.nodes[name]
+        node.capacity = {THREADS: node.capacity[THREADS], **capacity}
+        self._move_up(node)
+
+    def on_node_accepting(self, name: Any, accepting: bool, result: None) -> None:
+        self.nodes[name].accepting = accepting
+
+    def on_run_added(self, spec: Any, now: float, result: Run) -> None:
+        run = result
+        for f in run.functions:
+            self.status[f] = WAITING
+            self.failures[f] = 0
+            self.avoid[f] = set()
+            self.not_before[f] = 0.0
+            if f.group is not None:
+                self.group_at[id(f.group)] = None
+        self.runs[spec.run_id] = "running"
+        limits = dict(spec.limits)
+        hopeless = any(
+            units > limits[name] for f in run.functions for name, units in dict(f.kind.limit_cost).items()
+        )
+        if hopeless or not self._placeable(run):
+            if spec.wait_for_nodes and not hopeless:
+                self.runs[spec.run_id] = "pending"
+                self.deadline[spec.run_id] = now + spec.wait_for_nodes
+            else:
+                self._end(run, "failed")
+        self._complete(run)
+
+    def _placeable(self, run: Run) -> bool:
+        return all(any(self.allows(f, n) for n in self.nodes.values()) for f in run.functions)
+
+    def on_run_cancelled(self, run_id: str, result: None) -> None:
+        if self.runs[run_id] in ("running", "pending"):
+            run = next(f.run for f in self.status if f.run.spec.run_id == run_id)
+            self._end(run, "cancelled")
+
+    def on_run_removed(self, run_id: str, result: None) -> None:
+        del self.runs[run_id]
+        self.deadline.pop(run_id, None)
+        for f in [f for f in self.status if f.run.spec.run_id == run_id]:
+            if self.status[f] not in FINAL:
+                self._set(f, CANCELLED)
+            assert f.state.value == self.status.pop(f)
+            self.group_at.pop(id(f.group), None)
+
+    def on_ready(self, f: FunctionState, now: float, result: None) -> None:
+        if self.status[f] == WAITING:
+            self.status[f] = READY
+
+    def on_withdrawn(self, f: FunctionState, result: None) -> None:
+        if self.status[f] == READY:
+            self.status[f] = WAITING
+
+    def on_refused(self, f: FunctionState, result: None) -> None:
+        self.nodes[self.where[f]].accepting = False
+        self._set(f, READY if self.live(f) else CANCELLED)
+
+    def on_finished(self, f: FunctionState, now: float, result: None, **times: float) -> None:
+        if self.status[f] not in FINAL:
+            self._set(f, FINISHED)
+            self._complete(f.run)
+
+    def on_failed(self, f: FunctionState, now: float, retryable: bool, result: bool) -> None:
+        self.failures[f] += 1
+        policy = f.kind.policy
+        assert result == (retryable and self.live(f) and self.failures[f] <= policy.max_retries)
+        if result:
+            self._set(f, WAITING)
+            if policy.delay:
+                wait = min(policy.max_delay, policy.delay * policy.backoff ** (self.failures[f] - 1))
+                self.not_before[f] = now + wait
+            if policy.elsewhere:
+                self.avoid[f].add(self.where[f])
+        else:
+            self._fail(f)
+
+    def on_gave_up(self, f: FunctionState, now: float, result: None) -> None:
+        if self.status[f] not in FINAL:
+            self._fail(f)
+
+    def on_lost(self, f: FunctionState, now: float, result: None) -> None:
+        if self.status[f] == PLACED:
+            self._set(f, WAITING if self.live(f) else CANCELLED)
+
+    def on_result_lost(self, f: FunctionState, result: None) -> None:
+        if self.status[f] == FINISHED and self.live(f):
+            self.finals[f].remove(FINISHED)
+            self.status[f] = WAITING
+
+    def on_skipped(self, f: FunctionState, now: float, result: None) -> None:
+        self._set(f, SKIPPED)
+        self._complete(f.run)
+
+    def on_dropped(self, f: FunctionState, now: float, result: None) -> None:
+        if self.status[f] not in FINAL:
+            self._set(f, CANCELLED)
+            if self.runs[f.run.spec.run_id] in ("running", "pending"):
+                self._end(f.run, "cancelled")
+
+    # decisions
+
+    def on_decide(self, now: float, result: list[Decision]) -> None:
+        self._before_decisions(now)
+        failed = {d.function for d in result if isinstance(d, Fail)}
+        for decision in result:
+            if isinstance(decision, Place):
+                self._check_place(decision, now)
+            elif isinstance(decision, Fail):
+                self._check_fail(decision, now)
+        for decision in result:
+            if isinstance(decision, End):
+                run = decision.run
+                assert self.runs[run.spec.run_id] == run.status.value
+                assert run.spec.run_id not in self.announced, "said twice"
+                self.announced.append(run.spec.run_id)
+        ended = {run_id for run_id, status in self.runs.items() if status not in ("running", "pending")}
+        assert ended <= set(self.announced), "every end is said in the next decision"
+        self._check_nothing_overlooked(now)
+        self._check_order([d.function for d in result if isinstance(d, Place)], now)
+        self._check_wake(now)
+        assert failed.isdisjoint(self.functions(READY, WAITING, PLACED))
+
+    def _before_decisions(self, now: float) -> None:
+        for run_id, deadline in list(self.deadline.items()):
+            run = next((f.run for f in self.status if f.run.spec.run_id == run_id), None)
+            assert run is not None
+            if self._placeable(run):
+                self.runs[run_id] = "running"
+                del self.deadline[run_id]
+                self._complete(run)
+            elif now >= deadline:
+                self._end(run, "failed")
+        # A group whose node has become too small moves once none of it is there.
+        for f in self.functions(READY):
+            at = self.group_at.get(id(f.group))
+            if at is not None and self.due(f, now) and not self.nodes[at].holds(self.need(f)):
+                assert f.group is not None
+                if not any(self.status[m] == PLACED for m in f.group.members):
+                    self.group_at[id(f.group)] = None
+        starving = [f for f in self.functions(READY) if self.due(f, now) and self._starves(f)]
+        self.starved = {key: self.starved.get(key, now) for key in map(self._starving_key, starving)}
+        self.starved_function = {f: self.starved_function.get(f, now) for f in starving}
+
+    def _starves(self, f: FunctionState) -> bool:
+        unbound = f.group is None or self.group_at[id(f.group)] is None
+        return unbound and not any(self.allows(f, n) for n in self.nodes.values())
+
+    def _starving_key(self, f: FunctionState) -> Any:
+        return frozenset(self.need(f).items()), frozenset(map(frozenset, self.pins(f)))
+
+    def _check_fail(self, decision: Fail, now: float) -> None:
+        f = decision.function
+        assert self.due(f, now)
+        assert self._starves(f)
+        assert now - self.starved[self._starving_key(f)] >= self.node_timeout
+        assert f.id in decision.shortfall.function_ids
+        assert decision.shortfall in f.run.shortfalls
+        self._fail(f)
+
+    def _check_place(self, decision: Place, now: float) -> None:
+        f = decision.function
+        node = self.nodes[decision.node.name]
+        assert self.state.nodes[node.name] is decision.node
+        assert self.due(f, now), "only what is ready is placed"
+        assert node.accepting
+        assert node in self.candidates(f), "pins, groups and failed attempts are respected"
+        assert self.limits_allow(f)
+        was_bound = f.group is None or self.group_at[id(f.group)] is not None
+        self._check_peer(decision, node)
+        if f.group is not None and not was_bound:
+            self.group_at[id(f.group)] = node.name
+        if f.booked:
+            assert node.fits(f.cost), "over capacity"
+            assert not node.may_start_more(f.cost)
+            node.booked.append(f)
+            self._check_devices(node, f)
+        else:
+            assert not node.fits(f.cost) or node.may_start_more(f.cost), "there was room"
+            assert was_bound, "a group's node is decided by a function that has room there"
+            assert self.is_short(f)
+            assert GPU not in f.cost
+            assert not f.run.spec.limits
+            assert f.run.spec.max_concurrency is None
+            node.ahead.append(f)
+        self.status[f] = PLACED
+        self.where[f] = node.name
+
+    def _check_peer(self, decision: Place, node: NodeModel) -> None:
+        f = decision.function
+        other_number = f.run.spec.peers.get(f.number)
+        if other_number is None:
+            assert decision.peer is None
+            return
+        other = f.run.functions[other_number]
+        if f.number > other_number:
+            assert decision.peer == self.where.get(other)
+            return
+        group = id(other.group)
+        if group == id(f.group):
+            assert decision.peer == node.name
+        elif self.group_at[group] is not None:
+            assert decision.peer == self.group_at[group]
+        elif decision.peer is None:
+            assert not any(self.allows(other, n) for n in self.nodes.values())
+        else:
+            assert self.nodes[decision.peer] in self.candidates(other)
+            self.group_at[group] = decision.peer
+
+    @staticmethod
+    def _check_devices(node: NodeModel, f: FunctionState) -> None:
+        devices = f.devices or {}
+        assert sum(devices.values()) == f.cost.get(GPU, 0)
+        assert sum(units == UNIT for units in devices.values()) >= f.cost.get(GPU, 0) // UNIT
+        assert all(i < len(node.device_sizes()) for i in devices)
+        assert all(free >= 0 for i, free in enumerate(node.devices_free()) if i in devices)
+
+    def _check_nothing_overlooked(self, now: float) -> None:
+        """Everything that can be placed has been."""
+        for f in self.functions(READY):
+            if self.due(f, now) and self.limits_allow(f):
+                for n in self.candidates(f):
+                    assert not n.accepting or not n.fits(f.cost) or n.may_start_more(f.cost), (
+                        f"{f} would fit on {n.name}"
+                    )
+
+    def _check_order(self, placed: list[FunctionState], now: float) -> None:
+        """Of two functions that ask for the same, the more urgent one goes first."""
+
+        def urgency(f: FunctionState) -> tuple[float, float, int, int]:
+            return -f.run.spec.priority, -f.kind.priority, f.run.sequence, f.number
+
+        def plain(f: FunctionState) -> bool:
+            return f.group is None and f.kind.pins is None and not self.avoid[f] and f.run.limits is None
+
+        waiting = [f for f in self.functions(READY) if self.due(f, now) and plain(f)]
+        rivals = [f for f in placed if f in self.status and self.status[f] == PLACED and plain(f) and f.booked]
+        for f in rivals:
+            for g in waiting:
+                assert f.cost != g.cost or urgency(f) < urgency(g), f"{f} was placed before {g}"
+        for i, f in enumerate(rivals):
+            for g in rivals[i + 1 :]:
+                assert f.cost != g.cost or urgency(f) < urgency(g), f"{f} was placed before {g}"
+
+    def _check_wake(self, now: float) -> None:
+        delayed = [
+            self.not_before[f] for f in self.functions(READY) if self.live(f) and self.not_before[f] > now
+        ]
+        exact = [*delayed, *self.deadline.values()]
+        starving = [f for f in self.functions(READY) if self.due(f, now) and self._starves(f)]
+        wake = self.state.next_wake()
+        if not starving:
+            assert wake == min(exact, default=None)
+            return
+        assert wake is not None
+        assert now < wake <= min([*exact, *(self.starved_function[f] + self.node_timeout for f in starving)])
+
+    # after every event
+
+    def compare(self) -> None:
+        """The core and its model agree."""
+        state = self.state
+        state.check()
+        for f, status in self.status.items():
+            name = f.state.value
+            assert status == {"delayed": READY, "ready": READY, "running": PLACED}.get(name, name), f
+        assert {id: run.status.value for id, run in state.runs.items()} == self.runs
+        assert set(state.nodes) == set(self.nodes)
+        for node in self.nodes.values():
+            real = state.nodes[node.name]
+            assert list(real.ahead) == node.ahead
+            assert set(real.running) == set(node.booked)
+            assert {r: n for r, n in real.capacity.items() if n} == {r: n for r, n in node.capacity.items() if n}
+            assert real.accepting == node.accepting
+            assert {r: n for r, n in real.used.items() if n} == {
+                r: node.used(r) for r in {r for f in node.booked for r in f.cost}
+            }
+        for run in state.runs.values():
+            placed = [f for f in run.functions if self.status[f] == PLACED]
+            for group in run.groups:
+                assert len({f.node.name for f in placed if f.group is group}) <= 1, "apart"
+                bound = None if group.node is None else group.node.name
+                assert bound == self.group_at[id(group)]
+            for name, limit in run.spec.limits:
+                assert sum(dict(f.kind.limit_cost).get(name, 0) for f in placed) <= limit
+            if run.spec.max_concurrency is not None:
+                assert len(placed) <= run.spec.max_concurrency
+        for f, finals in self.finals.items():
+            assert len(finals) == 1 or (not finals and self.status.get(f) not in FINAL), (f, finals)
+
+    def assert_over(self, runs: Iterable[Run]) -> None:
+        """All is done: every function is in one final state, and nothing is booked."""
+        for run in runs:
+            assert run.status not in (RunStatus.RUNNING, RunStatus.PENDING), run
+            assert run.complete(), run
+        assert not self.functions(WAITING, READY, PLACED)
+        for node in self.state.nodes.values():
+            assert not any(node.used.values())
+            assert not node.running
+            assert not node.ahead
+        for run in runs:
+            assert run.limits is None or not any(run.limits.used.values())
+
+
+#: State → what the model calls it, for readers of failures.
+assert {state.value for state in State} >= {WAITING, READY, FINISHED, FAILED, SKIPPED, CANCELLED}

@@ -143,3 +143,11 @@ def test_id_taken(dag):
 def test_unknown_field(dag):
     with pytest.raises(TypeError, match="costs"):
         dag.function(costs={"cpu": 1})(print)
+
+
+def test_collecting_parameters_are_no_dependencies(dag):
+    @dag.function
+    def use(*a, **b):
+        return a, b
+
+    assert shape(dag, "use") == ((), {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -24,19 +25,19 @@ SECONDS = {"short": 1 / 1024, "long": 1.0}
 names = st.sampled_from(["n0", "n1", "n2"])
 capacities = st.sampled_from(
     [
-        "cpu 1",
-        "cpu 4",
         "cpu 4, memory 100",
         "cpu 2, gpu 2, memory 100, threads 4",
         "cpu 4, gpu 1.5, threads 3",
         "cpu 8, threads 2",
         "cpu 2, threads 8",
+        "cpu 1",
     ]
 )
+enforced = st.sampled_from(["", "cpu", "cpu memory"])
 picks = st.integers(0, 2**16)
 
 COSTS = [
-    "", "cpu 1", "cpu 1", "cpu 0.5", "cpu 0.3", "cpu 2", "cpu 3", "memory 60", "cpu 1, memory 30",
+    "", "cpu 1", "cpu 0.5", "cpu 2", "cpu 0.3", "cpu 3", "memory 60", "cpu 1, memory 30",
     "gpu 1", "gpu 0.5", "cpu 1, gpu 1.5",
 ]  # fmt: skip
 
@@ -49,10 +50,10 @@ policies = st.builds(
 
 
 @st.composite
-def functions(draw, limits, pins=st.sampled_from([None, None, None, "n0", "n1 n2", "host0"])):
+def functions(draw, limits=(), pins=(None, None, None, "n0", "n1 n2", "host0")):
     return fn(
         draw(st.sampled_from(COSTS)),
-        pin=draw(pins),
+        pin=draw(st.sampled_from(pins)),
         limit=draw(st.sampled_from(["", *limits])),
         policy=draw(policies),
         code=draw(st.sampled_from(["short", "short", "long"])),
@@ -62,26 +63,33 @@ def functions(draw, limits, pins=st.sampled_from([None, None, None, "n0", "n1 n2
 
 @st.composite
 def runs(draw):
-    """Fields of a run, and which function needs which."""
-    limits = draw(st.sampled_from([{}, {}, {"limits": (("db", amounts("db 2")["db"]),)}]))
-    kinds = draw(st.lists(functions(["db 1", "db 2", "db 0.7"] if limits else []), min_size=0, max_size=7))
-    needs = {i: draw(st.lists(st.integers(0, i - 1), max_size=2, unique=True)) for i in range(1, len(kinds))}
-    group_of = draw(st.lists(st.integers(0, 5), min_size=len(kinds), max_size=len(kinds)))
-    groups = [[i for i, g in enumerate(group_of) if g == n] for n in range(2)]
-    groups = [members for members in groups if len(members) > 1]
+    """Functions of a few kinds, which of them needs which, and the other fields of a run."""
+    limited = draw(st.sampled_from([False, False, False, True]))
+    limits = ["db 1", "db 0.7", "db 2"] if limited else []
+    pool = draw(st.lists(functions(limits), min_size=1, max_size=3))
+    kinds = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=16))
+    needs = {}
+    if draw(st.booleans()):
+        needs = {i: draw(st.lists(st.integers(0, i - 1), max_size=2)) for i in range(1, len(kinds))}
+        needs = {i: sorted(set(inputs)) for i, inputs in needs.items()}
+    groups = []
+    if draw(st.booleans()):
+        group_of = draw(st.lists(st.integers(0, 3), min_size=len(kinds), max_size=len(kinds)))
+        groups = [[i for i, g in enumerate(group_of) if g == n] for n in range(2)]
+        groups = [members for members in groups if len(members) > 1]
     peers = {}
-    if draw(st.integers(0, 3)) == 0:  # a transfer: producer, serializer, deserializer, consumer
+    if draw(st.integers(0, 3)) == 3:  # a transfer: producer, serializer, deserializer, consumer
         p, s, d, c = range(len(kinds), len(kinds) + 4)
-        anywhere = functions([], st.none())
+        anywhere = functions(pins=[None])
         kinds += [draw(anywhere), fn(code="long"), fn(code="long"), draw(anywhere)]
-        groups += [[p, s, d, c]] if draw(st.integers(0, 4)) == 0 else [[p, s], [d, c]]
+        groups += [[p, s, d, c]] if draw(st.integers(0, 4)) == 4 else [[p, s], [d, c]]
         needs |= {s: [p], d: [s], c: [d]}
         peers = {s: d, d: s}
     options = {
-        **limits,
+        "limits": (("db", amounts("db 2")["db"]),) if limited else (),
         "groups": groups,
         "peers": peers,
-        "max_concurrency": draw(st.sampled_from([None, None, None, 1, 2])),
+        "max_concurrency": draw(st.sampled_from([None, None, None, None, 1, 2])),
         "strategy": draw(st.sampled_from(sorted(STRATEGIES))),
         "priority": draw(st.sampled_from([0, 0, 1])),
         "fail_fast": draw(st.booleans()),
@@ -97,6 +105,7 @@ class Watched(VirtualCluster):
         super().__init__(SETTINGS)
         self.model = Model(self.state, SETTINGS.node_timeout, lambda f: f.kind.code == "short")
         self.trace: list[tuple[str, list[Any], dict[str, Any], Any]] = []
+        self.broken = False
 
     def tell(self, event: str, *args: Any, **details: Any) -> Any:
         written = [self._written(arg) for arg in args]
@@ -119,7 +128,7 @@ class Watched(VirtualCluster):
 
     @staticmethod
     def _read(result: Any) -> Any:
-        return [text_of(d) for d in result] if isinstance(result, list) else isinstance(result, bool) and result
+        return [text_of(d) for d in result] if isinstance(result, list) else result is True
 
     def replay(self) -> None:
         """The same events lead to the same decisions."""
@@ -139,104 +148,28 @@ class CoreMachine(RuleBasedStateMachine):
         self.added = 0
         self.unsure: set[str] = set()  # nodes that were resized while they had work
 
-    # nodes
+    @initialize(sizes=st.tuples(capacities, capacities), enforced=enforced)
+    def begin(self, sizes, enforced):
+        """Two nodes, and a core that has seen how long functions take."""
+        cluster = self.cluster
+        self.join(0, "cpu 4, gpu 2, memory 100", enforced, False)
+        self.add(([fn("cpu 1", code=code) for code in SECONDS], {}, {}), True)
+        self.work()
+        cluster.remove(cluster.state.runs["r1"])
+        for n, capacity in enumerate(sizes):
+            self.join(n, capacity, enforced, bool(n))
 
-    @initialize(capacity=capacities, enforced=st.sampled_from(["", "cpu", "cpu memory"]))
-    def first_node(self, capacity, enforced):
-        self.join("n0", capacity, enforced, False)
+    # work is done
 
-    @rule(
-        name=names,
-        capacity=capacities,
-        enforced=st.sampled_from(["", "cpu", "cpu memory"]),
-        last_first=st.booleans(),
-    )
-    def join(self, name, capacity, enforced, last_first):
-        enforced = " ".join(r for r in enforced.split() if r in capacity)
-        new = node(name, capacity, f"host{int(name[1]) % 2}", enforced)
-        self.cluster.join(new, last_first)
-        self.unsure.discard(name)
-
-    @precondition(lambda self: self.cluster.workers)
-    @rule(pick=picks, tasks_first=st.booleans())
-    def leave(self, pick, tasks_first):
-        self.cluster.leave(self.pick(self.cluster.workers, pick), tasks_first=tasks_first)
-
-    @precondition(lambda self: self.cluster.workers)
-    @rule(pick=picks)
-    def pause_or_resume(self, pick):
-        name = self.pick(self.cluster.workers, pick)
-        self.cluster.tell("node_accepting", name, not self.cluster.state.nodes[name].accepting)
-
-    @precondition(lambda self: self.cluster.workers)
-    @rule(pick=picks, capacity=capacities)
-    def resize(self, pick, capacity):
-        """As when a capacity is registered: threads stay, and the worker enforces nothing of it."""
-        name = self.pick(self.cluster.workers, pick)
-        units = amounts(capacity)
-        units.pop("threads", None)
-        self.unsure.add(name)
-        self.cluster.state.nodes[name].enforced = frozenset()
-        self.model.nodes[name].enforced = set()
-        self.cluster.tell("node_resized", name, units)
-
-    # runs
-
-    @rule(run=runs())
-    def add(self, run):
+    @rule(run=runs(), decide=st.booleans())
+    def add(self, run, decide):
         kinds, needs, options = run
         self.added += 1
         self.cluster.add(make_spec(kinds, f"r{self.added}", **options), needs)
+        if decide:
+            self.decide(False)
 
-    @precondition(lambda self: self.cluster.state.runs)
-    @rule(pick=picks)
-    def cancel(self, pick):
-        self.cluster.tell("run_cancelled", self.pick(self.cluster.state.runs, pick))
-
-    @precondition(lambda self: self.cluster.state.runs)
-    @rule(pick=picks)
-    def remove(self, pick):
-        self.cluster.remove(self.cluster.state.runs[self.pick(self.cluster.state.runs, pick)])
-
-    # functions
-
-    @precondition(lambda self: self.cluster.started())
-    @rule(pick=picks)
-    def finish(self, pick):
-        self.finish_one(self.pick(self.cluster.started(), pick))
-
-    @precondition(lambda self: self.cluster.started())
-    @rule(pick=picks, retryable=st.sampled_from([True, True, True, False]))
-    def fail(self, pick, retryable):
-        self.cluster.fail(self.pick(self.cluster.started(), pick), retryable=retryable)
-
-    @precondition(lambda self: self.of_state(State.RUNNING))
-    @rule(pick=picks)
-    def lose(self, pick):
-        self.cluster.lose(self.pick(self.of_state(State.RUNNING), pick))
-
-    @precondition(lambda self: self.cluster.results)
-    @rule(pick=picks)
-    def lose_result(self, pick):
-        self.cluster.lose_result(self.pick(self.cluster.results, pick))
-
-    @precondition(lambda self: self.of_state(State.RUNNING, State.READY, State.DELAYED))
-    @rule(pick=picks)
-    def give_up(self, pick):
-        self.cluster.give_up(self.pick(self.of_state(State.RUNNING, State.READY, State.DELAYED), pick))
-
-    @precondition(lambda self: self.model.status)
-    @rule(pick=picks)
-    def drop(self, pick):
-        self.cluster.drop(self.pick(self.model.status, pick))
-
-    # time and decisions
-
-    @rule(seconds=st.sampled_from([0.5, 5.0, 29.0, 31.0]))
-    def wait(self, seconds):
-        self.cluster.now += seconds
-
-    @rule(refuse=st.sampled_from([False, False, False, True]))
+    @rule(refuse=st.sampled_from([False, False, True]))
     def decide(self, refuse):
         self.cluster.decide(refuse)
         self.cluster.start()
@@ -246,8 +179,75 @@ class CoreMachine(RuleBasedStateMachine):
         """Everything that runs finishes, and something new starts."""
         for f in self.cluster.started():
             self.finish_one(f)
-        self.cluster.decide()
-        self.cluster.start()
+        self.decide(False)
+
+    @precondition(lambda self: self.cluster.started())
+    @rule(pick=picks, start=st.booleans())
+    def finish(self, pick, start):
+        self.finish_one(self.pick(self.cluster.started(), pick))
+        if start:  # the worker does not wait for the scheduler
+            self.cluster.start()
+
+    @precondition(lambda self: self.cluster.started())
+    @rule(pick=picks, retryable=st.sampled_from([True, True, True, False]))
+    def fail(self, pick, retryable):
+        self.cluster.fail(self.pick(self.cluster.started(), pick), retryable=retryable)
+
+    @rule(seconds=st.sampled_from([0.5, 5.0, 29.0, 31.0]))
+    def wait(self, seconds):
+        self.cluster.now += seconds
+        self.decide(False)
+
+    # and disturbed
+
+    @rule(n=st.integers(0, 2), capacity=capacities, enforced=enforced, last_first=st.booleans())
+    def join(self, n, capacity, enforced, last_first):
+        enforced = " ".join(r for r in enforced.split() if r in capacity)
+        self.cluster.join(node(f"n{n}", capacity, f"host{n % 2}", enforced), last_first)
+        self.unsure.discard(f"n{n}")
+
+    @precondition(lambda self: self.cluster.workers)
+    @rule(
+        event=st.sampled_from(["leave", "lose tasks, then leave", "pause or resume", "resize"]),
+        pick=picks,
+        capacity=capacities,
+    )
+    def node_event(self, event, pick, capacity):
+        cluster, name = self.cluster, self.pick(self.cluster.workers, pick)
+        if "leave" in event:
+            cluster.leave(name, tasks_first=event != "leave")
+        elif event == "resize":
+            # As when a capacity is registered: threads stay, and the worker enforces nothing of it.
+            units = amounts(capacity)
+            units.pop("threads", None)
+            self.unsure.add(name)
+            cluster.state.nodes[name].enforced = frozenset()
+            self.model.nodes[name].enforced = set()
+            cluster.tell("node_resized", name, units)
+        else:
+            cluster.tell("node_accepting", name, not cluster.state.nodes[name].accepting)
+
+    @precondition(lambda self: self.model.status)
+    @rule(event=st.sampled_from(["lose", "lose result", "lose result", "give up", "drop"]), pick=picks)
+    def function_event(self, event, pick):
+        cluster = self.cluster
+        if event == "lose" and (running := self.of_state(State.RUNNING)):
+            cluster.lose(self.pick(running, pick))
+        elif event == "lose result" and cluster.results:
+            cluster.lose_result(self.pick(cluster.results, pick))
+        elif event == "give up" and (these := self.of_state(State.RUNNING, State.READY, State.DELAYED)):
+            cluster.give_up(self.pick(these, pick))
+        elif event == "drop":
+            cluster.drop(self.pick(self.model.status, pick))
+
+    @precondition(lambda self: len(self.cluster.state.runs) > 1)
+    @rule(event=st.sampled_from(["cancel", "remove", "nothing"]), pick=picks)
+    def run_event(self, event, pick):
+        run_id = self.pick(self.cluster.state.runs, pick)
+        if event == "cancel":
+            self.cluster.tell("run_cancelled", run_id)
+        elif event == "remove":
+            self.cluster.remove(self.cluster.state.runs[run_id])
 
     @invariant()
     def no_node_does_more_than_it_can(self):
@@ -305,7 +305,7 @@ class CoreMachine(RuleBasedStateMachine):
         return things[n % len(things)]
 
 
-TestCoreMachine = CoreMachine.TestCase
+TestCoreMachine = pytest.mark.timeout(900)(CoreMachine.TestCase)  # shrinking a failure takes minutes
 TestCoreMachine.settings = settings(
     max_examples=150,
     stateful_step_count=60,

@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.resources import THREADS, UNIT
-from handoff_dask._scheduling.functions import FunctionState, State
+from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.placement import Place, Settings
 from handoff_dask._scheduling.runs import Run
@@ -22,17 +22,22 @@ from handoff_dask._scheduling.state import Decision, End, Fail, SchedulingState
 #: Function number → numbers of those whose results it needs.
 Needs = Mapping[int, Sequence[int]]
 
+#: States from which no result comes.
+NEVER = FINAL - {State.FINISHED}
+
 
 class Worker:
     """What the node does by itself."""
 
     def __init__(self, node: Node, last_first: bool = False) -> None:
         self.threads = node.capacity[THREADS] // UNIT
-        self.limits = {name: node.capacity[name] for name in node.enforced}
-        self.free = dict(self.limits)
+        self.free = {name: node.capacity[name] for name in node.enforced}
         self.last_first = last_first
-        self.sent: dict[FunctionState, None] = {}
-        self.started: dict[FunctionState, None] = {}
+        self.sent: dict[FunctionState, dict[str, int]] = {}  # with what the worker is to enforce
+        self.started: dict[FunctionState, dict[str, int]] = {}
+
+    def send(self, f: FunctionState, enforced: Iterable[str]) -> None:
+        self.sent[f] = {name: f.cost[name] for name in enforced if name in f.cost}
 
     def start(self) -> list[FunctionState]:
         """Start all that there are threads and declared resources for."""
@@ -40,20 +45,17 @@ class Worker:
         for f in reversed(list(self.sent)) if self.last_first else list(self.sent):
             if len(self.started) == self.threads:
                 break
-            if all(f.cost.get(name, 0) <= free for name, free in self.free.items()):
-                del self.sent[f]
-                self.started[f] = None
-                for name in self.free:
-                    self.free[name] -= f.cost.get(name, 0)
+            if all(units <= self.free[name] for name, units in self.sent[f].items()):
+                self.started[f] = self.sent.pop(f)
+                for name, units in self.started[f].items():
+                    self.free[name] -= units
                 new.append(f)
         return new
 
     def end(self, f: FunctionState) -> None:
         """It has ended, or need not start any more."""
-        if f in self.started:
-            del self.started[f]
-            for name in self.free:
-                self.free[name] += f.cost.get(name, 0)
+        for name, units in self.started.pop(f, {}).items():
+            self.free[name] += units
         self.sent.pop(f, None)
 
 
@@ -165,7 +167,12 @@ class VirtualCluster:
             self.workers[f.node.name].end(f)
 
     def _offer(self, f: FunctionState) -> None:
-        if not self.missing[f] and f.state is State.WAITING:
+        if f.state is not State.WAITING:
+            return
+        if any(other.state in NEVER for other in self.inputs[f]):
+            self.tell("skipped", f, self.now)
+            self._skip_dependents(f)
+        elif not self.missing[f]:
             self.tell("ready", f, self.now)
 
     def _take_result(self, f: FunctionState) -> None:
@@ -182,7 +189,7 @@ class VirtualCluster:
         stack = list(self.dependents[f])
         while stack:
             other = stack.pop()
-            if other.state not in (State.SKIPPED, State.FINISHED, State.FAILED, State.CANCELLED):
+            if other.state not in FINAL:
                 self._end(other)
                 self.tell("skipped", other, self.now)
                 stack += self.dependents[other]
@@ -196,7 +203,7 @@ class VirtualCluster:
         refused = places[-1] if refuse_last and places else None
         for place in places:
             if place is not refused:
-                self.workers[place.node.name].sent[place.function] = None
+                self.workers[place.node.name].send(place.function, place.node.enforced)
         if refused is not None:
             self.tell("refused", refused.function)
         for decision in decisions:

@@ -8,10 +8,10 @@ from handoff_dask._client.execute import execute, submit
 from handoff_dask._client.local import execute_local
 from handoff_dask._client.nodes import discover_nodes, register_node, resources_available
 from handoff_dask._client.result import Result
-from handoff_dask._client.run import Run
+from handoff_dask._client.run import Results, Run
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Argument, Collocated, Function
-from handoff_dask._model.records import Attempt, FunctionRecord, Shortfall
+from handoff_dask._model.records import Attempt, FunctionRecord, Records, Shortfall
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import (
@@ -53,7 +53,9 @@ __all__ = [
     "InvalidFunctionError",
     "MissingFunctionError",
     "NodeNotFoundError",
+    "Records",
     "Result",
+    "Results",
     "RetryPolicy",
     "Run",
     "RunCancelledError",

@@ -106,7 +106,7 @@ class Records(Mapping[Hashable, FunctionRecord]):
     ids : iterable
         In the order in which they are to be listed.
     row_of : callable
-        Id → :class:`Row`.
+        Id → status, attempts and result size.
     cost_of : callable
         Id → cost as given.
     """

@@ -92,7 +92,8 @@ class Function:
     retry : RetryPolicy, optional
         None inherits the run's.
     timeout : float, optional
-        Seconds that one attempt may take.
+        Seconds that one attempt may take. This version cannot enforce it on a node: ``execute`` and
+        ``submit`` refuse a function that has one, rather than ignore it.
     priority : float
         Higher goes first among functions that could start.
     init, parallelism, batch_size, batch_timeout

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from helpers import dag_of, identity
 
-from handoff_dask import DAG, Collocated, Function, execute_local
+from handoff_dask import DAG, Collocated, Function, execute_local, submit
 
 
 class Table(HTMLParser):
@@ -42,14 +42,16 @@ def test_dag():
     dag = dag_of(
         Function("load", list, cost={"cpu": 2}, node="n1"),
         Function("use", identity, args=["load"], node=Collocated("load")),
+        Function("given", type="input"),
         id="mine",
     )
     text = dag._repr_html_()
-    assert "<b>DAG &#x27;mine&#x27;</b>: 2 functions" in text
+    assert "<b>DAG &#x27;mine&#x27;</b>: 3 functions" in text
     assert Table(text).rows == [
         ["id", "code", "args", "cost", "node"],
         ["load", "list", "", "cpu 2", "n1"],
         ["use", "identity", "load", "", "Collocated(id='load')"],
+        ["given", "", "", "", ""],
     ]
 
 
@@ -97,6 +99,21 @@ def test_result():
     assert g[:3] == ["g", "local", "1"]
     assert g[4] == ""  # not kept
     assert all(re.fullmatch(r"[\d.e-]+ s", row[3]) for row in (f, g))
+
+
+def test_values_are_cut_at_80_characters():
+    dag = dag_of(*(Function(n, lambda n=n: "x" * n) for n in (78, 79)))
+    rows = Table(execute_local(dag, max_concurrency=1)._repr_html_()).rows[1:]
+    assert [row[4] for row in rows] == ["'" + "x" * 78 + "'", "'" + "x" * 76 + "..."]
+
+
+def test_run(client):
+    dag = dag_of(Function("a", identity, extra_args=[1]), Function("b", identity, args=["a"]), id=EVIL)
+    run = submit(dag, client)
+    assert run.wait(30)
+    text = run._repr_html_()
+    assert Table(text).tags <= OURS
+    assert f"Run {run.id} of DAG {EVIL!r}: finished, 2 of 2 results, " in re.sub("</?b>", "", unescape(text))
 
 
 def test_long_ones_are_cut_short():

@@ -36,6 +36,10 @@ def test_expansion():
     assert (d.id, d.code, d.args, d.extra_args) == (deserializer, unpack, (serializer,), ())
     assert d.node == Collocated("c")
     assert dag["c"].args == ("other", deserializer)
+    assert len({s, d, s}) == 2
+    assert repr(d) == (
+        f"Function(id={deserializer!r}, code=unpack, args=({serializer!r},), node=Collocated(id='c'))"
+    )
     assert (s.cost, d.cost, s.type, d.type) == (None, None, "regular", "regular")
     dag.validate()
 

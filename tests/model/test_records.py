@@ -1,11 +1,13 @@
 """What is known of functions afterwards."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 from helpers import add, dag_of, identity
 
 from handoff_dask import Attempt, Function, FunctionRecord, Shortfall, execute_local
+from handoff_dask._model.records import Records, Row
 
 
 def test_attempt():
@@ -30,6 +32,23 @@ def test_record_times_are_of_the_last_attempt():
 @pytest.mark.parametrize("attempts", [(), (Attempt(1, started=1.0),), (Attempt(1, stopped=1.0),)])
 def test_record_without_duration(attempts):
     assert record(*attempts).duration is None
+    if not attempts:
+        assert (record().started, record().stopped) == (None, None)
+
+
+def test_record_of_what_has_not_been_placed():
+    records = Records(
+        ["f", "g"], {"f": Row("waiting", ()), "g": Row("running", [Attempt(1, "n1")])}.get, lambda id: {}
+    )
+    assert records["f"] == FunctionRecord("f", "waiting", None, (), {})
+    assert records["g"].node == "n1"
+    assert records.allocations == {"g": "n1"}
+    assert repr(records) == "<records of 2 functions>"
+
+
+def test_record_has_the_devices_of_the_last_attempt():
+    attempts = [Attempt(1, "n1", devices={"gpu": (0,)}), Attempt(2, "n2", devices={"gpu": (1,)})]
+    assert Records(["f"], {"f": Row("running", attempts)}.get, lambda id: {})["f"].devices == {"gpu": (1,)}
 
 
 @pytest.fixture
@@ -77,3 +96,13 @@ def test_shortfall_text():
 def test_shortfall_text_of_many():
     shortfall = Shortfall(tuple("abcde"), {}, None, {}, "there are no nodes")
     assert str(shortfall) == "functions 'a', 'b', 'c' and 2 more: there are no nodes"
+    assert str(replace(shortfall, function_ids=tuple("abc"))) == "functions 'a', 'b', 'c': there are no nodes"
+    assert str(replace(shortfall, function_ids=tuple("abcd"))).startswith(
+        "functions 'a', 'b', 'c' and 1 more: "
+    )
+
+
+@pytest.mark.parametrize(("nearest", "offered"), [(None, {"gpu": 1}), ("node1", {})])
+def test_shortfall_without_a_nearest_node(nearest, offered):
+    shortfall = Shortfall(("a",), {"gpu": 2}, nearest, offered, "no node is called so")
+    assert str(shortfall) == "function 'a': no node is called so; asked: gpu 2"

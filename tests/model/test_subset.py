@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import acyclic_graphs, build
 
-from handoff_dask import Argument, Collocated, Function
+from handoff_dask import Argument, Collocated, Function, MissingFunctionError
 
 
 @pytest.fixture
@@ -68,6 +68,14 @@ def test_collocation_is_followed():
         Function("f", list, node=Collocated("beside")),
     )
     assert set(dag.subset("f")) == {"far", "beside", "f"}
+
+
+def test_of_a_broken_dag_is_as_broken():
+    dag = dag_of(Function("f", add, args=["absent", "f"]), Function("g", list))
+    part = dag.subset("f")
+    assert dict(part.functions) == {"f": dag["f"]}
+    with pytest.raises(MissingFunctionError):
+        part.validate()
 
 
 def test_argument_pairs_are_followed():

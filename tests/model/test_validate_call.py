@@ -84,6 +84,7 @@ def test_good(fields, type):
 
 UNBOUND = [
     ({"code": two, "args": ["a"]}, "missing a required argument: 'y'"),
+    ({"code": coroutine, "args": ["a", "b"], "extra_args": [1]}, "too many positional arguments"),
     ({"code": two, "args": ["a", "b"], "extra_args": [1]}, "too many positional arguments"),
     ({"code": two, "args": ["a", "b"], "kwargs": {"y": "a"}}, "multiple values for argument 'y'"),
     ({"code": two, "args": ["a", "b"], "extra_kwargs": {"y": 1}}, "multiple values for argument 'y'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ from handoff_dask._scheduling.spec import Kind, RunSpec
 from handoff_dask.exceptions import InvalidFunctionError, SerializationError
 
 Key = tuple[str, int]
+
+#: The end of an id that numbers it, or tells it apart in hexadecimal.
+_NUMBERING = re.compile(r"[\W_]*(?:\d+|[0-9a-f]{8,})$")
 
 
 class Row:
@@ -201,13 +205,17 @@ def compile_dag(
         keep_ids = set(sinks)
     rows = []
     kind_of = []
+    dependents: list[list[int]] = [[] for _ in order]
     annotations: dict[str, dict[int, Any]] = {"resources": {}, "workers": {}}
     for number, id in enumerate(order):
         f = functions[id]
         inline = inlined.get(id, ())
         kind = tables.kind(f, [functions[i] for i in inline])
+        deps = tuple(number_of[d] for d in dependencies[id])
+        for d in set(deps):
+            dependents[d].append(number)
         discard = id not in keep_ids and id not in needed
-        row = tables.row(f, tuple(number_of[d] for d in dependencies[id]), kind, discard)
+        row = tables.row(f, deps, kind, discard)
         if inline:
             row.steps, row.slots = _steps(f, dependencies[id], inline, functions, tables)
         rows.append(row)
@@ -220,6 +228,7 @@ def compile_dag(
         kinds=tables.kinds,
         kind_of=kind_of,
         groups=collocation_groups(functions, number_of),
+        dependents=dependents,
         peers={
             number_of[id]: number_of[f.peer]
             for id, f in functions.items()
@@ -271,6 +280,16 @@ def depth_first(dependencies: Mapping[Hashable, Sequence[Hashable]]) -> list[Has
             if not waiting[dependent]:
                 stack.append(dependent)
     return order
+
+
+def stem_of(id: Hashable) -> str:
+    """What ids of functions of one sort have in common: ``blur-17`` and ``blur-3`` are ``blur``.
+
+    Functions of one code can differ in what they are given; ids often tell the sorts apart.
+    """
+    while type(id) is tuple and id:
+        id = id[0]
+    return _NUMBERING.sub("", id) if type(id) is str else ""
 
 
 def inline_order(
@@ -381,7 +400,7 @@ class _Tables:
         policy = f.retry or self.policy
         if f.max_retries is not None and f.max_retries != policy.max_retries:
             policy = policy.with_max_retries(f.max_retries)
-        name = code_name(f.code)
+        name = f"{code_name(f.code)} {stem_of(f.id)}"
         key: Any = (tuple(cost.items()), pins, f.priority, policy, name)
         try:
             index = self._kinds.get(key)

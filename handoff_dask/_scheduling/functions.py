@@ -86,6 +86,8 @@ class FunctionState:
         Attempts that counted against the retry policy.
     avoid : frozenset
         Names of nodes on which it failed.
+    rank : float
+        Smaller goes first, among functions of one run and priority.
     not_before : float
         Time of the next retry.
     queued : float or None
@@ -113,6 +115,7 @@ class FunctionState:
         "not_before",
         "number",
         "queued",
+        "rank",
         "run",
         "state",
         "ticket",
@@ -134,6 +137,7 @@ class FunctionState:
         self.failures = 0
         self.avoid: frozenset[Any] = frozenset()
         self.not_before = 0.0
+        self.rank = float(number)
         self.queued: float | None = None
         self.ticket = 0
         self.attempts: list[Attempt] = []

@@ -9,6 +9,7 @@ from typing import Any
 
 from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import GPU
+from handoff_dask._scheduling.durations import Durations
 from handoff_dask._scheduling.feasibility import shortfall_of
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Node
@@ -65,14 +66,13 @@ class Placement:
     Attributes
     ----------
     nodes : dict of name to Node
-    durations : dict of str to float
-        Seconds that functions of this code took lately.
+    durations : Durations
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.nodes: dict[Any, Node] = {}
-        self.durations: dict[str, float] = {}
+        self.durations = Durations()
         self.sorted_nodes: list[Node] = []
         self._largest: Amounts = {}
         self._topology = 0  # version of the set of nodes and their capacities
@@ -121,12 +121,6 @@ class Placement:
         self._largest = largest
         self._topology += 1
         self._version += 1
-
-    def learn(self, code: str, seconds: float) -> None:
-        """Remember how long a function took."""
-        # Up at once, down slowly: a function is only sent ahead when all of its kind were short lately.
-        known = self.durations.get(code, seconds)
-        self.durations[code] = max(seconds, known + 0.1 * (seconds - known))
 
     # ------------------------------------------------------------------ ledger
 
@@ -185,6 +179,11 @@ class Placement:
             queue = self._queues[key] = Queue(key)
         queue.push(f)
         return queue
+
+    def reorder(self) -> None:
+        """Take note that ranks of functions have changed."""
+        for queue in self._queues.values():
+            queue.reorder()
 
     def bind(self, group: Group, node: Node | None) -> None:
         """Put a collocated group on a node, or on none yet."""
@@ -267,7 +266,7 @@ class Placement:
 
     def _node_ahead(self, f: FunctionState, queue: Queue) -> Node | None:
         """A node to which a short function can be sent before there is room for it."""
-        seconds = self.durations.get(f.kind.code)
+        seconds = self.durations.most(f.kind.code)
         horizon = self.settings.ahead_horizon
         if (
             seconds is None

@@ -15,8 +15,8 @@ from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.spec import Pins
 
-#: Smaller goes first: priorities of run and function negated, numbers of run and function.
-Urgency = tuple[float, float, int, int]
+#: Smaller goes first: priorities of run and function negated, number of the run, rank, number.
+Urgency = tuple[float, float, int, float, int]
 
 
 class QueueKey(NamedTuple):
@@ -102,8 +102,15 @@ class Queue:
         """Add a function; any older entry of it, here or elsewhere, becomes void."""
         f.ticket += 1
         run = f.run
-        urgency = (-run.spec.priority, -f.kind.priority, run.sequence, f.number)
+        urgency = (-run.spec.priority, -f.kind.priority, run.sequence, f.rank, f.number)
         heappush(self._heap, (urgency, f.ticket, f))
+
+    def reorder(self) -> None:
+        """Take note that ranks of functions have changed."""
+        waiting = list(self)
+        self._heap.clear()
+        for f in waiting:
+            self.push(f)
 
     def head(self) -> FunctionState | None:
         """The most urgent function, None when there is none."""

@@ -10,6 +10,7 @@ from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import UNIT
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.ledger import Node, Pool
+from handoff_dask._scheduling.order import Ranking
 from handoff_dask._scheduling.spec import Pins, RunSpec
 
 #: Name of the limit that ``max_concurrency`` is.
@@ -66,6 +67,8 @@ class Run:
         By number.
     limits : Pool or None
         What the run may use at once.
+    ranking : Ranking
+        The order of its functions.
     deadline : float or None
         Until when it waits for nodes.
     status : RunStatus
@@ -92,6 +95,7 @@ class Run:
         if spec.max_concurrency is not None:
             capacity[CONCURRENCY] = spec.max_concurrency * UNIT
         self.limits = Pool(capacity) if capacity else None
+        self.ranking = Ranking()
         self.deadline: float | None = None
         self.status = RunStatus.RUNNING
         self.shortfalls: tuple[Shortfall, ...] = ()

@@ -72,6 +72,8 @@ class RunSpec:
         Function number → index into ``kinds``.
     groups : sequence of sequences of int
         Collocated functions, by number.
+    dependents : sequence of sequences of int
+        Of each function, by number: those that take its result. () when the order of numbers is all there is.
     peers : mapping of int to int
         Serializer → deserializer and back.
     limits : tuple of (name, units)
@@ -94,6 +96,7 @@ class RunSpec:
     kinds: Sequence[Kind]
     kind_of: Sequence[int]
     groups: Sequence[Sequence[int]] = ()
+    dependents: Sequence[Sequence[int]] = ()
     peers: Mapping[int, int] = field(default_factory=dict)
     limits: tuple[tuple[str, int], ...] = ()
     max_concurrency: int | None = None

@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.records import Attempt, Row, Shortfall
+from handoff_dask._scheduling.durations import size_of
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
 from handoff_dask._scheduling.functions import FINAL, NAMES, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
@@ -126,6 +127,8 @@ class SchedulingState:
                 self._end(run, RunStatus.FAILED)
         elif not run.functions:
             self._end(run, RunStatus.FINISHED)
+        else:
+            self._rank(run)
         return run
 
     def run_cancelled(self, run_id: str) -> None:
@@ -155,6 +158,11 @@ class SchedulingState:
                 if f.state not in FINAL and f.state is not State.RUNNING:
                     f.move(State.CANCELLED)
         self._ended.append(run)
+
+    def _rank(self, run: Run) -> None:
+        """Order a run's functions by what is known by now."""
+        if run.ranking.update(run, self.placement.sorted_nodes, self.placement.durations):
+            self.placement.reorder()
 
     def _check_complete(self, run: Run) -> None:
         if run.status is RunStatus.RUNNING and run.complete():
@@ -202,11 +210,13 @@ class SchedulingState:
             self._close_attempt(f, "finished", started, stopped if stopped is not None else now)
             self.placement.release(f)
             if started is not None and stopped is not None:
-                self.placement.learn(f.kind.code, stopped - started)
+                self.placement.durations.learn(f.kind.code, size_of(f.kind.cost), stopped - started)
         elif f.state in FINAL:
             return
         f.nbytes = nbytes
         f.move(State.FINISHED)
+        if f.run.ranking.due(f.run.counts[State.FINISHED]):
+            self._rank(f.run)
         self._check_complete(f.run)
 
     def failed(
@@ -366,6 +376,7 @@ class SchedulingState:
                 if not run.shortfalls:
                     run.status = RunStatus.RUNNING
                     run.deadline = None
+                    self._rank(run)
                     for f in run.functions:
                         if f.state is State.READY:
                             self.placement.enqueue(f)

@@ -38,7 +38,8 @@ def test_expansion():
     assert dag["c"].args == ("other", deserializer)
     assert len({s, d, s}) == 2
     assert repr(d) == (
-        f"Function(id={deserializer!r}, code=unpack, args=({serializer!r},), node=Collocated(id='c'))"
+        f"Function(id={deserializer!r}, code=unpack, args=({serializer!r},), node=Collocated(id='c'),"
+        f" peer={serializer!r})"
     )
     assert (s.cost, d.cost, s.type, d.type) == (None, None, "regular", "regular")
     dag.validate()

@@ -1,0 +1,71 @@
+"""How long functions take, learnt from those that have run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+#: A function that asks for ``k`` times as much as others of its code is expected to take ``k**SLOPE`` times
+#: as long. More memory goes with more data; how much longer that takes cannot be learnt from the first that
+#: finish, since those are the short ones.
+SLOPE = 0.5
+
+
+def size_of(cost: Iterable[tuple[str, int]]) -> float:
+    """How much a function asks for, on a logarithmic scale, to compare functions of one code."""
+    return math.fsum(math.log(units) for _, units in cost)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Functions of one code that have run."""
+
+    count: int = 0
+    mean: float = 0.0  # seconds, the later ones weighing more
+    most: float = 0.0  # seconds of the longest of late, or a little less
+    size: float = 0.0  # mean
+
+    def add(self, size: float, seconds: float) -> None:
+        self.count += 1
+        weight = max(0.1, 1 / self.count)
+        self.mean += weight * (seconds - self.mean)
+        self.size += weight * (size - self.size)
+        self.most = max(seconds, self.most + 0.1 * (seconds - self.most))  # up at once, down slowly
+
+
+class Durations:
+    """Seconds that functions take, by the name of their code and how much they ask for."""
+
+    __slots__ = ("_seen",)
+
+    def __init__(self) -> None:
+        self._seen: dict[str, _Seen] = {}
+
+    def learn(self, code: str, size: float, seconds: float) -> None:
+        """Take note of one that has run."""
+        seen = self._seen.get(code)
+        if seen is None:
+            seen = self._seen[code] = _Seen()
+        seen.add(size, seconds)
+
+    def expected(self, functions: Iterable[tuple[str, float]]) -> list[float]:
+        """What functions are expected to take, given the code and the size of each.
+
+        Codes of which none has run count as the mean of those of which some have, or as one second.
+        """
+        functions = list(functions)
+        known = [self._seen[code].mean for code in {code for code, _ in functions} if code in self._seen]
+        mean = math.fsum(known) / len(known) if known else 1.0
+        sizes: dict[str, list[float]] = {}
+        for code, size in functions:
+            if code not in self._seen:
+                sizes.setdefault(code, []).append(size)
+        seen = {code: _Seen(mean=mean, size=math.fsum(s) / len(s)) for code, s in sizes.items()}
+        seen.update((code, self._seen[code]) for code, _ in functions if code in self._seen)
+        return [seen[c].mean * math.exp(min(5.0, SLOPE * (size - seen[c].size))) for c, size in functions]
+
+    def most(self, code: str) -> float | None:
+        """What the longest of late took, or a little less; None when none has run."""
+        seen = self._seen.get(code)
+        return None if seen is None else seen.most

@@ -8,6 +8,15 @@ from dask.utils import parse_timedelta
 from handoff_dask._scheduling.placement import Settings
 
 
+def read_stream_interval() -> float:
+    """Seconds between batches of messages between scheduler and workers, from ``handoff.stream-interval``.
+
+    1 ms by default; 0 leaves Dask's own.
+    """
+    seconds: float = parse_timedelta(dask.config.get("handoff.stream-interval", "1ms"), "s")
+    return seconds
+
+
 def read_settings() -> Settings:
     """The settings in force here.
 

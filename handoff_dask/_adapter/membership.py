@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from distributed.metrics import time
 from distributed.protocol import Serialize, Serialized, deserialize, pickle
 
 from handoff_dask._adapter.capacity import capacity_of, node_of, probe_node
+from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.state import SchedulingState
@@ -36,6 +38,8 @@ class Membership:
     ----------
     scheduler : distributed.Scheduler
     state : SchedulingState
+    intervals : StreamIntervals
+        Of messages to and from the workers.
     wake : callable
         Called when there may be something to decide.
 
@@ -45,9 +49,16 @@ class Membership:
         Address of a worker that cannot run functions → why.
     """
 
-    def __init__(self, scheduler: Scheduler, state: SchedulingState, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        state: SchedulingState,
+        intervals: StreamIntervals,
+        wake: Callable[[], None],
+    ) -> None:
         self._scheduler = scheduler
         self._state = state
+        self._intervals = intervals
         self._wake = wake
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._detected: dict[str, dict[str, Any]] = {}
@@ -83,6 +94,9 @@ class Membership:
         node.accepting = ws.status is Status.running
         self._state.node_joined(node, time())
         self._wake()
+        if self._intervals.shorten(address, facts["interval"]):
+            with contextlib.suppress(OSError, CommClosedError):
+                await self._intervals.set_on(address, self._intervals.interval)
 
     async def settled(self) -> None:
         """Wait until every worker there is has been asked, though not for one that does not answer."""
@@ -92,6 +106,7 @@ class Membership:
     def left(self, address: str) -> None:
         """A worker is gone. Dask has taken its tasks back already."""
         self._detected.pop(address, None)
+        self._intervals.forget(address)
         self.unusable.pop(address, None)
         if (probe := self._probes.pop(address, None)) is not None:
             probe.cancel()

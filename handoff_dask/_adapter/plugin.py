@@ -12,6 +12,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distributed import SchedulerPlugin
@@ -19,7 +20,8 @@ from distributed.core import Status
 from distributed.metrics import monotonic, time
 from distributed.protocol import pickle
 
-from handoff_dask._adapter.config import read_settings
+from handoff_dask._adapter.config import read_settings, read_stream_interval
+from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.membership import Membership
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED, RUN_ENDED
 from handoff_dask._adapter.requests import ActiveRun, Requests
@@ -55,17 +57,25 @@ class HandoffPlugin(SchedulerPlugin):
         self.scheduler = scheduler
         self.loop = asyncio.get_running_loop()
         self.state = SchedulingState(read_settings(), random.random)
-        self.membership = Membership(scheduler, self.state, self.wake)
+        self.intervals = StreamIntervals(scheduler, read_stream_interval())
+        self.membership = Membership(scheduler, self.state, self.intervals, self.wake)
         self.runs: dict[str, ActiveRun] = {}
         self.functions: dict[Hashable, FunctionState] = {}
         self._reports: dict[tuple[Hashable, int], dict[str, Any]] = {}
         self._tick_due = False
         self._timer: asyncio.TimerHandle | None = None
-        self._wrap_stream("task-erred", self._task_erred)
-        self._wrap_stream("worker-status-change", self.membership.status_changed)
-        scheduler.stream_handlers[ATTEMPT_FAILED] = self._attempt_reported
-        scheduler.stream_handlers[RUN_DROPPED] = self._run_dropped
-        scheduler.handlers.update(Requests(self).handlers())
+        self._undo: list[Callable[[], Any]] = []
+        streams, handlers = scheduler.stream_handlers, scheduler.handlers
+        self._replace(streams, "task-erred", self._before(streams["task-erred"], self._task_erred))
+        change = streams["worker-status-change"]
+        self._replace(streams, "worker-status-change", self._before(change, self.membership.status_changed))
+        # These stay, as they do no harm: a message that is on its way when the plugin is removed would
+        # otherwise break the connection it arrives on.
+        streams[ATTEMPT_FAILED] = self._attempt_reported
+        streams[RUN_DROPPED] = self._run_dropped
+        for op, handler in Requests(self).handlers().items():
+            self._replace(handlers, op, handler)
+        self._replace(handlers, "unregister_scheduler_plugin", self._unregister)
         for address in list(scheduler.workers):
             self.membership.joined(address)
         await self.membership.settled()
@@ -73,17 +83,37 @@ class HandoffPlugin(SchedulerPlugin):
             self._keep_parked()
         scheduler.set_metadata([NAME], {"version": __version__, "protocol": PROTOCOL})
 
-    def _wrap_stream(self, op: str, before: Callable[..., None]) -> None:
-        original = self.scheduler.stream_handlers[op]
+    def _replace(self, table: dict[str, Any], name: str, value: Any) -> None:
+        """Set an entry of one of the scheduler's tables, until the plugin is removed."""
+        if name in table:
+            self._undo.append(partial(table.__setitem__, name, table[name]))
+        else:
+            self._undo.append(partial(table.pop, name, None))
+        table[name] = value
+
+    def _before(self, original: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:
+        """A handler that takes note of a message before the original handles it."""
 
         def handler(**message: Any) -> Any:
             try:
-                before(**message)
+                note(**message)
             except Exception:
-                logger.exception("handoff_dask could not take note of %r", op)
+                logger.exception("handoff_dask could not take note of %r", message)
             return original(**message)
 
-        self.scheduler.stream_handlers[op] = handler
+        return handler
+
+    async def _unregister(self, name: str) -> None:
+        """Dask removes a plugin: put back what this one has changed on the scheduler and its workers."""
+        await self.scheduler.unregister_scheduler_plugin(name=name)
+        if name == self.name:
+            for active in list(self.runs.values()):
+                self._break(active, RuntimeError("the plugin was removed from the scheduler"))
+                self._end(active)
+            for undo in reversed(self._undo):
+                undo()
+            self.scheduler.set_metadata([NAME], None)
+            await self.intervals.restore()
 
     # ------------------------------------------------------------------ hooks: workers and clients
 

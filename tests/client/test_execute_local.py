@@ -45,7 +45,7 @@ def test_basic(max_concurrency):
     assert result["sink"] == "The final answer is: 84"
     assert result.allocations == dict.fromkeys(dag, "local")
     assert set(result.records) == set(dag)
-    assert result.elapsed > 0
+    assert 0 < result.elapsed < 60
     for record in result.records.values():
         (attempt,) = record.attempts
         assert type(attempt) is Attempt

@@ -21,6 +21,7 @@ from handoff_dask._client.run import Run
 from handoff_dask._client.session import resolve_client
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask.exceptions import RunError
 
 
 def submit(
@@ -194,6 +195,10 @@ def execute(
         except KeyboardInterrupt:
             run.cancel()
             raise
+        except RunError:
+            if owned:  # the client goes, and the results with it
+                resolved.sync(run.results.fetch)
+            raise
         return result
     finally:
         if owned:
@@ -207,9 +212,11 @@ async def _execute_async(
         run = _submit(dag, client, options)
         try:
             return await _result_within(run, timeout, progress)
-        except BaseException:
+        except BaseException as error:
             if not run.done():
                 await run._cancel()
+            elif owned and isinstance(error, RunError):
+                await run.results.fetch()
             raise
     finally:
         if owned:

@@ -64,6 +64,7 @@ class Run:
         self._status = "submitting"
         self._ended = asyncio.Event()
         self._unkept: list[Future] = []
+        self._fetched: dict[Hashable, Any] = {}
         self._report: dict[str, Any] | None = None
         self._error: RunError | None = None
         self._begin = time.time()
@@ -392,10 +393,16 @@ class Results(Mapping[Hashable, Any]):
     def __init__(self, run: Run) -> None:
         self._run = run
 
+    async def fetch(self) -> None:
+        """Fetch what is there, to have it when the client is closed."""
+        self._run._fetched = await self._run._gather(self._there())
+
     def _there(self) -> dict[Hashable, Future]:
         return {id: future for id, future in self._run.futures.items() if future.status == "finished"}
 
     def __getitem__(self, id: Hashable) -> Any:
+        if id in self._run._fetched:
+            return self._run._fetched[id]
         future = self._run.futures[id]
         if future.status != "finished":
             raise KeyError(f"function {id!r} has no result: its future is {future.status}")
@@ -409,12 +416,14 @@ class Results(Mapping[Hashable, Any]):
         return self._run._client.sync(self._run._gather, self._there())
 
     def __iter__(self) -> Iterator[Hashable]:
-        return iter(self._there())
+        return iter(self._run._fetched or self._there())
 
     def __len__(self) -> int:
-        return len(self._there())
+        return len(self._run._fetched or self._there())
 
     def __contains__(self, id: object) -> bool:
+        if id in self._run._fetched:
+            return True
         future = self._run.futures.get(id)
         return future is not None and future.status == "finished"
 

@@ -89,8 +89,8 @@ async def ensure_plugin(client: Client) -> None:
     ClusterNotReadyError
         The cluster does not let us, lacks handoff_dask, or has a version that speaks otherwise.
     """
-    if client.status == "newly-created":
-        await client
+    if client.asynchronous and client.status != "running":
+        await client  # made, but not awaited yet
     scheduler_id = client.scheduler.address
     if _ready.get(client) == scheduler_id:
         return

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from handoff_dask._model.records import Shortfall
-from handoff_dask._model.resources import GPU, THREADS, format_amounts, from_units
+from handoff_dask._model.resources import THREADS, format_amounts, from_units
 from handoff_dask._scheduling.functions import FunctionState
-from handoff_dask._scheduling.ledger import Devices, Node
+from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import CONCURRENCY, Run
 from handoff_dask._scheduling.spec import Amounts, Pins
 
@@ -94,8 +94,6 @@ def _why_not_allowed(pins: Pins, nodes: Sequence[Node]) -> str:
 def _coverage(node: Node, need: Amounts) -> tuple[int, float]:
     """How near a node comes: resources that it has enough of, then the shares it has of the others."""
     shares = [min(1.0, node.capacity.get(name, 0) / units) for name, units in need.items()]
-    if GPU in need and Devices(node.capacity.get(GPU, 0)).choose(need[GPU]) is None:
-        shares.append(0.0)
     return sum(share == 1.0 for share in shares), sum(shares)
 
 

@@ -177,12 +177,6 @@ class Node(Pool):
             return False
         return GPU not in cost or self.devices.choose(cost[GPU]) is not None
 
-    def holds(self, cost: Amounts) -> bool:
-        """Whether ``cost`` would fit if nothing were in use, on devices as they would be then."""
-        if not super().holds(cost):
-            return False
-        return GPU not in cost or Devices(self.capacity[GPU]).choose(cost[GPU]) is not None
-
     def resize(self, capacity: Amounts) -> None:
         """Change the capacity while functions run: what they hold stays booked."""
         for name in set(self.capacity) - set(capacity) - {THREADS}:

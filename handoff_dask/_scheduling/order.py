@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CRITICAL_SHARE = 0.35
 
 
+#: Estimates that differ by less are the same. Seconds.
+_UNNOTICED = 0.005
+
 #: A run of no more functions than this is looked at after each of them.
 _SMALL = 256
 
@@ -86,8 +89,8 @@ class Ranking:
         if halved:
             self._half = finished + max(1, (total - finished + 1) // 2)
         self._next = finished + 1 if total <= _SMALL else min(max(1, 4 * finished), self._half)
-        if not spec.dependents:
-            return False
+        if not spec.dependents or (len(spec.kinds) == 1 and not any(spec.dependents)):
+            return False  # nothing is known of the order, or all are alike
         if not self._sizes:
             self._sizes = [(kind.code, size_of(kind.cost)) for kind in spec.kinds]
         estimates = durations.expected(self._sizes)
@@ -106,8 +109,10 @@ class Ranking:
 
 
 def _differ(new: Sequence[float], old: Sequence[float]) -> bool:
-    """Whether estimates changed by so much that the order may."""
-    return len(new) != len(old) or any(abs(a - b) > 0.2 * b for a, b in zip(new, old, strict=True))
+    """Whether estimates changed by so much that the order may, and that it is worth the time to change it."""
+    if len(new) != len(old):
+        return True
+    return any(abs(a - b) > max(0.25 * b, _UNNOTICED) for a, b in zip(new, old, strict=True))
 
 
 def _time_for_all(work: Iterable[tuple[dict[str, int], float]], nodes: Iterable[Node]) -> float:

@@ -45,9 +45,8 @@ Decision = Place | Fail | End
 _NO_DEVICES: dict[str, tuple[int, ...]] = {}
 
 
-#: Time of a retry; numbers of run and function, so that functions never have to be compared; the function's
-#: ticket at that time; the function.
-_Delayed = tuple[float, int, int, int, FunctionState]
+#: Time of a retry, the function, and before it numbers of its own, so that functions are never compared.
+_Delayed = tuple[float, int, int, FunctionState]
 
 
 class SchedulingState:
@@ -176,8 +175,7 @@ class SchedulingState:
             return
         if f.not_before > now:
             f.move(State.DELAYED)
-            f.ticket += 1
-            heappush(self._delayed, (f.not_before, f.run.sequence, f.number, f.ticket, f))
+            heappush(self._delayed, (f.not_before, f.run.sequence, f.number, f))
             return
         f.move(State.READY)
         f.queued = now
@@ -345,9 +343,8 @@ class SchedulingState:
         if self._pending:
             self._start_pending(now)
         while self._delayed and self._delayed[0][0] <= now:
-            entry = heappop(self._delayed)
-            if _is_valid(entry):
-                f = entry[-1]
+            f = heappop(self._delayed)[-1]
+            if f.state is State.DELAYED:  # still
                 f.move(State.READY)
                 f.queued = now
                 self.placement.enqueue(f)
@@ -389,7 +386,7 @@ class SchedulingState:
     def next_wake(self) -> float | None:
         """When :meth:`decide` should be called although nothing happens; None: no need."""
         times = [run.deadline for run in self._pending if run.deadline is not None]
-        while self._delayed and not _is_valid(self._delayed[0]):
+        while self._delayed and self._delayed[0][-1].state is not State.DELAYED:
             heappop(self._delayed)
         if self._delayed:
             times.append(self._delayed[0][0])
@@ -429,9 +426,3 @@ class SchedulingState:
                         for name, units in f.limit_cost.items():
                             held[name] = held.get(name, 0) + units
                 assert held == {name: units for name, units in run.limits.used.items() if units}, run
-
-
-def _is_valid(entry: _Delayed) -> bool:
-    """Whether a function still waits for the retry that an entry is about."""
-    *_, ticket, f = entry
-    return f.state is State.DELAYED and f.ticket == ticket

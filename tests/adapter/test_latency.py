@@ -21,6 +21,13 @@ def pauses(cluster):
     }
 
 
+@pytest.fixture
+def shortened():
+    with dask.config.set({"handoff.stream-interval": "1ms"}):
+        yield
+
+
+@pytest.mark.usefixtures("shortened")
 def test_pauses_are_shortened_and_put_back_when_the_plugin_is_removed():
     with handoff.local_cluster({"a": {"cpu": 1}, "b": {"cpu": 1}}) as cluster, Client(cluster) as client:
         scheduler = cluster.scheduler

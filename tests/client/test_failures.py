@@ -418,3 +418,11 @@ def test_a_closed_client_is_refused(cluster):
 def test_durations_of_records_are_those_of_the_code(client):
     result = handoff.execute(dag_of(Function("f", time.sleep, extra_args=[0.05])), client)
     assert 0.05 <= result.records["f"].duration < 5
+
+
+def test_partial_results_outlive_a_client_made_for_the_call(cluster):
+    dag = dag_of(Function("ok", identity, extra_args=[5]), Function("bad", fail, args=[], max_retries=0))
+    with pytest.raises(FunctionFailedError) as caught:
+        handoff.execute(dag, cluster, fail_fast=False)
+    assert dict(caught.value.run.results) == {"ok": 5}
+    assert "ok" in caught.value.run.results

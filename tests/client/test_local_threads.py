@@ -15,6 +15,13 @@ from handoff_dask import Function, FunctionFailedError, RetryPolicy, RunTimeoutE
 both_ways = pytest.mark.parametrize("max_concurrency", [1, 2])
 
 
+def work(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    return "done"
+
+
 @settings(deadline=None, max_examples=60)
 @given(acyclic_graphs(20), st.booleans(), st.integers(2, 4))
 def test_threads_give_what_one_gives(graph, by_name, threads):
@@ -111,10 +118,10 @@ def test_default_is_the_number_of_cores(monkeypatch):
 
 
 def test_timeout_while_a_function_runs():
-    release, called = threading.Event(), []
+    release, ended, called = threading.Event(), [], []
     dag = dag_of(
         Function("a", int),
-        Function("stuck", lambda a: release.wait(30), args=["a"]),
+        Function("stuck", lambda a: ended.append(release.wait(30)), args=["a"]),
         Function("after", called.append, args=["stuck"]),
         id="mine",
     )
@@ -122,6 +129,7 @@ def test_timeout_while_a_function_runs():
     try:
         with pytest.raises(RunTimeoutError, match=r"after 0\.5 s with 1 of 3 functions finished") as caught:
             execute_local(dag, timeout=0.5, max_concurrency=2)
+        assert ended == []  # nobody waited for it
     finally:
         release.set()
     error = caught.value
@@ -129,6 +137,7 @@ def test_timeout_while_a_function_runs():
     assert (error.dag_id, error.run_id, error.timeout) == ("mine", error.run.id, 0.5)
     for thread in set(threading.enumerate()) - threads:
         thread.join(30)
+    assert ended == [True]
     # What finished later changes nothing.
     assert error.run.results == {"a": 0}
     assert set(error.run.records) == set(error.run.allocations) == {"a"}
@@ -147,15 +156,10 @@ def test_timeout_before_the_first_function():
 def test_timeout_that_the_last_function_exceeds():
     """The same as on several threads."""
 
-    def code():
-        end = time.monotonic() + 0.2
-        while time.monotonic() < end:
-            pass
-        return "late"
-
+    dag = dag_of(Function("a", work, extra_args=[0.2]))
     with pytest.raises(RunTimeoutError) as caught:
-        execute_local(dag_of(Function("a", code)), timeout=0.2, max_concurrency=1)
-    assert caught.value.run.results == {"a": "late"}
+        execute_local(dag, timeout=0.2, max_concurrency=1)
+    assert caught.value.run.results == {"a": "done"}
 
 
 @both_ways
@@ -182,9 +186,9 @@ def test_timeout_while_waiting_for_a_retry(max_concurrency, fail_fast):
 
 @both_ways
 def test_timeout_that_is_long_enough(max_concurrency):
-    dag = dag_of(Function("a", int), Function("b", identity, args=["a"]))
+    dag = dag_of(Function("a", work, extra_args=[0.02]), Function("b", identity, args=["a"]))
     result = execute_local(dag, timeout=1e300, max_concurrency=max_concurrency)
-    assert result.results == {"a": 0, "b": 0}
+    assert result.results == {"a": "done", "b": "done"}
 
 
 @both_ways
@@ -198,10 +202,5 @@ def test_a_failure_before_the_timeout_is_a_failure(max_concurrency):
 def test_a_functions_own_timeout_is_ignored():
     """A thread cannot be ended."""
 
-    def code():
-        end = time.monotonic() + 0.02
-        while time.monotonic() < end:
-            pass
-        return "done"
-
-    assert execute_local(dag_of(Function("a", code, timeout=0.001)))["a"] == "done"
+    dag = dag_of(Function("a", work, extra_args=[0.02], timeout=0.001))
+    assert execute_local(dag)["a"] == "done"

@@ -203,3 +203,15 @@ def test_an_address_works_inside_a_running_loop_too():
             return handoff.execute(dag_of(Function("f", identity, extra_args=[3])), cluster)["f"]
 
     assert asyncio.run(main()) == 3
+
+
+def test_an_asynchronous_cluster_and_a_client_not_awaited_yet():
+    async def main():
+        async with handoff.local_cluster({"node": {"cpu": 1}}, asynchronous=True) as cluster:
+            dag = dag_of(Function("f", identity, extra_args=[3]))
+            assert (await handoff.execute(dag, cluster))["f"] == 3
+            client = Client(cluster, asynchronous=True, set_as_default=False)
+            assert (await handoff.execute(dag, client))["f"] == 3
+            await client.close()
+
+    asyncio.run(main())

@@ -437,8 +437,8 @@ class Model:
     def _check_order(self, placed: list[FunctionState], now: float) -> None:
         """Of two functions that ask for the same, the more urgent one goes first."""
 
-        def urgency(f: FunctionState) -> tuple[float, float, int, int]:
-            return -f.run.spec.priority, -f.kind.priority, f.run.sequence, f.number
+        def urgency(f: FunctionState) -> tuple[float, ...]:
+            return -f.run.spec.priority, -f.kind.priority, f.run.sequence, f.rank, f.number
 
         def plain(f: FunctionState) -> bool:
             return f.group is None and f.kind.pins is None and not self.avoid[f] and f.run.limits is None

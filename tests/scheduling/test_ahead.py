@@ -249,6 +249,11 @@ def test_a_thread_stands_for_no_core_while_one_function_takes_several(core):
     assert ahead(core)
 
 
+def test_a_thread_stands_for_no_core_of_a_function_that_takes_several(core):
+    # Threads are all in use, by functions without a core: two of two cores would start as these end.
+    assert not sent_ahead(core, "cpu 2", "", fn("cpu 2", code="short"), [fn(), fn()])
+
+
 def test_where_cores_are_enforced_that_is_no_matter(core):
     assert sent_ahead(core, "cpu 4", "cpu", SHORT, [fn("cpu 3")])
 

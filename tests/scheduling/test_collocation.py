@@ -262,6 +262,23 @@ def test_a_serializer_that_runs_again_is_told_the_same_node(core):
     assert core.decide() == ["s@a peer b"]
 
 
+def test_what_waits_behind_a_function_that_is_bound_does_not_go_first_in_its_place(core):
+    core.nodes(a="cpu 3", b="cpu 1, gpu 1")
+    core.run(
+        p=fn(),
+        s=fn("cpu 0.5", priority=9),
+        d=fn("cpu 1"),
+        e=fn("cpu 1", priority=5),  # waits in one queue with x, until s is placed
+        x=fn("cpu 1"),
+        y=fn("cpu 0.9", priority=1),
+        groups=("p s", "d e"),
+        peers={"s": "d"},
+        ready="s e x y",
+    )
+    core.pause("b")
+    assert core.decide() == ["s@a peer a", "e@a", "y@a"]
+
+
 def test_consumers_bound_by_a_serializer_start_in_the_same_decision(core):
     core.nodes(a="cpu 2", b="cpu 2, gpu 1")
     # c needs nothing of the transfer to be ready: a consumer's group may have other members.

@@ -143,6 +143,12 @@ def test_devices_are_never_over_full_and_end_free(count, wanted, random):
 # nodes
 
 
+@given(st.integers(1, 3 * UNIT), st.integers(1, 3 * UNIT))
+def test_empty_devices_hold_as_much_as_there_is_capacity(capacity, cost):
+    """So that what a node could ever hold is a matter of amounts alone."""
+    assert (Devices(capacity).choose(cost) is not None) == (cost <= capacity)
+
+
 def test_a_node_holds_what_its_devices_hold():
     a = node("a", "cpu 1, gpu 1.5")
     assert a.holds(amounts("gpu 1.5"))

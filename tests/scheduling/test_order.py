@@ -40,6 +40,19 @@ def test_the_longest_path_goes_first_where_it_bounds_the_end():
     assert core.decide() == ["c0@a"]
 
 
+def test_a_run_that_waited_for_nodes_is_ordered_by_what_they_have():
+    core = Core()
+    core.run(
+        **many(4, fn("cpu 1")),
+        **many(3, fn("cpu 1"), "c"),
+        options={"dependents": [[], [], [], [], [5], [6], []], "wait_for_nodes": 60},
+        ready="f0 f1 f2 f3 c0",
+    )
+    assert core.decide() == []
+    core.nodes(a="cpu 1")
+    assert core.decide() == ["c0@a"]
+
+
 def test_where_there_is_much_more_work_than_path_what_was_begun_goes_on():
     core = Core()
     core.nodes(a="cpu 1")

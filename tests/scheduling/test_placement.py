@@ -277,6 +277,12 @@ def test_best_fit_keeps_scarce_resources_free():
     assert placed_by("first_available", nodes, functions) == ["f0@a", "f1@a", "f2@a", "g@a"]
 
 
+def test_best_fit_weighs_each_resource_by_the_largest_node():
+    # Left over: seven cores of eight and half the memory there is, or one core and all of it.
+    nodes = {"a": "cpu 8, memory 100", "b": "cpu 2, memory 200"}
+    assert placed_by("best_fit", nodes, {"x": fn("cpu 1")}) == ["x@b"]
+
+
 def test_best_fit_does_not_count_threads():
     # b has many threads and few cores, a the reverse; both are weighed by cores alone.
     assert placed_by("best_fit", {"a": "cpu 8, threads 8", "b": "cpu 2, threads 64"}, {"x": fn("cpu 1")}) == [

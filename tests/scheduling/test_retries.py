@@ -116,6 +116,20 @@ def test_a_delay_outlives_a_lost_input(core):
     assert core.decide() == ["x@a"]
 
 
+def test_ready_again_before_the_delay_is_over(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", policy=RetryPolicy(delay=5.0)))
+    core.decide()
+    core.fail("x")
+    for _ in range(3):
+        core.ready("x")
+        core.state.withdrawn(core["x"])
+    core.ready("x")
+    core.wait(5)
+    assert core.decide() == ["x@a"]
+    assert core.decide() == []
+
+
 def test_many_may_fail_at_the_same_time(core):
     core.nodes(a="cpu 3")
     core.run(id="q", **many(1, fn("cpu 1", policy=RetryPolicy(delay=5.0)), "g"))

@@ -46,7 +46,7 @@ def test_a_resource_that_no_node_has():
 
 
 def test_the_nearest_has_enough_of_most():
-    nodes = {"a": "cpu 90, memory 1", "b": "cpu 1, memory 99, gpu 1", "c": "cpu 99, memory 99"}
+    nodes = {"a": "cpu 90, memory 1", "b": "cpu 1, memory 99, gpu 1", "c": "cpu 99, memory 49, gpu 0.9"}
     (s,) = shortfalls(nodes, x=fn("cpu 100, memory 50, gpu 1"))
     assert (s.nearest, s.offered) == ("b", {"cpu": 1, "memory": 99, "gpu": 1})
 
@@ -336,6 +336,18 @@ def test_functions_of_several_runs_fail_each_with_its_own(core):
         [("z",)],
     ]
     assert core.states("w") == "running"
+
+
+def test_they_fail_in_their_order_and_each_once(core):
+    core.nodes(a="cpu 1")
+    run = core.run(**many(4, fn("cpu 1")), options={"fail_fast": False}, ready="f0 f3 f1 f2")
+    core.state.withdrawn(core["f3"])
+    core.ready("f3")
+    core.leave("a")
+    core.decide()
+    core.wait(30)
+    assert core.decide() == [*(f"f{i} unplaceable" for i in range(4)), "r failed"]
+    assert [s.function_ids for s in run.shortfalls] == [("f0", "f1", "f2", "f3")]
 
 
 def test_without_fail_fast_other_functions_go_on(core):

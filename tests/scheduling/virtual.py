@@ -159,6 +159,10 @@ class VirtualCluster:
         self._skip_dependents(f)
 
     def drop(self, f: FunctionState) -> None:
+        """Nobody wants it: neither a client nor a function that would need it."""
+        for other in self.dependents[f]:
+            if other.state not in FINAL:
+                self.drop(other)
         self._end(f)
         self.tell("dropped", f, self.now)
 
@@ -241,9 +245,17 @@ class VirtualCluster:
             assert steps <= limit, "it goes on and on"
 
 
-def make_spec(kinds: Iterable[Kind], run_id: str = "r", **options: Any) -> RunSpec:
-    """A run of functions called by their numbers."""
+def make_spec(
+    kinds: Iterable[Kind], run_id: str = "r", needs: Needs | None = None, **options: Any
+) -> RunSpec:
+    """A run of functions called by their numbers; with ``needs`` the core may order them by paths."""
     functions = list(kinds)
+    if needs is not None:
+        dependents: list[list[int]] = [[] for _ in functions]
+        for n, inputs in needs.items():
+            for i in inputs:
+                dependents[i].append(n)
+        options["dependents"] = dependents
     distinct = list(dict.fromkeys(functions))
     index = {kind: n for n, kind in enumerate(distinct)}
     return RunSpec(

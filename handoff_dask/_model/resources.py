@@ -58,9 +58,9 @@ def to_units(amount: Any) -> int:
 
 
 def from_units(units: int) -> float:
-    """``units`` as a number for people and records: whole numbers as int, others to six digits."""
+    """``units`` as a number for people and records: whole numbers as int, others to five digits, below which rounding down shows."""
     whole, rest = divmod(units, UNIT)
-    return round(units / UNIT, 6) if rest else whole
+    return round(units / UNIT, 5) if rest else whole
 
 
 def parse_amounts(amounts: Mapping[Any, Any]) -> dict[str, int]:

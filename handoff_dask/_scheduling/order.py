@@ -68,7 +68,7 @@ class Ranking:
         return finished >= self._next
 
     def update(self, run: Run, nodes: Iterable[Node], durations: Durations) -> bool:
-        """Set the ranks of all functions that have not ended.
+        """Set the ranks of all functions.
 
         Parameters
         ----------
@@ -103,7 +103,7 @@ class Ranking:
         needed = _time_for_all(((f.cost, seconds[f.number]) for f in left), nodes)
         longest = max((lengths[f.number] for f in left), default=0.0)
         critical = longest >= CRITICAL_SHARE * needed
-        for f in left:
+        for f in run.functions:  # those that have finished, too: a result may be lost
             f.rank = -lengths[f.number] if critical else float(f.number)
         return True
 

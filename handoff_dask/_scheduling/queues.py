@@ -122,10 +122,6 @@ class Queue:
             heappop(heap)
         return None
 
-    def pop(self) -> None:
-        """Take the head away."""
-        heappop(self._heap)
-
     @property
     def urgency(self) -> Urgency:
         """Of the head: smaller goes first. There must be a head."""

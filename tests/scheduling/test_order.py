@@ -53,6 +53,25 @@ def test_a_run_that_waited_for_nodes_is_ordered_by_what_they_have():
     assert core.decide() == ["c0@a"]
 
 
+def test_a_function_whose_result_was_lost_has_its_place_in_the_new_order():
+    core = Core()
+    core.nodes(a="cpu 1")
+    # A chain of three and twelve others: at first no path bounds the end.
+    core.run(
+        **many(3, fn("cpu 1"), "c"),
+        **many(12, fn("cpu 1")),
+        options={"dependents": [[1], [2], [], *([] for _ in range(12))]},
+        ready=" ".join(["c0", *(f"f{i}" for i in range(12))]),
+    )
+    for id in ("c0", *(f"f{i}" for i in range(11))):
+        assert core.decide() == [f"{id}@a"]
+        core.finish(id)
+    # What is left of the chain is now longer than the rest, and c0 its beginning once more.
+    core.state.result_lost(core["c0"])
+    core.ready("c0")
+    assert core.decide() == ["c0@a"]
+
+
 def test_where_there_is_much_more_work_than_path_what_was_begun_goes_on():
     core = Core()
     core.nodes(a="cpu 1")

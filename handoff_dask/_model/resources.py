@@ -58,7 +58,7 @@ def to_units(amount: Any) -> int:
 
 
 def from_units(units: int) -> float:
-    """``units`` as a number for people and records: whole numbers as int, others to five digits, below which rounding down shows."""
+    """``units`` as a number for people and records: whole ones as int, others to five digits."""
     whole, rest = divmod(units, UNIT)
     return round(units / UNIT, 5) if rest else whole
 

@@ -98,3 +98,8 @@ def test_format_amounts():
     assert format_amounts({"cpu": 2, "memory": 0.5, "seats": 1e6}) == "cpu 2, memory 0.5, seats 1e+06"
     assert format_amounts([("cpu", 1.0)]) == "cpu 1"
     assert format_amounts({}) == "nothing"
+
+
+@pytest.mark.parametrize("amount", [0.1, 0.2, 0.3, 0.8, 0.29, 2.5, 1000.7])
+def test_amounts_are_shown_as_they_were_given(amount):
+    assert from_units(to_units(amount)) == amount

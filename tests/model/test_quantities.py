@@ -82,7 +82,7 @@ def test_sums_are_exact_in_floats_too(units):
 
 @pytest.mark.parametrize(
     ("units", "shown"),
-    [(UNIT, 1), (0, 0), (UNIT // 2, 0.5), (to_units(0.2), 0.2), (to_units(1 / 3), 0.333333)],
+    [(UNIT, 1), (0, 0), (UNIT // 2, 0.5), (to_units(0.2), 0.2), (to_units(1 / 3), 0.33333)],
 )
 def test_from_units(units, shown):
     assert from_units(units) == shown

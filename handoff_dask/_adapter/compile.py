@@ -10,11 +10,11 @@ from typing import Any
 from dask._task_spec import Task, TaskRef
 from distributed.protocol import pickle
 
-from handoff_dask._adapter.messages import NAME, Blob, Program, Shape, Step, sealed_id, wire_id
+from handoff_dask._adapter.messages import NAME, Blob, Program, Shape, Step, is_plain, sealed_id, wire_id
 from handoff_dask._adapter.worker import run_function
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function, Transfer, code_name
-from handoff_dask._model.resources import from_units, parse_amounts, to_units
+from handoff_dask._model.resources import UNIT, parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.spec import Kind, RunSpec
 from handoff_dask.exceptions import InvalidFunctionError, SerializationError
@@ -198,6 +198,10 @@ def compile_dag(
     limit_units = {name: to_units(amount) for name, amount in (limits or {}).items()}
 
     tables = _Tables(dag.id, run_id, policy, limit_units)
+    try:
+        dag_id = sealed_id(dag.id)
+    except Exception as error:
+        raise SerializationError(dag.id, [f"the id of the DAG cannot be pickled: {error}"]) from error
     keep_ids = set(order) if keep == "all" else set() if keep == "sinks" else set(keep)
     needed = {d for deps in dependencies.values() for d in deps}
     sinks = [id for id in order if id not in needed]
@@ -241,7 +245,7 @@ def compile_dag(
         fail_fast=fail_fast,
         wait_for_nodes=wait_for_nodes,
     )
-    graph = Graph(run_id, sealed_id(dag.id), tables.names, tables.codes, tables.shapes, rows, annotations)
+    graph = Graph(run_id, dag_id, tables.names, tables.codes, tables.shapes, rows, annotations)
     kept = [number_of[id] for id in order if id in keep_ids]
     wanted = sorted({*kept, *(number_of[id] for id in sinks)})
     return Compiled(spec, graph, order, graph.keys(), kept, wanted)
@@ -249,7 +253,7 @@ def compile_dag(
 
 def _annotate(annotations: Mapping[str, dict[int, Any]], number: int, kind: Kind) -> None:
     if kind.cost:
-        annotations["resources"][number] = {name: from_units(units) for name, units in kind.cost}
+        annotations["resources"][number] = {name: units / UNIT for name, units in kind.cost}
     if kind.pins is not None:
         annotations["workers"][number] = list(kind.pins)
 
@@ -447,7 +451,8 @@ class _Tables:
                     dict(self.kinds[kind].asked),
                 )
             )
-        row = Row(sealed_id(f.id), self.name(f), self.code(f), shape, deps)
+        id = f.id if is_plain(f.id) else Blob(self.dumps(f, f.id, "id"))
+        row = Row(id, self.name(f), self.code(f), shape, deps)
         if f.extra_args or f.extra_kwargs:
             row.extra = self.extra(f)
         return row

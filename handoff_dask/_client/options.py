@@ -80,7 +80,11 @@ class RunOptions:
         if isinstance(self.keep, str):
             return
         for id in self.keep:
-            if id not in dag:
+            try:
+                known = id in dag
+            except TypeError:
+                known = False
+            if not known:
                 raise ValueError(f"keep: DAG {dag.id!r} has no function {id!r}")
             if dag[id].type != "regular":
                 raise ValueError(f"keep: {id!r} is an {dag[id].type} function and has no result of its own")

@@ -34,6 +34,9 @@ from handoff_dask.exceptions import (
 
 _ENDED = ("finished", "failed", "cancelled")
 
+#: What can have cancelled a run when its client is there.
+_CANCELLED = "run.cancel() was called, its futures were cancelled, or the cluster was restarted"
+
 #: Seconds between looks at whether the client is still connected while waiting for a run.
 _CHECK_INTERVAL = 0.5
 
@@ -210,6 +213,9 @@ class Run:
         error = self._find_error(await self._fetch_report())
         if error is not None:
             raise error
+        if self.futures and self._client.status in ("closing", "closed"):
+            reason = "its client was closed, and its results went with it"
+            raise self._with_run(RunCancelledError(self.dag.id, self.id, reason))
         values = await self._gather(self.futures)
         records = await self._records()
         return Result(
@@ -362,7 +368,7 @@ class Run:
             return self._allocation_error(report.get("shortfalls") or pickle.dumps(()))
         else:
             closed = self._client.status in ("closing", "closed")
-            reason = "its client was closed" if closed else "run.cancel() was called, or its futures were"
+            reason = "its client was closed" if closed else _CANCELLED
             error = RunCancelledError(self.dag.id, self.id, reason)
         self._error = self._with_run(error)
         return self._error

@@ -42,8 +42,10 @@ def resolve_client(client: Any, *, reuse: bool) -> tuple[Client, bool]:
     ------
     TypeError
         Nothing of the above.
+    ValueError
+        A text that is no address.
     ClusterNotReadyError
-        The client is closed.
+        The client is closed, or no scheduler answers at the address.
     """
     if client is None:
         return _default_client(), False
@@ -62,10 +64,19 @@ def resolve_client(client: Any, *, reuse: bool) -> tuple[Client, bool]:
     if reuse:
         known = _by_address.get(address)
         if known is None or known.status != "running":
-            known = _by_address[address] = Client(client, set_as_default=False)
+            known = _by_address[address] = _connect(client)
             close_at_exit(known)
         return known, False
-    return Client(client, set_as_default=False), True
+    return _connect(client), True
+
+
+def _connect(target: Any) -> Client:
+    try:
+        return Client(target, set_as_default=False)
+    except ValueError as error:
+        raise ValueError(f"client: {target!r} is not the address of a scheduler: {error}") from error
+    except OSError as error:
+        raise ClusterNotReadyError(f"client: no scheduler answers at {target!r}: {error}") from error
 
 
 def _default_client() -> Client:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from handoff_dask._model.function import Collocated, Function, expand_arguments
 from handoff_dask._model.validation import find_problems
-from handoff_dask.exceptions import DuplicateFunctionError, InvalidFunctionError
+from handoff_dask.exceptions import DuplicateFunctionError, InvalidDAGError, InvalidFunctionError
 
 if TYPE_CHECKING:
     import networkx
@@ -26,6 +26,11 @@ class DAG:
     id : hashable, optional
         Names the DAG in results and records; generated when not given. Two runs of one DAG, or of two DAGs
         with the same id, never mix.
+
+    Raises
+    ------
+    InvalidDAGError
+        The id is not hashable.
 
     Examples
     --------
@@ -43,6 +48,10 @@ class DAG:
 
     def __init__(self, id: Hashable = None) -> None:
         self.id: Hashable = id if id is not None else f"dag-{uuid.uuid4().hex[:12]}"
+        try:
+            hash(self.id)
+        except TypeError:
+            raise InvalidDAGError(id, ["its id is not hashable"]) from None
         self._functions: dict[Hashable, Function] = {}
         self._valid_size = -1
         self._order: tuple[Hashable, ...] = ()

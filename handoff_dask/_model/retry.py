@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from numbers import Integral
 
 from handoff_dask._model.resources import to_units
 
@@ -50,6 +52,8 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if isinstance(self.retry_on, type):
             object.__setattr__(self, "retry_on", (self.retry_on,))
+        if not isinstance(self.retry_on, Iterable):
+            raise TypeError(f"RetryPolicy.retry_on takes exception types, not {self.retry_on!r}")
         object.__setattr__(self, "retry_on", tuple(self.retry_on))
         for kind in self.retry_on:
             if not (isinstance(kind, type) and issubclass(kind, BaseException)):
@@ -86,7 +90,7 @@ class RetryPolicy:
 
 def check_max_retries(value: object, what: str) -> None:
     """Raise unless ``value`` is a whole number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{what} must be a whole number, not {value!r}")
     if value < 0:
         raise ValueError(f"{what} must not be negative, but is {value}")

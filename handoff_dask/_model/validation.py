@@ -116,10 +116,11 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
                 )
                 continue
             if not known:
+                dependent = _written_id(f)
                 problems.add(
                     MissingFunctionError,
-                    (id, dep),
-                    f"function {id!r} depends on {dep!r}, which is not in the DAG",
+                    (dependent, dep),
+                    f"function {dependent!r} depends on {dep!r}, which is not in the DAG",
                 )
                 continue
             n += 1
@@ -251,11 +252,36 @@ def _check_cost(f: Function, problems: Problems) -> None:
             problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost {f.cost!r}: {error}")
 
 
+def _written_id(f: Function) -> Hashable:
+    """Id of the function that a person wrote: of half a transfer, the consumer, whose Argument made it."""
+    return f.id[2] if isinstance(f, Transfer) else f.id  # type: ignore[index]
+
+
+def _check_transfer(f: Transfer, beside: Function | None, problems: Problems) -> None:
+    """Both ends of an Argument need a node. A producer that is missing is reported as such."""
+    if beside is None or beside.type == "regular":
+        return
+    consumer = _written_id(f)
+    if beside.id == consumer:
+        text = (
+            f"function {consumer!r} is an {beside.type} function, has no node, and so cannot take an Argument"
+        )
+    else:
+        text = (
+            f"function {consumer!r} takes an Argument of {beside.id!r}, which is an {beside.type} function"
+            " and has no node"
+        )
+    problems.add(InvalidCollocationError, consumer, text)
+
+
 def _check_node(f: Function, functions: Functions, problems: Problems) -> None:
     node = f.node
     if isinstance(node, Collocated):
         text = None
         other = functions[node.id] if _is_in(node.id, functions) else None
+        if isinstance(f, Transfer):
+            _check_transfer(f, other, problems)
+            return
         if other is None:
             text = "which is not in the DAG"
         elif other is f:

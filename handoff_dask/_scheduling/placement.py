@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import Any
 
@@ -322,6 +322,10 @@ class Placement:
         for functions in by_run.values():
             shortfall = shortfall_of(functions, dict(queue.key.need), queue.key.pins, self.sorted_nodes)
             assert shortfall is not None
+            lost = max(sum(a.outcome == "lost" for a in f.attempts) for f in functions)
+            if lost > 1:  # it may be what takes the nodes down
+                reason = f"{shortfall.reason}, after {lost} of its attempts were lost with their nodes"
+                shortfall = replace(shortfall, reason=reason)
             yield Starved(tuple(functions), shortfall)
 
 

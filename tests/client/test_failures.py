@@ -360,6 +360,7 @@ def test_a_broken_core_ends_the_run_instead_of_hanging_it(client, cluster, monke
         ({"keep": "some"}, ValueError, 'keep must be "all", "sinks" or a list'),
         ({"keep": 7}, TypeError, "keep must be"),
         ({"keep": ["nothing"]}, ValueError, "has no function 'nothing'"),
+        ({"keep": [[1]]}, ValueError, r"has no function \[1\]"),
         ({"fail_fast": 1}, TypeError, "fail_fast must be True or False"),
         ({"priority": "high"}, TypeError, "priority must be a number"),
         ({"timeout": -1}, ValueError, "timeout must not be negative"),
@@ -376,6 +377,18 @@ def test_bad_options_are_named(client, options, error, text):
 def test_a_bad_client_is_named(bad):
     with pytest.raises(TypeError, match=r"client must be a distributed.Client, a cluster, the address"):
         handoff.execute(dag_of(Function("f", identity, extra_args=[1])), bad)
+
+
+def test_an_address_that_is_none_is_named():
+    with pytest.raises(ValueError, match="client: 'nonsense' is not the address of a scheduler"):
+        handoff.execute(dag_of(Function("f", identity, extra_args=[1])), "nonsense")
+
+
+def test_ids_that_do_not_pickle_are_named(client):
+    with pytest.raises(handoff.SerializationError, match="the id of the DAG cannot be pickled"):
+        handoff.execute(dag_of(Function("f", identity, extra_args=[1]), id=threading.Lock()), client)
+    with pytest.raises(handoff.SerializationError, match="id cannot be pickled"):
+        handoff.execute(dag_of(Function(threading.Lock(), identity, extra_args=[1])), client)
 
 
 def test_what_is_not_a_dag_is_named(client):

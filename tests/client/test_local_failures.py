@@ -6,7 +6,15 @@ from itertools import pairwise
 import pytest
 from helpers import add, dag_of, identity
 
-from handoff_dask import Function, FunctionFailedError, RetryPolicy, current, execute_local
+from handoff_dask import (
+    DAG,
+    Function,
+    FunctionFailedError,
+    RetryPolicy,
+    RunTimeoutError,
+    current,
+    execute_local,
+)
 
 both_ways = pytest.mark.parametrize("max_concurrency", [1, 3])
 
@@ -254,3 +262,13 @@ def test_the_first_of_several_failures_is_reported():
         "first": ("failed", 2),
         "second": ("failed", 2),
     }
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_no_time_is_too_little_time(threads):
+    dag = DAG().add_function(Function("f", "operator:add", extra_args=[1, 1]))
+    with pytest.raises(RunTimeoutError) as caught:
+        execute_local(dag, timeout=0, max_concurrency=threads)
+    assert caught.value.run.done()
+    assert caught.value.run.elapsed >= 0
+    assert "failed" in repr(caught.value.run)

@@ -117,10 +117,17 @@ def test_unknown_nodes_are_named_with_those_there_are(client):
 
 @pytest.mark.parametrize(
     ("nodes", "text"),
-    [({}, "at least one node"), ({"a": {"cpu": -1}}, "node 'a': cpu must not be negative")],
+    [
+        ({}, "at least one node"),
+        ({"a": {"cpu": -1}}, "node 'a': cpu must not be negative"),
+        ({"a": {"threads": 1.5}}, "node 'a': threads must be a whole number of at least 1, not 1.5"),
+        ({"a": {"threads": 0}}, "node 'a': threads must be a whole number of at least 1, not 0"),
+        ({"a": None}, "node 'a': its capacity must be a mapping"),
+        ([1], "nodes must be a mapping"),
+    ],
 )
 def test_local_cluster_refuses_bad_nodes(nodes, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, TypeError), match=text):
         handoff.local_cluster(nodes)
 
 

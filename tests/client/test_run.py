@@ -215,3 +215,14 @@ def test_an_asynchronous_cluster_and_a_client_not_awaited_yet():
             await client.close()
 
     asyncio.run(main())
+
+
+def test_results_go_with_their_client(cluster):
+    client = Client(cluster, set_as_default=False)
+    run = handoff.submit(dag_of(Function("f", identity, extra_args=[1])), client)
+    run.wait()
+    client.close()
+    with pytest.raises(
+        handoff.RunCancelledError, match="its client was closed, and its results went with it"
+    ):
+        run.result()

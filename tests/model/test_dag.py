@@ -168,3 +168,8 @@ def test_pickles():
     dag.validate()
     assert next(iter(dag)) == "base"
     assert dag["top"].args == ("left", "right")
+
+
+def test_an_id_that_does_not_hash_is_refused():
+    with pytest.raises(InvalidDAGError, match="its id is not hashable"):
+        DAG([1])

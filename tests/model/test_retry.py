@@ -137,3 +137,14 @@ def test_with_max_retries():
     assert policy.with_max_retries(9) == RetryPolicy(9, 2, 3, 4, 0.5, (OSError,), elsewhere=False)
     with pytest.raises(ValueError, match="negative"):
         policy.with_max_retries(-1)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    import numpy
+
+    assert RetryPolicy(max_retries=numpy.int64(2)).max_retries == 2
+
+
+def test_retry_on_takes_types_only():
+    with pytest.raises(TypeError, match="takes exception types, not 3"):
+        RetryPolicy(retry_on=3)

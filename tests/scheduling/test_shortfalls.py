@@ -413,3 +413,18 @@ def test_a_named_node_is_looked_for_among_aliases(core):
     core.decide()
     core.join(node("b", "cpu 1", "host1"))
     assert core.decide() == ["x@b"]
+
+
+def test_attempts_that_were_lost_are_named_when_no_node_is_left():
+    core = Core(node_timeout=5)
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(f=fn("cpu 1"))
+    for name in ("a", "b"):
+        assert core.decide() == [f"f@{name}"]
+        core.leave(name)
+        core.ready("f")
+    core.decide()
+    core.wait(5)
+    assert core.decide() == ["f unplaceable", "r failed"]
+    reason = core.decisions[0].shortfall.reason
+    assert reason == "the cluster has no nodes, after 2 of its attempts were lost with their nodes"

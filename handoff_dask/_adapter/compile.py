@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dask._task_spec import Task, TaskRef
@@ -13,16 +12,14 @@ from distributed.protocol import pickle
 from handoff_dask._adapter.messages import NAME, Blob, Program, Shape, Step, is_plain, sealed_id, wire_id
 from handoff_dask._adapter.worker import run_function
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.function import Collocated, Function, Transfer, code_name
-from handoff_dask._model.resources import UNIT, parse_amounts, to_units
+from handoff_dask._model.function import Function, Transfer, code_name
+from handoff_dask._model.resources import UNIT
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._scheduling.lowering import lower_dag
 from handoff_dask._scheduling.spec import Kind, RunSpec
 from handoff_dask.exceptions import InvalidFunctionError, SerializationError
 
 Key = tuple[str, int]
-
-#: The end of an id that numbers it, or tells it apart in hexadecimal.
-_NUMBERING = re.compile(r"[\W_]*(?:\d+|[0-9a-f]{8,})$")
 
 
 class Row:
@@ -159,15 +156,18 @@ def compile_dag(
     run_id: str,
     *,
     policy: RetryPolicy,
-    max_concurrency: int | None = None,
     limits: Mapping[str, Any] | None = None,
-    strategy: str = "best_fit",
     keep: str | Collection[Hashable] = "all",
-    fail_fast: bool = True,
-    priority: float = 0,
-    wait_for_nodes: float = 0.0,
+    **options: Any,
 ) -> Compiled:
     """Compile a DAG.
+
+    Parameters
+    ----------
+    dag, run_id, policy, limits, **options
+        As for :func:`~handoff_dask._scheduling.lowering.lower_dag`.
+    keep : {"all", "sinks"} or list of ids
+        Functions whose results are wanted.
 
     Raises
     ------
@@ -175,80 +175,38 @@ def compile_dag(
         Also for what :meth:`DAG.validate` cannot see: code or arguments that do not pickle, input
         functions, which have values in a stream only.
     """
-    dag.validate()
-    functions = dag.functions
-    if inputs := [id for id, f in functions.items() if f.type == "input"]:
-        raise InvalidFunctionError(
-            dag.id,
-            [f"function {id!r} is an input function: it has a value only in a stream" for id in inputs],
-            inputs,
-        )
+    lowered = lower_dag(dag, run_id, policy=policy, limits=limits, **options)
+    functions, order = dag.functions, lowered.order
     if timed := [id for id, f in functions.items() if f.timeout is not None]:
         raise InvalidFunctionError(
             dag.id,
             [f"function {id!r} has a timeout, which this version cannot enforce on a node" for id in timed],
             timed,
         )
-    inlined = inline_order(functions, dag._topological_order())
-    dependencies = {
-        id: placed_dependencies(f, functions, inlined) for id, f in functions.items() if f.type != "inline"
-    }
-    order = depth_first(dependencies)
-    number_of = {id: number for number, id in enumerate(order)}
-    limit_units = {name: to_units(amount) for name, amount in (limits or {}).items()}
-
-    tables = _Tables(dag.id, run_id, policy, limit_units)
+    spec = replace(lowered.spec, dag_id=wire_id(dag.id), ids=[wire_id(id) for id in order])
     try:
         dag_id = sealed_id(dag.id)
     except Exception as error:
         raise SerializationError(dag.id, [f"the id of the DAG cannot be pickled: {error}"]) from error
-    keep_ids = set(order) if keep == "all" else set() if keep == "sinks" else set(keep)
-    needed = {d for deps in dependencies.values() for d in deps}
-    sinks = [id for id in order if id not in needed]
-    if keep == "sinks":
-        keep_ids = set(sinks)
+    sinks = [number for number, dependents in enumerate(spec.dependents) if not dependents]
+    if isinstance(keep, str):
+        kept = list(range(len(order))) if keep == "all" else sinks
+    else:
+        kept = sorted({lowered.number_of[id] for id in keep})
+    unwanted = set(sinks).difference(kept)
+    tables = _Tables(dag.id, run_id, policy, spec.kinds)
     rows = []
-    kind_of = []
-    dependents: list[list[int]] = [[] for _ in order]
     annotations: dict[str, dict[int, Any]] = {"resources": {}, "workers": {}}
     for number, id in enumerate(order):
-        f = functions[id]
-        inline = inlined.get(id, ())
-        kind = tables.kind(f, [functions[i] for i in inline])
-        deps = tuple(number_of[d] for d in dependencies[id])
-        for d in set(deps):
-            dependents[d].append(number)
-        discard = id not in keep_ids and id not in needed
-        row = tables.row(f, deps, kind, discard)
-        if inline:
-            row.steps, row.slots = _steps(f, dependencies[id], inline, functions, tables)
+        f, kind = functions[id], spec.kind_of[number]
+        deps = tuple(lowered.number_of[d] for d in lowered.dependencies[id])
+        row = tables.row(f, deps, kind, number in unwanted)
+        if inline := lowered.inlined.get(id):
+            row.steps, row.slots = _steps(f, lowered.dependencies[id], inline, functions, tables)
         rows.append(row)
-        kind_of.append(kind)
-        _annotate(annotations, number, tables.kinds[kind])
-    spec = RunSpec(
-        run_id=run_id,
-        dag_id=wire_id(dag.id),
-        ids=[wire_id(id) for id in order],
-        kinds=tables.kinds,
-        kind_of=kind_of,
-        groups=collocation_groups(functions, number_of),
-        dependents=dependents,
-        peers={
-            number_of[id]: number_of[f.peer]
-            for id, f in functions.items()
-            if isinstance(f, Transfer) and f.peer in number_of
-        },
-        limits=tuple(limit_units.items()),
-        max_concurrency=max_concurrency,
-        strategy=strategy,
-        priority=priority,
-        fail_fast=fail_fast,
-        wait_for_nodes=wait_for_nodes,
-    )
+        _annotate(annotations, number, spec.kinds[kind])
     graph = Graph(run_id, dag_id, tables.names, tables.codes, tables.shapes, rows, annotations)
-    kept = [number_of[id] for id in order if id in keep_ids]
-    wanted = sorted({*kept, *(number_of[id] for id in sinks)})
-    return Compiled(spec, graph, order, graph.keys(), kept, wanted)
+    return Compiled(spec, graph, order, graph.keys(), kept, sorted({*kept, *sinks}))
 
 
 def _annotate(annotations: Mapping[str, dict[int, Any]], number: int, kind: Kind) -> None:
@@ -256,102 +214,6 @@ def _annotate(annotations: Mapping[str, dict[int, Any]], number: int, kind: Kind
         annotations["resources"][number] = {name: units / UNIT for name, units in kind.cost}
     if kind.pins is not None:
         annotations["workers"][number] = list(kind.pins)
-
-
-# ---------------------------------------------------------------------- order and structure
-
-
-def depth_first(dependencies: Mapping[Hashable, Sequence[Hashable]]) -> list[Hashable]:
-    """A topological order that goes on with what was begun: few results are alive at a time."""
-    waiting: dict[Hashable, int] = {}
-    dependents: dict[Hashable, list[Hashable]] = {}
-    sources = []
-    for id, deps in dependencies.items():
-        distinct = set(deps) if len(deps) > 1 else deps
-        if not distinct:
-            sources.append(id)
-            continue
-        waiting[id] = len(distinct)
-        for d in distinct:
-            dependents.setdefault(d, []).append(id)
-    order = []
-    stack = sources[::-1]
-    while stack:
-        id = stack.pop()
-        order.append(id)
-        for dependent in reversed(dependents.get(id, ())):
-            waiting[dependent] -= 1
-            if not waiting[dependent]:
-                stack.append(dependent)
-    return order
-
-
-def stem_of(id: Hashable) -> str:
-    """What ids of functions of one sort have in common: ``blur-17`` and ``blur-3`` are ``blur``.
-
-    Functions of one code can differ in what they are given; ids often tell the sorts apart.
-    """
-    while type(id) is tuple and id:
-        id = id[0]
-    return _NUMBERING.sub("", id) if type(id) is str else ""
-
-
-def inline_order(
-    functions: Mapping[Hashable, Function], topological: Sequence[Hashable]
-) -> dict[Hashable, tuple[Hashable, ...]]:
-    """The inline functions that each placed function evaluates, in an order in which they can be."""
-    if not any(f.type == "inline" for f in functions.values()):
-        return {}
-    position = {id: n for n, id in enumerate(topological)}
-    found = {}
-    for id, f in functions.items():
-        if f.type == "inline":
-            continue
-        seen: set[Hashable] = set()
-        stack = [d for d in f.dependencies if functions[d].type == "inline"]
-        while stack:
-            d = stack.pop()
-            if d not in seen:
-                seen.add(d)
-                stack.extend(e for e in functions[d].dependencies if functions[e].type == "inline")
-        if seen:
-            found[id] = tuple(sorted(seen, key=position.__getitem__))
-    return found
-
-
-def placed_dependencies(
-    f: Function, functions: Mapping[Hashable, Function], inlined: Mapping[Hashable, Iterable[Hashable]]
-) -> tuple[Hashable, ...]:
-    """The functions whose results ``f`` takes, directly or through inline functions."""
-    if f.id not in inlined:
-        return f.dependencies
-    deps: dict[Hashable, None] = {}
-    for id in (f.id, *inlined[f.id]):
-        for d in functions[id].dependencies:
-            if functions[d].type != "inline":
-                deps[d] = None
-    return tuple(deps)
-
-
-def collocation_groups(
-    functions: Mapping[Hashable, Function], number_of: Mapping[Hashable, int]
-) -> list[list[int]]:
-    """Functions that have to share a node, directly or through others, by number."""
-    parent: dict[int, int] = {}
-
-    def root(n: int) -> int:
-        while parent.setdefault(n, n) != n:
-            parent[n] = parent[parent[n]]
-            n = parent[n]
-        return n
-
-    for id, f in functions.items():
-        if isinstance(f.node, Collocated):
-            parent[root(number_of[id])] = root(number_of[f.node.id])
-    groups: dict[int, list[int]] = {}
-    for n in list(parent):
-        groups.setdefault(root(n), []).append(n)
-    return [sorted(members) for members in groups.values()]
 
 
 # ---------------------------------------------------------------------- tables
@@ -379,60 +241,17 @@ def _steps(
 class _Tables:
     """What many functions have in common, each kept once."""
 
-    def __init__(self, dag_id: Hashable, run_id: str, policy: RetryPolicy, limits: Mapping[str, int]) -> None:
+    def __init__(self, dag_id: Hashable, run_id: str, policy: RetryPolicy, kinds: Sequence[Kind]) -> None:
         self.dag_id = dag_id
         self.run_id = run_id
         self.policy = policy
-        self.limits = limits
+        self.kinds = kinds
         self.names: list[str] = []
         self.codes: list[bytes | str] = []
         self.shapes: list[Shape] = []
-        self.kinds: list[Kind] = []
         self._names: dict[str, int] = {}
         self._codes: dict[int, int] = {}
         self._shapes: dict[Any, int] = {}
-        self._kinds: dict[Any, int] = {}
-
-    def kind(self, f: Function, inline: Sequence[Function]) -> int:
-        """Index of what ``f`` asks for, the inline functions that it evaluates included."""
-        cost: Mapping[str, Any] = f.cost or {}
-        for g in inline:  # one after the other, so the most that any of them needs
-            cost = {**cost, **{r: max(n, cost.get(r, 0)) for r, n in (g.cost or {}).items()}}
-        pins = f.node if f.node is None or type(f.node) is tuple else (f.node,)
-        if isinstance(f.node, Collocated):
-            pins = None
-        policy = f.retry or self.policy
-        if f.max_retries is not None and f.max_retries != policy.max_retries:
-            policy = policy.with_max_retries(f.max_retries)
-        name = f"{code_name(f.code)} {stem_of(f.id)}"
-        key: Any = (tuple(cost.items()), pins, f.priority, policy, name)
-        try:
-            index = self._kinds.get(key)
-        except TypeError:  # amounts that do not hash; rare enough
-            key, index = (id(f),), None
-        if index is None:
-            units = parse_amounts(cost)
-            index = self._kinds[key] = len(self.kinds)
-            self.kinds.append(
-                Kind(
-                    cost=tuple((r, n) for r, n in units.items() if r not in self.limits),
-                    limit_cost=tuple((r, n) for r, n in units.items() if r in self.limits),
-                    asked=tuple((r, a if type(a) is int else float(a)) for r, a in cost.items()),
-                    pins=None if pins is None else tuple(str(p) for p in pins),
-                    # The types are matched where the exception is raised; the scheduler need not know them.
-                    policy=RetryPolicy(
-                        policy.max_retries,
-                        policy.delay,
-                        policy.backoff,
-                        policy.max_delay,
-                        policy.jitter,
-                        elsewhere=policy.elsewhere,
-                    ),
-                    code=name,
-                    priority=f.priority,
-                )
-            )
-        return index
 
     def row(self, f: Function, deps: tuple[int, ...], kind: int, discard: bool) -> Row:
         """A function, by what it has in common with others."""

@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from handoff_dask._adapter import current
-from handoff_dask._adapter.compile import depth_first, inline_order, placed_dependencies
 from handoff_dask._adapter.worker import load_code
 from handoff_dask._client.options import DEFAULT_MAX_RETRIES, RunOptions, check_dag, check_seconds
 from handoff_dask._client.result import Result
@@ -24,6 +23,7 @@ from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function, Transfer
 from handoff_dask._model.records import Attempt, Records, Row
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._scheduling.lowering import depth_first, inline_order, placed_dependencies
 from handoff_dask.exceptions import FunctionFailedError, InvalidFunctionError, RunTimeoutError
 
 #: Name of the one node there is.

@@ -8,11 +8,9 @@ import pickle
 import pytest
 from dask._task_spec import Task
 from helpers import add, dag_of, identity
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from handoff_dask import DAG, Argument, Collocated, Function, RetryPolicy
-from handoff_dask._adapter.compile import NumberOrder, compile_dag, depth_first
+from handoff_dask._adapter.compile import NumberOrder, compile_dag
 from handoff_dask._adapter.worker import load_code, run_function
 from handoff_dask._model.resources import UNIT
 
@@ -172,27 +170,3 @@ def test_a_function_with_a_timeout_is_refused_not_ignored():
     dag = dag_of(Function("a", identity, extra_args=[1], timeout=5))
     with pytest.raises(InvalidFunctionError, match="'a' has a timeout, which this version cannot enforce"):
         compiled(dag)
-
-
-@st.composite
-def dependencies(draw):
-    n = draw(st.integers(0, 40))
-    return {i: tuple(draw(st.lists(st.integers(0, i - 1), max_size=4))) if i else () for i in range(n)}
-
-
-@given(dependencies())
-@settings(deadline=None)
-def test_the_order_is_topological_and_goes_on_with_what_was_begun(deps):
-    order = depth_first(deps)
-    assert sorted(order) == sorted(deps)
-    position = {id: n for n, id in enumerate(order)}
-    assert all(position[d] < position[id] for id in deps for d in deps[id])
-
-
-def test_the_order_keeps_few_results_alive():
-    deps = {}
-    for i in range(50):
-        deps["load", i] = ()
-        deps["size", i] = (("load", i),)
-    order = depth_first(deps)
-    assert [kind for kind, _ in order] == ["load", "size"] * 50

@@ -1,0 +1,256 @@
+"""A DAG as a run for the scheduling core: functions as numbers, costs and constraints as few kinds.
+
+Code is not looked at, so that a DAG can be lowered where nothing is going to run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from handoff_dask._model.dag import DAG
+from handoff_dask._model.function import Collocated, Function, Transfer, code_name
+from handoff_dask._model.resources import parse_amounts, to_units
+from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._scheduling.spec import Kind, RunSpec
+from handoff_dask.exceptions import InvalidFunctionError
+
+#: The end of an id that numbers it, or tells it apart in hexadecimal.
+_NUMBERING = re.compile(r"[\W_]*(?:\d+|[0-9a-f]{8,})$")
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A DAG as the core sees it, and how numbers and ids go together.
+
+    Attributes
+    ----------
+    spec : RunSpec
+    order : list
+        Function number → id.
+    number_of : dict
+        Id → function number. Inline functions have none.
+    dependencies : dict
+        Id → ids of the functions whose results it takes, directly or through inline functions.
+    inlined : dict
+        Id → the inline functions that it evaluates, in an order in which they can be.
+    """
+
+    spec: RunSpec
+    order: list[Hashable]
+    number_of: dict[Hashable, int]
+    dependencies: dict[Hashable, tuple[Hashable, ...]]
+    inlined: Mapping[Hashable, tuple[Hashable, ...]]
+
+
+def lower_dag(
+    dag: DAG,
+    run_id: str,
+    *,
+    policy: RetryPolicy,
+    limits: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Lowered:
+    """Lower a DAG.
+
+    Parameters
+    ----------
+    dag : DAG
+        Validated first.
+    run_id : str
+    policy : RetryPolicy
+        Of functions that have none of their own.
+    limits : mapping of str to number, optional
+    **options
+        Other fields of :class:`RunSpec`.
+
+    Raises
+    ------
+    InvalidDAGError
+        Also for input functions, which have values in a stream only.
+    """
+    dag.validate()
+    functions = dag.functions
+    if inputs := [id for id, f in functions.items() if f.type == "input"]:
+        raise InvalidFunctionError(
+            dag.id,
+            [f"function {id!r} is an input function: it has a value only in a stream" for id in inputs],
+            inputs,
+        )
+    inlined = inline_order(functions, dag._topological_order())
+    dependencies = {
+        id: placed_dependencies(f, functions, inlined) for id, f in functions.items() if f.type != "inline"
+    }
+    order = depth_first(dependencies)
+    number_of = {id: number for number, id in enumerate(order)}
+    limit_units = {name: to_units(amount) for name, amount in (limits or {}).items()}
+    kinds = _Kinds(policy, limit_units)
+    kind_of = []
+    dependents: list[list[int]] = [[] for _ in order]
+    for number, id in enumerate(order):
+        kind_of.append(kinds.index(functions[id], [functions[i] for i in inlined.get(id, ())]))
+        for d in set(dependencies[id]):
+            dependents[number_of[d]].append(number)
+    spec = RunSpec(
+        run_id=run_id,
+        dag_id=dag.id,
+        ids=order,
+        kinds=kinds.kinds,
+        kind_of=kind_of,
+        groups=collocation_groups(functions, number_of),
+        dependents=dependents,
+        peers={
+            number_of[id]: number_of[f.peer]
+            for id, f in functions.items()
+            if isinstance(f, Transfer) and f.peer in number_of
+        },
+        limits=tuple(limit_units.items()),
+        **options,
+    )
+    return Lowered(spec, order, number_of, dependencies, inlined)
+
+
+def depth_first(dependencies: Mapping[Hashable, Sequence[Hashable]]) -> list[Hashable]:
+    """A topological order that goes on with what was begun: few results are alive at a time."""
+    waiting: dict[Hashable, int] = {}
+    dependents: dict[Hashable, list[Hashable]] = {}
+    sources = []
+    for id, deps in dependencies.items():
+        distinct = set(deps) if len(deps) > 1 else deps
+        if not distinct:
+            sources.append(id)
+            continue
+        waiting[id] = len(distinct)
+        for d in distinct:
+            dependents.setdefault(d, []).append(id)
+    order = []
+    stack = sources[::-1]
+    while stack:
+        id = stack.pop()
+        order.append(id)
+        for dependent in reversed(dependents.get(id, ())):
+            waiting[dependent] -= 1
+            if not waiting[dependent]:
+                stack.append(dependent)
+    return order
+
+
+def stem_of(id: Hashable) -> str:
+    """What ids of functions of one sort have in common: ``blur-17`` and ``blur-3`` are ``blur``.
+
+    Functions of one code can differ in what they are given; ids often tell the sorts apart.
+    """
+    while type(id) is tuple and id:
+        id = id[0]
+    return _NUMBERING.sub("", id) if type(id) is str else ""
+
+
+def inline_order(
+    functions: Mapping[Hashable, Function], topological: Sequence[Hashable]
+) -> dict[Hashable, tuple[Hashable, ...]]:
+    """The inline functions that each placed function evaluates, in an order in which they can be."""
+    if not any(f.type == "inline" for f in functions.values()):
+        return {}
+    position = {id: n for n, id in enumerate(topological)}
+    found = {}
+    for id, f in functions.items():
+        if f.type == "inline":
+            continue
+        seen: set[Hashable] = set()
+        stack = [d for d in f.dependencies if functions[d].type == "inline"]
+        while stack:
+            d = stack.pop()
+            if d not in seen:
+                seen.add(d)
+                stack.extend(e for e in functions[d].dependencies if functions[e].type == "inline")
+        if seen:
+            found[id] = tuple(sorted(seen, key=position.__getitem__))
+    return found
+
+
+def placed_dependencies(
+    f: Function, functions: Mapping[Hashable, Function], inlined: Mapping[Hashable, Iterable[Hashable]]
+) -> tuple[Hashable, ...]:
+    """The functions whose results ``f`` takes, directly or through inline functions."""
+    if f.id not in inlined:
+        return f.dependencies
+    deps: dict[Hashable, None] = {}
+    for id in (f.id, *inlined[f.id]):
+        for d in functions[id].dependencies:
+            if functions[d].type != "inline":
+                deps[d] = None
+    return tuple(deps)
+
+
+def collocation_groups(
+    functions: Mapping[Hashable, Function], number_of: Mapping[Hashable, int]
+) -> list[list[int]]:
+    """Functions that have to share a node, directly or through others, by number."""
+    parent: dict[int, int] = {}
+
+    def root(n: int) -> int:
+        while parent.setdefault(n, n) != n:
+            parent[n] = parent[parent[n]]
+            n = parent[n]
+        return n
+
+    for id, f in functions.items():
+        if isinstance(f.node, Collocated):
+            parent[root(number_of[id])] = root(number_of[f.node.id])
+    groups: dict[int, list[int]] = {}
+    for n in list(parent):
+        groups.setdefault(root(n), []).append(n)
+    return [sorted(members) for members in groups.values()]
+
+
+class _Kinds:
+    """The kinds of functions there are in a run, each kept once."""
+
+    def __init__(self, policy: RetryPolicy, limits: Mapping[str, int]) -> None:
+        self.policy = policy
+        self.limits = limits
+        self.kinds: list[Kind] = []
+        self._index: dict[Any, int] = {}
+
+    def index(self, f: Function, inline: Sequence[Function]) -> int:
+        """Index of the kind of ``f``, with what the inline functions need that it evaluates."""
+        cost: Mapping[str, Any] = f.cost or {}
+        for g in inline:  # one after the other, so the most that any of them needs
+            cost = {**cost, **{r: max(n, cost.get(r, 0)) for r, n in (g.cost or {}).items()}}
+        pins = f.node if f.node is None or type(f.node) is tuple else (f.node,)
+        if isinstance(f.node, Collocated):
+            pins = None
+        policy = f.retry or self.policy
+        if f.max_retries is not None and f.max_retries != policy.max_retries:
+            policy = policy.with_max_retries(f.max_retries)
+        name = f"{code_name(f.code)} {stem_of(f.id)}"
+        key: Any = (tuple(cost.items()), pins, f.priority, policy, name)
+        try:
+            index = self._index.get(key)
+        except TypeError:  # amounts that do not hash; rare enough
+            key, index = (id(f),), None
+        if index is None:
+            units = parse_amounts(cost)
+            index = self._index[key] = len(self.kinds)
+            self.kinds.append(
+                Kind(
+                    cost=tuple((r, n) for r, n in units.items() if r not in self.limits),
+                    limit_cost=tuple((r, n) for r, n in units.items() if r in self.limits),
+                    asked=tuple((r, a if type(a) is int else float(a)) for r, a in cost.items()),
+                    pins=None if pins is None else tuple(str(p) for p in pins),
+                    # The types are matched where the exception is raised; the scheduler need not know them.
+                    policy=RetryPolicy(
+                        policy.max_retries,
+                        policy.delay,
+                        policy.backoff,
+                        policy.max_delay,
+                        policy.jitter,
+                        elsewhere=policy.elsewhere,
+                    ),
+                    code=name,
+                    priority=f.priority,
+                )
+            )
+        return index

@@ -9,6 +9,7 @@ from handoff_dask._client.local import execute_local
 from handoff_dask._client.nodes import discover_nodes, register_node, resources_available
 from handoff_dask._client.result import Result
 from handoff_dask._client.run import Results, Run
+from handoff_dask._client.simulate import Schedule, simulate
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Argument, Collocated, Function
 from handoff_dask._model.records import Attempt, FunctionRecord, Records, Shortfall
@@ -61,6 +62,7 @@ __all__ = [
     "RunCancelledError",
     "RunError",
     "RunTimeoutError",
+    "Schedule",
     "SerializationError",
     "Shortfall",
     "__version__",
@@ -71,5 +73,6 @@ __all__ = [
     "local_cluster",
     "register_node",
     "resources_available",
+    "simulate",
     "submit",
 ]

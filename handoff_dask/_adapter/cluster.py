@@ -15,7 +15,7 @@ from distributed import Nanny, Scheduler, SpecCluster, Worker
 from distributed.system import MEMORY_LIMIT
 
 from handoff_dask._adapter.capacity import MB, count_gpus
-from handoff_dask._model.resources import GPU, THREADS, parse_amounts
+from handoff_dask._model.resources import GPU, THREADS, UNIT, parse_nodes
 
 
 def local_cluster(
@@ -53,24 +53,10 @@ def local_cluster(
         No nodes; threads that are not a whole number of at least 1; an amount that is not a non-negative
         finite number.
     """
-    if not isinstance(nodes, Mapping):
-        raise TypeError(f"nodes must be a mapping of names to capacities, not {nodes!r}")
-    if not nodes:
-        raise ValueError("local_cluster needs at least one node")
+    parsed = parse_nodes(nodes)
     protocol = "tcp" if processes else "inproc"
     workers = {}
     for name, capacity in nodes.items():
-        if not isinstance(capacity, Mapping):
-            raise TypeError(
-                f"node {name!r}: its capacity must be a mapping of resources to numbers, not {capacity!r}"
-            )
-        try:
-            parse_amounts(capacity)
-        except ValueError as error:
-            raise ValueError(f"node {name!r}: {error}") from None
-        threads = capacity.get(THREADS, max(1, int(capacity.get("cpu", 1))))
-        if not isinstance(threads, int) or threads < 1:
-            raise ValueError(f"node {name!r}: threads must be a whole number of at least 1, not {threads!r}")
         resources = {r: float(n) for r, n in capacity.items() if r != THREADS}
         if count_gpus():
             resources.setdefault(GPU, 0)  # devices of this machine are not devices of its make-believe nodes
@@ -78,7 +64,7 @@ def local_cluster(
         # a test, that would pause or kill them.
         worker: dict[str, Any] = {
             "name": name,
-            "nthreads": threads,
+            "nthreads": parsed[name][THREADS] // UNIT,
             "resources": resources,
             "memory_limit": 0,
             "dashboard": False,

@@ -22,6 +22,9 @@ _WHOLE = 2.0**53
 #: The implicit resource: every placed function takes one thread of its node.
 THREADS = "threads"
 
+#: The resource of which a node has one for each of its threads, unless it is said otherwise.
+CPU = "cpu"
+
 #: The resource whose amount is made of devices with an index of their own.
 GPU = "gpu"
 
@@ -82,6 +85,43 @@ def parse_amounts(amounts: Mapping[Any, Any]) -> dict[str, int]:
         if n:
             units[name] = n
     return units
+
+
+def parse_nodes(nodes: Any) -> dict[Any, dict[str, int]]:
+    """Node name → resource → units, threads included.
+
+    Threads are ``max(1, int(cpu))`` unless given, and ``cpu`` is as many as the threads unless given.
+
+    Raises
+    ------
+    TypeError
+        ``nodes``, or a node's capacity, is not a mapping.
+    ValueError
+        No nodes; threads that are not a whole number of at least 1; an amount that is not a non-negative
+        finite number.
+    """
+    if not isinstance(nodes, Mapping):
+        raise TypeError(f"nodes must be a mapping of names to capacities, not {nodes!r}")
+    if not nodes:
+        raise ValueError("at least one node is needed")
+    parsed = {}
+    for name, capacity in nodes.items():
+        if not isinstance(capacity, Mapping):
+            raise TypeError(
+                f"node {name!r}: its capacity must be a mapping of resources to numbers, not {capacity!r}"
+            )
+        try:
+            units = parse_amounts(capacity)
+        except ValueError as error:
+            raise ValueError(f"node {name!r}: {error}") from None
+        threads = capacity.get(THREADS, max(1, int(capacity.get(CPU, 1))))
+        if not isinstance(threads, int) or threads < 1:
+            raise ValueError(f"node {name!r}: threads must be a whole number of at least 1, not {threads!r}")
+        units[THREADS] = threads * UNIT
+        if CPU not in capacity:
+            units[CPU] = units[THREADS]
+        parsed[name] = units
+    return parsed
 
 
 def format_amounts(amounts: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from handoff_dask._model.resources import UNIT
+
 #: A function that asks for ``k`` times as much as others of its code is expected to take ``k**SLOPE`` times
 #: as long. More memory goes with more data; how much longer that takes cannot be learnt from the first that
 #: finish, since those are the short ones.
@@ -13,8 +15,11 @@ SLOPE = 0.5
 
 
 def size_of(cost: Iterable[tuple[str, int]]) -> float:
-    """How much a function asks for, on a logarithmic scale, to compare functions of one code."""
-    return math.fsum(math.log(units) for _, units in cost)
+    """How much a function asks for, on a logarithmic scale, to compare functions of one code.
+
+    Anything up to one counts as nothing: that one has a GPU says little of how much there is to do.
+    """
+    return math.fsum(math.log(max(UNIT, units) / UNIT) for _, units in cost)
 
 
 @dataclass(slots=True)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from handoff_dask._model.resources import GPU, THREADS, UNIT
+from handoff_dask._model.resources import CPU, GPU, THREADS, UNIT
 from handoff_dask._scheduling.spec import Amounts, Pins
-
-#: The resource of which a thread stands for one.
-CPU = "cpu"
 
 
 class LedgerError(AssertionError):

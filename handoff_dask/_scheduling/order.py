@@ -91,13 +91,18 @@ class Ranking:
         self._next = finished + 1 if total <= _SMALL else min(max(1, 4 * finished), self._half)
         if not spec.dependents or (len(spec.kinds) == 1 and not any(spec.dependents)):
             return False  # nothing is known of the order, or all are alike
-        if not self._sizes:
-            self._sizes = [(kind.code, size_of(kind.cost)) for kind in spec.kinds]
-        estimates = durations.expected(self._sizes)
-        if not halved and not _differ(estimates, self._estimates):
-            return False
-        self._estimates = estimates
-        seconds = [estimates[k] for k in spec.kind_of]
+        if spec.seconds:
+            if not halved:
+                return False
+            seconds: Sequence[float] = spec.seconds
+        else:
+            if not self._sizes:
+                self._sizes = [(kind.code, size_of(kind.cost)) for kind in spec.kinds]
+            estimates = durations.expected(self._sizes)
+            if not halved and not _differ(estimates, self._estimates):
+                return False
+            self._estimates = estimates
+            seconds = [estimates[k] for k in spec.kind_of]
         lengths = path_lengths(spec.dependents, seconds)
         left = [f for f in run.functions if f.state not in FINAL]
         needed = _time_for_all(((f.cost, seconds[f.number]) for f in left), nodes)

@@ -74,6 +74,8 @@ class RunSpec:
         Collocated functions, by number.
     dependents : sequence of sequences of int
         Of each function, by number: those that take its result. () when the order of numbers is all there is.
+    seconds : sequence of float
+        Of each function, by number: how long it takes. () when that has to be learnt.
     peers : mapping of int to int
         Serializer → deserializer and back.
     limits : tuple of (name, units)
@@ -97,6 +99,7 @@ class RunSpec:
     kind_of: Sequence[int]
     groups: Sequence[Sequence[int]] = ()
     dependents: Sequence[Sequence[int]] = ()
+    seconds: Sequence[float] = ()
     peers: Mapping[int, int] = field(default_factory=dict)
     limits: tuple[tuple[str, int], ...] = ()
     max_concurrency: int | None = None

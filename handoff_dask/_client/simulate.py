@@ -1,0 +1,218 @@
+"""What a DAG would do on nodes that need not exist: the scheduling core on a virtual clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from handoff_dask._client.options import DEFAULT_STRATEGY, RunOptions, check_dag
+from handoff_dask._model.dag import DAG
+from handoff_dask._model.records import FunctionRecord, Records
+from handoff_dask._model.resources import THREADS, parse_nodes, to_units
+from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._scheduling.bounds import lower_bounds
+from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.lowering import lower_dag
+from handoff_dask._scheduling.simulation import Simulation
+from handoff_dask.exceptions import AllocationError
+
+Durations = float | Mapping[Hashable, Any] | Callable[[Hashable], float]
+
+
+class Schedule:
+    """What ran where and when in a simulation. Times are seconds from its start.
+
+    Attributes
+    ----------
+    dag_id : hashable
+    makespan : float
+        When the last function ended.
+    records : Records
+        Function id → :class:`FunctionRecord`.
+    peak_results : int
+        The most results that were alive at once, if each is dropped as soon as no function needs it any
+        more (``keep="sinks"``).
+    """
+
+    def __init__(self, dag: DAG, simulation: Simulation, seconds: list[float]) -> None:
+        self.dag_id = dag.id
+        self.makespan = simulation.now
+        self.peak_results = simulation.peak_results
+        functions = {f.id: f for f in simulation.run.functions}
+        self.records = Records(
+            functions,
+            lambda id: simulation.state.row(functions[id]),
+            lambda id: dict(functions[id].kind.asked),
+        )
+        self._simulation = simulation
+        self._seconds = seconds
+
+    @property
+    def allocations(self) -> dict[Hashable, Any]:
+        """Function id → node it ran on."""
+        return self.records.allocations
+
+    @cached_property
+    def bounds(self) -> dict[str, float]:
+        """Seconds that no schedule can beat, by what they come from.
+
+        ``"critical path"``; each resource, of all nodes or of the nodes that alone can hold some functions
+        (``"cpu of node1+node2"``): the work there is over the capacity there is; functions of at least
+        some cost, of which so many fit at once; limits of the run; collocated groups.
+        """
+        nodes = self._simulation.state.placement.sorted_nodes
+        return lower_bounds(self._simulation.run, nodes, self._seconds)
+
+    @property
+    def lower_bound(self) -> float:
+        """The largest of :attr:`bounds`: no schedule is shorter."""
+        return max(self.bounds.values(), default=0.0)
+
+    @cached_property
+    def utilisation(self) -> dict[Any, dict[str, float]]:
+        """Node → resource → share of its capacity that was in use, over the whole makespan."""
+        used: dict[Any, dict[str, float]] = {}
+        nodes = self._simulation.state.placement.sorted_nodes
+        for node in nodes:
+            used[node.name] = {r: 0.0 for r, units in node.capacity.items() if units and r != THREADS}
+        for f, took in zip(self._simulation.run.functions, self._seconds, strict=True):
+            assert f.node is not None
+            on_node = used[f.node.name]
+            for name, units in f.kind.cost:
+                on_node[name] += units * took
+        for node in nodes:
+            for name in used[node.name]:
+                used[node.name][name] /= node.capacity[name] * self.makespan or math.inf
+        return used
+
+    def to_pandas(self) -> Any:
+        """One row for each function, in the order in which they started.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``function`` (its id), ``node``, ``ready``, ``started``, ``stopped``, ``seconds``, and one
+            for each resource that any function asks for.
+
+        Raises
+        ------
+        ImportError
+            pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError("Schedule.to_pandas() needs pandas: pip install pandas") from error
+        rows = []
+        for id, record in self.records.items():
+            (attempt,) = record.attempts
+            times = {"ready": attempt.queued, "started": attempt.started, "stopped": attempt.stopped}
+            rows.append(
+                {"function": id, "node": record.node, **times, "seconds": record.duration, **record.cost}
+            )
+        rows.sort(key=lambda row: row["started"])
+        columns = ["function", "node", "ready", "started", "stopped", "seconds"]
+        columns += dict.fromkeys(name for row in rows for name in row if name not in columns)
+        return pd.DataFrame({c: pd.Series([row.get(c, 0) for row in rows]) for c in columns})
+
+    def __repr__(self) -> str:
+        return (
+            f"<schedule of DAG {self.dag_id!r}: {len(self.records)} functions in {self.makespan:.4g} s,"
+            f" lower bound {self.lower_bound:.4g} s>"
+        )
+
+
+def simulate(
+    dag: DAG,
+    nodes: Mapping[Any, Mapping[str, Any]],
+    durations: Durations = 1.0,
+    *,
+    allocation_strategy: str = DEFAULT_STRATEGY,
+    max_concurrency: int | None = None,
+    limits: Mapping[str, Any] | None = None,
+    known: bool = True,
+) -> Schedule:
+    """Place a DAG on nodes that need not exist, on a virtual clock. Nothing runs, no cluster is needed.
+
+    It is the scheduling core of a real run that decides. What is left out is what a cluster adds: moving
+    data, messages, and functions that disturb each other.
+
+    Parameters
+    ----------
+    dag : DAG
+        Validated first. Its code is never called.
+    nodes : mapping of name to mapping of resource to number
+        Each node's capacity, as for :func:`handoff_dask.local_cluster` or from
+        :func:`handoff_dask.discover_nodes`. Threads are ``max(1, int(cpu))`` unless given, and so is ``cpu``
+        the threads.
+    durations : number, mapping, callable or records
+        Seconds that each function takes: one number for all; id → seconds; a callable of the id; or the
+        ``records`` of an earlier run of the same DAG. Inline functions count with those that evaluate them.
+    allocation_strategy, max_concurrency, limits
+        As for :func:`handoff_dask.execute`.
+    known : bool
+        Whether the scheduler knows all durations from the start; otherwise it learns as functions end, as in
+        the first run of new code.
+
+    Returns
+    -------
+    Schedule
+        The same for the same arguments, always.
+
+    Raises
+    ------
+    InvalidDAGError
+        The DAG cannot run as written.
+    AllocationError
+        A function fits on no node.
+    TypeError, ValueError
+        An argument is not what it has to be; ``durations`` lack a function.
+    """
+    check_dag(dag)
+    options = RunOptions(
+        max_concurrency=max_concurrency, limits=limits, allocation_strategy=allocation_strategy
+    )
+    capacities = parse_nodes(nodes)
+    lowered = lower_dag(
+        dag,
+        "simulation",
+        policy=RetryPolicy(max_retries=0),
+        limits=limits,
+        max_concurrency=max_concurrency,
+        strategy=options.allocation_strategy,
+    )
+    seconds = _seconds_of(lowered.order, durations)
+    spec = replace(lowered.spec, seconds=seconds) if known else lowered.spec
+    simulation = Simulation([Node(name, units) for name, units in capacities.items()], spec, seconds)
+    if simulation.run.shortfalls:
+        raise AllocationError(dag.id, spec.run_id, simulation.run.shortfalls)
+    simulation.play()
+    return Schedule(dag, simulation, seconds)
+
+
+def _seconds_of(ids: list[Hashable], durations: Any) -> list[float]:
+    """Function number → seconds."""
+    if callable(durations):
+        found = [durations(id) for id in ids]
+    elif isinstance(durations, Mapping):
+        if missing := [id for id in ids if id not in durations]:
+            shown = ", ".join(repr(id) for id in missing[:3])
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise ValueError(f"durations have nothing for functions {shown}{more}")
+        found = [_recorded(durations[id]) for id in ids]
+    else:
+        found = [durations] * len(ids)
+    for id, seconds in zip(ids, found, strict=True):
+        try:
+            to_units(seconds)
+        except ValueError as error:
+            raise ValueError(f"durations: that of function {id!r} {error}") from None
+    return [float(seconds) for seconds in found]
+
+
+def _recorded(duration: Any) -> Any:
+    """Seconds that a record tells of, or what was given instead of one."""
+    return duration.duration if isinstance(duration, FunctionRecord) else duration

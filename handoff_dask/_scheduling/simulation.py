@@ -1,0 +1,89 @@
+"""The scheduling core on a clock of its own: every function takes as long as it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
+
+from handoff_dask._scheduling.functions import FunctionState
+from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.placement import Place, Settings
+from handoff_dask._scheduling.runs import Run
+from handoff_dask._scheduling.spec import RunSpec
+from handoff_dask._scheduling.state import SchedulingState
+
+#: There are no messages to wait for, so nothing is sent ahead of its time.
+SETTINGS = Settings(ahead_horizon=0.0)
+
+
+class Simulation:
+    """One run on nodes of its own, from time 0 to its end.
+
+    Parameters
+    ----------
+    nodes : iterable of Node
+    spec : RunSpec
+    seconds : sequence of float
+        Function number → duration.
+
+    Attributes
+    ----------
+    state : SchedulingState
+    run : Run
+        After :meth:`play` it has ended, unless it could not be placed.
+    now : float
+        Seconds.
+    peak_results : int
+        The most results that were alive at once: there, and still needed by a function or by nobody.
+    """
+
+    def __init__(self, nodes: Iterable[Node], spec: RunSpec, seconds: Sequence[float]) -> None:
+        self.state = SchedulingState(SETTINGS)
+        for node in nodes:
+            self.state.node_joined(node, 0.0)
+        self.run: Run = self.state.run_added(spec, 0.0)
+        self.now = 0.0
+        self.peak_results = 0
+        self._seconds = seconds
+
+    def play(self) -> None:
+        """Let time pass until nothing is left to happen."""
+        state, functions, seconds = self.state, self.run.functions, self._seconds
+        dependents = self.run.spec.dependents
+        missing = [0] * len(functions)
+        for later in dependents:
+            for d in later:
+                missing[d] += 1
+        inputs: list[list[int]] = [[] for _ in functions]
+        for n, later in enumerate(dependents):
+            for d in later:
+                inputs[d].append(n)
+        uses = [len(later) for later in dependents]
+        for f in functions:
+            if not missing[f.number]:
+                state.ready(f, 0.0)
+        ends: list[tuple[float, int, float, FunctionState]] = []
+        placed = alive = 0
+        while True:
+            now = self.now
+            for decision in state.decide(now):
+                if type(decision) is Place:
+                    f = decision.function
+                    placed += 1
+                    heappush(ends, (now + seconds[f.number], placed, now, f))
+            if not ends:
+                return
+            self.now = now = ends[0][0]
+            while ends and ends[0][0] == now:
+                _, _, started, f = heappop(ends)
+                number = f.number
+                state.finished(f, now, started=started, stopped=now)
+                alive += 1
+                self.peak_results = max(self.peak_results, alive)
+                for n in inputs[number]:
+                    uses[n] -= 1
+                    alive -= not uses[n]
+                for d in dependents[number]:
+                    missing[d] -= 1
+                    if not missing[d]:
+                        state.ready(functions[d], now)

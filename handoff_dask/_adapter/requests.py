@@ -121,7 +121,7 @@ class Requests:
                 "capacity": {r: from_units(n) for r, n in node.capacity.items() if n and r != THREADS},
                 "free": {r: from_units(node.free(r)) for r, n in node.capacity.items() if n},
             }
-            for node in self._plugin.state.placement.sorted_nodes
+            for node in self._plugin.state.placement.fleet.ordered
         ]
 
     async def register_node(self, name: Any, capacity: dict[str, Any]) -> bool | list[Any]:

@@ -63,7 +63,7 @@ class Schedule:
         (``"cpu of node1+node2"``): the work there is over the capacity there is; functions of at least
         some cost, of which so many fit at once; limits of the run; collocated groups.
         """
-        nodes = self._simulation.state.placement.sorted_nodes
+        nodes = self._simulation.state.placement.fleet.ordered
         return lower_bounds(self._simulation.run, nodes, self._seconds)
 
     @property
@@ -75,7 +75,7 @@ class Schedule:
     def utilisation(self) -> dict[Any, dict[str, float]]:
         """Node → resource → share of its capacity that was in use, over the whole makespan."""
         used: dict[Any, dict[str, float]] = {}
-        nodes = self._simulation.state.placement.sorted_nodes
+        nodes = self._simulation.state.placement.fleet.ordered
         for node in nodes:
             used[node.name] = {r: 0.0 for r, units in node.capacity.items() if units and r != THREADS}
         for f, took in zip(self._simulation.run.functions, self._seconds, strict=True):

@@ -98,6 +98,8 @@ class FunctionState:
         Those that ended.
     nbytes : int or None
         Size of the result.
+    placed : float
+        When it was last placed.
     """
 
     __slots__ = (
@@ -114,6 +116,7 @@ class FunctionState:
         "node",
         "not_before",
         "number",
+        "placed",
         "queued",
         "rank",
         "run",
@@ -142,6 +145,7 @@ class FunctionState:
         self.ticket = 0
         self.attempts: list[Attempt] = []
         self.nbytes: int | None = None
+        self.placed = 0.0
 
     @property
     def id(self) -> Any:

@@ -133,9 +133,23 @@ class Node(Pool):
         Functions sent ahead of their time → None. They run here, but are not booked yet.
     wide : int
         How many of those in ``running`` ask for more than one core.
+    position, form, shelf
+        Where the node is in its :class:`~handoff_dask._scheduling.fleet.Fleet`.
     """
 
-    __slots__ = ("accepting", "ahead", "aliases", "devices", "enforced", "name", "running", "wide")
+    __slots__ = (
+        "accepting",
+        "ahead",
+        "aliases",
+        "devices",
+        "enforced",
+        "form",
+        "name",
+        "position",
+        "running",
+        "shelf",
+        "wide",
+    )
 
     def __init__(
         self,
@@ -153,6 +167,9 @@ class Node(Pool):
         self.ahead: dict[Any, None] = {}
         self.wide = 0
         self.devices = Devices(self.capacity.get(GPU, 0))
+        self.position = 0
+        self.form: tuple[tuple[str, int], ...] = ()
+        self.shelf: Any = None
 
     def allowed(self, pins: Pins) -> bool:
         """Whether all pins allow this node."""
@@ -173,6 +190,10 @@ class Node(Pool):
         if not super().fits(cost):
             return False
         return GPU not in cost or self.devices.choose(cost[GPU]) is not None
+
+    def takes(self, cost: Amounts) -> bool:
+        """Whether a function of this cost can start here now."""
+        return self.accepting and self.fits(cost) and (not self.ahead or self.spares(cost))
 
     def resize(self, capacity: Amounts) -> None:
         """Change the capacity while functions run: what they hold stays booked."""

@@ -3,15 +3,21 @@
 While the longest path to the end is short against the work that is left, functions go in the order of
 their numbers, which continues what was begun, so that few results are alive. As soon as that path may bound
 when the run ends, what has the longest way to the end goes first.
+
+Some resources are scarce: two GPUs among a hundred cores, one node with much memory. Functions that need one
+of them, and those that these wait for, have not only their own path to go: they have to take turns. How long
+that takes counts as their way to the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from heapq import heapreplace
 from typing import TYPE_CHECKING
 
 from handoff_dask._scheduling.durations import Durations, size_of
-from handoff_dask._scheduling.functions import FINAL, State
+from handoff_dask._scheduling.fleet import Fleet
+from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 
 if TYPE_CHECKING:
@@ -20,8 +26,14 @@ if TYPE_CHECKING:
 #: The longest path may bound the end when it is longer than this share of what the nodes need for all that
 #: is left. Below 1, since estimates are rough and a path started too late cannot be made up for; the lower,
 #: the more results are alive at once. Chosen on workflow traces and a wide map-reduce.
-CRITICAL_SHARE = 0.35
+CRITICAL_SHARE = 0.25
 
+#: What takes a greater share of all time is not scarce but the common case.
+_SCARCE_SHARE = 0.5
+
+#: Nodes are kept free for functions that will need them when these keep them busy for at least this share of
+#: what all nodes need for all that is left.
+_BOTTLENECK_SHARE = 0.8
 
 #: Estimates that differ by less are the same. Seconds.
 _UNNOTICED = 0.005
@@ -30,7 +42,9 @@ _UNNOTICED = 0.005
 _SMALL = 256
 
 
-def path_lengths(dependents: Sequence[Sequence[int]], seconds: Sequence[float]) -> list[float]:
+def path_lengths(
+    dependents: Sequence[Sequence[int]], seconds: Sequence[float], least: Sequence[float] = ()
+) -> list[float]:
     """Length of the longest path from each function to the end, itself included.
 
     Parameters
@@ -39,12 +53,16 @@ def path_lengths(dependents: Sequence[Sequence[int]], seconds: Sequence[float]) 
         Of each function, by number; numbers are a topological order.
     seconds : sequence of float
         Of each function.
+    least : sequence of float
+        Of each function: no path from it counts as shorter.
     """
     lengths = list(seconds)
     for n in range(len(lengths) - 1, -1, -1):
         after = dependents[n]
         if after:
             lengths[n] += max(lengths[d] for d in after)
+        if least and least[n] > lengths[n]:
+            lengths[n] = least[n]
     return lengths
 
 
@@ -53,12 +71,19 @@ class Ranking:
 
     Working it out takes time for every function that is left, so it is done when estimates of durations
     have become better, at exponentially growing distances, and whenever half of what was left is done.
+
+    Attributes
+    ----------
+    scarce : dict of int to frozenset of Node
+        Kind → the only nodes that can hold its functions, of kinds for which these nodes should be kept.
     """
 
-    __slots__ = ("_estimates", "_half", "_next", "_sizes")
+    __slots__ = ("_estimates", "_half", "_known", "_next", "_sizes", "scarce")
 
     def __init__(self) -> None:
+        self.scarce: dict[int, frozenset[Node]] = {}
         self._estimates: list[float] = []
+        self._known: Sequence[float] = ()
         self._next = 0
         self._half = 0
         self._sizes: list[tuple[str, float]] = []
@@ -67,14 +92,20 @@ class Ranking:
         """Whether to look again, now that so many functions have finished."""
         return finished >= self._next
 
-    def update(self, run: Run, nodes: Iterable[Node], durations: Durations) -> bool:
+    def expected(self, f: FunctionState) -> float:
+        """Seconds that a function is expected to take."""
+        if self._known:
+            return self._known[f.number]
+        return self._estimates[f.run.spec.kind_of[f.number]] if self._estimates else 1.0
+
+    def update(self, run: Run, fleet: Fleet, durations: Durations) -> bool:
         """Set the ranks of all functions.
 
         Parameters
         ----------
         run : Run
-        nodes : iterable of Node
-            For how long they would need for all that is left.
+        fleet : Fleet
+            For how long the nodes would need for all that is left.
         durations : Durations
             What has been learnt.
 
@@ -91,26 +122,131 @@ class Ranking:
         self._next = finished + 1 if total <= _SMALL else min(max(1, 4 * finished), self._half)
         if not spec.dependents or (len(spec.kinds) == 1 and not any(spec.dependents)):
             return False  # nothing is known of the order, or all are alike
-        if spec.seconds:
-            if not halved:
-                return False
-            seconds: Sequence[float] = spec.seconds
-        else:
+        self._known = spec.seconds
+        if not self._known:
             if not self._sizes:
                 self._sizes = [(kind.code, size_of(kind.cost)) for kind in spec.kinds]
             estimates = durations.expected(self._sizes)
             if not halved and not _differ(estimates, self._estimates):
                 return False
             self._estimates = estimates
-            seconds = [estimates[k] for k in spec.kind_of]
-        lengths = path_lengths(spec.dependents, seconds)
-        left = [f for f in run.functions if f.state not in FINAL]
-        needed = _time_for_all(((f.cost, seconds[f.number]) for f in left), nodes)
-        longest = max((lengths[f.number] for f in left), default=0.0)
-        critical = longest >= CRITICAL_SHARE * needed
-        for f in run.functions:  # those that have finished, too: a result may be lost
-            f.rank = -lengths[f.number] if critical else float(f.number)
+        elif not halved:
+            return False
+        self._rank(run, fleet)
         return True
+
+    def _rank(self, run: Run, fleet: Fleet) -> None:
+        spec = run.spec
+        seconds = self._known or [self._estimates[k] for k in spec.kind_of]
+        paths = path_lengths(spec.dependents, seconds)
+        left = [f.number for f in run.functions if f.state not in FINAL]
+        work = _Work(run, fleet, seconds, left)
+        longest = max((paths[n] for n in left), default=0.0)
+        bound = CRITICAL_SHARE * work.needed
+        turns, self.scarce = _take_turns(work, paths, bound - longest)
+        ways = path_lengths(spec.dependents, seconds, turns) if turns else paths
+        for f in run.functions:  # those that have finished, too: a result may be lost
+            n = f.number
+            if longest >= bound or (ways[n] > paths[n] and ways[n] >= bound):
+                f.rank = -ways[n]
+            else:
+                f.rank = float(n)
+
+
+class _Work:
+    """What is left of a run, by kind and by the nodes that can do it."""
+
+    def __init__(self, run: Run, fleet: Fleet, seconds: Sequence[float], left: Sequence[int]) -> None:
+        self.seconds = seconds
+        self.kind_of = kind_of = run.spec.kind_of
+        self.costs = [kind.node_cost for kind in run.spec.kinds]
+        self.members: list[list[int]] = [[] for _ in self.costs]
+        self.by_kind = [0.0] * len(self.costs)
+        for n in left:
+            self.members[kind_of[n]].append(n)
+            self.by_kind[kind_of[n]] += seconds[n]
+        self.holders: dict[frozenset[Node] | None, list[int]] = {}
+        for k, kind in enumerate(run.spec.kinds):
+            if self.members[k]:
+                self.holders.setdefault(fleet.holders(self.costs[k], kind.pin_sets), []).append(k)
+        self.capacity = {name: fleet.capacity(name) for cost in self.costs for name in cost}
+        everything = range(len(self.costs))
+        self.needed = max(
+            (self.area(everything, name) / units for name, units in self.capacity.items() if units),
+            default=0.0,
+        )
+
+    def area(self, kinds: Sequence[int], name: str) -> float:
+        """Units times seconds of a resource that is left of some kinds."""
+        return sum(self.costs[k].get(name, 0) * self.by_kind[k] for k in kinds)
+
+
+def _take_turns(
+    work: _Work, paths: Sequence[float], least: float
+) -> tuple[list[float], dict[int, frozenset[Node]]]:
+    """How long functions that need something scarce have to the end if they take turns.
+
+    Parameters
+    ----------
+    work : _Work
+    paths : sequence of float
+        Of each function, its own way to the end.
+    least : float
+        Work of fewer seconds does not matter.
+
+    Returns
+    -------
+    turns : list of float
+        Of each function; empty when nothing is scarce.
+    bottlenecks : dict of int to frozenset of Node
+        Kind → nodes, of those that are busy about as long as the whole run.
+    """
+    everything = sum(work.by_kind)
+    turns: list[float] = []
+    bottlenecks: dict[int, frozenset[Node]] = {}
+    for where in work.holders:
+        kinds = [
+            k
+            for nodes, some in work.holders.items()
+            if where is None or (nodes is not None and nodes <= where)
+            for k in some
+        ]
+        for name in dict.fromkeys(name for k in kinds for name in work.costs[k]):
+            users = [k for k in kinds if work.costs[k].get(name)]
+            if sum(work.by_kind[k] for k in users) > _SCARCE_SHARE * everything:
+                continue
+            if where is None:
+                capacity = work.capacity[name]
+            else:
+                capacity = sum(node.capacity.get(name, 0) for node in where)
+            took = work.area(users, name) / capacity if capacity else 0.0
+            if not took or took < least:
+                continue
+            turns = turns or [0.0] * len(work.seconds)
+            _list_schedule(work, users, name, capacity, paths, turns)
+            if where is not None and took >= _BOTTLENECK_SHARE * work.needed:
+                for nodes, some in work.holders.items():
+                    if nodes is not None:
+                        bottlenecks.update((k, nodes) for k in some if k in users)
+    return turns, bottlenecks
+
+
+def _list_schedule(
+    work: _Work, kinds: Sequence[int], name: str, capacity: int, paths: Sequence[float], turns: list[float]
+) -> None:
+    """Raise ``turns`` of functions to the time from their start to the end, if these kinds take turns."""
+    members = sorted((n for k in kinds for n in work.members[k]), key=lambda n: -paths[n])
+    asked = sum(work.costs[k][name] * len(work.members[k]) for k in kinds)
+    at_once = max(1, capacity * len(members) // asked)
+    ends = [0.0] * min(at_once, len(members))  # a heap
+    starts = []
+    end = 0.0
+    for n in members:
+        starts.append(ends[0])
+        end = max(end, ends[0] + paths[n])
+        heapreplace(ends, ends[0] + work.seconds[n])
+    for n, start in zip(members, starts, strict=True):
+        turns[n] = max(turns[n], end - start)
 
 
 def _differ(new: Sequence[float], old: Sequence[float]) -> bool:
@@ -118,16 +254,3 @@ def _differ(new: Sequence[float], old: Sequence[float]) -> bool:
     if len(new) != len(old):
         return True
     return any(abs(a - b) > max(0.25 * b, _UNNOTICED) for a, b in zip(new, old, strict=True))
-
-
-def _time_for_all(work: Iterable[tuple[dict[str, int], float]], nodes: Iterable[Node]) -> float:
-    """Seconds that all nodes together need at least: of each resource, the work over the capacity."""
-    total: dict[str, float] = {}
-    for cost, seconds in work:
-        for name, units in cost.items():
-            total[name] = total.get(name, 0.0) + units * seconds
-    capacity: dict[str, int] = {}
-    for node in nodes:
-        for name, units in node.capacity.items():
-            capacity[name] = capacity.get(name, 0) + units
-    return max((units / capacity[name] for name, units in total.items() if capacity.get(name)), default=0.0)

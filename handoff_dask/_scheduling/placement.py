@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
+from math import isinf
 from typing import Any
 
 from handoff_dask._model.records import Shortfall
-from handoff_dask._model.resources import GPU
+from handoff_dask._model.resources import GPU, THREADS, UNIT
+from handoff_dask._scheduling.ahead import Ahead
+from handoff_dask._scheduling.board import Board
 from handoff_dask._scheduling.durations import Durations
 from handoff_dask._scheduling.feasibility import shortfall_of
+from handoff_dask._scheduling.fleet import Fleet
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.queues import Queue, QueueKey, Urgency, eligible_nodes, queue_key
+from handoff_dask._scheduling.locality import Move
+from handoff_dask._scheduling.queues import Parked, Queue, QueueKey, Urgency, queue_key
+from handoff_dask._scheduling.reservations import Reservations
 from handoff_dask._scheduling.runs import Group, Run
 from handoff_dask._scheduling.spec import Amounts
-from handoff_dask._scheduling.strategies import STRATEGIES
+from handoff_dask._scheduling.strategies import STRATEGIES, best_fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +55,24 @@ class Settings:
         message to the scheduler and back. 0 turns sending ahead off.
     ahead_limit : int
         Functions that a node may hold ahead of time at most.
+    patience : float
+        Seconds that the most urgent function may be overtaken by others before a node is kept free for it.
+    bandwidth : float
+        Bytes per second between nodes.
     """
 
     node_timeout: float = 30.0
     ahead_horizon: float = 0.01
     ahead_limit: int = 40
+    patience: float = 10.0
+    bandwidth: float = 100e6
 
 
-#: No function is counted as shorter: about what a worker needs to start one. Seconds.
-_SHORTEST = 0.00025
+#: When so many nodes have room again, blocked queues are looked at as if they were new.
+_MANY_FREED = 8
+
+#: Functions that are turned away in one decision, since room is kept for others, before it is left at that.
+_TURNED_AWAY = 100
 
 
 class Placement:
@@ -65,28 +80,37 @@ class Placement:
 
     Attributes
     ----------
+    fleet : Fleet
     nodes : dict of name to Node
     durations : Durations
+    next_starved : float or None
+        When the next queue will have starved.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.nodes: dict[Any, Node] = {}
+        self.fleet = Fleet()
+        self.nodes = self.fleet.nodes
         self.durations = Durations()
-        self.sorted_nodes: list[Node] = []
-        self._largest: Amounts = {}
-        self._topology = 0  # version of the set of nodes and their capacities
-        self._version = 0  # version of what is free
-        self._queues: dict[QueueKey, Queue] = {}
-        self._rebound: list[Queue] = []  # got functions of groups that were bound since they were looked at
-        #: When the next queue will have starved.
+        self.reservations = Reservations(self.fleet)
         self.next_starved: float | None = None
+        self._ahead = Ahead(settings.ahead_horizon, settings.ahead_limit, self.durations)
+        self._queues: dict[QueueKey, Queue] = {}
+        # Every queue that has functions is in one of these; parked says in which.
+        self._open: dict[Queue, None] = {}
+        self._board = Board()
+        self._starved: dict[Queue, None] = {}
+        self._freed: dict[Node, None] = {}  # may have room that the queues on the board do not know of
+        self._shrunk = False  # a node has left or become smaller
+        self._turn = 0
+        self._next_look = 0.0
 
     # ------------------------------------------------------------------ nodes
 
     def join(self, node: Node) -> None:
         """Add a node."""
         self.nodes[node.name] = node
+        self._freed[node] = None
         self._nodes_changed()
 
     def leave(self, name: Any) -> Node | None:
@@ -94,6 +118,7 @@ class Placement:
         node = self.nodes.pop(name, None)
         if node is not None:
             node.accepting = False
+            self._shrunk = True
             self._nodes_changed()
         return node
 
@@ -102,6 +127,8 @@ class Placement:
         node = self.nodes[name]
         node.resize(capacity)
         self._move_up(node)
+        self._freed[node] = None
+        self._shrunk = True
         self._nodes_changed()
 
     def accept(self, name: Any, accepting: bool) -> None:
@@ -109,36 +136,53 @@ class Placement:
         node = self.nodes.get(name)
         if node is not None and node.accepting != accepting:
             node.accepting = accepting
-            self._topology += 1
-            self._version += 1
+            self._freed[node] = None
+            self.fleet.moved(node)
+            self.fleet.topology += 1
+            self._open_restricted()
 
     def _nodes_changed(self) -> None:
-        self.sorted_nodes = sorted(self.nodes.values(), key=lambda n: str(n.name))
-        largest: dict[str, int] = {}
-        for node in self.sorted_nodes:
-            for name, units in node.capacity.items():
-                largest[name] = max(units, largest.get(name, 0))
-        self._largest = largest
-        self._topology += 1
-        self._version += 1
+        self.fleet.changed()
+        self.reservations.changed()
+        self._open_restricted()
+        for queue in self._starved:
+            self._open_again(queue)
+        self._starved.clear()
+
+    def _open_restricted(self) -> None:
+        """Let the queues be looked at anew for which other nodes may come into question now."""
+        for queue in self._board:
+            if queue.restricted:
+                self._board.discard(queue)
+                self._open_again(queue)
+
+    def _open_again(self, queue: Queue) -> None:
+        queue.parked = None
+        self._open[queue] = None
 
     # ------------------------------------------------------------------ ledger
 
-    def book(self, f: FunctionState, node: Node, *, ahead: bool) -> None:
+    def book(self, f: FunctionState, node: Node, now: float, *, ahead: bool) -> None:
         """Book a function on a node, or note it as sent ahead."""
         f.node = node
-        f.booked = not ahead
+        f.placed = now
         if ahead:
+            f.booked = False
             node.ahead[f] = None
         else:
-            node.acquire(f.cost)
-            node.running[f] = None
-            if GPU in f.cost:
-                f.devices = node.devices.choose(f.cost[GPU])
-                assert f.devices is not None
-                node.devices.take(f.devices)
-            if f.run.limits is not None:
-                f.run.limits.acquire(f.limit_cost)
+            self._book(f, node)
+        self.fleet.moved(node)
+
+    def _book(self, f: FunctionState, node: Node) -> None:
+        f.booked = True
+        node.acquire(f.cost)
+        node.running[f] = None
+        if GPU in f.cost:
+            f.devices = node.devices.choose(f.cost[GPU])
+            assert f.devices is not None
+            node.devices.take(f.devices)
+        if f.run.limits is not None:
+            f.run.limits.acquire(f.limit_cost)
 
     def release(self, f: FunctionState) -> None:
         """Give back what a function holds; functions sent ahead move up."""
@@ -150,47 +194,74 @@ class Placement:
             if f.devices:
                 node.devices.give_back(f.devices)
                 f.devices = None
-            if f.run.limits is not None:
-                f.run.limits.release(f.limit_cost)
+            run = f.run
+            if run.limits is not None:
+                run.limits.release(f.limit_cost)
+                for queue in run.limited:
+                    self._open_again(queue)
+                run.limited.clear()
         else:
             del node.ahead[f]
         f.booked = False
-        self._move_up(node)
-        self._version += 1
+        if node.ahead:
+            self._move_up(node)
+        self._freed[node] = None
+        self.fleet.moved(node)
 
     def _move_up(self, node: Node) -> None:
         for f in list(node.ahead):  # the node starts these now, in this order
             if not node.fits(f.cost):
                 break
             del node.ahead[f]
-            self.book(f, node, ahead=False)
+            self._book(f, node)
 
     # ------------------------------------------------------------------ queues
 
     def enqueue(self, f: FunctionState) -> None:
         """Let a ready function wait for a node."""
-        if f.run.active:  # a pending run's functions are queued when it starts
-            self._enqueue(f)
-
-    def _enqueue(self, f: FunctionState) -> Queue:
-        key = queue_key(f)
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = Queue(key)
+        run = f.run
+        if not run.active:  # a pending run's functions are queued when it starts
+            return
+        if self.reservations.active:
+            self.reservations.ready(f)
+        queue = None
+        usual = f.group is None and not f.avoid
+        if usual:
+            queue = run.usual_queues.get(id(f.kind))
+        if queue is None or queue.dropped:
+            key = queue_key(f)
+            queue = self._queues.get(key)
+            if queue is None:
+                queue = self._queues[key] = Queue(key)
+            run.queues[queue] = None
+            if usual:
+                run.usual_queues[id(f.kind)] = queue
         queue.push(f)
-        return queue
+        if queue.parked is None:
+            self._open[queue] = None
 
-    def reorder(self) -> None:
-        """Take note that ranks of functions have changed."""
-        for queue in self._queues.values():
+    def reorder(self, run: Run) -> None:
+        """Take note that ranks of a run's functions have changed."""
+        for queue in run.queues:
             queue.reorder()
+
+    def forget(self, run: Run) -> None:
+        """A run is gone, and queues that were its own with it."""
+        self.reservations.forget(run)
+        for queue in run.queues:
+            if queue.head() is None:
+                queue.dropped = True
+                self._queues.pop(queue.key, None)
+                self._board.discard(queue)
+                self._open.pop(queue, None)
+                self._starved.pop(queue, None)
 
     def bind(self, group: Group, node: Node | None) -> None:
         """Put a collocated group on a node, or on none yet."""
         group.node = node
         for f in group.members:
-            if f.state is State.READY and f.run.active:
-                self._rebound.append(self._enqueue(f))
+            if f.state is State.READY:
+                self.enqueue(f)
 
     # ------------------------------------------------------------------ decisions
 
@@ -198,93 +269,161 @@ class Placement:
         """Place everything that can be placed now.
 
         The most urgent function of all queues goes first; a queue whose head fits nowhere is left alone
-        until something is released.
+        until something is freed, and is compared with that only.
         """
-        self.next_starved = None
-        waiting = _Heap()
-        self._rebound.clear()  # all queues are looked at now
-        for queue in list(self._queues.values()):
-            if queue.head() is None:
-                del self._queues[queue.key]
-            else:
-                yield from self._consider(queue, waiting, now)
+        self._turn += 1
+        self._freed.update(self.reservations.begin(now))
+        self._look_after_the_most_urgent(now)
+        for queue in [queue for queue in self._starved if queue.key.bound is not None]:
+            del self._starved[queue]
+            self._open_again(queue)
+        if self._shrunk:
+            self._shrunk = False
+            for queue in self._board:
+                if not queue.restricted and not self.fleet.can_hold(queue.need):
+                    self._board.discard(queue)
+                    self._open_again(queue)
+        turn = _Heap()
+        turned_away = 0
+        left_at_that: dict[Node, None] = {}
+        roomy = dict.fromkeys(n for n in self._freed if n.accepting and n.free(THREADS) >= UNIT)
+        if len(roomy) > _MANY_FREED and not self._board.is_large:
+            for queue in self._board:  # the shelves have fewer nodes to look at
+                self._board.discard(queue)
+                self._open_again(queue)
+        woken: Queue | None = None
+        stale = True
         while True:
-            while self._rebound:
-                queue = self._rebound.pop()
-                if queue.head() is not None:
-                    yield from self._consider(queue, waiting, now)
-            if (first := waiting.pop()) is None:
-                return
+            while self._open:
+                self._consider(turn, now)
+            first = turn.pop()
+            if stale and self._freed:
+                woken = self._board.first(roomy, self._turn, self._may_go_ahead)
+                stale = False
+            freed_only = woken is not None and (first is None or woken.urgency < first.urgency)
+            if freed_only:
+                if first is not None:
+                    turn.push(first)
+                first = woken
+                stale = True
+            if first is None:
+                break
             queue = first
-            if queue.blocked == self._version:
-                continue
             f = queue.head()
             assert f is not None
-            placed = self._place(f, queue)
-            if placed is None:
-                queue.blocked = self._version
+            if f.run.limits is not None and not f.run.limits.fits(f.limit_cost):
+                self._board.discard(queue)
+                queue.parked = Parked.LIMITS
+                f.run.limited[queue] = None
                 continue
-            yield placed
-            waiting.push(queue)
+            node, ahead, denied = self._node_for(f, queue, now, freed_only)
+            if node is None:
+                queue.tried = self._turn
+                queue.parked = Parked.NODES
+                self._board.add(queue)
+                turned_away += denied
+                if turned_away > _TURNED_AWAY:
+                    left_at_that = dict(self._freed)
+                    break
+                continue
+            yield self._carry_out(f, node, now, ahead)
+            if node in roomy:
+                stale = True
+                if node.free(THREADS) < UNIT:
+                    del roomy[node]
+            if not freed_only:
+                turn.push(queue)
+        for queue in turn:
+            self._open[queue] = None
+        self._freed = left_at_that
+        yield from self._starving(now)
 
-    def _consider(self, queue: Queue, waiting: _Heap, now: float) -> Iterator[Starved]:
-        """Let a queue take part in a decision, unless it cannot get anything."""
-        if queue.topology != self._topology:
-            queue.eligible = eligible_nodes(queue.key, self.sorted_nodes)
-            queue.topology = self._topology
-        if queue.eligible:
-            queue.starved_since = None
-            if queue.blocked != self._version:
-                waiting.push(queue)
-        elif queue.key.bound is not None:
-            # Their node has become too small. They move as soon as none of their group is there.
-            for group in {f.group: None for f in queue}:
-                if group is not None and not any(f.state is State.RUNNING for f in group.members):
-                    self.bind(group, None)
-        else:
-            yield from self._starved(queue, now)
+    def _consider(self, turn: _Heap, now: float) -> None:
+        """Let open queues take part in a decision, unless no node could ever hold their functions."""
+        opened, self._open = self._open, {}
+        for queue in opened:
+            if queue.parked is not None or queue.head() is None:
+                continue
+            if queue.restricted and queue.topology != self.fleet.topology:
+                queue.eligible = dict.fromkeys(self.fleet.eligible(queue.key))
+                queue.topology = self.fleet.topology
+            if queue.eligible if queue.restricted else self.fleet.can_hold(queue.need):
+                queue.starved_since = None
+                turn.push(queue)
+            elif queue.key.bound is None:
+                queue.parked = Parked.CAPACITY
+                self._starved[queue] = None
+                if queue.starved_since is None:
+                    queue.starved_since = now
+            else:
+                # Their node has become too small. They move as soon as none of their group is there.
+                queue.parked = Parked.CAPACITY
+                self._starved[queue] = None
+                for group in {f.group: None for f in queue}:
+                    if group is not None and not any(f.state is State.RUNNING for f in group.members):
+                        self.bind(group, None)
 
-    def _place(self, f: FunctionState, queue: Queue) -> Place | None:
-        limits = f.run.limits
-        if limits is not None and not limits.fits(f.limit_cost):
-            return None
+    def _node_for(
+        self, f: FunctionState, queue: Queue, now: float, freed_only: bool
+    ) -> tuple[Node | None, bool, bool]:
+        """Where a function goes; whether ahead of its time; whether room was kept for others."""
         cost = queue.cost
-        free = [n for n in queue.eligible if n.accepting and n.fits(cost) and (not n.ahead or n.spares(cost))]
-        if free:
-            node = free[0] if len(free) == 1 else STRATEGIES[queue.key.strategy](cost, free, self._largest)
+        nodes: Iterable[Node]
+        if freed_only:
+            nodes = [n for n in self._freed if n.takes(cost) and self._admits(queue, n)]
+        elif queue.restricted:
+            nodes = [n for n in queue.eligible if n.takes(cost)]
         else:
-            ahead = self._node_ahead(f, queue)
-            if ahead is None:
-                return None
-            node = ahead
+            nodes = self.fleet.fitting(cost, queue.need)
+        strategy = STRATEGIES[queue.key.strategy]
+        move = None
+        if f.run.heavy and strategy is best_fit:
+            move = Move(f, self.settings.bandwidth)
+            if move:
+                holders = [n for n in move.holders if n.takes(cost) and self._admits(queue, n)]
+                nodes = dict.fromkeys([*nodes, *holders])
+        largest = self.fleet.largest
+        best: Node | None = None
+        lowest = 0.0
+        denied = False
+        for node in nodes:
+            if self.reservations.active and self.reservations.denies(f, queue.urgency, node, now):
+                denied = True
+                continue
+            score = strategy(cost, node, largest)
+            if move:
+                score += move.cost(node)
+            if best is None or score < lowest or (score == lowest and node.position < best.position):
+                best, lowest = node, score
+        if best is None and not denied and self._ahead.may(f):
+            eligible: Iterable[Node] = queue.eligible if queue.restricted else self.fleet.ordered
+            if freed_only:
+                eligible = [n for n in self._freed if self._admits(queue, n)]
+            if not self.reservations.active:
+                return self._ahead.node(f, eligible), True, False
+        return best, False, denied
+
+    def _admits(self, queue: Queue, node: Node) -> bool:
+        """Whether a node is one of those that could hold a queue's functions."""
+        if queue.restricted:
+            if queue.topology != self.fleet.topology:
+                queue.eligible = dict.fromkeys(self.fleet.eligible(queue.key))
+                queue.topology = self.fleet.topology
+            return node in queue.eligible
+        return queue.need is queue.cost or node.holds(queue.need)
+
+    def _may_go_ahead(self, queue: Queue) -> bool:
+        f = queue.head()
+        return f is not None and self._ahead.may(f)
+
+    def _carry_out(self, f: FunctionState, node: Node, now: float, ahead: bool) -> Place:
         peer = self._peer(f, node)
-        self.book(f, node, ahead=not free)
+        self.book(f, node, now, ahead=ahead)
         f.move(State.RUNNING)
+        self.reservations.started(f)
         if f.group is not None and f.group.node is None:
             self.bind(f.group, node)
         return Place(f, node, peer)
-
-    def _node_ahead(self, f: FunctionState, queue: Queue) -> Node | None:
-        """A node to which a short function can be sent before there is room for it."""
-        seconds = self.durations.most(f.kind.code)
-        horizon = self.settings.ahead_horizon
-        if (
-            seconds is None
-            or seconds > horizon
-            or f.run.limits is not None
-            or GPU in queue.cost
-            or (f.group is not None and f.group.node is None)
-        ):
-            return None
-        best: Node | None = None
-        for node in queue.eligible:
-            if not node.accepting or not node.enforces(queue.cost):
-                continue
-            at_once = min(node.capacity[name] // units for name, units in queue.cost.items())
-            room = min(self.settings.ahead_limit, at_once * int(horizon / max(seconds, _SHORTEST)))
-            if len(node.ahead) < room and (best is None or len(node.ahead) < len(best.ahead)):
-                best = node
-        return best
 
     def _peer(self, f: FunctionState, node: Node) -> Any:
         """Where the other half of a transfer is; a serializer's is decided now, since it is told."""
@@ -300,33 +439,60 @@ class Placement:
         if group is f.group:
             return node.name
         if group.node is None:
-            nodes = eligible_nodes(queue_key(other), self.sorted_nodes)
+            nodes = self.fleet.eligible(queue_key(other))
             nodes = [n for n in nodes if n.accepting] or nodes
             nodes = [n for n in nodes if n.fits(group.need)] or nodes
             if not nodes:
                 return None
-            self.bind(group, STRATEGIES[f.run.spec.strategy](group.need, nodes, self._largest))
+            strategy = STRATEGIES[f.run.spec.strategy]
+            self.bind(group, min(nodes, key=lambda n: strategy(group.need, n, self.fleet.largest)))
         return None if group.node is None else group.node.name
 
-    def _starved(self, queue: Queue, now: float) -> Iterator[Starved]:
-        """The functions of a queue that no node could ever hold, once they have waited long enough."""
-        if queue.starved_since is None:
-            queue.starved_since = now
-        due = queue.starved_since + self.settings.node_timeout
-        if now < due:
-            self.next_starved = due if self.next_starved is None else min(due, self.next_starved)
+    # ------------------------------------------------------------------ those that wait for long
+
+    def _look_after_the_most_urgent(self, now: float) -> None:
+        """Keep a node for the most urgent function when it has been overtaken for too long."""
+        if now < self._next_look or isinf(self.settings.patience):
             return
-        by_run: dict[Run, list[FunctionState]] = {}
-        for f in queue:
-            by_run.setdefault(f.run, []).append(f)
-        for functions in by_run.values():
-            shortfall = shortfall_of(functions, dict(queue.key.need), queue.key.pins, self.sorted_nodes)
-            assert shortfall is not None
-            lost = max(sum(a.outcome == "lost" for a in f.attempts) for f in functions)
-            if lost > 1:  # it may be what takes the nodes down
-                reason = f"{shortfall.reason}, after {lost} of its attempts were lost with their nodes"
-                shortfall = replace(shortfall, reason=reason)
-            yield Starved(tuple(functions), shortfall)
+        self._next_look = now + self.settings.patience / 4
+        waiting = [queue for queue in self._board if queue.head() is not None]
+        first = min(waiting, key=lambda queue: queue.urgency, default=None)
+        f = None if first is None else first.head()
+        if first is not None and f is not None and f.queued is not None:
+            enough = max(self.settings.patience, f.run.ranking.expected(f))
+            if now - f.queued > enough:
+                self.reservations.keep_for(f, first)
+                return
+        self.reservations.keep_for_nobody()
+
+    def _starving(self, now: float) -> Iterator[Starved]:
+        """The functions that no node could ever hold, once they have waited long enough."""
+        self.next_starved = None
+        for queue in list(self._starved):
+            if queue.head() is None:
+                del self._starved[queue]
+                queue.parked = queue.starved_since = None
+                continue
+            if queue.starved_since is None:
+                continue  # bound to a node that is too small now, but on which others of the group run
+            due = queue.starved_since + self.settings.node_timeout
+            if now < due:
+                self.next_starved = due if self.next_starved is None else min(due, self.next_starved)
+                continue
+            by_run: dict[Run, list[FunctionState]] = {}
+            for f in queue:
+                by_run.setdefault(f.run, []).append(f)
+            for functions in by_run.values():
+                yield self._starved_of(functions, queue)
+
+    def _starved_of(self, functions: list[FunctionState], queue: Queue) -> Starved:
+        shortfall = shortfall_of(functions, queue.need, queue.key.pins, self.fleet.ordered)
+        assert shortfall is not None
+        lost = max(sum(a.outcome == "lost" for a in f.attempts) for f in functions)
+        if lost > 1:  # it may be what takes the nodes down
+            reason = f"{shortfall.reason}, after {lost} of its attempts were lost with their nodes"
+            shortfall = replace(shortfall, reason=reason)
+        return Starved(tuple(functions), shortfall)
 
 
 class _Heap:
@@ -348,7 +514,11 @@ class _Heap:
         """Take the first queue away; it has a function. None when there is none left."""
         while self._entries:
             urgency, _, queue = heappop(self._entries)
-            if queue.head() is not None and queue.urgency == urgency:
-                return queue
-            self.push(queue)  # its head was bound, or its run has ended
+            if queue.parked is None and queue.head() is not None:
+                if queue.urgency == urgency:
+                    return queue
+                self.push(queue)  # its head was bound, or its run has ended
         return None
+
+    def __iter__(self) -> Iterator[Queue]:
+        return (queue for _, _, queue in self._entries)

@@ -8,7 +8,8 @@ and a decision's cost does not grow with the number of functions that wait.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
-from heapq import heappop, heappush
+from enum import Enum
+from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
 from handoff_dask._scheduling.functions import FunctionState, State
@@ -70,6 +71,17 @@ def queue_key(f: FunctionState) -> QueueKey:
     )
 
 
+class Parked(Enum):
+    """What the functions of a queue wait for."""
+
+    #: Room on a node.
+    NODES = "nodes"
+    #: Limits of their run.
+    LIMITS = "limits"
+    #: A node that could hold them at all.
+    CAPACITY = "capacity"
+
+
 class Queue:
     """Functions that wait with one :class:`QueueKey`, the most urgent first.
 
@@ -77,40 +89,61 @@ class Queue:
     ----------
     key : QueueKey
     cost : dict
-    eligible : list of Node
-        Nodes that could hold its functions, by name; valid for ``topology``.
+    need : dict
+        The cost itself where no group asks for more.
+    restricted : bool
+        Whether not every node that has the room will do.
+    eligible : dict of Node
+        Of a restricted queue: nodes that could hold its functions, by name; valid for ``topology``.
     topology : int
         Version of the set of nodes that ``eligible`` was made from.
-    blocked : int
-        Version of the ledger at which nothing of this queue fitted.
+    parked : Parked or None
+        What its functions wait for; None when that has to be found out.
+    tried : int
+        Number of the decision in which it was last looked at in vain.
     starved_since : float or None
         Since when no node could hold its functions at all.
+    dropped : bool
+        Whether its place has been taken by another one.
     """
 
-    __slots__ = ("_heap", "blocked", "cost", "eligible", "key", "starved_since", "topology")
+    __slots__ = (
+        "_heap",
+        "cost",
+        "dropped",
+        "eligible",
+        "key",
+        "need",
+        "parked",
+        "restricted",
+        "starved_since",
+        "topology",
+        "tried",
+    )
 
     def __init__(self, key: QueueKey) -> None:
         self.key = key
         self.cost = dict(key.cost)
-        self.eligible: list[Node] = []
+        self.need = self.cost if key.need == key.cost else dict(key.need)
+        self.restricted = bool(key.pins or key.avoid or key.bound is not None)
+        self.eligible: dict[Node, None] = {}
         self.topology = -1
-        self.blocked = -1
+        self.parked: Parked | None = None
+        self.tried = -1
         self.starved_since: float | None = None
+        self.dropped = False
         self._heap: list[tuple[Urgency, int, FunctionState]] = []
 
     def push(self, f: FunctionState) -> None:
         """Add a function; any older entry of it, here or elsewhere, becomes void."""
         f.ticket += 1
-        run = f.run
-        urgency = (-run.spec.priority, -f.kind.priority, run.sequence, f.rank, f.number)
-        heappush(self._heap, (urgency, f.ticket, f))
+        heappush(self._heap, (urgency_of(f), f.ticket, f))
 
     def reorder(self) -> None:
         """Take note that ranks of functions have changed."""
-        waiting = list(self)
-        self._heap.clear()
-        for f in waiting:
-            self.push(f)
+        waiting = [f for _, ticket, f in self._heap if f.state is State.READY and f.ticket == ticket]
+        self._heap = [(urgency_of(f), f.ticket, f) for f in waiting]
+        heapify(self._heap)
 
     def head(self) -> FunctionState | None:
         """The most urgent function, None when there is none."""
@@ -131,6 +164,12 @@ class Queue:
         for _, ticket, f in sorted(self._heap):
             if f.state is State.READY and f.ticket == ticket:
                 yield f
+
+
+def urgency_of(f: FunctionState) -> Urgency:
+    """Of a function: smaller goes first."""
+    run = f.run
+    return (-run.spec.priority, -f.kind.priority, run.sequence, f.rank, f.number)
 
 
 def eligible_nodes(key: QueueKey, nodes: Iterable[Node]) -> list[Node]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import UNIT
@@ -12,6 +13,9 @@ from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.ledger import Node, Pool
 from handoff_dask._scheduling.order import Ranking
 from handoff_dask._scheduling.spec import Pins, RunSpec
+
+if TYPE_CHECKING:
+    from handoff_dask._scheduling.queues import Queue
 
 #: Name of the limit that ``max_concurrency`` is.
 CONCURRENCY = "max_concurrency"
@@ -69,6 +73,11 @@ class Run:
         What the run may use at once.
     ranking : Ranking
         The order of its functions.
+    queues, usual_queues, limited
+        Where its functions wait: all these queues; by the kind of functions to which nothing unusual has
+        happened; those that wait for the run's limits. Kept by the placement.
+    heavy : bool
+        Whether it has results that are worth looking where they are.
     deadline : float or None
         Until when it waits for nodes.
     status : RunStatus
@@ -96,12 +105,25 @@ class Run:
             capacity[CONCURRENCY] = spec.max_concurrency * UNIT
         self.limits = Pool(capacity) if capacity else None
         self.ranking = Ranking()
+        self.queues: dict[Queue, None] = {}
+        self.usual_queues: dict[int, Queue] = {}
+        self.limited: dict[Queue, None] = {}
+        self.heavy = False
         self.deadline: float | None = None
         self.status = RunStatus.RUNNING
         self.shortfalls: tuple[Shortfall, ...] = ()
         self.failed: list[FunctionState] = []
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         self.counts[State.WAITING] = len(self.functions)
+
+    @cached_property
+    def inputs(self) -> list[list[int]]:
+        """Function number → numbers of those whose results it takes."""
+        inputs: list[list[int]] = [[] for _ in self.functions]
+        for n, dependents in enumerate(self.spec.dependents):
+            for d in dependents:
+                inputs[d].append(n)
+        return inputs
 
     @property
     def active(self) -> bool:

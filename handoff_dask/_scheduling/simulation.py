@@ -71,6 +71,10 @@ class Simulation:
                     f = decision.function
                     placed += 1
                     heappush(ends, (now + seconds[f.number], placed, now, f))
+            wake = state.next_wake()
+            if wake is not None and wake > now and (not ends or wake < ends[0][0]):
+                self.now = wake
+                continue
             if not ends:
                 return
             self.now = now = ends[0][0]

@@ -20,6 +20,7 @@ from handoff_dask._scheduling.durations import size_of
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
 from handoff_dask._scheduling.functions import FINAL, NAMES, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.locality import HEAVY
 from handoff_dask._scheduling.placement import Place, Placement, Settings, Starved
 from handoff_dask._scheduling.runs import Run, RunStatus
 from handoff_dask._scheduling.spec import Amounts, RunSpec
@@ -116,7 +117,7 @@ class SchedulingState:
         run = Run(spec, self._sequence)
         self.runs[spec.run_id] = run
         limits = find_limit_shortfalls(run)
-        run.shortfalls = limits + find_shortfalls(run, self.placement.sorted_nodes)
+        run.shortfalls = limits + find_shortfalls(run, self.placement.fleet.ordered)
         if run.shortfalls:
             run.status = RunStatus.PENDING
             if spec.wait_for_nodes > 0 and not limits:
@@ -148,6 +149,7 @@ class SchedulingState:
                 f.move(State.CANCELLED)
         if not run.ended:
             run.status = RunStatus.CANCELLED
+        self.placement.forget(run)
 
     def _end(self, run: Run, status: RunStatus) -> None:
         run.status = status
@@ -160,8 +162,8 @@ class SchedulingState:
 
     def _rank(self, run: Run) -> None:
         """Order a run's functions by what is known by now."""
-        if run.ranking.update(run, self.placement.sorted_nodes, self.placement.durations):
-            self.placement.reorder()
+        if run.ranking.update(run, self.placement.fleet, self.placement.durations):
+            self.placement.reorder(run)
 
     def _check_complete(self, run: Run) -> None:
         if run.status is RunStatus.RUNNING and run.complete():
@@ -212,6 +214,8 @@ class SchedulingState:
         elif f.state in FINAL:
             return
         f.nbytes = nbytes
+        if nbytes is not None and nbytes >= HEAVY:
+            f.run.heavy = True
         f.move(State.FINISHED)
         if f.run.ranking.due(f.run.counts[State.FINISHED]):
             self._rank(f.run)
@@ -364,7 +368,7 @@ class SchedulingState:
         return decisions
 
     def _start_pending(self, now: float) -> None:
-        nodes = self.placement.sorted_nodes
+        nodes = self.placement.fleet.ordered
         changed = nodes is not self._pending_nodes
         self._pending_nodes = nodes
         for run in list(self._pending):
@@ -392,6 +396,8 @@ class SchedulingState:
             times.append(self._delayed[0][0])
         if self.placement.next_starved is not None:
             times.append(self.placement.next_starved)
+        if self.placement.reservations.recheck is not None:
+            times.append(self.placement.reservations.recheck)
         return min(times, default=None)
 
     # ------------------------------------------------------------------ questions

@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from handoff_dask._model.resources import THREADS
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.spec import Amounts
 
-#: (cost, nodes on which it is free now, resource → largest capacity of any node) → one of the nodes.
-Strategy = Callable[[Amounts, Sequence[Node], Amounts], Node]
+#: (cost, a node on which it is free now, resource → largest capacity of any node) → how little the node is
+#: suited. Of equal ones the first by name is taken.
+Strategy = Callable[[Amounts, Node, Amounts], float]
 
 
-def first_available(cost: Amounts, nodes: Sequence[Node], largest: Amounts) -> Node:
+def first_available(cost: Amounts, node: Node, largest: Amounts) -> float:
     """The first node by name. Handoff: ``lib/handoff/simple_allocator.ex``."""
-    return nodes[0]
+    return 0.0
 
 
-def load_balanced(cost: Amounts, nodes: Sequence[Node], largest: Amounts) -> Node:
+def load_balanced(cost: Amounts, node: Node, largest: Amounts) -> float:
     """The node that stays least loaded: whose fullest resource is least full afterwards."""
-
-    def load(node: Node) -> float:
-        used, capacity = node.used, node.capacity
-        return max((used[r] + cost.get(r, 0)) / total for r, total in capacity.items() if total and r in used)
-
-    return min(nodes, key=load)
+    used, capacity = node.used, node.capacity
+    return max((used[r] + cost.get(r, 0)) / total for r, total in capacity.items() if total and r in used)
 
 
-def best_fit(cost: Amounts, nodes: Sequence[Node], largest: Amounts) -> Node:
+def best_fit(cost: Amounts, node: Node, largest: Amounts) -> float:
     """The node with least left over, each resource relative to the largest node's.
 
     What is left over of a resource that was not asked for counts too: it keeps functions that need no GPU
     off the nodes that have one, as long as others will do.
     """
-
-    def left(node: Node) -> float:
-        used, capacity = node.used, node.capacity
-        return sum(
-            (total - used.get(r, 0) - cost.get(r, 0)) / largest[r]
-            for r, total in capacity.items()
-            if total and r != THREADS
-        )
-
-    return min(nodes, key=left)
+    used = node.used
+    left = 0.0
+    for r, total in node.capacity.items():
+        if total and r != THREADS:
+            left += (total - used.get(r, 0) - cost.get(r, 0)) / largest[r]
+    return left
 
 
 STRATEGIES: Mapping[str, Strategy] = {

@@ -1,0 +1,125 @@
+"""Queues of which nothing fits anywhere, and which of them gets what is freed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+
+from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.queues import Queue
+
+#: From so many queues on, all are compared with a node at once.
+MANY = 64
+
+#: No amount in the table is larger; what the table lets through is looked at exactly afterwards.
+_MOST = 2**62
+
+
+class Board:
+    """Blocked queues: no node that there was when they were looked at has room for their functions."""
+
+    def __init__(self) -> None:
+        self._queues: dict[Queue, None] = {}
+        self._table: _Table | None = None
+
+    @property
+    def is_large(self) -> bool:
+        """Whether there are so many queues that they are compared at once."""
+        return self._table is not None
+
+    def add(self, queue: Queue) -> None:
+        """A queue is blocked."""
+        self._queues[queue] = None
+        if self._table is not None:
+            self._table.add(queue)
+        elif len(self._queues) > MANY:
+            self._table = _Table(self._queues)
+
+    def discard(self, queue: Queue) -> None:
+        """A queue is not blocked any more."""
+        if queue in self._queues:
+            del self._queues[queue]
+            if self._table is not None:
+                self._table.remove(queue)
+                if len(self._queues) < MANY // 2:
+                    self._table = None
+
+    def __iter__(self) -> Iterator[Queue]:
+        return iter(list(self._queues))
+
+    def first(self, freed: Mapping[Node, None], turn: int, might: Callable[[Queue], bool]) -> Queue | None:
+        """The most urgent queue that could get something now.
+
+        Parameters
+        ----------
+        freed : mapping of Node
+            Where there may be more room than there was.
+        turn : int
+            Queues that were tried in this turn are left out.
+        might : callable
+            Whether a queue could get something although it fits on none of these nodes.
+        """
+        best: Queue | None = None
+        empty = []
+        candidates: Iterable[Queue] = self._queues if self._table is None else self._table.fitting(freed)
+        for queue in candidates:
+            if queue.tried == turn:
+                continue
+            if queue.head() is None:
+                empty.append(queue)
+            elif best is not None and queue.urgency > best.urgency:
+                continue
+            elif self._table is not None or any(n.takes(queue.cost) for n in freed) or might(queue):
+                best = queue
+        for queue in empty:
+            self.discard(queue)
+            queue.parked = None
+        return best
+
+
+class _Table:
+    """Costs of many queues, to compare with what is free on a node."""
+
+    def __init__(self, queues: Iterable[Queue]) -> None:
+        self._columns: dict[str, int] = {}
+        self._rows: list[Queue | None] = []
+        self._row_of: dict[Queue, int] = {}
+        self._unused: list[int] = []
+        self._needs = np.zeros((256, 4), dtype=np.int64)
+        for queue in queues:
+            self.add(queue)
+
+    def add(self, queue: Queue) -> None:
+        row = self._unused.pop() if self._unused else len(self._rows)
+        if row == len(self._rows):
+            self._rows.append(None)
+        for name in queue.cost:
+            self._columns.setdefault(name, len(self._columns))
+        rows, columns = self._needs.shape
+        if row >= rows or len(self._columns) > columns:
+            grown = np.zeros((max(rows, 2 * row), max(columns, 2 * len(self._columns))), dtype=np.int64)
+            grown[:rows, :columns] = self._needs
+            self._needs = grown
+        self._rows[row] = queue
+        self._row_of[queue] = row
+        self._needs[row] = 0
+        for name, units in queue.cost.items():
+            self._needs[row, self._columns[name]] = min(units, _MOST)
+
+    def remove(self, queue: Queue) -> None:
+        row = self._row_of.pop(queue)
+        self._rows[row] = None
+        self._needs[row] = _MOST + 1
+        self._unused.append(row)
+
+    def fitting(self, nodes: Iterable[Node]) -> Iterator[Queue]:
+        """Queues whose cost is free on one of the nodes, as far as the table tells."""
+        needs = self._needs[: len(self._rows), : len(self._columns)]
+        found = np.zeros(len(needs), dtype=bool)
+        for free in {tuple(min(n.free(name), _MOST) for name in self._columns) for n in nodes}:
+            found |= (needs <= np.array(free, dtype=np.int64)).all(axis=1)
+        for row in np.flatnonzero(found):
+            queue = self._rows[row]
+            if queue is not None:
+                yield queue

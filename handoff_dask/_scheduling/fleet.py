@@ -1,0 +1,168 @@
+"""All nodes, sorted so that a function that could go anywhere looks at few of them.
+
+Nodes of equal capacity with equal amounts in use are interchangeable: they lie on one *shelf*, and only the
+first of them is looked at. A thousand nodes that run functions of a few kinds lie on some dozens of shelves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from typing import Any
+
+from handoff_dask._model.resources import GPU, THREADS, UNIT
+from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.queues import QueueKey, eligible_nodes
+from handoff_dask._scheduling.spec import Amounts, Pins
+
+
+class Shelf:
+    """Interchangeable nodes, by their positions."""
+
+    __slots__ = ("_heap", "_listed", "count", "key")
+
+    def __init__(self, key: tuple[Any, ...]) -> None:
+        self.key = key
+        self.count = 0
+        self._heap: list[int] = []
+        self._listed: set[int] = set()
+
+    def put(self, node: Node) -> None:
+        """Add a node."""
+        self.count += 1
+        node.shelf = self
+        if node.position not in self._listed:
+            self._listed.add(node.position)
+            heappush(self._heap, node.position)
+
+    def first(self, nodes: list[Node]) -> Node:
+        """The first of the nodes that lie here; there must be one."""
+        heap = self._heap
+        while nodes[heap[0]].shelf is not self:  # it has been taken away meanwhile
+            self._listed.remove(heappop(heap))
+        return nodes[heap[0]]
+
+
+class Fleet:
+    """The nodes there are.
+
+    Attributes
+    ----------
+    nodes : dict of name to Node
+    ordered : list of Node
+        By name.
+    largest : dict of str to int
+        Resource → the most that any node has.
+    topology : int
+        Grows whenever a node joins, leaves, changes its capacity, pauses or goes on.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: dict[Any, Node] = {}
+        self.ordered: list[Node] = []
+        self.largest: Amounts = {}
+        self.topology = 0
+        self._called: dict[str, list[Node]] = {}
+        self._capacities: list[Node] = []  # one node of each capacity
+        self._shelves: dict[tuple[Any, ...], Shelf] = {}
+        self._moved: dict[Node, None] = {}
+        self._holders: dict[frozenset[Any], frozenset[Node]] = {}
+
+    def changed(self) -> None:
+        """Nodes or capacities are others now."""
+        self.topology += 1
+        self.ordered = sorted(self.nodes.values(), key=lambda n: str(n.name))
+        self._called = {}
+        self._shelves = {}
+        self._holders = {}
+        self._moved = dict.fromkeys(self.ordered)
+        largest: dict[str, int] = {}
+        different: dict[Any, Node] = {}
+        for position, node in enumerate(self.ordered):
+            node.position = position
+            node.shelf = None
+            for alias in node.aliases:
+                self._called.setdefault(alias, []).append(node)
+            for name, units in node.capacity.items():
+                largest[name] = max(units, largest.get(name, 0))
+            node.form = tuple(sorted(node.capacity.items()))
+            different.setdefault(node.form, node)
+        self._capacities = list(different.values())
+        self.largest = largest
+
+    def moved(self, node: Node) -> None:
+        """What is in use on a node, or whether it accepts functions, has changed."""
+        self._moved[node] = None
+
+    def called(self, alias: str) -> list[Node]:
+        """Nodes of this name, address or host."""
+        return self._called.get(alias, [])
+
+    def eligible(self, key: QueueKey) -> list[Node]:
+        """Nodes that could hold functions of this key if nothing else ran there, by name."""
+        nodes = self.ordered
+        if key.bound is not None:
+            nodes = [node for node in [self.nodes.get(key.bound)] if node is not None]
+        elif key.pins:
+            named = [{n for alias in pin for n in self.called(alias)} for pin in key.pins]
+            nodes = sorted(set.intersection(*named), key=lambda n: n.position)
+        return eligible_nodes(key, nodes)
+
+    def holders(self, need: Amounts, pins: Pins) -> frozenset[Node] | None:
+        """Nodes that could hold this; None when all could."""
+        if pins:
+            named = [{n for alias in pin for n in self.called(alias)} for pin in pins]
+            return frozenset(n for n in set.intersection(*named) if n.holds(need))
+        forms = frozenset(node.form for node in self._capacities if node.holds(need))
+        if len(forms) == len(self._capacities):
+            return None
+        found = self._holders.get(forms)
+        if found is None:
+            found = self._holders[forms] = frozenset(n for n in self.ordered if n.form in forms)
+        return found
+
+    def capacity(self, name: str) -> int:
+        """Units of a resource that all nodes together have."""
+        return sum(node.capacity.get(name, 0) for node in self.ordered)
+
+    def can_hold(self, need: Amounts) -> bool:
+        """Whether some node could hold this if nothing else ran there."""
+        return any(node.holds(need) for node in self._capacities)
+
+    def fitting(self, cost: Amounts, need: Amounts) -> Iterator[Node]:
+        """Nodes where ``cost`` is free and that can hold ``need``: the first of each shelf."""
+        if self._moved:
+            self._sort_in()
+        nodes = self.ordered
+        for shelf in self._shelves.values():
+            node = shelf.first(nodes)
+            if node.takes(cost) and (need is cost or node.holds(need)):
+                yield node
+
+    def _sort_in(self) -> None:
+        for node in self._moved:
+            shelf = node.shelf
+            if self.nodes.get(node.name) is not node:
+                continue
+            if node.accepting and node.free(THREADS) >= UNIT:
+                used = node.used
+                key: tuple[Any, ...] = (node.form, *[used.get(name, 0) for name, _ in node.form])
+                if GPU in node.capacity:
+                    key += tuple(sorted(node.devices.free))
+                if node.ahead:
+                    key += (node.position,)
+            else:
+                key = ()  # every function takes a thread
+            if shelf is not None:
+                if shelf.key == key:
+                    continue
+                shelf.count -= 1
+                node.shelf = None
+                if not shelf.count:
+                    del self._shelves[shelf.key]
+            if key:
+                found = self._shelves.get(key)
+                if found is None:
+                    found = self._shelves[key] = Shelf(key)
+                found.put(node)
+        self._moved.clear()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
+from handoff_dask._scheduling.ahead import Ahead
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.queues import Queue
 
@@ -30,6 +31,8 @@ class Board:
 
     def add(self, queue: Queue) -> None:
         """A queue is blocked."""
+        if queue in self._queues:
+            return
         self._queues[queue] = None
         if self._table is not None:
             self._table.add(queue)
@@ -48,7 +51,7 @@ class Board:
     def __iter__(self) -> Iterator[Queue]:
         return iter(list(self._queues))
 
-    def first(self, freed: Mapping[Node, None], turn: int, might: Callable[[Queue], bool]) -> Queue | None:
+    def first(self, freed: Mapping[Node, None], turn: int, ahead: Ahead) -> Queue | None:
         """The most urgent queue that could get something now.
 
         Parameters
@@ -57,8 +60,8 @@ class Board:
             Where there may be more room than there was.
         turn : int
             Queues that were tried in this turn are left out.
-        might : callable
-            Whether a queue could get something although it fits on none of these nodes.
+        ahead : Ahead
+            What may be sent to a node although it has no room.
         """
         best: Queue | None = None
         empty = []
@@ -66,11 +69,12 @@ class Board:
         for queue in candidates:
             if queue.tried == turn:
                 continue
-            if queue.head() is None:
+            f = queue.head()
+            if f is None:
                 empty.append(queue)
             elif best is not None and queue.urgency > best.urgency:
                 continue
-            elif self._table is not None or any(n.takes(queue.cost) for n in freed) or might(queue):
+            elif self._table is not None or any(n.takes(queue.cost) for n in freed) or ahead.may(f):
                 best = queue
         for queue in empty:
             self.discard(queue)

@@ -49,36 +49,51 @@ class Fleet:
     Attributes
     ----------
     nodes : dict of name to Node
-    ordered : list of Node
-        By name.
-    largest : dict of str to int
-        Resource → the most that any node has.
     topology : int
         Grows whenever a node joins, leaves, changes its capacity, pauses or goes on.
     """
 
     def __init__(self) -> None:
         self.nodes: dict[Any, Node] = {}
-        self.ordered: list[Node] = []
-        self.largest: Amounts = {}
         self.topology = 0
+        self._stale = False
+        self._ordered: list[Node] = []
+        self._largest: Amounts = {}
         self._called: dict[str, list[Node]] = {}
         self._capacities: list[Node] = []  # one node of each capacity
         self._shelves: dict[tuple[Any, ...], Shelf] = {}
         self._moved: dict[Node, None] = {}
         self._holders: dict[frozenset[Any], frozenset[Node]] = {}
 
+    @property
+    def ordered(self) -> list[Node]:
+        """The nodes by name."""
+        if self._stale:
+            self._sort()
+        return self._ordered
+
+    @property
+    def largest(self) -> Amounts:
+        """Resource → the most that any node has."""
+        if self._stale:
+            self._sort()
+        return self._largest
+
     def changed(self) -> None:
         """Nodes or capacities are others now."""
         self.topology += 1
-        self.ordered = sorted(self.nodes.values(), key=lambda n: str(n.name))
+        self._stale = True
+
+    def _sort(self) -> None:
+        self._stale = False
+        self._ordered = sorted(self.nodes.values(), key=lambda n: str(n.name))
         self._called = {}
         self._shelves = {}
         self._holders = {}
-        self._moved = dict.fromkeys(self.ordered)
+        self._moved = dict.fromkeys(self._ordered)
         largest: dict[str, int] = {}
         different: dict[Any, Node] = {}
-        for position, node in enumerate(self.ordered):
+        for position, node in enumerate(self._ordered):
             node.position = position
             node.shelf = None
             for alias in node.aliases:
@@ -88,7 +103,7 @@ class Fleet:
             node.form = tuple(sorted(node.capacity.items()))
             different.setdefault(node.form, node)
         self._capacities = list(different.values())
-        self.largest = largest
+        self._largest = largest
 
     def moved(self, node: Node) -> None:
         """What is in use on a node, or whether it accepts functions, has changed."""
@@ -96,6 +111,8 @@ class Fleet:
 
     def called(self, alias: str) -> list[Node]:
         """Nodes of this name, address or host."""
+        if self._stale:
+            self._sort()
         return self._called.get(alias, [])
 
     def eligible(self, key: QueueKey) -> list[Node]:
@@ -113,8 +130,9 @@ class Fleet:
         if pins:
             named = [{n for alias in pin for n in self.called(alias)} for pin in pins]
             return frozenset(n for n in set.intersection(*named) if n.holds(need))
-        forms = frozenset(node.form for node in self._capacities if node.holds(need))
-        if len(forms) == len(self._capacities):
+        capacities = self._different()
+        forms = frozenset(node.form for node in capacities if node.holds(need))
+        if len(forms) == len(capacities):
             return None
         found = self._holders.get(forms)
         if found is None:
@@ -127,19 +145,25 @@ class Fleet:
 
     def can_hold(self, need: Amounts) -> bool:
         """Whether some node could hold this if nothing else ran there."""
-        return any(node.holds(need) for node in self._capacities)
+        return any(node.holds(need) for node in self._different())
+
+    def _different(self) -> list[Node]:
+        """One node of each capacity."""
+        if self._stale:
+            self._sort()
+        return self._capacities
 
     def fitting(self, cost: Amounts, need: Amounts) -> Iterator[Node]:
         """Nodes where ``cost`` is free and that can hold ``need``: the first of each shelf."""
-        if self._moved:
-            self._sort_in()
         nodes = self.ordered
+        if self._moved:
+            self._put_away()
         for shelf in self._shelves.values():
             node = shelf.first(nodes)
             if node.takes(cost) and (need is cost or node.holds(need)):
                 yield node
 
-    def _sort_in(self) -> None:
+    def _put_away(self) -> None:
         for node in self._moved:
             shelf = node.shelf
             if self.nodes.get(node.name) is not node:

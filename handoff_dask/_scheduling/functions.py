@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class State(Enum):
     """State of a function. The value is what records show."""
 
+    __hash__ = object.__hash__  # an enum's own is slow, and states are counted at every step
+
     #: Needs a result that is not there.
     WAITING = "waiting"
     #: Could run, but its retry is not due yet.

@@ -43,7 +43,10 @@ _SMALL = 256
 
 
 def path_lengths(
-    dependents: Sequence[Sequence[int]], seconds: Sequence[float], least: Sequence[float] = ()
+    dependents: Sequence[Sequence[int]],
+    seconds: Sequence[float],
+    numbers: Sequence[int] | None = None,
+    least: Sequence[float] = (),
 ) -> list[float]:
     """Length of the longest path from each function to the end, itself included.
 
@@ -53,14 +56,19 @@ def path_lengths(
         Of each function, by number; numbers are a topological order.
     seconds : sequence of float
         Of each function.
+    numbers : sequence of int, optional
+        Functions to look at, ascending: no path leads from one of them to one that is left out. The lengths
+        of others are their own seconds.
     least : sequence of float
         Of each function: no path from it counts as shorter.
     """
     lengths = list(seconds)
-    for n in range(len(lengths) - 1, -1, -1):
-        after = dependents[n]
-        if after:
-            lengths[n] += max(lengths[d] for d in after)
+    for n in reversed(range(len(lengths)) if numbers is None else numbers):
+        longest = 0.0
+        for d in dependents[n]:
+            if lengths[d] > longest:
+                longest = lengths[d]
+        lengths[n] += longest
         if least and least[n] > lengths[n]:
             lengths[n] = least[n]
     return lengths
@@ -78,15 +86,21 @@ class Ranking:
         Kind → the only nodes that can hold its functions, of kinds for which these nodes should be kept.
     """
 
-    __slots__ = ("_estimates", "_half", "_known", "_next", "_sizes", "scarce")
+    __slots__ = ("_estimates", "_half", "_known", "_next", "_paths", "_sizes", "scarce")
 
     def __init__(self) -> None:
         self.scarce: dict[int, frozenset[Node]] = {}
         self._estimates: list[float] = []
         self._known: Sequence[float] = ()
+        self._paths: Sequence[float] = ()
         self._next = 0
         self._half = 0
         self._sizes: list[tuple[str, float]] = []
+
+    def forget(self) -> None:
+        """More is left than there was: results were lost."""
+        self._paths = ()
+        self._half = 0
 
     def due(self, finished: int) -> bool:
         """Whether to look again, now that so many functions have finished."""
@@ -127,9 +141,11 @@ class Ranking:
             if not self._sizes:
                 self._sizes = [(kind.code, size_of(kind.cost)) for kind in spec.kinds]
             estimates = durations.expected(self._sizes)
-            if not halved and not _differ(estimates, self._estimates):
+            if _differ(estimates, self._estimates):
+                self._estimates = estimates
+                self._paths = ()
+            elif not halved:
                 return False
-            self._estimates = estimates
         elif not halved:
             return False
         self._rank(run, fleet)
@@ -138,19 +154,19 @@ class Ranking:
     def _rank(self, run: Run, fleet: Fleet) -> None:
         spec = run.spec
         seconds = self._known or [self._estimates[k] for k in spec.kind_of]
-        paths = path_lengths(spec.dependents, seconds)
         left = [f.number for f in run.functions if f.state not in FINAL]
+        paths = self._paths = self._paths or path_lengths(spec.dependents, seconds, left)
         work = _Work(run, fleet, seconds, left)
         longest = max((paths[n] for n in left), default=0.0)
         bound = CRITICAL_SHARE * work.needed
         turns, self.scarce = _take_turns(work, paths, bound - longest)
-        ways = path_lengths(spec.dependents, seconds, turns) if turns else paths
-        for f in run.functions:  # those that have finished, too: a result may be lost
-            n = f.number
+        ways = path_lengths(spec.dependents, seconds, left, turns) if turns else paths
+        functions = run.functions
+        for n in left:
             if longest >= bound or (ways[n] > paths[n] and ways[n] >= bound):
-                f.rank = -ways[n]
+                functions[n].rank = -ways[n]
             else:
-                f.rank = float(n)
+                functions[n].rank = float(n)
 
 
 class _Work:

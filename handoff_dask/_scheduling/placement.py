@@ -298,7 +298,7 @@ class Placement:
                 self._consider(turn, now)
             first = turn.pop()
             if stale and self._freed:
-                woken = self._board.first(roomy, self._turn, self._may_go_ahead)
+                woken = self._board.first(roomy, self._turn, self._ahead)
                 stale = False
             freed_only = woken is not None and (first is None or woken.urgency < first.urgency)
             if freed_only:
@@ -383,18 +383,17 @@ class Placement:
                 holders = [n for n in move.holders if n.takes(cost) and self._admits(queue, n)]
                 nodes = dict.fromkeys([*nodes, *holders])
         largest = self.fleet.largest
-        best: Node | None = None
-        lowest = 0.0
+        scored = [
+            (strategy(cost, n, largest) + (move.cost(n) if move else 0.0), n.position, n) for n in nodes
+        ]
+        best = min(scored)[2] if scored else None
         denied = False
-        for node in nodes:
-            if self.reservations.active and self.reservations.denies(f, queue.urgency, node, now):
-                denied = True
-                continue
-            score = strategy(cost, node, largest)
-            if move:
-                score += move.cost(node)
-            if best is None or score < lowest or (score == lowest and node.position < best.position):
-                best, lowest = node, score
+        if best is not None and self.reservations.active:
+            for _, _, best in sorted(scored) if len(scored) > 1 else scored:
+                if not self.reservations.denies(f, queue.urgency, best, now):
+                    break
+            else:
+                best, denied = None, True
         if best is None and not denied and self._ahead.may(f):
             eligible: Iterable[Node] = queue.eligible if queue.restricted else self.fleet.ordered
             if freed_only:
@@ -411,10 +410,6 @@ class Placement:
                 queue.topology = self.fleet.topology
             return node in queue.eligible
         return queue.need is queue.cost or node.holds(queue.need)
-
-    def _may_go_ahead(self, queue: Queue) -> bool:
-        f = queue.head()
-        return f is not None and self._ahead.may(f)
 
     def _carry_out(self, f: FunctionState, node: Node, now: float, ahead: bool) -> Place:
         peer = self._peer(f, node)

@@ -69,6 +69,7 @@ class SchedulingState:
         self._pending_nodes: list[Node] | None = None  # those the pending runs were last compared with
         self._delayed: list[_Delayed] = []
         self._ended: list[Run] = []
+        self._unranked: dict[Run, None] = {}  # more is left of them than when they were ranked
         self._sequence = 0
 
     # ------------------------------------------------------------------ events: nodes
@@ -142,6 +143,7 @@ class SchedulingState:
         run = self.runs.pop(run_id)
         self._ended = [other for other in self._ended if other is not run]
         self._pending = [other for other in self._pending if other is not run]
+        self._unranked.pop(run, None)
         for f in run.functions:
             if f.state is State.RUNNING:
                 self.placement.release(f)
@@ -276,6 +278,8 @@ class SchedulingState:
         """A result is gone and needed again."""
         if f.state is State.FINISHED and f.run.active:
             f.move(State.WAITING)
+            f.run.ranking.forget()
+            self._unranked[f.run] = None
 
     def skipped(self, f: FunctionState, now: float) -> None:
         """A function that ``f`` needs failed for good."""
@@ -344,6 +348,9 @@ class SchedulingState:
             To be carried out in this order.
         """
         decisions: list[Decision] = []
+        for run in self._unranked:
+            self._rank(run)
+        self._unranked.clear()
         if self._pending:
             self._start_pending(now)
         while self._delayed and self._delayed[0][0] <= now:

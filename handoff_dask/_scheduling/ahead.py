@@ -30,24 +30,24 @@ class Ahead:
     """
 
     def __init__(self, horizon: float, limit: int, durations: Durations) -> None:
-        self._horizon = horizon
+        self.horizon = horizon
         self._limit = limit
         self._durations = durations
 
     def may(self, f: FunctionState) -> bool:
         """Whether a function is short, and nothing but its node holds it back."""
-        if not self._horizon or f.run.limits is not None or GPU in f.cost:
+        if not self.horizon or f.run.limits is not None or GPU in f.cost:
             return False
         seconds = self._durations.most(f.kind.code)
         return (
-            seconds is not None and seconds <= self._horizon and (f.group is None or f.group.node is not None)
+            seconds is not None and seconds <= self.horizon and (f.group is None or f.group.node is not None)
         )
 
     def node(self, f: FunctionState, nodes: Iterable[Node]) -> Node | None:
         """The node that should hold a function ahead, None when none should."""
         cost = f.cost
         seconds = max(self._durations.most(f.kind.code) or 0.0, _SHORTEST)
-        each = int(self._horizon / seconds)
+        each = int(self.horizon / seconds)
         best: Node | None = None
         able = (n for n in nodes if n.accepting and n.enforces(cost) and n.holds(cost))
         for node in islice(able, _LOOKED_AT):

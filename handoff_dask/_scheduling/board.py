@@ -9,6 +9,7 @@ import numpy as np
 from handoff_dask._scheduling.ahead import Ahead
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.queues import Queue
+from handoff_dask._scheduling.spec import Amounts
 
 #: From so many queues on, all are compared with a node at once.
 MANY = 64
@@ -65,8 +66,9 @@ class Board:
         """
         best: Queue | None = None
         empty = []
-        candidates: Iterable[Queue] = self._queues if self._table is None else self._table.fitting(freed)
-        for queue in candidates:
+        if self._table is not None:
+            return self._first_of_many(self._table, freed, turn)
+        for queue in self._queues:
             if queue.tried == turn:
                 continue
             f = queue.head()
@@ -74,27 +76,59 @@ class Board:
                 empty.append(queue)
             elif best is not None and queue.urgency > best.urgency:
                 continue
-            elif self._table is not None or any(n.takes(queue.cost) for n in freed) or ahead.may(f):
+            elif _fits_on_one(queue.cost, freed) or ahead.may(f):
                 best = queue
         for queue in empty:
             self.discard(queue)
             queue.parked = None
         return best
 
+    def _first_of_many(self, table: _Table, freed: Mapping[Node, None], turn: int) -> Queue | None:
+        fitting = table.fitting(freed)
+        while (queue := table.most_urgent(fitting)) is not None:
+            if queue.head() is None:
+                fitting[table.row_of[queue]] = False
+                self.discard(queue)
+                queue.parked = None
+            elif not table.update(queue):
+                if queue.tried != turn:
+                    return queue
+                fitting[table.row_of[queue]] = False
+        return None
+
+    def update(self, queue: Queue) -> None:
+        """A function was added to a queue."""
+        if self._table is not None and queue in self._queues:
+            self._table.update(queue)
+
+
+def _fits_on_one(cost: Amounts, nodes: Iterable[Node]) -> bool:
+    for node in nodes:  # noqa: SIM110 - a generator takes longer than what it looks at
+        if node.takes(cost):
+            return True
+    return False
+
 
 class _Table:
-    """Costs of many queues, to compare with what is free on a node."""
+    """Costs and urgencies of many queues, to compare them all at once.
+
+    Attributes
+    ----------
+    row_of : dict of Queue to int
+    """
 
     def __init__(self, queues: Iterable[Queue]) -> None:
+        self.row_of: dict[Queue, int] = {}
         self._columns: dict[str, int] = {}
         self._rows: list[Queue | None] = []
-        self._row_of: dict[Queue, int] = {}
         self._unused: list[int] = []
         self._needs = np.zeros((256, 4), dtype=np.int64)
+        self._urgencies = np.zeros((256, 5))
         for queue in queues:
             self.add(queue)
 
     def add(self, queue: Queue) -> None:
+        """Add a queue."""
         row = self._unused.pop() if self._unused else len(self._rows)
         if row == len(self._rows):
             self._rows.append(None)
@@ -102,28 +136,48 @@ class _Table:
             self._columns.setdefault(name, len(self._columns))
         rows, columns = self._needs.shape
         if row >= rows or len(self._columns) > columns:
-            grown = np.zeros((max(rows, 2 * row), max(columns, 2 * len(self._columns))), dtype=np.int64)
-            grown[:rows, :columns] = self._needs
-            self._needs = grown
+            wider, longer = max(columns, 2 * len(self._columns)), max(rows, 2 * row)
+            needs = np.zeros((longer, wider), dtype=np.int64)
+            needs[:rows, :columns] = self._needs
+            urgencies = np.zeros((longer, 5))
+            urgencies[:rows] = self._urgencies
+            self._needs, self._urgencies = needs, urgencies
         self._rows[row] = queue
-        self._row_of[queue] = row
+        self.row_of[queue] = row
         self._needs[row] = 0
         for name, units in queue.cost.items():
             self._needs[row, self._columns[name]] = min(units, _MOST)
+        self._urgencies[row] = queue.urgency if queue.head() is not None else 0.0
 
     def remove(self, queue: Queue) -> None:
-        row = self._row_of.pop(queue)
+        """Take a queue away."""
+        row = self.row_of.pop(queue)
         self._rows[row] = None
         self._needs[row] = _MOST + 1
         self._unused.append(row)
 
-    def fitting(self, nodes: Iterable[Node]) -> Iterator[Queue]:
-        """Queues whose cost is free on one of the nodes, as far as the table tells."""
+    def update(self, queue: Queue) -> bool:
+        """Take note of the urgency of a queue; whether it was another one."""
+        row = self.row_of[queue]
+        if queue.head() is None or tuple(self._urgencies[row]) == queue.urgency:
+            return False
+        self._urgencies[row] = queue.urgency
+        return True
+
+    def fitting(self, nodes: Iterable[Node]) -> np.ndarray:
+        """Whether the cost of each queue is free on one of the nodes, as far as the table tells."""
         needs = self._needs[: len(self._rows), : len(self._columns)]
         found = np.zeros(len(needs), dtype=bool)
         for free in {tuple(min(n.free(name), _MOST) for name in self._columns) for n in nodes}:
             found |= (needs <= np.array(free, dtype=np.int64)).all(axis=1)
-        for row in np.flatnonzero(found):
-            queue = self._rows[row]
-            if queue is not None:
-                yield queue
+        return found
+
+    def most_urgent(self, rows: np.ndarray) -> Queue | None:
+        """The most urgent queue of these rows."""
+        left = np.flatnonzero(rows)
+        for column in range(5):
+            if len(left) < 2:
+                break
+            values = self._urgencies[left, column]
+            left = left[values == values.min()]
+        return self._rows[left[0]] if len(left) else None

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import THREADS, format_amounts, from_units
+from handoff_dask._scheduling.fleet import Fleet
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import CONCURRENCY, Run
@@ -14,12 +15,14 @@ from handoff_dask._scheduling.spec import Amounts, Pins
 Need = tuple[tuple[str, int], ...]
 
 
-def find_shortfalls(run: Run, nodes: Sequence[Node]) -> tuple[Shortfall, ...]:
+def find_shortfalls(run: Run, fleet: Fleet) -> tuple[Shortfall, ...]:
     """What of a run no node could hold even if nothing else ran there: one for each kind of need."""
     found = []
     for (need, pins), functions in _by_need(run.functions).items():
         amounts = dict(need)
-        shortfall = shortfall_of(functions, amounts, pins, nodes)
+        if not pins and fleet.can_hold(amounts):
+            continue  # without a look at each node
+        shortfall = shortfall_of(functions, amounts, pins, fleet.ordered)
         if shortfall is not None:
             found.append(shortfall)
     return tuple(found)

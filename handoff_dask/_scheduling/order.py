@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from heapq import heapreplace
 from typing import TYPE_CHECKING
 
-from handoff_dask._scheduling.durations import Durations, size_of
+from handoff_dask._scheduling.durations import Durations
 from handoff_dask._scheduling.fleet import Fleet
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
@@ -139,7 +139,7 @@ class Ranking:
         self._known = spec.seconds
         if not self._known:
             if not self._sizes:
-                self._sizes = [(kind.code, size_of(kind.cost)) for kind in spec.kinds]
+                self._sizes = [(kind.code, size) for kind, size in zip(spec.kinds, run.sizes, strict=True)]
             estimates = durations.expected(self._sizes)
             if _differ(estimates, self._estimates):
                 self._estimates = estimates
@@ -185,7 +185,7 @@ class _Work:
         for k, kind in enumerate(run.spec.kinds):
             if self.members[k]:
                 self.holders.setdefault(fleet.holders(self.costs[k], kind.pin_sets), []).append(k)
-        self.capacity = {name: fleet.capacity(name) for cost in self.costs for name in cost}
+        self.capacity = {name: fleet.capacity(name) for name in {n for cost in self.costs for n in cost}}
         everything = range(len(self.costs))
         self.needed = max(
             (self.area(everything, name) / units for name, units in self.capacity.items() if units),

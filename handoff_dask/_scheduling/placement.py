@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from math import isinf
-from typing import Any
+from typing import Any, NamedTuple
 
 from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import GPU, THREADS, UNIT
@@ -25,8 +25,7 @@ from handoff_dask._scheduling.spec import Amounts
 from handoff_dask._scheduling.strategies import STRATEGIES, best_fit
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Run ``function`` on ``node``. It has been booked there already."""
 
     function: FunctionState
@@ -72,7 +71,7 @@ class Settings:
 _MANY_FREED = 8
 
 #: Functions that are turned away in one decision, since room is kept for others, before it is left at that.
-_TURNED_AWAY = 100
+_TURNED_AWAY = 30
 
 
 class Placement:
@@ -239,6 +238,8 @@ class Placement:
         queue.push(f)
         if queue.parked is None:
             self._open[queue] = None
+        elif queue.parked is Parked.NODES:
+            self._board.update(queue)
 
     def reorder(self, run: Run) -> None:
         """Take note that ranks of a run's functions have changed."""
@@ -297,9 +298,11 @@ class Placement:
             while self._open:
                 self._consider(turn, now)
             first = turn.pop()
-            if stale and self._freed:
+            if stale and (roomy or (self._freed and self._ahead.horizon)):
                 woken = self._board.first(roomy, self._turn, self._ahead)
                 stale = False
+            elif stale:
+                woken = None
             freed_only = woken is not None and (first is None or woken.urgency < first.urgency)
             if freed_only:
                 if first is not None:
@@ -322,6 +325,8 @@ class Placement:
                 queue.parked = Parked.NODES
                 self._board.add(queue)
                 turned_away += denied
+                if denied and self.reservations.kept_node in roomy:
+                    del roomy[self.reservations.kept_node]  # not for others in this decision
                 if turned_away > _TURNED_AWAY:
                     left_at_that = dict(self._freed)
                     break

@@ -101,6 +101,11 @@ class Reservations:
         """Whether room is kept for anybody."""
         return bool(self._soon) or self._kept is not None
 
+    @property
+    def kept_node(self) -> Node | None:
+        """The node that is kept for the most urgent function."""
+        return None if self._kept is None else self._kept[1]
+
     def begin(self, now: float) -> dict[Node, None]:
         """A decision begins: the nodes from which functions were turned away that may go there now."""
         self._turn += 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import UNIT
+from handoff_dask._scheduling.durations import size_of
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.ledger import Node, Pool
 from handoff_dask._scheduling.order import Ranking
@@ -71,6 +72,8 @@ class Run:
         By number.
     limits : Pool or None
         What the run may use at once.
+    sizes : list of float
+        Kind → how much its functions ask for, on a logarithmic scale.
     ranking : Ranking
         The order of its functions.
     queues, usual_queues, limited
@@ -104,6 +107,7 @@ class Run:
         if spec.max_concurrency is not None:
             capacity[CONCURRENCY] = spec.max_concurrency * UNIT
         self.limits = Pool(capacity) if capacity else None
+        self.sizes = [size_of(kind.cost) for kind in spec.kinds]
         self.ranking = Ranking()
         self.queues: dict[Queue, None] = {}
         self.usual_queues: dict[int, Queue] = {}

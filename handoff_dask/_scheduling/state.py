@@ -16,7 +16,6 @@ from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.records import Attempt, Row, Shortfall
-from handoff_dask._scheduling.durations import size_of
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
 from handoff_dask._scheduling.functions import FINAL, NAMES, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
@@ -118,7 +117,7 @@ class SchedulingState:
         run = Run(spec, self._sequence)
         self.runs[spec.run_id] = run
         limits = find_limit_shortfalls(run)
-        run.shortfalls = limits + find_shortfalls(run, self.placement.fleet.ordered)
+        run.shortfalls = limits + find_shortfalls(run, self.placement.fleet)
         if run.shortfalls:
             run.status = RunStatus.PENDING
             if spec.wait_for_nodes > 0 and not limits:
@@ -212,7 +211,9 @@ class SchedulingState:
             self._close_attempt(f, "finished", started, stopped if stopped is not None else now)
             self.placement.release(f)
             if started is not None and stopped is not None:
-                self.placement.durations.learn(f.kind.code, size_of(f.kind.cost), stopped - started)
+                self.placement.durations.learn(
+                    f.kind.code, f.run.sizes[f.run.spec.kind_of[f.number]], stopped - started
+                )
         elif f.state in FINAL:
             return
         f.nbytes = nbytes
@@ -380,7 +381,7 @@ class SchedulingState:
         self._pending_nodes = nodes
         for run in list(self._pending):
             if changed and run.status is RunStatus.PENDING:
-                run.shortfalls = find_shortfalls(run, nodes)
+                run.shortfalls = find_shortfalls(run, self.placement.fleet)
                 if not run.shortfalls:
                     run.status = RunStatus.RUNNING
                     run.deadline = None

@@ -6,23 +6,41 @@ first of them is looked at. A thousand nodes that run functions of a few kinds l
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterator
 from heapq import heappop, heappush
+from operator import attrgetter
 from typing import Any
 
 from handoff_dask._model.resources import GPU, THREADS, UNIT
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.queues import QueueKey, eligible_nodes
 from handoff_dask._scheduling.spec import Amounts, Pins
+from handoff_dask._scheduling.strategies import slack
+
+_slack_of = attrgetter("slack")
+_position_of = attrgetter("position")
+
+#: What differs by less in slack has the same.
+_SAME = 1e-9
 
 
 class Shelf:
-    """Interchangeable nodes, by their positions."""
+    """Interchangeable nodes, by their positions.
 
-    __slots__ = ("_heap", "_listed", "count", "key")
+    Attributes
+    ----------
+    slack : float
+        What each of them has left; see :func:`~handoff_dask._scheduling.strategies.slack`.
+    count : int
+        How many there are.
+    """
 
-    def __init__(self, key: tuple[Any, ...]) -> None:
+    __slots__ = ("_heap", "_listed", "count", "key", "slack")
+
+    def __init__(self, key: tuple[Any, ...], slack: float) -> None:
         self.key = key
+        self.slack = slack
         self.count = 0
         self._heap: list[int] = []
         self._listed: set[int] = set()
@@ -62,6 +80,7 @@ class Fleet:
         self._called: dict[str, list[Node]] = {}
         self._capacities: list[Node] = []  # one node of each capacity
         self._shelves: dict[tuple[Any, ...], Shelf] = {}
+        self._by_slack: list[Shelf] = []
         self._moved: dict[Node, None] = {}
         self._holders: dict[frozenset[Any], frozenset[Node]] = {}
 
@@ -89,6 +108,7 @@ class Fleet:
         self._ordered = sorted(self.nodes.values(), key=lambda n: str(n.name))
         self._called = {}
         self._shelves = {}
+        self._by_slack = []
         self._holders = {}
         self._moved = dict.fromkeys(self._ordered)
         largest: dict[str, int] = {}
@@ -154,14 +174,24 @@ class Fleet:
         return self._capacities
 
     def fitting(self, cost: Amounts, need: Amounts) -> Iterator[Node]:
-        """Nodes where ``cost`` is free and that can hold ``need``: the first of each shelf."""
+        """Nodes where ``cost`` is free and that can hold ``need``: the first of each shelf.
+
+        They come in the order of :func:`~handoff_dask._scheduling.strategies.best_fit`.
+        """
         nodes = self.ordered
         if self._moved:
             self._put_away()
-        for shelf in self._shelves.values():
+        equal: list[Node] = []
+        level = 0.0
+        for shelf in self._by_slack:
+            if equal and shelf.slack > level + _SAME:
+                yield from sorted(equal, key=_position_of) if len(equal) > 1 else equal
+                equal = []
             node = shelf.first(nodes)
             if node.takes(cost) and (need is cost or node.holds(need)):
-                yield node
+                equal = [*equal, node]
+                level = shelf.slack
+        yield from sorted(equal, key=_position_of)
 
     def _put_away(self) -> None:
         for node in self._moved:
@@ -184,9 +214,11 @@ class Fleet:
                 node.shelf = None
                 if not shelf.count:
                     del self._shelves[shelf.key]
+                    self._by_slack.remove(shelf)
             if key:
                 found = self._shelves.get(key)
                 if found is None:
-                    found = self._shelves[key] = Shelf(key)
+                    found = self._shelves[key] = Shelf(key, slack(node, self._largest))
+                    insort(self._by_slack, found, key=_slack_of)
                 found.put(node)
         self._moved.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import isinf
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from handoff_dask._scheduling.queues import Parked, Queue, QueueKey, Urgency, qu
 from handoff_dask._scheduling.reservations import Reservations
 from handoff_dask._scheduling.runs import Group, Run
 from handoff_dask._scheduling.spec import Amounts
-from handoff_dask._scheduling.strategies import STRATEGIES, best_fit
+from handoff_dask._scheduling.strategies import STRATEGIES, Strategy, best_fit
 
 
 class Place(NamedTuple):
@@ -387,18 +387,16 @@ class Placement:
             if move:
                 holders = [n for n in move.holders if n.takes(cost) and self._admits(queue, n)]
                 nodes = dict.fromkeys([*nodes, *holders])
-        largest = self.fleet.largest
-        scored = [
-            (strategy(cost, n, largest) + (move.cost(n) if move else 0.0), n.position, n) for n in nodes
-        ]
-        best = min(scored)[2] if scored else None
+        if freed_only or queue.restricted or move or strategy is not best_fit:
+            nodes = self._ranked(nodes, cost, strategy, move)
+        best: Node | None = None
         denied = False
-        if best is not None and self.reservations.active:
-            for _, _, best in sorted(scored) if len(scored) > 1 else scored:
-                if not self.reservations.denies(f, queue.urgency, best, now):
-                    break
-            else:
-                best, denied = None, True
+        for node in nodes:
+            if self.reservations.active and self.reservations.denies(f, queue.urgency, node, now):
+                denied = True
+                continue
+            best, denied = node, False
+            break
         if best is None and not denied and self._ahead.may(f):
             eligible: Iterable[Node] = queue.eligible if queue.restricted else self.fleet.ordered
             if freed_only:
@@ -406,6 +404,18 @@ class Placement:
             if not self.reservations.active:
                 return self._ahead.node(f, eligible), True, False
         return best, False, denied
+
+    def _ranked(
+        self, nodes: Iterable[Node], cost: Amounts, strategy: Strategy, move: Move | None
+    ) -> Iterator[Node]:
+        """Nodes, those that suit a function best first."""
+        largest = self.fleet.largest
+        scored = [
+            (strategy(cost, n, largest) + (move.cost(n) if move else 0.0), n.position, n) for n in nodes
+        ]
+        heapify(scored)
+        while scored:
+            yield heappop(scored)[2]
 
     def _admits(self, queue: Queue, node: Node) -> bool:
         """Whether a node is one of those that could hold a queue's functions."""

@@ -38,6 +38,15 @@ def best_fit(cost: Amounts, node: Node, largest: Amounts) -> float:
     return left
 
 
+def slack(node: Node, largest: Amounts) -> float:
+    """What a node has left of everything, each resource relative to the largest node's.
+
+    What a function asks for lessens it equally on each node where it fits: :func:`best_fit` puts nodes in
+    the order of their slack, whatever the cost.
+    """
+    return best_fit({}, node, largest)
+
+
 STRATEGIES: Mapping[str, Strategy] = {
     "first_available": first_available,
     "load_balanced": load_balanced,

@@ -8,11 +8,12 @@ from handoff_dask._client.execute import execute, submit
 from handoff_dask._client.local import execute_local
 from handoff_dask._client.nodes import discover_nodes, register_node, resources_available
 from handoff_dask._client.result import Result
-from handoff_dask._client.run import Results, Run
+from handoff_dask._client.results import Results
+from handoff_dask._client.run import Run
 from handoff_dask._client.simulate import Schedule, simulate
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Argument, Collocated, Function
-from handoff_dask._model.records import Attempt, FunctionRecord, Records, Shortfall
+from handoff_dask._model.records import Attempt, Event, FunctionRecord, Records, Shortfall
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import (
@@ -44,6 +45,7 @@ __all__ = [
     "Current",
     "CyclicDependencyError",
     "DuplicateFunctionError",
+    "Event",
     "Function",
     "FunctionFailedError",
     "FunctionRecord",

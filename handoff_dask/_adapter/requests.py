@@ -60,7 +60,7 @@ class Requests:
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Operation → method."""
-        names = ("prepare", "cancel", "report", "counts", "nodes", "register_node", "available")
+        names = ("prepare", "cancel", "report", "counts", "explain", "nodes", "register_node", "available")
         return {f"{NAME}_{name}": getattr(self, name) for name in names}
 
     async def prepare(self, spec: bytes, client: str, protocol: int) -> dict[str, Any]:
@@ -110,6 +110,13 @@ class Requests:
         """Number of functions of a run in each state."""
         active = self._plugin.runs.get(run_id)
         return {} if active is None else {NAMES[s]: n for s, n in active.run.counts.items()}
+
+    async def explain(self, run_id: str, number: int) -> str | None:
+        """What a function waits for, in words; None when the run is not known."""
+        active = self._plugin.runs.get(run_id)
+        if active is None:
+            return None
+        return self._plugin.state.explain(active.run.functions[number], time())
 
     async def nodes(self) -> list[dict[str, Any]]:
         """Every node's name, address, capacity and free amounts, by name."""

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import time
 import weakref
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from distributed import Client, Future
@@ -19,9 +20,10 @@ from handoff_dask._adapter.compile import Compiled, NumberOrder
 from handoff_dask._adapter.messages import PROTOCOL, RUN_DROPPED, RUN_ENDED
 from handoff_dask._adapter.worker import InterruptedFunctionError
 from handoff_dask._client.result import Result
+from handoff_dask._client.results import Results
 from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.records import Records, Row, Shortfall
+from handoff_dask._model.records import Event, Records, Row, Shortfall, events_of
 from handoff_dask.exceptions import (
     AllocationError,
     ClusterNotReadyError,
@@ -314,6 +316,54 @@ class Run:
     async def _allocations(self) -> dict[Hashable, Any]:
         return (await self._records()).allocations
 
+    def explain(self, id: Hashable) -> Any:
+        """Why a function is not running.
+
+        Parameters
+        ----------
+        id : hashable
+            Id of the function.
+
+        Returns
+        -------
+        str
+            What it waits for: results, the time of its retry, limits of the run, or a node, and then for each
+            node what is asked and what is free there. An :class:`AllocationError` says the same of functions
+            that fit on no node. With an asynchronous client an awaitable.
+
+        Raises
+        ------
+        KeyError
+            The DAG has no such function.
+        """
+        if id not in self.dag:
+            raise KeyError(f"DAG {self.dag.id!r} has no function {id!r}")
+        return self._sync(partial(self._explain, id))
+
+    async def _explain(self, id: Hashable) -> str:
+        if self.dag[id].type == "inline":
+            return f"function {id!r} is inline: it is evaluated inside each function that depends on it"
+        await self._started()
+        text = None
+        if self._client.status == "running":
+            number = self._compiled.ids.index(id)
+            text = await self._client.scheduler.handoff_explain(run_id=self.id, number=number)
+        return text or f"function {id!r} is not waiting: its run is {self.status}"
+
+    def events(self) -> Any:
+        """What has happened so far, in the order of time.
+
+        Returns
+        -------
+        list of Event
+            When each attempt of a function could have started, was started and ended, and where. With an
+            asynchronous client an awaitable.
+        """
+        return self._sync(self._events)
+
+    async def _events(self) -> list[Event]:
+        return events_of(await self._records())
+
     # ------------------------------------------------------------------ ending
 
     def cancel(self) -> Any:
@@ -391,50 +441,6 @@ class Run:
 
 def _distinct(shortfalls: Iterable[Shortfall]) -> list[Shortfall]:
     return list({id(s): s for s in shortfalls}.values())
-
-
-class Results(Mapping[Hashable, Any]):
-    """Results of a run by function id: those that are there, fetched from the cluster when looked at."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    async def fetch(self) -> None:
-        """Fetch what is there, to have it when the client is closed."""
-        self._run._fetched = await self._run._gather(self._there())
-
-    def _there(self) -> dict[Hashable, Future]:
-        return {id: future for id, future in self._run.futures.items() if future.status == "finished"}
-
-    def __getitem__(self, id: Hashable) -> Any:
-        if id in self._run._fetched:
-            return self._run._fetched[id]
-        future = self._run.futures[id]
-        if future.status != "finished":
-            raise KeyError(f"function {id!r} has no result: its future is {future.status}")
-        return self._run._client.sync(self._one, id, future)
-
-    async def _one(self, id: Hashable, future: Future) -> Any:
-        return (await self._run._gather({id: future}))[id]
-
-    def gather(self) -> Any:
-        """All results that are there, fetched together: a dict, or an awaitable of one."""
-        return self._run._client.sync(self._run._gather, self._there())
-
-    def __iter__(self) -> Iterator[Hashable]:
-        return iter(self._run._fetched or self._there())
-
-    def __len__(self) -> int:
-        return len(self._run._fetched or self._there())
-
-    def __contains__(self, id: object) -> bool:
-        if id in self._run._fetched:
-            return True
-        future = self._run.futures.get(id)
-        return future is not None and future.status == "finished"
-
-    def __repr__(self) -> str:
-        return f"<results of {len(self)} of {len(self._run.futures)} functions of run {self._run.id}>"
 
 
 def original_exception(error: Any) -> BaseException | None:

@@ -158,6 +158,47 @@ class Records(Mapping[Hashable, FunctionRecord]):
         return {id: attempts[-1].node for id, attempts in rows if attempts}
 
 
+class Event(NamedTuple):
+    """Something that happened to a function of a run.
+
+    Attributes
+    ----------
+    time : float
+        Seconds since the epoch.
+    function_id : hashable
+    event : str
+        ``"ready"`` (it could have started), ``"started"``, or how the attempt ended: ``"finished"``,
+        ``"failed"``, ``"lost"`` or ``"cancelled"``.
+    node : str or None
+        Where, once that was decided.
+    attempt : int
+        Number of the attempt, from 1.
+    error : str or None
+        Text of the exception of an attempt that failed.
+    """
+
+    time: float
+    function_id: Hashable
+    event: str
+    node: Any
+    attempt: int
+    error: str | None = None
+
+
+def events_of(records: Mapping[Hashable, FunctionRecord]) -> list[Event]:
+    """Everything that records tell of, in the order of time."""
+    events = []
+    for id, record in records.items():
+        for a in record.attempts:
+            if a.queued is not None:
+                events.append(Event(a.queued, id, "ready", None, a.number))
+            if a.started is not None:
+                events.append(Event(a.started, id, "started", a.node, a.number))
+            if a.stopped is not None:
+                events.append(Event(a.stopped, id, a.outcome, a.node, a.number, a.error))
+    return sorted(events, key=lambda event: event.time)
+
+
 @dataclass(frozen=True, slots=True)
 class Shortfall:
     """Why functions of one kind fit on no node.
@@ -174,6 +215,8 @@ class Shortfall:
         What that node has, of the resources asked for.
     reason : str
         What rules the nodes out, in words.
+    nodes : tuple of str
+        A line for each node: why not this one.
     """
 
     function_ids: tuple[Hashable, ...]
@@ -181,6 +224,7 @@ class Shortfall:
     nearest: Any
     offered: Mapping[str, float]
     reason: str
+    nodes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         shown = ", ".join(repr(i) for i in self.function_ids[:3])
@@ -192,4 +236,4 @@ class Shortfall:
             text += f"; asked: {format_amounts(self.asked)}"
         if self.nearest is not None and self.offered:
             text += f"; nearest node {self.nearest!r} has {format_amounts(self.offered)}"
-        return text
+        return "\n      ".join([text, *self.nodes])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import THREADS, format_amounts, from_units
+from handoff_dask._scheduling.explain import node_lines
 from handoff_dask._scheduling.fleet import Fleet
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
@@ -83,6 +84,7 @@ def shortfall_of(
         None if nearest is None else nearest.name,
         offered,
         reason,
+        node_lines(need, pins, nodes),
     )
 
 

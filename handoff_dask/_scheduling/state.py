@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.records import Attempt, Row, Shortfall
+from handoff_dask._scheduling.explain import explain
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
 from handoff_dask._scheduling.functions import FINAL, NAMES, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
@@ -409,6 +410,10 @@ class SchedulingState:
         return min(times, default=None)
 
     # ------------------------------------------------------------------ questions
+
+    def explain(self, f: FunctionState, now: float) -> str:
+        """What a function waits for, in words."""
+        return explain(self, f, now)
 
     def row(self, f: FunctionState) -> Row:
         """What is known of a function."""

@@ -1,0 +1,180 @@
+"""Why a function is not running, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from handoff_dask._model.resources import THREADS, format_amounts, from_units
+from handoff_dask._scheduling.functions import NAMES, FunctionState, State
+from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.runs import CONCURRENCY, Run, RunStatus
+from handoff_dask._scheduling.spec import Amounts, Pins
+
+if TYPE_CHECKING:
+    from handoff_dask._scheduling.state import SchedulingState
+
+#: Nodes, inputs or shortfalls that are named one by one.
+_NAMED = 8
+
+
+def explain(state: SchedulingState, f: FunctionState, now: float) -> str:
+    """What a function does, and if it is not running, what it waits for.
+
+    Parameters
+    ----------
+    state : SchedulingState
+    f : FunctionState
+    now : float
+        Seconds on the clock that all events use.
+
+    Returns
+    -------
+    str
+        A sentence, and for a function that waits for a node a line for each node.
+    """
+    run = f.run
+    name = f"function {f.id!r}"
+    if run.status is RunStatus.PENDING:
+        left = "" if run.deadline is None else f", for {max(0.0, run.deadline - now):.3g} s more"
+        lines = [f"{name} waits: the run waits for nodes that can hold all its functions{left}"]
+        return _listed(lines, [str(s) for s in run.shortfalls])
+    match f.state:
+        case State.WAITING:
+            needs = [run.functions[n] for n in run.inputs[f.number]]
+            missing = [f"{g.id!r} ({_brief(g)})" for g in needs if g.state is not State.FINISHED]
+            return _listed(
+                [f"{name} waits for results"], missing or ["they are there; it is about to be ready"]
+            )
+        case State.DELAYED:
+            attempts = f.kind.policy.max_retries + 1
+            return (
+                f"{name} is tried again in {max(0.0, f.not_before - now):.3g} s:"
+                f" attempt {len(f.attempts) + 1}, after {f.failures} of at most {attempts} have failed"
+            )
+        case State.READY:
+            return _why_ready(state, f, now)
+        case State.RUNNING:
+            return f"{name} is not waiting: it is {_brief(f)}"
+        case State.SKIPPED:
+            return f"{name} will not run: {_failed_input(f)!r}, which it needs, has failed"
+        case State.CANCELLED:
+            return f"{name} will not run: its run is {run.status.value}"
+        case State.FAILED:
+            error = f.attempts[-1].error if f.attempts else None
+            return f"{name} has failed" + (f": {error}" if error else "")
+    return f"{name} has {_brief(f)}"
+
+
+def _why_ready(state: SchedulingState, f: FunctionState, now: float) -> str:
+    run = f.run
+    since = "" if f.queued is None else f" for {max(0.0, now - f.queued):.3g} s"
+    need = f.cost if f.group is None else f.group.need
+    pins = f.kind.pin_sets if f.group is None else f.group.pins
+    lines = [f"function {f.id!r} has waited{since} for a node; it asks for {asked_for(f.cost)}"]
+    if run.limits is not None and not run.limits.fits(f.limit_cost):
+        lines.append(_limits(run, f.limit_cost))
+    if f.group is not None and f.group.node is not None:
+        lines.append(f"it is collocated with functions on node {f.group.node.name!r}")
+        pins = frozenset({frozenset({str(f.group.node.name)})})
+    kept = state.placement.reservations
+    nodes = state.placement.fleet.ordered
+    rows = []
+    for node in nodes:
+        text = why_not(node, need, f.cost, pins, avoided=f.avoid)
+        if text is None:
+            text = "has room, which is kept for more urgent functions" if kept.active else "has room"
+        rows.append(f"node {node.name!r}: {text}")
+    return _listed(lines, rows or ["the cluster has no nodes"])
+
+
+def why_not(node: Node, need: Amounts, cost: Amounts, pins: Pins, avoided: Iterable[Any] = ()) -> str | None:
+    """Why functions of some need and cost cannot start on a node now; None when they can."""
+    if not node.allowed(pins):
+        return "not allowed by its pin or its group"
+    lacking = {r: units for r, units in need.items() if units > node.capacity.get(r, 0)}
+    if lacking:
+        return f"asks for {asked_for(lacking)}, it has {_amounts(node.capacity, lacking)}"
+    if node.name in avoided:
+        return "failed there before; others come first"
+    if not node.accepting:
+        return "is paused or about to leave"
+    short = [r for r, units in cost.items() if units > node.free(r)]
+    if short:
+        parts = [
+            f"{r} {from_units(cost[r]):g}, free {from_units(node.free(r)):g} of {_amount(node, r)}"
+            for r in short
+        ]
+        return f"asks for {'; '.join(parts)}"
+    if not node.takes(cost):
+        return (
+            "no whole device is free"
+            if node.fits({r: n for r, n in cost.items() if r != "gpu"})
+            else "is busy"
+        )
+    return None
+
+
+def node_lines(need: Amounts, pins: Pins, nodes: Sequence[Node]) -> tuple[str, ...]:
+    """For each node, why it can never hold a need."""
+    lines = []
+    for node in nodes[:_NAMED]:
+        text = why_not(node, need, {}, pins) or "could hold it"
+        lines.append(f"node {node.name!r}: {text}")
+    if len(nodes) > _NAMED:
+        lines.append(f"... and {len(nodes) - _NAMED} more nodes")
+    return tuple(lines)
+
+
+def asked_for(cost: Amounts) -> str:
+    """A cost in words."""
+    amounts = {r: from_units(units) for r, units in cost.items() if r != THREADS or len(cost) == 1}
+    return format_amounts(amounts)
+
+
+def _amount(node: Node, name: str) -> str:
+    return f"{from_units(node.capacity.get(name, 0)):g}"
+
+
+def _amounts(capacity: Amounts, names: Iterable[str]) -> str:
+    return format_amounts({r: from_units(capacity.get(r, 0)) for r in names})
+
+
+def _limits(run: Run, cost: Amounts) -> str:
+    assert run.limits is not None
+    parts = []
+    for name, units in cost.items():
+        if units > run.limits.free(name):
+            used, limit = run.limits.used[name], run.limits.capacity[name]
+            text = "max_concurrency" if name == CONCURRENCY else f"limit {name!r}"
+            parts.append(f"{text}: {from_units(used):g} of {from_units(limit):g} in use")
+    return f"the run is at its limits: {'; '.join(parts)}"
+
+
+def _brief(f: FunctionState) -> str:
+    where = "" if f.node is None else f" on node {f.node.name!r}"
+    if f.state is State.RUNNING:
+        return f"running{where}, attempt {len(f.attempts) + 1}"
+    if f.state is State.FINISHED:
+        return f"finished{where}"
+    return NAMES[f.state]
+
+
+def _failed_input(f: FunctionState) -> Any:
+    """Id of a function that failed, of those that ``f`` needs."""
+    seen = [f]
+    for g in seen:
+        for n in g.run.inputs[g.number]:
+            other = g.run.functions[n]
+            if other.state is State.FAILED:
+                return other.id
+            if other.state is State.SKIPPED and other not in seen:
+                seen.append(other)
+    return None
+
+
+def _listed(lines: list[str], items: Sequence[str]) -> str:
+    shown = [f"  - {item}" for item in items[:_NAMED]]
+    if len(items) > _NAMED:
+        shown.append(f"  - ... and {len(items) - _NAMED} more")
+    return "\n".join(["; ".join(lines) + (":" if shown else ""), *shown])

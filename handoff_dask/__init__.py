@@ -11,6 +11,7 @@ from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
 from handoff_dask._client.run import Run
 from handoff_dask._client.simulate import Schedule, simulate
+from handoff_dask._model.allocator import Allocator, ReadyFunction
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Argument, Collocated, Function
 from handoff_dask._model.records import Attempt, Event, FunctionRecord, Records, Shortfall
@@ -18,6 +19,7 @@ from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import (
     AllocationError,
+    AllocatorError,
     ClusterNotReadyError,
     CyclicDependencyError,
     DuplicateFunctionError,
@@ -38,6 +40,8 @@ from handoff_dask.exceptions import (
 __all__ = [
     "DAG",
     "AllocationError",
+    "Allocator",
+    "AllocatorError",
     "Argument",
     "Attempt",
     "ClusterNotReadyError",
@@ -56,6 +60,7 @@ __all__ = [
     "InvalidFunctionError",
     "MissingFunctionError",
     "NodeNotFoundError",
+    "ReadyFunction",
     "Records",
     "Result",
     "Results",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AllocationError",
+    "AllocatorError",
     "ClusterNotReadyError",
     "CyclicDependencyError",
     "DuplicateFunctionError",
@@ -245,6 +246,23 @@ class AllocationError(RunError):
             "Lower the cost, add a node that has it (`dask worker --resources ...`), or pass"
             " wait_for_nodes=SECONDS when such a node is about to join."
         )
+
+
+class AllocatorError(RunError):
+    """The run's own allocator raised an exception, or proposed what cannot be done.
+
+    Attributes
+    ----------
+    reason : str
+        What it did.
+    """
+
+    def __init__(self, dag_id: Any, run_id: str, reason: str) -> None:
+        super().__init__(dag_id, run_id, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the allocator of run {self.run_id} of DAG {self.dag_id!r} failed: {self.reason}"
 
 
 class RunCancelledError(RunError):

@@ -68,7 +68,10 @@ class Requests:
         plugin = self._plugin
         if protocol != PROTOCOL:
             return {"status": "protocol", "version": __version__}
-        run_spec: RunSpec = pickle.loads(spec)
+        try:
+            run_spec: RunSpec = pickle.loads(spec)
+        except Exception as error:
+            return {"status": "unreadable", "error": f"{type(error).__name__}: {error}"}
         await plugin.membership.settled()
         if plugin.membership.unusable and not plugin.state.nodes:
             return {"status": "unusable", "workers": dict(plugin.membership.unusable)}
@@ -100,6 +103,7 @@ class Requests:
         return {
             "status": run.status.value,
             "broken": active.broken,
+            "fault": run.fault,
             "shortfalls": pickle.dumps(run.shortfalls),
             "rows": pickle.dumps([self._plugin.state.row(f) for f in run.functions]),
             "failed": [f.number for f in run.failed],

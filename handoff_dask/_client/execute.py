@@ -12,6 +12,7 @@ from handoff_dask._adapter.compile import compile_dag
 from handoff_dask._client.options import (
     DEFAULT_MAX_RETRIES,
     DEFAULT_STRATEGY,
+    AllocatorLike,
     RunOptions,
     check_dag,
     check_seconds,
@@ -32,7 +33,7 @@ def submit(
     retry: RetryPolicy | None = None,
     max_concurrency: int | None = None,
     limits: Mapping[str, Any] | None = None,
-    allocation_strategy: str = DEFAULT_STRATEGY,
+    allocation_strategy: str | AllocatorLike = DEFAULT_STRATEGY,
     keep: str | Collection[Hashable] = "all",
     fail_fast: bool = True,
     priority: float = 0,
@@ -56,8 +57,9 @@ def submit(
     limits : mapping of str to number, optional
         Amounts that this run may use at once across the cluster: with ``limits={"db": 8}``, functions of
         ``cost={"db": 1}`` run eight at a time. A limit is not a resource of nodes.
-    allocation_strategy : {"best_fit", "load_balanced", "first_available"}
-        Which of several nodes gets a function that fits on each.
+    allocation_strategy : {"best_fit", "load_balanced", "first_available"} or Allocator
+        Which of several nodes gets a function that fits on each; or an :class:`Allocator` of your own, which
+        decides what starts where.
     keep : {"all", "sinks"} or list of ids
         Functions whose results are wanted. Others are dropped as soon as nothing needs them.
     fail_fast : bool
@@ -128,7 +130,7 @@ def execute(
     retry: RetryPolicy | None = None,
     max_concurrency: int | None = None,
     limits: Mapping[str, Any] | None = None,
-    allocation_strategy: str = DEFAULT_STRATEGY,
+    allocation_strategy: str | AllocatorLike = DEFAULT_STRATEGY,
     keep: str | Collection[Hashable] = "all",
     fail_fast: bool = True,
     timeout: float | None = None,

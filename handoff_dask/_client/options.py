@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from handoff_dask._model.allocator import Allocator
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.resources import parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
 from handoff_dask._scheduling.runs import CONCURRENCY
 from handoff_dask._scheduling.strategies import STRATEGIES
+
+#: What ``allocation_strategy`` takes instead of a name.
+AllocatorLike = Allocator | Callable[[Any, Any], Mapping[Hashable, Any]]
 
 DEFAULT_MAX_RETRIES = 3
 DEFAULT_STRATEGY = "best_fit"
@@ -31,7 +35,7 @@ class RunOptions:
     retry: RetryPolicy | None = None
     max_concurrency: int | None = None
     limits: Mapping[str, Any] | None = None
-    allocation_strategy: str = DEFAULT_STRATEGY
+    allocation_strategy: str | AllocatorLike = DEFAULT_STRATEGY
     keep: str | Collection[Hashable] = "all"
     fail_fast: bool = True
     priority: float = 0
@@ -53,9 +57,12 @@ class RunOptions:
                 raise ValueError(f"limits: {error}") from None
             if CONCURRENCY in self.limits:
                 raise ValueError(f"a limit cannot be called {CONCURRENCY!r}: that is an option of its own")
-        if self.allocation_strategy not in STRATEGIES:
-            known = ", ".join(repr(s) for s in STRATEGIES)
-            raise ValueError(f"allocation_strategy must be one of {known}, not {self.allocation_strategy!r}")
+        strategy = self.allocation_strategy
+        known = ", ".join(repr(s) for s in STRATEGIES)
+        if isinstance(strategy, str) and strategy not in STRATEGIES:
+            raise ValueError(f"allocation_strategy must be one of {known} or an Allocator, not {strategy!r}")
+        if isinstance(strategy, type) or not (isinstance(strategy, (str, Allocator)) or callable(strategy)):
+            raise TypeError(f"allocation_strategy must be one of {known} or an Allocator, not {strategy!r}")
         if isinstance(self.keep, str) and self.keep not in ("all", "sinks"):
             raise ValueError(f'keep must be "all", "sinks" or a list of function ids, not {self.keep!r}')
         if not isinstance(self.keep, (str, Collection)):

@@ -26,12 +26,14 @@ from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import Event, Records, Row, Shortfall, events_of
 from handoff_dask.exceptions import (
     AllocationError,
+    AllocatorError,
     ClusterNotReadyError,
     FunctionFailedError,
     HandoffError,
     RunCancelledError,
     RunError,
     RunTimeoutError,
+    SerializationError,
 )
 
 _ENDED = ("finished", "failed", "cancelled")
@@ -86,13 +88,22 @@ class Run:
             self._finish("finished")
             return
         _listen(client, self)
-        answer = await client.scheduler.handoff_prepare(
-            spec=pickle.dumps(spec), client=client.id, protocol=PROTOCOL
-        )
+        try:
+            data = pickle.dumps(spec)
+        except Exception as error:
+            problem = f"the allocation_strategy {spec.strategy!r} cannot be pickled: {error}"
+            raise SerializationError(self.dag.id, [problem]) from error
+        answer = await client.scheduler.handoff_prepare(spec=data, client=client.id, protocol=PROTOCOL)
         if answer["status"] == "protocol":
             check_protocol(answer)
         if answer["status"] == "unusable":
             raise ClusterNotReadyError(explain_unusable(answer["workers"]))
+        if answer["status"] == "unreadable":
+            self._finish("failed")
+            raise ClusterNotReadyError(
+                f"the scheduler cannot load the run's allocation_strategy: {answer['error']}."
+                " Its code must be importable there."
+            )
         if answer["status"] == "unplaceable":
             self._finish("failed")
             raise self._allocation_error(answer["shortfalls"])
@@ -404,6 +415,8 @@ class Run:
             error: RunError = RunError(
                 self.dag.id, self.id, f"handoff_dask failed on the scheduler: {broken}"
             )
+        elif fault := report.get("fault"):
+            error = AllocatorError(self.dag.id, self.id, fault)
         elif report.get("failed") and (shortfalls := report.get("shortfalls")) and pickle.loads(shortfalls):
             return self._allocation_error(shortfalls)
         elif report.get("failed"):

@@ -8,16 +8,17 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from handoff_dask._client.options import DEFAULT_STRATEGY, RunOptions, check_dag
+from handoff_dask._client.options import DEFAULT_STRATEGY, AllocatorLike, RunOptions, check_dag
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import FunctionRecord, Records
 from handoff_dask._model.resources import THREADS, parse_nodes, to_units
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.bounds import lower_bounds
+from handoff_dask._scheduling.functions import State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.lowering import lower_dag
 from handoff_dask._scheduling.simulation import Simulation
-from handoff_dask.exceptions import AllocationError
+from handoff_dask.exceptions import AllocationError, AllocatorError
 
 Durations = float | Mapping[Hashable, Any] | Callable[[Hashable], float]
 
@@ -130,7 +131,7 @@ def simulate(
     nodes: Mapping[Any, Mapping[str, Any]],
     durations: Durations = 1.0,
     *,
-    allocation_strategy: str = DEFAULT_STRATEGY,
+    allocation_strategy: str | AllocatorLike = DEFAULT_STRATEGY,
     max_concurrency: int | None = None,
     limits: Mapping[str, Any] | None = None,
     known: bool = True,
@@ -168,6 +169,8 @@ def simulate(
         The DAG cannot run as written.
     AllocationError
         A function fits on no node.
+    AllocatorError
+        The allocator raised an exception, or proposed what cannot be done.
     TypeError, ValueError
         An argument is not what it has to be; ``durations`` lack a function.
     """
@@ -190,6 +193,13 @@ def simulate(
     if simulation.run.shortfalls:
         raise AllocationError(dag.id, spec.run_id, simulation.run.shortfalls)
     simulation.play()
+    run = simulation.run
+    if run.fault is not None:
+        raise AllocatorError(dag.id, spec.run_id, run.fault)
+    if not run.ended:
+        waiting = [f.id for f in run.functions if f.state is State.READY][:3]
+        reason = f"it leaves functions waiting although nothing runs, such as {waiting}"
+        raise AllocatorError(dag.id, spec.run_id, reason)
     return Schedule(dag, simulation, seconds)
 
 

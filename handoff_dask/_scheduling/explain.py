@@ -77,6 +77,8 @@ def _why_ready(state: SchedulingState, f: FunctionState, now: float) -> str:
     if f.group is not None and f.group.node is not None:
         lines.append(f"it is collocated with functions on node {f.group.node.name!r}")
         pins = frozenset({frozenset({str(f.group.node.name)})})
+    if run.has_allocator:
+        lines.append("its run's own allocator has not chosen a node for it")
     kept = state.placement.reservations
     nodes = state.placement.fleet.ordered
     rows = []

@@ -18,6 +18,7 @@ from handoff_dask._scheduling.fleet import Fleet
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.locality import Move
+from handoff_dask._scheduling.proposals import Rejected, propose
 from handoff_dask._scheduling.queues import Parked, Queue, QueueKey, Urgency, queue_key
 from handoff_dask._scheduling.reservations import Reservations
 from handoff_dask._scheduling.runs import Group, Run
@@ -100,6 +101,7 @@ class Placement:
         self._board = Board()
         self._starved: dict[Queue, None] = {}
         self._freed: dict[Node, None] = {}  # may have room that the queues on the board do not know of
+        self._own: dict[Run, None] = {}  # runs with an allocator of their own
         self._shrunk = False  # a node has left or become smaller
         self._turn = 0
         self._next_look = 0.0
@@ -144,6 +146,10 @@ class Placement:
         self.fleet.changed()
         self.reservations.changed()
         self._open_restricted()
+        for run in self._own:
+            for queue in run.queues:
+                if queue.parked is Parked.ALLOCATOR:
+                    self._open_again(queue)
         for queue in self._starved:
             self._open_again(queue)
         self._starved.clear()
@@ -249,6 +255,7 @@ class Placement:
     def forget(self, run: Run) -> None:
         """A run is gone, and queues that were its own with it."""
         self.reservations.forget(run)
+        self._own.pop(run, None)
         for queue in run.queues:
             if queue.head() is None:
                 queue.dropped = True
@@ -266,7 +273,7 @@ class Placement:
 
     # ------------------------------------------------------------------ decisions
 
-    def place(self, now: float) -> Iterator[Place | Starved]:
+    def place(self, now: float) -> Iterator[Place | Starved | Rejected]:
         """Place everything that can be placed now.
 
         The most urgent function of all queues goes first; a queue whose head fits nowhere is left alone
@@ -341,6 +348,8 @@ class Placement:
         for queue in turn:
             self._open[queue] = None
         self._freed = left_at_that
+        for run in sorted(self._own, key=lambda run: (-run.spec.priority, run.sequence)):
+            yield from self._ask_allocator(run, now)
         yield from self._starving(now)
 
     def _consider(self, turn: _Heap, now: float) -> None:
@@ -354,7 +363,12 @@ class Placement:
                 queue.topology = self.fleet.topology
             if queue.eligible if queue.restricted else self.fleet.can_hold(queue.need):
                 queue.starved_since = None
-                turn.push(queue)
+                f = queue.head()
+                if f is not None and f.run.has_allocator:
+                    queue.parked = Parked.ALLOCATOR
+                    self._own[f.run] = None
+                else:
+                    turn.push(queue)
             elif queue.key.bound is None:
                 queue.parked = Parked.CAPACITY
                 self._starved[queue] = None
@@ -405,6 +419,16 @@ class Placement:
                 return self._ahead.node(f, eligible), True, False
         return best, False, denied
 
+    def _ask_allocator(self, run: Run, now: float) -> Iterator[Place | Rejected]:
+        """Let a run's own allocator place its functions."""
+        queues = [q for q in run.queues if q.parked is Parked.ALLOCATOR]
+        for answer in propose(run, queues, self.nodes, self._admits):
+            if isinstance(answer, Rejected):
+                yield answer
+                return
+            f, node = answer
+            yield self._carry_out(f, node, now, False)
+
     def _ranked(
         self, nodes: Iterable[Node], cost: Amounts, strategy: Strategy, move: Move | None
     ) -> Iterator[Node]:
@@ -454,7 +478,7 @@ class Placement:
             nodes = [n for n in nodes if n.fits(group.need)] or nodes
             if not nodes:
                 return None
-            strategy = STRATEGIES[f.run.spec.strategy]
+            strategy = best_fit if f.run.has_allocator else STRATEGIES[f.run.spec.strategy]
             self.bind(group, min(nodes, key=lambda n: strategy(group.need, n, self.fleet.largest)))
         return None if group.node is None else group.node.name
 

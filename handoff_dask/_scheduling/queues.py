@@ -34,6 +34,7 @@ class QueueKey(NamedTuple):
     avoid : frozenset
         Nodes to avoid when others will do.
     strategy : str
+        Name of the allocator; of one of the user's own, the id of the run.
     run : str or None
         Id of the run when it has limits of its own, which block only its own functions.
     limit_cost : tuple of (name, units)
@@ -65,7 +66,7 @@ def queue_key(f: FunctionState) -> QueueKey:
         pins,
         bound,
         f.avoid,
-        run.spec.strategy,
+        run.spec.run_id if run.has_allocator else run.spec.strategy,
         run.spec.run_id if limited else None,
         tuple(f.limit_cost.items()) if limited else (),
     )
@@ -80,6 +81,8 @@ class Parked(Enum):
     LIMITS = "limits"
     #: A node that could hold them at all.
     CAPACITY = "capacity"
+    #: The allocator of their run.
+    ALLOCATOR = "allocator"
 
 
 class Queue:

@@ -79,6 +79,8 @@ class Run:
     queues, usual_queues, limited
         Where its functions wait: all these queues; by the kind of functions to which nothing unusual has
         happened; those that wait for the run's limits. Kept by the placement.
+    fault : str or None
+        What the run's own allocator did wrong.
     heavy : bool
         Whether it has results that are worth looking where they are.
     deadline : float or None
@@ -112,6 +114,7 @@ class Run:
         self.queues: dict[Queue, None] = {}
         self.usual_queues: dict[int, Queue] = {}
         self.limited: dict[Queue, None] = {}
+        self.fault: str | None = None
         self.heavy = False
         self.deadline: float | None = None
         self.status = RunStatus.RUNNING
@@ -119,6 +122,11 @@ class Run:
         self.failed: list[FunctionState] = []
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         self.counts[State.WAITING] = len(self.functions)
+
+    @property
+    def has_allocator(self) -> bool:
+        """Whether an allocator of the user's own places its functions."""
+        return not isinstance(self.spec.strategy, str)
 
     @cached_property
     def inputs(self) -> list[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from handoff_dask._model.resources import THREADS, UNIT
 from handoff_dask._model.retry import RetryPolicy
@@ -82,8 +83,8 @@ class RunSpec:
         What the run may use at once, across the cluster.
     max_concurrency : int, optional
         How many of its functions may run at once.
-    strategy : str
-        Name of the allocator.
+    strategy : str or Allocator
+        Name of the allocator, or one of the user's own.
     priority : float
         Higher first, before the priorities of functions.
     fail_fast : bool
@@ -103,7 +104,7 @@ class RunSpec:
     peers: Mapping[int, int] = field(default_factory=dict)
     limits: tuple[tuple[str, int], ...] = ()
     max_concurrency: int | None = None
-    strategy: str = "best_fit"
+    strategy: Any = "best_fit"
     priority: float = 0
     fail_fast: bool = True
     wait_for_nodes: float = 0.0

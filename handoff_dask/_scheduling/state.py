@@ -22,6 +22,7 @@ from handoff_dask._scheduling.functions import FINAL, NAMES, FunctionState, Stat
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.locality import HEAVY
 from handoff_dask._scheduling.placement import Place, Placement, Settings, Starved
+from handoff_dask._scheduling.proposals import Rejected
 from handoff_dask._scheduling.runs import Run, RunStatus
 from handoff_dask._scheduling.spec import Amounts, RunSpec
 
@@ -369,6 +370,10 @@ class SchedulingState:
                     if f.state is State.READY:  # still: the first failure may have ended the run
                         decisions.append(Fail(f, decision.shortfall))
                         self._fail(f)
+            elif type(decision) is Rejected:
+                decision.run.fault = decision.reason
+                if not decision.run.ended:
+                    self._end(decision.run, RunStatus.FAILED)
             else:
                 assert isinstance(decision, Place)
                 decisions.append(decision)

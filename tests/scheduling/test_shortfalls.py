@@ -33,16 +33,21 @@ def test_too_much_for_every_node():
         {"cpu": 4, "memory": 50},
         "too much for every node",
     )
-    assert str(s) == (
+    assert str(s).splitlines() == [
         "function 'y': too much for every node; asked: cpu 3, memory 60; "
-        "nearest node 'b' has cpu 4, memory 50"
-    )
+        "nearest node 'b' has cpu 4, memory 50",
+        "      node 'a': asks for cpu 3, it has cpu 2",
+        "      node 'b': asks for memory 60, it has memory 50",
+    ]
 
 
 def test_a_resource_that_no_node_has():
     (s,) = shortfalls({"a": "cpu 2"}, x=fn("gpu 1"))
     assert fields(s) == (("x",), {"gpu": 1}, "a", {"gpu": 0}, "too much for every node")
-    assert str(s) == "function 'x': too much for every node; asked: gpu 1; nearest node 'a' has gpu 0"
+    assert str(s).splitlines() == [
+        "function 'x': too much for every node; asked: gpu 1; nearest node 'a' has gpu 0",
+        *[f"      node {name!r}: asks for gpu 1, it has gpu 0" for name in "ab"],
+    ]
 
 
 def test_the_nearest_has_enough_of_most():
@@ -77,7 +82,10 @@ def test_each_need_has_a_shortfall_of_its_own():
 def test_a_pin_that_is_no_node():
     (s,) = shortfalls({"a": "cpu 1", "b": "cpu 1"}, x=fn("cpu 1", pin="d c"))
     assert fields(s) == (("x",), {"cpu": 1}, None, {}, "pinned to 'c' or 'd', but the nodes are 'a', 'b'")
-    assert str(s) == "function 'x': pinned to 'c' or 'd', but the nodes are 'a', 'b'; asked: cpu 1"
+    assert str(s).splitlines() == [
+        "function 'x': pinned to 'c' or 'd', but the nodes are 'a', 'b'; asked: cpu 1",
+        *[f"      node {name!r}: not allowed by its pin or its group" for name in "ab"],
+    ]
 
 
 def test_too_much_for_the_pin_though_another_node_has_enough():

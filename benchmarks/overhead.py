@@ -13,12 +13,13 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 import dask
 import distributed
 from dask._task_spec import Task, TaskRef
-from distributed import Client, wait
+from distributed import Client, SpecCluster, wait
 
 import handoff_dask as handoff
 from handoff_dask import DAG, Function
@@ -30,17 +31,20 @@ def nothing(x: object = None) -> None:
     """The function that is run."""
 
 
-def independent(n: int) -> DAG:
+Cost = Mapping[str, float] | None
+
+
+def independent(n: int, cost: Cost = COST) -> DAG:
     dag = DAG(f"independent-{n}")
     for i in range(n):
-        dag.add_function(Function(id=i, code=nothing, cost=COST))
+        dag.add_function(Function(id=i, code=nothing, cost=cost))
     return dag
 
 
-def chain(n: int) -> DAG:
+def chain(n: int, cost: Cost = COST) -> DAG:
     dag = DAG(f"chain-{n}")
     for i in range(n):
-        dag.add_function(Function(id=i, code=nothing, args=[i - 1] if i else [], cost=COST))
+        dag.add_function(Function(id=i, code=nothing, args=[i - 1] if i else [], cost=cost))
     return dag
 
 
@@ -94,16 +98,23 @@ def measure_local(repeats: int) -> None:
             print(f"{n:>10,d} {name:>12s} {one:12,.0f} {four:12,.0f}", flush=True)
 
 
-def plain_dask(dag: DAG, client: Client, name: str) -> None:
+def plain_dask(dag: DAG, client: Client, name: str, resources: Cost) -> None:
     """The same graph with the same resources, handed to Dask."""
     key = {id: (name, id) for id in dag.functions}
     graph = {
         key[id]: Task(key[id], f.code, *[TaskRef(key[d]) for d in f.args]) for id, f in dag.functions.items()
     }
-    with dask.annotate(resources=lambda k: COST):
+    with dask.annotate(resources=lambda k: resources) if resources else nullcontext():
         futures = client.get(graph, list(graph), sync=False)
     wait(futures)
     client.gather(futures)
+
+
+def settle(*clusters: SpecCluster) -> None:
+    """Wait until nothing is left to do: all share this process, so that one would slow the other down."""
+    gc.collect()
+    while any(cluster.scheduler.tasks for cluster in clusters):
+        time.sleep(0.02)
 
 
 def measure_dask(repeats: int) -> None:
@@ -120,22 +131,29 @@ def measure_dask(repeats: int) -> None:
         handoff.local_cluster({"node": node}) as plain_cluster,
         Client(plain_cluster) as plain_client,
     ):
-        for build, n in ((independent, 2_000), (chain, 300), (independent, 10_000), (chain, 1_000)):
+        cases: list[tuple[str, Callable[[int, Cost], DAG], int, Cost]] = [
+            ("independent", independent, 2_000, COST),
+            ("independent", independent, 10_000, COST),
+            ("without cost", independent, 10_000, None),
+            ("chain", chain, 300, COST),
+            ("chain", chain, 1_000, COST),
+        ]
+        for name, build, n, cost in cases:
             ours, plain = [], []
             for k in range(repeats + 1):  # the first pair warms up
-                dag = build(n)
+                dag, same = build(n, cost), build(n, cost)
+                settle(our_cluster, plain_cluster)
                 a = seconds(lambda dag=dag: handoff.execute(dag, client))
-                dag = build(n)
-                b = seconds(
-                    lambda dag=dag, k=k: plain_dask(dag, plain_client, f"nothing-{time.time_ns()}{k}")
-                )
+                settle(our_cluster, plain_cluster)
+                key = f"nothing-{time.time_ns()}"
+                b = seconds(lambda dag=same, k=key, r=cost: plain_dask(dag, plain_client, k, r))
                 if k:
                     ours.append(a)
                     plain.append(b)
             ratios = [a / b for a, b in zip(ours, plain, strict=True)]
             a, b = statistics.median(ours), statistics.median(plain)
             print(
-                f"{build.__name__ + ' ' + format(n, ','):>20s} {a:13.3f} {b:11.3f} {a / b:6.2f}"
+                f"{name + ' ' + format(n, ','):>20s} {a:13.3f} {b:11.3f} {a / b:6.2f}"
                 f"  {min(ratios):.2f}..{max(ratios):.2f}",
                 flush=True,
             )

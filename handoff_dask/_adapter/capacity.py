@@ -72,8 +72,7 @@ def probe_node(dask_worker: Worker) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``protocol``; ``detected``: GPUs, and the machine's memory where the worker has no limit;
-        ``interval``: seconds between batches of its messages.
+        ``protocol``; ``detected``: GPUs, and the machine's memory where the worker has no limit.
     """
     declared = dask_worker.state.total_resources
     detected: dict[str, Any] = {}
@@ -81,5 +80,4 @@ def probe_node(dask_worker: Worker) -> dict[str, Any]:
         detected[GPU] = n
     if "memory" not in declared and not dask_worker.memory_manager.memory_limit:
         detected["memory"] = MEMORY_LIMIT // MB
-    interval = dask_worker.batched_stream.interval
-    return {"protocol": PROTOCOL, "detected": detected, "interval": interval}
+    return {"protocol": PROTOCOL, "detected": detected}

@@ -11,10 +11,9 @@ from handoff_dask._scheduling.placement import Settings
 def read_stream_interval() -> float:
     """Seconds between batches of messages between scheduler and workers, from ``handoff.stream-interval``.
 
-    0, the default, leaves Dask's own: 1 ms makes chains of short functions three times as fast, and wide
-    graphs of functions that do nothing a fifth slower.
+    1 ms unless set. 0 leaves Dask's own.
     """
-    seconds: float = parse_timedelta(dask.config.get("handoff.stream-interval", "0"), "s")
+    seconds: float = parse_timedelta(dask.config.get("handoff.stream-interval", "1ms"), "s")
     return seconds
 
 

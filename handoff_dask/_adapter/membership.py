@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -71,6 +70,12 @@ class Membership:
 
     async def _probe(self, address: str) -> None:
         try:
+            await self._admit(address)
+        finally:
+            self._probes.pop(address, None)
+
+    async def _admit(self, address: str) -> None:
+        try:
             answer = await self._scheduler.rpc(address).run(function=pickle.dumps(probe_node))
             facts = opened(answer.get("result")) if answer["status"] == "OK" else {}
             problem = None
@@ -80,8 +85,6 @@ class Membership:
             return  # it is gone again
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
-        finally:
-            self._probes.pop(address, None)
         ws = self._scheduler.workers.get(address)
         if ws is None:
             return
@@ -94,9 +97,7 @@ class Membership:
         node.accepting = ws.status is Status.running
         self._state.node_joined(node, time())
         self._wake()
-        if self._intervals.shorten(address, facts["interval"]):
-            with contextlib.suppress(OSError, CommClosedError):
-                await self._intervals.set_on(address, self._intervals.interval)
+        await self._intervals.shorten(address, node)
 
     async def settled(self) -> None:
         """Wait until every worker there is has been asked, though not for one that does not answer."""

@@ -113,6 +113,7 @@ class HandoffPlugin(SchedulerPlugin):
             for undo in reversed(self._undo):
                 undo()
             self.scheduler.set_metadata([NAME], None)
+            await self.membership.settled()  # what is being changed cannot be put back yet
             await self.intervals.restore()
 
     # ------------------------------------------------------------------ hooks: workers and clients

@@ -9,6 +9,11 @@ from handoff_dask._model.resources import CPU, GPU, THREADS, UNIT
 from handoff_dask._scheduling.spec import Amounts, Pins
 
 
+#: Functions sent ahead of their time that keep a node busy for a while: about as many as the scheduler can
+#: take note of between two of Dask's batches of messages to a worker.
+STOCK = 8
+
+
 class LedgerError(AssertionError):
     """The ledger was asked to do what must never happen. A bug of handoff_dask: please report it."""
 
@@ -170,6 +175,11 @@ class Node(Pool):
         self.position = 0
         self.form: tuple[tuple[str, int], ...] = ()
         self.shelf: Any = None
+
+    @property
+    def stocked(self) -> bool:
+        """Whether so many functions wait on the node itself that the next need not come at once."""
+        return len(self.ahead) >= STOCK
 
     def allowed(self, pins: Pins) -> bool:
         """Whether all pins allow this node."""

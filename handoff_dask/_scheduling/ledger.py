@@ -8,7 +8,6 @@ from typing import Any
 from handoff_dask._model.resources import CPU, GPU, THREADS, UNIT
 from handoff_dask._scheduling.spec import Amounts, Pins
 
-
 #: Functions sent ahead of their time that keep a node busy for a while: about as many as the scheduler can
 #: take note of between two of Dask's batches of messages to a worker.
 STOCK = 8

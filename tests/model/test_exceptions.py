@@ -29,6 +29,7 @@ EXAMPLES = [
     handoff.RunError("mine", "run1", "fact"),
     handoff.FunctionFailedError("mine", "run1", ("f", 1), ATTEMPTS),
     handoff.AllocationError("mine", "run1", [SHORTFALL]),
+    handoff.AllocatorError("mine", "run1", "it placed 'a' on 'x'"),
     handoff.RunCancelledError("mine", "run1", "somebody did"),
     handoff.RunTimeoutError("mine", "run1", 2.5, 3, 7),
 ]
@@ -122,6 +123,7 @@ def test_base(error):
         ("NodeNotFoundError", LookupError),
         ("FunctionFailedError", handoff.RunError),
         ("AllocationError", handoff.RunError),
+        ("AllocatorError", handoff.RunError),
         ("RunCancelledError", handoff.RunError),
         ("RunTimeoutError", handoff.RunError),
         ("RunTimeoutError", TimeoutError),

@@ -245,7 +245,11 @@ class Placement:
         if queue.parked is None:
             self._open[queue] = None
         elif queue.parked is Parked.NODES:
-            self._board.update(queue)
+            if self.reservations.active and queue.head() is f:
+                self._board.discard(queue)  # nobody is more urgent than this one, perhaps
+                self._open_again(queue)
+            else:
+                self._board.update(queue)
 
     def reorder(self, run: Run) -> None:
         """Take note that ranks of a run's functions have changed."""
@@ -281,8 +285,8 @@ class Placement:
         until something is freed, and is compared with that only.
         """
         self._turn += 1
-        self._freed.update(self.reservations.begin(now))
         self._look_after_the_most_urgent(now)
+        self._freed.update(self.reservations.begin(now))
         for queue in [queue for queue in self._starved if queue.key.bound is not None]:
             del self._starved[queue]
             self._open_again(queue)

@@ -75,9 +75,15 @@ class NodeModel:
 
 
 class Model:
-    """The rules of placement. Every method raises AssertionError where the core breaks one."""
+    """The rules of placement. Every method raises AssertionError where the core breaks one.
 
-    def __init__(self, state: SchedulingState, node_timeout: float, is_short) -> None:
+    With ``keeps_room``, what could be placed may be held back for others for a while.
+    """
+
+    def __init__(
+        self, state: SchedulingState, node_timeout: float, is_short, keeps_room: bool = False
+    ) -> None:
+        self.keeps_room = keeps_room
         self.state = state
         self.node_timeout = node_timeout
         self.is_short = is_short
@@ -326,7 +332,9 @@ class Model:
                 self.announced.append(run.spec.run_id)
         ended = {run_id for run_id, status in self.runs.items() if status not in ("running", "pending")}
         assert ended <= set(self.announced), "every end is said in the next decision"
-        self._check_nothing_overlooked(now)
+        # Where nothing runs, nothing is about to be ready that room could be kept for.
+        if not self.keeps_room or (not self.functions(PLACED) and not self._looks_again()):
+            self._check_nothing_overlooked(now)
         self._check_order([d.function for d in result if isinstance(d, Place)], now)
         self._check_wake(now)
         assert failed.isdisjoint(self.functions(READY, WAITING, PLACED))
@@ -434,6 +442,9 @@ class Model:
                         f"{f} would fit on {n.name}"
                     )
 
+    def _looks_again(self) -> bool:
+        return self.state.placement.reservations.recheck is not None
+
     def _check_order(self, placed: list[FunctionState], now: float) -> None:
         """Of two functions that ask for the same, the more urgent one goes first."""
 
@@ -459,11 +470,17 @@ class Model:
         exact = [*delayed, *self.deadline.values()]
         starving = [f for f in self.functions(READY) if self.due(f, now) and self._starves(f)]
         wake = self.state.next_wake()
-        if not starving:
+        if not starving and not self.keeps_room:
             assert wake == min(exact, default=None)
             return
+        if not starving:  # it may be earlier, to look at those again that were turned away
+            assert not exact or wake is not None
+            assert wake is None or wake <= min(exact, default=float("inf"))
+            assert wake is None or wake > now or wake == float("-inf")
+            return
         assert wake is not None
-        assert now < wake <= min([*exact, *(self.starved_function[f] + self.node_timeout for f in starving)])
+        assert now < wake or self.keeps_room
+        assert wake <= min([*exact, *(self.starved_function[f] + self.node_timeout for f in starving)])
 
     # after every event
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +22,10 @@ from handoff_dask._scheduling.strategies import STRATEGIES
 
 #: No room is kept for anybody, so that the model can tell exactly what is placed.
 SETTINGS = Settings(node_timeout=30.0, ahead_horizon=0.0105, ahead_limit=4, patience=float("inf"))
+
+#: Room is kept, for functions about to be ready and soon for those that wait.
+KEEPING = replace(SETTINGS, patience=1.0)
+
 SECONDS = {"short": 1 / 1024, "long": 1.0}
 
 names = st.sampled_from(["n0", "n1", "n2"])
@@ -102,9 +107,12 @@ def runs(draw):
 class Watched(VirtualCluster):
     """A cluster whose every event is compared with the model, and written down."""
 
-    def __init__(self) -> None:
-        super().__init__(SETTINGS)
-        self.model = Model(self.state, SETTINGS.node_timeout, lambda f: f.kind.code == "short")
+    def __init__(self, settings: Settings = SETTINGS) -> None:
+        super().__init__(settings)
+        self.settings = settings
+        self.model = Model(
+            self.state, settings.node_timeout, lambda f: f.kind.code == "short", settings is KEEPING
+        )
         self.trace: list[tuple[str, list[Any], dict[str, Any], Any]] = []
         self.broken = False
 
@@ -133,7 +141,7 @@ class Watched(VirtualCluster):
 
     def replay(self) -> None:
         """The same events lead to the same decisions."""
-        state = SchedulingState(SETTINGS)
+        state = SchedulingState(self.settings)
         for event, written, details, result in self.trace:
             args = [arg(state) if callable(arg) else arg for arg in written]
             if event == "node_resized":
@@ -142,9 +150,11 @@ class Watched(VirtualCluster):
 
 
 class CoreMachine(RuleBasedStateMachine):
+    settings_of_core = SETTINGS
+
     def __init__(self) -> None:
         super().__init__()
-        self.cluster = Watched()
+        self.cluster = Watched(self.settings_of_core)
         self.model = self.cluster.model
         self.added = 0
         self.unsure: set[str] = set()  # nodes that were resized while they had work
@@ -166,7 +176,8 @@ class CoreMachine(RuleBasedStateMachine):
     def add(self, run, decide):
         kinds, needs, options = run
         self.added += 1
-        known = needs if self.added % 2 else None  # every other run is ordered by its paths
+        # Every other run is ordered by its paths; room is kept for such runs alone.
+        known = needs if self.added % 2 or self.model.keeps_room else None
         self.cluster.add(make_spec(kinds, f"r{self.added}", known, **options), needs)
         if decide:
             self.decide(False)
@@ -307,6 +318,12 @@ class CoreMachine(RuleBasedStateMachine):
         return things[n % len(things)]
 
 
+class KeepingMachine(CoreMachine):
+    """Such that what could be placed is held back for others, and let in later."""
+
+    settings_of_core = KEEPING
+
+
 TestCoreMachine = pytest.mark.timeout(900)(CoreMachine.TestCase)  # shrinking a failure takes minutes
 TestCoreMachine.settings = settings(
     max_examples=150,
@@ -314,3 +331,6 @@ TestCoreMachine.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
+
+TestKeepingMachine = pytest.mark.timeout(900)(KeepingMachine.TestCase)
+TestKeepingMachine.settings = settings(TestCoreMachine.settings, max_examples=100)

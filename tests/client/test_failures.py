@@ -439,3 +439,19 @@ def test_partial_results_outlive_a_client_made_for_the_call(cluster):
         handoff.execute(dag, cluster, fail_fast=False)
     assert dict(caught.value.run.results) == {"ok": 5}
     assert "ok" in caught.value.run.results
+
+
+def fail_behind(name):
+    pass_gate(name)
+    raise OSError("late")
+
+
+def test_what_fails_after_its_run_was_cancelled_is_not_why_it_ended(client):
+    door = gate("late")
+    run = handoff.submit(dag_of(Function("f", fail_behind, extra_args=["late"])), client)
+    door.await_inside(1)
+    run.cancel()
+    door.open()
+    until(lambda: run.records["f"].status == "failed")
+    with pytest.raises(RunCancelledError):
+        run.result()

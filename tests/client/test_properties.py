@@ -1,4 +1,4 @@
-"""Random runs on a cluster: results, attempts, capacities and limits are right, and nothing is left behind."""
+"""Random runs on a cluster: results, attempts, capacities and limits are right, and nothing is left."""
 
 from __future__ import annotations
 

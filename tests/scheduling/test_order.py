@@ -290,6 +290,9 @@ def test_the_order_is_the_same_however_the_sets_of_nodes_are_ordered(graph, rand
         )
         scarce = core.state.runs["r"].ranking.scarce
         seen.append(
-            ([f.rank for f in core.functions.values()], {k: sorted(n.name for n in v) for k, v in scarce.items()})
+            (
+                [f.rank for f in core.functions.values()],
+                {k: sorted(n.name for n in v) for k, v in scarce.items()},
+            )
         )
     assert seen[0] == seen[1] == seen[2]

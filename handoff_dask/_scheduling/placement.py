@@ -251,6 +251,7 @@ class Placement:
         """Take note that ranks of a run's functions have changed."""
         for queue in run.queues:
             queue.reorder()
+            self._board.update(queue)
 
     def forget(self, run: Run) -> None:
         """A run is gone, and queues that were its own with it."""

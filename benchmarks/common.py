@@ -53,7 +53,7 @@ class Table:
     def row(self, *cells: str) -> None:
         """Print one row."""
         if self._markdown:
-            print("| " + " | ".join(cells) + " |", flush=True)
+            print("| " + " | ".join(cell.strip() for cell in cells) + " |", flush=True)
             return
         padded = (
             cell.ljust(-width) if width < 0 else cell.rjust(width)

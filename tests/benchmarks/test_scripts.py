@@ -126,6 +126,20 @@ def test_memory_of_a_small_tree(side):
     assert 2 * memory.BLOCK <= measured.nbytes <= 2 * 15 * memory.BLOCK * 1.01  # each on both nodes at most
 
 
+def test_memory_prints_every_side(capsys, monkeypatch):
+    monkeypatch.setitem(memory.CASES, "tree", (lambda load, step: memory.tree(load, step, width=4), 4))
+    assert memory.main(["tree", "--load", "0.001", "--step", "0.001", "--repeats", "1"]) == 0
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.split()[:2] == ["tree", "7"]
+    assert row.count("s)") == 4
+
+
+def test_memory_says_when_a_value_is_wrong(capsys, monkeypatch):
+    monkeypatch.setitem(memory.CASES, "tree", (lambda load, step: memory.tree(load, step, width=4), 5))
+    assert memory.main(["tree", "--load", "0", "--step", "0", "--repeats", "1"]) == 1
+    assert "plain Dask saw 4 leaves, not 5" in capsys.readouterr().err
+
+
 def test_memory_dags_are_what_they_say():
     dag = memory.map_reduce(0.0, 0.0)
     assert (len(dag), len(dag.sources), dag.sinks) == (221, 200, ("final",))

@@ -8,9 +8,8 @@ Each block counts as 10 MB and takes ``--load`` seconds to make, each step takes
 nodes of four threads. Sampled, after every step of the scheduler, is the size of all results known to be on
 the nodes, copies included. Plain Dask has two columns: as it is, where it holds back what loads data
 (``distributed.scheduler.worker-saturation``, left at its default), and with the costs as ``resources``, where
-it does not. handoff_dask keeps what the sinks return; ``simulator`` is what its decisions alone come to,
-without copies, and without knowing durations beforehand. Exit status 1: a value was wrong, or a run failed;
-with ``--strict`` also when the median of handoff_dask is above that of plain Dask.
+it does not. handoff_dask keeps what the sinks return. Exit status 1: a value was wrong, or a run failed; with
+``--strict`` also when the median of handoff_dask is above that of plain Dask.
 """
 
 from __future__ import annotations
@@ -153,13 +152,6 @@ def measure(dag: DAG, run: Callable[[DAG, Client], Mapping[Any, Any]]) -> Measur
         return Measured(peak.nbytes, time.perf_counter() - start, result.leaves)
 
 
-def simulated(dag: DAG, options: argparse.Namespace) -> str:
-    """What the decisions alone come to."""
-    seconds = {id: options.load if f.code is load else options.step for id, f in dag.functions.items()}
-    schedule = handoff.simulate(dag, NODES, seconds, known=False)
-    return show(schedule.peak_results * BLOCK, schedule.makespan)
-
-
 def show(nbytes: float, seconds: float) -> str:
     return f"{nbytes / MB:,.0f} ({seconds:.2f} s)"
 
@@ -181,8 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = machine_line()
     print(machine)
     print(f"peak of live results in MB, seconds in brackets (medians of {options.repeats})\n")
-    headings = ["case", "functions", *SIDES, "simulator"]
-    table = Table(headings, [-10, 9, *[18] * (len(SIDES) + 1)], options.markdown)
+    headings = ["case", "functions", *SIDES]
+    table = Table(headings, [-10, 9, *[18] * len(SIDES)], options.markdown)
     wrong, missed, figures = False, False, {}
     for name in options.cases or CASES:
         build, width = CASES[name]
@@ -199,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         peaks = {side: statistics.median(m.nbytes for m in some) for side, some in runs.items()}
         seconds = {side: statistics.median(m.seconds for m in some) for side, some in runs.items()}
         cells = [show(peaks[side], seconds[side]) for side in SIDES]
-        table.row(name, str(functions), *cells, simulated(build(options.load, options.step), options))
+        table.row(name, str(functions), *cells)
         missed |= peaks["handoff_dask"] > peaks["plain Dask"]
         figures[name] = {side: [vars(m) for m in some] for side, some in runs.items()}
     if options.json:

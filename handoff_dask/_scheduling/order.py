@@ -32,8 +32,9 @@ CRITICAL_SHARE = 0.25
 #: Results of a run that are smaller, all together, need not be saved. Bytes.
 LIGHT = 64 * 2**20
 
-#: The share where there is nothing to save by another order.
-LIGHT_SHARE = 0.1
+#: The share where there is nothing to save by another order, and where there is much. Chosen on workflow
+#: traces, a wide map-reduce and a tree.
+LIGHT_SHARE, HEAVY_SHARE = 0.1, 1.5
 
 #: What takes a greater share of all time is not scarce but the common case.
 _SCARCE_SHARE = 0.5
@@ -197,7 +198,7 @@ def _share(run: Run, durations: Durations) -> float:
     mean = sum(known) / len(known)
     counts = Counter(run.spec.kind_of)
     total = sum((mean if nbytes is None else nbytes) * counts[k] for k, nbytes in enumerate(sizes))
-    return LIGHT_SHARE if total < LIGHT else 1.0
+    return LIGHT_SHARE if total < LIGHT else HEAVY_SHARE
 
 
 class _Work:

@@ -132,6 +132,15 @@ class Placement:
         self._shrunk = True
         self._nodes_changed()
 
+    def occupy(self, name: Any, amounts: Amounts) -> None:
+        """Tasks other than functions hold this much of a node now."""
+        node = self.nodes.get(name)
+        if node is not None:
+            node.occupy(amounts)
+            self._move_up(node)
+            self._freed[node] = None
+            self.fleet.moved(node)
+
     def accept(self, name: Any, accepting: bool) -> None:
         """Pause a node, or let it go on."""
         node = self.nodes.get(name)

@@ -96,6 +96,10 @@ class SchedulingState:
         """A node's capacity is now this; what runs there goes on."""
         self.placement.resize(name, capacity)
 
+    def node_occupied(self, name: Any, amounts: Amounts) -> None:
+        """Tasks other than functions hold this much of a node now."""
+        self.placement.occupy(name, amounts)
+
     def node_accepting(self, name: Any, accepting: bool) -> None:
         """A node was paused, or goes on after a pause."""
         self.placement.accept(name, accepting)
@@ -431,7 +435,7 @@ class SchedulingState:
     def check(self) -> None:
         """Raise AssertionError unless the ledger is what the functions that run make it."""
         for node in self.nodes.values():
-            used: dict[str, int] = {}
+            used: dict[str, int] = dict(node.occupied)
             for f in node.running:
                 assert f.state is State.RUNNING, f
                 assert f.node is node, f

@@ -357,6 +357,7 @@ class Placement:
                 turn.push(queue)
         for queue in turn:
             self._open[queue] = None
+        self._board.settle(roomy)
         self._freed = left_at_that
         for run in sorted(self._own, key=lambda run: (-run.spec.priority, run.sequence)):
             yield from self._ask_allocator(run, now)

@@ -289,26 +289,10 @@ class Placement:
         The most urgent function of all queues goes first; a queue whose head fits nowhere is left alone
         until something is freed, and is compared with that only.
         """
-        self._turn += 1
-        self._freed.update(self.reservations.begin(now))
-        self._look_after_the_most_urgent(now)
-        for queue in [queue for queue in self._starved if queue.key.bound is not None]:
-            del self._starved[queue]
-            self._open_again(queue)
-        if self._shrunk:
-            self._shrunk = False
-            for queue in self._board:
-                if not queue.restricted and not self.fleet.can_hold(queue.need):
-                    self._board.discard(queue)
-                    self._open_again(queue)
+        roomy = self._begin(now)
         turn = _Heap()
         turned_away = 0
         left_at_that: dict[Node, None] = {}
-        roomy = dict.fromkeys(n for n in self._freed if n.accepting and n.free(THREADS) >= UNIT)
-        if len(roomy) > _MANY_FREED and not self._board.is_large:
-            for queue in self._board:  # the shelves have fewer nodes to look at
-                self._board.discard(queue)
-                self._open_again(queue)
         woken: Queue | None = None
         stale = True
         while True:
@@ -359,9 +343,34 @@ class Placement:
             self._open[queue] = None
         self._board.settle(roomy)
         self._freed = left_at_that
-        for run in sorted(self._own, key=lambda run: (-run.spec.priority, run.sequence)):
-            yield from self._ask_allocator(run, now)
-        yield from self._starving(now)
+        if self._own:
+            for run in sorted(self._own, key=lambda run: (-run.spec.priority, run.sequence)):
+                yield from self._ask_allocator(run, now)
+        if self._starved or self.next_starved is not None:
+            yield from self._starving(now)
+
+    def _begin(self, now: float) -> dict[Node, None]:
+        """A decision begins; the nodes on which there may be more room than in the last one."""
+        self._turn += 1
+        self._freed.update(self.reservations.begin(now))
+        if now >= self._next_look:
+            self._look_after_the_most_urgent(now)
+        if self._starved:
+            for queue in [queue for queue in self._starved if queue.key.bound is not None]:
+                del self._starved[queue]
+                self._open_again(queue)
+        if self._shrunk:
+            self._shrunk = False
+            for queue in self._board:
+                if not queue.restricted and not self.fleet.can_hold(queue.need):
+                    self._board.discard(queue)
+                    self._open_again(queue)
+        roomy = {n: None for n in self._freed if n.accepting and n.free(THREADS) >= UNIT}
+        if len(roomy) > _MANY_FREED and not self._board.is_large:
+            for queue in self._board:  # the shelves have fewer nodes to look at
+                self._board.discard(queue)
+                self._open_again(queue)
+        return roomy
 
     def _consider(self, turn: _Heap, now: float) -> None:
         """Let open queues take part in a decision, unless no node could ever hold their functions."""
@@ -497,9 +506,9 @@ class Placement:
 
     def _look_after_the_most_urgent(self, now: float) -> None:
         """Keep a node for the most urgent function when it has been overtaken for too long."""
-        if now < self._next_look or isinf(self.settings.patience):
-            return
         self._next_look = now + self.settings.patience / 4
+        if isinf(self.settings.patience):
+            return
         waiting = [queue for queue in self._board if queue.head() is not None]
         first = min(waiting, key=lambda queue: queue.urgency, default=None)
         f = None if first is None else first.head()

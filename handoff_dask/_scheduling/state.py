@@ -16,12 +16,13 @@ from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.records import Attempt, Row, Shortfall
+from handoff_dask._scheduling.decisions import Place, Settings, Starved
 from handoff_dask._scheduling.explain import explain
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
 from handoff_dask._scheduling.functions import FINAL, NAMES, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.locality import HEAVY
-from handoff_dask._scheduling.placement import Place, Placement, Settings, Starved
+from handoff_dask._scheduling.placement import Placement
 from handoff_dask._scheduling.proposals import Rejected
 from handoff_dask._scheduling.runs import Run, RunStatus
 from handoff_dask._scheduling.spec import Amounts, RunSpec

@@ -333,7 +333,10 @@ class Placement:
         """Let open queues take part in a decision, unless no node could ever hold their functions."""
         opened, self._open = self._open, {}
         for queue in opened:
-            if queue.parked is not None or queue.head() is None:
+            if queue.parked is not None:
+                continue
+            if queue.head() is None:
+                queue.starved_since = None  # nobody waits for a node there: who comes later waits anew
                 continue
             if queue.restricted and queue.topology != self.fleet.topology:
                 queue.eligible = dict.fromkeys(self.fleet.eligible(queue.key))

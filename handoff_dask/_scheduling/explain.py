@@ -164,14 +164,15 @@ def _brief(f: FunctionState) -> str:
 
 def _failed_input(f: FunctionState) -> Any:
     """Id of a function that failed, of those that ``f`` needs."""
-    seen = [f]
-    for g in seen:
+    found, known = [f], {f}
+    for g in found:
         for n in g.run.inputs[g.number]:
             other = g.run.functions[n]
             if other.state is State.FAILED:
                 return other.id
-            if other.state is State.SKIPPED and other not in seen:
-                seen.append(other)
+            if other.state is State.SKIPPED and other not in known:
+                known.add(other)
+                found.append(other)
     return None
 
 

@@ -82,6 +82,13 @@ class Run:
     # ------------------------------------------------------------------ starting (on the event loop)
 
     async def _start(self) -> None:
+        try:
+            await self._announce()
+        except HandoffError:
+            self._finish("failed")
+            raise
+
+    async def _announce(self) -> None:
         client, compiled, spec = self._client, self._compiled, self._compiled.spec
         await ensure_plugin(client)
         if not compiled.keys:
@@ -99,13 +106,11 @@ class Run:
         if answer["status"] == "unusable":
             raise ClusterNotReadyError(explain_unusable(answer["workers"]))
         if answer["status"] == "unreadable":
-            self._finish("failed")
             raise ClusterNotReadyError(
                 f"the scheduler cannot load the run's allocation_strategy: {answer['error']}."
                 " Its code must be importable there."
             )
         if answer["status"] == "unplaceable":
-            self._finish("failed")
             raise self._allocation_error(answer["shortfalls"])
         if self._status == "submitting":
             self._status = answer["status"]

@@ -220,6 +220,8 @@ class Run:
             A function failed for good; ``__cause__`` is its exception.
         AllocationError
             Functions fit on no node.
+        AllocatorError
+            The run's own allocator raised an exception, or proposed what cannot be done.
         RunCancelledError
             The run was cancelled, or its client was closed.
         """
@@ -372,8 +374,8 @@ class Run:
         Returns
         -------
         list of Event
-            When each attempt of a function could have started, was started and ended, and where. With an
-            asynchronous client an awaitable.
+            When each attempt of a function could have started, was started and ended, and where: of attempts
+            that have been placed. With an asynchronous client an awaitable.
         """
         return self._sync(self._events)
 

@@ -132,6 +132,15 @@ class Placement:
         self._shrunk = True
         self._nodes_changed()
 
+    def occupy(self, name: Any, amounts: Amounts) -> None:
+        """Tasks other than functions hold this much of a node now."""
+        node = self.nodes.get(name)
+        if node is not None:
+            node.occupy(amounts)
+            self._move_up(node)
+            self._freed[node] = None
+            self.fleet.moved(node)
+
     def accept(self, name: Any, accepting: bool) -> None:
         """Pause a node, or let it go on."""
         node = self.nodes.get(name)
@@ -251,6 +260,7 @@ class Placement:
         """Take note that ranks of a run's functions have changed."""
         for queue in run.queues:
             queue.reorder()
+            self._board.update(queue)
 
     def forget(self, run: Run) -> None:
         """A run is gone, and queues that were its own with it."""
@@ -347,6 +357,7 @@ class Placement:
                 turn.push(queue)
         for queue in turn:
             self._open[queue] = None
+        self._board.settle(roomy)
         self._freed = left_at_that
         for run in sorted(self._own, key=lambda run: (-run.spec.priority, run.sequence)):
             yield from self._ask_allocator(run, now)

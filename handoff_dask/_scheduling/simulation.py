@@ -25,6 +25,8 @@ class Simulation:
     spec : RunSpec
     seconds : sequence of float
         Function number → duration.
+    nbytes : int
+        Size of each result.
 
     Attributes
     ----------
@@ -37,7 +39,9 @@ class Simulation:
         The most results that were alive at once: there, and still needed by a function or by nobody.
     """
 
-    def __init__(self, nodes: Iterable[Node], spec: RunSpec, seconds: Sequence[float]) -> None:
+    def __init__(
+        self, nodes: Iterable[Node], spec: RunSpec, seconds: Sequence[float], nbytes: int = 0
+    ) -> None:
         self.state = SchedulingState(SETTINGS)
         for node in nodes:
             self.state.node_joined(node, 0.0)
@@ -45,6 +49,7 @@ class Simulation:
         self.now = 0.0
         self.peak_results = 0
         self._seconds = seconds
+        self._nbytes = nbytes
 
     def play(self) -> None:
         """Let time pass until nothing is left to happen."""
@@ -81,7 +86,7 @@ class Simulation:
             while ends and ends[0][0] == now:
                 _, _, started, f = heappop(ends)
                 number = f.number
-                state.finished(f, now, started=started, stopped=now)
+                state.finished(f, now, started=started, stopped=now, nbytes=self._nbytes)
                 alive += 1
                 self.peak_results = max(self.peak_results, alive)
                 for n in inputs[number]:

@@ -96,6 +96,10 @@ class SchedulingState:
         """A node's capacity is now this; what runs there goes on."""
         self.placement.resize(name, capacity)
 
+    def node_occupied(self, name: Any, amounts: Amounts) -> None:
+        """Tasks other than functions hold this much of a node now."""
+        self.placement.occupy(name, amounts)
+
     def node_accepting(self, name: Any, accepting: bool) -> None:
         """A node was paused, or goes on after a pause."""
         self.placement.accept(name, accepting)
@@ -130,7 +134,7 @@ class SchedulingState:
         elif not run.functions:
             self._end(run, RunStatus.FINISHED)
         else:
-            self._rank(run)
+            self._rank(run, now)
         return run
 
     def run_cancelled(self, run_id: str) -> None:
@@ -163,9 +167,9 @@ class SchedulingState:
                     f.move(State.CANCELLED)
         self._ended.append(run)
 
-    def _rank(self, run: Run) -> None:
+    def _rank(self, run: Run, now: float) -> None:
         """Order a run's functions by what is known by now."""
-        if run.ranking.update(run, self.placement.fleet, self.placement.durations):
+        if run.ranking.update(run, self.placement.fleet, self.placement.durations, now):
             self.placement.reorder(run)
 
     def _check_complete(self, run: Run) -> None:
@@ -214,7 +218,7 @@ class SchedulingState:
             self.placement.release(f)
             if started is not None and stopped is not None:
                 self.placement.durations.learn(
-                    f.kind.code, f.run.sizes[f.run.spec.kind_of[f.number]], stopped - started
+                    f.kind.code, f.run.sizes[f.run.spec.kind_of[f.number]], stopped - started, nbytes or 0
                 )
         elif f.state in FINAL:
             return
@@ -223,7 +227,7 @@ class SchedulingState:
             f.run.heavy = True
         f.move(State.FINISHED)
         if f.run.ranking.due(f.run.counts[State.FINISHED]):
-            self._rank(f.run)
+            self._rank(f.run, now)
         self._check_complete(f.run)
 
     def failed(
@@ -352,7 +356,7 @@ class SchedulingState:
         """
         decisions: list[Decision] = []
         for run in self._unranked:
-            self._rank(run)
+            self._rank(run, now)
         self._unranked.clear()
         if self._pending:
             self._start_pending(now)
@@ -391,7 +395,7 @@ class SchedulingState:
                 if not run.shortfalls:
                     run.status = RunStatus.RUNNING
                     run.deadline = None
-                    self._rank(run)
+                    self._rank(run, now)
                     for f in run.functions:
                         if f.state is State.READY:
                             self.placement.enqueue(f)
@@ -431,7 +435,7 @@ class SchedulingState:
     def check(self) -> None:
         """Raise AssertionError unless the ledger is what the functions that run make it."""
         for node in self.nodes.values():
-            used: dict[str, int] = {}
+            used: dict[str, int] = dict(node.occupied)
             for f in node.running:
                 assert f.state is State.RUNNING, f
                 assert f.node is node, f

@@ -67,7 +67,7 @@ def test_explain_while_a_run_goes_on(client):
 def test_explain_limits_and_groups(client):
     door = gate("limits")
     dag = dag_of(
-        held("held", "limits", cost={"seats": 1}, node="node2"),
+        held("held", "limits", cost={"seats": 1}, node="node2", priority=1),
         Function("other", identity, extra_args=[1], cost={"seats": 1}),
         Function("near", identity, extra_args=[1], cost={"cpu": 2, "seats": 1}, node=Collocated("held")),
     )

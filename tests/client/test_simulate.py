@@ -198,7 +198,7 @@ def test_a_part_of_the_functions_can_bound_more_than_all():
     """One short function that could start at once does not hide that the others cannot."""
     late = [fn(i, "first", cost={"cpu": 1}) for i in range(4)]
     s = simulate(
-        dag_of(fn("first"), *late, fn("early", cost={"cpu": 1})),
+        dag_of(fn("early", cost={"cpu": 1}), fn("first"), *late),
         {"a": {"cpu": 2, "threads": 3}},
         {"first": 9, "early": 0.5, **dict.fromkeys(range(4), 2)},
     )
@@ -208,12 +208,30 @@ def test_a_part_of_the_functions_can_bound_more_than_all():
     # and the mirror image: one that ends last does not hide that the others are followed by something
     first = [fn(i, cost={"cpu": 1}) for i in range(4)]
     s = simulate(
-        dag_of(*first, fn("last", *range(4)), fn("alone", cost={"cpu": 1})),
+        dag_of(fn("alone", cost={"cpu": 1}), *first, fn("last", *range(4))),
         {"a": {"cpu": 2, "threads": 3}},
         {"last": 9, "alone": 0.5, **dict.fromkeys(range(4), 2)},
     )
     assert s.bounds["cpu"] == 4 + 9
     assert s.lower_bound == s.makespan == 13
+
+
+def test_the_longest_way_there_counts():
+    late = [fn(i, "long", "short", cost={"cpu": 1}) for i in range(4)]
+    s = simulate(dag_of(fn("long"), fn("short"), *late), {"a": {"cpu": 2}}, lambda id: {"long": 9}.get(id, 1))
+    assert s.bounds["cpu"] == s.makespan == 9 + 2
+
+
+def test_what_comes_before_and_after_a_part_counts():
+    """The one that could start at once and that nothing follows is left out at both ends."""
+    middle = [fn(i, "first", cost={"cpu": 1}) for i in range(4)]
+    s = simulate(
+        dag_of(fn("first"), *middle, fn("last", *range(4)), fn("alone", cost={"cpu": 1})),
+        {"a": {"cpu": 2, "threads": 3}},
+        {"first": 9, "last": 5, "alone": 0.5, **dict.fromkeys(range(4), 2)},
+    )
+    assert s.bounds["cpu"] == 9 + 4 + 5
+    assert s.lower_bound == s.makespan == 18
 
 
 def test_limits_bound_with_what_comes_before():
@@ -224,7 +242,7 @@ def test_limits_bound_with_what_comes_before():
 
 
 def test_a_group_bounds():
-    dag = dag_of(fn("g"), *(fn(i, node=Collocated("g")) for i in range(4)))
+    dag = dag_of(fn("g", cost={"cpu": 0.5}), *(fn(i, node=Collocated("g")) for i in range(4)))
     s = simulate(dag, {"a": {"cpu": 2}, "b": {"cpu": 2}})
     assert s.bounds["collocated with 'g'"] == 2.5
     assert s.lower_bound == 2.5
@@ -500,7 +518,9 @@ def test_the_same_in_every_process():
 def test_a_table():
     pandas = pytest.importorskip("pandas")
     dag = dag_of(
-        fn("x", cost={"cpu": 1, "db": 2}), fn(("y", 1), "x", cost={"memory": 5}), fn("z", cost={"cpu": 1})
+        fn("x", cost={"cpu": 1, "db": 2}),
+        fn(("y", 1), "x", cost={"memory": 5}),
+        fn("z", cost={"cpu": 1}, priority=1),
     )
     s = simulate(
         dag, {"a": {"cpu": 1, "threads": 2, "memory": 9}}, {"x": 2, ("y", 1): 3, "z": 4}, limits={"db": 2}
@@ -511,9 +531,9 @@ def test_a_table():
         "function", "node", "ready", "started", "stopped", "seconds", "cpu", "db", "memory",
     ]  # fmt: skip
     assert table.values.tolist() == [
-        ["x", "a", 0, 0, 2, 2, 1, 2, 0],
-        [("y", 1), "a", 2, 2, 5, 3, 0, 0, 5],
-        ["z", "a", 0, 2, 6, 4, 1, 0, 0],
+        ["z", "a", 0, 0, 4, 4, 1, 0, 0],
+        ["x", "a", 0, 4, 6, 2, 1, 2, 0],
+        [("y", 1), "a", 6, 6, 9, 3, 0, 0, 5],
     ]
     assert table["seconds"].sum() == 9
 

@@ -106,6 +106,7 @@ def ready(core, id="x"):
 def test_each_node_says_what_is_asked_and_what_is_free(core):
     core.nodes(a="cpu 4, memory 10", b="cpu 1, memory 90")
     core.join(node("c", "cpu 8, memory 90"))
+    core.wait(7)
     core.run(
         big=fn("cpu 3, memory 5", pin="a"), x=fn("cpu 2, memory 20"), y=fn("cpu 2, memory 6"), ready="big"
     )

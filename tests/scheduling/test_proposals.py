@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scheduling.harness import Core, fn, many, node
 
@@ -195,8 +197,10 @@ def test_what_it_changes_is_its_own(core):
     assert core.decide() == ["y@a"]
 
 
+@example(cost=Fraction(2, 3), capacity=2, n=3)  # three fit, but not three of 0.66667
+@example(cost=Fraction(333336, 10**6), capacity=1, n=3)  # three of 0.33333 would fit
 @given(
-    cost=st.fractions("0.001", 2),
+    cost=st.fractions("0.001", 2, max_denominator=12),
     capacity=st.integers(1, 4),
     n=st.integers(1, 12),
 )

@@ -200,7 +200,7 @@ def test_what_it_changes_is_its_own(core):
 @example(cost=Fraction(2, 3), capacity=2, n=3)  # three fit, but not three of 0.66667
 @example(cost=Fraction(333336, 10**6), capacity=1, n=3)  # three of 0.33333 would fit
 @given(
-    cost=st.fractions("0.001", 2, max_denominator=12),
+    cost=st.fractions(Fraction(1, 12), 2, max_denominator=12),
     capacity=st.integers(1, 4),
     n=st.integers(1, 12),
 )

@@ -239,7 +239,7 @@ def test_limits_of_the_run(core):
     core.nodes(a="cpu 8")
     core.run(
         x=fn("cpu 1", limit="db 1.5"),
-        y=fn("cpu 1", limit="db 1"),
+        y=fn("cpu 1", limit="db 1, seats 4"),
         limits="db 2, seats 4",
         options={"max_concurrency": 1},
     )

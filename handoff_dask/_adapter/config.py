@@ -5,7 +5,7 @@ from __future__ import annotations
 import dask
 from dask.utils import parse_bytes, parse_timedelta
 
-from handoff_dask._scheduling.placement import Settings
+from handoff_dask._scheduling.decisions import Settings
 
 
 def read_stream_interval() -> float:

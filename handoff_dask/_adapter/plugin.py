@@ -27,8 +27,8 @@ from handoff_dask._adapter.membership import Membership
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED, RUN_ENDED
 from handoff_dask._adapter.requests import ActiveRun, Requests
 from handoff_dask._model.resources import UNIT
+from handoff_dask._scheduling.decisions import Place
 from handoff_dask._scheduling.functions import FINAL, FunctionState
-from handoff_dask._scheduling.placement import Place
 from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask._scheduling.state import Decision, End, Fail, SchedulingState
 from handoff_dask._version import __version__

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
 from handoff_dask._scheduling.ahead import Ahead
 from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.queues import Queue
+from handoff_dask._scheduling.queues import Queue, Urgency
 from handoff_dask._scheduling.spec import Amounts
 
 #: From so many queues on, all are compared with a node at once.
@@ -16,6 +17,9 @@ MANY = 64
 
 #: No amount in the table is larger; what the table lets through is looked at exactly afterwards.
 _MOST = 2**62
+
+#: Whole numbers below this are exact as floats.
+_EXACT = 2.0**53
 
 
 class Board:
@@ -127,6 +131,7 @@ class _Table:
         self._unused: list[int] = []
         self._needs = np.zeros((256, 4), dtype=np.int64)
         self._urgencies = np.zeros((256, 5))
+        self._noted: list[Urgency | None] = []  # the same, exactly
         for queue in queues:
             self.add(queue)
 
@@ -135,6 +140,7 @@ class _Table:
         row = self._unused.pop() if self._unused else len(self._rows)
         if row == len(self._rows):
             self._rows.append(None)
+            self._noted.append(None)
         for name in queue.cost:
             self._columns.setdefault(name, len(self._columns))
         rows, columns = self._needs.shape
@@ -150,7 +156,14 @@ class _Table:
         self._needs[row] = 0
         for name, units in queue.cost.items():
             self._needs[row, self._columns[name]] = min(units, _MOST)
-        self._urgencies[row] = queue.urgency if queue.head() is not None else 0.0
+        self._note(row, None if queue.head() is None else queue.urgency)
+
+    def _note(self, row: int, urgency: Urgency | None) -> None:
+        self._noted[row] = urgency
+        try:
+            self._urgencies[row] = urgency or 0.0
+        except OverflowError:  # priorities are any numbers
+            self._urgencies[row] = [_as_float(number) for number in urgency or ()]
 
     def remove(self, queue: Queue) -> None:
         """Take a queue away."""
@@ -162,9 +175,9 @@ class _Table:
     def update(self, queue: Queue) -> bool:
         """Take note of the urgency of a queue; whether it was another one."""
         row = self.row_of[queue]
-        if queue.head() is None or tuple(self._urgencies[row]) == queue.urgency:
+        if queue.head() is None or self._noted[row] == queue.urgency:
             return False
-        self._urgencies[row] = queue.urgency
+        self._note(row, queue.urgency)
         return True
 
     def fitting(self, nodes: Iterable[Node]) -> np.ndarray:
@@ -182,5 +195,16 @@ class _Table:
             if len(left) < 2:
                 break
             values = self._urgencies[left, column]
-            left = left[values == values.min()]
+            least = values.min()
+            left = left[values == least]
+            if abs(least) >= _EXACT:
+                left = left[[min(range(len(left)), key=lambda i: self._noted[left[i]] or ())]]
         return self._rows[left[0]] if len(left) else None
+
+
+def _as_float(number: float) -> float:
+    """A number, or an infinity where it is too large for a float."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf

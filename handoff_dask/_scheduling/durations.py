@@ -48,10 +48,15 @@ class _Seen:
 class Durations:
     """Seconds that functions take, by the name of their code and how much they ask for."""
 
-    __slots__ = ("_seen",)
+    __slots__ = ("_hints", "_seen")
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
+        self._hints: dict[str, float] = {}
+
+    def hint(self, code: str, seconds: float) -> None:
+        """Take note of what functions of this code take on average elsewhere, until one has run here."""
+        self._hints[code] = seconds
 
     def learn(self, code: str, size: float, seconds: float, nbytes: int = 0) -> None:
         """Take note of one that has run, and of the size of its result."""
@@ -66,7 +71,8 @@ class Durations:
         """What functions are expected to take, given the code and the size of each.
 
         Codes of which none has run count as :data:`UNKNOWN` times the mean of those of which some have, or as
-        so many seconds; and as no less than twice what one has been ``running`` for already (code → seconds).
+        so many seconds, unless there is a hint; and as no less than twice what one has been ``running`` for
+        already (code → seconds).
         """
         running = running or {}
         functions = list(functions)
@@ -77,7 +83,10 @@ class Durations:
             if code not in self._seen:
                 sizes.setdefault(code, []).append(size)
         seen = {
-            code: _Seen(mean=max(UNKNOWN * mean, 2 * running.get(code, 0.0)), size=math.fsum(s) / len(s))
+            code: _Seen(
+                mean=max(self._hints.get(code, UNKNOWN * mean), 2 * running.get(code, 0.0)),
+                size=math.fsum(s) / len(s),
+            )
             for code, s in sizes.items()
         }
         seen.update((code, self._seen[code]) for code, _ in functions if code in self._seen)

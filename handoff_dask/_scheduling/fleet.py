@@ -6,10 +6,9 @@ first of them is looked at. A thousand nodes that run functions of a few kinds l
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import insort
 from collections.abc import Iterator
 from heapq import heappop, heappush
-from itertools import islice
 from operator import attrgetter
 from typing import Any
 
@@ -17,7 +16,7 @@ from handoff_dask._model.resources import GPU, THREADS, UNIT
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.queues import QueueKey, eligible_nodes
 from handoff_dask._scheduling.spec import Amounts, Pins
-from handoff_dask._scheduling.strategies import asked_slack, slack
+from handoff_dask._scheduling.strategies import slack
 
 _slack_of = attrgetter("slack")
 _position_of = attrgetter("position")
@@ -184,9 +183,7 @@ class Fleet:
             self._put_away()
         equal: list[Node] = []
         level = 0.0
-        # Where less is left of everything than is asked for, it does not fit.
-        first = bisect_left(self._by_slack, asked_slack(cost, self._largest) - _SAME, key=_slack_of)
-        for shelf in islice(self._by_slack, first, None):
+        for shelf in self._by_slack:
             if equal and shelf.slack > level + _SAME:
                 yield from sorted(equal, key=_position_of) if len(equal) > 1 else equal
                 equal = []

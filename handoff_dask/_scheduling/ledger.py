@@ -55,10 +55,12 @@ class Pool:
         LedgerError
             It does not fit. Nothing is booked.
         """
-        if not self.fits(cost):
-            raise LedgerError(f"{dict(cost)} does not fit: {self.used} of {self.capacity} in use")
+        capacity, used = self.capacity, self.used
         for name, units in cost.items():
-            self.used[name] = self.used.get(name, 0) + units
+            if units > capacity.get(name, 0) - used.get(name, 0):
+                raise LedgerError(f"{dict(cost)} does not fit: {used} of {capacity} in use")
+        for name, units in cost.items():
+            used[name] = used.get(name, 0) + units
 
     def release(self, cost: Amounts) -> None:
         """Give ``cost`` back.

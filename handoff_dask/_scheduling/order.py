@@ -94,12 +94,13 @@ class Ranking:
         Kind → the only nodes that can hold its functions, of kinds for which these nodes should be kept.
     """
 
-    __slots__ = ("_estimates", "_half", "_known", "_next", "_paths", "_sizes", "scarce")
+    __slots__ = ("_estimates", "_half", "_known", "_next", "_nodes", "_paths", "_sizes", "scarce")
 
     def __init__(self) -> None:
         self.scarce: dict[int, frozenset[Node]] = {}
         self._estimates: list[float] = []
         self._known: Sequence[float] = ()
+        self._nodes = 0
         self._paths: Sequence[float] = ()
         self._next = 0
         self._half = 0
@@ -109,6 +110,13 @@ class Ranking:
         """More is left than there was: results were lost."""
         self._paths = ()
         self._half = 0
+
+    def nodes_changed(self, functions: int, nodes: int) -> bool:
+        """Whether to look again, now that there are so many nodes: when it was done for far more or fewer."""
+        if functions > _SMALL and 4 * abs(nodes - self._nodes) <= self._nodes:
+            return False
+        self._half = 0
+        return True
 
     def due(self, finished: int) -> bool:
         """Whether to look again, now that so many functions have finished."""
@@ -162,6 +170,7 @@ class Ranking:
 
     def _rank(self, run: Run, fleet: Fleet, share: float) -> None:
         spec = run.spec
+        self._nodes = len(fleet.nodes)
         seconds = self._known or [self._estimates[k] for k in spec.kind_of]
         left = [f.number for f in run.functions if f.state not in FINAL]
         paths = self._paths = self._paths or path_lengths(spec.dependents, seconds, left)

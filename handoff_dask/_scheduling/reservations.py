@@ -135,7 +135,10 @@ class Reservations:
             if soon is None:
                 if len(self._soon) >= _MOST_KINDS:
                     continue
-                soon = self._soon[run, kind] = _Soon(nodes, g.cost)
+                there = [n for n in nodes if self._fleet.nodes.get(n.name) is n]  # others left meanwhile
+                if not there:
+                    continue
+                soon = self._soon[run, kind] = _Soon(there, g.cost)
             soon.functions[g] = None
 
     def ready(self, f: FunctionState) -> None:

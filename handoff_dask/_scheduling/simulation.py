@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 
+from handoff_dask._scheduling.decisions import Place, Settings
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.placement import Place, Settings
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import RunSpec
 from handoff_dask._scheduling.state import SchedulingState

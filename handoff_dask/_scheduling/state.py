@@ -16,12 +16,13 @@ from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.records import Attempt, Row, Shortfall
+from handoff_dask._scheduling.decisions import Place, Settings, Starved
 from handoff_dask._scheduling.explain import explain
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
 from handoff_dask._scheduling.functions import FINAL, NAMES, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.locality import HEAVY
-from handoff_dask._scheduling.placement import Place, Placement, Settings, Starved
+from handoff_dask._scheduling.placement import Placement
 from handoff_dask._scheduling.proposals import Rejected
 from handoff_dask._scheduling.runs import Run, RunStatus
 from handoff_dask._scheduling.spec import Amounts, RunSpec
@@ -79,12 +80,14 @@ class SchedulingState:
         """A node is there. One that was known under this name has left."""
         self.node_left(node.name, now)
         self.placement.join(node)
+        self._nodes_changed()
 
     def node_left(self, name: Any, now: float) -> None:
         """A node is gone; what ran there is lost. Results it held are reported lost one by one."""
         node = self.placement.leave(name)
         if node is None:
             return
+        self._nodes_changed()
         for f in [*node.ahead, *node.running]:
             self.lost(f, now)
         for run in self.runs.values():
@@ -92,9 +95,16 @@ class SchedulingState:
                 if group.node is node:
                     self.placement.bind(group, None)
 
+    def _nodes_changed(self) -> None:
+        """What is scarce, and how long all that is left would take, may be otherwise now."""
+        for run in self.runs.values():
+            if not run.ended and run.ranking.nodes_changed(len(run.functions), len(self.nodes)):
+                self._unranked[run] = None
+
     def node_resized(self, name: Any, capacity: Amounts) -> None:
         """A node's capacity is now this; what runs there goes on."""
         self.placement.resize(name, capacity)
+        self._nodes_changed()
 
     def node_occupied(self, name: Any, amounts: Amounts) -> None:
         """Tasks other than functions hold this much of a node now."""
@@ -356,7 +366,8 @@ class SchedulingState:
         """
         decisions: list[Decision] = []
         for run in self._unranked:
-            self._rank(run, now)
+            if run.status is not RunStatus.PENDING:
+                self._rank(run, now)
         self._unranked.clear()
         if self._pending:
             self._start_pending(now)

@@ -47,11 +47,6 @@ def slack(node: Node, largest: Amounts) -> float:
     return best_fit({}, node, largest)
 
 
-def asked_slack(cost: Amounts, largest: Amounts) -> float:
-    """By how much a function of this cost lessens the slack of its node."""
-    return sum(units / largest[r] for r, units in cost.items() if r != THREADS and r in largest)
-
-
 STRATEGIES: Mapping[str, Strategy] = {
     "first_available": first_available,
     "load_balanced": load_balanced,

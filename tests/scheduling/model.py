@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from handoff_dask._model.resources import GPU, THREADS, UNIT
+from handoff_dask._scheduling.decisions import Place
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.placement import Place
 from handoff_dask._scheduling.runs import Run, RunStatus
 from handoff_dask._scheduling.state import Decision, End, Fail, SchedulingState
 

@@ -436,3 +436,22 @@ def test_attempts_that_were_lost_are_named_when_no_node_is_left():
     assert core.decide() == ["f unplaceable", "r failed"]
     reason = core.decisions[0].shortfall.reason
     assert reason == "the cluster has no nodes, after 2 of its attempts were lost with their nodes"
+
+
+def test_who_comes_later_does_not_inherit_the_wait_of_those_that_are_gone():
+    core = Core(node_timeout=30)
+    core.nodes(a="cpu 1", b="cpu 1, gpu 1")
+    core.run(x=fn("gpu 1"), y=fn("cpu 1"))
+    core.leave("b")
+    assert core.decide() == ["y@a"]
+    core.wait(20)
+    core.state.withdrawn(core["x"])  # an input is lost
+    core.nodes(c="cpu 1, gpu 1")
+    assert core.decide() == []
+    core.leave("c")
+    core.ready("x")
+    assert core.decide() == []
+    core.wait(20)
+    assert core.decide() == []
+    core.wait(10)
+    assert "x unplaceable" in core.decide()

@@ -1,0 +1,189 @@
+"""Blocked queues: looking at them one by one and comparing them in a table lead to the same decisions."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from scheduling.harness import Core, fn
+from scheduling.scenarios import COSTS, Scenario
+
+from handoff_dask._scheduling import board
+from handoff_dask._scheduling.reservations import Reservations
+
+NODES = ["cpu 4, memory 64, gpu 1", "cpu 2, memory 32", "cpu 4, gpu 2, memory 64, threads 8", "cpu 8"]
+
+#: Costs of queues by the dozen, some with a resource of their own.
+MANY_COSTS = COSTS + [f"cpu {i / 16}, memory {i % 5}" for i in range(1, 40)]
+
+ONE_BY_ONE, SOME, TABLE = 10**9, 2, 0
+
+
+@pytest.fixture(params=[ONE_BY_ONE, TABLE], ids=["one by one", "in a table"])
+def compared(request, monkeypatch):
+    """Queues are looked at in this way, however many there are."""
+    monkeypatch.setattr(board, "MANY", request.param)
+
+
+def played(many_are, nodes, steps, costs, paths, seed):
+    """What is decided when so many queues are many; no room is kept for anybody, since what is turned away
+    is remembered by node, and so depends on how it was found."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(board, "MANY", many_are)
+        patch.setattr(Reservations, "denies", lambda *_: False)
+        core = Core(ahead_horizon=0.0, patience=float("inf"))
+        trace = Scenario(core, seed, NODES, nodes, costs, paths).play(steps)
+    # Functions that wait in vain all fail at once, in any order.
+    return [
+        sorted(decided, key=lambda text: ("@" not in text, "@" not in text and text)) for decided in trace
+    ]
+
+
+def placed(core):
+    return [text for text in core.decide() if "@" in text]
+
+
+@given(
+    st.integers(1, 12),
+    st.integers(1, 120),
+    st.sampled_from([COSTS, MANY_COSTS]),
+    st.booleans(),
+    st.integers(0, 2**32),
+)
+@settings(deadline=None, max_examples=60)
+def test_however_queues_are_compared_the_decisions_are_the_same(nodes, steps, costs, paths, seed):
+    trace = played(ONE_BY_ONE, nodes, steps, costs, paths, seed)
+    assert played(SOME, nodes, steps, costs, paths, seed) == trace
+    assert played(TABLE, nodes, steps, costs, paths, seed) == trace
+    placements = sum("@" in text for decided in trace for text in decided)
+    event(f"{placements // 50 * 50} placements or more")
+
+
+def test_ranks_that_change_while_queues_are_blocked_count(compared):
+    core = Core()
+    core.nodes(a="cpu 4, x 1, y 1")
+    core.run(
+        t=fn("cpu 3, x 1", code="quick"),
+        q=fn("cpu 3", code="quick"),
+        s=fn("cpu 3, y 1", code="slow"),
+        ready="t",
+        options={"dependents": [[], [], []]},
+    )
+    assert placed(core) == ["t@a"]
+    core.ready("q s")
+    assert placed(core) == []
+    core.state.placement.durations.learn("slow", 0.0, 50.0)
+    core.finish("t", took=1)
+    # What is slow goes first, now that it is known to be.
+    assert placed(core) == ["s@a"]
+
+
+def test_of_blocked_queues_the_most_urgent_that_fits_goes_first(compared):
+    core = Core()
+    core.nodes(a="cpu 4")
+    core.run(id="first", all=fn("cpu 4"))
+    core.decide()
+    core.leave("a")
+    core.nodes(a="cpu 4", b="cpu 9")
+    core.run(id="also", b=fn("cpu 9"), c=fn("cpu 4"))
+    core.decide()
+    # Eight of different costs, and three that are more urgent but do not fit on a.
+    functions = {f"f{i}": fn(f"cpu {2 + i / 4}", priority=i % 4) for i in range(8)}
+    core.run(**functions, **{f"g{i}": fn(f"cpu {5 + i}", priority=9) for i in range(3)})
+    assert placed(core) == []
+    core.finish("c")
+    order = []
+    while len(order) < 8:
+        (first,) = placed(core)
+        order.append(first)
+        core.finish(first.split("@")[0])
+    assert order == [f"f{i}@a" for i in (3, 7, 2, 6, 1, 5, 0, 4)]
+
+
+def test_a_blocked_queue_may_get_a_more_urgent_head(compared):
+    core = Core()
+    core.nodes(a="cpu 4")
+    core.run(id="first", all=fn("cpu 4"))
+    core.decide()
+    core.run(x=fn("cpu 3", priority=1), y=fn("cpu 4", priority=-1), z=fn("cpu 4", priority=2), ready="x y")
+    assert placed(core) == []
+    core.ready("z")
+    core.finish("all")
+    assert placed(core) == ["z@a"]
+    core.finish("z")
+    assert placed(core) == ["x@a"]
+    core.finish("x")
+    assert placed(core) == ["y@a"]
+
+
+@pytest.mark.parametrize("how", ["withdrawn", "cancelled", "removed"])
+def test_a_blocked_queue_may_lose_its_head(compared, how):
+    core = Core()
+    core.nodes(a="cpu 4")
+    core.run(id="first", all=fn("cpu 4"))
+    core.decide()
+    core.run(id="r1", x=fn("cpu 3", priority=1))
+    core.run(id="r2", y=fn("cpu 3"), z=fn("cpu 4", priority=0.5))
+    assert placed(core) == []
+    if how == "withdrawn":
+        core.state.withdrawn(core["x"])
+    elif how == "cancelled":
+        core.cancel("r1")
+    else:
+        core.remove("r1")
+    core.finish("all")
+    assert placed(core) == ["z@a"]
+    core.finish("z")
+    assert placed(core) == ["y@a"]
+
+
+@pytest.mark.parametrize("least", [2**53, 10**30, 10**400, -(10**400), float("inf")])
+def test_priorities_may_be_any_numbers(compared, least):
+    core = Core()
+    core.nodes(a="cpu 4")
+    core.run(id="first", all=fn("cpu 4"))
+    core.decide()
+    core.run(
+        x=fn("cpu 3", priority=least),
+        y=fn("cpu 2, threads 2", priority=least + 1),
+        z=fn("cpu 4", priority=least),
+    )
+    assert placed(core) == []
+    core.finish("all")
+    first = "x@a" if least == float("inf") else "y@a"
+    assert placed(core) == [first]
+    core.finish(first[0])
+    assert placed(core) == (["y@a"] if first == "x@a" else ["x@a"])
+    core.finish("y" if first == "x@a" else "x")
+    assert placed(core) == ["z@a"]
+
+
+@pytest.mark.parametrize("most", [2**40, 2**44, 10**30])
+def test_amounts_may_be_any_numbers(compared, most):
+    """A unit is 2**-20 of one: more than 2**43 are more units than 64 bits hold."""
+    core = Core()
+    core.nodes(a=f"cpu 4, bytes {most}")
+    core.run(x=fn(f"bytes {most}"))
+    assert placed(core) == ["x@a"]
+    core.run(id="r2", y=fn(f"bytes {most - 1}"), z=fn("bytes 2"), w=fn(f"cpu 1, bytes {most}"))
+    assert placed(core) == []
+    core.finish("x")
+    # z does not fit beside y, nor w beside anything.
+    assert placed(core) == ["y@a"]
+    core.finish("y")
+    assert placed(core) == ["z@a"]
+    core.finish("z")
+    assert placed(core) == ["w@a"]
+
+
+def test_thousands_of_queues(monkeypatch):
+    """Each of its own cost, and with a resource in a hundred; they go one after the other, as they should."""
+    core = Core(patience=float("inf"))
+    core.nodes(a="cpu 4000, threads 1, " + ", ".join(f"r{i} 1" for i in range(40)))
+    core.run(**{f"f{i}": fn(f"cpu {1 + i}, r{i % 40} 1", priority=i * 7919 % 3001) for i in range(3001)})
+    order = []
+    while len(order) < 3001:
+        (placed,) = core.state.decide(core.now)
+        order.append(placed.function.kind.priority)
+        core.state.finished(placed.function, core.now)
+    assert order == list(range(3000, -1, -1))

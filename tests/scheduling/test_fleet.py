@@ -1,0 +1,88 @@
+"""The nodes on their shelves: looking at one of each shelf finds what looking at every node finds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from scheduling.harness import Core
+from scheduling.scenarios import Scenario
+
+from handoff_dask._model.resources import THREADS
+
+#: Shares of the largest node are exact floats: of nodes that suit equally well the first by name is chosen.
+EXACT = [
+    "cpu 4, memory 64",
+    "cpu 2, memory 32",
+    "cpu 4, gpu 2, memory 64, threads 8",
+    "cpu 1, gpu 0.5",
+    "cpu 8",
+]
+
+#: Shares are not exact: two nodes that suit equally well may differ in the last digit.
+ROUNDED = ["cpu 3, memory 70", "cpu 7, memory 30", "cpu 5, gpu 1.7, memory 9, threads 9", "cpu 1, gpu 0.3"]
+
+
+def able(f, nodes):
+    """The nodes that a function may go to, now or later."""
+    members = [f] if f.group is None else f.group.members
+    found = [
+        n
+        for n in nodes
+        if all(units <= n.capacity.get(r, 0) for g in members for r, units in g.cost.items())
+        and all(g.kind.pins is None or n.aliases & set(g.kind.pins) for g in members)
+    ]
+    if f.group is not None and f.group.node is not None:
+        return [n for n in found if n is f.group.node]
+    if f.avoid:
+        return [n for n in found if n.accepting and n.name not in f.avoid] or found
+    return found
+
+
+def suits_how_little(f, n, nodes):
+    """What the strategy of a function's run says of a node, from the functions that run there alone."""
+    if f.run.spec.strategy == "first_available":
+        return 0.0
+    after = {r: f.cost.get(r, 0) for r, total in n.capacity.items() if total}
+    for r in after:
+        after[r] += sum(g.cost.get(r, 0) for g in n.running)
+    if f.run.spec.strategy == "load_balanced":
+        return max(units / n.capacity[r] for r, units in after.items())
+    largest = {r: max(other.capacity.get(r, 0) for other in nodes) for r in after}
+    return sum((n.capacity[r] - units) / largest[r] for r, units in after.items() if r != THREADS)
+
+
+class Watched(Core):
+    """Compares each choice with all nodes."""
+
+    def __init__(self, exact, **settings):
+        super().__init__(**settings)
+        self.exact = exact
+        self.choices = 0
+        self._carry_out = self.state.placement._carry_out
+        self.state.placement._carry_out = self.choose
+
+    def choose(self, f, chosen, now, ahead):
+        nodes = sorted(self.state.nodes.values(), key=lambda n: str(n.name))
+        candidates = able(f, nodes)
+        free = [n for n in candidates if n.accepting and n.fits(f.cost) and (not n.ahead or n.spares(f.cost))]
+        assert chosen in candidates
+        if ahead:
+            assert not free
+            return self._carry_out(f, chosen, now, ahead)
+        assert chosen in free
+        scores = {n: suits_how_little(f, n, nodes) for n in free}
+        assert scores[chosen] <= min(scores.values()) + 1e-9
+        if self.exact or f.run.spec.strategy != "best_fit":
+            assert chosen is next(n for n in free if scores[n] == scores[chosen])
+        self.choices += len(free) > 1
+        return self._carry_out(f, chosen, now, ahead)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@given(st.integers(2, 16), st.integers(1, 120), st.sampled_from([0.0, 0.01]), st.integers(0, 2**32))
+@settings(deadline=None, max_examples=60)
+def test_each_choice_is_that_of_looking_at_every_node(exact, nodes, steps, horizon, seed):
+    core = Watched(exact, ahead_horizon=horizon, ahead_limit=3, patience=float("inf"))
+    Scenario(core, seed, EXACT if exact else ROUNDED, nodes).play(steps)
+    event(f"{core.choices // 50 * 50} choices or more")

@@ -208,6 +208,8 @@ class Records(Mapping[Hashable, FunctionRecord]):
 class Event(NamedTuple):
     """Something that happened to a function of a run.
 
+    An attempt is known once it was placed, and when it started once it has ended.
+
     Attributes
     ----------
     time : float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 
@@ -98,7 +99,7 @@ def test_lanes_are_as_few_as_run_at_once_and_nothing_overlaps(intervals):
     for lane, interval in in_lanes(ran):
         lanes.setdefault(lane, []).append(interval)
     for inside in lanes.values():
-        assert all(a[1] <= b[0] for a, b in zip(inside, inside[1:], strict=False))
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(inside))
     at_once = max((sum(a <= t < b or a == b == t for a, b in ran) for t in range(26)), default=0)
     assert len(lanes) <= max(at_once, 1 if ran else 0)
 

@@ -84,11 +84,11 @@ class Board:
 
         Queues that are empty stay, and are blocked when they get functions again, unless these would fit.
         """
-        if self._table is None:  # the table has told of those that are empty
-            for queue in [q for q in self._queues if q.head() is None]:
-                if _fits_on_one(queue.cost, freed):
-                    self.discard(queue)
-                    queue.parked = None
+        queues = self._queues if self._table is None else self._table.queues(self._table.fitting(freed))
+        for queue in [q for q in queues if q.head() is None]:
+            if _fits_on_one(queue.cost, freed):
+                self.discard(queue)
+                queue.parked = None
 
     def _first_of_many(self, table: _Table, freed: Mapping[Node, None], turn: int) -> Queue | None:
         fitting = table.fitting(freed)
@@ -187,6 +187,10 @@ class _Table:
         for free in {tuple(min(n.free(name), _MOST) for name in self._columns) for n in nodes}:
             found |= (needs <= np.array(free, dtype=np.int64)).all(axis=1)
         return found
+
+    def queues(self, rows: np.ndarray) -> list[Queue]:
+        """The queues of these rows."""
+        return [q for q in (self._rows[row] for row in np.flatnonzero(rows)) if q is not None]
 
     def most_urgent(self, rows: np.ndarray) -> Queue | None:
         """The most urgent queue of these rows."""

@@ -214,7 +214,7 @@ class Reservations:
                 continue
             if seconds is None:
                 seconds = f.run.ranking.expected(f)
-            if soon.urgency >= urgency or now + seconds < soon.at:
+            if soon.urgency >= urgency or not seconds or now + seconds < soon.at:
                 continue
             if _both_fit(node, f.cost, soon.cost, count, ()):
                 continue

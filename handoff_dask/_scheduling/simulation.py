@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 
@@ -77,6 +78,8 @@ class Simulation:
                     placed += 1
                     heappush(ends, (now + seconds[f.number], placed, now, f))
             wake = state.next_wake()
+            if wake == -math.inf:
+                continue  # room is not kept any more since what was just decided
             if wake is not None and wake > now and (not ends or wake < ends[0][0]):
                 self.now = wake
                 continue

@@ -1,0 +1,109 @@
+"""Whatever is kept for whom, everything comes to an end, in no longer than one function at a time would take."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from scheduling.harness import fn, node
+from scheduling.virtual import VirtualCluster, make_spec
+
+from handoff_dask._model.resources import GPU
+from handoff_dask._scheduling import board
+from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.placement import Settings
+from handoff_dask._scheduling.reservations import Reservations
+from handoff_dask._scheduling.simulation import Simulation
+from handoff_dask._scheduling.strategies import STRATEGIES
+
+CAPACITIES = ["cpu 4, memory 100", "cpu 2, gpu 2, memory 100, threads 4", "cpu 8", "cpu 2"]
+COSTS = ["cpu 1"] * 3 + ["cpu 2", "cpu 4, gpu 1", "gpu 1", "gpu 0.5", "cpu 1, memory 50", "", "cpu 4"]
+SECONDS = [0.001, 0.1, 1.0, 3.0, 20.0]
+
+
+def nodes(random):
+    """The first one can hold everything."""
+    others = [random.choice(CAPACITIES) for _ in range(random.randint(0, 3))]
+    return [node(f"n{i}", capacity) for i, capacity in enumerate(["cpu 4, gpu 1, memory 50", *others])]
+
+
+def work(random, run_id):
+    """A run whose order is known, who needs whom, and how long each function takes."""
+    pool = [fn(cost, code=str(i % 3), priority=random.choice([0, 0, 0, 1])) for i, cost in enumerate(COSTS)]
+    pool = random.sample(pool, random.randint(1, 4))
+    kinds = [random.choice(pool) for _ in range(random.randint(1, 40))]
+    needs = {i: random.sample(range(i), random.randint(0, min(i, 2))) for i in range(len(kinds))}
+    of_kind = {kind: random.choice(SECONDS) for kind in pool}
+    regular = random.random() < 0.5
+    seconds = [of_kind[kind] if regular else random.choice(SECONDS) for kind in kinds]
+    wrong = [random.choice([0.0, *SECONDS]) for _ in kinds]
+    spec = make_spec(
+        kinds,
+        run_id,
+        needs,
+        seconds=random.choice([(), seconds, wrong]),
+        priority=random.choice([0, 0, 1]),
+        strategy=random.choice(sorted(STRATEGIES)),
+        max_concurrency=random.choice([None, None, None, 2]),
+    )
+    return spec, needs, seconds
+
+
+class Watched(VirtualCluster):
+    def start(self):
+        started = super().start()
+        for name, worker in self.workers.items():
+            capacity = self.state.nodes[name].capacity
+            for resource in {r for f in worker.started for r in f.cost}:
+                assert sum(f.cost.get(resource, 0) for f in worker.started) <= capacity[resource]
+            devices = [i for f in worker.started if f.cost.get(GPU, 0) >= 2**20 for i in f.devices]
+            assert len(devices) == len(set(devices))
+        return started
+
+
+@given(
+    st.sampled_from([0.0, 0.5, 2.0, 10.0]), st.sampled_from([0.0, 0.01]), st.booleans(), st.integers(0, 2**32)
+)
+@settings(deadline=None, max_examples=150)
+def test_everything_finishes(patience, horizon, table, seed):
+    random = Random(seed)
+    turned_away = [0]
+    denies = Reservations.denies
+
+    def counting(self, *args):
+        answer = denies(self, *args)
+        turned_away[0] += answer
+        return answer
+
+    cluster = Watched(Settings(patience=patience, ahead_horizon=horizon))
+    for n in nodes(random):
+        cluster.join(n)
+    took = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(board, "MANY", 0 if table else 64)
+        patch.setattr(Reservations, "denies", counting)
+        for i in range(random.randint(1, 3)):
+            spec, needs, seconds = work(random, f"r{i}")
+            took |= dict(zip(cluster.add(spec, needs).functions, seconds, strict=True))
+        ended = cluster.run(took.__getitem__, limit=10_000)
+    assert {run.status.value for run in ended} == {"finished"}
+    assert len(ended) == len(cluster.state.runs)
+    assert all([a.outcome for a in f.attempts] == ["finished"] for f in took)
+    assert cluster.now <= sum(took.values()) + 1e-6
+    assert not any(any(n.used.values()) or n.running or n.ahead for n in cluster.state.nodes.values())
+    # Nobody is left waiting for, and no alarm is set.
+    assert cluster.state.next_wake() is None
+    event("some were turned away" if turned_away[0] else "nobody was turned away")
+
+
+@given(st.integers(0, 2**32))
+@settings(deadline=None, max_examples=50)
+def test_the_simulator_plays_every_run_to_its_end(seed):
+    random = Random(seed)
+    spec, _, seconds = work(random, "r")
+    simulation = Simulation([Node(n.name, n.capacity) for n in nodes(random)], spec, seconds)
+    simulation.play()
+    assert simulation.run.status.value == "finished"
+    assert simulation.now <= sum(seconds) + 1e-6

@@ -211,7 +211,11 @@ class Placement:
         if queue.parked is None:
             self._open[queue] = None
         elif queue.parked is Parked.NODES:
-            self._board.update(queue)
+            if self.reservations.active and queue.head() is f:
+                self._board.discard(queue)  # nobody is more urgent than this one, perhaps
+                self._open_again(queue)
+            else:
+                self._board.update(queue)
 
     def reorder(self, run: Run) -> None:
         """Take note that ranks of a run's functions have changed."""
@@ -309,9 +313,9 @@ class Placement:
     def _begin(self, now: float) -> dict[Node, None]:
         """A decision begins; the nodes on which there may be more room than in the last one."""
         self._turn += 1
-        self._freed.update(self.reservations.begin(now))
         if now >= self._next_look:
             self._look_after_the_most_urgent(now)
+        self._freed.update(self.reservations.begin(now))
         if self._starved:
             for queue in [queue for queue in self._starved if queue.key.bound is not None]:
                 del self._starved[queue]

@@ -109,6 +109,8 @@ class Reservations:
     def begin(self, now: float) -> dict[Node, None]:
         """A decision begins: the nodes from which functions were turned away that may go there now."""
         self._turn += 1
+        if self._denied:
+            self._give_up(now)
         if not self._denied or (self.active and (self.recheck is None or now < self.recheck)):
             return {}
         denied, self._denied = self._denied, {}
@@ -171,6 +173,15 @@ class Reservations:
         candidates = [n for n in nodes if n.accepting and n.holds(queue.need)]
         if candidates:
             self._kept = f, max(candidates, key=lambda n: _share(n, queue.cost))
+
+    def _give_up(self, now: float) -> None:
+        """Keep nothing for those that will not come: what they need failed, or their run has ended."""
+        if self._kept is not None and self._kept[0].state is not State.READY:
+            self._release_kept()
+        gone = [key for key, soon in self._soon.items() if not soon.refresh(self._turn, now)]
+        for key in gone:
+            del self._soon[key]
+            self.recheck = -math.inf
 
     def keep_for_nobody(self) -> None:
         """No function has waited for long."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from fractions import Fraction
 
 import pytest
@@ -402,6 +404,20 @@ def test_a_run_that_has_ended_is_not_asked(core):
     core.cancel()
     core.decide()
     assert allocator.ready == []
+
+
+def test_an_allocator_is_let_go_with_its_run(core):
+    core.nodes(a="cpu 4")
+    allocator = Told()
+    gone = weakref.ref(allocator)
+    core.run(x=fn("cpu 1"), strategy=allocator)
+    core.decide()
+    core.remove()
+    core.decide()
+    core.functions.clear()
+    del allocator
+    gc.collect()
+    assert gone() is None
 
 
 # with others

@@ -1,4 +1,4 @@
-"""Whatever is kept for whom, everything comes to an end, in no longer than one function at a time would take."""
+"""Whatever is kept for whom, everything comes to an end, no later than one function at a time would."""
 
 from __future__ import annotations
 

@@ -189,6 +189,7 @@ def simulate(
         limits=limits,
         max_concurrency=max_concurrency,
         strategy=options.allocation_strategy,
+        keep_all=True,  # as execute() does unless told otherwise: it matters for the order
     )
     seconds = _seconds_of(lowered.order, durations)
     spec = replace(lowered.spec, seconds=seconds) if known else lowered.spec

@@ -254,6 +254,7 @@ class Placement:
         turn = QueueHeap()
         turned_away = 0
         left_at_that: dict[Node, None] = {}
+        asked: set[Run] = set()  # of runs with an allocator of their own
         woken: Queue | None = None
         stale = True
         while True:
@@ -274,6 +275,15 @@ class Placement:
             if first is None:
                 break
             queue = first
+            if before := [run for run in self._own if run not in asked and _goes_before(run, queue)]:
+                for run in sorted(before, key=_run_urgency):
+                    asked.add(run)
+                    yield from self._ask_allocator(run, now)
+                roomy = {n: None for n in roomy if n.free(THREADS) >= UNIT}
+                stale = True
+                if not freed_only:
+                    turn.push(queue)
+                continue
             f = queue.head()
             assert f is not None
             if f.run.limits is not None and not f.run.limits.fits(f.limit_cost):
@@ -305,7 +315,7 @@ class Placement:
         self._board.settle(roomy)
         self._freed = left_at_that
         if self._own:
-            for run in sorted(self._own, key=lambda run: (-run.spec.priority, run.sequence)):
+            for run in sorted(self._own.keys() - asked, key=_run_urgency):
                 yield from self._ask_allocator(run, now)
         if self._starved or self.next_starved is not None:
             yield from self._starving(now)
@@ -511,3 +521,13 @@ class Placement:
             reason = f"{shortfall.reason}, after {lost} of its attempts were lost with their nodes"
             shortfall = replace(shortfall, reason=reason)
         return Starved(tuple(functions), shortfall)
+
+
+def _run_urgency(run: Run) -> tuple[float, int]:
+    return -run.spec.priority, run.sequence
+
+
+def _goes_before(run: Run, queue: Queue) -> bool:
+    """Whether a run goes before the first function of a queue."""
+    urgency = queue.urgency
+    return _run_urgency(run) < (urgency[0], urgency[2])

@@ -429,8 +429,8 @@ def test_each_run_has_its_own(core):
     core.run(id="one", x=fn("cpu 2"), strategy=one)
     core.run(id="two", y=fn("cpu 2"), strategy=two)
     core.run(id="three", z=fn("cpu 2"), strategy="first_available")
-    assert core.decide() == ["z@a", "y@b", "one failed"], "a built-in one decides first"
-    assert core.states("x y z") == "cancelled running running"
+    assert core.decide() == ["x@a", "y@b"], "in the order in which they began"
+    assert core.states("x y z") == "running running ready"
 
 
 def test_the_second_sees_what_the_first_has_taken(core):
@@ -556,3 +556,20 @@ def test_the_ledger_is_right_whatever_is_proposed(script, right):
     for id in ("own", "other"):
         core.remove(id)
     assert nothing_booked(core)
+
+
+@pytest.mark.parametrize(("priority", "placed"), [(10, "y@a"), (0, "x@a"), (-1, "x@a")])
+def test_priorities_of_runs_count_whoever_places_them(core, priority, placed):
+    core.nodes(a="cpu 1")
+    core.run(id="built in", x=fn("cpu 1"), strategy="first_available")
+    core.run(id="own", y=fn("cpu 1"), strategy=greedy, options={"priority": priority})
+    assert core.decide() == [placed]
+
+
+def test_of_runs_of_one_priority_the_earlier_goes_first_whoever_places_it(core):
+    core.nodes(a="cpu 1")
+    core.run(id="own", y=fn("cpu 1"), strategy=greedy)
+    core.run(id="built in", x=fn("cpu 1"), strategy="first_available")
+    assert core.decide() == ["y@a"]
+    core.finish("y")
+    assert "x@a" in core.decide()

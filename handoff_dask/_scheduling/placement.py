@@ -332,9 +332,14 @@ class Placement:
                 self._open_again(queue)
         if self._shrunk:
             self._shrunk = False
-            for queue in self._board:
-                if not queue.restricted and not self.fleet.can_hold(queue.need):
+            for queue in list(self._queues.values()):
+                if queue.parked not in (Parked.NODES, Parked.LIMITS):
+                    continue
+                if queue.restricted or not self.fleet.can_hold(queue.need):
                     self._board.discard(queue)
+                    f = queue.head()
+                    if f is not None:
+                        f.run.limited.pop(queue, None)
                     self._open_again(queue)
         roomy = {n: None for n in self._freed if n.accepting and n.free(THREADS) >= UNIT}
         if len(roomy) > _MANY_FREED and not self._board.is_large:

@@ -13,13 +13,14 @@ from scheduling.model import Model
 from scheduling.virtual import VirtualCluster, make_spec
 
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._scheduling import order
 from handoff_dask._scheduling.decisions import Settings
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.state import SchedulingState
 from handoff_dask._scheduling.strategies import STRATEGIES
 
-#: No room is kept for anybody, so that the model can tell exactly what is placed.
+#: No room is kept for anybody, so that the model can tell exactly what is placed; test_progress is for that.
 SETTINGS = Settings(node_timeout=30.0, ahead_horizon=0.0105, ahead_limit=4, patience=float("inf"))
 SECONDS = {"short": 1 / 1024, "long": 1.0}
 
@@ -305,6 +306,11 @@ class CoreMachine(RuleBasedStateMachine):
     def pick(things, n):
         things = list(things)
         return things[n % len(things)]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_scarce(monkeypatch):
+    monkeypatch.setattr(order, "_BOTTLENECK_SHARE", float("inf"))
 
 
 TestCoreMachine = pytest.mark.timeout(900)(CoreMachine.TestCase)  # shrinking a failure takes minutes

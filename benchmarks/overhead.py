@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 import dask
-import distributed
+from common import machine_line
 from dask._task_spec import Task, TaskRef
 from distributed import Client, SpecCluster, wait
 
@@ -167,10 +165,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     parts = {"submit": measure_submit, "local": measure_local, "dask": measure_dask}
-    print(
-        f"Python {platform.python_version()}, dask {dask.__version__}, distributed {distributed.__version__},"
-        f" handoff_dask {handoff.__version__}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    )
+    print(machine_line())
     for name, part in parts.items():
         if not options.what or name in options.what:
             part(options.repeats)

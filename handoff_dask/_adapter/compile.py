@@ -175,6 +175,7 @@ def compile_dag(
         Also for what :meth:`DAG.validate` cannot see: code or arguments that do not pickle, input
         functions, which have values in a stream only.
     """
+    options["keep_all"] = keep == "all"
     lowered = lower_dag(dag, run_id, policy=policy, limits=limits, **options)
     functions, order = dag.functions, lowered.order
     if timed := [id for id, f in functions.items() if f.timeout is not None]:

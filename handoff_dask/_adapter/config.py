@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dask
-from dask.utils import parse_timedelta
+from dask.utils import parse_bytes, parse_timedelta
 
-from handoff_dask._scheduling.placement import Settings
+from handoff_dask._scheduling.decisions import Settings
 
 
 def read_stream_interval() -> float:
@@ -26,10 +26,16 @@ def read_settings() -> Settings:
         Work that a node may hold ahead of time (default 10 ms); 0 turns sending ahead off.
     ``handoff.ahead.limit``
         Functions that a node may hold ahead of time (default 40).
+    ``handoff.patience``
+        How long the most urgent function may be overtaken before a node is kept free for it (default 10 s).
+    ``distributed.scheduler.bandwidth``
+        Bytes per second between nodes (Dask's default: 100 MB/s).
     """
     default = Settings()
     return Settings(
         node_timeout=parse_timedelta(dask.config.get("handoff.node-timeout", default.node_timeout), "s"),
         ahead_horizon=parse_timedelta(dask.config.get("handoff.ahead.horizon", default.ahead_horizon), "s"),
         ahead_limit=int(dask.config.get("handoff.ahead.limit", default.ahead_limit)),
+        patience=parse_timedelta(dask.config.get("handoff.patience", default.patience), "s"),
+        bandwidth=parse_bytes(dask.config.get("distributed.scheduler.bandwidth", default.bandwidth)),
     )

@@ -13,6 +13,7 @@ from distributed.metrics import time
 from distributed.protocol import Serialize, Serialized, deserialize, pickle
 
 from handoff_dask._adapter.capacity import capacity_of, node_of, probe_node
+from handoff_dask._adapter.foreign import ForeignTasks
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._scheduling.ledger import Node
@@ -39,6 +40,7 @@ class Membership:
     state : SchedulingState
     intervals : StreamIntervals
         Of messages to and from the workers.
+    foreign : ForeignTasks
     wake : callable
         Called when there may be something to decide.
 
@@ -53,11 +55,13 @@ class Membership:
         scheduler: Scheduler,
         state: SchedulingState,
         intervals: StreamIntervals,
+        foreign: ForeignTasks,
         wake: Callable[[], None],
     ) -> None:
         self._scheduler = scheduler
         self._state = state
         self._intervals = intervals
+        self._foreign = foreign
         self._wake = wake
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._detected: dict[str, dict[str, Any]] = {}
@@ -96,6 +100,7 @@ class Membership:
         node = node_of(ws, facts["detected"], self._registered.get(ws.name, {}))
         node.accepting = ws.status is Status.running
         self._state.node_joined(node, time())
+        self._foreign.tell(address)
         self._wake()
         await self._intervals.shorten(address, node)
 
@@ -108,6 +113,7 @@ class Membership:
         """A worker is gone. Dask has taken its tasks back already."""
         self._detected.pop(address, None)
         self._intervals.forget(address)
+        self._foreign.left(address)
         self.unusable.pop(address, None)
         if (probe := self._probes.pop(address, None)) is not None:
             probe.cancel()

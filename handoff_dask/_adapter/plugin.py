@@ -21,13 +21,14 @@ from distributed.metrics import monotonic, time
 from distributed.protocol import pickle
 
 from handoff_dask._adapter.config import read_settings, read_stream_interval
+from handoff_dask._adapter.foreign import ForeignTasks
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.membership import Membership
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED, RUN_ENDED
 from handoff_dask._adapter.requests import ActiveRun, Requests
 from handoff_dask._model.resources import UNIT
+from handoff_dask._scheduling.decisions import Place
 from handoff_dask._scheduling.functions import FINAL, FunctionState
-from handoff_dask._scheduling.placement import Place
 from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask._scheduling.state import Decision, End, Fail, SchedulingState
 from handoff_dask._version import __version__
@@ -58,11 +59,12 @@ class HandoffPlugin(SchedulerPlugin):
         self.loop = asyncio.get_running_loop()
         self.state = SchedulingState(read_settings(), random.random)
         self.intervals = StreamIntervals(scheduler, read_stream_interval())
-        self.membership = Membership(scheduler, self.state, self.intervals, self.wake)
+        self._tick_due = False
+        self.foreign = ForeignTasks(scheduler, self.state, self.wake)
+        self.membership = Membership(scheduler, self.state, self.intervals, self.foreign, self.wake)
         self.runs: dict[str, ActiveRun] = {}
         self.functions: dict[Hashable, FunctionState] = {}
         self._reports: dict[tuple[Hashable, int], dict[str, Any]] = {}
-        self._tick_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._undo: list[Callable[[], Any]] = []
         streams, handlers = scheduler.stream_handlers, scheduler.handlers
@@ -156,7 +158,11 @@ class HandoffPlugin(SchedulerPlugin):
     ) -> None:
         """Translate a transition of one of our tasks."""
         f = self.functions.get(key)
-        if f is None or start == finish:
+        if start == finish:
+            return
+        if f is None:
+            if start == "processing" or finish == "processing":
+                self.foreign.moved(key, start, finish)
             return
         try:
             self._translate(f, key, start, finish, kwargs)

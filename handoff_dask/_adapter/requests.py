@@ -77,6 +77,7 @@ class Requests:
             return {"status": "unusable", "workers": dict(plugin.membership.unusable)}
         if client not in plugin.scheduler.clients:
             return {"status": RunStatus.CANCELLED.value}  # it left meanwhile: nobody reads this
+        self._hint_durations(run_spec)
         run = plugin.state.run_added(run_spec, time())
         if run.status is RunStatus.FAILED:
             plugin.state.run_removed(run_spec.run_id)
@@ -84,6 +85,15 @@ class Requests:
         plugin.runs[run_spec.run_id] = ActiveRun(run, client)
         plugin.wake()
         return {"status": run.status.value}
+
+    def _hint_durations(self, spec: RunSpec) -> None:
+        """Tell the core what Dask has learnt of functions by their names, or was told in configuration."""
+        prefixes = self._plugin.scheduler.task_prefixes
+        for kind in spec.kinds:
+            name = kind.code.partition(" ")[0]
+            prefix = None if name == "lambda" else prefixes.get(name)
+            if prefix is not None and prefix.duration_average >= 0:
+                self._plugin.state.placement.durations.hint(kind.code, prefix.duration_average)
 
     async def cancel(self, run_id: str) -> bool:
         """Start nothing more of a run. Answers whether there was anything to cancel."""

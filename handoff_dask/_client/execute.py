@@ -80,7 +80,7 @@ def submit(
     AllocationError
         A function fits on no node. With an asynchronous client it is raised when the run is awaited.
     ClusterNotReadyError
-        The scheduler plugin is not there and cannot be installed.
+        The scheduler plugin is not there and cannot be installed, or cannot load the allocator.
     TypeError, ValueError
         An argument is not what it has to be.
     """
@@ -160,6 +160,8 @@ def execute(
         A function failed for good; ``__cause__`` is its exception.
     AllocationError
         A function fits on no node.
+    AllocatorError
+        The run's own allocator raised an exception, or proposed what cannot be done.
     RunTimeoutError
         It took longer than ``timeout``.
     RunCancelledError

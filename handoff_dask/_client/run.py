@@ -82,6 +82,13 @@ class Run:
     # ------------------------------------------------------------------ starting (on the event loop)
 
     async def _start(self) -> None:
+        try:
+            await self._announce()
+        except HandoffError:
+            self._finish("failed")
+            raise
+
+    async def _announce(self) -> None:
         client, compiled, spec = self._client, self._compiled, self._compiled.spec
         await ensure_plugin(client)
         if not compiled.keys:
@@ -99,13 +106,11 @@ class Run:
         if answer["status"] == "unusable":
             raise ClusterNotReadyError(explain_unusable(answer["workers"]))
         if answer["status"] == "unreadable":
-            self._finish("failed")
             raise ClusterNotReadyError(
                 f"the scheduler cannot load the run's allocation_strategy: {answer['error']}."
                 " Its code must be importable there."
             )
         if answer["status"] == "unplaceable":
-            self._finish("failed")
             raise self._allocation_error(answer["shortfalls"])
         if self._status == "submitting":
             self._status = answer["status"]
@@ -215,6 +220,8 @@ class Run:
             A function failed for good; ``__cause__`` is its exception.
         AllocationError
             Functions fit on no node.
+        AllocatorError
+            The run's own allocator raised an exception, or proposed what cannot be done.
         RunCancelledError
             The run was cancelled, or its client was closed.
         """
@@ -367,8 +374,8 @@ class Run:
         Returns
         -------
         list of Event
-            When each attempt of a function could have started, was started and ended, and where. With an
-            asynchronous client an awaitable.
+            When each attempt of a function could have started, was started and ended, and where: of attempts
+            that have been placed. With an asynchronous client an awaitable.
         """
         return self._sync(self._events)
 

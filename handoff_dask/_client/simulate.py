@@ -70,7 +70,8 @@ class Schedule:
     @property
     def lower_bound(self) -> float:
         """The largest of :attr:`bounds`: no schedule is shorter."""
-        return max(self.bounds.values(), default=0.0)
+        # This schedule itself is one; floats summed up in another order may say otherwise.
+        return min(self.makespan, max(self.bounds.values(), default=0.0))
 
     @cached_property
     def utilisation(self) -> dict[Any, dict[str, float]]:
@@ -96,7 +97,8 @@ class Schedule:
         -------
         pandas.DataFrame
             Columns ``function`` (its id), ``node``, ``ready``, ``started``, ``stopped``, ``seconds``, and one
-            for each resource that any function asks for.
+            for each resource that any function asks for: its name, or ``cost of NAME`` where a column is
+            called so already.
 
         Raises
         ------
@@ -107,17 +109,18 @@ class Schedule:
             import pandas as pd
         except ImportError as error:
             raise ImportError("Schedule.to_pandas() needs pandas: pip install pandas") from error
-        rows = []
+        rows: list[tuple[Any, ...]] = []
         for id, record in self.records.items():
             (attempt,) = record.attempts
-            times = {"ready": attempt.queued, "started": attempt.started, "stopped": attempt.stopped}
-            rows.append(
-                {"function": id, "node": record.node, **times, "seconds": record.duration, **record.cost}
-            )
-        rows.sort(key=lambda row: row["started"])
+            times = (attempt.queued, attempt.started, attempt.stopped, record.duration)
+            rows.append((id, record.node, *times, record.cost))
+        rows.sort(key=lambda row: row[3])
         columns = ["function", "node", "ready", "started", "stopped", "seconds"]
-        columns += dict.fromkeys(name for row in rows for name in row if name not in columns)
-        return pd.DataFrame({c: pd.Series([row.get(c, 0) for row in rows]) for c in columns})
+        table = {name: pd.Series([row[i] for row in rows]) for i, name in enumerate(columns)}
+        for name in dict.fromkeys(name for row in rows for name in row[-1]):
+            column = f"cost of {name}" if name in columns else name
+            table[column] = pd.Series([row[-1].get(name, 0) for row in rows])
+        return pd.DataFrame(table)
 
     def __repr__(self) -> str:
         return (
@@ -186,6 +189,7 @@ def simulate(
         limits=limits,
         max_concurrency=max_concurrency,
         strategy=options.allocation_strategy,
+        keep_all=True,  # as execute() does unless told otherwise: it matters for the order
     )
     seconds = _seconds_of(lowered.order, durations)
     spec = replace(lowered.spec, seconds=seconds) if known else lowered.spec

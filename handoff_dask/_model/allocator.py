@@ -14,9 +14,10 @@ class ReadyFunction(NamedTuple):
     id : hashable
         Id of the function. One that is not made of strings, numbers and tuples of these is its ``repr``.
     cost : mapping of str to float
-        Resource → amount it takes of its node; ``threads``, 1, included.
+        Resource → amount it takes of its node; ``threads``, 1, included. Exact, as the free amounts are.
     nodes : tuple of str or None
-        Names of the only nodes on which it may run: its pin, or the node of its collocated group. None: any.
+        Names of the only nodes on which it may run: those of its pin, those that can hold all of its
+        collocated group, the node where that group is, or, after a failure, others. None: any with room.
     input_bytes : mapping of str to int
         Node → bytes of its inputs that are there.
     priority : float
@@ -58,8 +59,9 @@ class Allocator(Protocol):
         -------
         mapping
             Function id → node name. What is left out waits for the next decision; so does what the run's
-            limits do not allow yet. A proposal that cannot be carried out (an unknown id or node, a node that
-            is not allowed or has no room) ends the run with an :class:`~handoff_dask.AllocatorError`, and so
-            does an exception.
+            limits or the division of devices do not allow yet. Of collocated functions that are sent to
+            different nodes the first counts, and this is called again for the others. A proposal that cannot
+            be carried out (an unknown id or node, a node that is not allowed or has no room) ends the run
+            with an :class:`~handoff_dask.AllocatorError`, and so does an exception.
         """
         ...

@@ -150,6 +150,53 @@ class Records(Mapping[Hashable, FunctionRecord]):
     def __repr__(self) -> str:
         return f"<records of {len(self)} functions>"
 
+    def to_pandas(self) -> Any:
+        """One row for each attempt, and one for each function that had none.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``function`` (its id), ``status``, ``attempt``, ``outcome``, ``node``, ``queued``,
+            ``started``, ``stopped`` (seconds since the epoch), ``seconds``, ``nbytes``, ``error``,
+            ``devices``, and ``cost_…`` for each resource that any function asks for.
+
+        Raises
+        ------
+        ImportError
+            pandas is not installed.
+        """
+        from handoff_dask._display import export
+
+        return export.to_pandas(self)
+
+    def to_parquet(self, path: Any) -> None:
+        """Write the table of :meth:`to_pandas` to a Parquet file; ids, nodes and devices as text.
+
+        Raises
+        ------
+        ImportError
+            pandas, or a Parquet library for it such as pyarrow, is not installed.
+        """
+        from handoff_dask._display import export
+
+        export.to_parquet(self, path)
+
+    def to_json(self, path: Any) -> None:
+        """Write the table of :meth:`to_pandas` to a JSON file: a list of objects."""
+        from handoff_dask._display import export
+
+        export.to_json(self, path)
+
+    def to_trace(self, path: Any) -> None:
+        """Write every attempt that ran to a file in Chrome's trace format.
+
+        Trace viewers such as https://ui.perfetto.dev show it: each node is a process, and what it ran at once
+        is on lines of their own.
+        """
+        from handoff_dask._display import export
+
+        export.to_trace(self, path)
+
     @property
     def allocations(self) -> dict[Hashable, Any]:
         """Function id → node it was last placed on, of those that have been placed."""
@@ -160,6 +207,8 @@ class Records(Mapping[Hashable, FunctionRecord]):
 
 class Event(NamedTuple):
     """Something that happened to a function of a run.
+
+    An attempt is known once it was placed, and when it started once it has ended.
 
     Attributes
     ----------

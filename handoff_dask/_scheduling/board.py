@@ -68,24 +68,27 @@ class Board:
         ahead : Ahead
             What may be sent to a node although it has no room.
         """
-        best: Queue | None = None
-        empty = []
         if self._table is not None:
             return self._first_of_many(self._table, freed, turn)
+        best: Queue | None = None
         for queue in self._queues:
-            if queue.tried == turn:
-                continue
             f = queue.head()
-            if f is None:
-                empty.append(queue)
-            elif best is not None and queue.urgency > best.urgency:
+            if f is None or queue.tried == turn or (best is not None and queue.urgency > best.urgency):
                 continue
-            elif _fits_on_one(queue.cost, freed) or ahead.may(f):
+            if _fits_on_one(queue.cost, freed) or ahead.may(f):
                 best = queue
-        for queue in empty:
-            self.discard(queue)
-            queue.parked = None
         return best
+
+    def settle(self, freed: Mapping[Node, None]) -> None:
+        """A decision ends: what is still free on these nodes is not looked at in the next one.
+
+        Queues that are empty stay, and are blocked when they get functions again, unless these would fit.
+        """
+        queues = self._queues if self._table is None else self._table.queues(self._table.fitting(freed))
+        for queue in [q for q in queues if q.head() is None]:
+            if _fits_on_one(queue.cost, freed):
+                self.discard(queue)
+                queue.parked = None
 
     def _first_of_many(self, table: _Table, freed: Mapping[Node, None], turn: int) -> Queue | None:
         fitting = table.fitting(freed)
@@ -184,6 +187,10 @@ class _Table:
         for free in {tuple(min(n.free(name), _MOST) for name in self._columns) for n in nodes}:
             found |= (needs <= np.array(free, dtype=np.int64)).all(axis=1)
         return found
+
+    def queues(self, rows: np.ndarray) -> list[Queue]:
+        """The queues of these rows."""
+        return [q for q in (self._rows[row] for row in np.flatnonzero(rows)) if q is not None]
 
     def most_urgent(self, rows: np.ndarray) -> Queue | None:
         """The most urgent queue of these rows."""

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from handoff_dask._model.resources import THREADS, UNIT
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.order import path_lengths
-from handoff_dask._scheduling.queues import eligible_nodes, queue_key
 from handoff_dask._scheduling.runs import CONCURRENCY, Run
 
 #: Costs that are looked at one by one: how many functions of at least such a cost run at once. Those with
 #: most work, since each is compared with every kind.
 _COSTS = 100
 
+Cost = tuple[tuple[str, int], ...]
+
 
 def lower_bounds(run: Run, nodes: Sequence[Node], seconds: Sequence[float]) -> dict[str, float]:
     """Bounds of a run's makespan by what they come from, in seconds.
+
+    Where the run's functions were placed makes no difference.
 
     Parameters
     ----------
@@ -30,60 +35,48 @@ def lower_bounds(run: Run, nodes: Sequence[Node], seconds: Sequence[float]) -> d
 
     Notes
     -----
-    Every bound but the critical path says: these functions have so much work together, of which so much
-    is done at once at most; before the first of them something else has to run, and after the last, too.
+    Every bound but the critical path says: some functions have so much work together, of which so much is
+    done at once at most; before the first of them something else has to run, and after the last, too. This
+    holds for each set of functions; looked at are those that begin after, or end before, some time.
     """
     if not run.functions:
         return {}
     classes = _Classes(run, nodes, seconds)
     bounds = {"critical path": classes.longest}
-    everything = [*classes.by_cost]
-    eligible = {nodes_of for _, nodes_of in everything} | {frozenset(range(len(nodes)))}
-    for where in eligible:
-        members = [key for key in everything if key[1] <= where]
-        place = (
-            "" if len(where) == len(nodes) else " of " + "+".join(str(nodes[i].name) for i in sorted(where))
-        )
-        for name in dict.fromkeys(name for cost, _ in members for name, _ in cost):
+
+    def found(name: str, bound: float) -> None:
+        bounds[name] = max(bound, bounds.get(name, 0.0))  # nodes 1 and "1" look the same
+
+    everywhere = frozenset(range(len(nodes)))
+    for where in dict.fromkeys([everywhere, *(nodes_of for _, nodes_of in classes.keys)]):
+        members = [i for i, (_, nodes_of) in enumerate(classes.keys) if nodes_of <= where]
+        place = "" if where == everywhere else " of " + "+".join(str(nodes[i].name) for i in sorted(where))
+        for name in dict.fromkeys(name for i in members for name, _ in classes.keys[i][0]):
             capacity = sum(nodes[i].capacity.get(name, 0) for i in where)
-            bounds[name + place] = classes.bound(members, name, capacity)
-    costs = {cost: 0.0 for cost, _ in everything}
-    for key in everything:
-        costs[key[0]] += classes.by_cost[key].seconds
-    for cost in sorted(costs, key=lambda cost: -costs[cost])[:_COSTS]:
+            units = {i: dict(classes.keys[i][0]).get(name, 0) for i in members}
+            found(name + place, classes.bound(units, capacity))
+    for cost in classes.longest_costs():
         slots = sum(min(node.capacity.get(name, 0) // units for name, units in cost) for node in nodes)
         asked = dict(cost)
-        members = [key for key in everything if _at_least(dict(key[0]), asked)]
-        text = ", ".join(f"{name} {units / UNIT:g}" for name, units in cost if name != THREADS)
-        bounds[f"functions of {text or 'any cost'}"] = classes.bound(members, None, slots)
-    bounds |= _limit_bounds(run, seconds)
+        units = {i: 1 for i, (other, _) in enumerate(classes.keys) if _at_least(dict(other), asked)}
+        text = ", ".join(f"{name} {amount / UNIT:g}" for name, amount in cost if name != THREADS)
+        found(f"functions of {text or 'any cost'}", classes.bound(units, slots))
+    if run.limits is not None:
+        for name, limit in run.limits.capacity.items():
+            held = np.array([f.limit_cost.get(name, 0) for f in run.functions], dtype=float)
+            text = name if name == CONCURRENCY else f"limit {name}"
+            found(text, classes.bound_of(held * classes.seconds, limit))
     for group in run.groups:
         best = min(_alone(group.members, seconds, nodes[i]) for i in classes.eligible(group.members[0]))
-        name = f"collocated with {group.members[0].id!r}"
-        bounds[name] = max(best, bounds.get(name, 0.0))
+        found(f"collocated with {group.members[0].id!r}", best)
     return bounds
 
 
-class _Work:
-    """Functions of one cost that the same nodes can hold."""
-
-    __slots__ = ("after", "before", "seconds")
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.before = math.inf
-        self.after = math.inf
-
-
-Cost = tuple[tuple[str, int], ...]
-
-
 class _Classes:
-    """The functions of a run by cost and by the nodes that can hold them."""
+    """The functions of a run, in classes of those with one cost that the same nodes can hold."""
 
     def __init__(self, run: Run, nodes: Sequence[Node], seconds: Sequence[float]) -> None:
         self._nodes = nodes
-        self._index = {node.name: i for i, node in enumerate(nodes)}
         self._eligible: dict[int, frozenset[int]] = {}
         dependents = run.spec.dependents or [()] * len(run.functions)
         after = path_lengths(dependents, seconds)
@@ -93,51 +86,73 @@ class _Classes:
             for d in later:
                 before[d] = max(before[d], end)
         self.longest = max(after)
-        self.by_cost: dict[tuple[Cost, frozenset[int]], _Work] = {}
+        self.seconds = np.asarray(seconds, dtype=float)
+        self._before = np.array(before)
+        self._after = np.array(after) - self.seconds
+        self._latest_first = np.argsort(-self._before, kind="stable")
+        self._longest_after_first = np.argsort(-self._after, kind="stable")
+        index: dict[tuple[Cost, frozenset[int]], int] = {}
         sorted_costs: dict[int, Cost] = {}
-        for f, took in zip(run.functions, seconds, strict=True):
+        class_of = []
+        for f in run.functions:
             cost = sorted_costs.get(id(f.cost))
             if cost is None:
                 cost = sorted_costs[id(f.cost)] = tuple(sorted(f.cost.items()))
-            work = self.by_cost.setdefault((cost, self.eligible(f)), _Work())
-            work.seconds += took
-            work.before = min(work.before, before[f.number])
-            work.after = min(work.after, after[f.number] - took)
+            class_of.append(index.setdefault((cost, self.eligible(f)), len(index)))
+        self.keys = list(index)
+        self._class_of = np.array(class_of)
 
     def eligible(self, f: FunctionState) -> frozenset[int]:
-        """Indices of the nodes that could hold a function."""
+        """Indices of the nodes that could hold a function, if its group has no node yet."""
         source = id(f.kind) if f.group is None else id(f.group)
         found = self._eligible.get(source)
         if found is None:
-            found = frozenset(self._index[n.name] for n in eligible_nodes(queue_key(f), self._nodes))
-            self._eligible[source] = found
+            need, pins = (f.cost, f.kind.pin_sets) if f.group is None else (f.group.need, f.group.pins)
+            could = (i for i, n in enumerate(self._nodes) if n.allowed(pins) and n.holds(need))
+            found = self._eligible[source] = frozenset(could)
         return found
 
-    def bound(self, members: Iterable[tuple[Cost, frozenset[int]]], name: str | None, capacity: int) -> float:
-        """Work of these functions over what can be done at once; without a resource, each counts as one."""
-        total, before, after = 0.0, math.inf, math.inf
-        for key in members:
-            work = self.by_cost[key]
-            units = 1 if name is None else dict(key[0]).get(name, 0)
-            if units and work.seconds:
-                total += units * work.seconds
-                before, after = min(before, work.before), min(after, work.after)
-        return before + total / capacity + after if total else 0.0
+    def longest_costs(self) -> list[Cost]:
+        """Those costs that functions have for the longest time altogether."""
+        total: dict[Cost, float] = {}
+        for (cost, _), took in zip(
+            self.keys, np.bincount(self._class_of, self.seconds, len(self.keys)), strict=True
+        ):
+            total[cost] = total.get(cost, 0.0) + float(took)
+        return sorted(total, key=lambda cost: -total[cost])[:_COSTS]
+
+    def bound(self, units: Mapping[int, int], capacity: int) -> float:
+        """Bound for functions of some classes, given what each takes of a capacity (class → units)."""
+        weights = np.zeros(len(self.keys))
+        weights[list(units)] = list(units.values())
+        return self.bound_of(weights[self._class_of] * self.seconds, capacity)
+
+    def bound_of(self, work: NDArray[np.float64], capacity: int) -> float:
+        """Bound for all functions that have ``work`` (function number → units times seconds)."""
+        return max(
+            _bound(work, self._before, self._after, self._latest_first, capacity),
+            _bound(work, self._after, self._before, self._longest_after_first, capacity),
+        )
+
+
+def _bound(
+    work: NDArray[np.float64],
+    ahead: NDArray[np.float64],
+    behind: NDArray[np.float64],
+    order: NDArray[np.intp],
+    capacity: int,
+) -> float:
+    """The best bound of those for the first 1, 2, ... functions in the order of falling ``ahead``."""
+    order = order[work[order] > 0]
+    if not order.size:
+        return 0.0
+    return float(
+        np.max(ahead[order] + np.cumsum(work[order]) / capacity + np.minimum.accumulate(behind[order]))
+    )
 
 
 def _at_least(cost: Mapping[str, int], asked: Mapping[str, int]) -> bool:
     return all(cost.get(name, 0) >= units for name, units in asked.items())
-
-
-def _limit_bounds(run: Run, seconds: Sequence[float]) -> dict[str, float]:
-    if run.limits is None:
-        return {}
-    used: dict[str, float] = {}
-    for f, took in zip(run.functions, seconds, strict=True):
-        for name, units in f.limit_cost.items():
-            used[name] = used.get(name, 0.0) + units * took
-    named = ((name if name == CONCURRENCY else f"limit {name}", name) for name in used)
-    return {text: used[name] / run.limits.capacity[name] for text, name in named}
 
 
 def _alone(members: Iterable[FunctionState], seconds: Sequence[float], node: Node) -> float:

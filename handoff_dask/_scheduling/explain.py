@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from handoff_dask._model.resources import THREADS, format_amounts, from_units
+from handoff_dask._model.resources import GPU, THREADS, format_amounts, from_units
 from handoff_dask._scheduling.functions import NAMES, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import CONCURRENCY, Run, RunStatus
@@ -108,12 +108,10 @@ def why_not(node: Node, need: Amounts, cost: Amounts, pins: Pins, avoided: Itera
             for r in short
         ]
         return f"asks for {'; '.join(parts)}"
+    if not node.fits(cost):
+        return f"asks for gpu {from_units(cost[GPU]):g}, which is free, but not on the same devices"
     if not node.takes(cost):
-        return (
-            "no whole device is free"
-            if node.fits({r: n for r, n in cost.items() if r != "gpu"})
-            else "is busy"
-        )
+        return "is about to start other functions"
     return None
 
 
@@ -164,14 +162,15 @@ def _brief(f: FunctionState) -> str:
 
 def _failed_input(f: FunctionState) -> Any:
     """Id of a function that failed, of those that ``f`` needs."""
-    seen = [f]
-    for g in seen:
+    found, known = [f], {f}
+    for g in found:
         for n in g.run.inputs[g.number]:
             other = g.run.functions[n]
             if other.state is State.FAILED:
                 return other.id
-            if other.state is State.SKIPPED and other not in seen:
-                seen.append(other)
+            if other.state is State.SKIPPED and other not in known:
+                known.add(other)
+                found.append(other)
     return None
 
 

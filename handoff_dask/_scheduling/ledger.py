@@ -55,10 +55,12 @@ class Pool:
         LedgerError
             It does not fit. Nothing is booked.
         """
-        if not self.fits(cost):
-            raise LedgerError(f"{dict(cost)} does not fit: {self.used} of {self.capacity} in use")
+        capacity, used = self.capacity, self.used
         for name, units in cost.items():
-            self.used[name] = self.used.get(name, 0) + units
+            if units > capacity.get(name, 0) - used.get(name, 0):
+                raise LedgerError(f"{dict(cost)} does not fit: {used} of {capacity} in use")
+        for name, units in cost.items():
+            used[name] = used.get(name, 0) + units
 
     def release(self, cost: Amounts) -> None:
         """Give ``cost`` back.
@@ -137,6 +139,8 @@ class Node(Pool):
         Functions sent ahead of their time → None. They run here, but are not booked yet.
     wide : int
         How many of those in ``running`` ask for more than one core.
+    occupied : dict
+        Units that tasks other than functions hold. They count as in use.
     position, form, shelf
         Where the node is in its :class:`~handoff_dask._scheduling.fleet.Fleet`.
     """
@@ -149,6 +153,7 @@ class Node(Pool):
         "enforced",
         "form",
         "name",
+        "occupied",
         "position",
         "running",
         "shelf",
@@ -170,6 +175,7 @@ class Node(Pool):
         self.running: dict[Any, None] = {}
         self.ahead: dict[Any, None] = {}
         self.wide = 0
+        self.occupied: Amounts = {}
         self.devices = Devices(self.capacity.get(GPU, 0))
         self.position = 0
         self.form: tuple[tuple[str, int], ...] = ()
@@ -211,6 +217,13 @@ class Node(Pool):
         if GPU in cost and self.devices.choose(cost[GPU]) is None:
             return False
         return not self.ahead or self.spares(cost)
+
+    def occupy(self, amounts: Amounts) -> None:
+        """Tasks other than functions hold this much now."""
+        for name in {*self.occupied, *amounts} & set(self.capacity):
+            change = amounts.get(name, 0) - self.occupied.get(name, 0)
+            self.used[name] = self.used.get(name, 0) + change
+        self.occupied = {name: units for name, units in amounts.items() if name in self.capacity and units}
 
     def resize(self, capacity: Amounts) -> None:
         """Change the capacity while functions run: what they hold stays booked."""

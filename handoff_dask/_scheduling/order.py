@@ -1,8 +1,8 @@
 """In which order functions of a run should run.
 
-While the longest path to the end is short against the work that is left, functions go in the order of
-their numbers, which continues what was begun, so that few results are alive. As soon as that path may bound
-when the run ends, what has the longest way to the end goes first.
+What has the longest way to the end goes first, if results are small or are all kept anyhow. Otherwise that
+is so only when the longest path bounds when the run ends; while it is short against the work that is left,
+functions go in the order of their numbers, which continues what was begun, so that few results are alive.
 
 Some resources are scarce: two GPUs among a hundred cores, one node with much memory. Functions that need one
 of them, and those that these wait for, have not only their own path to go: they have to take turns. How long
@@ -11,6 +11,7 @@ that takes counts as their way to the end.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from heapq import heapreplace
 from typing import TYPE_CHECKING
@@ -24,9 +25,16 @@ if TYPE_CHECKING:
     from handoff_dask._scheduling.runs import Run
 
 #: The longest path may bound the end when it is longer than this share of what the nodes need for all that
-#: is left. Below 1, since estimates are rough and a path started too late cannot be made up for; the lower,
-#: the more results are alive at once. Chosen on workflow traces and a wide map-reduce.
+#: is left. As long as it is not known how large results are, below 1, since estimates are rough and a path
+#: started too late cannot be made up for.
 CRITICAL_SHARE = 0.25
+
+#: Results of a run that are smaller, all together, need not be saved. Bytes.
+LIGHT = 64 * 2**20
+
+#: The share where there is nothing to save by another order, and where there is much. Chosen on workflow
+#: traces, a wide map-reduce and a tree.
+LIGHT_SHARE, HEAVY_SHARE = 0.1, 1.5
 
 #: What takes a greater share of all time is not scarce but the common case.
 _SCARCE_SHARE = 0.5
@@ -86,12 +94,13 @@ class Ranking:
         Kind → the only nodes that can hold its functions, of kinds for which these nodes should be kept.
     """
 
-    __slots__ = ("_estimates", "_half", "_known", "_next", "_paths", "_sizes", "scarce")
+    __slots__ = ("_estimates", "_half", "_known", "_next", "_nodes", "_paths", "_sizes", "scarce")
 
     def __init__(self) -> None:
         self.scarce: dict[int, frozenset[Node]] = {}
         self._estimates: list[float] = []
         self._known: Sequence[float] = ()
+        self._nodes = 0
         self._paths: Sequence[float] = ()
         self._next = 0
         self._half = 0
@@ -101,6 +110,13 @@ class Ranking:
         """More is left than there was: results were lost."""
         self._paths = ()
         self._half = 0
+
+    def nodes_changed(self, functions: int, nodes: int) -> bool:
+        """Whether to look again, now that there are so many nodes: when it was done for far more or fewer."""
+        if functions > _SMALL and 4 * abs(nodes - self._nodes) <= self._nodes:
+            return False
+        self._half = 0
+        return True
 
     def due(self, finished: int) -> bool:
         """Whether to look again, now that so many functions have finished."""
@@ -112,7 +128,7 @@ class Ranking:
             return self._known[f.number]
         return self._estimates[f.run.spec.kind_of[f.number]] if self._estimates else 1.0
 
-    def update(self, run: Run, fleet: Fleet, durations: Durations) -> bool:
+    def update(self, run: Run, fleet: Fleet, durations: Durations, now: float) -> bool:
         """Set the ranks of all functions.
 
         Parameters
@@ -122,6 +138,7 @@ class Ranking:
             For how long the nodes would need for all that is left.
         durations : Durations
             What has been learnt.
+        now : float
 
         Returns
         -------
@@ -140,7 +157,7 @@ class Ranking:
         if not self._known:
             if not self._sizes:
                 self._sizes = [(kind.code, size) for kind, size in zip(spec.kinds, run.sizes, strict=True)]
-            estimates = durations.expected(self._sizes)
+            estimates = durations.expected(self._sizes, _running(run, now))
             if _differ(estimates, self._estimates):
                 self._estimates = estimates
                 self._paths = ()
@@ -148,17 +165,18 @@ class Ranking:
                 return False
         elif not halved:
             return False
-        self._rank(run, fleet)
+        self._rank(run, fleet, _share(run, durations))
         return True
 
-    def _rank(self, run: Run, fleet: Fleet) -> None:
+    def _rank(self, run: Run, fleet: Fleet, share: float) -> None:
         spec = run.spec
+        self._nodes = len(fleet.nodes)
         seconds = self._known or [self._estimates[k] for k in spec.kind_of]
         left = [f.number for f in run.functions if f.state not in FINAL]
         paths = self._paths = self._paths or path_lengths(spec.dependents, seconds, left)
         work = _Work(run, fleet, seconds, left)
         longest = max((paths[n] for n in left), default=0.0)
-        bound = CRITICAL_SHARE * work.needed
+        bound = share * work.needed
         turns, self.scarce = _take_turns(work, paths, bound - longest)
         ways = path_lengths(spec.dependents, seconds, left, turns) if turns else paths
         functions = run.functions
@@ -167,6 +185,29 @@ class Ranking:
                 functions[n].rank = -ways[n]
             else:
                 functions[n].rank = float(n)
+
+
+def _running(run: Run, now: float) -> dict[str, float]:
+    """Code → seconds for which a function has been running."""
+    running: dict[str, float] = {}
+    for f in run.functions:
+        if f.state is State.RUNNING:
+            running[f.kind.code] = max(now - f.placed, running.get(f.kind.code, 0.0))
+    return running
+
+
+def _share(run: Run, durations: Durations) -> float:
+    """From which share of the time for all that is left the longest path counts."""
+    if run.spec.keep_all:
+        return LIGHT_SHARE
+    sizes = [durations.result_bytes(kind.code) for kind in run.spec.kinds]
+    known = [nbytes for nbytes in sizes if nbytes is not None]
+    if not known:
+        return CRITICAL_SHARE
+    mean = sum(known) / len(known)
+    counts = Counter(run.spec.kind_of)
+    total = sum((mean if nbytes is None else nbytes) * counts[k] for k, nbytes in enumerate(sizes))
+    return LIGHT_SHARE if total < LIGHT else HEAVY_SHARE
 
 
 class _Work:

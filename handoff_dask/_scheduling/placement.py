@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from heapq import heapify, heappop, heappush
+from dataclasses import replace
+from heapq import heapify, heappop
 from math import isinf
-from typing import Any, NamedTuple
+from typing import Any
 
-from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import GPU, THREADS, UNIT
 from handoff_dask._scheduling.ahead import Ahead
 from handoff_dask._scheduling.board import Board
+from handoff_dask._scheduling.decisions import Place, Settings, Starved
 from handoff_dask._scheduling.durations import Durations
 from handoff_dask._scheduling.feasibility import shortfall_of
 from handoff_dask._scheduling.fleet import Fleet
@@ -19,54 +19,11 @@ from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.locality import Move
 from handoff_dask._scheduling.proposals import Rejected, propose
-from handoff_dask._scheduling.queues import Parked, Queue, QueueKey, Urgency, queue_key
+from handoff_dask._scheduling.queues import Parked, Queue, QueueHeap, QueueKey, queue_key
 from handoff_dask._scheduling.reservations import Reservations
 from handoff_dask._scheduling.runs import Group, Run
 from handoff_dask._scheduling.spec import Amounts
 from handoff_dask._scheduling.strategies import STRATEGIES, Strategy, best_fit
-
-
-class Place(NamedTuple):
-    """Run ``function`` on ``node``. It has been booked there already."""
-
-    function: FunctionState
-    node: Node
-    peer: Any = None  # name of the node of the other half of a transfer
-
-
-@dataclass(frozen=True, slots=True)
-class Starved:
-    """``functions`` waited too long for a node that could ever hold them."""
-
-    functions: tuple[FunctionState, ...]
-    shortfall: Shortfall
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What an administrator can set.
-
-    Attributes
-    ----------
-    node_timeout : float
-        Seconds that a function waits when no node is left that could ever hold it.
-    ahead_horizon : float
-        Seconds of work that a node may hold ahead of time, so that short functions do not each wait for a
-        message to the scheduler and back. 0 turns sending ahead off.
-    ahead_limit : int
-        Functions that a node may hold ahead of time at most.
-    patience : float
-        Seconds that the most urgent function may be overtaken by others before a node is kept free for it.
-    bandwidth : float
-        Bytes per second between nodes.
-    """
-
-    node_timeout: float = 30.0
-    ahead_horizon: float = 0.01
-    ahead_limit: int = 40
-    patience: float = 10.0
-    bandwidth: float = 100e6
-
 
 #: When so many nodes have room again, blocked queues are looked at as if they were new.
 _MANY_FREED = 8
@@ -131,6 +88,15 @@ class Placement:
         self._freed[node] = None
         self._shrunk = True
         self._nodes_changed()
+
+    def occupy(self, name: Any, amounts: Amounts) -> None:
+        """Tasks other than functions hold this much of a node now."""
+        node = self.nodes.get(name)
+        if node is not None:
+            node.occupy(amounts)
+            self._move_up(node)
+            self._freed[node] = None
+            self.fleet.moved(node)
 
     def accept(self, name: Any, accepting: bool) -> None:
         """Pause a node, or let it go on."""
@@ -284,26 +250,11 @@ class Placement:
         The most urgent function of all queues goes first; a queue whose head fits nowhere is left alone
         until something is freed, and is compared with that only.
         """
-        self._turn += 1
-        self._look_after_the_most_urgent(now)
-        self._freed.update(self.reservations.begin(now))
-        for queue in [queue for queue in self._starved if queue.key.bound is not None]:
-            del self._starved[queue]
-            self._open_again(queue)
-        if self._shrunk:
-            self._shrunk = False
-            for queue in self._board:
-                if not queue.restricted and not self.fleet.can_hold(queue.need):
-                    self._board.discard(queue)
-                    self._open_again(queue)
-        turn = _Heap()
+        roomy = self._begin(now)
+        turn = QueueHeap()
         turned_away = 0
         left_at_that: dict[Node, None] = {}
-        roomy = dict.fromkeys(n for n in self._freed if n.accepting and n.free(THREADS) >= UNIT)
-        if len(roomy) > _MANY_FREED and not self._board.is_large:
-            for queue in self._board:  # the shelves have fewer nodes to look at
-                self._board.discard(queue)
-                self._open_again(queue)
+        asked: set[Run] = set()  # of runs with an allocator of their own
         woken: Queue | None = None
         stale = True
         while True:
@@ -324,6 +275,15 @@ class Placement:
             if first is None:
                 break
             queue = first
+            if before := [run for run in self._own if run not in asked and _goes_before(run, queue)]:
+                for run in sorted(before, key=_run_urgency):
+                    asked.add(run)
+                    yield from self._ask_allocator(run, now)
+                roomy = {n: None for n in roomy if n.free(THREADS) >= UNIT}
+                stale = True
+                if not freed_only:
+                    turn.push(queue)
+                continue
             f = queue.head()
             assert f is not None
             if f.run.limits is not None and not f.run.limits.fits(f.limit_cost):
@@ -352,12 +312,43 @@ class Placement:
                 turn.push(queue)
         for queue in turn:
             self._open[queue] = None
+        self._board.settle(roomy)
         self._freed = left_at_that
-        for run in sorted(self._own, key=lambda run: (-run.spec.priority, run.sequence)):
-            yield from self._ask_allocator(run, now)
-        yield from self._starving(now)
+        if self._own:
+            for run in sorted(self._own.keys() - asked, key=_run_urgency):
+                yield from self._ask_allocator(run, now)
+        if self._starved or self.next_starved is not None:
+            yield from self._starving(now)
 
-    def _consider(self, turn: _Heap, now: float) -> None:
+    def _begin(self, now: float) -> dict[Node, None]:
+        """A decision begins; the nodes on which there may be more room than in the last one."""
+        self._turn += 1
+        if now >= self._next_look:
+            self._look_after_the_most_urgent(now)
+        self._freed.update(self.reservations.begin(now))
+        if self._starved:
+            for queue in [queue for queue in self._starved if queue.key.bound is not None]:
+                del self._starved[queue]
+                self._open_again(queue)
+        if self._shrunk:
+            self._shrunk = False
+            for queue in list(self._queues.values()):
+                if queue.parked not in (Parked.NODES, Parked.LIMITS):
+                    continue
+                if queue.restricted or not self.fleet.can_hold(queue.need):
+                    self._board.discard(queue)
+                    f = queue.head()
+                    if f is not None:
+                        f.run.limited.pop(queue, None)
+                    self._open_again(queue)
+        roomy = {n: None for n in self._freed if n.accepting and n.free(THREADS) >= UNIT}
+        if len(roomy) > _MANY_FREED and not self._board.is_large:
+            for queue in self._board:  # the shelves have fewer nodes to look at
+                self._board.discard(queue)
+                self._open_again(queue)
+        return roomy
+
+    def _consider(self, turn: QueueHeap, now: float) -> None:
         """Let open queues take part in a decision, unless no node could ever hold their functions."""
         opened, self._open = self._open, {}
         for queue in opened:
@@ -494,9 +485,9 @@ class Placement:
 
     def _look_after_the_most_urgent(self, now: float) -> None:
         """Keep a node for the most urgent function when it has been overtaken for too long."""
-        if now < self._next_look or isinf(self.settings.patience):
-            return
         self._next_look = now + self.settings.patience / 4
+        if isinf(self.settings.patience):
+            return
         waiting = [queue for queue in self._board if queue.head() is not None]
         first = min(waiting, key=lambda queue: queue.urgency, default=None)
         f = None if first is None else first.head()
@@ -537,30 +528,11 @@ class Placement:
         return Starved(tuple(functions), shortfall)
 
 
-class _Heap:
-    """Queues that take part in a decision; the one with the most urgent function comes first."""
+def _run_urgency(run: Run) -> tuple[float, int]:
+    return -run.spec.priority, run.sequence
 
-    __slots__ = ("_entries", "_pushed")
 
-    def __init__(self) -> None:
-        self._entries: list[tuple[Urgency, int, Queue]] = []
-        self._pushed = 0
-
-    def push(self, queue: Queue) -> None:
-        """Add a queue, if there is anything in it."""
-        if queue.head() is not None:
-            self._pushed += 1
-            heappush(self._entries, (queue.urgency, self._pushed, queue))
-
-    def pop(self) -> Queue | None:
-        """Take the first queue away; it has a function. None when there is none left."""
-        while self._entries:
-            urgency, _, queue = heappop(self._entries)
-            if queue.parked is None and queue.head() is not None:
-                if queue.urgency == urgency:
-                    return queue
-                self.push(queue)  # its head was bound, or its run has ended
-        return None
-
-    def __iter__(self) -> Iterator[Queue]:
-        return (queue for _, _, queue in self._entries)
+def _goes_before(run: Run, queue: Queue) -> bool:
+    """Whether a run goes before the first function of a queue."""
+    urgency = queue.urgency
+    return _run_urgency(run) < (urgency[0], urgency[2])

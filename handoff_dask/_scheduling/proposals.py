@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from handoff_dask._model.allocator import ReadyFunction
-from handoff_dask._model.resources import format_amounts, from_units
+from handoff_dask._model.resources import UNIT, format_amounts, from_units
 from handoff_dask._scheduling.functions import FunctionState, State
-from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.ledger import Node, Pool
 from handoff_dask._scheduling.queues import Queue, urgency_of
 from handoff_dask._scheduling.runs import Run
 
@@ -37,49 +37,90 @@ def propose(
     admits : callable
         Whether a node is one of those that could hold a queue's functions.
     """
-    waiting = {f: queue for queue in queues for f in queue}
-    if not waiting:
-        return
-    ready = sorted(waiting, key=urgency_of)
-    free = {
-        name: {r: from_units(node.free(r)) for r, units in node.capacity.items() if units}
-        for name, node in nodes.items()
-        if node.accepting
-    }
+    ordered = sorted(nodes.values(), key=lambda node: str(node.name))
+    allowed: dict[FunctionState, Sequence[Any] | None] = {}
+    for queue in queues:
+        names: Sequence[Any] | None = None
+        if queue.restricted or queue.need is not queue.cost:
+            names = tuple(node.name for node in ordered if admits(queue, node))
+        allowed.update((f, names) for f in queue)
+    ready = sorted(allowed, key=urgency_of)
+    while ready:
+        open_nodes = [node for node in ordered if node.accepting]
+        proposal = _ask(run, ready, allowed, open_nodes)
+        if isinstance(proposal, Rejected):
+            yield proposal
+            return
+        split = False
+        for text, f, node in proposal:
+            if f is None:
+                yield Rejected(run, f"{text}: that is none of the ready functions")
+                return
+            if f.state is not State.READY:
+                continue  # its run has ended meanwhile
+            if node is None:
+                yield Rejected(run, f"{text}: the nodes are {_names(n.name for n in open_nodes)}")
+                return
+            names = allowed[f]
+            if names is not None and node.name not in names:
+                yield Rejected(run, f"{text}: the nodes that may run it are {_names(names)}")
+                return
+            if f.group is not None and f.group.node not in (None, node):
+                split = True  # this very proposal has put another one of its group elsewhere
+                continue
+            if run.limits is not None and not run.limits.fits(f.limit_cost):
+                continue
+            if not Pool.fits(node, f.cost):
+                asked = format_amounts({r: from_units(units) for r, units in f.cost.items()})
+                left = format_amounts({r: from_units(node.free(r)) for r in f.cost})
+                yield Rejected(run, f"{text}: that takes {asked}, but free are {left}")
+                return
+            if node.takes(f.cost):  # if not, it is for reasons that the allocator was not shown
+                yield f, node
+        if not split:
+            return
+        ready = [f for f in ready if f.state is State.READY]
+        for f in ready:
+            if f.group is not None and f.group.node is not None:
+                allowed[f] = (f.group.node.name,)
+
+
+def _ask(
+    run: Run,
+    ready: Sequence[FunctionState],
+    allowed: Mapping[FunctionState, Sequence[Any] | None],
+    nodes: Sequence[Node],
+) -> list[tuple[str, FunctionState | None, Node | None]] | Rejected:
+    """What the allocator answers, in words and as functions and nodes where these are known."""
     allocator = run.spec.strategy
     allocate = getattr(allocator, "allocate", allocator)
+    functions = {f.id: f for f in ready}
+    by_name = {node.name: node for node in nodes}
     try:
-        proposal = dict(allocate([_shown(f, waiting[f]) for f in ready], free))
-    except Exception as error:
-        text = "".join(traceback.format_exception(error))
-        yield Rejected(run, f"it raised {type(error).__name__}: {error}\n{text}")
-        return
-    known = {f.id: f for f in ready}
-    for id, name in proposal.items():
-        f = known.get(id)
-        if f is None:
-            yield Rejected(run, f"it placed {id!r}, which is not among the ready functions")
-            return
-        if f.state is not State.READY:
-            continue  # its run has ended meanwhile
-        node = nodes.get(name)
-        if node is None or not node.accepting:
-            yield Rejected(run, f"it placed {id!r} on {name!r}; the nodes are {_names(free)}")
-            return
-        if not admits(waiting[f], node) or (f.group and f.group.node not in (None, node)):
-            yield Rejected(run, f"it placed {id!r} on {name!r}, where the function may not run or never fits")
-            return
-        if run.limits is not None and not run.limits.fits(f.limit_cost):
-            continue
-        if not node.takes(f.cost):
-            asked = format_amounts({r: from_units(units) for r, units in f.cost.items()})
-            left = format_amounts({r: from_units(node.free(r)) for r in f.cost})
-            yield Rejected(run, f"it placed {id!r} on {name!r}: that takes {asked}, but free are {left}")
-            return
-        yield f, node
+        answer = allocate([_shown(f, allowed[f]) for f in ready], {n.name: _free(n) for n in nodes})
+        if not isinstance(answer, Mapping):
+            return Rejected(run, f"it returned {answer!r}, not a mapping of function ids to node names")
+        # Here, since values of other people's types need not even be hashable or have a repr.
+        return [
+            (f"it placed {id!r} on {name!r}", functions.get(id), by_name.get(name))
+            for id, name in answer.items()
+        ]
+    except (Exception, SystemExit) as error:  # a scheduler does not end because an allocator says so
+        summary = "".join(traceback.format_exception_only(error)).strip()
+        return Rejected(run, f"it raised {summary}\n{''.join(traceback.format_exception(error))}")
 
 
-def _shown(f: FunctionState, queue: Queue) -> ReadyFunction:
+def _free(node: Node) -> dict[str, float]:
+    return {r: _exact(node.free(r)) for r, units in node.capacity.items() if units}
+
+
+def _exact(units: int) -> float:
+    """Not rounded, so that sums of what an allocator is shown come out right."""
+    whole, rest = divmod(units, UNIT)
+    return units / UNIT if rest else whole
+
+
+def _shown(f: FunctionState, nodes: Sequence[Any] | None) -> ReadyFunction:
     held: dict[Any, int] = {}
     for n in f.run.inputs[f.number]:
         g = f.run.functions[n]
@@ -87,8 +128,8 @@ def _shown(f: FunctionState, queue: Queue) -> ReadyFunction:
             held[g.node.name] = held.get(g.node.name, 0) + g.nbytes
     return ReadyFunction(
         f.id,
-        {r: from_units(units) for r, units in f.cost.items()},
-        tuple(node.name for node in queue.eligible) if queue.restricted else None,
+        {r: _exact(units) for r, units in f.cost.items()},
+        None if nodes is None else tuple(nodes),
         held,
         f.kind.priority,
         f.queued or 0.0,

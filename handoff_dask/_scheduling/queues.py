@@ -169,6 +169,35 @@ class Queue:
                 yield f
 
 
+class QueueHeap:
+    """Queues that take part in a decision; the one with the most urgent function comes first."""
+
+    __slots__ = ("_entries", "_pushed")
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[Urgency, int, Queue]] = []
+        self._pushed = 0
+
+    def push(self, queue: Queue) -> None:
+        """Add a queue, if there is anything in it."""
+        if queue.head() is not None:
+            self._pushed += 1
+            heappush(self._entries, (queue.urgency, self._pushed, queue))
+
+    def pop(self) -> Queue | None:
+        """Take the first queue away; it has a function. None when there is none left."""
+        while self._entries:
+            urgency, _, queue = heappop(self._entries)
+            if queue.parked is None and queue.head() is not None:
+                if queue.urgency == urgency:
+                    return queue
+                self.push(queue)  # its head was bound, or its run has ended
+        return None
+
+    def __iter__(self) -> Iterator[Queue]:
+        return (queue for _, _, queue in self._entries)
+
+
 def urgency_of(f: FunctionState) -> Urgency:
     """Of a function: smaller goes first."""
     run = f.run

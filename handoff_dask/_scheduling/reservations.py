@@ -216,8 +216,10 @@ class Reservations:
                 seconds = f.run.ranking.expected(f)
             if soon.urgency >= urgency or not seconds or now + seconds < soon.at:
                 continue
+            if _both_fit(node, f.cost, soon.cost, count, ()):
+                continue
             ending = [g for g in node.running if _end(g, now) <= soon.at]
-            if not _both_fit(node, f.cost, soon.cost, count, ending):
+            if not ending or not _both_fit(node, f.cost, soon.cost, count, ending):
                 self._denied[node] = None
                 again = max(soon.expected + seconds, now + seconds / 4)
                 if self.recheck is None or again < self.recheck:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 
+from handoff_dask._scheduling.decisions import Place, Settings
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.placement import Place, Settings
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import RunSpec
 from handoff_dask._scheduling.state import SchedulingState
@@ -26,6 +26,8 @@ class Simulation:
     spec : RunSpec
     seconds : sequence of float
         Function number → duration.
+    nbytes : int
+        Size of each result.
 
     Attributes
     ----------
@@ -38,7 +40,9 @@ class Simulation:
         The most results that were alive at once: there, and still needed by a function or by nobody.
     """
 
-    def __init__(self, nodes: Iterable[Node], spec: RunSpec, seconds: Sequence[float]) -> None:
+    def __init__(
+        self, nodes: Iterable[Node], spec: RunSpec, seconds: Sequence[float], nbytes: int = 0
+    ) -> None:
         self.state = SchedulingState(SETTINGS)
         for node in nodes:
             self.state.node_joined(node, 0.0)
@@ -46,6 +50,7 @@ class Simulation:
         self.now = 0.0
         self.peak_results = 0
         self._seconds = seconds
+        self._nbytes = nbytes
 
     def play(self) -> None:
         """Let time pass until nothing is left to happen."""
@@ -84,7 +89,7 @@ class Simulation:
             while ends and ends[0][0] == now:
                 _, _, started, f = heappop(ends)
                 number = f.number
-                state.finished(f, now, started=started, stopped=now)
+                state.finished(f, now, started=started, stopped=now, nbytes=self._nbytes)
                 alive += 1
                 self.peak_results = max(self.peak_results, alive)
                 for n in inputs[number]:

@@ -89,6 +89,8 @@ class RunSpec:
         Higher first, before the priorities of functions.
     fail_fast : bool
         The first failure ends the run.
+    keep_all : bool
+        All results are kept to the end, so that no order of the functions keeps fewer of them.
     wait_for_nodes : float
         Seconds to wait for nodes that can hold everything.
     """
@@ -107,4 +109,5 @@ class RunSpec:
     strategy: Any = "best_fit"
     priority: float = 0
     fail_fast: bool = True
+    keep_all: bool = False
     wait_for_nodes: float = 0.0

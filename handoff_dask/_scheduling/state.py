@@ -16,12 +16,13 @@ from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.records import Attempt, Row, Shortfall
+from handoff_dask._scheduling.decisions import Place, Settings, Starved
 from handoff_dask._scheduling.explain import explain
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
 from handoff_dask._scheduling.functions import FINAL, NAMES, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.locality import HEAVY
-from handoff_dask._scheduling.placement import Place, Placement, Settings, Starved
+from handoff_dask._scheduling.placement import Placement
 from handoff_dask._scheduling.proposals import Rejected
 from handoff_dask._scheduling.runs import Run, RunStatus
 from handoff_dask._scheduling.spec import Amounts, RunSpec
@@ -79,12 +80,14 @@ class SchedulingState:
         """A node is there. One that was known under this name has left."""
         self.node_left(node.name, now)
         self.placement.join(node)
+        self._nodes_changed()
 
     def node_left(self, name: Any, now: float) -> None:
         """A node is gone; what ran there is lost. Results it held are reported lost one by one."""
         node = self.placement.leave(name)
         if node is None:
             return
+        self._nodes_changed()
         for f in [*node.ahead, *node.running]:
             self.lost(f, now)
         for run in self.runs.values():
@@ -92,9 +95,20 @@ class SchedulingState:
                 if group.node is node:
                     self.placement.bind(group, None)
 
+    def _nodes_changed(self) -> None:
+        """What is scarce, and how long all that is left would take, may be otherwise now."""
+        for run in self.runs.values():
+            if not run.ended and run.ranking.nodes_changed(len(run.functions), len(self.nodes)):
+                self._unranked[run] = None
+
     def node_resized(self, name: Any, capacity: Amounts) -> None:
         """A node's capacity is now this; what runs there goes on."""
         self.placement.resize(name, capacity)
+        self._nodes_changed()
+
+    def node_occupied(self, name: Any, amounts: Amounts) -> None:
+        """Tasks other than functions hold this much of a node now."""
+        self.placement.occupy(name, amounts)
 
     def node_accepting(self, name: Any, accepting: bool) -> None:
         """A node was paused, or goes on after a pause."""
@@ -130,7 +144,7 @@ class SchedulingState:
         elif not run.functions:
             self._end(run, RunStatus.FINISHED)
         else:
-            self._rank(run)
+            self._rank(run, now)
         return run
 
     def run_cancelled(self, run_id: str) -> None:
@@ -163,9 +177,9 @@ class SchedulingState:
                     f.move(State.CANCELLED)
         self._ended.append(run)
 
-    def _rank(self, run: Run) -> None:
+    def _rank(self, run: Run, now: float) -> None:
         """Order a run's functions by what is known by now."""
-        if run.ranking.update(run, self.placement.fleet, self.placement.durations):
+        if run.ranking.update(run, self.placement.fleet, self.placement.durations, now):
             self.placement.reorder(run)
 
     def _check_complete(self, run: Run) -> None:
@@ -214,7 +228,7 @@ class SchedulingState:
             self.placement.release(f)
             if started is not None and stopped is not None:
                 self.placement.durations.learn(
-                    f.kind.code, f.run.sizes[f.run.spec.kind_of[f.number]], stopped - started
+                    f.kind.code, f.run.sizes[f.run.spec.kind_of[f.number]], stopped - started, nbytes or 0
                 )
         elif f.state in FINAL:
             return
@@ -223,7 +237,7 @@ class SchedulingState:
             f.run.heavy = True
         f.move(State.FINISHED)
         if f.run.ranking.due(f.run.counts[State.FINISHED]):
-            self._rank(f.run)
+            self._rank(f.run, now)
         self._check_complete(f.run)
 
     def failed(
@@ -352,7 +366,8 @@ class SchedulingState:
         """
         decisions: list[Decision] = []
         for run in self._unranked:
-            self._rank(run)
+            if run.status is not RunStatus.PENDING:
+                self._rank(run, now)
         self._unranked.clear()
         if self._pending:
             self._start_pending(now)
@@ -391,7 +406,7 @@ class SchedulingState:
                 if not run.shortfalls:
                     run.status = RunStatus.RUNNING
                     run.deadline = None
-                    self._rank(run)
+                    self._rank(run, now)
                     for f in run.functions:
                         if f.state is State.READY:
                             self.placement.enqueue(f)
@@ -431,7 +446,7 @@ class SchedulingState:
     def check(self) -> None:
         """Raise AssertionError unless the ledger is what the functions that run make it."""
         for node in self.nodes.values():
-            used: dict[str, int] = {}
+            used: dict[str, int] = dict(node.occupied)
             for f in node.running:
                 assert f.state is State.RUNNING, f
                 assert f.node is node, f

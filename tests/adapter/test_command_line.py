@@ -114,3 +114,27 @@ def test_two_runs_at_once(address):
             for i in range(5)
         ]
         assert [run.result()["f"] for run in runs] == [1, 2, 3, 4, 5]
+
+
+def everything_on_node2(ready, free):
+    """Of a module that the scheduler lacks."""
+    return {f.id: "node2" for f in ready if free["node2"]["threads"]}
+
+
+def test_an_allocator_that_the_scheduler_cannot_import(address):
+    dag = DAG("own").add_function(Function("f", "operator:add", extra_args=[1, 2]))
+    with Client(address, set_as_default=False) as client:
+        with pytest.raises(handoff.ClusterNotReadyError) as caught:
+            handoff.execute(dag, client, allocation_strategy=everything_on_node2)
+        text = str(caught.value)
+        assert text.startswith(
+            "the scheduler cannot load the run's allocation_strategy: ModuleNotFoundError: "
+        )
+        assert text.endswith(". Its code must be importable there.")
+        names = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.plugins["handoff"].runs))
+        assert names == [], "nothing of it is left there"
+        here = "node2"
+        result = handoff.execute(
+            dag, client, allocation_strategy=lambda ready, free: {f.id: here for f in ready}
+        )  # without a name in a module it travels by value
+        assert result.allocations == {"f": "node2"}

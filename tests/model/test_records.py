@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from helpers import add, dag_of, identity
 
-from handoff_dask import Attempt, Function, FunctionRecord, Shortfall, execute_local
-from handoff_dask._model.records import Records, Row
+from handoff_dask import Attempt, Event, Function, FunctionRecord, Shortfall, execute_local
+from handoff_dask._model.records import Records, Row, events_of
 
 
 def test_attempt():
@@ -106,3 +106,38 @@ def test_shortfall_text_of_many():
 def test_shortfall_without_a_nearest_node(nearest, offered):
     shortfall = Shortfall(("a",), {"gpu": 2}, nearest, offered, "no node is called so")
     assert str(shortfall) == "function 'a': no node is called so; asked: gpu 2"
+
+
+# events
+
+
+def test_events_are_what_the_attempts_tell_in_the_order_of_time():
+    rows = {
+        "x": Row(
+            "finished",
+            [
+                Attempt(1, "a", 1.0, None, 4.0, "lost"),
+                Attempt(2, "b", 5.0, 6.0, 9.0, "failed", "ValueError('no')", "Traceback ..."),
+                Attempt(3, "a", 10.0, 11.0, 12.0, "finished"),
+            ],
+        ),
+        "y": Row("running", [Attempt(1, "c", 2.0)]),
+        "z": Row("skipped", []),
+    }
+    assert events_of(Records(rows, rows.__getitem__, lambda id: {})) == [
+        Event(1.0, "x", "ready", None, 1),
+        Event(2.0, "y", "ready", None, 1),
+        Event(4.0, "x", "lost", "a", 1),
+        Event(5.0, "x", "ready", None, 2),
+        Event(6.0, "x", "started", "b", 2),
+        Event(9.0, "x", "failed", "b", 2, "ValueError('no')"),
+        Event(10.0, "x", "ready", None, 3),
+        Event(11.0, "x", "started", "a", 3),
+        Event(12.0, "x", "finished", "a", 3),
+    ]
+
+
+def test_events_of_one_moment_come_in_the_order_of_what_can_happen():
+    rows = {"x": Row("finished", [Attempt(1, "a", 0.0, 0.0, 0.0, "finished")])}
+    events = events_of(Records(rows, rows.__getitem__, lambda id: {}))
+    assert [e.event for e in events] == ["ready", "started", "finished"]

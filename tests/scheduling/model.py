@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from handoff_dask._model.resources import GPU, THREADS, UNIT
+from handoff_dask._scheduling.decisions import Place
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.placement import Place
 from handoff_dask._scheduling.runs import Run, RunStatus
 from handoff_dask._scheduling.state import Decision, End, Fail, SchedulingState
 
@@ -349,20 +349,16 @@ class Model:
                 self._complete(run)
             elif now >= deadline:
                 self._end(run, "failed")
-        # A group whose node has become too small moves once none of it is there; where what is ready of it
-        # waits for limits of its run, no sooner than these are free.
+        # A group whose node has become too small moves once none of it is there.
         for f in self.functions(READY):
             at = self.group_at.get(id(f.group))
             if at is not None and self.due(f, now) and not self.nodes[at].holds(self.need(f)):
                 assert f.group is not None
-                noticed = self.limits_allow(f) or f.group.node is None
-                if noticed and not any(self.status[m] == PLACED for m in f.group.members):
+                if not any(self.status[m] == PLACED for m in f.group.members):
                     self.group_at[id(f.group)] = None
         starving = [f for f in self.functions(READY) if self.due(f, now) and self._starves(f)]
         self.starved = {key: self.starved.get(key, now) for key in map(self._starving_key, starving)}
-        # Those that wait for limits of their run are looked at when these are free.
-        noticed = [f for f in starving if f in self.starved_function or self.limits_allow(f)]
-        self.starved_function = {f: self.starved_function.get(f, now) for f in noticed}
+        self.starved_function = {f: self.starved_function.get(f, now) for f in starving}
 
     def _starves(self, f: FunctionState) -> bool:
         unbound = f.group is None or self.group_at[id(f.group)] is None
@@ -482,10 +478,9 @@ class Model:
             assert wake is None or wake <= min(exact, default=float("inf"))
             assert wake is None or wake > now or wake == float("-inf")
             return
-        since = [self.starved_function[f] for f in starving if f in self.starved_function]
-        latest = [*exact, *(at + self.node_timeout for at in since)]
-        assert wake is not None or not latest
-        assert wake is None or now < wake <= min(latest, default=float("inf")) or self.keeps_room
+        assert wake is not None
+        assert now < wake or self.keeps_room
+        assert wake <= min([*exact, *(self.starved_function[f] + self.node_timeout for f in starving)])
 
     # after every event
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scheduling.harness import fn, node
 from scheduling.virtual import VirtualCluster, make_spec
 
+from handoff_dask._scheduling.decisions import Settings
 from handoff_dask._scheduling.functions import State
 from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.placement import Settings
 from handoff_dask._scheduling.strategies import STRATEGIES
 
 strategies = st.sampled_from(sorted(STRATEGIES))

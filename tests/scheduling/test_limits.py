@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduling.harness import fn, many
+from scheduling.harness import Core, fn, many
 
 
 def test_a_limit_holds_across_nodes(core):
@@ -132,3 +132,15 @@ def test_no_node_that_may_come_helps_against_limits(core):
         "asks for more than the run's limits, db 2, allow at once",
         "the cluster has no nodes",
     ]
+
+
+def test_what_waits_for_a_limit_starves_too_when_its_node_has_left():
+    core = Core(node_timeout=30.0)
+    core.nodes(a="cpu 4", b="gpu 1")
+    core.run(x=fn("cpu 1"), y=fn("gpu 1"), options={"max_concurrency": 1, "fail_fast": False})
+    assert core.decide() == ["x@a"]
+    core.leave("b")
+    assert core.decide() == []
+    assert core.state.next_wake() == 30.0
+    core.wait(30)
+    assert core.decide() == ["y unplaceable"]

@@ -14,9 +14,9 @@ from scheduling.model import Model
 from scheduling.virtual import VirtualCluster, make_spec
 
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._scheduling.decisions import Settings
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.placement import Settings
 from handoff_dask._scheduling.state import SchedulingState
 from handoff_dask._scheduling.strategies import STRATEGIES
 

@@ -147,11 +147,13 @@ def test_priorities_win_over_the_longest_path():
 def test_estimates_of_durations():
     durations = Durations()
     one, four = size_of([("memory", UNIT)]), size_of([("memory", 4 * UNIT)])
-    assert durations.expected([("a", one), ("b", one)]) == [1.0, 1.0]
+    assert durations.expected([("a", one), ("b", one)]) == [1.5, 1.5]
     assert durations.most("a") is None
     durations.learn("a", one, 2.0)
     known, bigger, unknown = durations.expected([("a", one), ("a", four), ("b", one)])
-    assert (known, unknown) == (2.0, 2.0)
+    assert (known, unknown) == (2.0, 3.0)
+    # One of unknown code that runs for long is not short.
+    assert durations.expected([("a", one), ("b", one)], {"a": 9.0, "b": 5.0}) == [2.0, 10.0]
     assert bigger == pytest.approx(4.0)  # four times as much, twice as long
     durations.learn("a", one, 4.0)
     assert durations.expected([("a", one)]) == [3.0]

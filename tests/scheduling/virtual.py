@@ -12,9 +12,9 @@ from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.resources import THREADS, UNIT
+from handoff_dask._scheduling.decisions import Place, Settings
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.placement import Place, Settings
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Kind, RunSpec
 from handoff_dask._scheduling.state import Decision, End, Fail, SchedulingState

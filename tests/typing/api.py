@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, assert_type
 
 import handoff_dask as handoff
 from handoff_dask import (
     DAG,
     AllocationError,
+    Allocator,
+    AllocatorError,
     Argument,
     Attempt,
     Collocated,
     Current,
     CyclicDependencyError,
+    Event,
     Function,
     FunctionFailedError,
     FunctionRecord,
     InvalidDAGError,
     MissingFunctionError,
+    ReadyFunction,
     Result,
     RetryPolicy,
     Run,
     RunTimeoutError,
+    Schedule,
     Shortfall,
 )
 
@@ -183,3 +188,34 @@ def nodes(client: Any) -> None:
     handoff.register_node("node1", {"cpu": 4}, client=client)
     handoff.resources_available("node1", {"cpu": 1}, client=client)
     assert_type(handoff.__version__, str)
+
+
+class First:
+    """Everything on the first node."""
+
+    def allocate(
+        self, ready: Sequence[ReadyFunction], free: Mapping[Any, Mapping[str, float]]
+    ) -> dict[Hashable, Any]:
+        return {f.id: next(iter(free)) for f in ready if f.nodes is None}
+
+
+def simulated(dag: DAG) -> None:
+    allocator: Allocator = First()
+    schedule = handoff.simulate(dag, {"a": {"cpu": 1}}, {"x": 2.0}, allocation_strategy=allocator)
+    assert_type(schedule, Schedule)
+    assert_type(schedule.makespan, float)
+    assert_type(schedule.lower_bound, float)
+    assert_type(schedule.bounds, dict[str, float])
+    assert_type(schedule.utilisation, dict[Any, dict[str, float]])
+    handoff.simulate(dag, {"a": {"cpu": 1}}, schedule.records, allocation_strategy=allocator.allocate)
+    handoff.simulate(dag, {"a": {"cpu": 1}}, lambda id: 3.0, known=False)
+    handoff.submit(dag, allocation_strategy=First())
+
+
+def proposed(error: AllocatorError) -> None:
+    assert_type(error.reason, str)
+
+
+def happened(event: Event) -> None:
+    assert_type(event.time, float)
+    assert_type(event.error, str | None)

@@ -1,0 +1,171 @@
+"""Ways to run a trace: plain Dask, the same tuned, handoff_dask, its scheduling core on a virtual clock."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import dask
+from checks import Interval
+from common import Others
+from dask._task_spec import Task, TaskRef
+from distributed import Client, get_worker, wait
+from traces import Nodes, Trace
+
+import handoff_dask as handoff
+from handoff_dask import DAG, Function
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run: seconds from handing it over to its end being known, its log, what others did meanwhile.
+
+    ``others`` is the number of cores that other processes used, None where it is unknown.
+    """
+
+    makespan: float
+    log: list[Interval]
+    others: float | None = None
+
+
+# The functions of a run write their log here: this module is imported, not run, so that they are pickled by
+# name and find it. Each run has a log of its own, for one that was given up may go on for a while.
+_logs: dict[int, list[Interval]] = defaultdict(list)
+_numbers = count()
+
+
+def sleeper(*arguments: Any) -> None:
+    """Take a while and write down where and when. Arguments: the inputs, id, seconds, number of the log."""
+    start = time.perf_counter()
+    *_, id, seconds, number = arguments
+    node = get_worker().name
+    time.sleep(max(0.0, start + seconds - time.perf_counter()))
+    _logs[number].append(Interval(id, node, start, time.perf_counter()))
+
+
+def dag_of(trace: Trace, number: int = 0) -> DAG:
+    """The trace as a DAG of functions that sleep."""
+    dag = DAG(trace.name)
+    for id, f in trace.functions.items():
+        dag.add_function(
+            Function(
+                id=id, code=sleeper, args=list(f.deps), extra_args=[id, f.seconds, number], cost=dict(f.cost)
+            )
+        )
+    return dag
+
+
+@contextmanager
+def fresh_cluster(nodes: Nodes, settings: Mapping[str, Any] | None = None) -> Iterator[tuple[Any, Client]]:
+    """A cluster in this process and a client, used by nothing else."""
+    # Profiling many threads of one process takes a part of one core from whatever is measured.
+    config = {"distributed.worker.profile.enabled": False, **(settings or {})}
+    with (
+        dask.config.set(config),
+        handoff.local_cluster(nodes, processes=False) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        client.wait_for_workers(len(nodes))
+        yield cluster, client
+
+
+def plain_dask(dag: DAG, *, resources: bool = True) -> Callable[[Client, float], Mapping[Hashable, Any]]:
+    """The same graph for Dask: what runs it and returns what its sinks return.
+
+    Its keys are the ids, so that Dask learns durations by type, and sees which tasks are alike, as it would
+    in a program written for it.
+
+    Parameters
+    ----------
+    dag : DAG
+    resources : bool
+        Whether costs are given to Dask as ``resources`` of its tasks.
+    """
+    graph = {
+        id: Task(id, f.code, *[TaskRef(d) for d in f.args], *f.extra_args) for id, f in dag.functions.items()
+    }
+    costs = {id: dict(f.cost or {}) for id, f in dag.functions.items()}
+    sinks = list(dag.sinks)
+
+    def run(client: Client, timeout: float) -> Mapping[Hashable, Any]:
+        annotations = {"resources": lambda key: costs[key]} if resources else {}
+        with dask.annotate(**annotations):
+            futures = client.get(graph, sinks, sync=False)
+        with client.as_current():
+            wait(futures, timeout=timeout)
+        return dict(zip(sinks, client.gather(futures), strict=True))
+
+    return run
+
+
+def _timed(trace: Trace, number: int, run: Callable[[], object]) -> Outcome:
+    with Others() as others:
+        start = time.perf_counter()
+        run()
+        makespan = time.perf_counter() - start
+    return Outcome(makespan, _logs.pop(number), others.cores)
+
+
+def run_plain(trace: Trace, nodes: Nodes, timeout: float) -> Outcome:
+    """Plain Dask with its own settings."""
+    return _run_plain(trace, nodes, timeout, {})
+
+
+def run_tuned(trace: Trace, nodes: Nodes, timeout: float) -> Outcome:
+    """Plain Dask with two settings for this trace, of which its own are for much longer functions.
+
+    Work is stolen every 20 ms, not once a second; and functions of which none has ended yet are expected to
+    take what all take on average, not half a second.
+    """
+    mean = statistics.fmean(f.seconds for f in trace.functions.values())
+    settings = {
+        "distributed.scheduler.work-stealing-interval": "20ms",
+        "distributed.scheduler.unknown-task-duration": f"{mean:.6f}s",
+    }
+    return _run_plain(trace, nodes, timeout, settings)
+
+
+def _run_plain(trace: Trace, nodes: Nodes, timeout: float, settings: Mapping[str, Any]) -> Outcome:
+    number = next(_numbers)
+    run = plain_dask(dag_of(trace, number))
+    with fresh_cluster(nodes, settings) as (_, client):
+        client.submit(int, pure=False).result()  # the connections are made
+        return _timed(trace, number, lambda: run(client, timeout))
+
+
+def run_handoff(trace: Trace, nodes: Nodes, timeout: float) -> Outcome:
+    """``handoff_dask.execute``, which knows nothing of the durations beforehand."""
+    number = next(_numbers)
+    dag = dag_of(trace, number)
+    with fresh_cluster(nodes) as (_, client):
+        handoff.execute(DAG("first").add_function(Function(id="first", code=int)), client)
+        return _timed(trace, number, lambda: handoff.execute(dag, client, keep="sinks", timeout=timeout))
+
+
+def run_simulator(trace: Trace, nodes: Nodes, timeout: float, *, known: bool = True) -> Outcome:
+    """``handoff_dask.simulate``: the decisions alone, no cluster, no time for anything but the functions."""
+    seconds = {id: f.seconds for id, f in trace.functions.items()}
+    schedule = handoff.simulate(dag_of(trace), nodes, seconds, known=known)
+    attempts = {id: record.attempts[0] for id, record in schedule.records.items()}
+    log = [Interval(id, str(a.node), a.started, a.stopped) for id, a in attempts.items()]
+    return Outcome(schedule.makespan, log)
+
+
+def run_learner(trace: Trace, nodes: Nodes, timeout: float) -> Outcome:
+    """The same, but the durations are not known beforehand."""
+    return run_simulator(trace, nodes, timeout, known=False)
+
+
+ENGINES: dict[str, Callable[[Trace, Nodes, float], Outcome]] = {
+    "plain": run_plain,
+    "tuned": run_tuned,
+    "handoff": run_handoff,
+    "simulator": run_simulator,
+    "learner": run_learner,
+}

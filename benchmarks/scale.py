@@ -1,0 +1,218 @@
+"""How placement scales: functions, nodes, kinds of cost; and how long it blocks a scheduler.
+
+    python benchmarks/scale.py [simulation] [scheduler] [--functions 10000 100000 1000000] [--nodes 1000]
+        [--markdown]
+
+``simulation``: the scheduling core on a virtual clock, without Dask. Layers of functions of four costs, each
+needing one or two of the layer before; and functions that all have different costs. CPU time and memory for
+each function; each row in a process of its own.
+
+``scheduler``: a real scheduler, in a process of its own, with 100,000 functions waiting for one node, while
+another joins and takes its share: the longest time for which its event loop did nothing else, with and
+without what Python's garbage collector took of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import multiprocessing
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from common import Table, machine_line, quiet
+from distributed import Client
+
+import handoff_dask as handoff
+from handoff_dask import DAG, Function
+from handoff_dask._model.resources import UNIT
+from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.simulation import Simulation
+from handoff_dask._scheduling.spec import Kind, RunSpec
+
+#: (cores, MB) of functions of the usual kinds.
+COSTS = ((1, 500), (2, 4000), (4, 1000), (1, 8000))
+
+
+def make_spec(functions: int, nodes: int, distinct: int) -> RunSpec:
+    """Layers about twice as wide as the nodes can run at once."""
+    draw = random.Random(1)
+    costs = [(1, 500 + i) for i in range(distinct)] if distinct else COSTS
+    kinds = [Kind(cost=(("cpu", c * UNIT), ("memory", m * UNIT)), code=f"{c} {m}") for c, m in costs]
+    width = min(functions, 20 * nodes)
+    dependents: list[list[int]] = [[] for _ in range(functions)]
+    for i in range(functions - width):
+        dependents[i].append(i + width)
+        if i % 3 == 0 and i + width + 1 < functions:
+            dependents[i].append(i + width + 1)
+    kind_of = [draw.randrange(len(kinds)) for _ in range(functions)]
+    return RunSpec("run", "dag", range(functions), kinds, kind_of, dependents=dependents)
+
+
+def simulate(functions: int, nodes: int, distinct: int) -> tuple[float, float]:
+    """Microseconds of CPU time and bytes for each function."""
+    draw = random.Random(2)
+    spec = make_spec(functions, nodes, distinct)
+    seconds = [0.5 + draw.random() for _ in range(functions)]
+    capacity = {"cpu": 16 * UNIT, "memory": 64_000 * UNIT, "threads": 16 * UNIT}
+    fleet = [Node(f"n{i:04}", {**capacity, **({"gpu": UNIT} if i % 4 == 0 else {})}) for i in range(nodes)]
+    gc.collect()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    simulation = Simulation(fleet, spec, seconds)
+    simulation.play()
+    took = time.process_time() - start
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert simulation.run.complete()
+    return took / functions * 1e6, grown / functions
+
+
+def measure_simulation(sizes: Sequence[int], nodes: int, markdown: bool) -> None:
+    print("\nthe core on a virtual clock: CPU time and memory for each function")
+    headings = ["functions", "nodes", "costs", "microseconds", "bytes"]
+    table = Table(headings, [10, 6, 6, 13, 8], markdown)
+    cases = [(n, nodes, 0) for n in sizes] + [(sizes[0], 10, 0), (sizes[0], 10, sizes[0])]
+    for functions, count, distinct in cases:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            micros, nbytes = pool.apply(simulate, (functions, count, distinct))
+        costs = str(distinct or len(COSTS))
+        table.row(f"{functions:,}", f"{count:,}", f"{costs}", f"{micros:.1f}", f"{nbytes:,.0f}")
+
+
+class Watch:
+    """On a scheduler: for how long its event loop did nothing else, in all and without the collector."""
+
+    def __init__(self) -> None:
+        self.pauses = [(0.0, 0.0)]
+        self.collecting = 0.0
+        self._begin = 0.0
+        gc.callbacks.append(self._note)
+        self._task = asyncio.create_task(self._watch())
+
+    def _note(self, phase: str, info: Mapping[str, int]) -> None:
+        if phase == "start":
+            self._begin = time.perf_counter()
+        else:
+            self.collecting += time.perf_counter() - self._begin
+
+    async def _watch(self) -> None:
+        while True:
+            start, collecting = time.perf_counter(), self.collecting
+            await asyncio.sleep(0.001)
+            pause = time.perf_counter() - start - 0.001
+            self.pauses.append((pause, pause - (self.collecting - collecting)))
+
+    def stop(self) -> tuple[float, float]:
+        """The longest pauses."""
+        self._task.cancel()
+        gc.callbacks.remove(self._note)
+        return max(a for a, _ in self.pauses), max(b for _, b in self.pauses)
+
+
+async def start_watch(dask_scheduler: Any) -> None:
+    dask_scheduler.watch = Watch()
+
+
+async def stop_watch(dask_scheduler: Any) -> tuple[float, float]:
+    return dask_scheduler.watch.stop()
+
+
+def parked(dask_scheduler: Any) -> int:
+    return len(dask_scheduler.unrunnable)
+
+
+def processing(dask_scheduler: Any) -> int:
+    """Nodes that have something to do."""
+    return sum(bool(ws.processing) for ws in dask_scheduler.workers.values())
+
+
+def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.1)
+
+
+def hold(seconds: float) -> None:
+    """The function that waits, and then runs."""
+    time.sleep(seconds)
+
+
+@contextlib.contextmanager
+def command(*words: str) -> Iterator[None]:
+    """A part of a cluster in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dask", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def measure_scheduler(functions: int, markdown: bool) -> None:
+    print(f"\na scheduler with {functions:,} functions waiting, while a node joins")
+    table = Table(["event loop blocked at most", "without garbage collection"], [30, 30], markdown)
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/scheduler.json"
+        worker = (
+            "worker",
+            "--scheduler-file",
+            file,
+            "--nthreads",
+            "4",
+            "--resources",
+            "slot=4",
+            "--no-nanny",
+        )
+        with (
+            command(
+                "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", file, "--no-dashboard"
+            ),
+            command(*worker, "--name", "first"),
+            Client(scheduler_file=file, timeout=60) as client,
+        ):
+            client.wait_for_workers(1)
+            dag = DAG("waiting")
+            for i in range(functions):
+                dag.add_function(Function(id=i, code=hold, extra_args=[0.05], cost={"slot": 1}))
+            run = handoff.submit(dag, client)
+            until(lambda: client.run_on_scheduler(parked) > functions - 1000)
+            time.sleep(2)
+            client.run_on_scheduler(start_watch)
+            with command(*worker, "--name", "second"):
+                until(lambda: client.run_on_scheduler(processing) == 2)
+                time.sleep(2)  # of usual work
+                blocked, without = client.run_on_scheduler(stop_watch)
+            table.row(f"{blocked * 1e3:.0f} ms", f"{without * 1e3:.0f} ms")
+            run.cancel()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", nargs="*", choices=["simulation", "scheduler", []], default=[])
+    parser.add_argument("--functions", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--nodes", type=int, default=1_000)
+    parser.add_argument("--waiting", type=int, default=100_000)
+    parser.add_argument("--markdown", action="store_true")
+    options = parser.parse_args(arguments)
+    quiet()
+    print(machine_line())
+    if not options.what or "simulation" in options.what:
+        measure_simulation(options.functions, options.nodes, options.markdown)
+    if not options.what or "scheduler" in options.what:
+        measure_scheduler(options.waiting, options.markdown)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What Dask's own tasks hold of the resources that workers declare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
+
+from handoff_dask._model.resources import to_units
+from handoff_dask._scheduling.state import SchedulingState
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+
+class ForeignTasks:
+    """Keeps the core informed of tasks that are none of its functions.
+
+    Dask assigns such tasks without a look at what is free, and their workers make them wait; all that are
+    assigned count as held. Threads do not: tasks and functions take turns there as the worker sees fit.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    state : SchedulingState
+    wake : callable
+        Called when there may be something to decide.
+    """
+
+    def __init__(self, scheduler: Scheduler, state: SchedulingState, wake: Callable[[], None]) -> None:
+        self._scheduler = scheduler
+        self._state = state
+        self._wake = wake
+        self._held: dict[Hashable, tuple[str, dict[str, int]]] = {}  # task → worker's address, units
+        self._totals: dict[str, dict[str, int]] = {}  # address → units
+        for ws in scheduler.workers.values():
+            for ts in ws.processing:
+                self.moved(ts.key, "waiting", "processing")
+
+    def moved(self, key: Hashable, start: str, finish: str) -> None:
+        """A task began or ceased to be processed."""
+        if start == "processing" and key in self._held:
+            address, units = self._held.pop(key)
+            self._change(address, units, -1)
+        if finish == "processing":
+            ts = self._scheduler.tasks[key]
+            if ts.resource_restrictions and ts.processing_on is not None:
+                units = {name: to_units(n) for name, n in ts.resource_restrictions.items()}
+                self._held[key] = ts.processing_on.address, units
+                self._change(ts.processing_on.address, units, 1)
+
+    def tell(self, address: str) -> None:
+        """Let the core know what is held on a worker."""
+        ws = self._scheduler.workers.get(address)
+        if ws is not None:
+            self._state.node_occupied(ws.name, self._totals.get(address, {}))
+
+    def left(self, address: str) -> None:
+        """A worker is gone."""
+        self._totals.pop(address, None)
+        for key in [key for key, (where, _) in self._held.items() if where == address]:
+            del self._held[key]
+
+    def _change(self, address: str, units: dict[str, int], sign: int) -> None:
+        totals = self._totals.setdefault(address, {})
+        for name, n in units.items():
+            totals[name] = totals.get(name, 0) + sign * n
+        self.tell(address)
+        self._wake()

@@ -1,0 +1,52 @@
+"""What placement decides, and what an administrator can set of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from handoff_dask._model.records import Shortfall
+from handoff_dask._scheduling.functions import FunctionState
+from handoff_dask._scheduling.ledger import Node
+
+
+class Place(NamedTuple):
+    """Run ``function`` on ``node``. It has been booked there already."""
+
+    function: FunctionState
+    node: Node
+    peer: Any = None  # name of the node of the other half of a transfer
+
+
+@dataclass(frozen=True, slots=True)
+class Starved:
+    """``functions`` waited too long for a node that could ever hold them."""
+
+    functions: tuple[FunctionState, ...]
+    shortfall: Shortfall
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an administrator can set.
+
+    Attributes
+    ----------
+    node_timeout : float
+        Seconds that a function waits when no node is left that could ever hold it.
+    ahead_horizon : float
+        Seconds of work that a node may hold ahead of time, so that short functions do not each wait for a
+        message to the scheduler and back. 0 turns sending ahead off.
+    ahead_limit : int
+        Functions that a node may hold ahead of time at most.
+    patience : float
+        Seconds that the most urgent function may be overtaken by others before a node is kept free for it.
+    bandwidth : float
+        Bytes per second between nodes.
+    """
+
+    node_timeout: float = 30.0
+    ahead_horizon: float = 0.01
+    ahead_limit: int = 40
+    patience: float = 10.0
+    bandwidth: float = 100e6

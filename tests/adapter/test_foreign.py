@@ -1,0 +1,82 @@
+"""Resources that Dask's own tasks hold are not free."""
+
+from __future__ import annotations
+
+import pytest
+from distributed import Client, wait
+from helpers import dag_of, gate, identity, pass_gate, plugin_of, settle, until
+
+import handoff_dask as handoff
+from handoff_dask import Function
+
+
+@pytest.fixture
+def pair():
+    nodes = {"a": {"cpu": 4, "slot": 1}, "b": {"cpu": 4, "slot": 1}}
+    with handoff.local_cluster(nodes) as cluster, Client(cluster) as client:
+        yield cluster, client
+    settle(cluster)
+
+
+def occupy(client, name, node, amount=1):
+    """Let a task of Dask's own hold the slot of a node until its gate is opened."""
+    door = gate(name)
+    task = client.submit(pass_gate, name, resources={"slot": amount}, workers=[node], pure=False)
+    door.await_inside(1)
+    return door, task
+
+
+def one(id):
+    return dag_of(Function(id, identity, extra_args=[1], cost={"slot": 1}))
+
+
+def test_a_function_goes_where_no_task_of_dasks_holds_what_it_needs(pair):
+    _, client = pair
+    handoff.discover_nodes(client)
+    door, task = occupy(client, "held a", "a")
+    assert not handoff.resources_available("a", {"slot": 1}, client)
+    assert handoff.resources_available("a", {"cpu": 4}, client)
+    assert handoff.execute(one("x"), client, allocation_strategy="first_available").allocations == {"x": "b"}
+    door.open()
+    wait(task)
+    until(lambda: handoff.resources_available("a", {"slot": 1}, client))
+    assert handoff.execute(one("x"), client, allocation_strategy="first_available").allocations == {"x": "a"}
+
+
+def test_it_waits_when_all_is_held_and_says_so(pair):
+    _, client = pair
+    handoff.discover_nodes(client)
+    doors = [occupy(client, f"all held {node}", node) for node in "ab"]
+    run = handoff.submit(one("x"), client)
+    until(lambda: "waited" in run.explain("x"))
+    assert "node 'a': asks for slot 1, free 0 of 1" in run.explain("x")
+    doors[1][0].open()
+    assert run.result(timeout=20).allocations == {"x": "b"}
+    doors[0][0].open()
+
+
+def test_tasks_that_ran_before_the_plugin_came_count_too(pair):
+    cluster, client = pair
+    door, task = occupy(client, "held before", "a")
+    assert plugin_of(cluster) is None
+    assert not handoff.resources_available("a", {"slot": 1}, client)
+    door.open()
+    wait(task)
+    until(lambda: handoff.resources_available("a", {"slot": 1}, client))
+
+
+def test_nothing_stays_held_when_a_task_is_cancelled_or_its_node_leaves(pair):
+    cluster, client = pair
+    handoff.discover_nodes(client)
+    door, task = occupy(client, "cancelled", "a")
+    queued = client.submit(pass_gate, "cancelled", resources={"slot": 1}, workers=["a"], pure=False)
+    del queued, task
+    door.open()
+    until(lambda: handoff.resources_available("a", {"slot": 1}, client))
+    door, _task = occupy(client, "gone", "b")
+    del cluster.worker_spec["b"]
+    door.open()
+    cluster.sync(cluster._correct_state)
+    until(lambda: "b" not in handoff.discover_nodes(client))
+    assert not plugin_of(cluster).foreign._held
+    assert handoff.execute(one("x"), client).allocations == {"x": "a"}

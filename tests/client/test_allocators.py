@@ -1,0 +1,318 @@
+"""Allocators of one's own, on clusters."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import defaultdict
+from functools import partial
+
+import pytest
+from distributed import Client
+from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, settle, until
+
+import handoff_dask as handoff
+from handoff_dask import (
+    Allocator,
+    AllocatorError,
+    Argument,
+    Collocated,
+    Function,
+    ReadyFunction,
+    SerializationError,
+)
+
+#: What allocators of tests were shown, by the name of the test: they are pickled, so it cannot be in them.
+SHOWN: dict[str, list] = defaultdict(list)
+
+
+def greedy(ready, free):
+    """The last node with room, by what is shown alone."""
+    chosen = {}
+    for f in ready:
+        for name in reversed(free if f.nodes is None else f.nodes):
+            if name in free and all(free[name].get(r, 0) >= amount for r, amount in f.cost.items()):
+                chosen[f.id] = name
+                for r, amount in f.cost.items():
+                    free[name][r] -= amount
+                break
+    return chosen
+
+
+class Looking:
+    """Greedy, and tells what it was shown."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def allocate(self, ready, free):
+        SHOWN[self.name].append((list(ready), {node: dict(amounts) for node, amounts in free.items()}))
+        return greedy(ready, free)
+
+
+class Fixed:
+    """Says what it was made with."""
+
+    def __init__(self, proposal) -> None:
+        self.proposal = proposal
+
+    def allocate(self, ready, free):
+        return self.proposal
+
+
+class InTurn:
+    """One node after the other; which one comes next it keeps in mind."""
+
+    def __init__(self, *nodes) -> None:
+        self.nodes = nodes
+        self.count = 0
+
+    def allocate(self, ready, free):
+        chosen = {}
+        for f in ready:
+            allowed = [name for name in self.nodes if f.nodes is None or name in f.nodes]
+            chosen[f.id] = allowed[self.count % len(allowed)]
+            self.count += 1
+        return chosen
+
+
+def broken(ready, free):
+    raise LookupError("no idea where to put it")
+
+
+class Cat:
+    """An id that is no plain value."""
+
+    def __repr__(self):
+        return "<cat>"
+
+    def __hash__(self):
+        return 7
+
+    def __eq__(self, other):
+        return type(other) is Cat
+
+
+def simple(n=4, **fields):
+    return dag_of(*(Function(f"f{i}", identity, extra_args=[i], **fields) for i in range(n)), id="simple")
+
+
+def runs_well(client):
+    """The cluster goes on working, for built-in and own allocators."""
+    for strategy in ("best_fit", greedy):
+        result = handoff.execute(simple(cost={"cpu": 1}), client, allocation_strategy=strategy)
+        assert result.results == {f"f{i}": i for i in range(4)}
+
+
+def test_a_function_as_allocator(client):
+    dag = simple(3, cost={"cpu": 1})
+    result = handoff.execute(dag, client, allocation_strategy=greedy)
+    assert result.results == {"f0": 0, "f1": 1, "f2": 2}
+    assert [result.allocations[f"f{i}"] for i in range(2)] == ["node2", "node2"]
+
+
+def test_an_object_as_allocator(client):
+    assert isinstance(Looking("object"), Allocator)
+    door = gate("object")
+    dag = dag_of(
+        Function("held", pass_gate, extra_args=["object"], cost={"cpu": 1.5, "gpu": 1}),
+        Function("pinned", identity, extra_args=[1], node="node2", cost={"memory": 10}, priority=3),
+        Function("after", add, args=["pinned"], node=Collocated("pinned")),
+        Function(Cat(), identity, extra_args=[b"x" * 1000]),
+        Function("sum", max, args=["after", "pinned"]),
+    )
+    run = handoff.submit(dag, client, allocation_strategy=Looking("object"))
+    run.futures["sum"].result(timeout=20)
+    door.open()
+    assert run.result().results["sum"] == 1
+    ready, free = SHOWN["object"][0]
+    assert all(type(f) is ReadyFunction for f in ready)
+    assert [f.id for f in ready] == ["pinned", "held", "<cat>"]
+    pinned, held, _ = ready
+    assert (pinned.cost, pinned.nodes, pinned.priority) == ({"threads": 1, "memory": 10}, ("node2",), 3)
+    assert (held.cost, held.nodes, held.priority) == ({"threads": 1, "cpu": 1.5, "gpu": 1}, None, 0)
+    assert held.queued == run.records["held"].attempts[0].queued
+    assert free == {
+        "node1": {"cpu": 4, "memory": 8192, "gpu": 1, "threads": 4},
+        "node2": {"cpu": 2, "memory": 4096, "threads": 2},
+    }
+    later = {f.id: f for ready, _ in SHOWN["object"][1:] for f in ready}
+    assert later["after"].nodes == ("node2",)
+    assert later["sum"].input_bytes.keys() == {"node2"}
+    assert later["sum"].input_bytes["node2"] > 0
+
+
+def test_state_is_kept_on_the_scheduler(client):
+    allocator = InTurn("node1", "node2")
+    chain = dag_of(
+        Function(0, identity, extra_args=[0]), *(Function(i, identity, args=[i - 1]) for i in range(1, 5))
+    )
+    result = handoff.execute(chain, client, allocation_strategy=allocator)
+    assert [result.allocations[i] for i in range(5)] == ["node1", "node2", "node1", "node2", "node1"]
+    assert allocator.count == 0, "the scheduler has a copy"
+    again = handoff.execute(chain, client, allocation_strategy=allocator)
+    assert again.allocations == result.allocations, "of its own for each run"
+
+
+def test_what_needs_no_module_travels(client):
+    choose = "node2"
+    result = handoff.execute(
+        simple(),
+        client,
+        allocation_strategy=lambda ready, free: {ready[0].id: choose} if free[choose]["threads"] else {},
+    )
+    assert set(result.allocations.values()) == {"node2"}
+
+
+def test_limits_are_kept(client):
+    door = gate("own limits")
+    dag = dag_of(*(Function(i, pass_gate, extra_args=["own limits"], cost={"db": 1}) for i in range(5)))
+    run = handoff.submit(dag, client, allocation_strategy=greedy, limits={"db": 2})
+    door.await_inside(2)
+    assert "limit 'db': 2 of 2 in use" in run.explain(4)
+    door.open()
+    run.result(timeout=20)
+    assert door.most == 2
+
+
+def test_groups_and_transfers(client):
+    dag = dag_of(
+        Function("x", identity, extra_args=[1], cost={"cpu": 1}),
+        Function("near", identity, extra_args=[2], cost={"cpu": 1}, node=Collocated("x")),
+        Function(
+            "far", identity, args=[Argument("x", serialize=max_of_all, deserialize=max_of_all)], node="node1"
+        ),
+    )
+    result = handoff.execute(dag, client, allocation_strategy=InTurn("node2", "node1"))
+    where = result.allocations
+    assert where["x"] == where["near"] == where["serialize", "x", "far", 0] == "node2"
+    assert where["far"] == where["deserialize", "x", "far", 0] == "node1"
+
+
+def max_of_all(data, source, target):
+    return data
+
+
+@pytest.mark.parametrize(
+    ("allocator", "reason"),
+    [
+        (Fixed({"nobody": "node1"}), "it placed 'nobody' on 'node1': that is none of the ready functions"),
+        (Fixed({"f0": "node9"}), "it placed 'f0' on 'node9': the nodes are 'node1', 'node2'"),
+        (
+            Fixed({"f0": "node2", "f1": "node2"}),
+            "it placed 'f1' on 'node2': that takes threads 1, cpu 1.5, but free are threads 1, cpu 0.5",
+        ),
+        (Fixed(None), "it returned None, not a mapping of function ids to node names"),
+        (Fixed({"f0": ["node1"]}), "it raised TypeError: unhashable type: 'list'"),
+        (broken, "it raised LookupError: no idea where to put it\n"),
+    ],
+    ids=["unknown function", "unknown node", "no room", "nonsense", "unhashable", "exception"],
+)
+def test_a_wrong_allocator_ends_its_run(client, cluster, allocator, reason):
+    door = gate("other")
+    other = handoff.submit(dag_of(Function("held", pass_gate, extra_args=["other"], cost={"gpu": 1})), client)
+    door.await_inside(1)
+    with pytest.raises(AllocatorError) as caught:
+        handoff.execute(simple(cost={"cpu": 1.5}), client, allocation_strategy=allocator)
+    error = caught.value
+    assert error.reason.startswith(reason)
+    assert str(error).startswith(f"the allocator of run {error.run_id} of DAG 'simple' failed: it ")
+    assert error.run.status == "failed"
+    assert error.run.explain("f3") == "function 'f3' will not run: its run is failed"
+    assert other.status == "running"
+    door.open()
+    other.result(timeout=20)
+    runs_well(client)
+    del other, error, caught
+    settle(cluster)
+
+
+def test_where_an_exception_was_raised_is_said(client):
+    with pytest.raises(AllocatorError) as caught:
+        handoff.execute(simple(), client, allocation_strategy=broken)
+    assert 'raise LookupError("no idea where to put it")' in caught.value.reason
+
+
+def test_what_runs_when_the_allocator_goes_wrong_ends_normally(client, cluster):
+    door = gate("wrong later")
+    dag = dag_of(
+        Function("held", pass_gate, extra_args=["wrong later"], cost={"cpu": 1}),
+        Function("quick", identity, extra_args=[1]),
+        Function("after", identity, args=["quick"]),
+    )
+    run = handoff.submit(dag, client, allocation_strategy=InTurn("node1", "node1", "nowhere"))
+    assert run.wait(timeout=20)
+    door.open()
+    with pytest.raises(AllocatorError, match="it placed 'after' on 'nowhere'"):
+        run.result()
+    assert run.results["quick"] == 1, "what has finished is kept"
+    until(partial(ended, run, "held"))
+    del run
+    settle(cluster)
+
+
+def ended(run, id):
+    return run.records[id].status == "finished"
+
+
+def test_an_own_and_a_built_in_allocator_at_once(client):
+    wide = [f"f{i}" for i in range(40)]
+    built_in = handoff.submit(simple(40, cost={"cpu": 1}), client)
+    own = handoff.submit(simple(40, cost={"cpu": 1}), client, allocation_strategy=greedy)
+    for run in (own, built_in):
+        assert run.result(timeout=30).results == {id: i for i, id in enumerate(wide)}
+
+
+def test_it_can_retry_and_is_told_of_other_nodes(client):
+    result = handoff.execute(
+        dag_of(Function("f", fails_on, extra_args=["node2"])), client, allocation_strategy=Looking("retry")
+    )
+    assert [a.node for a in result.records["f"].attempts] == ["node2", "node1"]
+    assert [ready[0].nodes for ready, _ in SHOWN["retry"]] == [None, ("node1",)]
+
+
+def fails_on(name):
+    if handoff.current().node == name:
+        raise ValueError(name)
+    return handoff.current().node
+
+
+def test_an_allocator_that_does_not_pickle(client, cluster):
+    lock = threading.Lock()
+    with pytest.raises(SerializationError, match=r"the allocation_strategy .* cannot be pickled: .*lock"):
+        handoff.execute(simple(), client, allocation_strategy=lambda ready, free: lock)
+    assert not plugin_of(cluster).runs
+    runs_well(client)
+
+
+def test_an_allocator_that_does_not_pickle_and_an_asynchronous_client():
+    async def main():
+        async with (
+            handoff.local_cluster({"a": {"cpu": 1}}, asynchronous=True) as cluster,
+            Client(cluster, asynchronous=True, set_as_default=False) as client,
+        ):
+            lock = threading.Lock()
+            run = handoff.submit(simple(), client, allocation_strategy=lambda ready, free: lock)
+            with pytest.raises(SerializationError, match="cannot be pickled"):
+                await run
+            assert run.status == "failed"
+            result = await handoff.execute(simple(), client, allocation_strategy=greedy)
+            assert set(result.allocations.values()) == {"a"}
+            with pytest.raises(AllocatorError, match="no idea"):
+                await handoff.execute(simple(), client, allocation_strategy=broken)
+
+    asyncio.run(main())
+
+
+class Classless:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("strategy", "error"),
+    [(Fixed, TypeError), (Classless(), TypeError), (3, TypeError), (None, TypeError), ("mine", ValueError)],
+    ids=["a class", "no allocate", "a number", "None", "unknown name"],
+)
+def test_what_is_no_allocator(client, strategy, error):
+    with pytest.raises(error, match=r"allocation_strategy must be one of .* or an Allocator, not "):
+        handoff.submit(simple(), client, allocation_strategy=strategy)

@@ -1,0 +1,289 @@
+"""run.explain(id) and run.events(): what a run tells of itself while it goes on, and afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from distributed import Client
+from helpers import add, dag_of, gate, identity, pass_gate, until
+
+import handoff_dask as handoff
+from handoff_dask import (
+    AllocationError,
+    Argument,
+    Collocated,
+    Event,
+    Function,
+    FunctionFailedError,
+    RetryPolicy,
+)
+
+
+def held(id, name, **fields):
+    return Function(id, pass_gate, extra_args=[name], **fields)
+
+
+def test_explain_while_a_run_goes_on(client):
+    door = gate("explain")
+    dag = dag_of(
+        held("held", "explain", cost={"gpu": 1, "cpu": 1}),
+        Function("after", identity, args=["held"]),
+        Function("gpu", identity, extra_args=[1], cost={"gpu": 0.5}),
+        Function("pinned", identity, extra_args=[1], node="node1", cost={"cpu": 3.5}),
+        Function("quick", identity, extra_args=[1]),
+        Function("inline", identity, args=["quick"], type="inline"),
+        Function("uses", identity, args=["inline"]),
+    )
+    run = handoff.submit(dag, client, limits={"seats": 1})
+    door.await_inside(1)
+    run.futures["uses"].result(timeout=20)
+    assert run.explain("held") == "function 'held' is not waiting: it is running on node 'node1', attempt 1"
+    assert run.explain("after") == (
+        "function 'after' waits for results:\n  - 'held' (running on node 'node1', attempt 1)"
+    )
+    first, *nodes = run.explain("gpu").splitlines()
+    assert first.startswith("function 'gpu' has waited for ")
+    assert first.endswith(" s for a node; it asks for gpu 0.5:")
+    assert nodes == [
+        "  - node 'node1': asks for gpu 0.5, free 0 of 1",
+        "  - node 'node2': asks for gpu 0.5, it has gpu 0",
+    ]
+    assert run.explain("pinned").splitlines()[1:] == [
+        "  - node 'node1': asks for cpu 3.5, free 3 of 4",
+        "  - node 'node2': not allowed by its pin or its group",
+    ]
+    assert run.explain("quick").startswith("function 'quick' has finished on node 'node")
+    assert run.explain("inline") == (
+        "function 'inline' is inline: it is evaluated inside each function that depends on it"
+    )
+    with pytest.raises(KeyError, match=r"DAG 'test' has no function 'nobody'"):
+        run.explain("nobody")
+    door.open()
+    run.result(timeout=20)
+    assert run.explain("after").startswith("function 'after' has finished on node 'node")
+
+
+def test_explain_limits_and_groups(client):
+    door = gate("limits")
+    dag = dag_of(
+        held("held", "limits", cost={"seats": 1}, node="node2", priority=1),
+        Function("other", identity, extra_args=[1], cost={"seats": 1}),
+        Function("near", identity, extra_args=[1], cost={"cpu": 2, "seats": 1}, node=Collocated("held")),
+    )
+    run = handoff.submit(dag, client, limits={"seats": 1})
+    door.await_inside(1)
+    text = "it asks for threads 1; the run is at its limits: limit 'seats': 1 of 1 in use:"
+    assert run.explain("other").splitlines()[0].endswith(text)
+    assert run.explain("other").splitlines()[1:] == [
+        "  - node 'node1': has room",
+        "  - node 'node2': has room",
+    ]
+    near = run.explain("near").splitlines()
+    assert "it is collocated with functions on node 'node2'" in near[0]
+    assert near[1:] == [
+        "  - node 'node1': not allowed by its pin or its group",
+        "  - node 'node2': has room",
+    ]
+    door.open()
+    run.result(timeout=20)
+
+
+def refuse(value=None):
+    raise ValueError("no")
+
+
+def test_explain_what_failed(client):
+    dag = dag_of(
+        Function("bad", refuse),
+        Function("next", identity, args=["bad"]),
+        Function("last", identity, args=["next"]),
+    )
+    run = handoff.submit(dag, client, max_retries=0, fail_fast=False)
+    run.wait(timeout=20)
+    assert run.explain("bad") == "function 'bad' has failed: ValueError('no')"
+    text = "function '{}' will not run: 'bad', which it needs, has failed"
+    assert [run.explain(id) for id in ("next", "last")] == [text.format("next"), text.format("last")]
+
+
+def test_explain_a_retry_that_is_not_due(client):
+    policy = RetryPolicy(max_retries=4, delay=600, max_delay=600)
+    run = handoff.submit(dag_of(Function("bad", refuse, retry=policy)), client)
+    until(lambda: run.records["bad"].status == "delayed")
+    text = run.explain("bad")
+    assert text.startswith("function 'bad' is tried again in ")
+    assert text.endswith(" s: attempt 2, after 1 of at most 5 have failed")
+    run.cancel()
+    assert run.explain("bad") == "function 'bad' will not run: its run is cancelled"
+
+
+def test_explain_a_run_that_waits_for_nodes(client):
+    run = handoff.submit(dag_of(Function("f", int, cost={"gpu": 9})), client, wait_for_nodes=600)
+    lines = run.explain("f").splitlines()
+    assert lines[0].startswith(
+        "function 'f' waits: the run waits for nodes that can hold all its functions, for "
+    )
+    assert lines[1] == (
+        "  - function 'f': too much for every node; asked: gpu 9; nearest node 'node1' has gpu 1"
+    )
+    assert lines[2].strip() == "node 'node1': asks for gpu 9, it has gpu 1"
+    run.cancel()
+
+
+class Cat:
+    def __repr__(self):
+        return "<cat>"
+
+
+def test_explain_ids_of_any_kind(client):
+    door = gate("ids")
+    cat, pair = Cat(), ("pair", (1, None))
+    dag = dag_of(
+        held(cat, "ids", cost={"gpu": 1}),
+        Function(pair, identity, args=[cat]),
+        Function(frozenset({"x"}), identity, args=[Argument(pair)]),
+        Function(3, identity, extra_args=[1], cost={"gpu": 1}),
+    )
+    run = handoff.submit(dag, client)
+    door.await_inside(1)
+    assert run.explain(cat) == "function '<cat>' is not waiting: it is running on node 'node1', attempt 1"
+    assert run.explain(pair).endswith("\n  - '<cat>' (running on node 'node1', attempt 1)")
+    assert run.explain(frozenset({"x"})).startswith("function \"frozenset({'x'})\" waits for results:")
+    serializer = ("serialize", pair, frozenset({"x"}), 0)
+    assert "waits for results:\n  - ('pair', (1, None)) (waiting)" in run.explain(serializer)
+    assert run.explain(3).startswith("function 3 has waited for ")
+    with pytest.raises(KeyError):
+        run.explain(Cat())
+    door.open()
+    run.result(timeout=20)
+
+
+def test_explain_when_nothing_is_known_any_more(cluster):
+    empty = handoff.DAG("empty")
+    with Client(cluster, set_as_default=False) as client:
+        run = handoff.submit(dag_of(Function("f", identity, extra_args=[1])), client)
+        run.result(timeout=20)
+        with pytest.raises(KeyError):
+            handoff.submit(empty, client).explain("f")
+        assert handoff.submit(empty, client).events() == []
+    assert run.explain("f") == "function 'f' is not waiting: its run is finished"
+
+
+def test_an_allocation_error_says_of_each_node_why_not(client):
+    dag = dag_of(
+        Function("large", int, cost={"cpu": 3, "memory": 9000}),
+        Function("pinned", int, cost={"cpu": 3}, node="node2"),
+        id="d",
+    )
+    with pytest.raises(AllocationError) as caught:
+        handoff.submit(dag, client)
+    assert str(caught.value).splitlines()[:-1] == [
+        "DAG 'd' cannot be placed:",
+        "  - function 'large': too much for every node; asked: cpu 3, memory 9000;"
+        " nearest node 'node1' has cpu 4, memory 8192",
+        "      node 'node1': asks for memory 9000, it has memory 8192",
+        "      node 'node2': asks for cpu 3, memory 9000, it has cpu 2, memory 4096",
+        "  - function 'pinned': too much for the nodes it is pinned to; asked: cpu 3;"
+        " nearest node 'node2' has cpu 2",
+        "      node 'node1': not allowed by its pin or its group",
+        "      node 'node2': asks for cpu 3, it has cpu 2",
+    ]
+    assert caught.value.run.explain("large") == "function 'large' is not waiting: its run is failed"
+    with pytest.raises(AllocationError) as many:
+        handoff.simulate(dag_of(Function("f", int, cost={"gpu": 1})), {i: {"cpu": 1} for i in range(10)})
+    (shortfall,) = many.value.shortfalls
+    assert len(shortfall.nodes) == 9
+    assert shortfall.nodes[-1] == "... and 2 more nodes"
+
+
+# events
+
+
+def test_events_of_a_run(client):
+    dag = dag_of(
+        Function("x", identity, extra_args=[1], node="node1"),
+        Function("y", add, args=["x", "x"], node="node2"),
+    )
+    run = handoff.submit(dag, client)
+    run.result(timeout=20)
+    events = run.events()
+    assert all(type(event) is Event for event in events)
+    assert [(e.function_id, e.event, e.node, e.attempt, e.error) for e in events] == [
+        ("x", "ready", None, 1, None),
+        ("x", "started", "node1", 1, None),
+        ("x", "finished", "node1", 1, None),
+        ("y", "ready", None, 1, None),
+        ("y", "started", "node2", 1, None),
+        ("y", "finished", "node2", 1, None),
+    ]
+    assert [e.time for e in events] == sorted(e.time for e in events)
+    record = run.records["x"]
+    assert [e.time for e in events[:3]] == [record.attempts[0].queued, record.started, record.stopped]
+
+
+def test_events_of_attempts_that_failed(client):
+    run = handoff.submit(dag_of(Function("bad", refuse)), client, max_retries=1)
+    with pytest.raises(FunctionFailedError):
+        run.result(timeout=20)
+    events = run.events()
+    assert [(e.event, e.attempt, e.error) for e in events] == [
+        ("ready", 1, None),
+        ("started", 1, None),
+        ("failed", 1, "ValueError('no')"),
+        ("ready", 2, None),
+        ("started", 2, None),
+        ("failed", 2, "ValueError('no')"),
+    ]
+    assert {e.node for e in events if e.event == "failed"} == {"node1", "node2"}
+
+
+def test_events_so_far(client):
+    door = gate("so far")
+    dag = dag_of(
+        Function("x", identity, extra_args=[1]),
+        held("held", "so far", cost={"gpu": 1}),
+        Function("gpu", identity, extra_args=[1], cost={"gpu": 1}),
+    )
+    run = handoff.submit(dag, client)
+    door.await_inside(1)
+    run.futures["x"].result(timeout=20)
+    seen = {(e.function_id, e.event) for e in run.events()}
+    assert seen == {("x", "ready"), ("x", "started"), ("x", "finished"), ("held", "ready")}
+    door.open()
+    run.result(timeout=20)
+    assert len(run.events()) == 9
+
+
+# asynchronous
+
+
+def test_both_with_an_asynchronous_client():
+    async def main():
+        async with (
+            handoff.local_cluster({"a": {"cpu": 1}}, asynchronous=True) as cluster,
+            Client(cluster, asynchronous=True, set_as_default=False) as client,
+        ):
+            door = gate("async explain")
+            dag = dag_of(
+                held("held", "async explain", cost={"cpu": 1}),
+                Function("next", identity, args=["held"]),
+                Function("i", identity, args=["next"], type="inline"),
+            )
+            run = handoff.submit(dag, client)
+            await asyncio.get_running_loop().run_in_executor(None, door.await_inside, 1)
+            assert await run.explain("next") == (
+                "function 'next' waits for results:\n  - 'held' (running on node 'a', attempt 1)"
+            )
+            assert "is inline" in await run.explain("i")
+            with pytest.raises(KeyError, match="no function 'nobody'"):
+                run.explain("nobody")
+            assert [e.event for e in await run.events()] == ["ready"]
+            door.open()
+            await run
+            assert await run.explain("next") == "function 'next' has finished on node 'a'"
+            assert [e.event for e in await run.events()] == ["ready", "started", "finished"] * 2
+            hopeless = handoff.submit(dag_of(Function("f", int, cost={"gpu": 1})), client)
+            with pytest.raises(AllocationError):
+                await hopeless.explain("f")
+
+    asyncio.run(main())

@@ -1,0 +1,368 @@
+"""Why a function is not running, in words: one test for each thing that it may wait for."""
+
+from __future__ import annotations
+
+import pytest
+from scheduling.harness import Core, fn, many, node
+
+from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._scheduling.functions import State
+
+
+def said(core, id):
+    return core.state.explain(core[id], core.now).splitlines()
+
+
+def after(*dependents):
+    """Options of a run: of each function, by number, those that take its result."""
+    return {"dependents": dependents, "fail_fast": False}
+
+
+# results
+
+
+def test_a_function_waits_for_results(core):
+    core.nodes(a="cpu 2")
+    core.run(
+        x=fn("cpu 1"), y=fn("cpu 1"), z=fn("cpu 1"), sum=fn(), options=after([3], [3], [3], []), ready="x y z"
+    )
+    core.decide()
+    assert said(core, "sum") == [
+        "function 'sum' waits for results:",
+        "  - 'x' (running on node 'a', attempt 1)",
+        "  - 'y' (running on node 'a', attempt 1)",
+        "  - 'z' (ready)",
+    ]
+    core.finish("x z")
+    assert said(core, "sum") == [
+        "function 'sum' waits for results:",
+        "  - 'y' (running on node 'a', attempt 1)",
+    ]
+    core.finish("y")
+    assert said(core, "sum") == [
+        "function 'sum' waits for results:",
+        "  - they are there; it is about to be ready",
+    ]
+
+
+def test_not_more_than_eight_results_are_named(core):
+    core.nodes(a="cpu 2")
+    core.run(**many(10, fn()), sum=fn(), options=after(*[[10]] * 10, []), ready="")
+    lines = said(core, "sum")
+    assert lines[1] == "  - 'f0' (waiting)"
+    assert lines[8:] == ["  - 'f7' (waiting)", "  - ... and 2 more"]
+
+
+def test_a_result_that_was_lost(core):
+    core.nodes(a="cpu 2")
+    core.run(x=fn(), y=fn(), options=after([1], []), ready="x")
+    core.decide()
+    core.finish("x")
+    core.state.result_lost(core["x"])
+    assert said(core, "y") == ["function 'y' waits for results:", "  - 'x' (waiting)"]
+
+
+# time
+
+
+def test_a_retry_is_not_due(core):
+    core.nodes(a="cpu 2")
+    core.run(x=fn(policy=RetryPolicy(2, delay=10.0)))
+    core.decide()
+    core.wait(1)
+    core.fail("x", error="ValueError('no')")
+    core.ready("x")
+    core.wait(4)
+    assert said(core, "x") == [
+        "function 'x' is tried again in 6 s: attempt 2, after 1 of at most 3 have failed"
+    ]
+    core.wait(99)
+    assert "in 0 s" in said(core, "x")[0], "never in less"
+
+
+def test_a_run_waits_for_nodes(core):
+    core.nodes(a="cpu 2")
+    core.run(x=fn("cpu 1"), y=fn("gpu 1"), options={"wait_for_nodes": 60})
+    core.wait(20)
+    core.decide()
+    for id in ("x", "y"):
+        assert said(core, id) == [
+            f"function '{id}' waits: the run waits for nodes that can hold all its functions, for 40 s more:",
+            "  - function 'y': too much for every node; asked: gpu 1; nearest node 'a' has gpu 0",
+            "      node 'a': asks for gpu 1, it has gpu 0",
+        ]
+
+
+# a node
+
+
+def ready(core, id="x"):
+    """Node → why not there; under None the first line."""
+    first, *lines = said(core, id)
+    rows = dict(line.removeprefix("  - node ").split(": ", 1) for line in lines)
+    return {None: first, **{name.strip("'"): text for name, text in rows.items()}}
+
+
+def test_each_node_says_what_is_asked_and_what_is_free(core):
+    core.nodes(a="cpu 4, memory 10", b="cpu 1, memory 90")
+    core.join(node("c", "cpu 8, memory 90"))
+    core.wait(7)
+    core.run(
+        big=fn("cpu 3, memory 5", pin="a"), x=fn("cpu 2, memory 20"), y=fn("cpu 2, memory 6"), ready="big"
+    )
+    core.decide()
+    core.pause("c")
+    core.ready("x y")
+    core.wait(3)
+    assert core.decide() == []
+    assert ready(core, "x") == {
+        None: "function 'x' has waited for 3 s for a node; it asks for cpu 2, memory 20:",
+        "a": "asks for memory 20, it has memory 10",
+        "b": "asks for cpu 2, it has cpu 1",
+        "c": "is paused or about to leave",
+    }
+    assert ready(core, "y") == {
+        None: "function 'y' has waited for 3 s for a node; it asks for cpu 2, memory 6:",
+        "a": "asks for cpu 2, free 1 of 4; memory 6, free 5 of 10",
+        "b": "asks for cpu 2, it has cpu 1",
+        "c": "is paused or about to leave",
+    }
+
+
+def test_threads_are_asked_for_as_well(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn(), y=fn())
+    core.decide()
+    assert ready(core, "y") == {
+        None: "function 'y' has waited for 0 s for a node; it asks for threads 1:",
+        "a": "asks for threads 1, free 0 of 1",
+    }
+
+
+def test_fractions_are_shown_as_people_write_them(core):
+    core.nodes(a="cpu 1, licence 0.5")
+    core.run(x=fn("licence 0.3"), y=fn("licence 0.3"))
+    core.decide()
+    assert ready(core, "y")["a"].startswith("asks for")
+    core.resize(a="cpu 2, threads 2, licence 0.5")
+    assert ready(core, "y")["a"] == "asks for licence 0.3, free 0.2 of 0.5"
+
+
+def test_devices_can_be_divided_up(core):
+    core.nodes(a="cpu 4, gpu 2")
+    core.run(x=fn("gpu 0.6"), y=fn("gpu 0.6"), z=fn("gpu 0.8"), ready="x y")
+    assert len(core.decide()) == 2
+    core.ready("z")
+    core.decide()
+    assert ready(core, "z")["a"] == "asks for gpu 0.8, which is free, but not on the same devices"
+
+
+def test_a_node_with_functions_that_were_sent_ahead():
+    core = Core(ahead_horizon=1.0)
+    core.join(node("a", "cpu 4, memory 10", enforced="memory"))
+    short = fn("cpu 1, memory 5", code="short")
+    core.run(first=short, next=short, all=fn("memory 10"), ready="first")
+    core.decide()
+    core.finish("first", took=0.001)
+    core.ready("all")
+    core.decide()
+    core.ready("next")
+    assert core.decide() == ["next@a"]
+    core.run(id="other", wide=fn("cpu 2"))
+    assert core.decide() == []
+    assert ready(core, "wide")["a"] == "is about to start other functions"
+
+
+def test_a_pin(core):
+    core.nodes(a="cpu 1", b="cpu 4")
+    core.run(x=fn("cpu 1", pin="a"), y=fn("cpu 1", pin="a"))
+    core.decide()
+    assert ready(core, "y") == {
+        None: "function 'y' has waited for 0 s for a node; it asks for cpu 1:",
+        "a": "asks for threads 1, free 0 of 1; cpu 1, free 0 of 1",
+        "b": "not allowed by its pin or its group",
+    }
+
+
+def test_a_group_that_is_somewhere(core):
+    core.nodes(a="cpu 1", b="cpu 4")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"), groups=("x y",))
+    assert core.decide() == ["x@a"]
+    assert ready(core, "y") == {
+        None: "function 'y' has waited for 0 s for a node; it asks for cpu 1;"
+        " it is collocated with functions on node 'a':",
+        "a": "asks for threads 1, free 0 of 1; cpu 1, free 0 of 1",
+        "b": "not allowed by its pin or its group",
+    }
+
+
+def test_a_group_that_is_nowhere_yet(core):
+    """What counts is the most that any member asks, and the pins of all."""
+    core.nodes(a="cpu 2", b="cpu 4", c="cpu 4")
+    core.run(z=fn("cpu 4", pin="b"), x=fn("cpu 1"), y=fn("cpu 3", pin="b c"), groups=("x y",), ready="z")
+    core.pause("c")
+    core.decide()
+    core.ready("x")
+    core.decide()
+    assert ready(core, "x") == {
+        None: "function 'x' has waited for 0 s for a node; it asks for cpu 1:",
+        "a": "not allowed by its pin or its group",
+        "b": "asks for cpu 1, free 0 of 4",
+        "c": "is paused or about to leave",
+    }
+
+
+def test_a_group_with_a_member_that_is_too_large_for_a_node(core):
+    core.nodes(a="cpu 2", b="cpu 4")
+    core.run(z=fn("cpu 4", pin="b"), x=fn("cpu 1"), y=fn("cpu 3"), groups=("x y",), ready="z")
+    core.decide()
+    core.ready("x")
+    core.decide()
+    assert ready(core, "x")["a"] == "asks for cpu 3, it has cpu 2"
+
+
+def test_a_node_on_which_it_failed(core):
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1"))
+    assert core.decide() == ["x@a", "y@b"]
+    core.fail("x")
+    core.ready("x")
+    assert core.decide() == []
+    assert ready(core, "x") == {
+        None: "function 'x' has waited for 0 s for a node; it asks for cpu 1:",
+        "a": "failed there before; others come first",
+        "b": "asks for threads 1, free 0 of 1; cpu 1, free 0 of 1",
+    }
+
+
+def test_limits_of_the_run(core):
+    core.nodes(a="cpu 8")
+    core.run(
+        x=fn("cpu 1", limit="db 1.5"),
+        y=fn("cpu 1", limit="db 1, seats 4"),
+        limits="db 2, seats 4",
+        options={"max_concurrency": 1},
+    )
+    assert core.decide() == ["x@a"]
+    assert ready(core, "y") == {
+        None: "function 'y' has waited for 0 s for a node; it asks for cpu 1; the run is at its limits:"
+        " limit 'db': 1.5 of 2 in use; max_concurrency: 1 of 1 in use:",
+        "a": "has room",
+    }
+
+
+def test_room_that_is_kept_for_others():
+    core = Core(patience=10.0)
+    core.nodes(a="cpu 4")
+    core.run(s=fn("cpu 1"), t=fn("cpu 1"), ready="s t")
+    core.decide()
+    core.run(id="wide", wide=fn("cpu 4"), options={"priority": 1})
+    core.decide()
+    core.wait(30)
+    core.decide()
+    core.run(id="small", x=fn("cpu 1"))
+    core.decide()
+    assert core.states("wide x") == "ready ready"
+    assert ready(core, "x")["a"] == "has room, which is kept for more urgent functions"
+    assert ready(core, "wide")["a"] == "asks for cpu 4, free 2 of 4"
+
+
+def test_an_allocator_that_has_not_chosen(core):
+    core.nodes(a="cpu 4")
+    core.run(x=fn("cpu 1"), strategy=lambda ready, free: {})
+    core.decide()
+    assert ready(core, "x") == {
+        None: "function 'x' has waited for 0 s for a node; it asks for cpu 1;"
+        " its run's own allocator has not chosen a node for it:",
+        "a": "has room",
+    }
+
+
+def test_no_nodes(core):
+    core.nodes(a="cpu 4")
+    core.run(x=fn("cpu 1"), ready="")
+    core.leave("a")
+    core.ready("x")
+    core.wait(2)
+    assert said(core, "x") == [
+        "function 'x' has waited for 2 s for a node; it asks for cpu 1:",
+        "  - the cluster has no nodes",
+    ]
+
+
+def test_not_more_than_eight_nodes_are_named(core):
+    core.nodes(**{f"n{i:02}": "cpu 1" for i in range(11)})
+    core.run(**many(12, fn("cpu 1")))
+    core.decide()
+    lines = said(core, "f11")
+    assert len(lines) == 10
+    assert lines[1].startswith("  - node 'n00': asks for")
+    assert lines[8].startswith("  - node 'n07': asks for")
+    assert lines[9] == "  - ... and 3 more"
+
+
+# it does not wait
+
+
+def test_running_and_finished(core):
+    core.nodes(a="cpu 4")
+    core.run(x=fn("cpu 1", retries=1))
+    core.decide()
+    assert said(core, "x") == ["function 'x' is not waiting: it is running on node 'a', attempt 1"]
+    core.fail("x")
+    core.ready("x")
+    core.decide()
+    assert said(core, "x") == ["function 'x' is not waiting: it is running on node 'a', attempt 2"]
+    core.finish("x")
+    assert said(core, "x") == ["function 'x' has finished on node 'a'"]
+    core.decide()
+    assert said(core, "x") == ["function 'x' has finished on node 'a'"]
+
+
+def test_failed_and_skipped(core):
+    core.nodes(a="cpu 4")
+    run = core.run(x=fn(), y=fn(), z=fn(), options=after([1], [2], []), ready="x")
+    core.decide()
+    core.fail("x", error="ValueError('no')")
+    core.state.skipped(core["y"], core.now)
+    core.state.skipped(core["z"], core.now)
+    assert said(core, "x") == ["function 'x' has failed: ValueError('no')"]
+    for id in ("y", "z"):
+        assert said(core, id) == [f"function '{id}' will not run: 'x', which it needs, has failed"]
+    assert run.ended
+
+
+def test_given_up_without_a_text(core):
+    core.nodes(a="cpu 4")
+    core.run(x=fn())
+    core.state.gave_up(core["x"], core.now)
+    assert said(core, "x") == ["function 'x' has failed"]
+
+
+def test_what_failed_is_found_among_many_that_were_skipped(core):
+    """Each is looked at once, however many ways lead there."""
+    layers, width = 20, 5
+    ids = [f"l{i}w{j}" for i in range(layers) for j in range(width)]
+    dependents = [
+        list(range((i + 1) * width, (i + 2) * width)) if i + 1 < layers else []
+        for i in range(layers)
+        for _ in range(width)
+    ]
+    core.nodes(a="cpu 99")
+    core.run(**dict.fromkeys(ids, fn()), options=after(*dependents), ready=" ".join(ids[:width]))
+    core.decide()
+    core.fail("l0w3")
+    core.finish("l0w0 l0w1 l0w2 l0w4")
+    for id in ids[width:]:
+        core.state.skipped(core[id], core.now)
+    assert said(core, "l19w0") == ["function 'l19w0' will not run: 'l0w3', which it needs, has failed"]
+
+
+@pytest.mark.parametrize(("end", "status"), [("cancel", "cancelled"), ("fail", "failed")])
+def test_cancelled(core, end, status):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"))
+    core.decide()
+    core.cancel() if end == "cancel" else core.fail("x")
+    assert core["y"].state is State.CANCELLED
+    assert said(core, "y") == [f"function 'y' will not run: its run is {status}"]

@@ -12,7 +12,7 @@ from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.strategies import STRATEGIES
 
 COSTS = [
-    "", "cpu 1", "cpu 0.5", "cpu 2", "cpu 0.25, memory 3", "memory 20", "cpu 3",
+    "", "cpu 1", "cpu 0.5", "cpu 2", "cpu 0.5, memory 32", "cpu 0.25, memory 3", "memory 20", "cpu 3",
     "gpu 0.5", "gpu 0.25", "gpu 0.7", "cpu 1, gpu 1", "gpu 1.5",
 ]  # fmt: skip
 
@@ -51,7 +51,7 @@ class Scenario:
         self.trace: list[list[str]] = []
         self.added = 0
         for i in range(nodes):
-            core.join(node(f"n{i:02}", self.random.choice(capacities), "odd" if i % 2 else "even"))
+            core.join(self.node(i))
         # The core is to know how long functions take.
         core.run(**{code: fn("cpu 1", code=code) for code in SECONDS})
         while [text for text in core.decide() if "@" in text]:
@@ -61,6 +61,11 @@ class Scenario:
 
     def pick(self, things):
         return self.random.choice(list(things))
+
+    def node(self, i: int):
+        capacity, alias = self.random.choice(self.capacities), "odd" if i % 2 else "even"
+        enforced = self.random.choice(["", "memory", "cpu memory"]) if "memory" in capacity else ""
+        return node(f"n{i:02}", capacity, alias, enforced)
 
     def functions(self, *states: State) -> list[FunctionState]:
         runs = self.core.state.runs.values()
@@ -103,8 +108,7 @@ class Scenario:
     def change_nodes(self, what: str, nodes) -> None:
         core, n = self.core, self.pick(nodes.values())
         if what == "join":
-            i = self.random.randrange(16)
-            core.join(node(f"n{i:02}", self.pick(self.capacities), "odd" if i % 2 else "even"))
+            core.join(self.node(self.random.randrange(16)))
         elif what == "leave" and len(nodes) > 1:
             core.leave(n.name)
         elif what == "resize":
@@ -129,7 +133,7 @@ class Scenario:
         """A run of a few kinds, all of which some node can hold, since others would not begin."""
         core, random = self.core, self.random
         nodes = core.state.nodes.values()
-        possible = [cost for cost in self.costs if any(n.holds(amounts(cost)) for n in nodes)]
+        possible = [cost for cost in self.costs if any(n.holds(amounts(cost)) for n in nodes)] or [""]
         kinds = [self.kind(possible) for _ in range(random.randint(1, 5))]
         n = random.randint(1, 25)
         self.added += 1

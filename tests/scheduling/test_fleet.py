@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from scheduling.harness import Core
-from scheduling.scenarios import Scenario
+from scheduling.harness import Core, fn, many
+from scheduling.scenarios import COSTS, Scenario
 
 from handoff_dask._model.resources import THREADS
 
@@ -21,6 +21,12 @@ EXACT = [
 
 #: Shares are not exact: two nodes that suit equally well may differ in the last digit.
 ROUNDED = ["cpu 3, memory 70", "cpu 7, memory 30", "cpu 5, gpu 1.7, memory 9, threads 9", "cpu 1, gpu 0.3"]
+
+#: Devices get divided up, each node's in its own way.
+GPU_COSTS = ["gpu 0.5"] * 3 + ["gpu 0.25", "gpu 1", "gpu 1"]
+
+#: Memory is used up before cores are, so that functions sent ahead wait for it where others would find cores.
+AHEAD_COSTS = ["cpu 0.5, memory 32"] * 3 + ["cpu 2", "memory 20", "cpu 3"]
 
 
 def able(f, nodes):
@@ -80,9 +86,33 @@ class Watched(Core):
 
 
 @pytest.mark.parametrize("exact", [True, False])
-@given(st.integers(2, 16), st.integers(1, 120), st.sampled_from([0.0, 0.01]), st.integers(0, 2**32))
-@settings(deadline=None, max_examples=60)
-def test_each_choice_is_that_of_looking_at_every_node(exact, nodes, steps, horizon, seed):
+@given(
+    st.integers(2, 16),
+    st.integers(1, 120),
+    st.sampled_from([0.0, 0.01]),
+    st.sampled_from([COSTS, GPU_COSTS, AHEAD_COSTS]),
+    st.integers(0, 2**32),
+)
+@settings(deadline=None, max_examples=150)
+def test_each_choice_is_that_of_looking_at_every_node(exact, nodes, steps, horizon, costs, seed):
     core = Watched(exact, ahead_horizon=horizon, ahead_limit=3, patience=float("inf"))
-    Scenario(core, seed, EXACT if exact else ROUNDED, nodes).play(steps)
+    Scenario(core, seed, EXACT if exact else ROUNDED, nodes, costs).play(steps)
     event(f"{core.choices // 50 * 50} choices or more")
+
+
+def test_nodes_whose_devices_are_divided_up_otherwise_are_not_interchangeable():
+    """One of two GPUs is in use on both, but on a it is half of each: there no whole one is left."""
+    core = Core()
+    core.nodes(a="cpu 8, gpu 2", b="cpu 8, gpu 2")
+    core.run(
+        **many(4, fn("gpu 0.5", pin="a"), "a"),
+        **many(2, fn("gpu 0.5", pin="b"), "b"),
+        x=fn("gpu 1, memory 0", priority=-1),
+        ready="a0 a1 a2 a3 b0 b1",
+    )
+    core.decide()
+    core.finish("a1 a3")
+    core.decide()
+    assert core.used("a") == core.used("b") == {"gpu": 1}
+    core.ready("x")
+    assert core.decide() == ["x@b"]

@@ -68,6 +68,28 @@ def test_light_inputs_do_not_matter_however_short_the_function_is(nbytes, node):
     assert place(nbytes, seconds=0.001) == f"x@{node}"
 
 
+def test_light_inputs_do_not_matter_in_a_run_with_heavy_results_either():
+    core = Core()
+    core.nodes(a="cpu 2", b="cpu 4")
+    options = {"dependents": [[2], [], []], "seconds": [0.001] * 3}
+    core.run(i=fn(pin="b"), h=fn(pin="b"), x=fn("cpu 1"), ready="i h", strategy="best_fit", options=options)
+    core.decide()
+    core.state.finished(core["h"], core.now, nbytes=500 * MB)
+    core.state.finished(core["i"], core.now, nbytes=99_999)
+    core.ready("x")
+    assert core.decide() == ["x@a"]
+
+
+def test_a_node_that_has_the_inputs_is_looked_at_although_another_one_is_alike():
+    core = Core()
+    core.nodes(a="cpu 4", b="cpu 4", c="cpu 4")
+    core.run(i=fn(pin="b"), x=fn("cpu 1"), ready="i", strategy="best_fit", options={"dependents": [[1], []]})
+    core.decide()
+    core.state.finished(core["i"], core.now, nbytes=50 * MB)
+    core.ready("x")
+    assert core.decide() == ["x@b"]
+
+
 @pytest.mark.parametrize("strategy", ["first_available", "load_balanced"])
 def test_only_best_fit_looks_at_inputs(strategy):
     assert place(500 * MB, strategy=strategy) == ("x@a" if strategy == "first_available" else "x@c")

@@ -92,20 +92,36 @@ def test_only_as_much_is_kept_as_those_that_come_can_use():
     assert on(core, "b") == ["s", "f3", "f4"]
 
 
-def test_nothing_is_kept_where_that_is_no_bottleneck():
-    # Two seconds on the node that has a GPU, and 240 core seconds on seven cores.
-    core = Bench(count=2, scarce=1.0)
+def test_what_will_have_ended_in_time_makes_room_that_others_may_take():
+    core = Core()
+    core.nodes(a="cpu 4, gpu 4", b="cpu 1")
+    core.run(
+        s=fn("cpu 1", pin="b", priority=1),
+        g=fn("cpu 2, gpu 3"),
+        **many(2, fn("cpu 1", pin="a", priority=1), "q"),
+        **many(4, fn("cpu 1")),
+        ready="s q0 q1 f0 f1 f2 f3",
+        options={"dependents": [[1], *([] for _ in range(7))], "seconds": [10, 500, 1, 1, *[150] * 4]},
+    )
     core.decide()
-    assert len(on(core, "a")) == 4
+    # q0 and q1 end long before g is ready; it needs what they leave, and f0 and f1 may have the rest.
+    assert on(core, "a") == ["q0", "q1", "f0", "f1"]
+
+
+def test_nothing_is_kept_where_that_is_no_bottleneck():
+    # Two seconds on the node that has a GPU, of 35 that all nodes need; then forty of fifty-eight.
+    for count, scarce in [(2, 1.0), (4, 10.0)]:
+        core = Bench(count=count, scarce=scarce)
+        core.decide()
+        assert len(on(core, "a")) == 4
 
 
 def test_nothing_is_kept_from_who_is_more_urgent():
     core = Bench()
+    assert core.decide() == KEPT
     for i, priority in enumerate([1, -1]):
-        options = {"priority": priority, "seconds": [30.0], "dependents": [[]]}
-        core.run(id=f"r{i}", **{f"u{i}": fn("cpu 1")}, options=options)
-    core.decide()
-    core.finish("f0 f1")
+        options = {"priority": priority, "seconds": [30.0, 1.0], "dependents": [[1], []]}
+        core.run(id=f"r{i}", **{f"u{i}": fn("cpu 1"), f"w{i}": fn("cpu 1")}, ready=f"u{i}", options=options)
     core.decide()
     assert on(core, "a") == ["u0"]
 
@@ -113,7 +129,8 @@ def test_nothing_is_kept_from_who_is_more_urgent():
 def test_who_is_more_urgent_and_comes_later_is_not_held_back_with_those_that_were_turned_away():
     core = Bench()
     assert core.decide() == KEPT
-    core.run(id="r2", u=fn("cpu 1"), options={"priority": 1, "seconds": [30.0], "dependents": [[]]})
+    options = {"priority": 1, "seconds": [30.0, 1.0], "dependents": [[1], []]}
+    core.run(id="r2", u=fn("cpu 1"), w=fn("cpu 1"), ready="u", options=options)
     assert core.decide() == ["u@a"]
 
 
@@ -165,6 +182,21 @@ def test_a_node_that_comes_back_is_not_kept_by_what_was_said_of_the_old_one():
     core.nodes(a="cpu 4, gpu 1")
     core.decide()
     assert len(on(core, "a")) == 4
+
+
+def test_a_node_that_has_left_is_not_the_one_that_is_kept():
+    core = Core()
+    core.nodes(a="cpu 4, gpu 1", b="cpu 3", c="cpu 4, gpu 1")
+    core.run(
+        s=fn("cpu 1", pin="b", priority=1),
+        g=fn("cpu 4, gpu 1"),
+        **many(8, fn("cpu 1")),
+        options={"dependents": [[1], *([] for _ in range(9))], "seconds": [10, 600, *[150] * 8]},
+        ready="s " + " ".join(f"f{i}" for i in range(8)),
+    )
+    core.leave("a")
+    assert core.decide() == KEPT
+    assert on(core, "c") == []
 
 
 # starvation

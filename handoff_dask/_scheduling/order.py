@@ -12,7 +12,7 @@ that takes counts as their way to the end.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from heapq import heapreplace
 from typing import TYPE_CHECKING
 
@@ -215,7 +215,7 @@ class _Work:
 
     def __init__(self, run: Run, fleet: Fleet, seconds: Sequence[float], left: Sequence[int]) -> None:
         self.seconds = seconds
-        self.kind_of = kind_of = run.spec.kind_of
+        kind_of = run.spec.kind_of
         self.costs = [kind.node_cost for kind in run.spec.kinds]
         self.members: list[list[int]] = [[] for _ in self.costs]
         self.by_kind = [0.0] * len(self.costs)
@@ -233,7 +233,7 @@ class _Work:
             default=0.0,
         )
 
-    def area(self, kinds: Sequence[int], name: str) -> float:
+    def area(self, kinds: Iterable[int], name: str) -> float:
         """Units times seconds of a resource that is left of some kinds."""
         return sum(self.costs[k].get(name, 0) * self.by_kind[k] for k in kinds)
 
@@ -269,7 +269,7 @@ def _take_turns(
             for k in some
         ]
         for name in dict.fromkeys(name for k in kinds for name in work.costs[k]):
-            users = [k for k in kinds if work.costs[k].get(name)]
+            users = dict.fromkeys(k for k in kinds if work.costs[k].get(name))
             if sum(work.by_kind[k] for k in users) > _SCARCE_SHARE * everything:
                 continue
             if where is None:
@@ -289,7 +289,7 @@ def _take_turns(
 
 
 def _list_schedule(
-    work: _Work, kinds: Sequence[int], name: str, capacity: int, paths: Sequence[float], turns: list[float]
+    work: _Work, kinds: Iterable[int], name: str, capacity: int, paths: Sequence[float], turns: list[float]
 ) -> None:
     """Raise ``turns`` of functions to the time from their start to the end, if these kinds take turns."""
     members = sorted((n for k in kinds for n in work.members[k]), key=lambda n: -paths[n])

@@ -51,8 +51,7 @@ class Ahead:
         best: Node | None = None
         able = (n for n in nodes if n.accepting and n.enforces(cost) and n.holds(cost))
         for node in islice(able, _LOOKED_AT):
-            at_once = min(node.capacity[name] // units for name, units in cost.items())
-            if len(node.ahead) < min(self._limit, at_once * each) and (
+            if len(node.ahead) < min(self._limit, node.at_once(cost) * each) and (
                 best is None or len(node.ahead) < len(best.ahead)
             ):
                 best = node

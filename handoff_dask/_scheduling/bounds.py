@@ -56,8 +56,8 @@ def lower_bounds(run: Run, nodes: Sequence[Node], seconds: Sequence[float]) -> d
             units = {i: dict(classes.keys[i][0]).get(name, 0) for i in members}
             found(name + place, classes.bound(units, capacity))
     for cost in classes.longest_costs():
-        slots = sum(min(node.capacity.get(name, 0) // units for name, units in cost) for node in nodes)
         asked = dict(cost)
+        slots = sum(node.at_once(asked) for node in nodes)
         units = {i: 1 for i, (other, _) in enumerate(classes.keys) if _at_least(dict(other), asked)}
         text = ", ".join(f"{name} {amount / UNIT:g}" for name, amount in cost if name != THREADS)
         found(f"functions of {text or 'any cost'}", classes.bound(units, slots))

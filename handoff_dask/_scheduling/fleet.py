@@ -129,11 +129,12 @@ class Fleet:
         """What is in use on a node, or whether it accepts functions, has changed."""
         self._moved[node] = None
 
-    def called(self, alias: str) -> list[Node]:
-        """Nodes of this name, address or host."""
+    def _pinned(self, pins: Pins) -> set[Node]:
+        """Nodes that all pins allow."""
         if self._stale:
             self._sort()
-        return self._called.get(alias, [])
+        called = self._called
+        return set.intersection(*({n for alias in pin for n in called.get(alias, ())} for pin in pins))
 
     def eligible(self, key: QueueKey) -> list[Node]:
         """Nodes that could hold functions of this key if nothing else ran there, by name."""
@@ -141,15 +142,13 @@ class Fleet:
         if key.bound is not None:
             nodes = [node for node in [self.nodes.get(key.bound)] if node is not None]
         elif key.pins:
-            named = [{n for alias in pin for n in self.called(alias)} for pin in key.pins]
-            nodes = sorted(set.intersection(*named), key=lambda n: n.position)
+            nodes = sorted(self._pinned(key.pins), key=_position_of)
         return eligible_nodes(key, nodes)
 
     def holders(self, need: Amounts, pins: Pins) -> frozenset[Node] | None:
         """Nodes that could hold this; None when all could."""
         if pins:
-            named = [{n for alias in pin for n in self.called(alias)} for pin in pins]
-            return frozenset(n for n in set.intersection(*named) if n.holds(need))
+            return frozenset(n for n in self._pinned(pins) if n.holds(need))
         capacities = self._different()
         forms = frozenset(node.form for node in capacities if node.holds(need))
         if len(forms) == len(capacities):

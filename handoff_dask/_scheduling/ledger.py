@@ -43,6 +43,11 @@ class Pool:
         capacity = self.capacity
         return all(units <= capacity.get(name, 0) for name, units in cost.items())
 
+    def at_once(self, cost: Amounts) -> int:
+        """How many of ``cost`` would fit together if nothing else were in use. It takes something."""
+        capacity = self.capacity
+        return min(capacity.get(name, 0) // units for name, units in cost.items())
+
     def free(self, name: str) -> int:
         """Free units of a resource; never below 0."""
         return max(0, self.capacity.get(name, 0) - self.used.get(name, 0))

@@ -17,6 +17,17 @@ _HOLDERS = 4
 _MOST = 4.0
 
 
+def held_inputs(f: FunctionState) -> dict[Node, int]:
+    """Node → bytes of a function's inputs that it computed."""
+    functions = f.run.functions
+    held: dict[Node, int] = {}
+    for n in f.run.inputs[f.number]:
+        g = functions[n]
+        if g.nbytes and g.node is not None and g.state is State.FINISHED:
+            held[g.node] = held.get(g.node, 0) + g.nbytes
+    return held
+
+
 class Move:
     """What it takes to bring a function's inputs to a node.
 
@@ -30,13 +41,7 @@ class Move:
     __slots__ = ("_held", "_scale", "_total", "holders")
 
     def __init__(self, f: FunctionState, bandwidth: float) -> None:
-        functions = f.run.functions
-        held: dict[Node, int] = {}
-        for n in f.run.inputs[f.number]:
-            g = functions[n]
-            if g.nbytes and g.node is not None and g.state is State.FINISHED:
-                held[g.node] = held.get(g.node, 0) + g.nbytes
-        self._held = held
+        self._held = held = held_inputs(f)
         self._total = sum(held.values())
         self._scale = 1 / (bandwidth * max(f.run.ranking.expected(f), 1e-3))
         #: The nodes that have most of them.

@@ -357,10 +357,7 @@ class Placement:
             if queue.head() is None:
                 queue.starved_since = None  # nobody waits for a node there: who comes later waits anew
                 continue
-            if queue.restricted and queue.topology != self.fleet.topology:
-                queue.eligible = dict.fromkeys(self.fleet.eligible(queue.key))
-                queue.topology = self.fleet.topology
-            if queue.eligible if queue.restricted else self.fleet.can_hold(queue.need):
+            if self._eligible(queue) if queue.restricted else self.fleet.can_hold(queue.need):
                 queue.starved_since = None
                 f = queue.head()
                 if f is not None and f.run.has_allocator:
@@ -440,13 +437,17 @@ class Placement:
         while scored:
             yield heappop(scored)[2]
 
+    def _eligible(self, queue: Queue) -> dict[Node, None]:
+        """Nodes that could hold a restricted queue's functions if nothing else ran there, by name."""
+        if queue.topology != self.fleet.topology:
+            queue.eligible = dict.fromkeys(self.fleet.eligible(queue.key))
+            queue.topology = self.fleet.topology
+        return queue.eligible
+
     def _admits(self, queue: Queue, node: Node) -> bool:
         """Whether a node is one of those that could hold a queue's functions."""
         if queue.restricted:
-            if queue.topology != self.fleet.topology:
-                queue.eligible = dict.fromkeys(self.fleet.eligible(queue.key))
-                queue.topology = self.fleet.topology
-            return node in queue.eligible
+            return node in self._eligible(queue)
         return queue.need is queue.cost or node.holds(queue.need)
 
     def _carry_out(self, f: FunctionState, node: Node, now: float, ahead: bool) -> Place:

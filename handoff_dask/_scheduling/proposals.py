@@ -10,6 +10,7 @@ from handoff_dask._model.allocator import ReadyFunction
 from handoff_dask._model.resources import UNIT, format_amounts, from_units
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Node, Pool
+from handoff_dask._scheduling.locality import held_inputs
 from handoff_dask._scheduling.queues import Queue, urgency_of
 from handoff_dask._scheduling.runs import Run
 
@@ -121,16 +122,11 @@ def _exact(units: int) -> float:
 
 
 def _shown(f: FunctionState, nodes: Sequence[Any] | None) -> ReadyFunction:
-    held: dict[Any, int] = {}
-    for n in f.run.inputs[f.number]:
-        g = f.run.functions[n]
-        if g.node is not None and g.nbytes:
-            held[g.node.name] = held.get(g.node.name, 0) + g.nbytes
     return ReadyFunction(
         f.id,
         {r: _exact(units) for r, units in f.cost.items()},
         None if nodes is None else tuple(nodes),
-        held,
+        {node.name: nbytes for node, nbytes in held_inputs(f).items()},
         f.kind.priority,
         f.queued or 0.0,
     )

@@ -46,7 +46,7 @@ class _Soon:
         count = 0
         for node in sorted(nodes, key=lambda n: n.position):
             self.before[node] = count
-            count += _most(node, cost)
+            count += node.at_once(cost)
         self.turn = -1
         self.urgency: Urgency = (0, 0, 0, 0, 0)
         self.expected = self.at = 0.0
@@ -72,7 +72,7 @@ class _Soon:
         before = self.before.get(node)
         if before is None:
             return 0
-        return max(0, min(len(self.functions) - before, _most(node, self.cost)))
+        return max(0, min(len(self.functions) - before, node.at_once(self.cost)))
 
 
 class Reservations:
@@ -122,7 +122,7 @@ class Reservations:
     def started(self, f: FunctionState) -> None:
         """A function was placed: those that need only its result are ready soon."""
         if self._kept is not None and self._kept[0] is f:
-            self._release_kept()
+            self.keep_for_nobody()
         run = f.run
         scarce = run.ranking.scarce
         if not scarce:
@@ -162,13 +162,13 @@ class Reservations:
         for key in [key for key in self._soon if key[0] is run]:
             del self._soon[key]
         if self._kept is not None and self._kept[0].run is run:
-            self._release_kept()
+            self.keep_for_nobody()
 
     def keep_for(self, f: FunctionState, queue: Queue) -> None:
         """Keep the node free that comes nearest to holding a function that has waited for long."""
         if self._kept is not None and self._kept[0] is f:
             return
-        self._release_kept()
+        self.keep_for_nobody()
         nodes = queue.eligible if queue.restricted else self._fleet.ordered
         candidates = [n for n in nodes if n.accepting and n.holds(queue.need)]
         if candidates:
@@ -177,17 +177,14 @@ class Reservations:
     def _give_up(self, now: float) -> None:
         """Keep nothing for those that will not come: what they need failed, or their run has ended."""
         if self._kept is not None and self._kept[0].state is not State.READY:
-            self._release_kept()
+            self.keep_for_nobody()
         gone = [key for key, soon in self._soon.items() if not soon.refresh(self._turn, now)]
         for key in gone:
             del self._soon[key]
             self.recheck = -math.inf
 
     def keep_for_nobody(self) -> None:
-        """No function has waited for long."""
-        self._release_kept()
-
-    def _release_kept(self) -> None:
+        """Nothing is kept any more for a function that had waited for long."""
         if self._kept is not None:
             self._denied[self._kept[1]] = None
             self.recheck = -math.inf
@@ -200,7 +197,7 @@ class Reservations:
         if self._kept is not None and node is self._kept[1]:
             waiting = self._kept[0]
             if waiting.state is not State.READY:
-                self._release_kept()
+                self.keep_for_nobody()
             elif urgency_of(waiting) < urgency and not _both_fit(node, f.cost, waiting.cost, 1, ()):
                 self._denied[node] = None
                 return True
@@ -235,11 +232,6 @@ def _both_fit(node: Node, cost: Amounts, other: Amounts, count: int, ending: Ite
         if free < count * units:
             return False
     return True
-
-
-def _most(node: Node, cost: Amounts) -> int:
-    """How many functions of a cost a node can run at once."""
-    return min(node.capacity.get(name, 0) // units for name, units in cost.items())
 
 
 def _inputs(f: FunctionState) -> list[FunctionState]:

@@ -56,14 +56,8 @@ class Simulation:
         """Let time pass until nothing is left to happen."""
         state, functions, seconds = self.state, self.run.functions, self._seconds
         dependents = self.run.spec.dependents
-        missing = [0] * len(functions)
-        for later in dependents:
-            for d in later:
-                missing[d] += 1
-        inputs: list[list[int]] = [[] for _ in functions]
-        for n, later in enumerate(dependents):
-            for d in later:
-                inputs[d].append(n)
+        inputs = self.run.inputs
+        missing = [len(needed) for needed in inputs]
         uses = [len(later) for later in dependents]
         for f in functions:
             if not missing[f.number]:

@@ -34,6 +34,10 @@ class Ahead:
         self._limit = limit
         self._durations = durations
 
+    def is_likely(self) -> bool:
+        """Whether any functions are known to be short."""
+        return bool(self.horizon) and self._durations.least() <= self.horizon
+
     def may(self, f: FunctionState) -> bool:
         """Whether a function is short, and nothing but its node holds it back."""
         if not self.horizon or f.run.limits is not None or GPU in f.cost:

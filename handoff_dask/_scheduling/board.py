@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from handoff_dask._scheduling.ahead import Ahead
 from handoff_dask._scheduling.ledger import Node
@@ -69,7 +70,7 @@ class Board:
             What may be sent to a node although it has no room.
         """
         if self._table is not None:
-            return self._first_of_many(self._table, freed, turn)
+            return self._first_of_many(self._table, freed, turn, ahead)
         best: Queue | None = None
         for queue in self._queues:
             f = queue.head()
@@ -90,17 +91,28 @@ class Board:
                 self.discard(queue)
                 queue.parked = None
 
-    def _first_of_many(self, table: _Table, freed: Mapping[Node, None], turn: int) -> Queue | None:
+    def _first_of_many(
+        self, table: _Table, freed: Mapping[Node, None], turn: int, ahead: Ahead
+    ) -> Queue | None:
         fitting = table.fitting(freed)
-        while (queue := table.most_urgent(fitting)) is not None:
+        while (queue := self._most_urgent(table, fitting)) is not None:
+            if queue.tried != turn:
+                return queue
+            fitting[table.row_of[queue]] = False
+        # Of those that fit nowhere only the most urgent one may be sent ahead: each has to be looked at.
+        queue = self._most_urgent(table, table.used()) if ahead.is_likely() else None
+        f = None if queue is None or queue.tried == turn else queue.head()
+        return queue if f is not None and ahead.may(f) else None
+
+    def _most_urgent(self, table: _Table, rows: NDArray[np.bool_]) -> Queue | None:
+        """The most urgent queue of these rows; those that turn out to be empty are not blocked."""
+        while (queue := table.most_urgent(rows)) is not None:
             if queue.head() is None:
-                fitting[table.row_of[queue]] = False
+                rows[table.row_of[queue]] = False
                 self.discard(queue)
                 queue.parked = None
             elif not table.update(queue):
-                if queue.tried != turn:
-                    return queue
-                fitting[table.row_of[queue]] = False
+                return queue
         return None
 
     def update(self, queue: Queue) -> None:
@@ -180,7 +192,7 @@ class _Table:
         self._note(row, queue.urgency)
         return True
 
-    def fitting(self, nodes: Iterable[Node]) -> np.ndarray:
+    def fitting(self, nodes: Iterable[Node]) -> NDArray[np.bool_]:
         """Whether the cost of each queue is free on one of the nodes, as far as the table tells."""
         needs = self._needs[: len(self._rows), : len(self._columns)]
         found = np.zeros(len(needs), dtype=bool)
@@ -188,11 +200,16 @@ class _Table:
             found |= (needs <= np.array(free, dtype=np.int64)).all(axis=1)
         return found
 
-    def queues(self, rows: np.ndarray) -> list[Queue]:
+    def used(self) -> NDArray[np.bool_]:
+        """Whether there is a queue in each row."""
+        found: NDArray[np.bool_] = self._needs[: len(self._rows), 0] <= _MOST
+        return found
+
+    def queues(self, rows: NDArray[np.bool_]) -> list[Queue]:
         """The queues of these rows."""
         return [q for q in (self._rows[row] for row in np.flatnonzero(rows)) if q is not None]
 
-    def most_urgent(self, rows: np.ndarray) -> Queue | None:
+    def most_urgent(self, rows: NDArray[np.bool_]) -> Queue | None:
         """The most urgent queue of these rows."""
         left = np.flatnonzero(rows)
         for column in range(5):

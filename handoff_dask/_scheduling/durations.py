@@ -97,6 +97,10 @@ class Durations:
         seen = self._seen.get(code)
         return None if seen is None else seen.nbytes
 
+    def least(self) -> float:
+        """The smallest :meth:`most` of any code; infinity when none has run."""
+        return min((seen.most for seen in self._seen.values()), default=math.inf)
+
     def most(self, code: str) -> float | None:
         """What the longest of late took, or a little less; None when none has run."""
         seen = self._seen.get(code)

@@ -309,3 +309,18 @@ def test_those_that_wait_behind_one_that_goes_away_move_up(core):
     assert ahead(core) == ["big", "small"]
     core.lose("big")
     assert (booked(core), ahead(core)) == (["x", "small"], [])
+
+
+def test_short_functions_that_all_ask_for_something_else_are_sent_ahead():
+    """More queues than are looked at one by one."""
+    core = Core(ahead_horizon=0.0105, ahead_limit=40)
+    learn(core)
+    core.join(node("a", "cpu 1, memory 1000", enforced="memory"))
+    core.run(**{f"f{i}": fn(f"cpu 1, memory {100 + i}", code="short") for i in range(100)})
+    assert core.decide() == [f"f{i}@a" for i in range(11)]
+    assert booked(core) == ["f0"]
+    assert ahead(core) == [f"f{i}" for i in range(1, 11)]
+    core.finish("f0 f1", took=0.001)
+    assert core.decide() == ["f11@a", "f12@a"], "also when all are blocked"
+    core.finish(" ".join(f"f{i}" for i in range(2, 13)), took=0.001)
+    assert core.decide() == [f"f{i}@a" for i in range(13, 24)]

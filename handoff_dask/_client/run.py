@@ -24,6 +24,7 @@ from handoff_dask._client.results import Results
 from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import Event, Records, Row, Shortfall, events_of
+from handoff_dask._scheduling.runs import ENDED
 from handoff_dask.exceptions import (
     AllocationError,
     AllocatorError,
@@ -35,8 +36,6 @@ from handoff_dask.exceptions import (
     RunTimeoutError,
     SerializationError,
 )
-
-_ENDED = ("finished", "failed", "cancelled")
 
 #: What can have cancelled a run when its client is there.
 _CANCELLED = "run.cancel() was called, its futures were cancelled, or the cluster was restarted"
@@ -150,13 +149,13 @@ class Run:
         ``"submitting"``, ``"pending"`` (waits for nodes), ``"running"``, ``"finished"``, ``"failed"`` or
         ``"cancelled"``.
         """
-        if self._status not in _ENDED and self._client.status in ("closing", "closed"):
+        if self._status not in ENDED and self._client.status in ("closing", "closed"):
             return "cancelled"
         return self._status
 
     def done(self) -> bool:
         """Whether the run has ended, however it did."""
-        return self.status in _ENDED
+        return self.status in ENDED
 
     def __repr__(self) -> str:
         return f"<Run {self.id} of DAG {self.dag.id!r}: {self.status}>"
@@ -366,7 +365,9 @@ class Run:
         if self._client.status == "running":
             number = self._compiled.ids.index(id)
             text = await self._client.scheduler.handoff_explain(run_id=self.id, number=number)
-        return text or f"function {id!r} is not waiting: its run is {self.status}"
+        return (
+            text or f"function {id!r} is not waiting: its run {ENDED.get(self.status, 'is not known there')}"
+        )
 
     def events(self) -> Any:
         """What has happened so far, in the order of time.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from handoff_dask._model.resources import GPU, THREADS, format_amounts, from_units
 from handoff_dask._scheduling.functions import NAMES, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.runs import CONCURRENCY, Run, RunStatus
+from handoff_dask._scheduling.runs import CONCURRENCY, ENDED, Run, RunStatus
 from handoff_dask._scheduling.spec import Amounts, Pins
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def explain(state: SchedulingState, f: FunctionState, now: float) -> str:
         case State.SKIPPED:
             return f"{name} will not run: {_failed_input(f)!r}, which it needs, has failed"
         case State.CANCELLED:
-            return f"{name} will not run: its run is {run.status.value}"
+            return f"{name} will not run: its run {ENDED[run.status.value]}"
         case State.FAILED:
             error = f.attempts[-1].error if f.attempts else None
             return f"{name} has failed" + (f": {error}" if error else "")

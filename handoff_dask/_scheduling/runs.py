@@ -33,6 +33,10 @@ class RunStatus(Enum):
     CANCELLED = "cancelled"
 
 
+#: Status of a run that has ended → what to say of it.
+ENDED = {"finished": "has finished", "failed": "has failed", "cancelled": "was cancelled"}
+
+
 class Group:
     """Collocated functions.
 

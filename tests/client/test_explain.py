@@ -114,7 +114,7 @@ def test_explain_a_retry_that_is_not_due(client):
     assert text.startswith("function 'bad' is tried again in ")
     assert text.endswith(" s: attempt 2, after 1 of at most 5 have failed")
     run.cancel()
-    assert run.explain("bad") == "function 'bad' will not run: its run is cancelled"
+    assert run.explain("bad") == "function 'bad' will not run: its run was cancelled"
 
 
 def test_explain_a_run_that_waits_for_nodes(client):
@@ -166,7 +166,7 @@ def test_explain_when_nothing_is_known_any_more(cluster):
         with pytest.raises(KeyError):
             handoff.submit(empty, client).explain("f")
         assert handoff.submit(empty, client).events() == []
-    assert run.explain("f") == "function 'f' is not waiting: its run is finished"
+    assert run.explain("f") == "function 'f' is not waiting: its run has finished"
 
 
 def test_an_allocation_error_says_of_each_node_why_not(client):
@@ -188,7 +188,7 @@ def test_an_allocation_error_says_of_each_node_why_not(client):
         "      node 'node1': not allowed by its pin or its group",
         "      node 'node2': asks for cpu 3, it has cpu 2",
     ]
-    assert caught.value.run.explain("large") == "function 'large' is not waiting: its run is failed"
+    assert caught.value.run.explain("large") == "function 'large' is not waiting: its run has failed"
     with pytest.raises(AllocationError) as many:
         handoff.simulate(dag_of(Function("f", int, cost={"gpu": 1})), {i: {"cpu": 1} for i in range(10)})
     (shortfall,) = many.value.shortfalls

@@ -358,11 +358,11 @@ def test_what_failed_is_found_among_many_that_were_skipped(core):
     assert said(core, "l19w0") == ["function 'l19w0' will not run: 'l0w3', which it needs, has failed"]
 
 
-@pytest.mark.parametrize(("end", "status"), [("cancel", "cancelled"), ("fail", "failed")])
+@pytest.mark.parametrize(("end", "status"), [("cancel", "was cancelled"), ("fail", "has failed")])
 def test_cancelled(core, end, status):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"))
     core.decide()
     core.cancel() if end == "cancel" else core.fail("x")
     assert core["y"].state is State.CANCELLED
-    assert said(core, "y") == [f"function 'y' will not run: its run is {status}"]
+    assert said(core, "y") == [f"function 'y' will not run: its run {status}"]

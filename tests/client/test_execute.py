@@ -377,3 +377,40 @@ def test_retry_policy_of_a_function_wins_over_the_runs(client):
     with pytest.raises(handoff.FunctionFailedError) as caught:
         handoff.execute(dag_of(Function("f", int, extra_args=["x"], retry=policy)), client, max_retries=5)
     assert len(caught.value.attempts) == 1
+
+
+def test_fractions_of_a_device_share_one():
+    door = gate("shared device")
+    with handoff.local_cluster({"node": {"cpu": 8, "gpu": 2}}) as cluster, Client(cluster) as client:
+        half = [
+            Function(i, pass_gate, extra_args=["shared device"], cost={"gpu": 0.5}, priority=1)
+            for i in range(2)
+        ]
+        whole = [Function(("whole", i), identity, extra_args=[i], cost={"gpu": 1}) for i in range(2)]
+        run = handoff.submit(dag_of(*half, *whole), client)
+        door.await_inside(2)
+        until(lambda: all(run.records["whole", i].status == "finished" for i in range(2)))
+        door.open()
+        records = run.result().records
+        (shared,) = {records[i].devices["gpu"] for i in range(2)}
+        assert {records["whole", i].devices["gpu"] for i in range(2)} == {(1 - shared[0],)}
+        first, second = sorted(((records["whole", i]) for i in range(2)), key=lambda r: r.started)
+        assert first.stopped <= second.started, "one device is left for both"
+
+
+def block(size):
+    return bytes(size)
+
+
+@pytest.mark.parametrize(("size", "node"), [(5_000_000, "b"), (10, "a")])
+def test_a_function_goes_to_where_its_large_inputs_are(size, node):
+    """Of two nodes that suit it equally well; small ones do not matter."""
+    nodes = {"a": {"cpu": 1, "memory": 100}, "b": {"cpu": 1, "memory": 100}}
+    with handoff.local_cluster(nodes) as cluster, Client(cluster) as client:
+        dag = dag_of(
+            Function("data", block, extra_args=[size], node="b"),
+            Function("use", len, args=["data"], cost={"memory": 100}),
+        )
+        result = handoff.execute(dag, client)
+        assert result["use"] == size
+        assert result.allocations == {"data": "b", "use": node}

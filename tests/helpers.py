@@ -101,3 +101,16 @@ def multiply(x, y):
 
 def add(*xs):
     return sum(xs)
+
+
+def greedily(ready, free, order=list):
+    """What an allocator might answer: for each function the first node, in some order, that has room."""
+    chosen = {}
+    for f in ready:
+        for name in order(list(free) if f.nodes is None else f.nodes):
+            if name in free and all(free[name].get(r, 0) >= amount for r, amount in f.cost.items()):
+                chosen[f.id] = name
+                for r, amount in f.cost.items():
+                    free[name][r] -= amount
+                break
+    return chosen

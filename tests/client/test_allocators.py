@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 from distributed import Client
-from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, settle, until
+from helpers import add, dag_of, gate, greedily, identity, pass_gate, plugin_of, settle, until
 
 import handoff_dask as handoff
 from handoff_dask import (
@@ -28,15 +28,7 @@ SHOWN: dict[str, list] = defaultdict(list)
 
 def greedy(ready, free):
     """The last node with room, by what is shown alone."""
-    chosen = {}
-    for f in ready:
-        for name in reversed(free if f.nodes is None else f.nodes):
-            if name in free and all(free[name].get(r, 0) >= amount for r, amount in f.cost.items()):
-                chosen[f.id] = name
-                for r, amount in f.cost.items():
-                    free[name][r] -= amount
-                break
-    return chosen
+    return greedily(ready, free, reversed)
 
 
 class Looking:

@@ -216,3 +216,19 @@ class Core:
         self.decisions = self.state.decide(self.now)
         self.state.check()
         return [text_of(decision) for decision in self.decisions]
+
+
+def one_ahead() -> Core:
+    """A core with node ``a`` of cpu 4, memory 10, to which ``next`` was sent ahead: ``all`` takes the memory."""
+    core = Core(ahead_horizon=1.0)
+    core.join(node("a", "cpu 4, memory 10", enforced="memory"))
+    short = fn("cpu 1, memory 5", code="short")
+    core.run(first=short, next=short, all=fn("memory 10"), ready="first")
+    core.decide()
+    core.finish("first", took=0.001)
+    core.ready("all")
+    core.decide()
+    core.ready("next")
+    assert core.decide() == ["next@a"]
+    assert list(core.state.nodes["a"].ahead) == [core["next"]]
+    return core

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scheduling.harness import Core, fn, many, node
+from scheduling.harness import Core, fn, many, node, one_ahead
 
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.functions import State
@@ -158,16 +158,7 @@ def test_devices_can_be_divided_up(core):
 
 
 def test_a_node_with_functions_that_were_sent_ahead():
-    core = Core(ahead_horizon=1.0)
-    core.join(node("a", "cpu 4, memory 10", enforced="memory"))
-    short = fn("cpu 1, memory 5", code="short")
-    core.run(first=short, next=short, all=fn("memory 10"), ready="first")
-    core.decide()
-    core.finish("first", took=0.001)
-    core.ready("all")
-    core.decide()
-    core.ready("next")
-    assert core.decide() == ["next@a"]
+    core = one_ahead()
     core.run(id="other", wide=fn("cpu 2"))
     assert core.decide() == []
     assert ready(core, "wide")["a"] == "is about to start other functions"

@@ -7,9 +7,10 @@ import weakref
 from fractions import Fraction
 
 import pytest
+from helpers import greedily
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scheduling.harness import Core, fn, many, node
+from scheduling.harness import Core, fn, many, node, one_ahead
 
 from handoff_dask._model.allocator import ReadyFunction
 from handoff_dask._model.retry import RetryPolicy
@@ -34,15 +35,7 @@ class Told:
 
 def greedy(ready, free):
     """The first node with room, by what is shown alone."""
-    chosen = {}
-    for f in ready:
-        for name in free if f.nodes is None else f.nodes:
-            if name in free and all(free[name].get(r, 0) >= amount for r, amount in f.cost.items()):
-                chosen[f.id] = name
-                for r, amount in f.cost.items():
-                    free[name][r] -= amount
-                break
-    return chosen
+    return greedily(ready, free)
 
 
 def lazy(ready, free):
@@ -269,17 +262,7 @@ def test_devices_that_are_divided_up_are_no_fault_of_its(core):
 
 
 def test_room_for_what_was_sent_ahead_is_no_fault_of_its():
-    core = Core(ahead_horizon=1.0)
-    core.join(node("a", "cpu 4, memory 10", enforced="memory"))
-    short = fn("cpu 1, memory 5", code="short")
-    core.run(first=short, next=short, all=fn("memory 10"), ready="first")
-    core.decide()
-    core.finish("first", took=0.001)
-    core.ready("all")
-    core.decide()
-    core.ready("next")
-    core.decide()
-    assert core.state.nodes["a"].ahead
+    core = one_ahead()
     core.run(id="own", wide=fn("cpu 2"), strategy=greedy)
     assert core.decide() == []
     core.finish("all next")

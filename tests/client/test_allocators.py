@@ -210,7 +210,7 @@ def test_a_wrong_allocator_ends_its_run(client, cluster, allocator, reason):
     assert error.reason.startswith(reason)
     assert str(error).startswith(f"the allocator of run {error.run_id} of DAG 'simple' failed: it ")
     assert error.run.status == "failed"
-    assert error.run.explain("f3") == "function 'f3' will not run: its run is failed"
+    assert error.run.explain("f3") == "function 'f3' will not run: its run has failed"
     assert other.status == "running"
     door.open()
     other.result(timeout=20)

@@ -219,7 +219,7 @@ class Core:
 
 
 def one_ahead() -> Core:
-    """A core with node ``a`` of cpu 4, memory 10, to which ``next`` was sent ahead: ``all`` takes the memory."""
+    """Node ``a`` of cpu 4, memory 10; ``next`` was sent there ahead, since ``all`` takes the memory."""
     core = Core(ahead_horizon=1.0)
     core.join(node("a", "cpu 4, memory 10", enforced="memory"))
     short = fn("cpu 1, memory 5", code="short")

@@ -60,6 +60,9 @@ class Board:
     def first(self, freed: Mapping[Node, None], turn: int, ahead: Ahead) -> Queue | None:
         """The most urgent queue that could get something now.
 
+        Queues that are empty stay, and are blocked when they get functions again, unless these would fit:
+        what is still free on these nodes is not looked at in the next decision.
+
         Parameters
         ----------
         freed : mapping of Node
@@ -72,24 +75,23 @@ class Board:
         if self._table is not None:
             return self._first_of_many(self._table, freed, turn, ahead)
         best: Queue | None = None
+        empty = []
         for queue in self._queues:
-            f = queue.head()
-            if f is None or queue.tried == turn or (best is not None and queue.urgency > best.urgency):
+            if queue.tried == turn:
                 continue
-            if _fits_on_one(queue.cost, freed) or ahead.may(f):
+            fits = _fits_on_one(queue.cost, freed)
+            if not fits and not ahead.horizon:
+                continue
+            f = queue.head()
+            if f is None:
+                if fits:
+                    empty.append(queue)
+            elif (best is None or queue.urgency < best.urgency) and (fits or ahead.may(f)):
                 best = queue
+        for queue in empty:
+            self.discard(queue)
+            queue.parked = None
         return best
-
-    def settle(self, freed: Mapping[Node, None]) -> None:
-        """A decision ends: what is still free on these nodes is not looked at in the next one.
-
-        Queues that are empty stay, and are blocked when they get functions again, unless these would fit.
-        """
-        queues = self._queues if self._table is None else self._table.queues(self._table.fitting(freed))
-        for queue in [q for q in queues if q.head() is None]:
-            if _fits_on_one(queue.cost, freed):
-                self.discard(queue)
-                queue.parked = None
 
     def _first_of_many(
         self, table: _Table, freed: Mapping[Node, None], turn: int, ahead: Ahead
@@ -204,10 +206,6 @@ class _Table:
         """Whether there is a queue in each row."""
         found: NDArray[np.bool_] = self._needs[: len(self._rows), 0] <= _MOST
         return found
-
-    def queues(self, rows: NDArray[np.bool_]) -> list[Queue]:
-        """The queues of these rows."""
-        return [q for q in (self._rows[row] for row in np.flatnonzero(rows)) if q is not None]
 
     def most_urgent(self, rows: NDArray[np.bool_]) -> Queue | None:
         """The most urgent queue of these rows."""

@@ -12,9 +12,9 @@ from heapq import heappop, heappush
 from operator import attrgetter
 from typing import Any
 
-from handoff_dask._model.resources import GPU, THREADS, UNIT
+from handoff_dask._model.resources import CPU, GPU, THREADS, UNIT
 from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.queues import QueueKey, eligible_nodes
+from handoff_dask._scheduling.queues import Queue, QueueKey, eligible_nodes
 from handoff_dask._scheduling.spec import Amounts, Pins
 from handoff_dask._scheduling.strategies import slack
 
@@ -24,9 +24,14 @@ _position_of = attrgetter("position")
 #: What differs by less in slack has the same.
 _SAME = 1e-9
 
+#: So many shelves that nothing lies on any more are remembered at most, and as many as there are others.
+_REMEMBERED = 256
+
 
 class Shelf:
     """Interchangeable nodes, by their positions.
+
+    Once the last one is taken away it is not used any more.
 
     Attributes
     ----------
@@ -81,6 +86,8 @@ class Fleet:
         self._capacities: list[Node] = []  # one node of each capacity
         self._shelves: dict[tuple[Any, ...], Shelf] = {}
         self._by_slack: list[Shelf] = []
+        self._made: list[Shelf] = []  # all shelves since the number _first_made, in order
+        self._first_made = 0
         self._moved: dict[Node, None] = {}
         self._holders: dict[frozenset[Any], frozenset[Node]] = {}
 
@@ -109,6 +116,8 @@ class Fleet:
         self._called = {}
         self._shelves = {}
         self._by_slack = []
+        self._first_made += len(self._made) + 1  # nothing is left of what queues have seen
+        self._made = []
         self._holders = {}
         self._moved = dict.fromkeys(self._ordered)
         largest: dict[str, int] = {}
@@ -172,25 +181,51 @@ class Fleet:
             self._sort()
         return self._capacities
 
-    def fitting(self, cost: Amounts, need: Amounts) -> Iterator[Node]:
-        """Nodes where ``cost`` is free and that can hold ``need``: the first of each shelf.
+    def fitting(self, queue: Queue) -> Iterator[Node]:
+        """Nodes where a queue's cost is free and that can hold its need: the first of each shelf.
 
         They come in the order of :func:`~handoff_dask._scheduling.strategies.best_fit`.
         """
         nodes = self.ordered
-        if self._moved:
-            self._put_away()
         equal: list[Node] = []
         level = 0.0
-        for shelf in self._by_slack:
+        for shelf in self._with_room(queue):
+            if not shelf.count:
+                continue
             if equal and shelf.slack > level + _SAME:
                 yield from sorted(equal, key=_position_of) if len(equal) > 1 else equal
                 equal = []
-            node = shelf.first(nodes)
-            if node.takes(cost) and (need is cost or node.holds(need)):
-                equal = [*equal, node]
-                level = shelf.slack
-        yield from sorted(equal, key=_position_of)
+            equal.append(shelf.first(nodes))
+            level = shelf.slack
+        yield from sorted(equal, key=_position_of) if len(equal) > 1 else equal
+
+    def _with_room(self, queue: Queue) -> list[Shelf]:
+        """Shelves whose nodes have room for a queue's functions, by slack; some may be empty by now.
+
+        What lies on a shelf stays as it is, so that a queue looks at each shelf once.
+        """
+        nodes = self.ordered
+        if self._moved:
+            self._put_away()
+        shelves = queue.shelves
+        if shelves is None or queue.seen < self._first_made:
+            shelves, new = [], self._by_slack
+        else:
+            new = self._made[queue.seen - self._first_made :]
+        cost, need = queue.cost, queue.need
+        found = []
+        for shelf in new:
+            if shelf.count:
+                node = shelf.first(nodes)
+                if node.takes(cost) and (need is cost or node.holds(need)):
+                    found.append(shelf)
+        queue.seen = self._first_made + len(self._made)
+        if found:
+            shelves = [shelf for shelf in shelves if shelf.count]
+            shelves += found
+            shelves.sort(key=_slack_of)
+        queue.shelves = shelves
+        return shelves
 
     def _put_away(self) -> None:
         for node in self._moved:
@@ -202,8 +237,8 @@ class Fleet:
                 key: tuple[Any, ...] = (node.form, *[used.get(name, 0) for name, _ in node.form])
                 if GPU in node.capacity:
                     key += tuple(sorted(node.devices.free))
-                if node.ahead:
-                    key += (node.position,)
+                if node.ahead:  # see Node.spares()
+                    key += (node.position, any(CPU in f.cost for f in node.ahead))
             else:
                 key = ()  # every function takes a thread
             if shelf is not None:
@@ -219,5 +254,9 @@ class Fleet:
                 if found is None:
                     found = self._shelves[key] = Shelf(key, slack(node, self._largest))
                     insort(self._by_slack, found, key=_slack_of)
+                    self._made.append(found)
                 found.put(node)
         self._moved.clear()
+        if len(self._made) > _REMEMBERED + 2 * len(self._by_slack):
+            self._first_made += len(self._made)
+            self._made = []

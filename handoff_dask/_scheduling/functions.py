@@ -96,7 +96,7 @@ class FunctionState:
         When it last became ready.
     ticket : int
         Number of its entry in a queue: older entries are void.
-    attempts : list of Attempt
+    attempts : tuple of Attempt
         Those that ended.
     nbytes : int or None
         Size of the result.
@@ -142,10 +142,10 @@ class FunctionState:
         self.failures = 0
         self.avoid: frozenset[Any] = frozenset()
         self.not_before = 0.0
-        self.rank = float(number)
+        self.rank: float = number
         self.queued: float | None = None
         self.ticket = 0
-        self.attempts: list[Attempt] = []
+        self.attempts: tuple[Attempt, ...] = ()
         self.nbytes: int | None = None
         self.placed = 0.0
 
@@ -168,7 +168,10 @@ class FunctionState:
         """
         if state not in TRANSITIONS[self.state]:
             raise IllegalTransition(f"{self!r} cannot become {state.value}")
-        self.run.count(self.state, state)
+        run = self.run
+        run.counts[self.state] -= 1
+        run.counts[state] += 1
+        run.left += (state not in FINAL) - (self.state not in FINAL)
         self.state = state
 
     def __repr__(self) -> str:

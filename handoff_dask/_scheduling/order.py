@@ -11,7 +11,6 @@ that takes counts as their way to the end.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from heapq import heapreplace
 from typing import TYPE_CHECKING
@@ -157,7 +156,7 @@ class Ranking:
         if not self._known:
             if not self._sizes:
                 self._sizes = [(kind.code, size) for kind, size in zip(spec.kinds, run.sizes, strict=True)]
-            estimates = durations.expected(self._sizes, _running(run, now))
+            estimates = durations.expected(self._sizes, _running(run, fleet, now))
             if _differ(estimates, self._estimates):
                 self._estimates = estimates
                 self._paths = ()
@@ -184,15 +183,16 @@ class Ranking:
             if longest >= bound or (ways[n] > paths[n] and ways[n] >= bound):
                 functions[n].rank = -ways[n]
             else:
-                functions[n].rank = float(n)
+                functions[n].rank = n
 
 
-def _running(run: Run, now: float) -> dict[str, float]:
+def _running(run: Run, fleet: Fleet, now: float) -> dict[str, float]:
     """Code → seconds for which a function has been running."""
     running: dict[str, float] = {}
-    for f in run.functions:
-        if f.state is State.RUNNING:
-            running[f.kind.code] = max(now - f.placed, running.get(f.kind.code, 0.0))
+    for node in fleet.nodes.values():
+        for f in node.running:
+            if f.run is run:
+                running[f.kind.code] = max(now - f.placed, running.get(f.kind.code, 0.0))
     return running
 
 
@@ -205,7 +205,7 @@ def _share(run: Run, durations: Durations) -> float:
     if not known:
         return CRITICAL_SHARE
     mean = sum(known) / len(known)
-    counts = Counter(run.spec.kind_of)
+    counts = run.kind_counts
     total = sum((mean if nbytes is None else nbytes) * counts[k] for k, nbytes in enumerate(sizes))
     return LIGHT_SHARE if total < LIGHT else HEAVY_SHARE
 

@@ -138,7 +138,6 @@ class Placement:
         f.node = node
         f.placed = now
         if ahead:
-            f.booked = False
             node.ahead[f] = None
         else:
             self._book(f, node)
@@ -304,6 +303,8 @@ class Placement:
                     break
                 continue
             yield self._carry_out(f, node, now, ahead)
+            if f.group is not None:
+                stale = True  # others of its group may have left their queues
             if node in roomy:
                 stale = True
                 if node.free(THREADS) < UNIT:
@@ -312,7 +313,6 @@ class Placement:
                 turn.push(queue)
         for queue in turn:
             self._open[queue] = None
-        self._board.settle(roomy)
         self._freed = left_at_that
         if self._own:
             for run in sorted(self._own.keys() - asked, key=_run_urgency):
@@ -335,7 +335,7 @@ class Placement:
             for queue in list(self._queues.values()):
                 if queue.parked not in (Parked.NODES, Parked.LIMITS):
                     continue
-                if queue.restricted or not self.fleet.can_hold(queue.need):
+                if queue.restricted or not self._possible(queue):
                     self._board.discard(queue)
                     f = queue.head()
                     if f is not None:
@@ -354,13 +354,13 @@ class Placement:
         for queue in opened:
             if queue.parked is not None:
                 continue
-            if queue.head() is None:
+            f = queue.head()
+            if f is None:
                 queue.starved_since = None  # nobody waits for a node there: who comes later waits anew
                 continue
-            if self._eligible(queue) if queue.restricted else self.fleet.can_hold(queue.need):
+            if self._possible(queue):
                 queue.starved_since = None
-                f = queue.head()
-                if f is not None and f.run.has_allocator:
+                if f.run.has_allocator:
                     queue.parked = Parked.ALLOCATOR
                     self._own[f.run] = None
                 else:
@@ -384,12 +384,16 @@ class Placement:
         """Where a function goes; whether ahead of its time; whether room was kept for others."""
         cost = queue.cost
         nodes: Iterable[Node]
+        alike = False  # whether the order of the nodes does not matter, or is right
         if freed_only:
             nodes = [n for n in self._freed if n.takes(cost) and self._admits(queue, n)]
+            alike = len(nodes) < 2
         elif queue.restricted:
             nodes = [n for n in queue.eligible if n.takes(cost)]
+            alike = len(nodes) < 2
         else:
-            nodes = self.fleet.fitting(cost, queue.need)
+            nodes = self.fleet.fitting(queue)
+            alike = STRATEGIES[queue.key.strategy] is best_fit
         strategy = STRATEGIES[queue.key.strategy]
         move = None
         if f.run.heavy and strategy is best_fit:
@@ -397,7 +401,8 @@ class Placement:
             if move:
                 holders = [n for n in move.holders if n.takes(cost) and self._admits(queue, n)]
                 nodes = dict.fromkeys([*nodes, *holders])
-        if freed_only or queue.restricted or move or strategy is not best_fit:
+                alike = False
+        if not alike:
             nodes = self._ranked(nodes, cost, strategy, move)
         best: Node | None = None
         denied = False
@@ -437,11 +442,20 @@ class Placement:
         while scored:
             yield heappop(scored)[2]
 
+    def _possible(self, queue: Queue) -> bool:
+        """Whether any node could hold a queue's functions if nothing else ran there."""
+        if queue.topology != self.fleet.topology:
+            queue.topology = self.fleet.topology
+            if queue.restricted:
+                queue.eligible = dict.fromkeys(self.fleet.eligible(queue.key))
+                queue.possible = bool(queue.eligible)
+            else:
+                queue.possible = self.fleet.can_hold(queue.need)
+        return queue.possible
+
     def _eligible(self, queue: Queue) -> dict[Node, None]:
         """Nodes that could hold a restricted queue's functions if nothing else ran there, by name."""
-        if queue.topology != self.fleet.topology:
-            queue.eligible = dict.fromkeys(self.fleet.eligible(queue.key))
-            queue.topology = self.fleet.topology
+        self._possible(queue)
         return queue.eligible
 
     def _admits(self, queue: Queue, node: Node) -> bool:

@@ -99,11 +99,15 @@ class Queue:
     eligible : dict of Node
         Of a restricted queue: nodes that could hold its functions, by name; valid for ``topology``.
     topology : int
-        Version of the set of nodes that ``eligible`` was made from.
+        Version of the set of nodes that ``eligible`` and ``possible`` were made from.
+    possible : bool
+        Whether any node could hold its functions.
     parked : Parked or None
         What its functions wait for; None when that has to be found out.
     tried : int
         Number of the decision in which it was last looked at in vain.
+    shelves, seen
+        Where there was room when it last looked for it; kept by the fleet.
     starved_since : float or None
         Since when no node could hold its functions at all.
     dropped : bool
@@ -118,7 +122,10 @@ class Queue:
         "key",
         "need",
         "parked",
+        "possible",
         "restricted",
+        "seen",
+        "shelves",
         "starved_since",
         "topology",
         "tried",
@@ -131,8 +138,11 @@ class Queue:
         self.restricted = bool(key.pins or key.avoid or key.bound is not None)
         self.eligible: dict[Node, None] = {}
         self.topology = -1
+        self.possible = False
         self.parked: Parked | None = None
         self.tried = -1
+        self.shelves: list[Any] | None = None
+        self.seen = 0
         self.starved_since: float | None = None
         self.dropped = False
         self._heap: list[tuple[Urgency, int, FunctionState]] = []

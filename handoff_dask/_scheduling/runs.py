@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import UNIT
 from handoff_dask._scheduling.durations import size_of
-from handoff_dask._scheduling.functions import FINAL, FunctionState, State
+from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Node, Pool
 from handoff_dask._scheduling.order import Ranking
 from handoff_dask._scheduling.spec import Pins, RunSpec
@@ -94,6 +95,10 @@ class Run:
         Why it could not be placed.
     failed : list of FunctionState
         Functions that failed for good, in order.
+    counts : dict of State to int
+        How many functions are in each state.
+    left : int
+        How many are in none that is final.
     """
 
     def __init__(self, spec: RunSpec, sequence: int) -> None:
@@ -125,7 +130,7 @@ class Run:
         self.shortfalls: tuple[Shortfall, ...] = ()
         self.failed: list[FunctionState] = []
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
-        self.counts[State.WAITING] = len(self.functions)
+        self.counts[State.WAITING] = self.left = len(self.functions)
 
     @property
     def has_allocator(self) -> bool:
@@ -141,6 +146,11 @@ class Run:
                 inputs[d].append(n)
         return inputs
 
+    @cached_property
+    def kind_counts(self) -> Mapping[int, int]:
+        """Kind → how many functions are of it."""
+        return Counter(self.spec.kind_of)
+
     @property
     def active(self) -> bool:
         """Whether its functions may be placed. A finished run's may: a lost result is computed again."""
@@ -151,14 +161,9 @@ class Run:
         """Whether it has a final status."""
         return self.status not in (RunStatus.RUNNING, RunStatus.PENDING)
 
-    def count(self, old: State, new: State) -> None:
-        """Keep the number of functions in each state."""
-        self.counts[old] -= 1
-        self.counts[new] += 1
-
     def complete(self) -> bool:
         """Whether every function is in a final state."""
-        return sum(self.counts[s] for s in FINAL) == len(self.functions)
+        return not self.left
 
     def __repr__(self) -> str:
         counts: dict[str, Any] = {s.value: n for s, n in self.counts.items() if n}

@@ -335,19 +335,18 @@ class SchedulingState:
         error: str | None = None,
         traceback: str | None = None,
     ) -> None:
-        f.attempts.append(
-            Attempt(
-                len(f.attempts) + 1,
-                f.node.name if f.node is not None else None,
-                f.queued,
-                started,
-                stopped,
-                outcome,
-                error,
-                traceback,
-                f.device_indices() if f.devices else _NO_DEVICES,
-            )
+        attempt = Attempt(
+            len(f.attempts) + 1,
+            f.node.name if f.node is not None else None,
+            f.queued,
+            started,
+            stopped,
+            outcome,
+            error,
+            traceback,
+            f.device_indices() if f.devices else _NO_DEVICES,
         )
+        f.attempts += (attempt,)
 
     # ------------------------------------------------------------------ decisions
 

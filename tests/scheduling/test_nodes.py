@@ -149,7 +149,7 @@ def test_a_result_may_turn_up_without_having_run(core):
     core.finish("y")
     core.finish("x")
     assert core.decide() == ["r finished"]
-    assert core["y"].attempts == []
+    assert core["y"].attempts == ()
 
 
 # pauses
@@ -201,7 +201,7 @@ def test_what_a_node_refused_goes_elsewhere(core):
     assert core.states("x y") == "running ready"
     assert core.used("a") == {"cpu": 1}
     assert core.decide() == ["y@b"]
-    assert core["y"].attempts == []  # it never ran
+    assert core["y"].attempts == ()  # it never ran
 
 
 def test_a_node_that_refused_gets_nothing_until_it_accepts_again(core):

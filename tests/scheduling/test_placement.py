@@ -308,7 +308,7 @@ def test_rows(core):
     row = core.state.row(core["x"])
     assert (row.status, row.attempts[0].node, row.attempts[0].queued) == ("running", "a", 5)
     assert row.attempts[0].devices == {"gpu": (0,)}
-    assert core.state.row(core["y"]) == ("ready", [], None)
+    assert core.state.row(core["y"]) == ("ready", (), None)
     core.state.finished(core["x"], 9.0, started=7.0, stopped=8.5, nbytes=12)
     status, (attempt,), nbytes = core.state.row(core["x"])
     assert (status, nbytes) == ("finished", 12)

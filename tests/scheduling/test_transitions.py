@@ -18,7 +18,8 @@ def function_in(core, state):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"), ready="")
     f = core["x"]
-    f.run.count(f.state, state)
+    f.run.counts[f.state], f.run.counts[state] = 0, 1
+    f.run.left = int(state not in FINAL)
     f.state = state
     return f
 
@@ -79,7 +80,7 @@ def test_events_that_do_not_concern_a_function_change_nothing(core, event, state
     takes_no_time = {"withdrawn", "refused", "result_lost"}
     getattr(core.state, event)(f, *([] if event in takes_no_time else [0.0]))
     assert f.state is state
-    assert f.attempts == []
+    assert f.attempts == ()
     assert f.run.status is before
     assert core.decide() == []
 

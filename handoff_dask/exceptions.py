@@ -8,6 +8,7 @@ with them, since errors cross processes on a Dask cluster.
 from __future__ import annotations
 
 import pickle
+import signal
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ __all__ = [
     "ClusterNotReadyError",
     "CyclicDependencyError",
     "DuplicateFunctionError",
+    "FunctionCrashedError",
     "FunctionFailedError",
+    "FunctionTimeoutError",
     "HandoffError",
     "InvalidCollocationError",
     "InvalidCostError",
@@ -176,6 +179,54 @@ class NodeNotFoundError(HandoffError, LookupError):
     def __str__(self) -> str:
         known = ", ".join(repr(n) for n in self.known) or "none"
         return f"no node is named {self.name!r}; the nodes are: {known}"
+
+
+class FunctionTimeoutError(HandoffError, TimeoutError):
+    """An attempt took longer than its function's ``timeout`` and was ended. Retried as any exception is.
+
+    Attributes
+    ----------
+    timeout : float
+        Seconds that were allowed.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        Exception.__init__(self, timeout)
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return f"it ran longer than its timeout of {self.timeout:g} s and was ended"
+
+    def __repr__(self) -> str:
+        return f"FunctionTimeoutError({str(self)!r})"  # what attempts show
+
+
+class FunctionCrashedError(HandoffError, RuntimeError):
+    """The process in which a function with a ``timeout`` ran ended by itself. Retried as any exception is.
+
+    Attributes
+    ----------
+    status : int
+        Its exit status; negative: the number of the signal that ended it.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+    def __str__(self) -> str:
+        how = f"with exit status {self.status}"
+        if self.status < 0:
+            try:
+                how = f"on signal {-self.status} ({signal.Signals(-self.status).name})"
+            except ValueError:
+                how = f"on signal {-self.status}"
+            if self.status == -9:
+                how += ": out of memory, perhaps"
+        return f"the process it ran in ended {how}"
+
+    def __repr__(self) -> str:
+        return f"FunctionCrashedError({str(self)!r})"  # what attempts show
 
 
 class RunError(HandoffError):

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from handoff_dask._adapter import current
+from handoff_dask._adapter.killable import run_killable
 from handoff_dask._adapter.worker import load_code
 from handoff_dask._client.options import DEFAULT_MAX_RETRIES, RunOptions, check_dag, check_seconds
 from handoff_dask._client.result import Result
@@ -45,7 +46,7 @@ def execute_local(
 ) -> Result:
     """Run a DAG in this process, on a thread pool.
 
-    ``cost`` and ``node`` are ignored, and so is a function's ``timeout``, since a thread cannot be ended.
+    ``cost`` and ``node`` are ignored. A function with a ``timeout`` runs in a process of its own.
 
     Parameters
     ----------
@@ -271,8 +272,9 @@ class LocalRun:
                     or f.extra_kwargs
                     or id in self._inlined
                     or type(f) is Transfer
+                    or f.timeout is not None
                 ):
-                    value = self._call(f)
+                    value = self._call(f, len(attempts) + 1)
                 elif f.argument_inclusion == "as_list":
                     value = code([results[d] for d in f.args], *f.extra_args)  # type: ignore[operator, misc]
                 else:
@@ -330,27 +332,14 @@ class LocalRun:
                 if not uses[d]:
                     results.pop(d, None)
 
-    def _call(self, f: Function) -> Any:
+    def _call(self, f: Function, attempt: int) -> Any:
         """Call a function of any shape, with the inline functions it depends on."""
-        inline: dict[Hashable, Any] = {}
-        for id in self._inlined.get(f.id, ()):
-            value = self._call_one(self.dag[id], inline)
-            inline[id] = asyncio.run(value) if inspect.iscoroutine(value) else value
-        return self._call_one(f, inline)
-
-    def _call_one(self, f: Function, inline: Mapping[Hashable, Any]) -> Any:
-        def value(id: Hashable) -> Any:
-            return inline[id] if id in inline else self.results[id]
-
-        assert f.code is not None
-        code: Callable[..., Any] = load_code(self.id, f.code) if isinstance(f.code, str) else f.code
-        args: Sequence[Any] = [value(d) for d in f.args]
-        if f.argument_inclusion == "as_list":
-            args = [args]
-        if type(f) is Transfer:
-            args = [*args, NODE, NODE]
-        kwargs = {name: value(d) for name, d in f.kwargs.items()}
-        return code(*args, *f.extra_args, **kwargs, **f.extra_kwargs)
+        inline = [self.dag[id] for id in self._inlined.get(f.id, ())]
+        if f.timeout is None:
+            return evaluate(self.id, f, inline, self.results)
+        inputs = {id: self.results[id] for id in self._dependencies[f.id]}
+        facts = current.Current(self.id, self.dag.id, f.id, attempt, NODE, dict(f.cost or {}))
+        return run_killable(evaluate, (self.id, f, inline, inputs), facts, f.timeout)
 
     def _time_out(self) -> None:
         assert self._timeout is not None
@@ -411,3 +400,20 @@ class LocalRun:
             elapsed=self._elapsed,
             run_id=self.id,
         )
+
+
+def evaluate(run_id: str, f: Function, inline: Sequence[Function], results: Mapping[Hashable, Any]) -> Any:
+    """Call a function of any shape after the inline functions it depends on, given the results it takes."""
+    inlined: dict[Hashable, Any] = {}
+    for g in (*inline, f):
+        args: Sequence[Any] = [inlined[d] if d in inlined else results[d] for d in g.args]
+        if g.argument_inclusion == "as_list":
+            args = [args]
+        if type(g) is Transfer:
+            args = [*args, NODE, NODE]
+        kwargs = {name: inlined[d] if d in inlined else results[d] for name, d in g.kwargs.items()}
+        assert g.code is not None
+        code: Callable[..., Any] = load_code(run_id, g.code) if isinstance(g.code, str) else g.code
+        value = code(*args, *g.extra_args, **kwargs, **g.extra_kwargs)
+        inlined[g.id] = asyncio.run(value) if inspect.iscoroutine(value) else value
+    return inlined[f.id]

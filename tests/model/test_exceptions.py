@@ -26,6 +26,8 @@ EXAMPLES = [
     handoff.DuplicateFunctionError("mine", ["text"], ["a"]),
     handoff.ClusterNotReadyError("preload it"),
     handoff.NodeNotFoundError("node9", ["node1", "node2"]),
+    handoff.FunctionTimeoutError(2.5),
+    handoff.FunctionCrashedError(-11),
     handoff.RunError("mine", "run1", "fact"),
     handoff.FunctionFailedError("mine", "run1", ("f", 1), ATTEMPTS),
     handoff.AllocationError("mine", "run1", [SHORTFALL]),
@@ -121,6 +123,8 @@ def test_base(error):
         ("SerializationError", handoff.InvalidFunctionError),
         ("ClusterNotReadyError", RuntimeError),
         ("NodeNotFoundError", LookupError),
+        ("FunctionTimeoutError", TimeoutError),
+        ("FunctionCrashedError", RuntimeError),
         ("FunctionFailedError", handoff.RunError),
         ("AllocationError", handoff.RunError),
         ("AllocatorError", handoff.RunError),
@@ -146,6 +150,8 @@ def test_fields():
     assert by_name["NodeNotFoundError"].known == ("node1", "node2")
     assert by_name["AllocationError"].shortfalls == (SHORTFALL,)
     assert by_name["RunCancelledError"].reason == "somebody did"
+    assert by_name["FunctionTimeoutError"].timeout == 2.5
+    assert by_name["FunctionCrashedError"].status == -11
     failed = by_name["FunctionFailedError"]
     assert (failed.dag_id, failed.run_id, failed.function_id, failed.attempts) == (
         "mine",

@@ -253,20 +253,41 @@ class RunError(HandoffError):
 class FunctionFailedError(RunError):
     """A function failed for good. The original exception is ``__cause__``.
 
+    With ``fail_fast=False`` several may fail: this is the first, and tells of the others.
+
     Attributes
     ----------
     function_id : hashable
         Id of the function.
     attempts : tuple of Attempt
         Every attempt: number, node, times, outcome, error and traceback text.
+    others : tuple of FunctionFailedError
+        The same of all others that failed for good, in the order in which they did.
     """
 
-    def __init__(self, dag_id: Any, run_id: str, function_id: Any, attempts: Sequence[Attempt]) -> None:
-        super().__init__(dag_id, run_id, function_id, tuple(attempts))
+    def __init__(
+        self,
+        dag_id: Any,
+        run_id: str,
+        function_id: Any,
+        attempts: Sequence[Attempt],
+        others: Sequence[FunctionFailedError] = (),
+    ) -> None:
+        super().__init__(dag_id, run_id, function_id, tuple(attempts), tuple(others))
         self.function_id = function_id
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
+        self.others: tuple[FunctionFailedError, ...] = tuple(others)
+
+    @property
+    def failures(self) -> tuple[FunctionFailedError, ...]:
+        """All functions that failed for good: this error and :attr:`others`."""
+        return (self, *self.others)
 
     def __str__(self) -> str:
+        if self.others:
+            some = (failure._line() for failure in self.failures[:_SHOWN])
+            count = 1 + len(self.others)
+            return f"{count} functions of DAG {self.dag_id!r} failed:\n{_listed(some, count)}"
         n = len(self.attempts)
         head = (
             f"function {self.function_id!r} of DAG {self.dag_id!r} failed"
@@ -274,6 +295,13 @@ class FunctionFailedError(RunError):
         )
         lines = (f"attempt {a.number} on {a.node!r}: {a.error or a.outcome}" for a in self.attempts[-_SHOWN:])
         return f"{head}:\n{_listed(lines, n)}" if n else head
+
+    def _line(self) -> str:
+        if not self.attempts:
+            return f"function {self.function_id!r}: {self.__cause__!r}"
+        n, last = len(self.attempts), self.attempts[-1]
+        times = f"{n} attempts, the last" if n > 1 else "1 attempt,"
+        return f"function {self.function_id!r} after {times} on {last.node!r}: {last.error or last.outcome}"
 
 
 class AllocationError(RunError):

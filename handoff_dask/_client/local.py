@@ -13,6 +13,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 from handoff_dask._adapter import current
@@ -25,7 +26,7 @@ from handoff_dask._model.function import Function, Transfer
 from handoff_dask._model.records import Attempt, Records, Row
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.lowering import depth_first, inline_order, placed_dependencies
-from handoff_dask.exceptions import FunctionFailedError, InvalidFunctionError, RunTimeoutError
+from handoff_dask.exceptions import FunctionFailedError, InvalidFunctionError, RunError, RunTimeoutError
 
 #: Name of the one node there is.
 NODE = "local"
@@ -128,7 +129,8 @@ class LocalRun:
         self._elapsed = 0.0
         self._times: dict[Hashable, Times] = {}
         self._failed: dict[Hashable, tuple[Attempt, ...]] = {}
-        self._error: FunctionFailedError | RunTimeoutError | None = None
+        self._failures: list[FunctionFailedError] = []
+        self._late: RunTimeoutError | None = None
         functions = dag.functions
         self._inlined = inline_order(functions, tuple(dag) if self._has_inline(functions) else ())
         self._dependencies = {
@@ -170,7 +172,7 @@ class LocalRun:
                 if self._is_late():
                     break
                 if not self._run_one(functions[id]):
-                    if self._error is not None and self._options.fail_fast:
+                    if self._failures and self._options.fail_fast:
                         return
                     skipped.add(id)
             if self._is_late():
@@ -243,14 +245,12 @@ class LocalRun:
             futures: list[Future[None]] = [pool.submit(chain, id) for id in ready]
             done = not futures or all_done.wait(self._timeout)
             # To finish late is to be late, as in one thread.
-            if not done or (end is not None and self._error is None and time.monotonic() >= end):
+            if not done or (end is not None and not self._failures and time.monotonic() >= end):
                 self._time_out()
         finally:
             with lock:  # nobody is between looking at it and handing the pool more to do
                 stop.set()
-            pool.shutdown(
-                wait=self._error is None or not isinstance(self._error, RunTimeoutError), cancel_futures=True
-            )
+            pool.shutdown(wait=self._late is None, cancel_futures=True)
             self._elapsed = time.time() - self._begin
         if crashed:
             raise crashed[0]
@@ -299,10 +299,10 @@ class LocalRun:
                 most = policy.max_retries if f.max_retries is None else f.max_retries
                 if len(attempts) > most or not isinstance(error, policy.retry_on):
                     failed[id] = attempts
-                    if self._error is None:
-                        self._error = FunctionFailedError(self.dag.id, self.id, id, attempts)
-                        self._error.__cause__ = error
-                        self._error.run = self
+                    failure = FunctionFailedError(self.dag.id, self.id, id, attempts)
+                    failure.__cause__ = error
+                    failure.run = self
+                    self._failures.append(failure)
                     return False
                 if not self._wait(policy.wait(len(attempts), random.random())):
                     failed[id] = attempts
@@ -345,13 +345,23 @@ class LocalRun:
         assert self._timeout is not None
         # What still runs cannot be ended; it goes on writing to the old ones.
         self.results, self._times, self._failed = dict(self.results), dict(self._times), dict(self._failed)
-        error = RunTimeoutError(
+        self._late = RunTimeoutError(
             self.dag.id, self.id, self._timeout, len(self._times), len(self._dependencies)
         )
-        error.run = self
-        self._error = error
+        self._late.run = self
 
     # ------------------------------------------------------------------ afterwards
+
+    @cached_property
+    def _error(self) -> RunError | None:
+        """With what it ended, once it has."""
+        if self._late is not None or not self._failures:
+            return self._late
+        first, *others = self._failures
+        error = FunctionFailedError(self.dag.id, self.id, first.function_id, first.attempts, others)
+        error.__cause__ = first.__cause__
+        error.run = self
+        return error
 
     @property
     def status(self) -> str:

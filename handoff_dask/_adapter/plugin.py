@@ -259,7 +259,11 @@ class HandoffPlugin(SchedulerPlugin):
         f = self.functions.get(key)
         ts = self.scheduler.tasks.get(key)
         report = self._reports.pop((key, run_id), {})
-        if f is None or ts is None or ts.state != "processing" or ts.run_id != run_id:
+        if f is None or ts is None:
+            return
+        if ts.state == "memory" and all(ws.address != worker for ws in ts.who_has or ()):
+            self._did_not_travel(f, key, exception, exception_text, traceback_text)
+        if ts.state != "processing" or ts.run_id != run_id:
             return
         started, stopped = report.get("times", (None, None))
         retry = self.state.failed(
@@ -275,6 +279,16 @@ class HandoffPlugin(SchedulerPlugin):
         if not retry:
             self.runs[f.run.spec.run_id].errors[f.number] = exception
         self.wake()
+
+    def _did_not_travel(
+        self, f: FunctionState, key: Hashable, exception: Any, exception_text: str, traceback_text: str
+    ) -> None:
+        """A node could not get a result that is there, and Dask would let whoever needs it wait for ever."""
+        error = f"its result could not be moved to another node: {exception_text}"
+        if self.state.unmovable(f, time(), error, traceback_text):
+            self.runs[f.run.spec.run_id].errors[f.number] = exception
+            self.scheduler.transitions({key: "released"}, f"handoff-unmovable-{time()}")
+            self.wake()
 
     def _run_dropped(self, *, dropped: str, **kwargs: Any) -> None:
         active = self.runs.get(dropped)
@@ -354,10 +368,11 @@ class HandoffPlugin(SchedulerPlugin):
         spec = f.run.spec
         active = self.runs[spec.run_id]
         key = active.keys[f.number]
-        error = pickle.dumps(AllocationError(spec.dag_id, spec.run_id, [decision.shortfall]))
-        active.errors[f.number] = error
+        if decision.shortfall is not None:
+            error = AllocationError(spec.dag_id, spec.run_id, [decision.shortfall])
+            active.errors[f.number] = pickle.dumps(error)
         recommendations = self.scheduler.transition(
-            key, "erred", exception=error, cause=key, stimulus_id=stimulus_id
+            key, "erred", exception=active.errors[f.number], cause=key, stimulus_id=stimulus_id
         )
         self.scheduler.transitions(recommendations, stimulus_id)
 

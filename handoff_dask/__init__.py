@@ -7,6 +7,7 @@ from handoff_dask._adapter.current import Current, current
 from handoff_dask._client.execute import execute, submit
 from handoff_dask._client.local import execute_local
 from handoff_dask._client.nodes import discover_nodes, register_node, resources_available
+from handoff_dask._client.recent import run_records, runs
 from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
 from handoff_dask._client.run import Run
@@ -16,6 +17,7 @@ from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Argument, Collocated, Function
 from handoff_dask._model.records import Attempt, Event, FunctionRecord, Records, Shortfall
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._model.runinfo import RunInfo
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import (
     AllocationError,
@@ -25,6 +27,7 @@ from handoff_dask.exceptions import (
     DuplicateFunctionError,
     FunctionFailedError,
     HandoffError,
+    HistoryError,
     InvalidCollocationError,
     InvalidCostError,
     InvalidDAGError,
@@ -33,6 +36,7 @@ from handoff_dask.exceptions import (
     NodeNotFoundError,
     RunCancelledError,
     RunError,
+    RunNotFoundError,
     RunTimeoutError,
     SerializationError,
 )
@@ -54,6 +58,7 @@ __all__ = [
     "FunctionFailedError",
     "FunctionRecord",
     "HandoffError",
+    "HistoryError",
     "InvalidCollocationError",
     "InvalidCostError",
     "InvalidDAGError",
@@ -68,6 +73,8 @@ __all__ = [
     "Run",
     "RunCancelledError",
     "RunError",
+    "RunInfo",
+    "RunNotFoundError",
     "RunTimeoutError",
     "Schedule",
     "SerializationError",
@@ -80,6 +87,8 @@ __all__ = [
     "local_cluster",
     "register_node",
     "resources_available",
+    "run_records",
+    "runs",
     "simulate",
     "submit",
 ]

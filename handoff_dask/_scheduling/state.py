@@ -132,6 +132,8 @@ class SchedulingState:
         self._sequence += 1
         run = Run(spec, self._sequence)
         self.runs[spec.run_id] = run
+        for code, seconds in spec.hints.items():
+            self.placement.durations.hint(code, seconds)
         limits = find_limit_shortfalls(run)
         run.shortfalls = limits + find_shortfalls(run, self.placement.fleet)
         if run.shortfalls:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from handoff_dask._adapter.cluster import local_cluster
 from handoff_dask._adapter.current import Current, current
 from handoff_dask._client.execute import execute, submit
+from handoff_dask._client.history import CodeDurations, History
 from handoff_dask._client.local import execute_local
 from handoff_dask._client.nodes import discover_nodes, register_node, resources_available
 from handoff_dask._client.recent import run_records, runs
@@ -49,6 +50,7 @@ __all__ = [
     "Argument",
     "Attempt",
     "ClusterNotReadyError",
+    "CodeDurations",
     "Collocated",
     "Current",
     "CyclicDependencyError",
@@ -58,6 +60,7 @@ __all__ = [
     "FunctionFailedError",
     "FunctionRecord",
     "HandoffError",
+    "History",
     "HistoryError",
     "InvalidCollocationError",
     "InvalidCostError",

@@ -178,7 +178,7 @@ class History:
         Returns
         -------
         Records
-            As :attr:`Result.records`. Ids of functions are as they were when made of strings, numbers, None
+            As ``Result.records``. Ids of functions are as they were when made of strings, numbers, None
             and tuples of these; others are their ``repr``. So are names of nodes.
 
         Raises

@@ -55,7 +55,7 @@ def run_records(run_id: str, client: Any = None) -> Any:
     Returns
     -------
     Records
-        As :attr:`Result.records`, but for ids of functions that are not made of strings, numbers, None and
+        As ``Result.records``, but for ids of functions that are not made of strings, numbers, None and
         tuples of these: the scheduler knows those by their ``repr`` only. With an asynchronous client an
         awaitable of it.
 

@@ -42,9 +42,9 @@ async def record_run(run: Run, path: str) -> None:
         report = {"rows": []}
     rows: Sequence[Row] = report["rows"] or [Row("cancelled", ())] * len(compiled.ids)
     if run._timed_out is not None:
-        error: Any = f"it took longer than {run._timed_out:g} s"
+        why: Any = f"it took longer than {run._timed_out:g} s"
     else:
-        error = report.get("error") or (None if run._error is None else str(run._error))
+        why = report.get("error") or (None if run._error is None else str(run._error))
     info = RunInfo(
         id=run.id,
         dag_id=run.dag.id,
@@ -55,14 +55,18 @@ async def record_run(run: Run, path: str) -> None:
         elapsed=run.elapsed,
         counts=Counter(row.status for row in rows),
         priority=spec.priority,
-        error=error,
+        error=why,
     )
-    kinds, kind_of = spec.kinds, spec.kind_of
+    kinds = [(kind.code, dict(kind.asked)) for kind in spec.kinds]
     entries = [
-        Entry(id, kinds[kind].code, row, dict(kinds[kind].asked))
-        for id, kind, row in zip(compiled.ids, kind_of, rows, strict=True)
+        Entry(id, kinds[kind][0], row, kinds[kind][1])
+        for id, kind, row in zip(compiled.ids, spec.kind_of, rows, strict=True)
     ]
-    _warn(info, await asyncio.to_thread(_write, path, info, entries))
+    try:
+        error = await asyncio.to_thread(_write, path, info, entries)
+    except RuntimeError:  # the client is closing, and its loop starts no threads any more
+        error = _write(path, info, entries)
+    _warn(info, error)
 
 
 def record_local(run: LocalRun, path: str, interrupted: bool) -> None:

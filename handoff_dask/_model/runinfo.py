@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A run in short, as :func:`handoff_dask.runs` and :meth:`History.runs` list it.
+    """A run in short, as :func:`handoff_dask.runs` and :class:`History` list it.
 
     Attributes
     ----------

@@ -279,3 +279,18 @@ def test_a_simulation_knows_what_a_real_run_took(client, path):
         schedule = handoff.simulate(two(), {"node1": {"cpu": 1, "memory": 20}}, history)
     for id, record in result.records.items():
         assert schedule.records[id].duration == pytest.approx(record.duration)
+
+
+def test_a_run_whose_client_was_closed_is_written_when_somebody_asks(cluster, client, path):
+    door = gate("closed")
+    other = Client(cluster, set_as_default=False)
+    run = handoff.submit(dag_of(Function("f", pass_gate, extra_args=["closed"])), other, history=path)
+    door.await_inside(1)
+    other.close()
+    door.open()
+    assert run.status == "cancelled"
+    with pytest.raises(RunCancelledError):
+        run.result()
+    written, records = only_run(path)
+    assert (written.id, written.status) == (run.id, "cancelled")
+    assert records["f"].status == "cancelled"

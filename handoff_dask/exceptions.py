@@ -25,6 +25,7 @@ __all__ = [
     "FunctionFailedError",
     "FunctionTimeoutError",
     "HandoffError",
+    "HistoryError",
     "InvalidCollocationError",
     "InvalidCostError",
     "InvalidDAGError",
@@ -33,6 +34,7 @@ __all__ = [
     "NodeNotFoundError",
     "RunCancelledError",
     "RunError",
+    "RunNotFoundError",
     "RunTimeoutError",
     "SerializationError",
 ]
@@ -227,6 +229,49 @@ class FunctionCrashedError(HandoffError, RuntimeError):
 
     def __repr__(self) -> str:
         return f"FunctionCrashedError({str(self)!r})"  # what attempts show
+
+
+class RunNotFoundError(HandoffError, LookupError):
+    """No run of this id is known: on the scheduler, or in a history.
+
+    Attributes
+    ----------
+    run_id : str
+        The id that was asked for.
+    known : tuple of str
+        The ids of the runs there are, the newest first.
+    """
+
+    def __init__(self, run_id: Any, known: Sequence[Any]) -> None:
+        super().__init__(run_id, tuple(known))
+        self.run_id = run_id
+        self.known = tuple(known)
+
+    def __str__(self) -> str:
+        shown = [repr(id) for id in self.known[:_SHOWN]]
+        if len(self.known) > _SHOWN:
+            shown.append(f"and {len(self.known) - _SHOWN} more")
+        return f"no run {self.run_id!r} is known; the runs are: {', '.join(shown) or 'none'}"
+
+
+class HistoryError(HandoffError):
+    """A file cannot be used as a :class:`History`.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    reason : str
+        Why not.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"history {self.path!r}: {self.reason}"
 
 
 class RunError(HandoffError):

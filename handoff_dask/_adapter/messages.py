@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 #: Raised by one whenever client and scheduler of different versions could misunderstand each other.
-PROTOCOL = 1
+PROTOCOL = 2
 
 #: Name of the plugins, of their annotation, and of the scheduler's metadata entry that shows they are there.
 NAME = "handoff"

@@ -13,10 +13,12 @@ from handoff_dask._client.options import (
     DEFAULT_MAX_RETRIES,
     DEFAULT_STRATEGY,
     AllocatorLike,
+    HistoryLike,
     RunOptions,
     check_dag,
     check_seconds,
 )
+from handoff_dask._client.recording import with_hints
 from handoff_dask._client.result import Result
 from handoff_dask._client.run import Run
 from handoff_dask._client.session import resolve_client
@@ -38,6 +40,7 @@ def submit(
     fail_fast: bool = True,
     priority: float = 0,
     wait_for_nodes: float = 0,
+    history: HistoryLike | None = None,
 ) -> Run:
     """Start a DAG on a cluster and return at once.
 
@@ -68,6 +71,10 @@ def submit(
         Higher goes first among the runs on the cluster.
     wait_for_nodes : float
         Seconds to wait for nodes that can hold every function, when there are none.
+    history : str, path-like or History, optional
+        File to which the run is written when it ends, however it does, and from which the scheduler is told
+        how long functions of the same code took. A run whose :class:`Run` is gone by then is not written. If
+        writing fails then, that is a RuntimeWarning, and changes nothing about the run.
 
     Returns
     -------
@@ -81,6 +88,8 @@ def submit(
         A function fits on no node. With an asynchronous client it is raised when the run is awaited.
     ClusterNotReadyError
         The scheduler plugin is not there and cannot be installed, or cannot load the allocator.
+    HistoryError
+        The history cannot be written.
     TypeError, ValueError
         An argument is not what it has to be.
     """
@@ -95,6 +104,7 @@ def submit(
         fail_fast=fail_fast,
         priority=priority,
         wait_for_nodes=wait_for_nodes,
+        history=history,
     )
     options.check_keep(dag)
     resolved, _ = resolve_client(client, reuse=True)
@@ -114,7 +124,10 @@ def _submit(dag: DAG, client: Client, options: RunOptions) -> Run:
         priority=options.priority,
         wait_for_nodes=options.wait_for_nodes,
     )
-    run = Run(dag, compiled, client)
+    path = options.open_history()
+    if path is not None:
+        compiled = with_hints(compiled, path)
+    run = Run(dag, compiled, client, history=path)
     if client.asynchronous:
         run._start_soon()
     else:
@@ -137,6 +150,7 @@ def execute(
     priority: float = 0,
     progress: bool = False,
     wait_for_nodes: float = 0,
+    history: HistoryLike | None = None,
 ) -> Any:
     """Run a DAG on a cluster and wait for its results.
 
@@ -166,7 +180,7 @@ def execute(
         It took longer than ``timeout``.
     RunCancelledError
         The client was closed meanwhile.
-    InvalidDAGError, ClusterNotReadyError, TypeError, ValueError
+    InvalidDAGError, ClusterNotReadyError, HistoryError, TypeError, ValueError
         As :func:`submit`.
 
     Notes
@@ -186,9 +200,11 @@ def execute(
         fail_fast=fail_fast,
         priority=priority,
         wait_for_nodes=wait_for_nodes,
+        history=history,
     )
     options.check_keep(dag)
     dag.validate()  # before a cluster is started for it
+    options.open_history()
     resolved, owned = resolve_client(client, reuse=False)
     if resolved.asynchronous:
         return _execute_async(dag, resolved, options, timeout, progress, owned)

@@ -19,7 +19,14 @@ from typing import Any
 from handoff_dask._adapter import current
 from handoff_dask._adapter.killable import run_killable
 from handoff_dask._adapter.worker import load_code
-from handoff_dask._client.options import DEFAULT_MAX_RETRIES, RunOptions, check_dag, check_seconds
+from handoff_dask._client.options import (
+    DEFAULT_MAX_RETRIES,
+    HistoryLike,
+    RunOptions,
+    check_dag,
+    check_seconds,
+)
+from handoff_dask._client.recording import record_local
 from handoff_dask._client.result import Result
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function, Transfer
@@ -44,6 +51,7 @@ def execute_local(
     keep: str | Collection[Hashable] = "all",
     fail_fast: bool = True,
     timeout: float | None = None,
+    history: HistoryLike | None = None,
 ) -> Result:
     """Run a DAG in this process, on a thread pool.
 
@@ -60,6 +68,8 @@ def execute_local(
         other in the calling thread (unless that runs an event loop), which is fastest for short ones.
     timeout : float, optional
         Seconds after which no further attempt is started and the run has failed.
+    history : str, path-like or History, optional
+        File to which the run is written when it ends, however it does: the functions that ran.
 
     Returns
     -------
@@ -72,7 +82,7 @@ def execute_local(
         A function failed for good; ``__cause__`` is its exception, ``run`` what there is.
     RunTimeoutError
         It took longer than ``timeout``.
-    InvalidDAGError, TypeError, ValueError
+    InvalidDAGError, HistoryError, TypeError, ValueError
         As :func:`handoff_dask.submit`.
     """
     check_dag(dag)
@@ -80,19 +90,31 @@ def execute_local(
         check_seconds("timeout", timeout)
         timeout = min(float(timeout), threading.TIMEOUT_MAX)
     options = RunOptions(
-        max_retries=max_retries, retry=retry, max_concurrency=max_concurrency, keep=keep, fail_fast=fail_fast
+        max_retries=max_retries,
+        retry=retry,
+        max_concurrency=max_concurrency,
+        keep=keep,
+        fail_fast=fail_fast,
+        history=history,
     )
     options.check_keep(dag)
     dag.validate()
     if inputs := [id for id, f in dag.functions.items() if f.type == "input"]:
         texts = [f"function {id!r} is an input function: it has a value only in a stream" for id in inputs]
         raise InvalidFunctionError(dag.id, texts, inputs)
+    path = options.open_history()
     run = LocalRun(dag, options, timeout)
     threads = max_concurrency or os.cpu_count() or 1
-    if threads == 1 and not _runs_event_loop():
-        run.run_sequentially()
-    else:
-        run.run_in_threads(threads)
+    interrupted = True
+    try:
+        if threads == 1 and not _runs_event_loop():
+            run.run_sequentially()
+        else:
+            run.run_in_threads(threads)
+        interrupted = False
+    finally:
+        if path is not None:
+            record_local(run, path, interrupted)
     return run.result()
 
 

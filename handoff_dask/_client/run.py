@@ -19,6 +19,7 @@ from distributed.protocol import ToPickle, pickle
 from handoff_dask._adapter.compile import Compiled, NumberOrder
 from handoff_dask._adapter.messages import PROTOCOL, RUN_DROPPED, RUN_ENDED
 from handoff_dask._adapter.worker import InterruptedFunctionError
+from handoff_dask._client.recording import record_run
 from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
 from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
@@ -61,7 +62,7 @@ class Run:
         Dask takes futures, and keep the results on the cluster as long as they are referenced.
     """
 
-    def __init__(self, dag: DAG, compiled: Compiled, client: Client) -> None:
+    def __init__(self, dag: DAG, compiled: Compiled, client: Client, history: str | None = None) -> None:
         self.id = compiled.spec.run_id
         self.dag = dag
         self.futures: dict[Hashable, Future] = {}
@@ -76,6 +77,9 @@ class Run:
         self._begin = time.time()
         self._end: float | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._history = history
+        self._recording: asyncio.Task[None] | None = None
+        self._timed_out: float | None = None
         weakref.finalize(self, _drop, weakref.ref(client), self.id)
 
     # ------------------------------------------------------------------ starting (on the event loop)
@@ -85,6 +89,7 @@ class Run:
             await self._announce()
         except HandoffError:
             self._finish("failed")
+            await self._recorded()
             raise
 
     async def _announce(self) -> None:
@@ -139,6 +144,15 @@ class Run:
         self._end = time.time()
         self._unkept.clear()
         self._ended.set()
+        if self._history is not None and self._recording is None:
+            self._recording = asyncio.ensure_future(record_run(self, self._history))
+            # Whoever waits for the run gets the error, where warnings are errors.
+            self._recording.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def _recorded(self) -> None:
+        """Wait until the run is in its history, if it has one."""
+        if self._recording is not None:
+            await asyncio.shield(self._recording)
 
     # ------------------------------------------------------------------ state
 
@@ -193,6 +207,7 @@ class Run:
                 await asyncio.wait_for(self._ended.wait(), left)
             if not self._ended.is_set() and self._client.status in ("closing", "closed"):
                 self._finish("cancelled")
+        await self._recorded()
         return True
 
     async def _started(self) -> None:
@@ -407,6 +422,7 @@ class Run:
 
     async def _time_out(self, timeout: float) -> RunError:
         """End the run because it took too long."""
+        self._timed_out = timeout
         await self._cancel()
         rows = (await self._fetch_report())["rows"]
         finished = sum(row.status == "finished" for row in rows)

@@ -139,6 +139,8 @@ class SchedulingState:
         run = Run(spec, self._sequence)
         run.weigh(self.placement.fleet)
         self.runs[spec.run_id] = run
+        for code, seconds in spec.hints.items():
+            self.placement.durations.hint(code, seconds)
         limits = find_limit_shortfalls(run)
         run.shortfalls = limits + find_shortfalls(run, self.placement.fleet)
         if run.shortfalls:

@@ -28,6 +28,8 @@ EXAMPLES = [
     handoff.NodeNotFoundError("node9", ["node1", "node2"]),
     handoff.FunctionTimeoutError(2.5),
     handoff.FunctionCrashedError(-11),
+    handoff.RunNotFoundError("run9", ["run2", "run1"]),
+    handoff.HistoryError("/data/history.db", "it is a database of something else"),
     handoff.RunError("mine", "run1", "fact"),
     handoff.FunctionFailedError("mine", "run1", ("f", 1), ATTEMPTS),
     handoff.AllocationError("mine", "run1", [SHORTFALL]),

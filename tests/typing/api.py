@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, assert_type
 
 import handoff_dask as handoff
@@ -13,6 +14,7 @@ from handoff_dask import (
     AllocatorError,
     Argument,
     Attempt,
+    CodeDurations,
     Collocated,
     Current,
     CyclicDependencyError,
@@ -20,12 +22,15 @@ from handoff_dask import (
     Function,
     FunctionFailedError,
     FunctionRecord,
+    History,
     InvalidDAGError,
     MissingFunctionError,
     ReadyFunction,
+    Records,
     Result,
     RetryPolicy,
     Run,
+    RunInfo,
     RunTimeoutError,
     Schedule,
     Shortfall,
@@ -219,3 +224,22 @@ def proposed(error: AllocatorError) -> None:
 def happened(event: Event) -> None:
     assert_type(event.time, float)
     assert_type(event.error, str | None)
+
+
+def remembered(dag: DAG, client: Any) -> None:
+    infos: list[RunInfo] = handoff.runs(client)
+    assert_type(infos[0].ended, float | None)
+    assert_type(infos[0].counts, Mapping[str, int])
+    records: Records = handoff.run_records(infos[0].id, client)
+    assert_type(records["f"].attempts, tuple[Attempt, ...])
+    with History("history.db") as history:
+        assert_type(history.runs(), list[RunInfo])
+        assert_type(history.records("r"), Records)
+        assert_type(history.allocations("r"), dict[Hashable, Any])
+        assert_type(history.durations(), dict[str, CodeDurations])
+        assert_type(history.durations()["load"].median, float)
+        assert_type(history.prune(keep=3), int)
+        handoff.execute(dag, client, history=history)
+        handoff.simulate(dag, {"a": {"cpu": 1}}, history)
+    handoff.submit(dag, client, history=Path("history.db"))
+    assert_type(handoff.execute_local(dag, history="history.db"), Result)

@@ -200,7 +200,7 @@ class Placement:
         usual = f.group is None and not f.avoid
         if usual:
             queue = run.usual_queues.get(id(f.kind))
-        if queue is None or queue.dropped:
+        if queue is None:
             key = queue_key(f)
             queue = self._queues.get(key)
             if queue is None:
@@ -224,17 +224,18 @@ class Placement:
             queue.reorder()
             self._board.update(queue)
 
-    def forget(self, run: Run) -> None:
-        """A run is gone, and queues that were its own with it."""
+    def ended(self, run: Run) -> None:
+        """Nothing waits in a run's queues any more; there are new ones if a result was lost."""
         self.reservations.forget(run)
         self._own.pop(run, None)
         for queue in run.queues:
-            if queue.head() is None:
-                queue.dropped = True
-                self._queues.pop(queue.key, None)
-                self._board.discard(queue)
-                self._open.pop(queue, None)
-                self._starved.pop(queue, None)
+            self._queues.pop(queue.key, None)
+            self._board.discard(queue)
+            self._open.pop(queue, None)
+            self._starved.pop(queue, None)
+        run.queues.clear()
+        run.usual_queues.clear()
+        run.limited.clear()
 
     def bind(self, group: Group, node: Node | None) -> None:
         """Put a collocated group on a node, or on none yet."""

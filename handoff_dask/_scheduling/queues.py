@@ -117,14 +117,11 @@ class Queue:
         Where there was room when it last looked for it; kept by the fleet.
     starved_since : float or None
         Since when no node could hold its functions at all.
-    dropped : bool
-        Whether its place has been taken by another one.
     """
 
     __slots__ = (
         "_heap",
         "cost",
-        "dropped",
         "eligible",
         "key",
         "need",
@@ -153,7 +150,6 @@ class Queue:
         self.shelves: list[Any] | None = None
         self.seen = 0
         self.starved_since: float | None = None
-        self.dropped = False
         # Priority negated, rank, number, ticket.
         self._heap: list[tuple[float, float, int, int, FunctionState]] = []
 

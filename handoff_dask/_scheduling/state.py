@@ -175,7 +175,7 @@ class SchedulingState:
                 f.move(State.CANCELLED)
         if not run.ended:
             run.status = RunStatus.CANCELLED
-        self.placement.forget(run)
+        self.placement.ended(run)
 
     def _end(self, run: Run, status: RunStatus) -> None:
         run.status = status
@@ -184,6 +184,7 @@ class SchedulingState:
             for f in run.functions:
                 if f.state not in FINAL and f.state is not State.RUNNING:
                     f.move(State.CANCELLED)
+        self.placement.ended(run)
         self._ended.append(run)
 
     def _rank(self, run: Run, now: float) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from distributed.metrics import time
 from distributed.protocol import pickle
 
+from handoff_dask._adapter import checkpoint
 from handoff_dask._adapter.current import Found, facts_of, find_task
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, Blob, Program, Shape, unsealed_id
 
@@ -104,6 +105,8 @@ def run_function(program: Program, *values: Any) -> Any:
         code = load_code(program.run_id, program.code)
         nodes = _transfer_nodes(program, found) if shape.transfer else ()
         result = call(code, shape, values, program.extra, nodes)
+        if program.store is not None:
+            checkpoint.store(program.store, unsealed_id(program.function_id), result)
     except BaseException as error:
         if found is not None:
             _report(found, shape.retry_on, error, started)

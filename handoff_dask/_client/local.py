@@ -15,10 +15,12 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from handoff_dask._adapter import checkpoint as checkpoints
 from handoff_dask._adapter import current
 from handoff_dask._adapter.worker import load_code
 from handoff_dask._client.options import DEFAULT_MAX_RETRIES, RunOptions, check_dag, check_seconds
 from handoff_dask._client.result import Result
+from handoff_dask._client.resume import CheckpointLike, Plan, Selection, plan_run
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function, Transfer
 from handoff_dask._model.records import Attempt, Records, Row
@@ -42,6 +44,8 @@ def execute_local(
     keep: str | Collection[Hashable] = "all",
     fail_fast: bool = True,
     timeout: float | None = None,
+    checkpoint: CheckpointLike | None = None,
+    checkpoint_of: Selection | None = None,
 ) -> Result:
     """Run a DAG in this process, on a thread pool.
 
@@ -51,8 +55,8 @@ def execute_local(
     ----------
     dag : DAG
         Validated first.
-    max_retries, retry, keep, fail_fast
-        As for :func:`handoff_dask.execute`.
+    max_retries, retry, keep, fail_fast, checkpoint, checkpoint_of
+        As for :func:`handoff_dask.execute`; what one of them has written the other finds.
     max_concurrency : int, optional
         Functions that may run at once; by default as many as there are cores. 1 runs them one after the
         other in the calling thread (unless that runs an event loop), which is fastest for short ones.
@@ -70,7 +74,7 @@ def execute_local(
         A function failed for good; ``__cause__`` is its exception, ``run`` what there is.
     RunTimeoutError
         It took longer than ``timeout``.
-    InvalidDAGError, TypeError, ValueError
+    InvalidDAGError, CheckpointError, TypeError, ValueError
         As :func:`handoff_dask.submit`.
     """
     check_dag(dag)
@@ -78,14 +82,21 @@ def execute_local(
         check_seconds("timeout", timeout)
         timeout = min(float(timeout), threading.TIMEOUT_MAX)
     options = RunOptions(
-        max_retries=max_retries, retry=retry, max_concurrency=max_concurrency, keep=keep, fail_fast=fail_fast
+        max_retries=max_retries,
+        retry=retry,
+        max_concurrency=max_concurrency,
+        keep=keep,
+        fail_fast=fail_fast,
+        checkpoint=checkpoint,
+        checkpoint_of=checkpoint_of,
     )
     options.check_keep(dag)
     dag.validate()
     if inputs := [id for id, f in dag.functions.items() if f.type == "input"]:
         texts = [f"function {id!r} is an input function: it has a value only in a stream" for id in inputs]
         raise InvalidFunctionError(dag.id, texts, inputs)
-    run = LocalRun(dag, options, timeout)
+    plan = plan_run(dag, checkpoint, checkpoint_of, keep)
+    run = LocalRun(dag, plan, options, timeout)
     threads = max_concurrency or os.cpu_count() or 1
     if threads == 1 and not _runs_event_loop():
         run.run_sequentially()
@@ -112,11 +123,14 @@ class LocalRun:
     dag : DAG
     results : dict
         Function id → value, of those that finished and whose results are kept.
+    restored : tuple of ids
+        Functions that did not have to run since their results were in the checkpoint directory.
     """
 
-    def __init__(self, dag: DAG, options: RunOptions, timeout: float | None) -> None:
+    def __init__(self, dag: DAG, plan: Plan, options: RunOptions, timeout: float | None) -> None:
         self.id = uuid.uuid4().hex[:16]
         self.dag = dag
+        self.restored = plan.restored
         self.results: dict[Hashable, Any] = {}
         self._options = options
         self._timeout = timeout
@@ -128,8 +142,9 @@ class LocalRun:
         self._times: dict[Hashable, Times] = {}
         self._failed: dict[Hashable, tuple[Attempt, ...]] = {}
         self._error: FunctionFailedError | RunTimeoutError | None = None
-        functions = dag.functions
-        self._inlined = inline_order(functions, tuple(dag) if self._has_inline(functions) else ())
+        self._functions = functions = plan.dag.functions
+        self._stores = plan.stores
+        self._inlined = inline_order(functions, tuple(plan.dag) if self._has_inline(functions) else ())
         self._dependencies = {
             id: placed_dependencies(f, functions, self._inlined)
             for id, f in functions.items()
@@ -155,7 +170,7 @@ class LocalRun:
 
     def run_sequentially(self) -> None:
         """Run everything in this thread."""
-        functions = self.dag.functions
+        functions = self._functions
         skipped: set[Hashable] = set()
         local = current.local
         outer = getattr(local, "current", None)  # the function that called execute_local, if one did
@@ -184,7 +199,7 @@ class LocalRun:
         A thread that finishes a function goes on with one that this made ready, and hands the others to the
         pool: a chain never changes threads.
         """
-        functions = self.dag.functions
+        functions = self._functions
         waiting: dict[Hashable, int] = {}
         dependents: dict[Hashable, list[Hashable]] = {}
         ready = []
@@ -279,6 +294,8 @@ class LocalRun:
                     value = code(*[results[d] for d in f.args], *f.extra_args)  # type: ignore[operator, misc]
                 if inspect.iscoroutine(value):
                     value = asyncio.run(value)
+                if id in self._stores:
+                    checkpoints.store(self._stores[id], id, value)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # SystemExit too is this function's failure
@@ -334,7 +351,7 @@ class LocalRun:
         """Call a function of any shape, with the inline functions it depends on."""
         inline: dict[Hashable, Any] = {}
         for id in self._inlined.get(f.id, ()):
-            value = self._call_one(self.dag[id], inline)
+            value = self._call_one(self._functions[id], inline)
             inline[id] = asyncio.run(value) if inspect.iscoroutine(value) else value
         return self._call_one(f, inline)
 
@@ -410,4 +427,5 @@ class LocalRun:
             records=self.records,
             elapsed=self._elapsed,
             run_id=self.id,
+            restored=self.restored,
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from handoff_dask._client.resume import CheckpointLike, Selection, check_checkpoint
 from handoff_dask._model.allocator import Allocator
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.resources import parse_amounts, to_units
@@ -40,6 +41,8 @@ class RunOptions:
     fail_fast: bool = True
     priority: float = 0
     wait_for_nodes: float = 0
+    checkpoint: CheckpointLike | None = None
+    checkpoint_of: Selection | None = None
 
     def __post_init__(self) -> None:
         check_max_retries(self.max_retries, "max_retries")
@@ -76,6 +79,7 @@ class RunOptions:
         ):
             raise TypeError(f"priority must be a number, not {self.priority!r}")
         check_seconds("wait_for_nodes", self.wait_for_nodes)
+        check_checkpoint(self.checkpoint, self.checkpoint_of)
 
     @property
     def policy(self) -> RetryPolicy:

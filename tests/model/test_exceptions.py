@@ -26,6 +26,7 @@ EXAMPLES = [
     handoff.DuplicateFunctionError("mine", ["text"], ["a"]),
     handoff.ClusterNotReadyError("preload it"),
     handoff.NodeNotFoundError("node9", ["node1", "node2"]),
+    handoff.CheckpointError("s3://b/c", ("f", 1), "is full"),
     handoff.RunError("mine", "run1", "fact"),
     handoff.FunctionFailedError("mine", "run1", ("f", 1), ATTEMPTS),
     handoff.AllocationError("mine", "run1", [SHORTFALL]),

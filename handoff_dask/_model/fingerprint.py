@@ -166,8 +166,10 @@ class _Walk:
             self._plain(value)
         elif kind is tuple:
             self._all("tuple", value)
-        elif kind is frozenset or kind is types.CodeType:
-            self._set(value) if kind is frozenset else self._code(value)
+        elif kind is frozenset:
+            self._set("frozenset", value)
+        elif kind is types.CodeType:
+            self._code(value)
         elif isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
             self._named(value)
         elif id(value) in self._seen:
@@ -195,9 +197,9 @@ class _Walk:
         for value in values:
             self._read(value)
 
-    def _set(self, values: Iterable[Any]) -> None:
+    def _set(self, tag: str, values: Iterable[Any]) -> None:
         # Their order differs between processes; a part that several of them share does not have one number.
-        self._all("set", sorted(_Walk(self._dumps).read(value) for value in values))
+        self._all(tag, sorted(_Walk(self._dumps).read(value) for value in values))
 
     def _named(self, value: Any) -> None:
         bound = getattr(value, "__self__", None)
@@ -211,7 +213,7 @@ class _Walk:
         elif kind is dict:
             self._all("dict", [part for item in value.items() for part in item])
         elif kind is set:
-            self._set(value)
+            self._set("set", value)
         elif kind is bytearray:
             self._put("bytearray", bytes(value))
         elif kind is types.FunctionType:

@@ -146,13 +146,19 @@ class Directory:
                 f.write(b"can this be written?")
             self.fs.rm_file(probe)
             self.fs.invalidate_cache(self.root)
-            names = {path.rpartition("/")[2] for path in self.fs.ls(self.root, detail=False)}
+            names = self._names()
         except Exception as error:
             raise CheckpointError(self.url, None, f"cannot be written: {_text(error)}") from error
         for name in names:
             if name.endswith(".tmp"):
                 self._remove_abandoned(f"{self.root}/{name}")
         return {name for name in names if name.endswith(_SUFFIX)}
+
+    def _names(self) -> set[str]:
+        try:
+            return {path.rpartition("/")[2] for path in self.fs.ls(self.root, detail=False)}
+        except FileNotFoundError:  # an object store has no empty directories
+            return set()
 
     def _remove_abandoned(self, path: str) -> None:
         with contextlib.suppress(Exception):  # another client was faster, or it cannot tell how old files are
@@ -335,6 +341,14 @@ def store(entry: Entry, id: Hashable, value: Any) -> None:
         directory.write(entry.name, entry.fingerprint, id, value)
     except Exception as error:
         raise CheckpointError(directory.url, id, f"cannot be written: {_text(error)}") from error
+
+
+def recall(entry: Entry) -> tuple[Any, ...]:
+    """The result that an earlier attempt has written, if one has: a tuple of it, or an empty one."""
+    try:
+        return (opened(entry.directory.data).read(entry.name, entry.fingerprint),)
+    except CheckpointError:
+        return ()
 
 
 def load(directory: Blob, name: str, fingerprint: str) -> Any:

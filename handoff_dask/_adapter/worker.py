@@ -13,7 +13,8 @@ from distributed.metrics import time
 from distributed.protocol import pickle
 
 from handoff_dask._adapter import checkpoint
-from handoff_dask._adapter.current import Found, facts_of, find_task
+from handoff_dask._adapter.current import Found, current, facts_of, find_task
+from handoff_dask._adapter.killable import run_killable
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, Blob, Program, Shape, unsealed_id
 
 _CACHED = 512
@@ -83,6 +84,18 @@ def call(
     return result
 
 
+def evaluate(program: Program, values: Sequence[Any], nodes: Sequence[Any] = ()) -> Any:
+    """Call a function after the inline functions it depends on."""
+    if program.steps:
+        available = list(values)
+        for step in program.steps:
+            code = load_code(program.run_id, step.code)
+            available.append(call(code, step.shape, [available[s] for s in step.slots], step.extra))
+        values = tuple(available[s] for s in program.slots)
+    code = load_code(program.run_id, program.code)
+    return call(code, program.shape, values, program.extra, nodes)
+
+
 def run_function(program: Program, *values: Any) -> Any:
     """Run one attempt of a function in the thread of a Dask worker.
 
@@ -96,16 +109,18 @@ def run_function(program: Program, *values: Any) -> Any:
     found = find_task()
     started = time()
     try:
-        if program.steps:
-            available = list(values)
-            for step in program.steps:
-                code = load_code(program.run_id, step.code)
-                available.append(call(code, step.shape, [available[s] for s in step.slots], step.extra))
-            values = tuple(available[s] for s in program.slots)
-        code = load_code(program.run_id, program.code)
         nodes = _transfer_nodes(program, found) if shape.transfer else ()
-        result = call(code, shape, values, program.extra, nodes)
-        if program.store is not None:
+        # An attempt before this one may have finished, on a node that was then lost.
+        again = found is not None and "attempt" in facts_of(found[1])
+        kept = checkpoint.recall(program.store) if again and program.store is not None else ()
+        if kept:
+            (result,) = kept
+        elif shape.timeout is None:
+            result = evaluate(program, values, nodes)
+        else:
+            facts = None if found is None else current()
+            result = run_killable(evaluate, (program, values, nodes), facts, shape.timeout)
+        if program.store is not None and not kept:
             checkpoint.store(program.store, unsealed_id(program.function_id), result)
     except BaseException as error:
         if found is not None:

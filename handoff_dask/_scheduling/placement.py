@@ -146,6 +146,7 @@ class Placement:
     def _book(self, f: FunctionState, node: Node) -> None:
         f.booked = True
         node.acquire(f.cost)
+        f.run.hold(f)
         node.running[f] = None
         if GPU in f.cost:
             f.devices = node.devices.choose(f.cost[GPU])
@@ -165,6 +166,7 @@ class Placement:
                 node.devices.give_back(f.devices)
                 f.devices = None
             run = f.run
+            run.give_back(f)
             if run.limits is not None:
                 run.limits.release(f.limit_cost)
                 for queue in run.limited:
@@ -202,7 +204,7 @@ class Placement:
             key = queue_key(f)
             queue = self._queues.get(key)
             if queue is None:
-                queue = self._queues[key] = Queue(key)
+                queue = self._queues[key] = Queue(key, run)
             run.queues[queue] = None
             if usual:
                 run.usual_queues[id(f.kind)] = queue
@@ -303,8 +305,8 @@ class Placement:
                     break
                 continue
             yield self._carry_out(f, node, now, ahead)
-            if f.group is not None:
-                stale = True  # others of its group may have left their queues
+            if f.group is not None or woken is not None:
+                stale = True  # others of its group may have left their queues; its run has a larger share
             if node in roomy:
                 stale = True
                 if node.free(THREADS) < UNIT:
@@ -543,11 +545,10 @@ class Placement:
         return Starved(tuple(functions), shortfall)
 
 
-def _run_urgency(run: Run) -> tuple[float, int]:
-    return -run.spec.priority, run.sequence
+def _run_urgency(run: Run) -> tuple[float, int, int]:
+    return -run.spec.priority, run.share, run.sequence
 
 
 def _goes_before(run: Run, queue: Queue) -> bool:
     """Whether a run goes before the first function of a queue."""
-    urgency = queue.urgency
-    return _run_urgency(run) < (urgency[0], urgency[2])
+    return _run_urgency(run) < _run_urgency(queue.run)

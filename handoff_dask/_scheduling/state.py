@@ -30,10 +30,10 @@ from handoff_dask._scheduling.spec import Amounts, RunSpec
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """``function``, which was ready, will never be placed."""
+    """``function``, which was ready, will not be placed: for a shortfall, or since it has failed for good."""
 
     function: FunctionState
-    shortfall: Shortfall
+    shortfall: Shortfall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ class SchedulingState:
         self._pending: list[Run] = []
         self._pending_nodes: list[Node] | None = None  # those the pending runs were last compared with
         self._delayed: list[_Delayed] = []
+        self._spent: list[FunctionState] = []  # ready, but they have failed for good
         self._ended: list[Run] = []
         self._unranked: dict[Run, None] = {}  # more is left of them than when they were ranked
         self._sequence = 0
@@ -87,16 +88,21 @@ class SchedulingState:
         node = self.placement.leave(name)
         if node is None:
             return
-        self._nodes_changed()
         for f in [*node.ahead, *node.running]:
             self.lost(f, now)
+        self._nodes_changed()
         for run in self.runs.values():
             for group in run.groups:
                 if group.node is node:
                     self.placement.bind(group, None)
 
     def _nodes_changed(self) -> None:
-        """What is scarce, and how long all that is left would take, may be otherwise now."""
+        """What is scarce, how much a run holds, and how long all that is left would take may be otherwise."""
+        for run in self.runs.values():
+            run.weigh(self.placement.fleet)
+        for node in self.nodes.values():
+            for f in node.running:
+                f.run.hold(f)
         for run in self.runs.values():
             if not run.ended and run.ranking.nodes_changed(len(run.functions), len(self.nodes)):
                 self._unranked[run] = None
@@ -131,6 +137,7 @@ class SchedulingState:
             raise ValueError(f"there is a run {spec.run_id!r} already")
         self._sequence += 1
         run = Run(spec, self._sequence)
+        run.weigh(self.placement.fleet)
         self.runs[spec.run_id] = run
         limits = find_limit_shortfalls(run)
         run.shortfalls = limits + find_shortfalls(run, self.placement.fleet)
@@ -191,6 +198,10 @@ class SchedulingState:
     def ready(self, f: FunctionState, now: float) -> None:
         """All inputs of a function are there."""
         if f.state is not State.WAITING:
+            return
+        if f.failures > f.kind.policy.max_retries:
+            f.move(State.READY)
+            self._spent.append(f)
             return
         if f.not_before > now:
             f.move(State.DELAYED)
@@ -264,14 +275,11 @@ class SchedulingState:
         assert f.node is not None
         self._close_attempt(f, "failed", started, stopped if stopped is not None else now, error, traceback)
         self.placement.release(f)
-        f.failures += 1
-        policy = f.kind.policy
-        if retryable and f.failures <= policy.max_retries and f.run.active:
-            f.not_before = now + policy.wait(f.failures, self._random())
-            if policy.elsewhere:
-                f.avoid |= {f.node.name}
+        if retryable and f.failures < f.kind.policy.max_retries and f.run.active:
+            self._count_failure(f, now, f.node.name)
             f.move(State.WAITING)
             return True
+        f.failures += 1
         self._fail(f)
         return False
 
@@ -290,6 +298,33 @@ class SchedulingState:
             self._close_attempt(f, outcome, None, now)
             self.placement.release(f)
             f.move(State.WAITING if f.run.active else State.CANCELLED)
+
+    def unmovable(self, f: FunctionState, now: float, error: str, traceback: str | None = None) -> bool:
+        """A function's result does not travel to where it is needed: its attempt has failed after all.
+
+        The function is to be reported ready again. If there are no retries left, it is found then to have
+        failed for good.
+
+        Returns
+        -------
+        bool
+            Whether the result is to be given up.
+        """
+        if f.state is not State.FINISHED or not f.run.active or not f.attempts:
+            return False
+        last = f.attempts[-1]._replace(outcome="failed", error=error, traceback=traceback)
+        f.attempts = (*f.attempts[:-1], last)
+        self._count_failure(f, now, last.node)
+        self.result_lost(f)
+        return True
+
+    def _count_failure(self, f: FunctionState, now: float, node: Any) -> None:
+        """One more attempt has failed: when and where the next one may be."""
+        f.failures += 1
+        policy = f.kind.policy
+        f.not_before = now + policy.wait(f.failures, self._random())
+        if policy.elsewhere:
+            f.avoid |= {node}
 
     def result_lost(self, f: FunctionState) -> None:
         """A result is gone and needed again."""
@@ -376,6 +411,11 @@ class SchedulingState:
                 f.move(State.READY)
                 f.queued = now
                 self.placement.enqueue(f)
+        for f in self._spent:
+            if f.state is State.READY:
+                decisions.append(Fail(f))
+                self._fail(f)
+        self._spent.clear()
         for decision in self.placement.place(now):
             if type(decision) is Starved:
                 run = decision.functions[0].run
@@ -456,6 +496,9 @@ class SchedulingState:
                 assert f.state is State.RUNNING, f
                 assert not f.booked, f
             assert used == {name: units for name, units in node.used.items() if units}, node
+        running = [f for node in self.nodes.values() for f in node.running]
+        for run in self.runs.values():
+            assert run.share == sum(run.weight(f) for f in running if f.run is run), run
         for run in self.runs.values():
             if run.limits is not None:
                 held: dict[str, int] = {}

@@ -193,6 +193,15 @@ def test_in_memory(url):
     assert directory.problem(name, PRINT) == "is not a checkpoint"
 
 
+def test_an_object_store_has_no_empty_directories():
+    directory = Directory(Checkpoint("memory://bucket/empty"))
+    directory.fs.ls = lambda *args, **kwargs: (_ for _ in ()).throw(FileNotFoundError("no such key"))
+    try:
+        assert directory.prepare() == set()
+    finally:
+        del directory.fs.ls  # fsspec hands out one object again and again
+
+
 def test_a_path_is_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     relative = Directory(Checkpoint("below"))

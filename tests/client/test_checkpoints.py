@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from distributed import Client
-from helpers import add, dag_of, gate, identity, pass_gate
+from helpers import add, dag_of, gate, identity, pass_gate, until
 
 import handoff_dask as handoff
 from handoff_dask import Argument, Checkpoint, CheckpointError, Collocated, Function, FunctionFailedError
@@ -419,6 +419,55 @@ def test_a_file_damaged_after_it_was_looked_at(client, tmp_path):
     assert ran() == {"a", "b"}
     for other in (*blockers, *more):
         other.result()
+
+
+def test_a_result_lost_with_its_node_is_loaded_instead_of_computed_again(tmp_path):
+    with handoff.local_cluster({name: {"cpu": 2} for name in "abc"}) as cluster, Client(cluster) as client:
+        door = gate("lost with its node")
+        dag = dag_of(
+            counted("made", node=["a", "b"]),
+            Function("held", pass_gate, extra_args=["lost with its node", 1], node="c"),
+            Function("both", by_name, args=["made", "held"], extra_args=["both"]),
+        )
+        run = handoff.submit(dag, client, checkpoint=tmp_path, checkpoint_of=["made"])
+        until(lambda: run.records["made"].status == "finished")
+        door.await_inside(1)
+        first = run.allocations["made"]
+        cluster.sync(cluster.workers[first].close)
+        door.open()
+        result = run.result(timeout=30)
+        assert result["both"] == "both(made(),1)"
+        assert [(a.outcome, a.node == first) for a in result.records["made"].attempts] == [
+            ("finished", True),
+            ("finished", False),
+        ]
+        assert ran() == {"made", "both"}
+
+
+def fails_once():
+    with LOCK:
+        CALLS[handoff.current().attempt] += 1
+    if handoff.current().attempt == 1:
+        raise OSError("once")
+    return "done"
+
+
+def test_a_retry_after_a_failure_computes(client, tmp_path):
+    dag = dag_of(Function("f", fails_once))
+    handoff.execute(dag, client, checkpoint=tmp_path)
+    assert ran() == {1, 2}
+    flip(files(tmp_path)["f"])
+    assert handoff.execute(dag, client, checkpoint=tmp_path)["f"] == "done"
+    assert ran() == {1, 2}, "the retry takes no damaged file for a result"
+
+
+def test_functions_with_a_timeout(client, tmp_path):
+    dag = dag_of(Function("f", "os:getpid", timeout=60), Function("g", identity, args=["f"], timeout=60))
+    first = handoff.execute(dag, client, checkpoint=tmp_path)
+    assert first["f"] == first["g"] != os.getpid()
+    second = handoff.execute(dag, client, checkpoint=tmp_path)
+    assert (second.results, set(second.restored)) == (first.results, {"f", "g"})
+    assert handoff.execute_local(dag, checkpoint=tmp_path).results == first.results
 
 
 # ---------------------------------------------------------------------- what is given wrongly

@@ -27,6 +27,8 @@ EXAMPLES = [
     handoff.ClusterNotReadyError("preload it"),
     handoff.NodeNotFoundError("node9", ["node1", "node2"]),
     handoff.CheckpointError("s3://b/c", ("f", 1), "is full"),
+    handoff.FunctionTimeoutError(2.5),
+    handoff.FunctionCrashedError(-11),
     handoff.RunError("mine", "run1", "fact"),
     handoff.FunctionFailedError("mine", "run1", ("f", 1), ATTEMPTS),
     handoff.AllocationError("mine", "run1", [SHORTFALL]),
@@ -39,6 +41,7 @@ every = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error)
 
 def fields_of(error):
     names = {name for name in dir(error) if not name.startswith("_")} - {"add_note", "with_traceback"}
+    names -= {"failures"}  # itself and others, and no two exceptions are equal
     return {name: getattr(error, name) for name in names if hasattr(error, name)}
 
 
@@ -122,6 +125,8 @@ def test_base(error):
         ("SerializationError", handoff.InvalidFunctionError),
         ("ClusterNotReadyError", RuntimeError),
         ("NodeNotFoundError", LookupError),
+        ("FunctionTimeoutError", TimeoutError),
+        ("FunctionCrashedError", RuntimeError),
         ("FunctionFailedError", handoff.RunError),
         ("AllocationError", handoff.RunError),
         ("AllocatorError", handoff.RunError),
@@ -147,6 +152,8 @@ def test_fields():
     assert by_name["NodeNotFoundError"].known == ("node1", "node2")
     assert by_name["AllocationError"].shortfalls == (SHORTFALL,)
     assert by_name["RunCancelledError"].reason == "somebody did"
+    assert by_name["FunctionTimeoutError"].timeout == 2.5
+    assert by_name["FunctionCrashedError"].status == -11
     failed = by_name["FunctionFailedError"]
     assert (failed.dag_id, failed.run_id, failed.function_id, failed.attempts) == (
         "mine",

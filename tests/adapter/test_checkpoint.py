@@ -193,6 +193,23 @@ def test_in_memory(url):
     assert directory.problem(name, PRINT) == "is not a checkpoint"
 
 
+def test_many_readers_of_a_file_in_memory():
+    directory = Directory(Checkpoint("memory://many/readers"))
+    directory.prepare()
+    directory.write("x", PRINT, "f", list(range(200_000)))
+    problems = []
+
+    def look():
+        problems.extend(directory.problem("x", PRINT) for _ in range(50))
+
+    readers = [threading.Thread(target=look) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert problems == [None] * 200
+
+
 def test_an_object_store_has_no_empty_directories():
     directory = Directory(Checkpoint("memory://bucket/empty"))
     directory.fs.ls = lambda *args, **kwargs: (_ for _ in ()).throw(FileNotFoundError("no such key"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from handoff_dask._adapter.checkpoint import Checkpoint
 from handoff_dask._adapter.cluster import local_cluster
 from handoff_dask._adapter.current import Current, current
 from handoff_dask._client.execute import execute, submit
@@ -23,6 +24,7 @@ from handoff_dask._version import __version__
 from handoff_dask.exceptions import (
     AllocationError,
     AllocatorError,
+    CheckpointError,
     ClusterNotReadyError,
     CyclicDependencyError,
     DuplicateFunctionError,
@@ -51,6 +53,8 @@ __all__ = [
     "AllocatorError",
     "Argument",
     "Attempt",
+    "Checkpoint",
+    "CheckpointError",
     "ClusterNotReadyError",
     "CodeDurations",
     "Collocated",

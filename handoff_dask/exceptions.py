@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AllocationError",
     "AllocatorError",
+    "CheckpointError",
     "ClusterNotReadyError",
     "CyclicDependencyError",
     "DuplicateFunctionError",
@@ -181,6 +182,33 @@ class NodeNotFoundError(HandoffError, LookupError):
     def __str__(self) -> str:
         known = ", ".join(repr(n) for n in self.known) or "none"
         return f"no node is named {self.name!r}; the nodes are: {known}"
+
+
+class CheckpointError(HandoffError):
+    """Checkpoints cannot be written or read.
+
+    Before anything runs it is raised as it is; from a node it is the failure of a function, so the
+    ``__cause__`` of a :class:`FunctionFailedError`.
+
+    Attributes
+    ----------
+    url : str
+        The directory, or the file.
+    function_id : hashable
+        The function whose result could not be written; None when it is not about a certain one.
+    reason : str
+        What happened.
+    """
+
+    def __init__(self, url: str, function_id: Any, reason: str) -> None:
+        super().__init__(url, function_id, reason)
+        self.url = url
+        self.function_id = function_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        of = "" if self.function_id is None else f" of function {self.function_id!r}"
+        return f"checkpoint{of} in {self.url}: {self.reason}"
 
 
 class FunctionTimeoutError(HandoffError, TimeoutError):

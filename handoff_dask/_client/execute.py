@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Collection, Hashable, Mapping
 from typing import Any
@@ -20,6 +21,7 @@ from handoff_dask._client.options import (
 )
 from handoff_dask._client.recording import with_hints
 from handoff_dask._client.result import Result
+from handoff_dask._client.resume import CheckpointLike, Plan, Selection, plan_run
 from handoff_dask._client.run import Run
 from handoff_dask._client.session import resolve_client
 from handoff_dask._model.dag import DAG
@@ -41,6 +43,8 @@ def submit(
     priority: float = 0,
     wait_for_nodes: float = 0,
     history: HistoryLike | None = None,
+    checkpoint: CheckpointLike | None = None,
+    checkpoint_of: Selection | None = None,
 ) -> Run:
     """Start a DAG on a cluster and return at once.
 
@@ -75,6 +79,14 @@ def submit(
         File to which the run is written when it ends, however it does, and from which the scheduler is told
         how long functions of the same code took. A run whose :class:`Run` is gone by then is not written. If
         writing fails then, that is a RuntimeWarning, and changes nothing about the run.
+    checkpoint : str, path or Checkpoint, optional
+        Directory or URL, seen by the client and every node, to which each result is written when it is there.
+        A function whose result is there already, from the same code, arguments and inputs, is not run again:
+        its result is loaded, or left where it is when nothing needs it. Loading unpickles, which runs code:
+        give only a place that nobody else can write to.
+    checkpoint_of : list of ids or callable, optional
+        Functions whose results are written and looked for: their ids, or ``callable(function) -> bool``. By
+        default all that have a result, apart from the two functions that an :class:`Argument` stands for.
 
     Returns
     -------
@@ -90,6 +102,8 @@ def submit(
         The scheduler plugin is not there and cannot be installed, or cannot load the allocator.
     HistoryError
         The history cannot be written.
+    CheckpointError
+        The checkpoint directory cannot be made, written or listed.
     TypeError, ValueError
         An argument is not what it has to be.
     """
@@ -105,15 +119,22 @@ def submit(
         priority=priority,
         wait_for_nodes=wait_for_nodes,
         history=history,
+        checkpoint=checkpoint,
+        checkpoint_of=checkpoint_of,
     )
     options.check_keep(dag)
+    plan = _plan(dag, options)
     resolved, _ = resolve_client(client, reuse=True)
-    return _submit(dag, resolved, options)
+    return _submit(dag, resolved, options, plan)
 
 
-def _submit(dag: DAG, client: Client, options: RunOptions) -> Run:
+def _plan(dag: DAG, options: RunOptions) -> Plan:
+    return plan_run(dag, options.checkpoint, options.checkpoint_of, options.keep)
+
+
+def _submit(dag: DAG, client: Client, options: RunOptions, plan: Plan) -> Run:
     compiled = compile_dag(
-        dag,
+        plan.dag,
         uuid.uuid4().hex[:16],
         policy=options.policy,
         max_concurrency=options.max_concurrency,
@@ -123,11 +144,12 @@ def _submit(dag: DAG, client: Client, options: RunOptions) -> Run:
         fail_fast=options.fail_fast,
         priority=options.priority,
         wait_for_nodes=options.wait_for_nodes,
+        stores=plan.stores,
     )
     path = options.open_history()
     if path is not None:
         compiled = with_hints(compiled, path)
-    run = Run(dag, compiled, client, history=path)
+    run = Run(dag, compiled, client, plan.restored, history=path)
     if client.asynchronous:
         run._start_soon()
     else:
@@ -151,6 +173,8 @@ def execute(
     progress: bool = False,
     wait_for_nodes: float = 0,
     history: HistoryLike | None = None,
+    checkpoint: CheckpointLike | None = None,
+    checkpoint_of: Selection | None = None,
 ) -> Any:
     """Run a DAG on a cluster and wait for its results.
 
@@ -180,7 +204,7 @@ def execute(
         It took longer than ``timeout``.
     RunCancelledError
         The client was closed meanwhile.
-    InvalidDAGError, ClusterNotReadyError, HistoryError, TypeError, ValueError
+    InvalidDAGError, ClusterNotReadyError, HistoryError, CheckpointError, TypeError, ValueError
         As :func:`submit`.
 
     Notes
@@ -201,6 +225,8 @@ def execute(
         priority=priority,
         wait_for_nodes=wait_for_nodes,
         history=history,
+        checkpoint=checkpoint,
+        checkpoint_of=checkpoint_of,
     )
     options.check_keep(dag)
     dag.validate()  # before a cluster is started for it
@@ -209,7 +235,7 @@ def execute(
     if resolved.asynchronous:
         return _execute_async(dag, resolved, options, timeout, progress, owned)
     try:
-        run = _submit(dag, resolved, options)
+        run = _submit(dag, resolved, options, _plan(dag, options))
         try:
             result: Result = resolved.sync(_result_within, run, timeout, progress)
         except KeyboardInterrupt:
@@ -229,7 +255,9 @@ async def _execute_async(
     dag: DAG, client: Client, options: RunOptions, timeout: float | None, progress: bool, owned: bool
 ) -> Result:
     try:
-        run = _submit(dag, client, options)
+        # In a thread: looking through files takes its time, and this loop may be the cluster's, too.
+        plan = Plan(dag) if options.checkpoint is None else await asyncio.to_thread(_plan, dag, options)
+        run = _submit(dag, client, options, plan)
         try:
             return await _result_within(run, timeout, progress)
         except BaseException as error:

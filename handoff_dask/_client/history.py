@@ -39,12 +39,15 @@ class Entry(NamedTuple):
         Name under which its durations are learnt.
     row : Row
     cost : dict
+    restored : bool
+        Whether its result was only loaded, which says nothing of how long it takes.
     """
 
     id: Hashable
     code: str
     row: Row
     cost: Mapping[str, Any]
+    restored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +305,7 @@ class History:
     def _write(self, info: RunInfo, entries: Iterable[Entry]) -> None:
         """Write a run, all of it or nothing."""
         functions, attempts = [], []
-        for number, (id, name, (status, tried, nbytes), cost) in enumerate(entries):
+        for number, (id, name, (status, tried, nbytes), cost, restored) in enumerate(entries):
             code, _, stem = name.partition(" ")
             functions.append(
                 (
@@ -312,7 +315,7 @@ class History:
                     encode_text(code),
                     encode_text(stem),
                     status,
-                    _seconds(status, tried),
+                    None if restored else _seconds(status, tried),
                     nbytes,
                     history_file.encode_amounts(cost),
                 )

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
+from handoff_dask._adapter import checkpoint as checkpoints
 from handoff_dask._adapter import current
 from handoff_dask._adapter.killable import run_killable
 from handoff_dask._adapter.worker import load_code
@@ -28,6 +29,7 @@ from handoff_dask._client.options import (
 )
 from handoff_dask._client.recording import record_local
 from handoff_dask._client.result import Result
+from handoff_dask._client.resume import CheckpointLike, Plan, Selection, plan_run
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function, Transfer
 from handoff_dask._model.records import Attempt, Records, Row
@@ -52,6 +54,8 @@ def execute_local(
     fail_fast: bool = True,
     timeout: float | None = None,
     history: HistoryLike | None = None,
+    checkpoint: CheckpointLike | None = None,
+    checkpoint_of: Selection | None = None,
 ) -> Result:
     """Run a DAG in this process, on a thread pool.
 
@@ -61,8 +65,8 @@ def execute_local(
     ----------
     dag : DAG
         Validated first.
-    max_retries, retry, keep, fail_fast
-        As for :func:`handoff_dask.execute`.
+    max_retries, retry, keep, fail_fast, checkpoint, checkpoint_of
+        As for :func:`handoff_dask.execute`; what one of them has written the other finds.
     max_concurrency : int, optional
         Functions that may run at once; by default as many as there are cores. 1 runs them one after the
         other in the calling thread (unless that runs an event loop), which is fastest for short ones.
@@ -82,7 +86,7 @@ def execute_local(
         A function failed for good; ``__cause__`` is its exception, ``run`` what there is.
     RunTimeoutError
         It took longer than ``timeout``.
-    InvalidDAGError, HistoryError, TypeError, ValueError
+    InvalidDAGError, HistoryError, CheckpointError, TypeError, ValueError
         As :func:`handoff_dask.submit`.
     """
     check_dag(dag)
@@ -96,6 +100,8 @@ def execute_local(
         keep=keep,
         fail_fast=fail_fast,
         history=history,
+        checkpoint=checkpoint,
+        checkpoint_of=checkpoint_of,
     )
     options.check_keep(dag)
     dag.validate()
@@ -103,7 +109,8 @@ def execute_local(
         texts = [f"function {id!r} is an input function: it has a value only in a stream" for id in inputs]
         raise InvalidFunctionError(dag.id, texts, inputs)
     path = options.open_history()
-    run = LocalRun(dag, options, timeout)
+    plan = plan_run(dag, checkpoint, checkpoint_of, keep)
+    run = LocalRun(dag, plan, options, timeout)
     threads = max_concurrency or os.cpu_count() or 1
     interrupted = True
     try:
@@ -136,11 +143,14 @@ class LocalRun:
     dag : DAG
     results : dict
         Function id → value, of those that finished and whose results are kept.
+    restored : tuple of ids
+        Functions that did not have to run since their results were in the checkpoint directory.
     """
 
-    def __init__(self, dag: DAG, options: RunOptions, timeout: float | None) -> None:
+    def __init__(self, dag: DAG, plan: Plan, options: RunOptions, timeout: float | None) -> None:
         self.id = uuid.uuid4().hex[:16]
         self.dag = dag
+        self.restored = plan.restored
         self.results: dict[Hashable, Any] = {}
         self._options = options
         self._timeout = timeout
@@ -153,8 +163,9 @@ class LocalRun:
         self._failed: dict[Hashable, tuple[Attempt, ...]] = {}
         self._failures: list[FunctionFailedError] = []
         self._late: RunTimeoutError | None = None
-        functions = dag.functions
-        self._inlined = inline_order(functions, tuple(dag) if self._has_inline(functions) else ())
+        self._functions = functions = plan.dag.functions
+        self._stores = plan.stores
+        self._inlined = inline_order(functions, tuple(plan.dag) if self._has_inline(functions) else ())
         self._dependencies = {
             id: placed_dependencies(f, functions, self._inlined)
             for id, f in functions.items()
@@ -180,7 +191,7 @@ class LocalRun:
 
     def run_sequentially(self) -> None:
         """Run everything in this thread."""
-        functions = self.dag.functions
+        functions = self._functions
         skipped: set[Hashable] = set()
         local = current.local
         outer = getattr(local, "current", None)  # the function that called execute_local, if one did
@@ -209,7 +220,7 @@ class LocalRun:
         A thread that finishes a function goes on with one that this made ready, and hands the others to the
         pool: a chain never changes threads.
         """
-        functions = self.dag.functions
+        functions = self._functions
         waiting: dict[Hashable, int] = {}
         dependents: dict[Hashable, list[Hashable]] = {}
         ready = []
@@ -303,6 +314,8 @@ class LocalRun:
                     value = code(*[results[d] for d in f.args], *f.extra_args)  # type: ignore[operator, misc]
                 if inspect.iscoroutine(value):
                     value = asyncio.run(value)
+                if id in self._stores:
+                    checkpoints.store(self._stores[id], id, value)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # SystemExit too is this function's failure
@@ -356,7 +369,7 @@ class LocalRun:
 
     def _call(self, f: Function, attempt: int) -> Any:
         """Call a function of any shape, with the inline functions it depends on."""
-        inline = [self.dag[id] for id in self._inlined.get(f.id, ())]
+        inline = [self._functions[id] for id in self._inlined.get(f.id, ())]
         if f.timeout is None:
             return evaluate(self.id, f, inline, self.results)
         inputs = {id: self.results[id] for id in self._dependencies[f.id]}
@@ -431,6 +444,7 @@ class LocalRun:
             records=self.records,
             elapsed=self._elapsed,
             run_id=self.id,
+            restored=self.restored,
         )
 
 

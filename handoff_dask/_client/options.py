@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handoff_dask._client.history import History
+from handoff_dask._client.resume import CheckpointLike, Selection, check_checkpoint
 from handoff_dask._model.allocator import Allocator
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.resources import parse_amounts, to_units
@@ -46,6 +47,8 @@ class RunOptions:
     priority: float = 0
     wait_for_nodes: float = 0
     history: HistoryLike | None = None
+    checkpoint: CheckpointLike | None = None
+    checkpoint_of: Selection | None = None
 
     def __post_init__(self) -> None:
         check_max_retries(self.max_retries, "max_retries")
@@ -84,6 +87,7 @@ class RunOptions:
         check_seconds("wait_for_nodes", self.wait_for_nodes)
         if self.history is not None and not isinstance(self.history, (str, os.PathLike, History)):
             raise TypeError(f"history must be a path or a History, not {self.history!r}")
+        check_checkpoint(self.checkpoint, self.checkpoint_of)
 
     @property
     def policy(self) -> RetryPolicy:

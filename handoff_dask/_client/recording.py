@@ -58,8 +58,9 @@ async def record_run(run: Run, path: str) -> None:
         error=why,
     )
     kinds = [(kind.code, dict(kind.asked)) for kind in spec.kinds]
+    restored = set(run.restored)
     entries = [
-        Entry(id, kinds[kind][0], row, kinds[kind][1])
+        Entry(id, kinds[kind][0], row, kinds[kind][1], id in restored)
         for id, kind, row in zip(compiled.ids, spec.kind_of, rows, strict=True)
     ]
     try:
@@ -83,8 +84,9 @@ def record_local(run: LocalRun, path: str, interrupted: bool) -> None:
         counts=Counter(record.status for record in records.values()),
         error="it was interrupted" if interrupted else None if run._error is None else str(run._error),
     )
+    restored = set(run.restored)
     entries = [
-        Entry(id, learning_name(run.dag[id]), Row(r.status, r.attempts, r.nbytes), r.cost)
+        Entry(id, learning_name(run.dag[id]), Row(r.status, r.attempts, r.nbytes), r.cost, id in restored)
         for id, r in records.items()
     ]
     _warn(info, _write(path, info, entries))

@@ -60,12 +60,22 @@ class Run:
     futures : dict
         Function id → ``distributed.Future``, of every function whose result is kept. They work wherever
         Dask takes futures, and keep the results on the cluster as long as they are referenced.
+    restored : tuple of ids
+        Functions that did not have to run since their results were in the checkpoint directory.
     """
 
-    def __init__(self, dag: DAG, compiled: Compiled, client: Client, history: str | None = None) -> None:
+    def __init__(
+        self,
+        dag: DAG,
+        compiled: Compiled,
+        client: Client,
+        restored: tuple[Hashable, ...] = (),
+        history: str | None = None,
+    ) -> None:
         self.id = compiled.spec.run_id
         self.dag = dag
         self.futures: dict[Hashable, Future] = {}
+        self.restored = restored
         self._client = client
         self._compiled = compiled
         self._status = "submitting"
@@ -259,6 +269,7 @@ class Run:
             records=records,
             elapsed=self.elapsed,
             run_id=self.id,
+            restored=self.restored,
         )
 
     def __await__(self) -> Generator[Any, None, Result]:
@@ -375,6 +386,8 @@ class Run:
     async def _explain(self, id: Hashable) -> str:
         if self.dag[id].type == "inline":
             return f"function {id!r} is inline: it is evaluated inside each function that depends on it"
+        if id not in self._compiled.ids:
+            return f"function {id!r} need not run: its result, or what follows from it, is in a checkpoint"
         await self._started()
         text = None
         if self._client.status == "running":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 
 import pytest
 from distributed import Client
@@ -294,3 +295,16 @@ def test_a_run_whose_client_was_closed_is_written_when_somebody_asks(cluster, cl
     written, records = only_run(path)
     assert (written.id, written.status) == (run.id, "cancelled")
     assert records["f"].status == "cancelled"
+
+
+def test_what_was_only_loaded_says_nothing_of_how_long_it_takes(client, tmp_path):
+    dag = dag_of(Function("slow", time.sleep, extra_args=[0.2]))
+    path, checkpoint = tmp_path / "history.db", tmp_path / "checkpoint"
+    for run in (handoff.execute, handoff.execute, lambda dag, client, **o: handoff.execute_local(dag, **o)):
+        last = run(dag, client, history=path, checkpoint=checkpoint)
+    assert last.restored == ("slow",)
+    with handoff.History(path) as history:
+        assert len(history.runs()) == 3
+        (taken,) = history.durations().values()
+    assert taken.count == 1
+    assert taken.mean >= 0.2

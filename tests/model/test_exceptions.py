@@ -26,6 +26,7 @@ EXAMPLES = [
     handoff.DuplicateFunctionError("mine", ["text"], ["a"]),
     handoff.ClusterNotReadyError("preload it"),
     handoff.NodeNotFoundError("node9", ["node1", "node2"]),
+    handoff.CheckpointError("s3://b/c", ("f", 1), "is full"),
     handoff.FunctionTimeoutError(2.5),
     handoff.FunctionCrashedError(-11),
     handoff.RunNotFoundError("run9", ["run2", "run1"]),

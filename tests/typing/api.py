@@ -14,6 +14,7 @@ from handoff_dask import (
     AllocatorError,
     Argument,
     Attempt,
+    Checkpoint,
     CodeDurations,
     Collocated,
     Current,
@@ -123,6 +124,7 @@ def running(dag: DAG) -> None:
     assert_type(local.records["a"].attempts, tuple[Attempt, ...])
     assert_type(local.records["a"].duration, float | None)
     assert_type(local.elapsed, float)
+    assert_type(local.restored, tuple[Hashable, ...])
     handoff.execute_local(dag, 3)  # type: ignore[call-arg]
     handoff.execute_local([dag])  # type: ignore[arg-type]
 
@@ -136,7 +138,11 @@ def running(dag: DAG) -> None:
         priority=2,
         wait_for_nodes=10,
         timeout=60,
+        checkpoint=Path("kept"),
+        checkpoint_of=["a"],
     )
+    handoff.execute(dag, checkpoint=Checkpoint("s3://bucket", {"anon": True}), checkpoint_of=lambda f: f.cost)
+    handoff.execute(dag, checkpoint=3)  # type: ignore[arg-type]
     assert_type(result.results, Mapping[Hashable, Any])
     run = handoff.submit(dag, "tcp://10.0.0.1:8786", max_concurrency=4)
     assert_type(run, Run)

@@ -19,6 +19,7 @@ from distributed import SchedulerPlugin
 from distributed.core import Status
 from distributed.metrics import monotonic, time
 from distributed.protocol import pickle
+from distributed.scheduler import KilledWorker
 
 from handoff_dask._adapter.config import read_settings, read_stream_interval
 from handoff_dask._adapter.foreign import ForeignTasks
@@ -406,10 +407,17 @@ def hold(ts: TaskState) -> None:
 
 
 def describe(exception: Any) -> str | None:
-    """Text of a pickled exception of Dask's own."""
+    """What a pickled exception of Dask's own says, in words for an attempt."""
     if not isinstance(exception, bytes):
         return None
     try:
-        return repr(pickle.loads(exception))
+        error = pickle.loads(exception)
     except Exception:
         return None
+    if isinstance(error, KilledWorker):
+        allowed = error.allowed_failures
+        return (
+            f"its node was lost, too: it took down {allowed + 1} nodes"
+            f" (distributed.scheduler.allowed-failures is {allowed}); their logs may say why"
+        )
+    return repr(error)

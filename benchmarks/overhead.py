@@ -1,6 +1,6 @@
 """What handoff_dask costs on top of the functions themselves, against plain Dask in one alternating run.
 
-    python benchmarks/overhead.py [submit] [local] [dask] [--repeats 5]
+    python benchmarks/overhead.py [submit] [local] [dask] [timeout] [--repeats 5]
 
 Prints medians, and ratios of medians. All functions do nothing, so that only overhead is measured.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 import dask
+import psutil
 from common import machine_line
 from dask._task_spec import Task, TaskRef
 from distributed import Client, SpecCluster, wait
@@ -157,14 +158,39 @@ def measure_dask(repeats: int) -> None:
             )
 
 
+def measure_timeout(repeats: int) -> None:
+    """What a function's ``timeout`` costs, since it runs in a process of its own then."""
+    print("\nfunctions with a timeout against the same without, in this process (medians)")
+    n, size = 200, 100_000_000
+
+    def run(timeout: float | None, count: int, data: bytes = b"") -> float:
+        dag = DAG("timeout")
+        for i in range(count):
+            dag.add_function(Function(id=i, code=nothing, extra_args=[data], timeout=timeout))
+        return seconds(lambda: handoff.execute_local(dag, max_concurrency=1))
+
+    print(f"start of a process: {run(60, 1):.2f} s")
+    for name, count, data in (("nothing", n, b""), ("100 MB in", 1, bytes(size))):
+        pairs = [(run(None, count, data), run(60, count, data)) for _ in range(repeats)]
+        more = statistics.median(b - a for a, b in pairs) / count
+        print(f"{name}: {more * 1e3:.2f} ms more for each function")
+    child = psutil.Process().children()[0]
+    print(f"an idle process: {child.memory_info().rss / 2**20:.0f} MiB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="*", choices=["submit", "local", "dask", []], default=[])
+    parser.add_argument("what", nargs="*", choices=["submit", "local", "dask", "timeout", []], default=[])
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    parts = {"submit": measure_submit, "local": measure_local, "dask": measure_dask}
+    parts = {
+        "submit": measure_submit,
+        "local": measure_local,
+        "dask": measure_dask,
+        "timeout": measure_timeout,
+    }
     print(machine_line())
     for name, part in parts.items():
         if not options.what or name in options.what:

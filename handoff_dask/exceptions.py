@@ -8,6 +8,7 @@ with them, since errors cross processes on a Dask cluster.
 from __future__ import annotations
 
 import pickle
+import signal
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ __all__ = [
     "ClusterNotReadyError",
     "CyclicDependencyError",
     "DuplicateFunctionError",
+    "FunctionCrashedError",
     "FunctionFailedError",
+    "FunctionTimeoutError",
     "HandoffError",
     "InvalidCollocationError",
     "InvalidCostError",
@@ -178,6 +181,54 @@ class NodeNotFoundError(HandoffError, LookupError):
         return f"no node is named {self.name!r}; the nodes are: {known}"
 
 
+class FunctionTimeoutError(HandoffError, TimeoutError):
+    """An attempt took longer than its function's ``timeout`` and was ended. Retried as any exception is.
+
+    Attributes
+    ----------
+    timeout : float
+        Seconds that were allowed.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        Exception.__init__(self, timeout)
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return f"it ran longer than its timeout of {self.timeout:g} s and was ended"
+
+    def __repr__(self) -> str:
+        return f"FunctionTimeoutError({str(self)!r})"  # what attempts show
+
+
+class FunctionCrashedError(HandoffError, RuntimeError):
+    """The process in which a function with a ``timeout`` ran ended by itself. Retried as any exception is.
+
+    Attributes
+    ----------
+    status : int
+        Its exit status; negative: the number of the signal that ended it.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+    def __str__(self) -> str:
+        how = f"with exit status {self.status}"
+        if self.status < 0:
+            try:
+                how = f"on signal {-self.status} ({signal.Signals(-self.status).name})"
+            except ValueError:
+                how = f"on signal {-self.status}"
+            if self.status == -9:
+                how += ": out of memory, perhaps"
+        return f"the process it ran in ended {how}"
+
+    def __repr__(self) -> str:
+        return f"FunctionCrashedError({str(self)!r})"  # what attempts show
+
+
 class RunError(HandoffError):
     """A run ended without a result.
 
@@ -202,20 +253,41 @@ class RunError(HandoffError):
 class FunctionFailedError(RunError):
     """A function failed for good. The original exception is ``__cause__``.
 
+    With ``fail_fast=False`` several may fail: this is the first, and tells of the others.
+
     Attributes
     ----------
     function_id : hashable
         Id of the function.
     attempts : tuple of Attempt
         Every attempt: number, node, times, outcome, error and traceback text.
+    others : tuple of FunctionFailedError
+        The same of all others that failed for good, in the order in which they did.
     """
 
-    def __init__(self, dag_id: Any, run_id: str, function_id: Any, attempts: Sequence[Attempt]) -> None:
-        super().__init__(dag_id, run_id, function_id, tuple(attempts))
+    def __init__(
+        self,
+        dag_id: Any,
+        run_id: str,
+        function_id: Any,
+        attempts: Sequence[Attempt],
+        others: Sequence[FunctionFailedError] = (),
+    ) -> None:
+        super().__init__(dag_id, run_id, function_id, tuple(attempts), tuple(others))
         self.function_id = function_id
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
+        self.others: tuple[FunctionFailedError, ...] = tuple(others)
+
+    @property
+    def failures(self) -> tuple[FunctionFailedError, ...]:
+        """All functions that failed for good: this error and :attr:`others`."""
+        return (self, *self.others)
 
     def __str__(self) -> str:
+        if self.others:
+            some = (failure._line() for failure in self.failures[:_SHOWN])
+            count = 1 + len(self.others)
+            return f"{count} functions of DAG {self.dag_id!r} failed:\n{_listed(some, count)}"
         n = len(self.attempts)
         head = (
             f"function {self.function_id!r} of DAG {self.dag_id!r} failed"
@@ -223,6 +295,13 @@ class FunctionFailedError(RunError):
         )
         lines = (f"attempt {a.number} on {a.node!r}: {a.error or a.outcome}" for a in self.attempts[-_SHOWN:])
         return f"{head}:\n{_listed(lines, n)}" if n else head
+
+    def _line(self) -> str:
+        if not self.attempts:
+            return f"function {self.function_id!r}: {self.__cause__!r}"
+        n, last = len(self.attempts), self.attempts[-1]
+        times = f"{n} attempts, the last" if n > 1 else "1 attempt,"
+        return f"function {self.function_id!r} after {times} on {last.node!r}: {last.error or last.outcome}"
 
 
 class AllocationError(RunError):

@@ -17,7 +17,7 @@ from handoff_dask._model.resources import UNIT
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.lowering import lower_dag
 from handoff_dask._scheduling.spec import Kind, RunSpec
-from handoff_dask.exceptions import InvalidFunctionError, SerializationError
+from handoff_dask.exceptions import SerializationError
 
 Key = tuple[str, int]
 
@@ -178,12 +178,6 @@ def compile_dag(
     options["keep_all"] = keep == "all"
     lowered = lower_dag(dag, run_id, policy=policy, limits=limits, **options)
     functions, order = dag.functions, lowered.order
-    if timed := [id for id, f in functions.items() if f.timeout is not None]:
-        raise InvalidFunctionError(
-            dag.id,
-            [f"function {id!r} has a timeout, which this version cannot enforce on a node" for id in timed],
-            timed,
-        )
     spec = replace(lowered.spec, dag_id=wire_id(dag.id), ids=[wire_id(id) for id in order])
     try:
         dag_id = sealed_id(dag.id)
@@ -257,7 +251,9 @@ class _Tables:
     def row(self, f: Function, deps: tuple[int, ...], kind: int, discard: bool) -> Row:
         """A function, by what it has in common with others."""
         retry_on = (f.retry or self.policy).retry_on
-        key = (f.argument_inclusion, tuple(f.kwargs), isinstance(f, Transfer), discard, retry_on, kind)
+        timeout = None if f.timeout is None else float(f.timeout)
+        transfer = isinstance(f, Transfer)
+        key = (f.argument_inclusion, tuple(f.kwargs), transfer, discard, retry_on, kind, timeout)
         shape = self._shapes.get(key)
         if shape is None:
             shape = self._shapes[key] = len(self.shapes)
@@ -265,10 +261,11 @@ class _Tables:
                 Shape(
                     f.argument_inclusion == "as_list",
                     tuple(f.kwargs),
-                    isinstance(f, Transfer),
+                    transfer,
                     discard,
                     None if retry_on == (Exception,) else Blob(self.dumps(f, retry_on, "retry_on")),
                     dict(self.kinds[kind].asked),
+                    timeout,
                 )
             )
         id = f.id if is_plain(f.id) else Blob(self.dumps(f, f.id, "id"))

@@ -42,7 +42,8 @@ class Current:
 #: A Dask worker and one of its tasks.
 Found = tuple[Any, Any]
 
-#: ``local.current`` is set by what runs functions without Dask: (run id, DAG id, function, attempt).
+#: ``local.current`` is set by what runs functions without Dask: a :class:`Current`, or what one is made from:
+#: (run id, DAG id, function, attempt).
 local = threading.local()
 
 
@@ -60,6 +61,8 @@ def current() -> Current:
         Not called from a running function's own thread.
     """
     here = getattr(local, "current", None)
+    if isinstance(here, Current):
+        return here
     if here is not None:
         run_id, dag_id, function, attempt = here
         return Current(run_id, dag_id, function.id, attempt, "local", dict(function.cost or {}))

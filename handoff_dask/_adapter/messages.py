@@ -47,6 +47,8 @@ class Shape(NamedTuple):
         Exception types that are retried, unless it is just ``Exception``.
     asked : dict
         The cost as given.
+    timeout : float or None
+        Seconds that an attempt may take.
     """
 
     as_list: bool = False
@@ -55,6 +57,7 @@ class Shape(NamedTuple):
     discard: bool = False
     retry_on: Blob | None = None
     asked: Mapping[str, float] = {}
+    timeout: float | None = None
 
 
 class Step(NamedTuple):

@@ -23,6 +23,7 @@ from distributed.scheduler import KilledWorker
 
 from handoff_dask._adapter.config import read_settings, read_stream_interval
 from handoff_dask._adapter.foreign import ForeignTasks
+from handoff_dask._adapter.keeper import Keeper
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.membership import Membership
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED, RUN_ENDED
@@ -61,6 +62,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.state = SchedulingState(read_settings(), random.random)
         self.intervals = StreamIntervals(scheduler, read_stream_interval())
         self._tick_due = False
+        self.keeper = Keeper(scheduler)
         self.foreign = ForeignTasks(scheduler, self.state, self.wake)
         self.membership = Membership(scheduler, self.state, self.intervals, self.foreign, self.wake)
         self.runs: dict[str, ActiveRun] = {}
@@ -72,6 +74,10 @@ class HandoffPlugin(SchedulerPlugin):
         self._replace(streams, "task-erred", self._before(streams["task-erred"], self._task_erred))
         change = streams["worker-status-change"]
         self._replace(streams, "worker-status-change", self._before(change, self.membership.status_changed))
+        # Every way for a key to be released leads through this method, and one starts at the table.
+        releases = self._before(scheduler.client_releases_keys, self._unwanted)
+        self._replace(vars(scheduler), "client_releases_keys", releases)
+        self._replace(streams, "client-releases-keys", releases)
         # These stay, as they do no harm: a message that is on its way when the plugin is removed would
         # otherwise break the connection it arrives on.
         streams[ATTEMPT_FAILED] = self._attempt_reported
@@ -97,12 +103,12 @@ class HandoffPlugin(SchedulerPlugin):
     def _before(self, original: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:
         """A handler that takes note of a message before the original handles it."""
 
-        def handler(**message: Any) -> Any:
+        def handler(*args: Any, **message: Any) -> Any:
             try:
-                note(**message)
+                note(*args, **message)
             except Exception:
                 logger.exception("handoff_dask could not take note of %r", message)
-            return original(**message)
+            return original(*args, **message)
 
         return handler
 
@@ -115,6 +121,7 @@ class HandoffPlugin(SchedulerPlugin):
                 self._end(active)
             for undo in reversed(self._undo):
                 undo()
+            self.keeper.close()
             self.scheduler.set_metadata([NAME], None)
             await self.membership.settled()  # what is being changed cannot be put back yet
             await self.intervals.restore()
@@ -129,6 +136,15 @@ class HandoffPlugin(SchedulerPlugin):
         """A worker leaves."""
         self.membership.left(worker)
 
+    def _unwanted(self, keys: Any, *args: Any, **kwargs: Any) -> None:
+        """Keys are about to be released: what runs is booked until it has ended, whoever wants it."""
+        running = []
+        for key in keys:
+            f = self.functions.get(key)
+            if f is not None and f.booked:
+                running.append(key)
+        self.keeper.keep(running)
+
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """A client is gone; Dask has released what it alone wanted."""
         for run_id, active in list(self.runs.items()):
@@ -136,6 +152,8 @@ class HandoffPlugin(SchedulerPlugin):
                 active.dropped = True
                 if active.known is None:
                     self._forget(run_id)  # its graph will not come any more
+                elif not active.run.ended:
+                    self.state.run_cancelled(run_id)
         self.wake()
 
     # ------------------------------------------------------------------ hooks: tasks
@@ -185,9 +203,11 @@ class HandoffPlugin(SchedulerPlugin):
             self.wake()
         elif finish == "erred":
             self._erred(f, key, kwargs)
+            self._after_end(f, key)
             self.wake()
         elif finish == "forgotten":
             state.dropped(f, time())
+            self.keeper.ended(key)
             del self.functions[key]
             active = self.runs[f.run.spec.run_id]
             assert active.known is not None
@@ -200,6 +220,7 @@ class HandoffPlugin(SchedulerPlugin):
                 # A failed attempt was closed before; what is still open here ended without failing.
                 gone = f.node is not None and f.node.name not in self.scheduler.aliases
                 state.lost(f, time(), "lost" if gone else "cancelled")
+                self.keeper.ended(key)
                 self.wake()
             if finish == "released":
                 hold(self.scheduler.tasks[key])
@@ -218,7 +239,8 @@ class HandoffPlugin(SchedulerPlugin):
         self.state.gave_up(f, time(), describe(exception))
 
     def _after_end(self, f: FunctionState, key: Hashable) -> None:
-        """Give up the result of a function that was running when its run was cancelled."""
+        """Give up the result of a function whose run was cancelled, or which nobody wanted, while it ran."""
+        self.keeper.ended(key)
         if f.run.status is RunStatus.CANCELLED:
             active = self.runs[f.run.spec.run_id]
             active.release.append(key)
@@ -238,7 +260,11 @@ class HandoffPlugin(SchedulerPlugin):
         f = self.functions.get(key)
         ts = self.scheduler.tasks.get(key)
         report = self._reports.pop((key, run_id), {})
-        if f is None or ts is None or ts.state != "processing" or ts.run_id != run_id:
+        if f is None or ts is None:
+            return
+        if ts.state == "memory" and all(ws.address != worker for ws in ts.who_has or ()):
+            self._did_not_travel(f, key, exception, exception_text, traceback_text)
+        if ts.state != "processing" or ts.run_id != run_id:
             return
         started, stopped = report.get("times", (None, None))
         retry = self.state.failed(
@@ -254,6 +280,16 @@ class HandoffPlugin(SchedulerPlugin):
         if not retry:
             self.runs[f.run.spec.run_id].errors[f.number] = exception
         self.wake()
+
+    def _did_not_travel(
+        self, f: FunctionState, key: Hashable, exception: Any, exception_text: str, traceback_text: str
+    ) -> None:
+        """A node could not get a result that is there, and Dask would let whoever needs it wait for ever."""
+        error = f"its result could not be moved to another node: {exception_text}"
+        if self.state.unmovable(f, time(), error, traceback_text):
+            self.runs[f.run.spec.run_id].errors[f.number] = exception
+            self.scheduler.transitions({key: "released"}, f"handoff-unmovable-{time()}")
+            self.wake()
 
     def _run_dropped(self, *, dropped: str, **kwargs: Any) -> None:
         active = self.runs.get(dropped)
@@ -333,10 +369,11 @@ class HandoffPlugin(SchedulerPlugin):
         spec = f.run.spec
         active = self.runs[spec.run_id]
         key = active.keys[f.number]
-        error = pickle.dumps(AllocationError(spec.dag_id, spec.run_id, [decision.shortfall]))
-        active.errors[f.number] = error
+        if decision.shortfall is not None:
+            error = AllocationError(spec.dag_id, spec.run_id, [decision.shortfall])
+            active.errors[f.number] = pickle.dumps(error)
         recommendations = self.scheduler.transition(
-            key, "erred", exception=error, cause=key, stimulus_id=stimulus_id
+            key, "erred", exception=active.errors[f.number], cause=key, stimulus_id=stimulus_id
         )
         self.scheduler.transitions(recommendations, stimulus_id)
 
@@ -359,6 +396,7 @@ class HandoffPlugin(SchedulerPlugin):
 
     def _collect(self) -> None:
         """Release results of cancelled runs, and forget runs of which Dask has forgotten everything."""
+        self.keeper.release()
         for run_id, active in list(self.runs.items()):
             if active.release:
                 keys, active.release = active.release, []

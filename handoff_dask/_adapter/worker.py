@@ -12,7 +12,8 @@ from typing import Any
 from distributed.metrics import time
 from distributed.protocol import pickle
 
-from handoff_dask._adapter.current import Found, facts_of, find_task
+from handoff_dask._adapter.current import Found, current, facts_of, find_task
+from handoff_dask._adapter.killable import run_killable
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, Blob, Program, Shape, unsealed_id
 
 _CACHED = 512
@@ -82,6 +83,18 @@ def call(
     return result
 
 
+def evaluate(program: Program, values: Sequence[Any], nodes: Sequence[Any] = ()) -> Any:
+    """Call a function after the inline functions it depends on."""
+    if program.steps:
+        available = list(values)
+        for step in program.steps:
+            code = load_code(program.run_id, step.code)
+            available.append(call(code, step.shape, [available[s] for s in step.slots], step.extra))
+        values = tuple(available[s] for s in program.slots)
+    code = load_code(program.run_id, program.code)
+    return call(code, program.shape, values, program.extra, nodes)
+
+
 def run_function(program: Program, *values: Any) -> Any:
     """Run one attempt of a function in the thread of a Dask worker.
 
@@ -95,15 +108,12 @@ def run_function(program: Program, *values: Any) -> Any:
     found = find_task()
     started = time()
     try:
-        if program.steps:
-            available = list(values)
-            for step in program.steps:
-                code = load_code(program.run_id, step.code)
-                available.append(call(code, step.shape, [available[s] for s in step.slots], step.extra))
-            values = tuple(available[s] for s in program.slots)
-        code = load_code(program.run_id, program.code)
         nodes = _transfer_nodes(program, found) if shape.transfer else ()
-        result = call(code, shape, values, program.extra, nodes)
+        if shape.timeout is None:
+            result = evaluate(program, values, nodes)
+        else:
+            facts = None if found is None else current()
+            result = run_killable(evaluate, (program, values, nodes), facts, shape.timeout)
     except BaseException as error:
         if found is not None:
             _report(found, shape.retry_on, error, started)

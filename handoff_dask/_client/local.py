@@ -13,9 +13,11 @@ import traceback
 import uuid
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 from handoff_dask._adapter import current
+from handoff_dask._adapter.killable import run_killable
 from handoff_dask._adapter.worker import load_code
 from handoff_dask._client.options import DEFAULT_MAX_RETRIES, RunOptions, check_dag, check_seconds
 from handoff_dask._client.result import Result
@@ -24,7 +26,7 @@ from handoff_dask._model.function import Function, Transfer
 from handoff_dask._model.records import Attempt, Records, Row
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.lowering import depth_first, inline_order, placed_dependencies
-from handoff_dask.exceptions import FunctionFailedError, InvalidFunctionError, RunTimeoutError
+from handoff_dask.exceptions import FunctionFailedError, InvalidFunctionError, RunError, RunTimeoutError
 
 #: Name of the one node there is.
 NODE = "local"
@@ -45,7 +47,7 @@ def execute_local(
 ) -> Result:
     """Run a DAG in this process, on a thread pool.
 
-    ``cost`` and ``node`` are ignored, and so is a function's ``timeout``, since a thread cannot be ended.
+    ``cost`` and ``node`` are ignored. A function with a ``timeout`` runs in a process of its own.
 
     Parameters
     ----------
@@ -127,7 +129,8 @@ class LocalRun:
         self._elapsed = 0.0
         self._times: dict[Hashable, Times] = {}
         self._failed: dict[Hashable, tuple[Attempt, ...]] = {}
-        self._error: FunctionFailedError | RunTimeoutError | None = None
+        self._failures: list[FunctionFailedError] = []
+        self._late: RunTimeoutError | None = None
         functions = dag.functions
         self._inlined = inline_order(functions, tuple(dag) if self._has_inline(functions) else ())
         self._dependencies = {
@@ -169,7 +172,7 @@ class LocalRun:
                 if self._is_late():
                     break
                 if not self._run_one(functions[id]):
-                    if self._error is not None and self._options.fail_fast:
+                    if self._failures and self._options.fail_fast:
                         return
                     skipped.add(id)
             if self._is_late():
@@ -242,14 +245,12 @@ class LocalRun:
             futures: list[Future[None]] = [pool.submit(chain, id) for id in ready]
             done = not futures or all_done.wait(self._timeout)
             # To finish late is to be late, as in one thread.
-            if not done or (end is not None and self._error is None and time.monotonic() >= end):
+            if not done or (end is not None and not self._failures and time.monotonic() >= end):
                 self._time_out()
         finally:
             with lock:  # nobody is between looking at it and handing the pool more to do
                 stop.set()
-            pool.shutdown(
-                wait=self._error is None or not isinstance(self._error, RunTimeoutError), cancel_futures=True
-            )
+            pool.shutdown(wait=self._late is None, cancel_futures=True)
             self._elapsed = time.time() - self._begin
         if crashed:
             raise crashed[0]
@@ -271,8 +272,9 @@ class LocalRun:
                     or f.extra_kwargs
                     or id in self._inlined
                     or type(f) is Transfer
+                    or f.timeout is not None
                 ):
-                    value = self._call(f)
+                    value = self._call(f, len(attempts) + 1)
                 elif f.argument_inclusion == "as_list":
                     value = code([results[d] for d in f.args], *f.extra_args)  # type: ignore[operator, misc]
                 else:
@@ -297,10 +299,10 @@ class LocalRun:
                 most = policy.max_retries if f.max_retries is None else f.max_retries
                 if len(attempts) > most or not isinstance(error, policy.retry_on):
                     failed[id] = attempts
-                    if self._error is None:
-                        self._error = FunctionFailedError(self.dag.id, self.id, id, attempts)
-                        self._error.__cause__ = error
-                        self._error.run = self
+                    failure = FunctionFailedError(self.dag.id, self.id, id, attempts)
+                    failure.__cause__ = error
+                    failure.run = self
+                    self._failures.append(failure)
                     return False
                 if not self._wait(policy.wait(len(attempts), random.random())):
                     failed[id] = attempts
@@ -330,39 +332,36 @@ class LocalRun:
                 if not uses[d]:
                     results.pop(d, None)
 
-    def _call(self, f: Function) -> Any:
+    def _call(self, f: Function, attempt: int) -> Any:
         """Call a function of any shape, with the inline functions it depends on."""
-        inline: dict[Hashable, Any] = {}
-        for id in self._inlined.get(f.id, ()):
-            value = self._call_one(self.dag[id], inline)
-            inline[id] = asyncio.run(value) if inspect.iscoroutine(value) else value
-        return self._call_one(f, inline)
-
-    def _call_one(self, f: Function, inline: Mapping[Hashable, Any]) -> Any:
-        def value(id: Hashable) -> Any:
-            return inline[id] if id in inline else self.results[id]
-
-        assert f.code is not None
-        code: Callable[..., Any] = load_code(self.id, f.code) if isinstance(f.code, str) else f.code
-        args: Sequence[Any] = [value(d) for d in f.args]
-        if f.argument_inclusion == "as_list":
-            args = [args]
-        if type(f) is Transfer:
-            args = [*args, NODE, NODE]
-        kwargs = {name: value(d) for name, d in f.kwargs.items()}
-        return code(*args, *f.extra_args, **kwargs, **f.extra_kwargs)
+        inline = [self.dag[id] for id in self._inlined.get(f.id, ())]
+        if f.timeout is None:
+            return evaluate(self.id, f, inline, self.results)
+        inputs = {id: self.results[id] for id in self._dependencies[f.id]}
+        facts = current.Current(self.id, self.dag.id, f.id, attempt, NODE, dict(f.cost or {}))
+        return run_killable(evaluate, (self.id, f, inline, inputs), facts, f.timeout)
 
     def _time_out(self) -> None:
         assert self._timeout is not None
         # What still runs cannot be ended; it goes on writing to the old ones.
         self.results, self._times, self._failed = dict(self.results), dict(self._times), dict(self._failed)
-        error = RunTimeoutError(
+        self._late = RunTimeoutError(
             self.dag.id, self.id, self._timeout, len(self._times), len(self._dependencies)
         )
-        error.run = self
-        self._error = error
+        self._late.run = self
 
     # ------------------------------------------------------------------ afterwards
+
+    @cached_property
+    def _error(self) -> RunError | None:
+        """With what it ended, once it has."""
+        if self._late is not None or not self._failures:
+            return self._late
+        first, *others = self._failures
+        error = FunctionFailedError(self.dag.id, self.id, first.function_id, first.attempts, others)
+        error.__cause__ = first.__cause__
+        error.run = self
+        return error
 
     @property
     def status(self) -> str:
@@ -411,3 +410,20 @@ class LocalRun:
             elapsed=self._elapsed,
             run_id=self.id,
         )
+
+
+def evaluate(run_id: str, f: Function, inline: Sequence[Function], results: Mapping[Hashable, Any]) -> Any:
+    """Call a function of any shape after the inline functions it depends on, given the results it takes."""
+    inlined: dict[Hashable, Any] = {}
+    for g in (*inline, f):
+        args: Sequence[Any] = [inlined[d] if d in inlined else results[d] for d in g.args]
+        if g.argument_inclusion == "as_list":
+            args = [args]
+        if type(g) is Transfer:
+            args = [*args, NODE, NODE]
+        kwargs = {name: inlined[d] if d in inlined else results[d] for name, d in g.kwargs.items()}
+        assert g.code is not None
+        code: Callable[..., Any] = load_code(run_id, g.code) if isinstance(g.code, str) else g.code
+        value = code(*args, *g.extra_args, **kwargs, **g.extra_kwargs)
+        inlined[g.id] = asyncio.run(value) if inspect.iscoroutine(value) else value
+    return inlined[f.id]

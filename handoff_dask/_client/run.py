@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import weakref
-from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -425,15 +425,13 @@ class Run:
             )
         elif fault := report.get("fault"):
             error = AllocatorError(self.dag.id, self.id, fault)
-        elif report.get("failed") and (shortfalls := report.get("shortfalls")) and pickle.loads(shortfalls):
-            return self._allocation_error(shortfalls)
         elif report.get("failed") and self._status != "cancelled":  # else it would have been tried again
-            number = report["failed"][0]
-            row: Row = report["rows"][number]
-            cause = original_exception(report["errors"][0])
-            id = self._compiled.ids[number]
-            error = FunctionFailedError(self.dag.id, self.id, id, row.attempts)
-            self._error = self._with_run(error, cause)
+            starved = {id for s in pickle.loads(report["shortfalls"]) for id in s.function_ids}
+            if self._compiled.spec.ids[report["failed"][0]] in starved:
+                return self._allocation_error(report["shortfalls"])
+            first, *others = zip(report["failed"], report["errors"], strict=True)
+            told = [self._failure(report["rows"], *other) for other in others]
+            self._error = self._failure(report["rows"], *first, told)
             return self._error
         elif self._status == "failed":
             return self._allocation_error(report.get("shortfalls") or pickle.dumps(()))
@@ -443,6 +441,14 @@ class Run:
             error = RunCancelledError(self.dag.id, self.id, reason)
         self._error = self._with_run(error)
         return self._error
+
+    def _failure(
+        self, rows: Sequence[Row], number: int, error: Any, others: Sequence[FunctionFailedError] = ()
+    ) -> FunctionFailedError:
+        id = self._compiled.ids[number]
+        failure = FunctionFailedError(self.dag.id, self.id, id, rows[number].attempts, others)
+        self._with_run(failure, original_exception(error))
+        return failure
 
     def _allocation_error(self, shortfalls: bytes) -> AllocationError:
         known = dict(zip(self._compiled.spec.ids, self._compiled.ids, strict=True))

@@ -92,8 +92,9 @@ class Function:
     retry : RetryPolicy, optional
         None inherits the run's.
     timeout : float, optional
-        Seconds that one attempt may take. This version cannot enforce it on a node: ``execute`` and
-        ``submit`` refuse a function that has one, rather than ignore it.
+        Seconds that one attempt may take. The attempt is then ended, whatever it does, and counts as a
+        failure with :class:`FunctionTimeoutError`. Such a function runs in a process of its own, which costs
+        some: code, arguments and result are pickled there and back.
     priority : float
         Higher goes first among functions that could start.
     init, parallelism, batch_size, batch_timeout

@@ -30,10 +30,10 @@ from handoff_dask._scheduling.spec import Amounts, RunSpec
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """``function``, which was ready, will never be placed."""
+    """``function``, which was ready, will not be placed: for a shortfall, or since it has failed for good."""
 
     function: FunctionState
-    shortfall: Shortfall
+    shortfall: Shortfall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ class SchedulingState:
         self._pending: list[Run] = []
         self._pending_nodes: list[Node] | None = None  # those the pending runs were last compared with
         self._delayed: list[_Delayed] = []
+        self._spent: list[FunctionState] = []  # ready, but they have failed for good
         self._ended: list[Run] = []
         self._unranked: dict[Run, None] = {}  # more is left of them than when they were ranked
         self._sequence = 0
@@ -192,6 +193,10 @@ class SchedulingState:
         """All inputs of a function are there."""
         if f.state is not State.WAITING:
             return
+        if f.failures > f.kind.policy.max_retries:
+            f.move(State.READY)
+            self._spent.append(f)
+            return
         if f.not_before > now:
             f.move(State.DELAYED)
             heappush(self._delayed, (f.not_before, f.run.sequence, f.number, f))
@@ -264,14 +269,11 @@ class SchedulingState:
         assert f.node is not None
         self._close_attempt(f, "failed", started, stopped if stopped is not None else now, error, traceback)
         self.placement.release(f)
-        f.failures += 1
-        policy = f.kind.policy
-        if retryable and f.failures <= policy.max_retries and f.run.active:
-            f.not_before = now + policy.wait(f.failures, self._random())
-            if policy.elsewhere:
-                f.avoid |= {f.node.name}
+        if retryable and f.failures < f.kind.policy.max_retries and f.run.active:
+            self._count_failure(f, now, f.node.name)
             f.move(State.WAITING)
             return True
+        f.failures += 1
         self._fail(f)
         return False
 
@@ -291,6 +293,33 @@ class SchedulingState:
             self._close_attempt(f, outcome, None, now)
             self.placement.release(f)
             f.move(State.WAITING if f.run.active else State.CANCELLED)
+
+    def unmovable(self, f: FunctionState, now: float, error: str, traceback: str | None = None) -> bool:
+        """A function's result does not travel to where it is needed: its attempt has failed after all.
+
+        The function is to be reported ready again. If there are no retries left, it is found then to have
+        failed for good.
+
+        Returns
+        -------
+        bool
+            Whether the result is to be given up.
+        """
+        if f.state is not State.FINISHED or not f.run.active or not f.attempts:
+            return False
+        last = f.attempts[-1]._replace(outcome="failed", error=error, traceback=traceback)
+        f.attempts = (*f.attempts[:-1], last)
+        self._count_failure(f, now, last.node)
+        self.result_lost(f)
+        return True
+
+    def _count_failure(self, f: FunctionState, now: float, node: Any) -> None:
+        """One more attempt has failed: when and where the next one may be."""
+        f.failures += 1
+        policy = f.kind.policy
+        f.not_before = now + policy.wait(f.failures, self._random())
+        if policy.elsewhere:
+            f.avoid |= {node}
 
     def result_lost(self, f: FunctionState) -> None:
         """A result is gone and needed again."""
@@ -377,6 +406,11 @@ class SchedulingState:
                 f.move(State.READY)
                 f.queued = now
                 self.placement.enqueue(f)
+        for f in self._spent:
+            if f.state is State.READY:
+                decisions.append(Fail(f))
+                self._fail(f)
+        self._spent.clear()
         for decision in self.placement.place(now):
             if type(decision) is Starved:
                 run = decision.functions[0].run

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import pickle
 
-import pytest
 from dask._task_spec import Task
 from helpers import add, dag_of, identity
 
@@ -162,11 +161,3 @@ def test_ids_that_are_not_plain_travel_as_text_and_come_back_as_themselves():
     assert got.ids == ids
     assert got.spec.ids == ["text", ("a", 1), "frozenset({1})", None]
     assert got.spec.dag_id == "frozenset({2})"
-
-
-def test_a_function_with_a_timeout_is_refused_not_ignored():
-    from handoff_dask import InvalidFunctionError
-
-    dag = dag_of(Function("a", identity, extra_args=[1], timeout=5))
-    with pytest.raises(InvalidFunctionError, match="'a' has a timeout, which this version cannot enforce"):
-        compiled(dag)

@@ -5,9 +5,10 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
-from helpers import add, dag_of, gate, identity, pass_gate, until
+from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, until
 
 import handoff_dask as handoff
 from handoff_dask import (
@@ -138,6 +139,62 @@ def test_without_fail_fast_independent_branches_finish(client):
     with pytest.raises(FunctionFailedError) as caught:
         handoff.execute(dag, client, fail_fast=False)
     assert caught.value.run.results.gather() == {"good": 1, "g1": 2}
+    assert caught.value.others == ()
+
+
+def fail_with(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    "execute", [handoff.execute, lambda dag, client, **o: handoff.execute_local(dag, **o)]
+)
+def test_without_fail_fast_all_failures_are_reported(client, execute):
+    dag = dag_of(
+        Function("first", fail_with, extra_args=[KeyError("one")], max_retries=1),
+        Function("then", identity, args=["first"]),
+        Function("good", time.sleep, extra_args=[0.3]),
+        Function("second", lambda _: fail_with(ValueError("two")), args=["good"], max_retries=0),
+    )
+    with pytest.raises(FunctionFailedError) as caught:
+        execute(dag, client, fail_fast=False)
+    error = caught.value
+    assert [f.function_id for f in error.failures] == ["first", "second"]
+    assert [len(f.attempts) for f in error.failures] == [2, 1]
+    assert [type(f.__cause__) for f in error.failures] == [KeyError, ValueError]
+    assert all(f.run is error.run for f in error.failures)
+    first, second = (f.attempts[-1].node for f in error.failures)
+    assert str(error) == (
+        "2 functions of DAG 'test' failed:\n"
+        f"  - function 'first' after 2 attempts, the last on {first!r}: KeyError('one')\n"
+        f"  - function 'second' after 1 attempt, on {second!r}: ValueError('two')"
+    )
+    copy = pickle.loads(pickle.dumps(error))
+    assert [type(f.__cause__) for f in copy.failures] == [KeyError, ValueError]
+    assert str(copy) == str(error)
+
+
+def test_a_function_that_fits_nowhere_any_more_is_among_the_failures(client, cluster, monkeypatch):
+    """The first failure says of what kind the error is."""
+    door = gate("shrinks")
+    dag = dag_of(
+        Function("bad", fail_with, extra_args=[KeyError("one")], max_retries=0),
+        Function("held", pass_gate, extra_args=["shrinks"], cost={"cpu": 1}),
+        Function("large", identity, args=["held"], cost={"gpu": 1}),
+    )
+    run = handoff.submit(dag, client, fail_fast=False)
+    door.await_inside(1)
+    placement = plugin_of(cluster).state.placement
+    monkeypatch.setattr(placement, "settings", replace(placement.settings, node_timeout=0.1))
+    handoff.register_node("node1", {"gpu": 0}, client)
+    try:
+        door.open()
+        with pytest.raises(FunctionFailedError) as caught:
+            run.result(timeout=20)
+    finally:
+        handoff.register_node("node1", {"gpu": 1}, client)
+    assert [f.function_id for f in caught.value.failures] == ["bad", "large"]
+    assert "function 'large': AllocationError(" in str(caught.value)
 
 
 @pytest.mark.parametrize("error", [Unpicklable, SystemExit, KeyboardInterrupt])

@@ -197,10 +197,3 @@ def test_a_failure_before_the_timeout_is_a_failure(max_concurrency):
         execute_local(
             dag_of(Function("a", [].pop)), timeout=60, max_retries=0, max_concurrency=max_concurrency
         )
-
-
-def test_a_functions_own_timeout_is_ignored():
-    """A thread cannot be ended."""
-
-    dag = dag_of(Function("a", work, extra_args=[0.02], timeout=0.001))
-    assert execute_local(dag)["a"] == "done"

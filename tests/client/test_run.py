@@ -11,9 +11,11 @@ import handoff_dask as handoff
 from handoff_dask import Function
 
 
-def two_steps(name):
+def two_steps(name, cost=None):
     return dag_of(
-        Function("held", pass_gate, extra_args=[name, 1]), Function("after", add, args=["held"]), id=name
+        Function("held", pass_gate, extra_args=[name, 1], cost=cost),
+        Function("after", add, args=["held"]),
+        id=name,
     )
 
 
@@ -73,20 +75,74 @@ def test_dropping_the_handles_of_a_run_that_goes_on_cancels_it(client, cluster):
     name = run.id
     del run
     gc.collect()
-    until(lambda: name not in plugin_of(cluster).runs)
+    state = plugin_of(cluster).state
+    until(lambda: state.runs[name].ended)
+    assert [f.state.value for f in state.runs[name].functions] == ["running", "cancelled"]
     door.open()
+    until(lambda: name not in plugin_of(cluster).runs)
 
 
-def test_closing_a_client_ends_its_unfinished_runs(cluster):
+def leave_politely(client):
+    client.close()
+
+
+def vanish(client):
+    """As when its process dies: nobody tells the scheduler anything."""
+    client.sync(client.scheduler_comm.comm.close)
+
+
+@pytest.mark.parametrize("leave", [leave_politely, vanish])
+def test_when_a_client_is_gone_what_runs_stays_booked_until_it_ends(cluster, client, leave):
     door = gate("closing")
+    dag = dag_of(
+        Function("running", pass_gate, extra_args=["closing"], cost={"gpu": 1}),
+        Function("waiting", identity, extra_args=[1], cost={"gpu": 1}),
+        Function("after", identity, args=["running"]),
+    )
+    with Client(cluster, set_as_default=False) as other:
+        run = handoff.submit(dag, other)
+        door.await_inside(1)
+        number_of_tasks = len(cluster.scheduler.tasks)
+        leave(other)
+        until(lambda: len(cluster.scheduler.tasks) < number_of_tasks)
+        state = plugin_of(cluster).state
+        until(lambda: run.id not in state.runs or state.runs[run.id].ended)
+        assert [f.state.value for f in state.runs[run.id].functions] == ["running", "cancelled", "cancelled"]
+        assert not handoff.resources_available("node1", {"gpu": 1}, client)
+        later = handoff.submit(dag_of(Function("later", identity, extra_args=[2], cost={"gpu": 1})), client)
+        assert "gpu" in later.explain("later")
+        assert not later.done()
+        door.open()
+        assert later.result(20).results == {"later": 2}
+        until(lambda: run.id not in plugin_of(cluster).runs)
+        assert not [key for key in cluster.scheduler.tasks if run.id in key[0]]
+        until(lambda: not [name for name in cluster.scheduler.clients if "handoff" in name])
+
+
+def test_a_client_that_closes_has_cancelled_its_runs(cluster):
+    door = gate("closed")
     client = Client(cluster, set_as_default=False)
-    run = handoff.submit(two_steps("closing"), client)
+    run = handoff.submit(two_steps("closed"), client)
     door.await_inside(1)
     client.close()
     assert run.status == "cancelled"
     assert run.done()
     door.open()
     until(lambda: not plugin_of(cluster).runs)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_cancelling_a_future_of_dasks_ends_the_run_and_keeps_the_books(cluster, client, force):
+    door = gate("futures")
+    run = handoff.submit(two_steps("futures", cost={"gpu": 1}), client)
+    door.await_inside(1)
+    client.cancel(list(run.futures.values()), force=force)
+    assert run.wait(20)
+    assert run.status == "cancelled"
+    assert all(future.cancelled() for future in run.futures.values())
+    assert not handoff.resources_available("node1", {"gpu": 1}, client)
+    door.open()
+    until(lambda: handoff.resources_available("node1", {"gpu": 1}, client))
 
 
 def test_runs_of_several_clients_do_not_mix(cluster):

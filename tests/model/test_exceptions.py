@@ -26,6 +26,8 @@ EXAMPLES = [
     handoff.DuplicateFunctionError("mine", ["text"], ["a"]),
     handoff.ClusterNotReadyError("preload it"),
     handoff.NodeNotFoundError("node9", ["node1", "node2"]),
+    handoff.FunctionTimeoutError(2.5),
+    handoff.FunctionCrashedError(-11),
     handoff.RunError("mine", "run1", "fact"),
     handoff.FunctionFailedError("mine", "run1", ("f", 1), ATTEMPTS),
     handoff.AllocationError("mine", "run1", [SHORTFALL]),
@@ -38,6 +40,7 @@ every = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error)
 
 def fields_of(error):
     names = {name for name in dir(error) if not name.startswith("_")} - {"add_note", "with_traceback"}
+    names -= {"failures"}  # itself and others, and no two exceptions are equal
     return {name: getattr(error, name) for name in names if hasattr(error, name)}
 
 
@@ -121,6 +124,8 @@ def test_base(error):
         ("SerializationError", handoff.InvalidFunctionError),
         ("ClusterNotReadyError", RuntimeError),
         ("NodeNotFoundError", LookupError),
+        ("FunctionTimeoutError", TimeoutError),
+        ("FunctionCrashedError", RuntimeError),
         ("FunctionFailedError", handoff.RunError),
         ("AllocationError", handoff.RunError),
         ("AllocatorError", handoff.RunError),
@@ -146,6 +151,8 @@ def test_fields():
     assert by_name["NodeNotFoundError"].known == ("node1", "node2")
     assert by_name["AllocationError"].shortfalls == (SHORTFALL,)
     assert by_name["RunCancelledError"].reason == "somebody did"
+    assert by_name["FunctionTimeoutError"].timeout == 2.5
+    assert by_name["FunctionCrashedError"].status == -11
     failed = by_name["FunctionFailedError"]
     assert (failed.dag_id, failed.run_id, failed.function_id, failed.attempts) == (
         "mine",

@@ -268,3 +268,55 @@ def test_what_one_function_avoids_another_may_use(core):
     core.fail("x")
     core.ready("x y")
     assert core.decide() == ["x@b", "y@a"]
+
+
+def test_a_result_that_does_not_travel_was_a_failed_attempt(core):
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(x=fn("cpu 1", policy=RetryPolicy(max_retries=1, delay=5.0)), y=fn(pin="b"), ready="x")
+    core.decide()
+    core.finish("x")
+    core.ready("y")
+    core.decide()
+    assert core.state.unmovable(core["x"], core.now, "it does not pickle", "line 1") is True
+    assert core.state.unmovable(core["x"], core.now, "told twice") is False
+    core.state.lost(core["y"], core.now, "cancelled")
+    assert core.states("x y") == "waiting waiting"
+    assert core["x"].attempts[0][5:8] == ("failed", "it does not pickle", "line 1")
+    core.ready("x")
+    assert core.states("x") == "delayed"
+    core.wait(5)
+    assert core.decide() == ["x@b"], "elsewhere"
+    core.finish("x")
+    core.ready("y")
+    assert core.decide() == ["y@b"]
+    core.finish("y")
+    assert core.decide() == ["r finished"]
+    assert core.outcomes("x") == [("a", "failed"), ("b", "finished")]
+    assert [a.number for a in core["x"].attempts] == [1, 2]
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_result_that_never_travels_fails_for_good(core, retries):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", retries=retries), y=fn("cpu 1"), ready="x", options={"fail_fast": False})
+    for _ in range(retries + 1):
+        if core["x"].state.value == "waiting":
+            core.ready("x")
+        assert "x@a" in core.decide()
+        core.finish("x")
+        core.state.unmovable(core["x"], core.now, "it does not pickle")
+    core.ready("x")
+    assert core.decide() == ["x unplaceable"], "it has failed for good"
+    assert core.states("x") == "failed"
+    assert core.outcomes("x") == [("a", "failed")] * (retries + 1)
+    assert [f.id for f in core["x"].run.failed] == ["x"]
+
+
+def test_a_result_of_a_run_that_was_cancelled_meanwhile_need_not_travel(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1"), ready="x")
+    core.decide()
+    core.finish("x")
+    core.state.run_cancelled("r")
+    assert core.state.unmovable(core["x"], core.now, "it does not pickle") is False
+    assert core.outcomes("x") == [("a", "finished")]

@@ -1,0 +1,64 @@
+"""What can only go wrong between processes: results that do not travel."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from distributed import Client
+from helpers import dag_of, identity
+
+import handoff_dask as handoff
+from handoff_dask import Function, FunctionFailedError
+
+
+class Unloadable:
+    """Pickles, and cannot be unpickled."""
+
+    def __reduce__(self):
+        return int, ("not a number",)
+
+
+def node_of(value):
+    return handoff.current().node
+
+
+@pytest.fixture(scope="module")
+def processes():
+    nodes = {"a": {"cpu": 2}, "b": {"cpu": 2}}
+    with handoff.local_cluster(nodes, processes=True) as cluster, Client(cluster) as client:
+        yield client
+
+
+@pytest.mark.parametrize("code", [threading.Lock, Unloadable])
+def test_a_result_that_cannot_be_moved_is_its_functions_failure(processes, code):
+    """Plain Dask lets the function that needs it wait for ever."""
+    dag = dag_of(
+        Function("makes", lambda: code(), node="a", max_retries=2),
+        Function("uses", node_of, args=["makes"], node="b"),
+        Function("other", identity, extra_args=[1]),
+    )
+    with pytest.raises(FunctionFailedError) as caught:
+        handoff.execute(dag, processes, keep=["uses", "other"], fail_fast=False, timeout=60)
+    error = caught.value
+    assert error.function_id == "makes"
+    assert [(a.node, a.outcome) for a in error.attempts] == [("a", "failed")] * 3
+    assert "its result could not be moved to another node" in str(error)
+    assert isinstance(error.__cause__, Exception)
+    statuses = {id: record.status for id, record in error.run.records.items()}
+    assert statuses == {"makes": "failed", "uses": "skipped", "other": "finished"}
+    assert handoff.resources_available("a", {"cpu": 2}, processes)
+    assert handoff.resources_available("b", {"cpu": 2}, processes)
+
+
+def test_the_next_attempt_is_where_it_need_not_be_moved(processes):
+    dag = dag_of(
+        Function("makes", lambda: threading.Lock(), max_retries=1),
+        Function("uses", node_of, args=["makes"], node="b"),
+    )
+    result = handoff.execute(dag, processes, keep=["uses"], timeout=60, allocation_strategy="first_available")
+    assert [(a.node, a.outcome) for a in result.records["makes"].attempts] == [
+        ("a", "failed"),
+        ("b", "finished"),
+    ]
+    assert result.results == {"uses": "b"}

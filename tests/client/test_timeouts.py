@@ -1,0 +1,272 @@
+"""A function's timeout ends its attempt, whatever it does, and its node goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from helpers import dag_of, until
+
+import handoff_dask as handoff
+from handoff_dask import (
+    Function,
+    FunctionCrashedError,
+    FunctionFailedError,
+    FunctionTimeoutError,
+    RetryPolicy,
+)
+
+
+def sleep_long():
+    time.sleep(3600)
+
+
+def stuck_in_c():
+    ctypes.CDLL(None).sleep(3600)
+
+
+def stuck_with_the_interpreters_lock():
+    ctypes.PyDLL(None).sleep(3600)
+
+
+def deaf():
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(3600)
+
+
+async def sleep_long_in_a_coroutine():
+    import asyncio
+
+    await asyncio.sleep(3600)
+
+
+def process_id(*args):
+    return os.getpid()
+
+
+def locally(dag, client, **options):
+    return handoff.execute_local(dag, **options)
+
+
+def on_a_cluster(dag, client, **options):
+    return handoff.execute(dag, client, **options)
+
+
+both = pytest.mark.parametrize("run", [on_a_cluster, locally])
+
+
+@both
+@pytest.mark.parametrize(
+    "code", [sleep_long, stuck_in_c, stuck_with_the_interpreters_lock, deaf, sleep_long_in_a_coroutine]
+)
+def test_an_attempt_is_ended_whatever_it_does(client, run, code):
+    warm = dag_of(Function("warm", process_id, timeout=60))
+    run(warm, client)  # to start a process does not count
+    dag = dag_of(Function("stuck", code, timeout=0.5, max_retries=1, cost={"cpu": 4}))
+    with pytest.raises(FunctionFailedError) as caught:
+        run(dag, client)
+    error = caught.value
+    assert isinstance(error.__cause__, FunctionTimeoutError)
+    assert error.__cause__.timeout == 0.5
+    assert [a.outcome for a in error.attempts] == ["failed", "failed"]
+    assert "ran longer than its timeout of 0.5 s and was ended" in str(error)
+    for attempt in error.attempts:
+        assert attempt.stopped is not None
+        assert attempt.started is not None
+        assert attempt.stopped - attempt.started >= 0.5
+
+
+def test_the_node_runs_the_next_function_on_what_was_freed(client):
+    """Nothing else fits on the only node that has a GPU until the stuck one is gone."""
+    dag = dag_of(
+        Function("stuck", sleep_long, timeout=0.3, max_retries=0, cost={"gpu": 1}, priority=1),
+        Function("next", process_id, cost={"gpu": 1}),
+    )
+    run = handoff.submit(dag, client, fail_fast=False)
+    assert run.wait(60)
+    records = run.records
+    assert (records["stuck"].status, records["next"].status) == ("failed", "finished")
+    assert records["next"].started >= records["stuck"].attempts[0].stopped
+
+
+def succeed_the_second_time(path):
+    if not Path(path).exists():
+        Path(path).touch()
+        time.sleep(3600)
+    return handoff.current().attempt
+
+
+@both
+def test_a_timeout_is_retried_as_any_failure(client, run, tmp_path):
+    f = Function("f", succeed_the_second_time, extra_args=[str(tmp_path / "first")], timeout=1, max_retries=1)
+    result = run(dag_of(f), client)
+    assert result.results == {"f": 2}
+    assert [a.outcome for a in result.records["f"].attempts] == ["failed", "finished"]
+
+
+@both
+def test_retry_on_may_leave_timeouts_out(client, run):
+    policy = RetryPolicy(max_retries=3, retry_on=(ValueError,))
+    with pytest.raises(FunctionFailedError) as caught:
+        run(dag_of(Function("f", sleep_long, timeout=0.2, retry=policy)), client)
+    assert len(caught.value.attempts) == 1
+
+
+def leave_with(status):
+    os._exit(status)
+
+
+def be_killed():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@both
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (Function("f", leave_with, extra_args=[3]), "ended with exit status 3"),
+        (Function("f", be_killed), "ended on signal 11 (SIGSEGV)"),
+    ],
+)
+def test_a_crash_of_such_a_function_is_its_own_failure(client, run, function, text):
+    """The node lives on."""
+    dag = dag_of(
+        Function(
+            "f", function.code, extra_args=function.extra_args, timeout=60, max_retries=1, node=function.node
+        ),
+        Function("other", process_id),
+    )
+    with pytest.raises(FunctionFailedError) as caught:
+        run(dag, client, fail_fast=False)
+    assert isinstance(caught.value.__cause__, FunctionCrashedError)
+    assert text in str(caught.value)
+    assert len(caught.value.attempts) == 2
+    assert caught.value.run.records["other"].status == "finished"
+
+
+def add_to(x, y, *, z):
+    print("not among the replies")
+    sys.stdout.flush()
+    os.write(1, b"nor is this\n")
+    assert sys.stdin.read() == ""
+    return x + y + z
+
+
+def whoami(x):
+    now = handoff.current()
+    return x, now.run_id, now.dag_id, now.function_id, now.attempt, now.node, now.cost, now.devices
+
+
+@both
+def test_it_is_called_as_any_function(client, run):
+    dag = dag_of(
+        Function("array", np.arange, extra_args=[100_000]),
+        Function("one", lambda x: x + 1, args=["array"], type="inline"),
+        Function("sum", add_to, args=["one", "array"], extra_kwargs={"z": 1}, timeout=60),
+        Function("who", whoami, args=["sum"], timeout=60, cost={"cpu": 1, "gpu": 1}),
+    )
+    result = run(dag, client)
+    values, run_id, dag_id, id, attempt, node, cost, devices = result.results["who"]
+    np.testing.assert_array_equal(values, 2 * np.arange(100_000) + 2)
+    assert values.flags.writeable
+    assert (run_id, dag_id, id, attempt) == (result.run_id, "test", "who", 1)
+    assert (node, cost) == (result.allocations["who"], {"cpu": 1, "gpu": 1})
+    if run is on_a_cluster:
+        assert devices == {"gpu": [0]}
+
+
+class Odd(Exception):
+    def __init__(self, a, b):
+        super().__init__(f"{a} and {b}")
+
+
+def raise_odd():
+    raise Odd(1, 2)
+
+
+def raise_with_a_cause():
+    try:
+        {}["key"]
+    except KeyError as error:
+        raise ValueError("no such key") from error
+
+
+@both
+def test_what_it_raises_is_what_the_error_carries(client, run):
+    with pytest.raises(FunctionFailedError) as caught:
+        run(dag_of(Function("f", raise_with_a_cause, timeout=60, max_retries=0)), client)
+    cause = caught.value.__cause__
+    assert isinstance(cause, ValueError)
+    assert isinstance(cause.__cause__, KeyError)
+    assert "raise_with_a_cause" in caught.value.attempts[0].traceback
+
+
+def leave():
+    raise SystemExit(4)
+
+
+@both
+@pytest.mark.parametrize("code", [raise_odd, leave, lambda: (i for i in range(3))])
+def test_what_does_not_travel_is_a_failure(client, run, code):
+    with pytest.raises(FunctionFailedError) as caught:
+        run(dag_of(Function("f", code, timeout=60, max_retries=0)), client)
+    assert len(caught.value.attempts) == 1
+
+
+@both
+def test_processes_are_used_again(client, run):
+    dag = dag_of(*(Function(i, process_id, args=[i - 1] if i else [], timeout=60) for i in range(5)))
+    assert len(set(run(dag, client).results.values())) == 1
+
+
+def start_another_process(path):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    Path(path).write_text(str(child.pid))
+    child.wait()
+
+
+def test_what_it_started_ends_with_it(client, tmp_path):
+    path = tmp_path / "pid"
+    f = Function("f", start_another_process, extra_args=[str(path)], timeout=2, max_retries=0)
+    with pytest.raises(FunctionFailedError):
+        handoff.execute(dag_of(f), client)
+    pid = int(path.read_text())
+    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+
+def note_and_get_stuck(path):
+    Path(path).write_text(str(os.getpid()))
+    stuck_with_the_interpreters_lock()
+
+
+def test_nothing_outlives_a_killed_node(tmp_path):
+    """Not even code that holds the interpreter's lock, so that no thread of its process can end it."""
+    path = tmp_path / "pid"
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import handoff_dask as handoff\n"
+        "from client.test_timeouts import note_and_get_stuck\n"
+        f"f = handoff.Function('f', note_and_get_stuck, extra_args=[{str(path)!r}], timeout=3600)\n"
+        "dag = handoff.DAG('d')\n"
+        "dag.add_function(f)\n"
+        "handoff.execute_local(dag)\n"
+    )
+    tests = str(Path(__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen([sys.executable, str(program)], env=env) as process:
+        until(lambda: path.exists() and path.read_text(), 60)
+        process.kill()
+    pid = int(path.read_text())
+    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)

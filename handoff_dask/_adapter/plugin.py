@@ -67,7 +67,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.membership = Membership(scheduler, self.state, self.intervals, self.foreign, self.wake)
         self.runs: dict[str, ActiveRun] = {}
         self.functions: dict[Hashable, FunctionState] = {}
-        self._reports: dict[tuple[Hashable, int], dict[str, Any]] = {}
+        self._reports: dict[Hashable, tuple[int, dict[str, Any]]] = {}  # key → run id of the attempt, report
         self._timer: asyncio.TimerHandle | None = None
         self._undo: list[Callable[[], Any]] = []
         streams, handlers = scheduler.stream_handlers, scheduler.handlers
@@ -208,6 +208,7 @@ class HandoffPlugin(SchedulerPlugin):
         elif finish == "forgotten":
             state.dropped(f, time())
             self.keeper.ended(key)
+            self._reports.pop(key, None)  # its node may have been lost between the report and the failure
             del self.functions[key]
             active = self.runs[f.run.spec.run_id]
             assert active.known is not None
@@ -259,7 +260,9 @@ class HandoffPlugin(SchedulerPlugin):
         """An attempt failed: let the core decide, and Dask carry out what it decides."""
         f = self.functions.get(key)
         ts = self.scheduler.tasks.get(key)
-        report = self._reports.pop((key, run_id), {})
+        reported, report = self._reports.pop(key, (run_id, {}))
+        if reported != run_id:
+            report = {}
         if f is None or ts is None:
             return
         if ts.state == "memory" and all(ws.address != worker for ws in ts.who_has or ()):
@@ -299,7 +302,7 @@ class HandoffPlugin(SchedulerPlugin):
 
     def _attempt_reported(self, *, key: Hashable, run_id: int, **report: Any) -> None:
         if key in self.functions:
-            self._reports[key, run_id] = report
+            self._reports[key] = run_id, report
 
     # ------------------------------------------------------------------ decisions
 

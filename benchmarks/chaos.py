@@ -37,6 +37,10 @@ THREADS = 4
 KILL_EVERY = 0.6, 1.4  # seconds, at random between these
 MOST_KILLS = 30  # so that a run that loses results as fast as it makes them ends, too
 
+#: A node that wants to fetch a result from one that was just killed tries for so long, and for 30 s unless Dask
+#: is configured: that would be most of what a seed takes.
+CONNECT = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"}
+
 #: What the four nodes declare; one that replaces another declares the same.
 SHAPES: tuple[Mapping[str, float], ...] = (
     {"cpu": 4, "memory": 8192, "gpu": 1},
@@ -310,7 +314,7 @@ def run_seed(seed: int, n: int = FUNCTIONS, kills: int = MOST_KILLS, timeout: fl
     }  # whoever is killed, functions are not to blame
     with (
         dask.config.set(settings),
-        ProcessCluster(shapes, threads=THREADS) as cluster,
+        ProcessCluster(shapes, threads=THREADS, environment=CONNECT) as cluster,
         Client(cluster.scheduler_address, set_as_default=False) as client,
     ):
         folder = cluster.logs / "attempts"

@@ -33,6 +33,8 @@ class ProcessCluster:
         Of the scheduler. Nodes need ``arguments`` of their own.
     arguments : sequence of str
         For ``dask worker``, more of them.
+    environment : mapping of str to str, optional
+        Variables of the nodes, besides those of this process.
 
     Attributes
     ----------
@@ -49,11 +51,15 @@ class ProcessCluster:
         threads: int = 4,
         security: Security | None = None,
         arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._nodes = nodes
         self._threads = threads
         self._arguments = list(arguments)
+        # Modules of tests and benchmarks can be imported there as they can be here.
+        path = os.pathsep.join(filter(None, sys.path))
+        self._environment = {**os.environ, "PYTHONPATH": path, **(environment or {})}
         protocol = "tls" if security is not None else "tcp"
         options = {
             "protocol": protocol,
@@ -103,11 +109,9 @@ class ProcessCluster:
         command += ["--no-nanny", "--no-dashboard", "--memory-limit", "0", "--name", name]
         command += ["--nthreads", str(self._threads), "--local-directory", str(self.logs)]
         command += ["--resources", declared] if declared else []
-        # Modules of tests and benchmarks can be imported there as they can be here.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with open(self.logs / f"{name}.log", "ab") as log:
             self.processes[name] = subprocess.Popen(
-                [*command, *self._arguments], stdout=log, stderr=log, env=environment
+                [*command, *self._arguments], stdout=log, stderr=log, env=self._environment
             )
 
     def await_nodes(self, names: Any) -> None:

@@ -37,8 +37,8 @@ THREADS = 4
 KILL_EVERY = 0.6, 1.4  # seconds, at random between these
 MOST_KILLS = 30  # so that a run that loses results as fast as it makes them ends, too
 
-#: A node that wants to fetch a result from one that was just killed tries for so long, and for 30 s unless Dask
-#: is configured: that would be most of what a seed takes.
+#: A node that wants to fetch a result from one that was just killed tries for so long, by Dask's own
+#: configuration for 30 s: that would be most of what a seed takes.
 CONNECT = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"}
 
 #: What the four nodes declare; one that replaces another declares the same.

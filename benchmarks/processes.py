@@ -9,11 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distributed import Scheduler, Security, SpecCluster
+from distributed import Scheduler, SpecCluster
 
 PATIENCE = 60.0  # seconds to wait for a process to do what it should do at once
 
@@ -29,10 +29,6 @@ class ProcessCluster:
         What to start with: name → what it declares.
     threads : int
         Of every node.
-    security : distributed.Security, optional
-        Of the scheduler. Nodes need ``arguments`` of their own.
-    arguments : sequence of str
-        For ``dask worker``, more of them.
     environment : mapping of str to str, optional
         Variables of the nodes, besides those of this process.
 
@@ -49,30 +45,24 @@ class ProcessCluster:
         nodes: Mapping[str, Mapping[str, float]],
         *,
         threads: int = 4,
-        security: Security | None = None,
-        arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._nodes = nodes
         self._threads = threads
-        self._arguments = list(arguments)
         # Modules of tests and benchmarks can be imported there as they can be here.
         path = os.pathsep.join(filter(None, sys.path))
         self._environment = {**os.environ, "PYTHONPATH": path, **(environment or {})}
-        protocol = "tls" if security is not None else "tcp"
         options = {
-            "protocol": protocol,
+            "protocol": "tcp",
             "host": "127.0.0.1",
             "port": 0,
             "dashboard": False,
             "dashboard_address": ":0",
-            "security": security,
         }
         self._cluster = SpecCluster(
             workers={},
             scheduler={"cls": Scheduler, "options": options},
-            security=security,
             silence_logs=logging.CRITICAL,  # it has much to say about nodes that vanish
         )
         self.scheduler: Scheduler = self._cluster.scheduler
@@ -110,9 +100,7 @@ class ProcessCluster:
         command += ["--nthreads", str(self._threads), "--local-directory", str(self.logs)]
         command += ["--resources", declared] if declared else []
         with open(self.logs / f"{name}.log", "ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [*command, *self._arguments], stdout=log, stderr=log, env=self._environment
-            )
+            self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
 
     def await_nodes(self, names: Any) -> None:
         """Wait until the scheduler knows these nodes."""

@@ -52,3 +52,25 @@ def take_down(folder):
     """Take the whole node down."""
     mark(folder)
     os._exit(1)
+
+
+class Sealed:
+    """A value that writes down the process in which it is unpickled."""
+
+    def __init__(self, folder, value):
+        self.folder = folder
+        self.value = value
+
+    def __reduce__(self):
+        return unseal, (self.folder, self.value)
+
+
+def unseal(folder, value):
+    with open(Path(folder) / "unsealed", "a") as pids:
+        pids.write(f"{os.getpid()}\n")
+    return value
+
+
+def unsealed(folder):
+    """The processes in which such values were unpickled."""
+    return {int(pid) for pid in (Path(folder) / "unsealed").read_text().split()}

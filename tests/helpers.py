@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import psutil
+
 from handoff_dask import DAG, Function
 
 
@@ -45,6 +47,17 @@ def settle(cluster) -> None:
         assert not any(node.used.values()), node.used
     for ws in cluster.scheduler.workers.values():
         assert not any(ws.used_resources.values()), ws.used_resources
+
+
+def listening(pid=None):
+    """Addresses on which a process and its children wait for connections."""
+    process = psutil.Process(pid)
+    return {
+        tuple(c.laddr)
+        for p in (process, *process.children(recursive=True))
+        for c in p.net_connections("inet")
+        if c.status == psutil.CONN_LISTEN
+    }
 
 
 class Gate:

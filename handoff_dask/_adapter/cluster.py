@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dask.system import CPU_COUNT
-from distributed import Nanny, Scheduler, SpecCluster, Worker
+from distributed import Nanny, Scheduler, Security, SpecCluster, Worker
 from distributed.system import MEMORY_LIMIT
 
 from handoff_dask._adapter.capacity import MB, count_gpus
@@ -23,6 +23,7 @@ def local_cluster(
     *,
     processes: bool = False,
     asynchronous: bool = False,
+    security: Security | bool | None = None,
     **options: Any,
 ) -> SpecCluster:
     """Start a cluster of unequal nodes on this machine.
@@ -37,6 +38,9 @@ def local_cluster(
         Each node in a process of its own; otherwise all in this one.
     asynchronous : bool
         For use with an asynchronous client: ``async with local_cluster(..., asynchronous=True)``.
+    security : distributed.Security or True, optional
+        Certificates, with which all connections of the cluster are encrypted, in one process, too; True makes
+        some for this cluster. A client that is given the cluster uses them.
     **options
         Passed on to ``distributed.SpecCluster``.
 
@@ -48,13 +52,21 @@ def local_cluster(
     Raises
     ------
     TypeError
-        ``nodes``, or a node's capacity, is not a mapping.
+        ``nodes``, or a node's capacity, is not a mapping; ``security`` is something else.
     ValueError
         No nodes; threads that are not a whole number of at least 1; an amount that is not a non-negative
         finite number.
+    ImportError
+        ``security=True``, and the package cryptography is not installed.
     """
+    if security is True:
+        security = Security.temporary()
+    elif not security:
+        security = None
+    elif not isinstance(security, Security):
+        raise TypeError(f"security must be a distributed.Security or True, not {security!r}")
     parsed = parse_nodes(nodes)
-    protocol = "tcp" if processes else "inproc"
+    protocol = "tls" if security is not None else "tcp" if processes else "inproc"
     workers = {}
     for name, capacity in nodes.items():
         resources = {r: float(n) for r, n in capacity.items() if r != THREADS}
@@ -69,16 +81,30 @@ def local_cluster(
             "memory_limit": 0,
             "dashboard": False,
             "protocol": protocol,
+            "security": security,
         }
         if processes:
             worker["silence_logs"] = logging.ERROR
         workers[name] = {"cls": Nanny if processes else Worker, "options": worker}
-    scheduler = {
-        "cls": Scheduler,
-        "options": {"protocol": protocol, "dashboard": False, "dashboard_address": ":0", "port": 0},
+    served: dict[str, Any] = {
+        "protocol": protocol,
+        "dashboard": False,
+        "dashboard_address": ":0",
+        "port": 0,
+        "security": security,
     }
+    if security is not None:
+        served["host"] = "127.0.0.1"
+        for spec in workers.values():
+            spec["options"]["host"] = "127.0.0.1"
     options.setdefault("silence_logs", logging.ERROR)
-    return SpecCluster(workers=workers, scheduler=scheduler, asynchronous=asynchronous, **options)
+    return SpecCluster(
+        workers=workers,
+        scheduler={"cls": Scheduler, "options": served},
+        asynchronous=asynchronous,
+        security=security,
+        **options,
+    )
 
 
 _embedded: SpecCluster | None = None

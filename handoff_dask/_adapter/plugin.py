@@ -19,6 +19,7 @@ from distributed import SchedulerPlugin
 from distributed.core import Status
 from distributed.metrics import monotonic, time
 from distributed.protocol import pickle
+from distributed.scheduler import KilledWorker
 
 from handoff_dask._adapter.archive import Archive
 from handoff_dask._adapter.config import read_archive_bounds, read_settings, read_stream_interval
@@ -68,7 +69,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.runs: dict[str, ActiveRun] = {}
         self.archive = Archive(*read_archive_bounds())
         self.functions: dict[Hashable, FunctionState] = {}
-        self._reports: dict[tuple[Hashable, int], dict[str, Any]] = {}
+        self._reports: dict[Hashable, tuple[int, dict[str, Any]]] = {}  # key → run id of the attempt, report
         self._timer: asyncio.TimerHandle | None = None
         self._undo: list[Callable[[], Any]] = []
         streams, handlers = scheduler.stream_handlers, scheduler.handlers
@@ -209,6 +210,7 @@ class HandoffPlugin(SchedulerPlugin):
         elif finish == "forgotten":
             state.dropped(f, time())
             self.keeper.ended(key)
+            self._reports.pop(key, None)  # its node may have been lost between the report and the failure
             del self.functions[key]
             active = self.runs[f.run.spec.run_id]
             assert active.known is not None
@@ -260,7 +262,9 @@ class HandoffPlugin(SchedulerPlugin):
         """An attempt failed: let the core decide, and Dask carry out what it decides."""
         f = self.functions.get(key)
         ts = self.scheduler.tasks.get(key)
-        report = self._reports.pop((key, run_id), {})
+        reported, report = self._reports.pop(key, (run_id, {}))
+        if reported != run_id:
+            report = {}
         if f is None or ts is None:
             return
         if ts.state == "memory" and all(ws.address != worker for ws in ts.who_has or ()):
@@ -300,7 +304,7 @@ class HandoffPlugin(SchedulerPlugin):
 
     def _attempt_reported(self, *, key: Hashable, run_id: int, **report: Any) -> None:
         if key in self.functions:
-            self._reports[key, run_id] = report
+            self._reports[key] = run_id, report
 
     # ------------------------------------------------------------------ decisions
 
@@ -451,10 +455,17 @@ def hold(ts: TaskState) -> None:
 
 
 def describe(exception: Any) -> str | None:
-    """Text of a pickled exception of Dask's own."""
+    """What a pickled exception of Dask's own says, in words for an attempt."""
     if not isinstance(exception, bytes):
         return None
     try:
-        return repr(pickle.loads(exception))
+        error = pickle.loads(exception)
     except Exception:
         return None
+    if isinstance(error, KilledWorker):
+        allowed = error.allowed_failures
+        return (
+            f"its node was lost, too: it took down {allowed + 1} nodes"
+            f" (distributed.scheduler.allowed-failures is {allowed}); their logs may say why"
+        )
+    return repr(error)

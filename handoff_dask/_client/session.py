@@ -77,6 +77,13 @@ def _connect(target: Any) -> Client:
         raise ValueError(f"client: {target!r} is not the address of a scheduler: {error}") from error
     except OSError as error:
         raise ClusterNotReadyError(f"client: no scheduler answers at {target!r}: {error}") from error
+    except TypeError as error:
+        if "ssl_context" not in str(error):
+            raise
+        raise ClusterNotReadyError(
+            f"client: the scheduler at {target!r} is to be reached with TLS: pass a client that has"
+            " certificates, Client(address, security=Security(...)), or configure distributed.comm.tls"
+        ) from error
 
 
 def _default_client() -> Client:

@@ -291,7 +291,8 @@ class SchedulingState:
         if f.state in FINAL:
             return
         if f.state is State.RUNNING:
-            self._close_attempt(f, "failed", None, now, error)
+            # Like those before it: nothing is known of a failure.
+            self._close_attempt(f, "lost", None, now, error)
             self.placement.release(f)
         self._fail(f)
 

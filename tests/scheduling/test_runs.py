@@ -110,7 +110,8 @@ def test_failures_are_listed_in_the_order_in_which_they_came(core):
     core.state.gave_up(core["f0"], core.now, "it took down three nodes")
     assert core.decide() == ["r failed"]
     assert [f.id for f in run.failed] == ["f1", "f2", "f0"]
-    assert core["f0"].attempts[-1].error == "it took down three nodes"
+    last = core["f0"].attempts[-1]
+    assert (last.outcome, last.error) == ("lost", "it took down three nodes")
 
 
 def test_a_function_that_runs_when_its_run_ends_is_not_tried_again(core):

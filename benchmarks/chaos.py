@@ -1,0 +1,396 @@
+"""Chaos: a DAG of functions that fail at random, on nodes that are killed at random, and nothing lost.
+
+Each seed runs one DAG on four nodes, processes of their own, while one after the other is killed and replaced
+by a new one. Afterwards the results are compared with those of the DAG evaluated in order, and records,
+capacities and the scheduler's state are checked.
+
+    python benchmarks/chaos.py --seeds 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import random
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+from checks import Interval
+from common import Table, machine_line, quiet
+from distributed import Client
+from processes import ProcessCluster
+
+import handoff_dask as handoff
+from handoff_dask import DAG, Collocated, Function
+
+FUNCTIONS = 2_000
+MAX_RETRIES = 3
+THREADS = 4
+KILL_EVERY = 0.6, 1.4  # seconds, at random between these
+MOST_KILLS = 30  # so that a run that loses results as fast as it makes them ends, too
+
+#: A node that wants to fetch a result from one that was just killed tries for so long, by Dask's own
+#: configuration for 30 s: that would be most of what a seed takes.
+CONNECT = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"}
+
+#: What the four nodes declare; one that replaces another declares the same.
+SHAPES: tuple[Mapping[str, float], ...] = (
+    {"cpu": 4, "memory": 8192, "gpu": 1},
+    {"cpu": 2, "memory": 4096},
+    {"cpu": 4, "memory": 2048, "gpu": 1},
+    {"cpu": 2, "memory": 8192},
+)
+COSTS: tuple[Mapping[str, float], ...] = (
+    {},
+    {"cpu": 1},
+    {"cpu": 2},
+    {"cpu": 0.5, "memory": 500},
+    {"memory": 2000},
+    {"gpu": 1},
+    {"cpu": 1, "gpu": 0.5},
+)
+
+
+# ---------------------------------------------------------------------- the DAG
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One function: what it needs, asks for and does."""
+
+    inputs: tuple[int, ...]
+    cost: Mapping[str, float]
+    beside: int | None  # collocated with this one
+    failing: int  # attempts that fail
+    seconds: float
+
+
+def plan(seed: int, n: int = FUNCTIONS) -> list[Plan]:
+    """What the functions of a seed are."""
+    rng = random.Random(seed)
+    plans = []
+    for i in range(n):
+        recent = range(max(0, i - 100), i)
+        plans.append(
+            Plan(
+                inputs=tuple(rng.sample(recent, rng.randint(0, min(3, len(recent))))),
+                cost=rng.choice(COSTS),
+                beside=rng.choice(recent) if recent and rng.random() < 0.1 else None,
+                failing=rng.choices((0, 1, 2), (85, 10, 5))[0],
+                seconds=rng.expovariate(1 / 0.003),
+            )
+        )
+    return plans
+
+
+def combine(i: int, inputs: Iterable[int]) -> int:
+    """The value of function ``i``, which depends on every input and on their order."""
+    value = i
+    for x in inputs:
+        value = (value * 31 + x) % 1_000_003
+    return value
+
+
+def attempt(*inputs: int, i: int, failing: int, seconds: float, folder: str) -> int:
+    """What runs on the nodes. It writes down when and where in a file of its node, which outlives it."""
+    here = handoff.current()
+    log = os.open(Path(folder) / here.node, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(log, f"{i} {here.attempt} start {time.time():.6f}\n".encode())
+        time.sleep(seconds)
+        os.write(log, f"{i} {here.attempt} stop {time.time():.6f}\n".encode())
+    finally:
+        os.close(log)
+    if here.attempt <= failing:
+        raise OSError(f"attempt {here.attempt} of {failing} that fail")
+    return combine(i, inputs)
+
+
+def dag_of(plans: Sequence[Plan], name: str, folder: str) -> DAG:
+    """The functions as a DAG."""
+    dag = DAG(name)
+    for i, f in enumerate(plans):
+        does = {"i": i, "failing": f.failing, "seconds": f.seconds, "folder": folder}
+        node = None if f.beside is None else Collocated(f.beside)
+        dag.add_function(
+            Function(i, attempt, args=list(f.inputs), extra_kwargs=does, cost=dict(f.cost), node=node)
+        )
+    return dag
+
+
+def in_order(plans: Sequence[Plan]) -> dict[int, int]:
+    """The results, evaluated one after the other in this process."""
+    values: dict[int, int] = {}
+    for i, f in enumerate(plans):
+        values[i] = combine(i, [values[d] for d in f.inputs])
+    return values
+
+
+# ---------------------------------------------------------------------- killing
+
+
+class Killer(threading.Thread):
+    """Kills a node at random every second or so, and starts another of the same shape.
+
+    It lets two live at any time: replacements take a while to start.
+
+    Attributes
+    ----------
+    shapes : dict of str to mapping
+        Every node there was, and what it declared.
+    killed : dict of str to float
+        Node → when it was dead.
+    """
+
+    def __init__(
+        self, cluster: ProcessCluster, seed: int, shapes: Mapping[str, Mapping[str, float]], most: int
+    ) -> None:
+        super().__init__(name="killer")
+        self._most = most
+        self.shapes = dict(shapes)
+        self.killed: dict[str, float] = {}
+        self._cluster = cluster
+        self._rng = random.Random(seed)
+        self._enough = threading.Event()
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Kill until told to stop."""
+        try:
+            while len(self.killed) < self._most and not self._enough.wait(self._rng.uniform(*KILL_EVERY)):
+                there = sorted(set(self._cluster.scheduler.aliases) & set(self._cluster.processes))
+                if len(there) > 2:
+                    self._replace(self._rng.choice(there))
+        except Exception as error:
+            self.error = error
+
+    def _replace(self, name: str) -> None:
+        self._cluster.kill(name)
+        self.killed[name] = time.time()
+        other = f"{name.partition('-')[0]}-{len(self.killed)}"
+        self.shapes[other] = self.shapes[name]
+        self._cluster.start(other, self.shapes[other])
+
+    def stop(self) -> None:
+        """Kill no more.
+
+        Raises
+        ------
+        Exception
+            It had failed to.
+        """
+        self._enough.set()
+        self.join()
+        if self.error is not None:
+            raise self.error
+
+
+# ---------------------------------------------------------------------- checks
+
+
+def read_log(folder: Path, killed: Mapping[str, float], found: list[str]) -> list[Interval]:
+    """Attempts as they ran, also lost ones, with ids ``(function, attempt)``. Adds complaints."""
+    log: list[Interval] = []
+    for path in sorted(folder.iterdir()):
+        node, open_ = path.name, {}
+        for line in path.read_text().splitlines():
+            i, number, what, moment = line.split()
+            id = int(i), int(number)
+            if what == "start":
+                open_[id] = float(moment)
+            else:
+                log.append(Interval(id, node, open_.pop(id), float(moment)))  # type: ignore[arg-type]
+        for id, start in open_.items():
+            if node in killed:
+                log.append(Interval(id, node, start, killed[node]))  # type: ignore[arg-type]
+            else:
+                found.append(f"{id} did not end on {node}, which was not killed")
+    for id, times in Counter(i.id for i in log).items():
+        if times > 1:
+            found.append(f"{id} ran {times} times")
+    return log
+
+
+def overcommitted(
+    log: Iterable[Interval], costs: Sequence[Mapping[str, float]], shapes: Mapping[str, Mapping[str, float]]
+) -> Iterator[str]:
+    """Where more was in use than there is. Ids of intervals are ``(function, attempt)``."""
+    used: dict[tuple[str, str], float] = defaultdict(float)
+    changes = [(i.stop, -1, i) for i in log] + [(i.start, 1, i) for i in log]
+    for moment, sign, i in sorted(changes, key=lambda change: change[:2]):
+        for name, amount in [*costs[i.id[0]].items(), ("threads", 1)]:  # type: ignore[call-overload]
+            used[i.node, name] += sign * amount
+            capacity = {"threads": THREADS, **shapes[i.node]}[name]
+            if used[i.node, name] > capacity + 1e-9:
+                yield f"{i.node} has {name} {capacity:g}, and {used[i.node, name]:g} was in use at {moment}"
+
+
+def check_records(
+    plans: Sequence[Plan], records: Mapping[Any, Any], log: Sequence[Interval], killed: Mapping[str, float]
+) -> Iterator[str]:
+    """Complaints about what records say of attempts, and about where collocated functions ran."""
+    nodes = {i.id: i.node for i in log}
+    for i, f in enumerate(plans):
+        record = records[i]
+        numbers = [a.number for a in record.attempts]
+        outcomes = [a.outcome for a in record.attempts]
+        if record.status != "finished" or not outcomes or outcomes[-1] != "finished":
+            yield f"{i} is {record.status}: {outcomes}"
+        if numbers != list(range(1, len(numbers) + 1)):
+            yield f"{i} has attempts {numbers}"
+        for a in record.attempts:
+            last = a is record.attempts[-1]
+            right = {
+                "failed": a.number <= f.failing,
+                "finished": a.number > f.failing and (last or bool(killed)),  # Dask moves results
+                "lost": a.node in killed,
+                "cancelled": not last,  # an input was lost before it started
+            }
+            if not right.get(a.outcome, False):
+                yield f"attempt {a.number} of {len(numbers)} of {i} on {a.node} is {a.outcome}"
+            ran = nodes.get((i, a.number))
+            if ran != a.node and (ran is not None or a.outcome in ("failed", "finished")):
+                yield f"attempt {a.number} of {i}, {a.outcome}, ran on {ran}, not on {a.node}"
+        if f.beside is not None:
+            places = {a.node for j in (i, f.beside) for a in records[j].attempts}
+            if len(places) > 1 and not places & killed.keys():
+                yield f"{i} and {f.beside} are collocated, but ran on {places}"
+
+
+def left_over(cluster: ProcessCluster) -> Iterator[str]:
+    """Complaints about what is booked after the last run has ended and nobody has it any more."""
+    plugin: Any = cluster.scheduler.plugins["handoff"]
+    gc.collect()
+    cluster.wait_until(lambda: not plugin.runs, "the scheduler has forgotten the run")
+    cluster.sync(plugin.membership.settled)
+    for what in (plugin.functions, plugin._reports, plugin.state.runs, cluster.scheduler.tasks):
+        if what:
+            yield f"left: {what}"
+    for node in plugin.state.nodes.values():
+        if node.running or node.ahead or any(node.used.values()):
+            yield f"booked on {node}: {node.used}"
+    for ws in cluster.scheduler.workers.values():
+        if any(ws.used_resources.values()):
+            yield f"in use on {ws}: {ws.used_resources}"
+    plugin.state.check()
+
+
+# ---------------------------------------------------------------------- a seed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a seed came to. ``again`` counts results that were lost and computed anew."""
+
+    seed: int
+    kills: int
+    seconds: float
+    lost: int
+    failed: int
+    again: int
+    complaints: list[str]
+
+
+def run_seed(seed: int, n: int = FUNCTIONS, kills: int = MOST_KILLS, timeout: float = 300.0) -> Outcome:
+    """Run the DAG of a seed while nodes are killed, and check everything.
+
+    Raises
+    ------
+    RunError
+        It ended otherwise than it should.
+    """
+    plans = plan(seed, n)
+    shapes = {f"n{k}": shape for k, shape in enumerate(SHAPES)}
+    settings = {
+        "distributed.scheduler.allowed-failures": 1_000
+    }  # whoever is killed, functions are not to blame
+    with (
+        dask.config.set(settings),
+        ProcessCluster(shapes, threads=THREADS, environment=CONNECT) as cluster,
+        Client(cluster.scheduler_address, set_as_default=False) as client,
+    ):
+        folder = cluster.logs / "attempts"
+        folder.mkdir()
+        handoff.discover_nodes(client)
+        killer = Killer(cluster, seed, shapes, kills)
+        killer.start()
+        try:
+            dag = dag_of(plans, f"chaos {seed}", str(folder))
+            result = handoff.execute(dag, client, max_retries=MAX_RETRIES, timeout=timeout)
+        finally:
+            killer.stop()
+        found = []
+        for name, process in cluster.processes.items():
+            if process.poll() is not None:
+                tail = (cluster.logs / f"{name}.log").read_text()[-2000:]
+                found.append(f"{name} was gone, though nobody killed it:\n{tail}")
+        records = dict(result.records)
+        log = read_log(folder, killer.killed, found)
+        expected = in_order(plans)
+        wrong = [i for i, value in expected.items() if result.results.get(i) != value]
+        found += [f"wrong results: {wrong}"] if wrong else []
+        found += check_records(plans, records, log, killer.killed)
+        costs = [f.cost for f in plans]
+        recorded = [
+            Interval((i, a.number), a.node, a.started, a.stopped)  # type: ignore[arg-type]
+            for i, record in records.items()
+            for a in record.attempts
+            if a.started is not None  # of an attempt that was lost nobody knows that
+        ]
+        found += [f"by records: {line}" for line in overcommitted(recorded, costs, killer.shapes)]
+        found += [f"in fact: {line}" for line in overcommitted(log, costs, killer.shapes)]
+        seconds = result.elapsed
+        del result
+        found += left_over(cluster)
+    outcomes = Counter(a.outcome for record in records.values() for a in record.attempts)
+    return Outcome(
+        seed,
+        len(killer.killed),
+        seconds,
+        outcomes["lost"],
+        outcomes["failed"],
+        outcomes["finished"] - n,
+        found,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run seeds and print a table; the exit status is 1 when anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20, help="how many, from the first on (default 20)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
+    parser.add_argument("--functions", type=int, default=FUNCTIONS)
+    parser.add_argument("--kills", type=int, default=MOST_KILLS, help="the most of a seed")
+    parser.add_argument("--markdown", action="store_true", help="a table for the documentation")
+    options = parser.parse_args(arguments)
+    quiet()
+    print(machine_line())
+    headings = ("seed", "kills", "seconds", "lost", "retried", "again", "checks")
+    table = Table(headings, (4, 5, 7, 5, 7, 5, -6), options.markdown)
+    good = True
+    for seed in range(options.first, options.first + options.seeds):
+        try:
+            o = run_seed(seed, options.functions, options.kills)
+        except Exception as error:
+            good = False
+            table.row(str(seed), *["-"] * 5, "failed")
+            print(f"seed {seed}: {type(error).__name__}: {error}", file=sys.stderr)
+            continue
+        good = good and not o.complaints
+        figures = (o.kills, f"{o.seconds:.1f}", o.lost, o.failed, o.again)
+        table.row(str(seed), *map(str, figures), "wrong" if o.complaints else "right")
+        for complaint in o.complaints:
+            print(f"seed {seed}: {complaint}", file=sys.stderr)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

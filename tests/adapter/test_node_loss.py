@@ -1,0 +1,219 @@
+"""Nodes that are killed or freeze: processes of their own, which have no time to say anything."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import dask
+import pytest
+from distributed import Client
+from distributed.scheduler import KilledWorker
+from faulty import attempt, entered, marks, take_down, wait_first, wait_for
+from helpers import dag_of, plugin_of, settle, until
+from processes import ProcessCluster
+
+import handoff_dask as handoff
+from handoff_dask import Collocated, Function, FunctionFailedError
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed and stopped by signals")
+
+TTL = 5.0  # seconds: Dask takes no less than ten heartbeats
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return str(tmp_path)
+
+
+@pytest.fixture
+def abc():
+    """A cluster of three nodes, and a client."""
+    with (
+        dask.config.set({"distributed.scheduler.worker-ttl": f"{TTL}s"}),
+        ProcessCluster({name: {"cpu": 2} for name in "abc"}, threads=2) as cluster,
+        Client(cluster.scheduler_address, set_as_default=False) as client,
+    ):
+        yield cluster, client
+        settle(cluster)
+
+
+def opened(folder, name="door"):
+    (Path(folder) / name).touch()
+
+
+def outcomes(record):
+    return [a.outcome for a in record.attempts]
+
+
+def test_what_ran_on_a_killed_node_goes_elsewhere_without_using_a_retry(abc, folder):
+    cluster, client = abc
+    names = [f"f{i}" for i in range(6)]
+    dag = dag_of(
+        *[
+            Function(n, wait_for, extra_args=[folder, "door", n], cost={"cpu": 1}, max_retries=0)
+            for n in names
+        ]
+    )
+    run = handoff.submit(dag, client)
+    until(lambda: entered(folder, *names) == 6)
+    before = run.allocations
+    cluster.kill("a")
+    until(lambda: "a" not in plugin_of(cluster).state.nodes)
+    opened(folder)
+    result = run.result(timeout=30)
+    assert result.results == {n: n for n in names}
+    for n in names:
+        expected = ["lost", "finished"] if before[n] == "a" else ["finished"]
+        assert outcomes(result.records[n]) == expected
+        assert result.allocations[n] != "a"
+    assert entered(folder, *names) == 6 + 2
+    lost = [result.records[n].attempts[0] for n in names if before[n] == "a"]
+    assert all(a.node == "a" and a.stopped is not None for a in lost)
+
+
+def test_lost_results_are_computed_again_and_others_are_not(abc, folder):
+    cluster, client = abc
+    dag = dag_of(
+        Function("lost", attempt, extra_args=[folder, 5], node=["a", "b"]),
+        Function("beside", "operator:neg", args=["lost"], node=Collocated("lost")),
+        Function("kept", attempt, extra_args=[folder, 7], node="c"),
+        Function("gate", wait_for, extra_args=[folder, "door", 0], node="c"),
+        Function("end", lambda *xs: sum(xs), args=["beside", "kept", "gate"], node="c"),
+    )
+    run = handoff.submit(dag, client)
+    until(lambda: run.records["beside"].status == "finished" and entered(folder, "gate"))
+    first = run.allocations["lost"]
+    cluster.kill(first)
+    opened(folder)
+    result = run.result(timeout=30)
+    assert result["end"] == 2
+    survivor = ({"a", "b"} - {first}).pop()
+    for n in ("lost", "beside"):
+        assert outcomes(result.records[n]) == ["finished", "finished"]
+        assert result.allocations[n] == survivor
+    for n in ("kept", "gate", "end"):
+        assert outcomes(result.records[n]) == ["finished"]
+    assert entered(folder, "kept", "gate") == 2
+
+
+def test_a_collocated_group_moves_as_a_whole(abc, folder):
+    cluster, client = abc
+    dag = dag_of(
+        Function("anchor", attempt, extra_args=[folder, 1], cost={"cpu": 1}),
+        *[
+            Function(
+                f"m{i}",
+                wait_first,
+                extra_args=[folder, "door", i],
+                node=Collocated("anchor"),
+                cost={"cpu": 1},
+            )
+            for i in range(2)
+        ],
+        Function("after", lambda *xs: sum(xs), args=["anchor", "m0", "m1"], node=Collocated("anchor")),
+    )
+    run = handoff.submit(dag, client)
+    until(lambda: entered(folder, "m0", "m1") == 2)
+    first = run.allocations["anchor"]
+    assert set(run.allocations.values()) == {first}
+    cluster.kill(first)
+    result = run.result(timeout=30)
+    assert result["after"] == 2
+    (second,) = set(result.allocations.values())
+    assert second != first
+    assert outcomes(result.records["m0"]) == outcomes(result.records["m1"]) == ["lost", "finished"]
+    assert outcomes(result.records["anchor"]) == ["finished", "finished"]
+
+
+@pytest.mark.parametrize("allowed", [1, 3])
+def test_a_function_that_takes_nodes_down_is_stopped(folder, allowed):
+    nodes = {name: {"cpu": 1} for name in "ab"}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": allowed}),
+        handoff.local_cluster(nodes, processes=True) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        dag = dag_of(
+            Function("bomb", take_down, extra_args=[folder], cost={"cpu": 1}, max_retries=10),
+            Function("after", "operator:neg", args=["bomb"]),
+            id="armed",
+        )
+        with pytest.raises(FunctionFailedError) as caught:
+            handoff.execute(dag, client, timeout=60)
+        error = caught.value
+        assert error.function_id == "bomb"
+        assert [a.number for a in error.attempts] == list(range(1, allowed + 2))
+        assert {a.outcome for a in error.attempts} == {"lost"}
+        assert [(m[0], int(m[1]), m[2]) for m in marks(folder)] == [
+            ("bomb", a.number, a.node) for a in error.attempts
+        ]
+        text = str(error)
+        assert "function 'bomb' of DAG 'armed' failed" in text
+        assert f"took down {allowed + 1} nodes" in text
+        assert "allowed-failures" in text
+        assert isinstance(error.__cause__, KilledWorker)
+        assert error.run.records["after"].status in ("skipped", "cancelled")
+        # The nodes come back, and what does no harm runs on them.
+        client.wait_for_workers(2, timeout=60)
+        result = handoff.execute(dag_of(Function("fine", "operator:add", extra_args=[1, 2])), client)
+        assert result["fine"] == 3
+        del error, caught
+        settle(cluster)
+
+
+def test_a_node_that_freezes_for_a_while_delays_only_what_runs_on_it(abc, folder):
+    cluster, client = abc
+    handoff.discover_nodes(client)
+    dag = dag_of(
+        Function("held", wait_for, extra_args=[folder, "door", 1], cost={"cpu": 2}, node="a"),
+        *[Function(i, attempt, extra_args=[folder, i], cost={"cpu": 1}, node=["b", "c"]) for i in range(50)],
+        Function("end", "operator:neg", args=["held"]),
+    )
+    run = handoff.submit(dag, client)
+    until(lambda: entered(folder, "held"))
+    cluster.freeze("a")
+    opened(folder)
+    until(lambda: all(run.records[i].status == "finished" for i in range(50)), seconds=TTL)
+    assert run.records["held"].status == "running"
+    cluster.thaw("a")
+    result = run.result(timeout=30)
+    assert result["end"] == -1
+    assert all(outcomes(record) == ["finished"] for record in result.records.values())
+
+
+def test_a_node_that_stays_frozen_is_given_up_after_dasks_worker_ttl(abc, folder):
+    cluster, client = abc
+    dag = dag_of(
+        Function("made", attempt, extra_args=[folder, 3], node=["a", "b"], cost={"cpu": 2}),
+        Function(
+            "held", wait_first, extra_args=[folder, "door", 4], cost={"cpu": 2}, node=Collocated("made")
+        ),
+        Function("free", attempt, extra_args=[folder, 5], node="c"),
+        Function("end", lambda *xs: sum(xs), args=["made", "held", "free"]),
+    )
+    run = handoff.submit(dag, client)
+    until(lambda: entered(folder, "held"))
+    frozen = run.allocations["made"]
+    begin = time.monotonic()
+    cluster.freeze(frozen)
+    until(lambda: run.records["free"].status == "finished")
+    result = run.result(timeout=40)
+    # A worker is looked for once in each such time, so that it can take twice as long.
+    assert TTL * 0.8 < time.monotonic() - begin < 2 * TTL + 5
+    assert result["end"] == 12
+    assert outcomes(result.records["made"]) == ["finished", "finished"]
+    assert outcomes(result.records["held"]) == ["lost", "finished"]
+    assert frozen not in result.allocations.values()
+    process = cluster.processes[frozen]
+    opened(folder)
+    cluster.thaw(frozen)
+    process.wait(timeout=60)  # the scheduler knows it no more, and it goes
+    assert process.returncode != -signal.SIGKILL
+    again = run.result()
+    assert {id: outcomes(r) for id, r in again.records.items()} == {
+        id: outcomes(r) for id, r in result.records.items()
+    }
+    assert frozen not in plugin_of(cluster).state.nodes

@@ -1,0 +1,33 @@
+"""Every field of a function with values of every kind, against an oracle in plain Python."""
+
+import hostile
+import pytest
+from hypothesis import given, settings
+
+from handoff_dask import InvalidDAGError
+
+
+@settings(deadline=None, max_examples=5_000)
+@given(hostile.descriptions())
+@pytest.mark.timeout(600)
+def test_what_is_broken_is_refused_for_what_is_wrong(functions):
+    hostile.RAN.clear()
+    refused = hostile.refusal(functions)
+    if refused is not None:
+        with pytest.raises(InvalidDAGError) as caught:
+            hostile.build(functions)
+        assert caught.type is refused
+        return
+    dag = hostile.build(functions)
+    faults = hostile.faults(functions)
+    if not faults:
+        dag.validate()
+        assert set(dag) == {f["id"] for f in functions}
+        return
+    with pytest.raises(InvalidDAGError) as caught:
+        dag.validate()
+    assert caught.type is next(iter(faults))
+    for ids in faults.values():
+        for id in ids:
+            assert any(repr(id) in problem for problem in caught.value.problems) or id is None
+    assert hostile.RAN == []

@@ -520,6 +520,8 @@ class Placement:
         """The functions that no node could ever hold, once they have waited long enough."""
         self.next_starved = None
         for queue in list(self._starved):
+            if queue not in self._starved:
+                continue  # its run has ended, since another one starved
             if queue.head() is None:
                 del self._starved[queue]
                 queue.parked = queue.starved_since = None
@@ -530,11 +532,7 @@ class Placement:
             if now < due:
                 self.next_starved = due if self.next_starved is None else min(due, self.next_starved)
                 continue
-            by_run: dict[Run, list[FunctionState]] = {}
-            for f in queue:
-                by_run.setdefault(f.run, []).append(f)
-            for functions in by_run.values():
-                yield self._starved_of(functions, queue)
+            yield self._starved_of(list(queue), queue)
 
     def _starved_of(self, functions: list[FunctionState], queue: Queue) -> Starved:
         shortfall = shortfall_of(functions, queue.need, queue.key.pins, self.fleet.ordered)

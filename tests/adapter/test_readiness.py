@@ -34,7 +34,11 @@ def test_a_scheduler_that_takes_no_plugins_names_the_preload():
 def test_the_preload_installs_everything_without_a_client_doing_so():
     async def main():
         preload = ["handoff_dask.preload"]
-        async with Scheduler(protocol="inproc", port=0, dashboard=False, preload=preload) as scheduler:
+        async with Scheduler(
+            protocol="inproc", port=0, dashboard=False, dashboard_address=":0", preload=preload
+        ) as scheduler:
+            protocol="inproc", port=0, dashboard=False, dashboard_address=":0", preload=preload
+        ) as scheduler:
             assert "handoff" in scheduler.plugins
             async with (
                 Worker(scheduler.address, name="a", preload=preload, dashboard=False),
@@ -82,7 +86,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 from distributed import Scheduler, Worker
 async def main():
-    async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+    async with Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address=":0") as scheduler:
         async with Worker(scheduler.address, dashboard=False):
             print(scheduler.address, flush=True)
             await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

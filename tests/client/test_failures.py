@@ -512,3 +512,12 @@ def test_what_fails_after_its_run_was_cancelled_is_not_why_it_ended(client):
     until(lambda: run.records["f"].status == "failed")
     with pytest.raises(RunCancelledError):
         run.result()
+
+
+def test_ids_that_do_not_equal_themselves_are_told_from_each_other(client):
+    nan = float("nan")
+    dag = dag_of(Function(nan, identity, extra_args=[1], cost={"fpga": 1}))
+    with pytest.raises(AllocationError) as caught:
+        handoff.execute(dag, client)
+    assert caught.value.shortfalls[0].function_ids == (nan,)
+    assert handoff.execute(dag_of(Function(nan, identity, extra_args=[1])), client).results == {nan: 1}

@@ -455,3 +455,17 @@ def test_who_comes_later_does_not_inherit_the_wait_of_those_that_are_gone():
     assert core.decide() == []
     core.wait(10)
     assert "x unplaceable" in core.decide()
+
+
+def test_several_queues_of_one_run_starve_at_once():
+    """The first ends the run, and what waits in the others ends with it."""
+    core = Core(node_timeout=30)
+    core.nodes(a="cpu 4, gpu 1")
+    core.run(x=fn("cpu 4"), y=fn("gpu 1"), z=fn("cpu 3"), ready="")
+    core.resize(a="cpu 1, gpu 0")
+    core.ready("x y z")
+    assert core.decide() == []
+    core.wait(30)
+    assert core.decide() == ["x unplaceable", "r failed"]
+    assert core.states("x y z") == "failed cancelled cancelled"
+    assert core.state.next_wake() is None

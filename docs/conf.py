@@ -54,7 +54,7 @@ nitpick_ignore = [
 # Other projects' documentation is not looked up, so that the build needs no network.
 ELSEWHERE = re.compile(
     r"(asyncio|collections|concurrent|dask|datetime|decimal|distributed|fractions|graphviz|networkx|numbers"
-    r"|numpy|pandas|pathlib|types)\."
+    r"|numpy|os|pandas|pathlib|types)\."
 )
 
 #: Where a public object is defined → the name under which it is documented.

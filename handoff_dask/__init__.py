@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from handoff_dask._adapter.checkpoint import Checkpoint
 from handoff_dask._adapter.cluster import local_cluster
 from handoff_dask._adapter.current import Current, current
 from handoff_dask._client.execute import execute, submit
+from handoff_dask._client.history import CodeDurations, History
 from handoff_dask._client.local import execute_local
 from handoff_dask._client.nodes import discover_nodes, register_node, resources_available
+from handoff_dask._client.recent import run_records, runs
 from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
 from handoff_dask._client.run import Run
@@ -16,10 +19,12 @@ from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Argument, Collocated, Function
 from handoff_dask._model.records import Attempt, Event, FunctionRecord, Records, Shortfall
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._model.runinfo import RunInfo
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import (
     AllocationError,
     AllocatorError,
+    CheckpointError,
     ClusterNotReadyError,
     CyclicDependencyError,
     DuplicateFunctionError,
@@ -27,6 +32,7 @@ from handoff_dask.exceptions import (
     FunctionFailedError,
     FunctionTimeoutError,
     HandoffError,
+    HistoryError,
     InvalidCollocationError,
     InvalidCostError,
     InvalidDAGError,
@@ -35,6 +41,7 @@ from handoff_dask.exceptions import (
     NodeNotFoundError,
     RunCancelledError,
     RunError,
+    RunNotFoundError,
     RunTimeoutError,
     SerializationError,
 )
@@ -46,7 +53,10 @@ __all__ = [
     "AllocatorError",
     "Argument",
     "Attempt",
+    "Checkpoint",
+    "CheckpointError",
     "ClusterNotReadyError",
+    "CodeDurations",
     "Collocated",
     "Current",
     "CyclicDependencyError",
@@ -58,6 +68,8 @@ __all__ = [
     "FunctionRecord",
     "FunctionTimeoutError",
     "HandoffError",
+    "History",
+    "HistoryError",
     "InvalidCollocationError",
     "InvalidCostError",
     "InvalidDAGError",
@@ -72,6 +84,8 @@ __all__ = [
     "Run",
     "RunCancelledError",
     "RunError",
+    "RunInfo",
+    "RunNotFoundError",
     "RunTimeoutError",
     "Schedule",
     "SerializationError",
@@ -84,6 +98,8 @@ __all__ = [
     "local_cluster",
     "register_node",
     "resources_available",
+    "run_records",
+    "runs",
     "simulate",
     "submit",
 ]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AllocationError",
     "AllocatorError",
+    "CheckpointError",
     "ClusterNotReadyError",
     "CyclicDependencyError",
     "DuplicateFunctionError",
@@ -25,6 +26,7 @@ __all__ = [
     "FunctionFailedError",
     "FunctionTimeoutError",
     "HandoffError",
+    "HistoryError",
     "InvalidCollocationError",
     "InvalidCostError",
     "InvalidDAGError",
@@ -33,6 +35,7 @@ __all__ = [
     "NodeNotFoundError",
     "RunCancelledError",
     "RunError",
+    "RunNotFoundError",
     "RunTimeoutError",
     "SerializationError",
 ]
@@ -181,6 +184,33 @@ class NodeNotFoundError(HandoffError, LookupError):
         return f"no node is named {self.name!r}; the nodes are: {known}"
 
 
+class CheckpointError(HandoffError):
+    """Checkpoints cannot be written or read.
+
+    Before anything runs it is raised as it is; from a node it is the failure of a function, so the
+    ``__cause__`` of a :class:`FunctionFailedError`.
+
+    Attributes
+    ----------
+    url : str
+        The directory, or the file.
+    function_id : hashable
+        The function whose result could not be written; None when it is not about a certain one.
+    reason : str
+        What happened.
+    """
+
+    def __init__(self, url: str, function_id: Any, reason: str) -> None:
+        super().__init__(url, function_id, reason)
+        self.url = url
+        self.function_id = function_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        of = "" if self.function_id is None else f" of function {self.function_id!r}"
+        return f"checkpoint{of} in {self.url}: {self.reason}"
+
+
 class FunctionTimeoutError(HandoffError, TimeoutError):
     """An attempt took longer than its function's ``timeout`` and was ended. Retried as any exception is.
 
@@ -227,6 +257,49 @@ class FunctionCrashedError(HandoffError, RuntimeError):
 
     def __repr__(self) -> str:
         return f"FunctionCrashedError({str(self)!r})"  # what attempts show
+
+
+class RunNotFoundError(HandoffError, LookupError):
+    """No run of this id is known: on the scheduler, or in a history.
+
+    Attributes
+    ----------
+    run_id : str
+        The id that was asked for.
+    known : tuple of str
+        The ids of the runs there are, the newest first.
+    """
+
+    def __init__(self, run_id: Any, known: Sequence[Any]) -> None:
+        super().__init__(run_id, tuple(known))
+        self.run_id = run_id
+        self.known = tuple(known)
+
+    def __str__(self) -> str:
+        shown = [repr(id) for id in self.known[:_SHOWN]]
+        if len(self.known) > _SHOWN:
+            shown.append(f"and {len(self.known) - _SHOWN} more")
+        return f"no run {self.run_id!r} is known; the runs are: {', '.join(shown) or 'none'}"
+
+
+class HistoryError(HandoffError):
+    """A file cannot be used as a :class:`History`.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    reason : str
+        Why not.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"history {self.path!r}: {self.reason}"
 
 
 class RunError(HandoffError):

@@ -4,11 +4,16 @@ import dask
 import pytest
 from distributed import Client
 from helpers import settle
+from hypothesis import settings
 
 import handoff_dask as handoff
 
 # Dask checks its own invariants after every step: a plugin that upsets them fails here.
 dask.config.set({"distributed.scheduler.validate": True, "distributed.admin.tick.limit": "1h"})
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("handoff", deadline=None)
+settings.load_profile("handoff")
 
 NODES = {
     "node1": {"cpu": 4, "memory": 8192, "gpu": 1},

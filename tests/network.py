@@ -133,9 +133,7 @@ def main(folder, seconds):
                     "done before": done,
                     "others": others,
                     "gone": gone,
-                    "outcomes": {
-                        str(id): [[a.node, a.outcome] for a in r.attempts] for id, r in again.items()
-                    },
+                    "outcomes": outcomes,
                     "held": entered(folder, "held"),
                 }
             )

@@ -9,6 +9,7 @@ from typing import Any
 from dask._task_spec import Task, TaskRef
 from distributed.protocol import pickle
 
+from handoff_dask._adapter.checkpoint import Entry
 from handoff_dask._adapter.messages import NAME, Blob, Program, Shape, Step, is_plain, sealed_id, wire_id
 from handoff_dask._adapter.worker import run_function
 from handoff_dask._model.dag import DAG
@@ -25,7 +26,7 @@ Key = tuple[str, int]
 class Row:
     """One function in a :class:`Graph`: indices into its tables, and the numbers of its dependencies."""
 
-    __slots__ = ("code", "deps", "extra", "id", "name", "shape", "slots", "steps")
+    __slots__ = ("code", "deps", "extra", "id", "name", "shape", "slots", "steps", "store")
 
     def __init__(self, id: Any, name: int, code: int, shape: int, deps: tuple[int, ...]) -> None:
         self.id = id
@@ -36,6 +37,7 @@ class Row:
         self.extra: bytes | None = None
         self.steps: tuple[Step, ...] = ()
         self.slots: tuple[int, ...] = ()
+        self.store: Entry | None = None
 
     def __reduce__(self) -> Any:
         return _row, (
@@ -47,12 +49,13 @@ class Row:
             self.extra,
             self.steps,
             self.slots,
+            self.store,
         )
 
 
-def _row(id: Any, name: int, code: int, shape: int, deps: Any, extra: Any, steps: Any, slots: Any) -> Row:
+def _row(id: Any, name: int, code: int, shape: int, deps: Any, *rest: Any) -> Row:
     row = Row(id, name, code, shape, deps)
-    row.extra, row.steps, row.slots = extra, steps, slots
+    row.extra, row.steps, row.slots, row.store = rest
     return row
 
 
@@ -92,9 +95,8 @@ class Graph:
         refs: dict[int, TaskRef] = {}
         graph = {}
         for key, row in zip(keys, self.rows, strict=True):
-            program = Program(
-                run_id, dag_id, row.id, codes[row.code], shapes[row.shape], row.extra, row.steps, row.slots
-            )
+            code, shape = codes[row.code], shapes[row.shape]
+            program = Program(run_id, dag_id, row.id, code, shape, row.extra, row.steps, row.slots, row.store)
             args = []
             for dep in row.deps:
                 ref = refs.get(dep)
@@ -158,6 +160,7 @@ def compile_dag(
     policy: RetryPolicy,
     limits: Mapping[str, Any] | None = None,
     keep: str | Collection[Hashable] = "all",
+    stores: Mapping[Hashable, Entry] | None = None,
     **options: Any,
 ) -> Compiled:
     """Compile a DAG.
@@ -168,6 +171,8 @@ def compile_dag(
         As for :func:`~handoff_dask._scheduling.lowering.lower_dag`.
     keep : {"all", "sinks"} or list of ids
         Functions whose results are wanted.
+    stores : mapping of id to Entry, optional
+        Where the results of functions are to be written.
 
     Raises
     ------
@@ -198,6 +203,8 @@ def compile_dag(
         row = tables.row(f, deps, kind, number in unwanted)
         if inline := lowered.inlined.get(id):
             row.steps, row.slots = _steps(f, lowered.dependencies[id], inline, functions, tables)
+        if stores:
+            row.store = stores.get(id)
         rows.append(row)
         _annotate(annotations, number, spec.kinds[kind])
     graph = Graph(run_id, dag_id, tables.names, tables.codes, tables.shapes, rows, annotations)

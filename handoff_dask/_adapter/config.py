@@ -17,6 +17,18 @@ def read_stream_interval() -> float:
     return seconds
 
 
+def read_archive_bounds() -> tuple[int, int]:
+    """How much is remembered of runs that have ended and that no client has a handle of any more.
+
+    ``handoff.recent-runs``
+        Runs (default 100); 0 remembers none.
+    ``handoff.recent-functions``
+        Functions of these runs altogether (default 100,000).
+    """
+    runs = int(dask.config.get("handoff.recent-runs", 100))
+    return runs, int(dask.config.get("handoff.recent-functions", 100_000))
+
+
 def read_settings() -> Settings:
     """The settings in force here.
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from handoff_dask._adapter.checkpoint import Entry
 
 #: Raised by one whenever client and scheduler of different versions could misunderstand each other.
-PROTOCOL = 1
+PROTOCOL = 2
 
 #: Name of the plugins, of their annotation, and of the scheduler's metadata entry that shows they are there.
 NAME = "handoff"
@@ -88,6 +91,8 @@ class Program(NamedTuple):
         Inline functions to evaluate before, in this order.
     slots : tuple of int
         Positions of the arguments among the results and the values of the steps; () when there are no steps.
+    store : Entry or None
+        Where to write the result.
     """
 
     run_id: str
@@ -98,6 +103,12 @@ class Program(NamedTuple):
     extra: bytes | None
     steps: tuple[Step, ...] = ()
     slots: tuple[int, ...] = ()
+    store: Entry | None = None
+
+    def __repr__(self) -> str:
+        # Workers log this when a function fails; the whole would show arguments, and credentials among them.
+        id = "?" if type(self.function_id) is Blob else repr(self.function_id)
+        return f"<program of function {id} in run {self.run_id}>"
 
 
 def is_plain(id: Any) -> bool:

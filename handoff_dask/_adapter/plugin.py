@@ -22,7 +22,8 @@ from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker
 
 from handoff_dask._adapter import stealing
-from handoff_dask._adapter.config import read_settings, read_stream_interval
+from handoff_dask._adapter.archive import Archive
+from handoff_dask._adapter.config import read_archive_bounds, read_settings, read_stream_interval
 from handoff_dask._adapter.foreign import ForeignTasks
 from handoff_dask._adapter.keeper import Keeper
 from handoff_dask._adapter.latency import StreamIntervals
@@ -67,6 +68,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.foreign = ForeignTasks(scheduler, self.state, self.wake)
         self.membership = Membership(scheduler, self.state, self.intervals, self.foreign, self.wake)
         self.runs: dict[str, ActiveRun] = {}
+        self.archive = Archive(*read_archive_bounds())
         self.functions: dict[Hashable, FunctionState] = {}
         self._reports: dict[Hashable, tuple[int, dict[str, Any]]] = {}  # key → run id of the attempt, report
         self._timer: asyncio.TimerHandle | None = None
@@ -385,6 +387,8 @@ class HandoffPlugin(SchedulerPlugin):
     def _end(self, active: ActiveRun) -> None:
         """Tell the client that its run has ended, and release what will not run."""
         run, client = active.run, active.client
+        if active.ended is None:
+            active.ended = time()
         if client in self.scheduler.client_comms:
             message = {"op": RUN_ENDED, "run_id": run.spec.run_id, "status": run.status.value}
             self.scheduler.client_send(client, message)
@@ -410,8 +414,11 @@ class HandoffPlugin(SchedulerPlugin):
                 self._forget(run_id)
 
     def _forget(self, run_id: str) -> None:
-        del self.runs[run_id]
+        active = self.runs.pop(run_id)
         self.state.run_removed(run_id)
+        if active.ended is None:
+            active.ended = time()
+        self.archive.add(active.info(active.ended), active.run)
 
     def _keep_parked(self) -> None:
         """Keep Dask from failing parked tasks where an administrator has set its no-workers-timeout."""

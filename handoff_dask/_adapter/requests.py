@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from distributed.metrics import time
 from distributed.protocol import pickle
 
+from handoff_dask._adapter.archive import asked_of, error_of
 from handoff_dask._adapter.messages import NAME, PROTOCOL
+from handoff_dask._model.records import Row
 from handoff_dask._model.resources import THREADS, UNIT, from_units, parse_amounts
+from handoff_dask._model.runinfo import RunInfo
 from handoff_dask._scheduling.functions import NAMES
 from handoff_dask._scheduling.runs import Run, RunStatus
 from handoff_dask._scheduling.spec import RunSpec
@@ -17,6 +21,9 @@ from handoff_dask._version import __version__
 
 if TYPE_CHECKING:
     from handoff_dask._adapter.plugin import HandoffPlugin
+
+#: Rows that are pickled before the scheduler gets to do something else.
+CHUNK = 2_000
 
 
 class ActiveRun:
@@ -27,6 +34,8 @@ class ActiveRun:
     run : Run
     client : str
         Id of the client that submitted it.
+    submitted, ended : float or None
+        Seconds since the epoch.
     keys : list
         Function number → Dask key.
     known : int or None
@@ -41,15 +50,33 @@ class ActiveRun:
         Keys of results to give up: they were running when the run was cancelled.
     """
 
-    def __init__(self, run: Run, client: str) -> None:
+    def __init__(self, run: Run, client: str, submitted: float) -> None:
         self.run = run
         self.client = client
+        self.submitted = submitted
+        self.ended: float | None = None
         self.keys: list[Any] = [None] * len(run.functions)
         self.known: int | None = None
         self.errors: dict[int, Any] = {}
         self.dropped = False
         self.broken: str | None = None
         self.release: list[Any] = []
+
+    def info(self, now: float) -> RunInfo:
+        """The run in short."""
+        run = self.run
+        return RunInfo(
+            id=run.spec.run_id,
+            dag_id=run.spec.dag_id,
+            status=run.status.value,
+            client=self.client,
+            submitted=self.submitted,
+            ended=self.ended,
+            elapsed=(now if self.ended is None else self.ended) - self.submitted,
+            counts={NAMES[state]: n for state, n in run.counts.items() if n},
+            priority=run.spec.priority,
+            error=error_of(run, self.broken),
+        )
 
 
 class Requests:
@@ -60,7 +87,8 @@ class Requests:
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Operation → method."""
-        names = ("prepare", "cancel", "report", "counts", "explain", "nodes", "register_node", "available")
+        of_runs = ("prepare", "cancel", "report", "counts", "explain", "runs", "records")
+        names = (*of_runs, "nodes", "register_node", "available")
         return {f"{NAME}_{name}": getattr(self, name) for name in names}
 
     async def prepare(self, spec: bytes, client: str, protocol: int) -> dict[str, Any]:
@@ -78,11 +106,14 @@ class Requests:
         if client not in plugin.scheduler.clients:
             return {"status": RunStatus.CANCELLED.value}  # it left meanwhile: nobody reads this
         self._hint_durations(run_spec)
-        run = plugin.state.run_added(run_spec, time())
+        now = time()
+        active = ActiveRun(run := plugin.state.run_added(run_spec, now), client, now)
         if run.status is RunStatus.FAILED:
+            active.ended = now
             plugin.state.run_removed(run_spec.run_id)
+            plugin.archive.add(active.info(now), run)
             return {"status": "unplaceable", "shortfalls": pickle.dumps(run.shortfalls)}
-        plugin.runs[run_spec.run_id] = ActiveRun(run, client)
+        plugin.runs[run_spec.run_id] = active
         plugin.wake()
         return {"status": run.status.value}
 
@@ -115,6 +146,7 @@ class Requests:
             "broken": active.broken,
             "fault": run.fault,
             "shortfalls": pickle.dumps(run.shortfalls),
+            "error": error_of(run, active.broken),
             "rows": pickle.dumps([self._plugin.state.row(f) for f in run.functions]),
             "failed": [f.number for f in run.failed],
             "errors": [active.errors.get(f.number) for f in run.failed],
@@ -131,6 +163,39 @@ class Requests:
         if active is None:
             return None
         return self._plugin.state.explain(active.run.functions[number], time())
+
+    async def runs(self) -> bytes:
+        """All runs that are known, the newest first, pickled."""
+        now = time()
+        known = [(active.run.sequence, active.info(now)) for active in self._plugin.runs.values()]
+        known += [(run.sequence, run.info) for run in self._plugin.archive.runs]
+        known.sort(key=lambda item: item[0], reverse=True)
+        return pickle.dumps([info for _, info in known])
+
+    async def records(self, run_id: str) -> dict[str, Any]:
+        """What is known of the functions of a run, in pieces; or the ids of the runs there are."""
+        plugin = self._plugin
+        active, archived = plugin.runs.get(run_id), plugin.archive.find(run_id)
+        if active is not None:
+            run, row = active.run, plugin.state.row
+            ids, kind_of, asked = run.spec.ids, run.spec.kind_of, asked_of(run)
+
+            def rows(start: int, end: int) -> list[Row]:
+                return [row(f) for f in run.functions[start:end]]
+
+        elif archived is None:
+            return {"known": [info.id for info in pickle.loads(await self.runs())]}
+        elif archived.functions is None:
+            return {"most": plugin.archive.most_functions}
+        else:
+            kept = archived.functions
+            ids, kind_of, asked, rows = kept.ids, kept.kind_of, kept.asked, kept.rows
+        pieces = []
+        for start in range(0, len(ids), CHUNK):
+            end = start + CHUNK
+            pieces.append(pickle.dumps((ids[start:end], kind_of[start:end], rows(start, end))))
+            await asyncio.sleep(0)
+        return {"asked": pickle.dumps(asked), "pieces": pieces}
 
     async def nodes(self) -> list[dict[str, Any]]:
         """Every node's name, address, capacity and free amounts, by name."""

@@ -12,6 +12,7 @@ from typing import Any
 from distributed.metrics import time
 from distributed.protocol import pickle
 
+from handoff_dask._adapter import checkpoint
 from handoff_dask._adapter.current import Found, current, facts_of, find_task
 from handoff_dask._adapter.killable import run_killable
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, Blob, Program, Shape, unsealed_id
@@ -109,11 +110,18 @@ def run_function(program: Program, *values: Any) -> Any:
     started = time()
     try:
         nodes = _transfer_nodes(program, found) if shape.transfer else ()
-        if shape.timeout is None:
+        # An attempt before this one may have finished, on a node that was then lost.
+        again = found is not None and "attempt" in facts_of(found[1])
+        kept = checkpoint.recall(program.store) if again and program.store is not None else ()
+        if kept:
+            (result,) = kept
+        elif shape.timeout is None:
             result = evaluate(program, values, nodes)
         else:
             facts = None if found is None else current()
             result = run_killable(evaluate, (program, values, nodes), facts, shape.timeout)
+        if program.store is not None and not kept:
+            checkpoint.store(program.store, unsealed_id(program.function_id), result)
     except BaseException as error:
         if found is not None:
             _report(found, shape.retry_on, error, started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Collection, Hashable, Mapping
 from typing import Any
@@ -13,11 +14,14 @@ from handoff_dask._client.options import (
     DEFAULT_MAX_RETRIES,
     DEFAULT_STRATEGY,
     AllocatorLike,
+    HistoryLike,
     RunOptions,
     check_dag,
     check_seconds,
 )
+from handoff_dask._client.recording import with_hints
 from handoff_dask._client.result import Result
+from handoff_dask._client.resume import CheckpointLike, Plan, Selection, plan_run
 from handoff_dask._client.run import Run
 from handoff_dask._client.session import resolve_client
 from handoff_dask._model.dag import DAG
@@ -38,6 +42,9 @@ def submit(
     fail_fast: bool = True,
     priority: float = 0,
     wait_for_nodes: float = 0,
+    history: HistoryLike | None = None,
+    checkpoint: CheckpointLike | None = None,
+    checkpoint_of: Selection | None = None,
 ) -> Run:
     """Start a DAG on a cluster and return at once.
 
@@ -68,6 +75,18 @@ def submit(
         Higher goes first among the runs on the cluster.
     wait_for_nodes : float
         Seconds to wait for nodes that can hold every function, when there are none.
+    history : str, path-like or History, optional
+        File to which the run is written when it ends, however it does, and from which the scheduler is told
+        how long functions of the same code took. A run whose :class:`Run` is gone by then is not written. If
+        writing fails then, that is a RuntimeWarning, and changes nothing about the run.
+    checkpoint : str, path or Checkpoint, optional
+        Directory or URL, seen by the client and every node, to which each result is written when it is there.
+        A function whose result is there already, from the same code, arguments and inputs, is not run again:
+        its result is loaded, or left where it is when nothing needs it. Loading unpickles, which runs code:
+        give only a place that nobody else can write to.
+    checkpoint_of : list of ids or callable, optional
+        Functions whose results are written and looked for: their ids, or ``callable(function) -> bool``. By
+        default all that have a result, apart from the two functions that an :class:`Argument` stands for.
 
     Returns
     -------
@@ -81,6 +100,10 @@ def submit(
         A function fits on no node. With an asynchronous client it is raised when the run is awaited.
     ClusterNotReadyError
         The scheduler plugin is not there and cannot be installed, or cannot load the allocator.
+    HistoryError
+        The history cannot be written.
+    CheckpointError
+        The checkpoint directory cannot be made, written or listed.
     TypeError, ValueError
         An argument is not what it has to be.
     """
@@ -95,15 +118,23 @@ def submit(
         fail_fast=fail_fast,
         priority=priority,
         wait_for_nodes=wait_for_nodes,
+        history=history,
+        checkpoint=checkpoint,
+        checkpoint_of=checkpoint_of,
     )
     options.check_keep(dag)
+    plan = _plan(dag, options)
     resolved, _ = resolve_client(client, reuse=True)
-    return _submit(dag, resolved, options)
+    return _submit(dag, resolved, options, plan)
 
 
-def _submit(dag: DAG, client: Client, options: RunOptions) -> Run:
+def _plan(dag: DAG, options: RunOptions) -> Plan:
+    return plan_run(dag, options.checkpoint, options.checkpoint_of, options.keep)
+
+
+def _submit(dag: DAG, client: Client, options: RunOptions, plan: Plan) -> Run:
     compiled = compile_dag(
-        dag,
+        plan.dag,
         uuid.uuid4().hex[:16],
         policy=options.policy,
         max_concurrency=options.max_concurrency,
@@ -113,8 +144,12 @@ def _submit(dag: DAG, client: Client, options: RunOptions) -> Run:
         fail_fast=options.fail_fast,
         priority=options.priority,
         wait_for_nodes=options.wait_for_nodes,
+        stores=plan.stores,
     )
-    run = Run(dag, compiled, client)
+    path = options.open_history()
+    if path is not None:
+        compiled = with_hints(compiled, path)
+    run = Run(dag, compiled, client, plan.restored, history=path)
     if client.asynchronous:
         run._start_soon()
     else:
@@ -137,6 +172,9 @@ def execute(
     priority: float = 0,
     progress: bool = False,
     wait_for_nodes: float = 0,
+    history: HistoryLike | None = None,
+    checkpoint: CheckpointLike | None = None,
+    checkpoint_of: Selection | None = None,
 ) -> Any:
     """Run a DAG on a cluster and wait for its results.
 
@@ -166,7 +204,7 @@ def execute(
         It took longer than ``timeout``.
     RunCancelledError
         The client was closed meanwhile.
-    InvalidDAGError, ClusterNotReadyError, TypeError, ValueError
+    InvalidDAGError, ClusterNotReadyError, HistoryError, CheckpointError, TypeError, ValueError
         As :func:`submit`.
 
     Notes
@@ -186,14 +224,18 @@ def execute(
         fail_fast=fail_fast,
         priority=priority,
         wait_for_nodes=wait_for_nodes,
+        history=history,
+        checkpoint=checkpoint,
+        checkpoint_of=checkpoint_of,
     )
     options.check_keep(dag)
     dag.validate()  # before a cluster is started for it
+    options.open_history()
     resolved, owned = resolve_client(client, reuse=False)
     if resolved.asynchronous:
         return _execute_async(dag, resolved, options, timeout, progress, owned)
     try:
-        run = _submit(dag, resolved, options)
+        run = _submit(dag, resolved, options, _plan(dag, options))
         try:
             result: Result = resolved.sync(_result_within, run, timeout, progress)
         except KeyboardInterrupt:
@@ -213,7 +255,9 @@ async def _execute_async(
     dag: DAG, client: Client, options: RunOptions, timeout: float | None, progress: bool, owned: bool
 ) -> Result:
     try:
-        run = _submit(dag, client, options)
+        # In a thread: looking through files takes its time, and this loop may be the cluster's, too.
+        plan = Plan(dag) if options.checkpoint is None else await asyncio.to_thread(_plan, dag, options)
+        run = _submit(dag, client, options, plan)
         try:
             return await _result_within(run, timeout, progress)
         except BaseException as error:

@@ -16,11 +16,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
+from handoff_dask._adapter import checkpoint as checkpoints
 from handoff_dask._adapter import current
 from handoff_dask._adapter.killable import run_killable
 from handoff_dask._adapter.worker import load_code
-from handoff_dask._client.options import DEFAULT_MAX_RETRIES, RunOptions, check_dag, check_seconds
+from handoff_dask._client.options import (
+    DEFAULT_MAX_RETRIES,
+    HistoryLike,
+    RunOptions,
+    check_dag,
+    check_seconds,
+)
+from handoff_dask._client.recording import record_local
 from handoff_dask._client.result import Result
+from handoff_dask._client.resume import CheckpointLike, Plan, Selection, plan_run
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function, Transfer
 from handoff_dask._model.records import Attempt, Records, Row
@@ -44,6 +53,9 @@ def execute_local(
     keep: str | Collection[Hashable] = "all",
     fail_fast: bool = True,
     timeout: float | None = None,
+    history: HistoryLike | None = None,
+    checkpoint: CheckpointLike | None = None,
+    checkpoint_of: Selection | None = None,
 ) -> Result:
     """Run a DAG in this process, on a thread pool.
 
@@ -53,13 +65,15 @@ def execute_local(
     ----------
     dag : DAG
         Validated first.
-    max_retries, retry, keep, fail_fast
-        As for :func:`handoff_dask.execute`.
+    max_retries, retry, keep, fail_fast, checkpoint, checkpoint_of
+        As for :func:`handoff_dask.execute`; what one of them has written the other finds.
     max_concurrency : int, optional
         Functions that may run at once; by default as many as there are cores. 1 runs them one after the
         other in the calling thread (unless that runs an event loop), which is fastest for short ones.
     timeout : float, optional
         Seconds after which no further attempt is started and the run has failed.
+    history : str, path-like or History, optional
+        File to which the run is written when it ends, however it does: the functions that ran.
 
     Returns
     -------
@@ -72,7 +86,7 @@ def execute_local(
         A function failed for good; ``__cause__`` is its exception, ``run`` what there is.
     RunTimeoutError
         It took longer than ``timeout``.
-    InvalidDAGError, TypeError, ValueError
+    InvalidDAGError, HistoryError, CheckpointError, TypeError, ValueError
         As :func:`handoff_dask.submit`.
     """
     check_dag(dag)
@@ -80,19 +94,34 @@ def execute_local(
         check_seconds("timeout", timeout)
         timeout = min(float(timeout), threading.TIMEOUT_MAX)
     options = RunOptions(
-        max_retries=max_retries, retry=retry, max_concurrency=max_concurrency, keep=keep, fail_fast=fail_fast
+        max_retries=max_retries,
+        retry=retry,
+        max_concurrency=max_concurrency,
+        keep=keep,
+        fail_fast=fail_fast,
+        history=history,
+        checkpoint=checkpoint,
+        checkpoint_of=checkpoint_of,
     )
     options.check_keep(dag)
     dag.validate()
     if inputs := [id for id, f in dag.functions.items() if f.type == "input"]:
         texts = [f"function {id!r} is an input function: it has a value only in a stream" for id in inputs]
         raise InvalidFunctionError(dag.id, texts, inputs)
-    run = LocalRun(dag, options, timeout)
+    path = options.open_history()
+    plan = plan_run(dag, checkpoint, checkpoint_of, keep)
+    run = LocalRun(dag, plan, options, timeout)
     threads = max_concurrency or os.cpu_count() or 1
-    if threads == 1 and not _runs_event_loop():
-        run.run_sequentially()
-    else:
-        run.run_in_threads(threads)
+    interrupted = True
+    try:
+        if threads == 1 and not _runs_event_loop():
+            run.run_sequentially()
+        else:
+            run.run_in_threads(threads)
+        interrupted = False
+    finally:
+        if path is not None:
+            record_local(run, path, interrupted)
     return run.result()
 
 
@@ -114,11 +143,14 @@ class LocalRun:
     dag : DAG
     results : dict
         Function id → value, of those that finished and whose results are kept.
+    restored : tuple of ids
+        Functions that did not have to run since their results were in the checkpoint directory.
     """
 
-    def __init__(self, dag: DAG, options: RunOptions, timeout: float | None) -> None:
+    def __init__(self, dag: DAG, plan: Plan, options: RunOptions, timeout: float | None) -> None:
         self.id = uuid.uuid4().hex[:16]
         self.dag = dag
+        self.restored = plan.restored
         self.results: dict[Hashable, Any] = {}
         self._options = options
         self._timeout = timeout
@@ -131,8 +163,9 @@ class LocalRun:
         self._failed: dict[Hashable, tuple[Attempt, ...]] = {}
         self._failures: list[FunctionFailedError] = []
         self._late: RunTimeoutError | None = None
-        functions = dag.functions
-        self._inlined = inline_order(functions, tuple(dag) if self._has_inline(functions) else ())
+        self._functions = functions = plan.dag.functions
+        self._stores = plan.stores
+        self._inlined = inline_order(functions, tuple(plan.dag) if self._has_inline(functions) else ())
         self._dependencies = {
             id: placed_dependencies(f, functions, self._inlined)
             for id, f in functions.items()
@@ -158,7 +191,7 @@ class LocalRun:
 
     def run_sequentially(self) -> None:
         """Run everything in this thread."""
-        functions = self.dag.functions
+        functions = self._functions
         skipped: set[Hashable] = set()
         local = current.local
         outer = getattr(local, "current", None)  # the function that called execute_local, if one did
@@ -187,7 +220,7 @@ class LocalRun:
         A thread that finishes a function goes on with one that this made ready, and hands the others to the
         pool: a chain never changes threads.
         """
-        functions = self.dag.functions
+        functions = self._functions
         waiting: dict[Hashable, int] = {}
         dependents: dict[Hashable, list[Hashable]] = {}
         ready = []
@@ -281,6 +314,8 @@ class LocalRun:
                     value = code(*[results[d] for d in f.args], *f.extra_args)  # type: ignore[operator, misc]
                 if inspect.iscoroutine(value):
                     value = asyncio.run(value)
+                if id in self._stores:
+                    checkpoints.store(self._stores[id], id, value)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # SystemExit too is this function's failure
@@ -334,7 +369,7 @@ class LocalRun:
 
     def _call(self, f: Function, attempt: int) -> Any:
         """Call a function of any shape, with the inline functions it depends on."""
-        inline = [self.dag[id] for id in self._inlined.get(f.id, ())]
+        inline = [self._functions[id] for id in self._inlined.get(f.id, ())]
         if f.timeout is None:
             return evaluate(self.id, f, inline, self.results)
         inputs = {id: self.results[id] for id in self._dependencies[f.id]}
@@ -409,6 +444,7 @@ class LocalRun:
             records=self.records,
             elapsed=self._elapsed,
             run_id=self.id,
+            restored=self.restored,
         )
 
 

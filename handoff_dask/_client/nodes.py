@@ -7,30 +7,9 @@ from typing import Any
 
 from distributed import Client
 
-from handoff_dask._client.session import ensure_plugin, resolve_client
+from handoff_dask._client.session import ask
 from handoff_dask._model.resources import parse_amounts
 from handoff_dask.exceptions import NodeNotFoundError
-
-
-def _ask(client: Any, question: Any, *args: Any) -> Any:
-    """Put a question to the cluster: at once with a blocking client, as an awaitable with another."""
-    resolved, owned = resolve_client(client, reuse=False)
-
-    async def asked() -> Any:
-        try:
-            await ensure_plugin(resolved)
-            return await question(resolved, *args)
-        finally:
-            if owned and resolved.asynchronous:
-                await resolved.close()
-
-    if resolved.asynchronous:
-        return asked()
-    try:
-        return resolved.sync(asked)
-    finally:
-        if owned:
-            resolved.close()
 
 
 def discover_nodes(client: Any = None) -> Any:
@@ -53,7 +32,7 @@ def discover_nodes(client: Any = None) -> Any:
     ClusterNotReadyError, TypeError
         As :func:`handoff_dask.submit`.
     """
-    return _ask(client, _discover)
+    return ask(client, _discover)
 
 
 async def _discover(client: Client) -> dict[Any, dict[str, float]]:
@@ -83,7 +62,7 @@ def register_node(name: Any, capacity: Mapping[str, Any], client: Any = None) ->
     _check_amounts("capacity", capacity)
     if "threads" in capacity:
         raise ValueError("a node's threads are those of its worker: set them with `dask worker --nthreads`")
-    return _ask(client, _register, name, {r: float(n) for r, n in capacity.items()})
+    return ask(client, _register, name, {r: float(n) for r, n in capacity.items()})
 
 
 async def _register(client: Client, name: Any, capacity: dict[str, float]) -> None:
@@ -116,7 +95,7 @@ def resources_available(name: Any, cost: Mapping[str, Any], client: Any = None) 
         An amount is not a non-negative finite number.
     """
     _check_amounts("cost", cost)
-    return _ask(client, _available, name, {r: float(n) for r, n in cost.items()})
+    return ask(client, _available, name, {r: float(n) for r, n in cost.items()})
 
 
 async def _available(client: Client, name: Any, cost: dict[str, float]) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from handoff_dask._client.history import History
+from handoff_dask._client.resume import CheckpointLike, Selection, check_checkpoint
 from handoff_dask._model.allocator import Allocator
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.resources import parse_amounts, to_units
@@ -16,6 +19,9 @@ from handoff_dask._scheduling.strategies import STRATEGIES
 
 #: What ``allocation_strategy`` takes instead of a name.
 AllocatorLike = Allocator | Callable[[Any, Any], Mapping[Hashable, Any]]
+
+#: What ``history`` takes.
+HistoryLike = str | os.PathLike[str] | History
 
 DEFAULT_MAX_RETRIES = 3
 DEFAULT_STRATEGY = "best_fit"
@@ -40,6 +46,9 @@ class RunOptions:
     fail_fast: bool = True
     priority: float = 0
     wait_for_nodes: float = 0
+    history: HistoryLike | None = None
+    checkpoint: CheckpointLike | None = None
+    checkpoint_of: Selection | None = None
 
     def __post_init__(self) -> None:
         check_max_retries(self.max_retries, "max_retries")
@@ -76,11 +85,32 @@ class RunOptions:
         ):
             raise TypeError(f"priority must be a number, not {self.priority!r}")
         check_seconds("wait_for_nodes", self.wait_for_nodes)
+        if self.history is not None and not isinstance(self.history, (str, os.PathLike, History)):
+            raise TypeError(f"history must be a path or a History, not {self.history!r}")
+        check_checkpoint(self.checkpoint, self.checkpoint_of)
 
     @property
     def policy(self) -> RetryPolicy:
         """The retry policy of functions that have none of their own."""
         return self.retry if self.retry is not None else RetryPolicy(max_retries=self.max_retries)
+
+    def open_history(self) -> str | None:
+        """Path of the history, which is made if there is none.
+
+        The path is what is kept: where the run is written, in another thread and maybe much later, the
+        user's own :class:`History` may be closed.
+
+        Raises
+        ------
+        HistoryError
+            It cannot be written.
+        """
+        if self.history is None:
+            return None
+        path = self.history.path if isinstance(self.history, History) else self.history
+        with History(path) as history:
+            history._check_writable()
+            return history.path
 
     def check_keep(self, dag: DAG) -> None:
         """Raise unless every function to keep is one that has a result."""

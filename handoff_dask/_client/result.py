@@ -27,6 +27,8 @@ class Result:
         Seconds from submitting to the end of the last function.
     run_id : str
         Id of the run.
+    restored : tuple of ids
+        Functions that did not have to run since their results were in the checkpoint directory.
     """
 
     dag_id: Hashable
@@ -35,6 +37,7 @@ class Result:
     records: Mapping[Hashable, FunctionRecord] = field(repr=False)
     elapsed: float
     run_id: str
+    restored: tuple[Hashable, ...] = ()
 
     def __getitem__(self, id: Hashable) -> Any:
         """Value of a function: ``result[id]`` for ``result.results[id]``."""

@@ -6,28 +6,25 @@ import asyncio
 import contextlib
 import time
 import weakref
-from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Hashable, Mapping
 from functools import partial
 from typing import Any
 
 from distributed import Client, Future
 from distributed.client import SpanMetadata
-from distributed.core import clean_exception
 from distributed.protocol import ToPickle, pickle
 
 from handoff_dask._adapter.compile import Compiled, NumberOrder
 from handoff_dask._adapter.messages import PROTOCOL, RUN_DROPPED, RUN_ENDED
-from handoff_dask._adapter.worker import InterruptedFunctionError
+from handoff_dask._client.outcome import allocation_error, find_error
+from handoff_dask._client.recording import record_run
 from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
 from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.records import Event, Records, Row, Shortfall, events_of
+from handoff_dask._model.records import Event, Records, Row, events_of
 from handoff_dask._scheduling.runs import ENDED
 from handoff_dask.exceptions import (
-    AllocationError,
-    AllocatorError,
     ClusterNotReadyError,
     FunctionFailedError,
     HandoffError,
@@ -36,9 +33,6 @@ from handoff_dask.exceptions import (
     RunTimeoutError,
     SerializationError,
 )
-
-#: What can have cancelled a run when its client is there.
-_CANCELLED = "run.cancel() was called, its futures were cancelled, or the cluster was restarted"
 
 #: Seconds between looks at whether the client is still connected while waiting for a run.
 _CHECK_INTERVAL = 0.5
@@ -59,12 +53,22 @@ class Run:
     futures : dict
         Function id → ``distributed.Future``, of every function whose result is kept. They work wherever
         Dask takes futures, and keep the results on the cluster as long as they are referenced.
+    restored : tuple of ids
+        Functions that did not have to run since their results were in the checkpoint directory.
     """
 
-    def __init__(self, dag: DAG, compiled: Compiled, client: Client) -> None:
+    def __init__(
+        self,
+        dag: DAG,
+        compiled: Compiled,
+        client: Client,
+        restored: tuple[Hashable, ...] = (),
+        history: str | None = None,
+    ) -> None:
         self.id = compiled.spec.run_id
         self.dag = dag
         self.futures: dict[Hashable, Future] = {}
+        self.restored = restored
         self._client = client
         self._compiled = compiled
         self._status = "submitting"
@@ -76,6 +80,9 @@ class Run:
         self._begin = time.time()
         self._end: float | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._history = history
+        self._recording: asyncio.Task[None] | None = None
+        self._timed_out: float | None = None
         weakref.finalize(self, _drop, weakref.ref(client), self.id)
 
     # ------------------------------------------------------------------ starting (on the event loop)
@@ -85,6 +92,7 @@ class Run:
             await self._announce()
         except HandoffError:
             self._finish("failed")
+            await self._recorded()
             raise
 
     async def _announce(self) -> None:
@@ -110,7 +118,8 @@ class Run:
                 " Its code must be importable there."
             )
         if answer["status"] == "unplaceable":
-            raise self._allocation_error(answer["shortfalls"])
+            self._error = self._with_run(allocation_error(self._compiled, self.dag.id, answer["shortfalls"]))
+            raise self._error
         if self._status == "submitting":
             self._status = answer["status"]
         futures = client._graph_to_futures(
@@ -139,6 +148,15 @@ class Run:
         self._end = time.time()
         self._unkept.clear()
         self._ended.set()
+        if self._history is not None and self._recording is None:
+            self._recording = asyncio.ensure_future(record_run(self, self._history))
+            # Whoever waits for the run gets the error, where warnings are errors.
+            self._recording.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def _recorded(self) -> None:
+        """Wait until the run is in its history, if it has one."""
+        if self._recording is not None:
+            await asyncio.shield(self._recording)
 
     # ------------------------------------------------------------------ state
 
@@ -193,6 +211,7 @@ class Run:
                 await asyncio.wait_for(self._ended.wait(), left)
             if not self._ended.is_set() and self._client.status in ("closing", "closed"):
                 self._finish("cancelled")
+        await self._recorded()
         return True
 
     async def _started(self) -> None:
@@ -244,6 +263,7 @@ class Run:
             records=records,
             elapsed=self.elapsed,
             run_id=self.id,
+            restored=self.restored,
         )
 
     def __await__(self) -> Generator[Any, None, Result]:
@@ -360,6 +380,8 @@ class Run:
     async def _explain(self, id: Hashable) -> str:
         if self.dag[id].type == "inline":
             return f"function {id!r} is inline: it is evaluated inside each function that depends on it"
+        if id not in self._compiled.ids:
+            return f"function {id!r} need not run: its result, or what follows from it, is in a checkpoint"
         await self._started()
         text = None
         if self._client.status == "running":
@@ -407,6 +429,7 @@ class Run:
 
     async def _time_out(self, timeout: float) -> RunError:
         """End the run because it took too long."""
+        self._timed_out = timeout
         await self._cancel()
         rows = (await self._fetch_report())["rows"]
         finished = sum(row.status == "finished" for row in rows)
@@ -417,67 +440,19 @@ class Run:
 
     def _find_error(self, report: Mapping[str, Any]) -> RunError | None:
         """The error with which this run ended."""
-        if self._error is not None or self.status == "finished":
-            return self._error
-        if broken := report.get("broken"):
-            error: RunError = RunError(
-                self.dag.id, self.id, f"handoff_dask failed on the scheduler: {broken}"
-            )
-        elif fault := report.get("fault"):
-            error = AllocatorError(self.dag.id, self.id, fault)
-        elif report.get("failed") and self._status != "cancelled":  # else it would have been tried again
-            starved = {id for s in pickle.loads(report["shortfalls"]) for id in s.function_ids}
-            if self._compiled.spec.ids[report["failed"][0]] in starved:
-                return self._allocation_error(report["shortfalls"])
-            first, *others = zip(report["failed"], report["errors"], strict=True)
-            told = [self._failure(report["rows"], *other) for other in others]
-            self._error = self._failure(report["rows"], *first, told)
-            return self._error
-        elif self._status == "failed":
-            return self._allocation_error(report.get("shortfalls") or pickle.dumps(()))
-        else:
+        if self._error is None and self.status != "finished":
             closed = self._client.status in ("closing", "closed")
-            reason = "its client was closed" if closed else _CANCELLED
-            error = RunCancelledError(self.dag.id, self.id, reason)
-        self._error = self._with_run(error)
-        return self._error
-
-    def _failure(
-        self, rows: Sequence[Row], number: int, error: Any, others: Sequence[FunctionFailedError] = ()
-    ) -> FunctionFailedError:
-        id = self._compiled.ids[number]
-        failure = FunctionFailedError(self.dag.id, self.id, id, rows[number].attempts, others)
-        self._with_run(failure, original_exception(error))
-        return failure
-
-    def _allocation_error(self, shortfalls: bytes) -> AllocationError:
-        known = dict(zip(self._compiled.spec.ids, self._compiled.ids, strict=True))
-        named = [
-            replace(s, function_ids=tuple(known[i] for i in s.function_ids))
-            for s in _distinct(pickle.loads(shortfalls))
-        ]
-        self._error = self._with_run(AllocationError(self.dag.id, self.id, named))
-        assert isinstance(self._error, AllocationError)
+            self._error = self._with_run(
+                find_error(self._compiled, self.dag.id, self._status, closed, report)
+            )
         return self._error
 
     def _with_run(self, error: RunError, cause: BaseException | None = None) -> RunError:
-        error.run = self
-        error.__cause__ = cause
+        for each in error.failures if isinstance(error, FunctionFailedError) else (error,):
+            each.run = self
+        if cause is not None:
+            error.__cause__ = cause
         return error
-
-
-def _distinct(shortfalls: Iterable[Shortfall]) -> list[Shortfall]:
-    return list({id(s): s for s in shortfalls}.values())
-
-
-def original_exception(error: Any) -> BaseException | None:
-    """The exception a function raised, from what Dask sent."""
-    if error is None:
-        return None
-    _, exception, traceback = clean_exception(error)
-    if isinstance(exception, InterruptedFunctionError):
-        return exception.original
-    return exception.with_traceback(traceback) if exception is not None else None
 
 
 def _drop(client: Callable[[], Client | None], run_id: str) -> None:

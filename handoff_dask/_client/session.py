@@ -125,6 +125,27 @@ async def ensure_plugin(client: Client) -> None:
     _ready[client] = scheduler_id
 
 
+def ask(client: Any, question: Any, *args: Any) -> Any:
+    """Put a question to the cluster: at once with a blocking client, as an awaitable with another."""
+    resolved, owned = resolve_client(client, reuse=False)
+
+    async def asked() -> Any:
+        try:
+            await ensure_plugin(resolved)
+            return await question(resolved, *args)
+        finally:
+            if owned and resolved.asynchronous:
+                await resolved.close()
+
+    if resolved.asynchronous:
+        return asked()
+    try:
+        return resolved.sync(asked)
+    finally:
+        if owned:
+            resolved.close()
+
+
 def explain_failure(error: Exception) -> str:
     """Why the plugin could not be installed, and what to do, in one sentence."""
     text = str(error)

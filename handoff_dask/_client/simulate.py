@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from handoff_dask._client.history import History
 from handoff_dask._client.options import DEFAULT_STRATEGY, AllocatorLike, RunOptions, check_dag
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import FunctionRecord, Records
@@ -20,7 +21,7 @@ from handoff_dask._scheduling.lowering import lower_dag
 from handoff_dask._scheduling.simulation import Simulation
 from handoff_dask.exceptions import AllocationError, AllocatorError
 
-Durations = float | Mapping[Hashable, Any] | Callable[[Hashable], float]
+Durations = float | Mapping[Hashable, Any] | Callable[[Hashable], float] | History
 
 
 class Schedule:
@@ -152,9 +153,11 @@ def simulate(
         Each node's capacity, as for :func:`handoff_dask.local_cluster` or from
         :func:`handoff_dask.discover_nodes`. Threads are ``max(1, int(cpu))`` unless given, and so is ``cpu``
         the threads.
-    durations : number, mapping, callable or records
-        Seconds that each function takes: one number for all; id → seconds; a callable of the id; or the
-        ``records`` of an earlier run of the same DAG. Inline functions count with those that evaluate them.
+    durations : number, mapping, callable, records or History
+        Seconds that each function takes: one number for all; id → seconds; a callable of the id; the
+        ``records`` of an earlier run of the same DAG; or a :class:`History`: what a function took in the last
+        run of a DAG of this id in which it finished, otherwise the mean of functions of its code, of those
+        with such ids if there are any. Inline functions count with those that evaluate them.
     allocation_strategy, max_concurrency, limits
         As for :func:`handoff_dask.execute`.
     known : bool
@@ -191,6 +194,9 @@ def simulate(
         strategy=options.allocation_strategy,
         keep_all=True,  # as execute() does unless told otherwise: it matters for the order
     )
+    if isinstance(durations, History):
+        names = [lowered.spec.kinds[kind].code for kind in lowered.spec.kind_of]
+        durations = durations._seconds_of(dag.id, lowered.order, names)
     seconds = _seconds_of(lowered.order, durations)
     spec = replace(lowered.spec, seconds=seconds) if known else lowered.spec
     simulation = Simulation([Node(name, units) for name, units in capacities.items()], spec, seconds)

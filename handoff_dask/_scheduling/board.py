@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from handoff_dask._scheduling.ahead import Ahead
 from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.queues import Queue, Urgency
+from handoff_dask._scheduling.queues import Queue, Standing
+from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Amounts
 
 #: From so many queues on, all are compared with a node at once.
@@ -19,8 +22,13 @@ MANY = 64
 #: No amount in the table is larger; what the table lets through is looked at exactly afterwards.
 _MOST = 2**62
 
+#: Column of the number of the run: what comes after the share that it has.
+_SEQUENCE = 2
+
 #: Whole numbers below this are exact as floats.
 _EXACT = 2.0**53
+
+_urgency_of = attrgetter("urgency")
 
 
 class Board:
@@ -144,8 +152,12 @@ class _Table:
         self._rows: list[Queue | None] = []
         self._unused: list[int] = []
         self._needs = np.zeros((256, 4), dtype=np.int64)
-        self._urgencies = np.zeros((256, 5))
-        self._noted: list[Urgency | None] = []  # the same, exactly
+        self._standings = np.zeros((256, 5))
+        self._noted: list[Standing | None] = []  # the same, exactly
+        self._runs: list[Run | None] = []
+        self._place_of: dict[Run, int] = {}  # in _runs
+        self._queues_of: Counter[Run] = Counter()
+        self._run_of = np.zeros(256, dtype=np.int64)
         for queue in queues:
             self.add(queue)
 
@@ -162,22 +174,26 @@ class _Table:
             wider, longer = max(columns, 2 * len(self._columns)), max(rows, 2 * row)
             needs = np.zeros((longer, wider), dtype=np.int64)
             needs[:rows, :columns] = self._needs
-            urgencies = np.zeros((longer, 5))
-            urgencies[:rows] = self._urgencies
-            self._needs, self._urgencies = needs, urgencies
+            standings = np.zeros((longer, 5))
+            standings[:rows] = self._standings
+            run_of = np.zeros(longer, dtype=np.int64)
+            run_of[:rows] = self._run_of
+            self._needs, self._standings, self._run_of = needs, standings, run_of
         self._rows[row] = queue
         self.row_of[queue] = row
         self._needs[row] = 0
         for name, units in queue.cost.items():
             self._needs[row, self._columns[name]] = min(units, _MOST)
-        self._note(row, None if queue.head() is None else queue.urgency)
+        self._run_of[row] = self._place(queue.run)
+        self._queues_of[queue.run] += 1
+        self._note(row, None if queue.head() is None else queue.standing)
 
-    def _note(self, row: int, urgency: Urgency | None) -> None:
-        self._noted[row] = urgency
+    def _note(self, row: int, standing: Standing | None) -> None:
+        self._noted[row] = standing
         try:
-            self._urgencies[row] = urgency or 0.0
+            self._standings[row] = standing or 0.0
         except OverflowError:  # priorities are any numbers
-            self._urgencies[row] = [_as_float(number) for number in urgency or ()]
+            self._standings[row] = [_as_float(number) for number in standing or ()]
 
     def remove(self, queue: Queue) -> None:
         """Take a queue away."""
@@ -185,13 +201,25 @@ class _Table:
         self._rows[row] = None
         self._needs[row] = _MOST + 1
         self._unused.append(row)
+        self._queues_of[queue.run] -= 1
+        if not self._queues_of[queue.run]:
+            del self._queues_of[queue.run]
+            self._runs[self._place_of.pop(queue.run)] = None
+
+    def _place(self, run: Run) -> int:
+        place = self._place_of.get(run)
+        if place is None:
+            place = self._runs.index(None) if None in self._runs else len(self._runs)
+            self._runs[place:] = [run, *self._runs[place + 1 :]]
+            self._place_of[run] = place
+        return place
 
     def update(self, queue: Queue) -> bool:
         """Take note of the urgency of a queue; whether it was another one."""
         row = self.row_of[queue]
-        if queue.head() is None or self._noted[row] == queue.urgency:
+        if queue.head() is None or self._noted[row] == queue.standing:
             return False
-        self._note(row, queue.urgency)
+        self._note(row, queue.standing)
         return True
 
     def fitting(self, nodes: Iterable[Node]) -> NDArray[np.bool_]:
@@ -213,11 +241,15 @@ class _Table:
         for column in range(5):
             if len(left) < 2:
                 break
-            values = self._urgencies[left, column]
+            if column == _SEQUENCE and len(self._place_of) > 1:
+                all_shares = [0 if run is None else run.share for run in self._runs]
+                shares = np.array(all_shares, dtype=np.int64)[self._run_of[left]]
+                left = left[shares == shares.min()]
+            values = self._standings[left, column]
             least = values.min()
             left = left[values == least]
             if abs(least) >= _EXACT:
-                left = left[[min(range(len(left)), key=lambda i: self._noted[left[i]] or ())]]
+                return min((q for q in map(self._rows.__getitem__, left) if q), key=_urgency_of)
         return self._rows[left[0]] if len(left) else None
 
 

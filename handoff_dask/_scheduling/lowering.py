@@ -147,6 +147,11 @@ def stem_of(id: Hashable) -> str:
     return _NUMBERING.sub("", id) if type(id) is str else ""
 
 
+def learning_name(f: Function) -> str:
+    """Name under which durations are learnt: that of the code, a space, and the stem of the id."""
+    return f"{code_name(f.code)} {stem_of(f.id)}"
+
+
 def inline_order(
     functions: Mapping[Hashable, Function], topological: Sequence[Hashable]
 ) -> dict[Hashable, tuple[Hashable, ...]]:
@@ -225,7 +230,7 @@ class _Kinds:
         policy = f.retry or self.policy
         if f.max_retries is not None and f.max_retries != policy.max_retries:
             policy = policy.with_max_retries(f.max_retries)
-        name = f"{code_name(f.code)} {stem_of(f.id)}"
+        name = learning_name(f)
         key: Any = (tuple(cost.items()), pins, f.priority, policy, name)
         try:
             index = self._index.get(key)

@@ -150,9 +150,9 @@ class Ranking:
         if halved:
             self._half = finished + max(1, (total - finished + 1) // 2)
         self._next = finished + 1 if total <= _SMALL else min(max(1, 4 * finished), self._half)
+        self._known = spec.seconds
         if not spec.dependents or (len(spec.kinds) == 1 and not any(spec.dependents)):
             return False  # nothing is known of the order, or all are alike
-        self._known = spec.seconds
         if not self._known:
             if not self._sizes:
                 self._sizes = [(kind.code, size) for kind, size in zip(spec.kinds, run.sizes, strict=True)]

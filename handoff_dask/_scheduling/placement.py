@@ -146,6 +146,7 @@ class Placement:
     def _book(self, f: FunctionState, node: Node) -> None:
         f.booked = True
         node.acquire(f.cost)
+        f.run.hold(f)
         node.running[f] = None
         if GPU in f.cost:
             f.devices = node.devices.choose(f.cost[GPU])
@@ -165,6 +166,7 @@ class Placement:
                 node.devices.give_back(f.devices)
                 f.devices = None
             run = f.run
+            run.give_back(f)
             if run.limits is not None:
                 run.limits.release(f.limit_cost)
                 for queue in run.limited:
@@ -198,11 +200,11 @@ class Placement:
         usual = f.group is None and not f.avoid
         if usual:
             queue = run.usual_queues.get(id(f.kind))
-        if queue is None or queue.dropped:
+        if queue is None:
             key = queue_key(f)
             queue = self._queues.get(key)
             if queue is None:
-                queue = self._queues[key] = Queue(key)
+                queue = self._queues[key] = Queue(key, run)
             run.queues[queue] = None
             if usual:
                 run.usual_queues[id(f.kind)] = queue
@@ -222,17 +224,18 @@ class Placement:
             queue.reorder()
             self._board.update(queue)
 
-    def forget(self, run: Run) -> None:
-        """A run is gone, and queues that were its own with it."""
+    def ended(self, run: Run) -> None:
+        """Nothing waits in a run's queues any more; there are new ones if a result was lost."""
         self.reservations.forget(run)
         self._own.pop(run, None)
         for queue in run.queues:
-            if queue.head() is None:
-                queue.dropped = True
-                self._queues.pop(queue.key, None)
-                self._board.discard(queue)
-                self._open.pop(queue, None)
-                self._starved.pop(queue, None)
+            self._queues.pop(queue.key, None)
+            self._board.discard(queue)
+            self._open.pop(queue, None)
+            self._starved.pop(queue, None)
+        run.queues.clear()
+        run.usual_queues.clear()
+        run.limited.clear()
 
     def bind(self, group: Group, node: Node | None) -> None:
         """Put a collocated group on a node, or on none yet."""
@@ -303,8 +306,8 @@ class Placement:
                     break
                 continue
             yield self._carry_out(f, node, now, ahead)
-            if f.group is not None:
-                stale = True  # others of its group may have left their queues
+            if f.group is not None or woken is not None:
+                stale = True  # others of its group may have left their queues; its run has a larger share
             if node in roomy:
                 stale = True
                 if node.free(THREADS) < UNIT:
@@ -543,11 +546,10 @@ class Placement:
         return Starved(tuple(functions), shortfall)
 
 
-def _run_urgency(run: Run) -> tuple[float, int]:
-    return -run.spec.priority, run.sequence
+def _run_urgency(run: Run) -> tuple[float, int, int]:
+    return -run.spec.priority, run.share, run.sequence
 
 
 def _goes_before(run: Run, queue: Queue) -> bool:
     """Whether a run goes before the first function of a queue."""
-    urgency = queue.urgency
-    return _run_urgency(run) < (urgency[0], urgency[2])
+    return _run_urgency(run) < _run_urgency(queue.run)

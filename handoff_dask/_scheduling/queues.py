@@ -10,14 +10,21 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from enum import Enum
 from heapq import heapify, heappop, heappush
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.spec import Pins
 
-#: Smaller goes first: priorities of run and function negated, number of the run, rank, number.
-Urgency = tuple[float, float, int, float, int]
+if TYPE_CHECKING:
+    from handoff_dask._scheduling.runs import Run
+
+#: Smaller goes first: priorities of run and function negated, the run's share of the cluster, its number; of
+#: the function, rank and number.
+Urgency = tuple[float, float, int, int, float, int]
+
+#: The same without the share, which changes all the time.
+Standing = tuple[float, float, int, float, int]
 
 
 class QueueKey(NamedTuple):
@@ -35,8 +42,8 @@ class QueueKey(NamedTuple):
         Nodes to avoid when others will do.
     strategy : str
         Name of the allocator; of one of the user's own, the id of the run.
-    run : str or None
-        Id of the run when it has limits of its own, which block only its own functions.
+    run : str
+        Id of the run: runs take turns, and its limits block only its own functions.
     limit_cost : tuple of (name, units)
     """
 
@@ -46,7 +53,7 @@ class QueueKey(NamedTuple):
     bound: Hashable
     avoid: frozenset[Any]
     strategy: str
-    run: str | None
+    run: str
     limit_cost: tuple[tuple[str, int], ...]
 
 
@@ -59,7 +66,6 @@ def queue_key(f: FunctionState) -> QueueKey:
         need, pins = tuple(sorted(group.need.items())), group.pins
         if group.node is not None:
             bound = group.node.name
-    limited = run.limits is not None
     return QueueKey(
         cost,
         need,
@@ -67,8 +73,8 @@ def queue_key(f: FunctionState) -> QueueKey:
         bound,
         f.avoid,
         run.spec.run_id if run.has_allocator else run.spec.strategy,
-        run.spec.run_id if limited else None,
-        tuple(f.limit_cost.items()) if limited else (),
+        run.spec.run_id,
+        () if run.limits is None else tuple(f.limit_cost.items()),
     )
 
 
@@ -91,6 +97,7 @@ class Queue:
     Attributes
     ----------
     key : QueueKey
+    run : Run
     cost : dict
     need : dict
         The cost itself where no group asks for more.
@@ -110,20 +117,18 @@ class Queue:
         Where there was room when it last looked for it; kept by the fleet.
     starved_since : float or None
         Since when no node could hold its functions at all.
-    dropped : bool
-        Whether its place has been taken by another one.
     """
 
     __slots__ = (
         "_heap",
         "cost",
-        "dropped",
         "eligible",
         "key",
         "need",
         "parked",
         "possible",
         "restricted",
+        "run",
         "seen",
         "shelves",
         "starved_since",
@@ -131,8 +136,9 @@ class Queue:
         "tried",
     )
 
-    def __init__(self, key: QueueKey) -> None:
+    def __init__(self, key: QueueKey, run: Run) -> None:
         self.key = key
+        self.run = run
         self.cost = dict(key.cost)
         self.need = self.cost if key.need == key.cost else dict(key.need)
         self.restricted = bool(key.pins or key.avoid or key.bound is not None)
@@ -144,25 +150,25 @@ class Queue:
         self.shelves: list[Any] | None = None
         self.seen = 0
         self.starved_since: float | None = None
-        self.dropped = False
-        self._heap: list[tuple[Urgency, int, FunctionState]] = []
+        # Priority negated, rank, number, ticket.
+        self._heap: list[tuple[float, float, int, int, FunctionState]] = []
 
     def push(self, f: FunctionState) -> None:
         """Add a function; any older entry of it, here or elsewhere, becomes void."""
         f.ticket += 1
-        heappush(self._heap, (urgency_of(f), f.ticket, f))
+        heappush(self._heap, (-f.kind.priority, f.rank, f.number, f.ticket, f))
 
     def reorder(self) -> None:
         """Take note that ranks of functions have changed."""
-        waiting = [f for _, ticket, f in self._heap if f.state is State.READY and f.ticket == ticket]
-        self._heap = [(urgency_of(f), f.ticket, f) for f in waiting]
+        waiting = [f for *_, ticket, f in self._heap if f.state is State.READY and f.ticket == ticket]
+        self._heap = [(-f.kind.priority, f.rank, f.number, f.ticket, f) for f in waiting]
         heapify(self._heap)
 
     def head(self) -> FunctionState | None:
         """The most urgent function, None when there is none."""
         heap = self._heap
         while heap:
-            _, ticket, f = heap[0]
+            _, _, _, ticket, f = heap[0]
             if f.state is State.READY and f.ticket == ticket:
                 return f
             heappop(heap)
@@ -171,10 +177,18 @@ class Queue:
     @property
     def urgency(self) -> Urgency:
         """Of the head: smaller goes first. There must be a head."""
-        return self._heap[0][0]
+        run = self.run
+        priority, rank, number, _, _ = self._heap[0]
+        return (-run.spec.priority, priority, run.share, run.sequence, rank, number)
+
+    @property
+    def standing(self) -> Standing:
+        """Of the head: its urgency but for what its run has. There must be a head."""
+        priority, rank, number, _, _ = self._heap[0]
+        return (-self.run.spec.priority, priority, self.run.sequence, rank, number)
 
     def __iter__(self) -> Iterator[FunctionState]:
-        for _, ticket, f in sorted(self._heap):
+        for *_, ticket, f in sorted(self._heap):
             if f.state is State.READY and f.ticket == ticket:
                 yield f
 
@@ -201,7 +215,7 @@ class QueueHeap:
             if queue.parked is None and queue.head() is not None:
                 if queue.urgency == urgency:
                     return queue
-                self.push(queue)  # its head was bound, or its run has ended
+                self.push(queue)  # its head was bound, or its run has ended, or has more than it had
         return None
 
     def __iter__(self) -> Iterator[Queue]:
@@ -211,7 +225,7 @@ class QueueHeap:
 def urgency_of(f: FunctionState) -> Urgency:
     """Of a function: smaller goes first."""
     run = f.run
-    return (-run.spec.priority, -f.kind.priority, run.sequence, f.rank, f.number)
+    return (-run.spec.priority, -f.kind.priority, run.share, run.sequence, f.rank, f.number)
 
 
 def eligible_nodes(key: QueueKey, nodes: Iterable[Node]) -> list[Node]:

@@ -48,7 +48,7 @@ class _Soon:
             self.before[node] = count
             count += node.at_once(cost)
         self.turn = -1
-        self.urgency: Urgency = (0, 0, 0, 0, 0)
+        self.urgency: Urgency = (0, 0, 0, 0, 0, 0)
         self.expected = self.at = 0.0
 
     def refresh(self, turn: int, now: float) -> bool:

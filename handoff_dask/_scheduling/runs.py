@@ -17,7 +17,11 @@ from handoff_dask._scheduling.order import Ranking
 from handoff_dask._scheduling.spec import Pins, RunSpec
 
 if TYPE_CHECKING:
+    from handoff_dask._scheduling.fleet import Fleet
     from handoff_dask._scheduling.queues import Queue
+
+#: All there is of a resource, in parts.
+WHOLE = 2**30
 
 #: Name of the limit that ``max_concurrency`` is.
 CONCURRENCY = "max_concurrency"
@@ -81,6 +85,9 @@ class Run:
         Kind → how much its functions ask for, on a logarithmic scale.
     ranking : Ranking
         The order of its functions.
+    share : int
+        How much of the cluster its functions hold, in parts of :data:`WHOLE`: each counts with the largest
+        part that it takes of all that the nodes have of a resource. The run that has least goes first.
     queues, usual_queues, limited
         Where its functions wait: all these queues; by the kind of functions to which nothing unusual has
         happened; those that wait for the run's limits. Kept by the placement.
@@ -120,6 +127,8 @@ class Run:
         self.limits = Pool(capacity) if capacity else None
         self.sizes = [size_of(kind.cost) for kind in spec.kinds]
         self.ranking = Ranking()
+        self.share = 0
+        self._weights: list[int] = []
         self.queues: dict[Queue, None] = {}
         self.usual_queues: dict[int, Queue] = {}
         self.limited: dict[Queue, None] = {}
@@ -136,6 +145,27 @@ class Run:
     def has_allocator(self) -> bool:
         """Whether an allocator of the user's own places its functions."""
         return not isinstance(self.spec.strategy, str)
+
+    def weigh(self, fleet: Fleet) -> None:
+        """The nodes are others, and so are all parts of them; nothing is held as yet."""
+        total = {name: fleet.capacity(name) for kind in self.spec.kinds for name in kind.node_cost}
+        self._weights = [
+            max(units * WHOLE // max(1, total[name]) for name, units in kind.node_cost.items())
+            for kind in self.spec.kinds
+        ]
+        self.share = 0
+
+    def weight(self, f: FunctionState) -> int:
+        """The part of the cluster that one of its functions takes."""
+        return self._weights[self.spec.kind_of[f.number]]
+
+    def hold(self, f: FunctionState) -> None:
+        """Count what one of its functions takes from now on."""
+        self.share += self._weights[self.spec.kind_of[f.number]]
+
+    def give_back(self, f: FunctionState) -> None:
+        """Count no more what one of its functions took."""
+        self.share -= self._weights[self.spec.kind_of[f.number]]
 
     @cached_property
     def inputs(self) -> list[list[int]]:

@@ -77,6 +77,8 @@ class RunSpec:
         Of each function, by number: those that take its result. () when the order of numbers is all there is.
     seconds : sequence of float
         Of each function, by number: how long it takes. () when that has to be learnt.
+    hints : mapping of str to float
+        Code → seconds that its functions are expected to take until one has run.
     peers : mapping of int to int
         Serializer → deserializer and back.
     limits : tuple of (name, units)
@@ -103,6 +105,7 @@ class RunSpec:
     groups: Sequence[Sequence[int]] = ()
     dependents: Sequence[Sequence[int]] = ()
     seconds: Sequence[float] = ()
+    hints: Mapping[str, float] = field(default_factory=dict)
     peers: Mapping[int, int] = field(default_factory=dict)
     limits: tuple[tuple[str, int], ...] = ()
     max_concurrency: int | None = None

@@ -88,16 +88,21 @@ class SchedulingState:
         node = self.placement.leave(name)
         if node is None:
             return
-        self._nodes_changed()
         for f in [*node.ahead, *node.running]:
             self.lost(f, now)
+        self._nodes_changed()
         for run in self.runs.values():
             for group in run.groups:
                 if group.node is node:
                     self.placement.bind(group, None)
 
     def _nodes_changed(self) -> None:
-        """What is scarce, and how long all that is left would take, may be otherwise now."""
+        """What is scarce, how much a run holds, and how long all that is left would take may be otherwise."""
+        for run in self.runs.values():
+            run.weigh(self.placement.fleet)
+        for node in self.nodes.values():
+            for f in node.running:
+                f.run.hold(f)
         for run in self.runs.values():
             if not run.ended and run.ranking.nodes_changed(len(run.functions), len(self.nodes)):
                 self._unranked[run] = None
@@ -132,7 +137,10 @@ class SchedulingState:
             raise ValueError(f"there is a run {spec.run_id!r} already")
         self._sequence += 1
         run = Run(spec, self._sequence)
+        run.weigh(self.placement.fleet)
         self.runs[spec.run_id] = run
+        for code, seconds in spec.hints.items():
+            self.placement.durations.hint(code, seconds)
         limits = find_limit_shortfalls(run)
         run.shortfalls = limits + find_shortfalls(run, self.placement.fleet)
         if run.shortfalls:
@@ -167,7 +175,7 @@ class SchedulingState:
                 f.move(State.CANCELLED)
         if not run.ended:
             run.status = RunStatus.CANCELLED
-        self.placement.forget(run)
+        self.placement.ended(run)
 
     def _end(self, run: Run, status: RunStatus) -> None:
         run.status = status
@@ -176,6 +184,7 @@ class SchedulingState:
             for f in run.functions:
                 if f.state not in FINAL and f.state is not State.RUNNING:
                     f.move(State.CANCELLED)
+        self.placement.ended(run)
         self._ended.append(run)
 
     def _rank(self, run: Run, now: float) -> None:
@@ -491,6 +500,9 @@ class SchedulingState:
                 assert f.state is State.RUNNING, f
                 assert not f.booked, f
             assert used == {name: units for name, units in node.used.items() if units}, node
+        running = [f for node in self.nodes.values() for f in node.running]
+        for run in self.runs.values():
+            assert run.share == sum(run.weight(f) for f in running if f.run is run), run
         for run in self.runs.values():
             if run.limits is not None:
                 held: dict[str, int] = {}

@@ -17,7 +17,7 @@ def adaptive(request):
         n_workers=minimum,
         threads_per_worker=1,
         processes=False,
-        dashboard_address=None,
+        dashboard_address=":0",
         memory_limit=0,
         resources={"slot": 1},
     ) as cluster:

@@ -20,7 +20,7 @@ def test_what_a_worker_does_not_declare_is_seen():
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=1, threads_per_worker=3, processes=False, memory_limit="512MiB", dashboard_address=None
+        n_workers=1, threads_per_worker=3, processes=False, memory_limit="512MiB", dashboard_address=":0"
     ) as cluster:
         ((name, node),) = handoff.discover_nodes(cluster).items()
         assert name == 0

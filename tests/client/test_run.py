@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
+from statistics import median
 
 import pytest
 from distributed import Client
@@ -110,7 +112,7 @@ def test_when_a_client_is_gone_what_runs_stays_booked_until_it_ends(cluster, cli
         assert [f.state.value for f in state.runs[run.id].functions] == ["running", "cancelled", "cancelled"]
         assert not handoff.resources_available("node1", {"gpu": 1}, client)
         later = handoff.submit(dag_of(Function("later", identity, extra_args=[2], cost={"gpu": 1})), client)
-        assert "gpu" in later.explain("later")
+        until(lambda: "gpu" in later.explain("later"))
         assert not later.done()
         door.open()
         assert later.result(20).results == {"later": 2}
@@ -282,3 +284,48 @@ def test_results_go_with_their_client(cluster):
         handoff.RunCancelledError, match="its client was closed, and its results went with it"
     ):
         run.result()
+
+
+def test_a_large_run_does_not_starve_a_small_one(cluster, client):
+    """The small one ends while almost all of the large one, which began before, is still to come."""
+    door = gate("large")
+    large = handoff.submit(
+        dag_of(
+            *[Function(i, pass_gate, extra_args=["large"], cost={"cpu": 2}) for i in range(3)],
+            *[Function(i, time.sleep, extra_args=[0.02], cost={"cpu": 2}) for i in range(3, 300)],
+        ),
+        client,
+    )
+    door.await_inside(3)
+    with Client(cluster, set_as_default=False) as other:
+        small = handoff.submit(
+            dag_of(*[Function(i, identity, extra_args=[i], cost={"cpu": 2}) for i in range(6)]), other
+        )
+        door.open()
+        small.result(30)
+        finished = sum(r.status == "finished" for r in large.records.values())
+    assert finished < 100
+    assert not large.done()
+    large.result(60)
+
+
+def test_priorities_order_runs(cluster, client):
+    door = gate("priorities")
+    block = handoff.submit(
+        dag_of(*[Function(i, pass_gate, extra_args=["priorities"], cost={"cpu": 2}) for i in range(3)]),
+        client,
+    )
+    door.await_inside(3)
+    runs = {
+        priority: handoff.submit(
+            dag_of(*[Function(i, time.sleep, extra_args=[0.03], cost={"cpu": 2}) for i in range(9)]),
+            client,
+            priority=priority,
+        )
+        for priority in (0, 2, 1)
+    }
+    until(lambda: sum(f.state.value == "ready" for f in plugin_of(cluster).functions.values()) == 27)
+    door.open()
+    started = {p: median(r.started for r in run.result(30).records.values()) for p, run in runs.items()}
+    block.result(30)
+    assert started[2] < started[1] < started[0]

@@ -446,22 +446,43 @@ class Model:
         return self.state.placement.reservations.recheck is not None
 
     def _check_order(self, placed: list[FunctionState], now: float) -> None:
-        """Of two functions that ask for the same, the more urgent one goes first."""
+        """Of two functions that ask for the same, the more urgent one goes first.
+
+        Of runs of the same priority that is the one that has least, as things stood when it was placed.
+        """
+        total: dict[str, int] = {}
+        for node in self.nodes.values():
+            for name, units in node.capacity.items():
+                total[name] = total.get(name, 0) + units
+        shares: dict[Any, int] = {}
+
+        def count(f: FunctionState, sign: int) -> None:
+            parts = [units * 2**30 // max(1, total.get(name, 0)) for name, units in f.cost.items()]
+            shares[f.run] = shares.get(f.run, 0) + sign * max(parts)
+
+        for node in self.nodes.values():
+            for f in node.booked:
+                count(f, 1)
+        for f in placed:
+            if f.booked:
+                count(f, -1)
 
         def urgency(f: FunctionState) -> tuple[float, ...]:
-            return -f.run.spec.priority, -f.kind.priority, f.run.sequence, f.rank, f.number
+            run = f.run
+            return -run.spec.priority, -f.kind.priority, shares.get(run, 0), run.sequence, f.rank, f.number
 
         def plain(f: FunctionState) -> bool:
             return f.group is None and f.kind.pins is None and not self.avoid[f] and f.run.limits is None
 
-        waiting = [f for f in self.functions(READY) if self.due(f, now) and plain(f)]
-        rivals = [f for f in placed if plain(f) and f.booked]
-        for f in rivals:
-            for g in waiting:
-                assert f.cost != g.cost or urgency(f) < urgency(g), f"{f} was placed before {g}"
-        for i, f in enumerate(rivals):
-            for g in rivals[i + 1 :]:
-                assert f.cost != g.cost or urgency(f) < urgency(g), f"{f} was placed before {g}"
+        rivals = [f for f in self.functions(READY) if self.due(f, now) and plain(f)]
+        rivals += [f for f in placed if plain(f) and f.booked]
+        for f in placed:
+            if plain(f) and f.booked:
+                rivals.remove(f)
+                for g in rivals:
+                    assert f.cost != g.cost or urgency(f) < urgency(g), f"{f} was placed before {g}"
+            if f.booked:
+                count(f, 1)
 
     def _check_wake(self, now: float) -> None:
         delayed = [

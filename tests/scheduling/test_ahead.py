@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from scheduling.harness import Core, fn, many, node
 
+#: Options of a run that goes after others.
+LATER = {"priority": -1}
+
 SHORT = fn("cpu 1", code="short")
 
 
@@ -77,7 +80,7 @@ def test_one_that_ends_otherwise_before_it_was_booked_leaves_nothing(core, how):
     learn(core)
     core.nodes(a="cpu 1")
     core.run(**many(2, SHORT))
-    core.run(id="other", x=SHORT)
+    core.run(id="other", x=SHORT, options=LATER)
     core.decide()
     assert ahead(core) == ["f1", "x"]
     getattr(core, how)("other" if how == "remove" else "x")
@@ -262,7 +265,7 @@ def test_a_wide_function_is_not_booked_beside_functions_that_may_take_its_cores(
     learn(core)
     core.join(node("a", "cpu 4, memory 100", enforced="memory"))
     core.run(**many(4, fn("cpu 1, memory 10", code="short")))
-    core.run(id="others", big=fn("memory 95", code="short"), s=SHORT, t=SHORT)
+    core.run(id="others", big=fn("memory 95", code="short"), s=SHORT, t=SHORT, options=LATER)
     core.decide()
     core.finish("f0 f1 f2")
     assert (booked(core), ahead(core)) == (["f3"], ["big", "s", "t"])
@@ -302,7 +305,7 @@ def test_those_that_wait_behind_one_that_goes_away_move_up(core):
     learn(core)
     core.join(node("a", "cpu 4, threads 8", enforced="cpu"))
     core.run(x=fn("cpu 3"), big=fn("cpu 4", code="short"), small=fn("cpu 2", code="short"))
-    core.run(id="other", tiny=fn("cpu 1"))
+    core.run(id="other", tiny=fn("cpu 1"), options=LATER)
     assert core.decide() == ["x@a", "big@a", "small@a", "tiny@a"]
     core.finish("tiny")
     core.resize(a="cpu 5")

@@ -40,6 +40,26 @@ def test_the_longest_path_goes_first_where_it_bounds_the_end():
     assert core.decide() == ["c0@a"]
 
 
+def test_what_earlier_runs_took_counts_until_a_function_has_run():
+    functions = {"short": fn("cpu 1", code="short"), "long": fn("cpu 1", code="long")}
+    dependents = {"dependents": [[], []]}
+    for hints, first in (({}, "short"), ({"long": 60.0, "short": 0.1}, "long"), ({"short": 60.0}, "short")):
+        core = Core()
+        core.nodes(a="cpu 1")
+        core.run(**functions, options={**dependents, "hints": hints})
+        assert core.decide() == [f"{first}@a"]
+    # What was seen counts for more than what was told.
+    core = Core()
+    core.nodes(a="cpu 1")
+    core.run(**{f"{id}0": kind for id, kind in functions.items()}, id="seen", options=dependents)
+    for id, seconds in (("short0", 0.1), ("long0", 60.0)):
+        assert core.decide() == [f"{id}@a"]
+        core.wait(seconds)
+        core.finish(id, took=seconds)
+    core.run(**functions, options={**dependents, "hints": {"short": 600.0, "long": 0.1}})
+    assert "long@a" in core.decide()
+
+
 def test_a_run_that_waited_for_nodes_is_ordered_by_what_they_have():
     core = Core()
     core.run(

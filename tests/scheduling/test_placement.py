@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scheduling.harness import Core, fn, many, node, numbers
 
 from handoff_dask._model.resources import UNIT, to_units
+from handoff_dask._scheduling import board
 
 # fitting
 
@@ -137,7 +138,7 @@ def test_runs_share_nodes(core):
     core.nodes(a="cpu 3")
     core.run(id="r1", **many(2, fn("cpu 1"), "x"))
     core.run(id="r2", **many(2, fn("cpu 1"), "y"))
-    assert core.decide() == ["x0@a", "x1@a", "y0@a"]
+    assert core.decide() == ["x0@a", "y0@a", "x1@a"]
     core.finish("x0")
     assert core.decide() == ["y1@a"]
     core.finish("x1 y0 y1")
@@ -179,12 +180,49 @@ def test_priority_counts_across_resources(core):
     assert core.decide() == ["y@a"]
 
 
-def test_earlier_runs_go_first(core):
+def test_of_runs_that_have_as_much_the_earlier_goes_first(core):
     core.nodes(a="cpu 1")
     core.run(id="r2", x=fn("cpu 1"), ready="")
     core.run(id="r1", y=fn("cpu 1"))
     core.ready("x")
     assert core.decide() == ["x@a"]
+
+
+@pytest.mark.parametrize("many_queues", [False, True])
+def test_a_large_run_does_not_starve_a_small_one(core, monkeypatch, many_queues):
+    if many_queues:
+        monkeypatch.setattr(board, "MANY", 0)
+    core.nodes(a="cpu 4")
+    core.run(id="large", **many(100, fn("cpu 1"), "x"))
+    assert len(core.decide()) == 4
+    core.run(id="small", **many(3, fn("cpu 1"), "y"))
+    decided = []
+    for i in range(4):
+        core.finish(f"x{i}")
+        decided += core.decide()
+    assert decided == ["y0@a", "y1@a", "x4@a", "x5@a"]
+
+
+def test_what_a_run_has_is_its_largest_part_of_any_resource(core):
+    """Of eight cores and two GPUs: one that uses a GPU has as much as one that uses four cores."""
+    core.nodes(a="cpu 8, gpu 2, threads 16")
+    core.run(id="cores", **many(8, fn("cpu 1"), "c"))
+    core.run(id="devices", **many(2, fn("cpu 1, gpu 1"), "g"))
+    assert core.decide() == [f"{id}@a" for id in ["c0", "g0", "c1", "c2", "c3", "c4", "g1", "c5"]]
+
+
+def test_shares_are_those_of_the_nodes_there_are(core):
+    """With a GPU node more, one GPU is a smaller part of all."""
+    core.nodes(a="cpu 4, gpu 1, threads 16")
+    core.run(id="r1", g0=fn("gpu 1"), g1=fn("gpu 1"), ready="g0")
+    core.run(id="r2", **many(5, fn("cpu 2"), "c"))
+    assert core.decide() == ["g0@a", "c0@a", "c1@a"]
+    core.nodes(b="cpu 1, gpu 3, threads 16")
+    core.decide()
+    assert core["g0"].run.share == 2**30 // 4
+    core.finish("g0 c0 c1")
+    core.decide()
+    assert core["g0"].run.share == 0
 
 
 def test_ready_later_but_more_urgent_overtakes(core):

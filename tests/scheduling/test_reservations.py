@@ -152,7 +152,7 @@ def test_a_source_that_takes_much_longer_does_not_keep_a_node_idle_for_ever():
 )
 def test_what_is_not_to_come_keeps_nobody_away(how):
     core = Bench()
-    other = {"dependents": [[]] * 4, "seconds": [100.0] * 4}
+    other = {"dependents": [[]] * 4, "seconds": [100.0] * 4, "priority": -1}
     core.run(id="r2", **many(4, fn("cpu 1"), "x"), options=other)
     assert core.decide() == KEPT
     if how == "run ends":

@@ -262,3 +262,40 @@ def test_the_end_is_said_once(core):
     core.state.dropped(core["x"], core.now)
     assert core.decide() == ["r failed"]
     assert core.decide() == []
+
+
+@pytest.mark.parametrize("how", ["finishes", "fails", "is cancelled", "is removed"])
+def test_a_run_that_has_ended_leaves_no_queues(core, how):
+    """Not even while somebody still holds its results: they would be looked at in every decision."""
+    core.nodes(a="cpu 1")
+    core.run(**many(3, fn("cpu 1")))
+    core.decide()
+    if how == "finishes":
+        for i in range(3):
+            core.finish(f"f{i}")
+            core.decide()
+    elif how == "fails":
+        core.fail("f0")
+    elif how == "is cancelled":
+        core.cancel()
+    else:
+        core.remove()
+    core.decide()
+    placement = core.state.placement
+    assert not placement._queues
+    assert not list(placement._board)
+
+
+def test_a_result_lost_after_the_end_is_computed_again(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"))
+    for id in ("x", "y"):
+        core.decide()
+        core.finish(id)
+    assert core.decide() == ["r finished"]
+    core.state.result_lost(core["x"])
+    core.ready("x")
+    assert core.decide() == ["x@a"]
+    core.finish("x")
+    assert core.decide() == []
+    assert core.states("x y") == "finished finished"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, assert_type
 
 import handoff_dask as handoff
@@ -13,6 +14,8 @@ from handoff_dask import (
     AllocatorError,
     Argument,
     Attempt,
+    Checkpoint,
+    CodeDurations,
     Collocated,
     Current,
     CyclicDependencyError,
@@ -20,12 +23,15 @@ from handoff_dask import (
     Function,
     FunctionFailedError,
     FunctionRecord,
+    History,
     InvalidDAGError,
     MissingFunctionError,
     ReadyFunction,
+    Records,
     Result,
     RetryPolicy,
     Run,
+    RunInfo,
     RunTimeoutError,
     Schedule,
     Shortfall,
@@ -118,6 +124,7 @@ def running(dag: DAG) -> None:
     assert_type(local.records["a"].attempts, tuple[Attempt, ...])
     assert_type(local.records["a"].duration, float | None)
     assert_type(local.elapsed, float)
+    assert_type(local.restored, tuple[Hashable, ...])
     handoff.execute_local(dag, 3)  # type: ignore[call-arg]
     handoff.execute_local([dag])  # type: ignore[arg-type]
 
@@ -131,7 +138,11 @@ def running(dag: DAG) -> None:
         priority=2,
         wait_for_nodes=10,
         timeout=60,
+        checkpoint=Path("kept"),
+        checkpoint_of=["a"],
     )
+    handoff.execute(dag, checkpoint=Checkpoint("s3://bucket", {"anon": True}), checkpoint_of=lambda f: f.cost)
+    handoff.execute(dag, checkpoint=3)  # type: ignore[arg-type]
     assert_type(result.results, Mapping[Hashable, Any])
     run = handoff.submit(dag, "tcp://10.0.0.1:8786", max_concurrency=4)
     assert_type(run, Run)
@@ -219,3 +230,22 @@ def proposed(error: AllocatorError) -> None:
 def happened(event: Event) -> None:
     assert_type(event.time, float)
     assert_type(event.error, str | None)
+
+
+def remembered(dag: DAG, client: Any) -> None:
+    infos: list[RunInfo] = handoff.runs(client)
+    assert_type(infos[0].ended, float | None)
+    assert_type(infos[0].counts, Mapping[str, int])
+    records: Records = handoff.run_records(infos[0].id, client)
+    assert_type(records["f"].attempts, tuple[Attempt, ...])
+    with History("history.db") as history:
+        assert_type(history.runs(), list[RunInfo])
+        assert_type(history.records("r"), Records)
+        assert_type(history.allocations("r"), dict[Hashable, Any])
+        assert_type(history.durations(), dict[str, CodeDurations])
+        assert_type(history.durations()["load"].median, float)
+        assert_type(history.prune(keep=3), int)
+        handoff.execute(dag, client, history=history)
+        handoff.simulate(dag, {"a": {"cpu": 1}}, history)
+    handoff.submit(dag, client, history=Path("history.db"))
+    assert_type(handoff.execute_local(dag, history="history.db"), Result)

@@ -1,0 +1,128 @@
+"""Runs that the scheduler has forgotten, as far back as an administrator lets it remember."""
+
+from __future__ import annotations
+
+from bisect import insort
+from typing import NamedTuple
+
+from handoff_dask._model.records import Row
+from handoff_dask._model.runinfo import RunInfo
+from handoff_dask._scheduling.functions import NAMES
+from handoff_dask._scheduling.runs import Run, RunStatus
+
+
+class KeptFunctions:
+    """What is kept of the functions of a run, column by column: a row for each would take long to make.
+
+    Parameters
+    ----------
+    run : Run
+        None of its functions is running.
+
+    Attributes
+    ----------
+    ids : sequence
+        As the scheduler sees them.
+    asked : list of dict
+        The costs there are, as given.
+    kind_of : sequence of int
+        Function number → index into ``asked``.
+    """
+
+    __slots__ = ("_attempts", "_nbytes", "_states", "asked", "ids", "kind_of")
+
+    def __init__(self, run: Run) -> None:
+        self.ids = run.spec.ids
+        self.asked = asked_of(run)
+        self.kind_of = run.spec.kind_of
+        self._states = [f.state for f in run.functions]
+        self._attempts = [f.attempts for f in run.functions]
+        self._nbytes = [f.nbytes for f in run.functions]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, start: int, end: int) -> list[Row]:
+        """What is known of the functions with these numbers."""
+        columns = (self._states[start:end], self._attempts[start:end], self._nbytes[start:end])
+        return [Row(NAMES[state], attempts, size) for state, attempts, size in zip(*columns, strict=True)]
+
+
+def asked_of(run: Run) -> list[dict[str, float]]:
+    """The cost of each kind of function of a run, as given."""
+    return [dict(kind.asked) for kind in run.spec.kinds]
+
+
+class ArchivedRun(NamedTuple):
+    """A run that has ended and that no client has a handle of.
+
+    Attributes
+    ----------
+    ended : float
+        Seconds since the epoch.
+    sequence : int
+        Number of the run: later ones were submitted later.
+    info : RunInfo
+    functions : KeptFunctions or None
+        None when there are more of them than the archive may hold.
+    """
+
+    ended: float
+    sequence: int
+    info: RunInfo
+    functions: KeptFunctions | None
+
+
+class Archive:
+    """The runs that ended last.
+
+    Parameters
+    ----------
+    most_runs : int
+        How many to keep.
+    most_functions : int
+        How many functions they may have altogether. A run that alone has more is kept without them, so that
+        it does not drive out all others.
+    """
+
+    def __init__(self, most_runs: int, most_functions: int) -> None:
+        self.most_runs = most_runs
+        self.most_functions = most_functions
+        self._runs: list[ArchivedRun] = []  # the one that ended first comes first
+        self._kept = 0  # functions
+
+    def add(self, info: RunInfo, run: Run) -> None:
+        """Keep a run of which nothing is running any more; those that ended first go until all fit."""
+        assert info.ended is not None
+        if self.most_runs <= 0:
+            return
+        functions = KeptFunctions(run) if len(run.functions) <= self.most_functions else None
+        insort(self._runs, ArchivedRun(info.ended, run.sequence, info, functions), key=lambda kept: kept[:2])
+        self._kept += len(functions or ())
+        while self._runs and (len(self._runs) > self.most_runs or self._kept > self.most_functions):
+            self._kept -= len(self._runs.pop(0).functions or ())
+
+    def find(self, run_id: str) -> ArchivedRun | None:
+        """The run of this id, None when there is none any more."""
+        return next((run for run in self._runs if run.info.id == run_id), None)
+
+    @property
+    def runs(self) -> list[ArchivedRun]:
+        """All there are; the one that ended first comes first."""
+        return list(self._runs)
+
+
+def error_of(run: Run, broken: str | None) -> str | None:
+    """Why a run did not finish, in words; None if it did, or was cancelled by somebody."""
+    if broken is not None:
+        return f"handoff_dask failed on the scheduler: {broken}"
+    if run.fault is not None:
+        return f"its allocator failed: {run.fault}"
+    if run.status is not RunStatus.FAILED:
+        return None
+    if run.shortfalls:
+        return "it cannot be placed: " + "; ".join(str(s) for s in dict.fromkeys(map(str, run.shortfalls)))
+    if run.failed:
+        f = run.failed[0]
+        return f"function {f.id!r} failed: {f.attempts[-1].error if f.attempts else 'it fits on no node'}"
+    return None

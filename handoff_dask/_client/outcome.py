@@ -1,0 +1,87 @@
+"""With which error a run has ended, from what the scheduler reports of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from distributed.core import clean_exception
+from distributed.protocol import pickle
+
+from handoff_dask._adapter.compile import Compiled
+from handoff_dask._adapter.worker import InterruptedFunctionError
+from handoff_dask._model.records import Row
+from handoff_dask.exceptions import (
+    AllocationError,
+    AllocatorError,
+    FunctionFailedError,
+    RunCancelledError,
+    RunError,
+)
+
+#: What can have cancelled a run when its client is there.
+_CANCELLED = "run.cancel() was called, its futures were cancelled, or the cluster was restarted"
+
+
+def find_error(
+    compiled: Compiled, dag_id: Any, status: str, closed: bool, report: Mapping[str, Any]
+) -> RunError:
+    """The error of a run that has not finished.
+
+    Parameters
+    ----------
+    compiled : Compiled
+    dag_id : hashable
+    status : str
+        As its client was told, or not yet.
+    closed : bool
+        Whether its client is closed.
+    report : mapping
+        The scheduler's.
+    """
+    run_id = compiled.spec.run_id
+    if broken := report.get("broken"):
+        return RunError(dag_id, run_id, f"handoff_dask failed on the scheduler: {broken}")
+    if fault := report.get("fault"):
+        return AllocatorError(dag_id, run_id, fault)
+    if report.get("failed") and status != "cancelled":  # else it would have been tried again
+        starved = {id for s in pickle.loads(report["shortfalls"]) for id in s.function_ids}
+        if compiled.spec.ids[report["failed"][0]] in starved:
+            return allocation_error(compiled, dag_id, report["shortfalls"])
+        return _failures(compiled, dag_id, report)
+    if status == "failed":
+        return allocation_error(compiled, dag_id, report.get("shortfalls") or pickle.dumps(()))
+    return RunCancelledError(dag_id, run_id, "its client was closed" if closed else _CANCELLED)
+
+
+def _failures(compiled: Compiled, dag_id: Any, report: Mapping[str, Any]) -> FunctionFailedError:
+    """The first failure, with all others."""
+    rows: Sequence[Row] = report["rows"]
+
+    def failure(number: int, error: Any, others: Sequence[FunctionFailedError] = ()) -> FunctionFailedError:
+        id, attempts = compiled.ids[number], rows[number].attempts
+        failed = FunctionFailedError(dag_id, compiled.spec.run_id, id, attempts, others)
+        failed.__cause__ = original_exception(error)
+        return failed
+
+    first, *others = zip(report["failed"], report["errors"], strict=True)
+    return failure(*first, [failure(*other) for other in others])
+
+
+def allocation_error(compiled: Compiled, dag_id: Any, shortfalls: bytes) -> AllocationError:
+    """Functions fit nowhere; with their ids as the user knows them."""
+    known = dict(zip(compiled.spec.ids, compiled.ids, strict=True))
+    distinct = {id(s): s for s in pickle.loads(shortfalls)}.values()
+    named = [replace(s, function_ids=tuple(known[i] for i in s.function_ids)) for s in distinct]
+    return AllocationError(dag_id, compiled.spec.run_id, named)
+
+
+def original_exception(error: Any) -> BaseException | None:
+    """The exception a function raised, from what Dask sent."""
+    if error is None:
+        return None
+    _, exception, traceback = clean_exception(error)
+    if isinstance(exception, InterruptedFunctionError):
+        return exception.original
+    return exception.with_traceback(traceback) if exception is not None else None

@@ -1,0 +1,112 @@
+"""From runs to their history, and from there to what the scheduler expects of the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from handoff_dask._adapter.compile import Compiled
+from handoff_dask._client.history import Entry, History
+from handoff_dask._model.records import Row
+from handoff_dask._model.runinfo import RunInfo
+from handoff_dask._scheduling.lowering import learning_name
+
+if TYPE_CHECKING:
+    from handoff_dask._client.local import LocalRun
+    from handoff_dask._client.run import Run
+
+
+def with_hints(compiled: Compiled, path: str) -> Compiled:
+    """The same run, and what functions of its codes took in the history at this path.
+
+    Raises
+    ------
+    HistoryError
+        It cannot be read.
+    """
+    with History(path) as history:
+        hints = history._hints(kind.code for kind in compiled.spec.kinds)
+    return replace(compiled, spec=replace(compiled.spec, hints=hints))
+
+
+async def record_run(run: Run, path: str) -> None:
+    """Write a run that has ended on a cluster to the history at this path."""
+    compiled, spec = run._compiled, run._compiled.spec
+    try:
+        report = await run._fetch_report()
+    except OSError:  # the connection is gone
+        report = {"rows": []}
+    rows: Sequence[Row] = report["rows"] or [Row("cancelled", ())] * len(compiled.ids)
+    if run._timed_out is not None:
+        why: Any = f"it took longer than {run._timed_out:g} s"
+    else:
+        why = report.get("error") or (None if run._error is None else str(run._error))
+    info = RunInfo(
+        id=run.id,
+        dag_id=run.dag.id,
+        status=run._status,
+        client=run._client.id,
+        submitted=run._begin,
+        ended=run._end,
+        elapsed=run.elapsed,
+        counts=Counter(row.status for row in rows),
+        priority=spec.priority,
+        error=why,
+    )
+    kinds = [(kind.code, dict(kind.asked)) for kind in spec.kinds]
+    restored = set(run.restored)
+    entries = [
+        Entry(id, kinds[kind][0], row, kinds[kind][1], id in restored)
+        for id, kind, row in zip(compiled.ids, spec.kind_of, rows, strict=True)
+    ]
+    try:
+        error = await asyncio.to_thread(_write, path, info, entries)
+    except RuntimeError:  # the client is closing, and its loop starts no threads any more
+        error = _write(path, info, entries)
+    _warn(info, error)
+
+
+def record_local(run: LocalRun, path: str, interrupted: bool) -> None:
+    """Write a run that has ended in this process to the history at this path."""
+    records = run.records
+    info = RunInfo(
+        id=run.id,
+        dag_id=run.dag.id,
+        status="cancelled" if interrupted else run.status,
+        client=None,
+        submitted=run._begin,
+        ended=run._begin + run.elapsed,
+        elapsed=run.elapsed,
+        counts=Counter(record.status for record in records.values()),
+        error="it was interrupted" if interrupted else None if run._error is None else str(run._error),
+    )
+    restored = set(run.restored)
+    entries = [
+        Entry(id, learning_name(run.dag[id]), Row(r.status, r.attempts, r.nbytes), r.cost, id in restored)
+        for id, r in records.items()
+    ]
+    _warn(info, _write(path, info, entries))
+
+
+def _write(path: str, info: RunInfo, entries: Sequence[Entry]) -> Exception | None:
+    """Write a run; what goes wrong is returned, since it must not make the run a failure."""
+    try:
+        with History(path) as history:
+            history._write(info, entries)
+    except Exception as error:
+        return error
+    return None
+
+
+def _warn(info: RunInfo, error: Exception | None) -> None:
+    if error is not None:
+        warnings.warn(
+            f"run {info.id} of DAG {info.dag_id!r} ({info.status}) could not be written to its history:"
+            f" {error}",
+            RuntimeWarning,
+            stacklevel=3,
+        )

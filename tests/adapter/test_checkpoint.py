@@ -1,0 +1,269 @@
+"""Files of checkpoints: what was written is read, and anything else is noticed before it is unpickled."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import handoff_dask as handoff
+from handoff_dask import Checkpoint, CheckpointError
+from handoff_dask._adapter.checkpoint import ABANDONED, MAGIC, Directory, Entry, file_name, store
+
+PRINT = "ab" * 32
+
+
+class Trap:
+    """Unpickling it would be noticed."""
+
+    def __reduce__(self):
+        return pytest.fail, ("it was unpickled",)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    directory = Directory(Checkpoint(tmp_path / "kept"))
+    directory.prepare()
+    return directory
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, b"", [1, {"a": (2,)}], np.arange(12.0).reshape(3, 4), np.zeros(0), [np.arange(3)[::2], "x"]],
+    ids=["none", "empty", "nested", "array", "no elements", "strided"],
+)
+def test_what_was_written_is_read(directory, value):
+    directory.write("x", PRINT, "f", value)
+    assert directory.problem("x", PRINT) is None
+    again = directory.read("x", PRINT)
+    assert pickle.dumps(again) == pickle.dumps(value) or np.array_equal(again, value)
+    if isinstance(again, np.ndarray):
+        assert again.flags.writeable
+    assert [n for n in os.listdir(directory.root) if n != "x"] == [], "nothing temporary is left"
+
+
+def test_every_single_changed_byte_is_noticed(directory):
+    directory.write("x", PRINT, "f", Trap())
+    path = Path(directory.root, "x")
+    whole = path.read_bytes()
+    assert directory.problem("x", PRINT) is None
+    for position in range(len(whole)):
+        for flip in (1, 0x20, 0x80):
+            damaged = bytearray(whole)
+            damaged[position] ^= flip
+            path.write_bytes(damaged)
+            assert directory.problem("x", PRINT), (position, flip)
+            with pytest.raises(CheckpointError, match="run the same call again"):
+                directory.read("x", PRINT)
+
+
+def test_every_truncation_and_what_is_added_is_noticed(directory):
+    directory.write("x", PRINT, "f", Trap())
+    path = Path(directory.root, "x")
+    whole = path.read_bytes()
+    for damaged in [whole[:n] for n in range(len(whole))] + [whole + b"\0", whole + whole]:
+        path.write_bytes(damaged)
+        assert directory.problem("x", PRINT)
+        with pytest.raises(CheckpointError):
+            directory.read("x", PRINT)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "is not a checkpoint"),
+        (pickle.dumps("a pickle"), "is not a checkpoint"),
+        (MAGIC + b"ffffffff " + b"0" * 64 + b"\n", "is too short"),
+        (MAGIC + b"00000002 " + b"0" * 64 + b"\n[]", "has a damaged header"),
+        (MAGIC + b"00000002 " + b"0" * 64 + b"\n{}", "has a damaged header"),
+    ],
+)
+def test_foreign_files(directory, content, problem):
+    with open(os.path.join(directory.root, "x"), "wb") as f:
+        f.write(content)
+    assert directory.problem("x", PRINT) == problem
+    with pytest.raises(CheckpointError, match=problem):
+        directory.read("x", PRINT)
+
+
+def test_the_checkpoint_of_something_else(directory):
+    directory.write("x", "cd" * 32, "f", Trap())
+    assert directory.problem("x", PRINT) == "is the checkpoint of something else"
+    with pytest.raises(CheckpointError, match="of something else"):
+        directory.read("x", PRINT)
+
+
+def test_a_file_that_is_not_there(directory):
+    assert directory.problem("x", PRINT).startswith("cannot be read: FileNotFoundError")
+    with pytest.raises(CheckpointError, match="FileNotFoundError") as caught:
+        directory.read("x", PRINT)
+    assert caught.value.url == f"{directory.root}/x"
+
+
+def test_large_arrays_are_not_copied_to_be_written(directory):
+    value = np.ones(8_000_000 // 8)
+    tracemalloc.start()
+    directory.write("x", PRINT, "f", value)
+    written = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    assert directory.problem("x", PRINT) is None
+    looked = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert written < value.nbytes / 2
+    assert looked < value.nbytes
+
+
+def test_a_writer_that_fails_leaves_what_was_there(directory):
+    directory.write("x", PRINT, "f", "first")
+
+    def broken(*arguments):
+        raise OSError("disk full")
+
+    directory._move = broken
+    entry = Entry(directory.sealed(), "x", PRINT)
+    with pytest.raises(OSError, match="disk full"):
+        directory.write("x", PRINT, "f", "second")
+    assert directory.read("x", PRINT) == "first"
+    assert os.listdir(directory.root) == ["x"]
+    os.remove(os.path.join(directory.root, "x"))
+    os.rmdir(directory.root)
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint of function \('f', 1\) in .*kept: cannot be"
+    ) as caught:
+        store(entry, ("f", 1), "value")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+    assert caught.value.function_id == ("f", 1)
+    with pytest.raises(CheckpointError, match="pickle"):
+        store(entry, "f", threading.Lock())
+
+
+def test_temporary_files_are_no_checkpoints_and_go_when_they_are_old(directory):
+    names = [file_name("f", PRINT), ".f-1.checkpoint.0.tmp", ".f-2.checkpoint.0.tmp"]
+    for name in names:
+        with open(os.path.join(directory.root, name), "wb") as f:
+            f.write(b"half")
+    old = time.time() - ABANDONED - 60
+    os.utime(os.path.join(directory.root, names[1]), (old, old))
+    assert directory.prepare() == {names[0]}
+    assert sorted(os.listdir(directory.root)) == sorted([names[0], names[2]])
+
+
+def test_two_writers_of_one_file_and_its_readers(directory):
+    values = [np.full(50_000, n) for n in range(2)]
+    directory.write("x", PRINT, "f", values[0])
+    stop = threading.Event()
+    failed = []
+
+    def write(value):
+        while not stop.is_set():
+            directory.write("x", PRINT, "f", value)
+
+    writers = [threading.Thread(target=write, args=(value,)) for value in values]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(50):
+            read = directory.read("x", PRINT)
+            if read.min() != read.max():
+                failed.append(read)
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    assert not failed
+    assert os.listdir(directory.root) == ["x"]
+
+
+@pytest.mark.parametrize("url", ["memory://some/where", "memory://top"])
+def test_in_memory(url):
+    directory = Directory(Checkpoint(url))
+    directory.prepare()
+    name = file_name("f", PRINT)
+    for value in ("first", "second"):
+        directory.write(name, PRINT, "f", value)
+        assert directory.read(name, PRINT) == value
+    assert directory.prepare() == {name}
+    directory.fs.pipe_file(f"{directory.root}/{name}", b"damaged")
+    assert directory.problem(name, PRINT) == "is not a checkpoint"
+
+
+def test_many_readers_of_a_file_in_memory():
+    directory = Directory(Checkpoint("memory://many/readers"))
+    directory.prepare()
+    directory.write("x", PRINT, "f", bytes(5_000_000))
+    problems = []
+
+    def look():
+        problems.extend(directory.problem("x", PRINT) for _ in range(10))
+
+    readers = [threading.Thread(target=look) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert problems == [None] * 40
+
+
+def test_an_object_store_has_no_empty_directories():
+    directory = Directory(Checkpoint("memory://bucket/empty"))
+    directory.fs.ls = lambda *args, **kwargs: (_ for _ in ()).throw(FileNotFoundError("no such key"))
+    try:
+        assert directory.prepare() == set()
+    finally:
+        del directory.fs.ls  # fsspec hands out one object again and again
+
+
+def test_a_path_is_made_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = Directory(Checkpoint("below"))
+    assert os.path.samefile(os.path.dirname(relative.url), tmp_path)
+    assert pickle.loads(relative.sealed().data).url == relative.url
+
+
+def test_credentials_are_not_shown(tmp_path):
+    checkpoint = Checkpoint(tmp_path, {"auto_mkdir": True, "secret": "hidden"})
+    assert "hidden" not in repr(checkpoint)
+    entry = Entry(Directory(checkpoint).sealed(), "x", PRINT)
+    assert "hidden" not in repr(entry)
+
+
+@pytest.mark.parametrize("given", [(1,), ("",), ("x", ["not", "a", "mapping"])])
+def test_a_checkpoint_has_to_be_one(given):
+    with pytest.raises((TypeError, ValueError), match="Checkpoint"):
+        Checkpoint(*given)
+
+
+IDS = [
+    "a",
+    "a/b",
+    "../../etc/passwd",
+    "x" * 500,
+    "größe",
+    "日本",
+    "",
+    ".",
+    "con",
+    ("a", ("b", 1)),
+    None,
+    2.5,
+    "A",
+    "-",
+]
+
+
+def test_file_names_are_safe_and_apart():
+    names = [
+        file_name(id, handoff.__name__.encode().hex().ljust(60, "0") + f"{n:04x}") for n, id in enumerate(IDS)
+    ]
+    for name in names:
+        assert name.isascii()
+        assert len(name) < 130
+        assert not set(name) & set('/\\:*?"<>| ')
+        assert not name.startswith((".", "-"))
+    assert file_name(frozenset("ab"), PRINT).startswith("function-")

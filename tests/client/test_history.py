@@ -1,0 +1,484 @@
+"""A history by itself: what is written can be read, and what is no history is left alone."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import namedtuple
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers import dag_of, identity
+from hypothesis import given
+from hypothesis import strategies as st
+
+import handoff_dask as handoff
+from handoff_dask import Attempt, Function, History, HistoryError, RunInfo, RunNotFoundError
+from handoff_dask._client import history_file
+from handoff_dask._client.history import Entry
+from handoff_dask._client.history_file import decode_id, encode_id
+from handoff_dask._model.records import Row
+
+Odd = namedtuple("Odd", "x")
+NODES = {"node": {"cpu": 1}}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "history.db"
+
+
+@pytest.fixture
+def history(path):
+    with History(path) as history:
+        yield history
+
+
+def info(id="r", dag_id="dag", submitted=0.0, status="finished", **facts):
+    return RunInfo(id, dag_id, status, None, submitted, submitted + 1, 1.0, {}, **facts)
+
+
+def took(id, seconds, code="work ", status="finished", cost=None):
+    """A function that took so long."""
+    attempt = Attempt(1, "node", 0.0, 10.0, 10.0 + seconds, status)
+    return Entry(id, code, Row(status, (attempt,), 8), cost or {})
+
+
+def ids_of(history):
+    return [run.id for run in history.runs()]
+
+
+# ---------------------------------------------------------------------- what is written
+
+
+def test_nothing_is_there_at_first(history, path):
+    assert history.path == str(path)
+    assert history.runs() == []
+    assert history.durations() == {}
+    with pytest.raises(RunNotFoundError, match="no run 'r' is known; the runs are: none"):
+        history.records("r")
+
+
+def test_everything_comes_back(history):
+    written = info("r1", ("dag", 1), 5.0, "failed", priority=2.5, error="a \ud800 problem")
+    attempts = (
+        Attempt(1, 7, 1.0, 2.0, 3.0, "failed", "OSError()", "line\nline \udcff", {"gpu": (0, 2)}),
+        Attempt(2, "node", None, None, 4.0, "lost"),
+    )
+    entries = [
+        Entry("tried", "work t", Row("failed", attempts, None), {"cpu": 0.5, "gpu": 2}),
+        Entry(("never", 1), "other ", Row("cancelled", (), None), {}),
+        took("done", 2.0),
+    ]
+    history._write(written, entries)
+    (read,) = history.runs()
+    assert read.error == "a \\ud800 problem"
+    assert (read.id, read.dag_id, read.status, read.priority) == ("r1", ("dag", 1), "failed", 2.5)
+    assert (read.submitted, read.ended, read.elapsed, read.client) == (5.0, 6.0, 1.0, None)
+    assert read.counts == {"failed": 1, "cancelled": 1, "finished": 1}
+    records = history.records("r1")
+    assert type(records) is handoff.Records
+    assert list(records) == ["tried", ("never", 1), "done"]
+    tried = records["tried"]
+    assert tried.attempts == (attempts[0]._replace(traceback="line\nline \\udcff"), attempts[1])
+    assert tried.cost == {"cpu": 0.5, "gpu": 2}
+    assert records["never", 1].attempts == ()
+    assert (records["done"].duration, records["done"].nbytes) == (2.0, 8)
+    assert history.allocations("r1") == {"tried": "node", "done": "node"}
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters()),
+    lambda ids: st.lists(ids, max_size=3).map(tuple),
+    max_leaves=5,
+)
+
+
+@given(plain)
+def test_plain_ids_come_back_as_they_were(id):
+    connection = sqlite3.connect(":memory:")
+    (value,) = connection.execute("SELECT ?", (encode_id(id),)).fetchone()
+    connection.close()
+    again = decode_id(value)
+    assert again == id
+    assert repr(again) == repr(id)  # True is not 1, 0.0 not -0.0
+
+
+@pytest.mark.parametrize("id", ["\ud800", 2**70, math.inf, (1, ("a", (None,)), -math.inf), '["a"]', "", b"x"])
+def test_unusual_ids(history, id):
+    history._write(info("r", id), [took(id, 1.0), took(("other", 1), 2.0)])
+    expected = "b'x'" if id == b"x" else id
+    assert history.runs()[0].dag_id == expected
+    assert list(history.records("r")) == [expected, ("other", 1)]
+
+
+def test_not_a_number_as_an_id(history):
+    history._write(info("r"), [took(math.nan, 1.0)])
+    (id,) = history.records("r")
+    assert math.isnan(id)
+
+
+def test_other_ids_are_told_as_text(history):
+    history._write(info("r", Odd(0)), [took(Odd(1), 1.0), took("Odd(x=1)", 2.0)])
+    assert history.runs()[0].dag_id == "Odd(x=0)"
+    assert {id: r.duration for id, r in history.records("r").items()} == {
+        "Odd(x=1)": 1.0,
+        "Odd(x=1) (2)": 2.0,
+    }
+
+
+def test_a_run_is_written_as_a_whole_or_not_at_all(history):
+    with pytest.raises(HistoryError, match="NOT NULL constraint"):
+        history._write(info("r"), [took("a", 1.0), Entry("b", "work", Row(None, ()), {})])
+    assert history.runs() == []
+    history._write(info("r"), [took("a", 1.0)])
+    with pytest.raises(HistoryError, match="UNIQUE"):
+        history._write(info("r"), [took("b", 1.0)])
+    assert list(history.records("r")) == ["a"]
+
+
+# ---------------------------------------------------------------------- what is asked
+
+
+def test_runs_are_listed_newest_first(history):
+    for id, submitted in (("a", 2.0), ("b", 3.0), ("c", 1.0), ("d", 3.0)):
+        history._write(info(id, submitted=submitted), [])
+    assert ids_of(history) == ["d", "b", "a", "c"]
+    with pytest.raises(RunNotFoundError) as caught:
+        history.allocations("e")
+    assert caught.value.known == ("d", "b", "a", "c")
+
+
+def test_durations_by_code(history):
+    history._write(info("r1"), [took("a", 1.0), took("b", 2.0, "work b"), took("c", 9.0, status="failed")])
+    history._write(info("r2"), [took("a", 6.0), took("x", 0.5, "other x")])
+    durations = history.durations()
+    assert durations == {
+        "other": handoff.CodeDurations("other", 1, 0.5, 0.5, 0.5),
+        "work": handoff.CodeDurations("work", 3, 3.0, 2.0, 6.0),
+    }
+    assert list(durations) == ["other", "work"]
+    assert list(pd.DataFrame(durations.values())["median"]) == [0.5, 2.0]
+
+
+def test_hints_are_means_by_the_names_that_durations_are_learnt_under(history):
+    entries = [took("a", 1.0, "work a"), took("b", 3.0, "work a"), took("c", 7.0, "work c")]
+    history._write(info("r"), [*entries, took("d", 5.0, "other d", "failed")])
+    assert history._hints(["work a", "work x", "other d", "none n"]) == {"work a": 2.0}
+    assert history._hints([f"code{n} " for n in range(2000)] + ["work c"]) == {"work c": 7.0}
+    assert history._hints([]) == {}
+
+
+def test_removing(history):
+    for n in range(6):
+        history._write(info(f"r{n}", submitted=float(n)), [took("a", 1.0)])
+    history.remove("r3")
+    assert ids_of(history) == ["r5", "r4", "r2", "r1", "r0"]
+    assert history.prune(before=1.0) == 1
+    assert history.prune(keep=2) == 2
+    assert history.prune(keep=9, before=0.0) == 0
+    assert ids_of(history) == ["r5", "r4"]
+    with pytest.raises(RunNotFoundError):
+        history.remove("r3")
+    with sqlite3.connect(history.path) as connection:
+        for table in ("functions", "attempts"):
+            assert connection.execute(f"SELECT DISTINCT run_id FROM {table} ORDER BY 1").fetchall() == [
+                ("r4",),
+                ("r5",),
+            ]
+    connection.close()
+    assert history.durations()["work"].count == 2
+    assert history.prune(keep=0) == 2
+
+
+@pytest.mark.parametrize("wrong", [{}, {"keep": -1}, {"keep": True}, {"keep": 1.5}])
+def test_pruning_wants_to_know_what(history, wrong):
+    with pytest.raises(ValueError, match="keep"):
+        history.prune(**wrong)
+
+
+# ---------------------------------------------------------------------- simulation
+
+
+def simulated(history, *functions, id="dag"):
+    dag = dag_of(*(Function(f, code, extra_args=[1]) for f, code in functions), id=id)
+    return {id: r.duration for id, r in handoff.simulate(dag, NODES, history).records.items()}
+
+
+def test_simulation_takes_what_functions_took_in_the_last_run_in_which_they_finished(history):
+    history._write(info("r1", submitted=1.0), [took("a", 1.0), took("b", 2.0)])
+    history._write(info("r3", submitted=3.0), [took("a", 5.0), took("b", 9.0, status="failed")])
+    history._write(info("r2", submitted=2.0), [took("a", 7.0)])
+    history._write(info("r4", "other", submitted=4.0), [took("a", 8.0)])
+    assert simulated(history, ("a", identity), ("b", identity)) == {"a": 5.0, "b": 2.0}
+
+
+def test_simulation_of_another_dag_takes_durations_by_code(history):
+    history._write(
+        info("r"),
+        [took("f1", 1.0, "identity f"), took("f2", 3.0, "identity f"), took("g", 8.0, "identity g")],
+    )
+    assert simulated(history, ("f9", identity), ("new", identity), id="other") == {"f9": 2.0, "new": 4.0}
+    # The DAG is known, and one of its functions is not.
+    assert simulated(history, ("f2", identity), ("f3", identity)) == {"f2": 3.0, "f3": 2.0}
+    with pytest.raises(ValueError, match="durations have nothing for functions 'x'"):
+        simulated(history, ("x", str), id="other")
+
+
+# ---------------------------------------------------------------------- files
+
+
+def test_a_closed_history_says_so(path):
+    with History(path) as history:
+        pass
+    history.close()
+    assert repr(history) == f"<History {str(path)!r}, closed>"
+    with pytest.raises(HistoryError, match=r"history\.db': it is closed"):
+        history.runs()
+
+
+def test_a_history_can_be_used_by_several_threads(history):
+    def write(name):
+        for n in range(10):
+            history._write(info(f"{name}{n}"), [took("a", 1.0)])
+            assert history.durations()["work"].count >= 1
+
+    threads = [threading.Thread(target=write, args=[name]) for name in "xyz"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(history.runs()) == 30
+
+
+def script(text, *args):
+    return subprocess.Popen(
+        [sys.executable, "-c", text, *map(str, args)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+WRITER = """
+import sys, warnings
+import handoff_dask as handoff
+warnings.simplefilter("error")
+dag = handoff.DAG(sys.argv[2])
+for n in range(50):
+    dag.add_function(handoff.Function(n, pow, extra_args=[n, 2]))
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(15):
+    handoff.execute_local(dag, history=sys.argv[1])
+"""
+
+
+def test_several_processes_write_at_once(path):
+    """They also make the file at once."""
+    writers = [script(WRITER, path, name) for name in ("one", "two", "three")]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        _, errors = writer.communicate(timeout=100)
+        assert writer.returncode == 0, errors
+    with History(path) as history:
+        runs = history.runs()
+        assert sorted(run.dag_id for run in runs) == sorted(["one", "two", "three"] * 15)
+        assert all(run.counts == {"finished": 50} for run in runs)
+        assert history.durations()["pow"].count == 45 * 50
+
+
+def version_1(path):
+    connection = sqlite3.connect(path)
+    connection.executescript((Path(__file__).parent / "history_v1.sql").read_text())
+    connection.close()
+
+
+def check_version_1(history):
+    (run,) = history.runs()
+    assert run == RunInfo(
+        "r1",
+        "nightly",
+        "failed",
+        "Client-1",
+        1000.0,
+        1008.5,
+        8.5,
+        {"finished": 1, "failed": 1},
+        2.0,
+        "function ('use', 1) failed: OSError()",
+    )
+    records = history.records("r1")
+    assert records.allocations == {"load": "node1", ("use", 1): "node1"}
+    assert records["load"].cost == {"cpu": 1, "memory": 0.5}
+    first, second = records["use", 1].attempts
+    assert (first.node, first.outcome, first.devices) == (7, "lost", {})
+    assert second[:6] == (2, "node1", 1007.0, 1007.5, 1008.5, "failed")
+    assert second[6:] == ("OSError()", "in use", {"gpu": (0, 2)})
+    assert history.durations()["load"].mean == 4.0
+
+
+def test_what_version_1_wrote_can_be_read_and_added_to(path):
+    version_1(path)
+    with History(path) as history:
+        check_version_1(history)
+        history._write(info("r2", submitted=2000.0), [took("a", 1.0)])
+        assert ids_of(history) == ["r2", "r1"]
+
+
+def test_tables_are_those_that_version_1_had(path):
+    """What is released does not change: a change is a further migration."""
+    version_1(path)
+    with History(path.with_name("new.db")) as history:
+        new = tables(history.path)
+    assert new == tables(path)
+
+
+def tables(path):
+    connection = sqlite3.connect(path)
+    found = {
+        name: connection.execute(f"PRAGMA table_xinfo({name})").fetchall()
+        for (name,) in connection.execute("SELECT name FROM sqlite_master ORDER BY name")
+    }
+    connection.close()
+    return found
+
+
+NEXT = (
+    "ALTER TABLE runs ADD COLUMN note TEXT NOT NULL DEFAULT 'none'",
+    "UPDATE runs SET note = 'migrated'",
+)
+
+
+def test_an_older_version_is_brought_up_to_date(path, monkeypatch):
+    version_1(path)
+    third = ("CREATE TABLE more (x)",)
+    monkeypatch.setattr(history_file, "MIGRATIONS", (*history_file.MIGRATIONS, NEXT, third))
+    for _ in range(2):  # once; then there is nothing left to do
+        with History(path) as history:
+            check_version_1(history)
+            assert history_file.pragma(history._connection, "user_version") == 3
+            assert history._connection.execute("SELECT note FROM runs").fetchall() == [("migrated",)]
+            assert history._connection.execute("SELECT * FROM more").fetchall() == []
+
+
+def test_a_migration_that_fails_changes_nothing(path, monkeypatch):
+    version_1(path)
+    before = path.read_bytes()
+    monkeypatch.setattr(
+        history_file, "MIGRATIONS", (*history_file.MIGRATIONS, (*NEXT, "DELETE FROM missing"))
+    )
+    with pytest.raises(HistoryError, match="no such table: missing"):
+        History(path)
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    with History(path) as history:
+        check_version_1(history)
+
+
+def test_a_newer_version_is_left_alone(path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(history_file, "MIGRATIONS", (*history_file.MIGRATIONS, NEXT))
+        History(path).close()
+    before = path.read_bytes()
+    with pytest.raises(
+        HistoryError, match=r"its version is 2, and this one knows versions up to 1"
+    ) as caught:
+        History(path)
+    assert (caught.value.path, path.read_bytes()) == (str(path), before)
+
+
+def test_a_database_of_something_else_is_left_alone(path):
+    for statement in ("CREATE TABLE mine (x)", "PRAGMA user_version = 1", "PRAGMA application_id = 5"):
+        path.unlink(missing_ok=True)
+        connection = sqlite3.connect(path)
+        connection.execute(statement)
+        connection.close()
+        before = path.read_bytes()
+        with pytest.raises(HistoryError, match="it is a database of something else"):
+            History(path)
+        assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_left_alone(path):
+    path.write_text("function,seconds\n" * 1000)
+    with pytest.raises(HistoryError, match="file is not a database"):
+        handoff.execute_local(dag_of(Function("f", identity, extra_args=[1])), history=path)
+    assert path.read_text() == "function,seconds\n" * 1000
+
+
+def test_an_empty_file_becomes_a_history(path):
+    path.touch()
+    with History(path) as history:
+        assert history.runs() == []
+
+
+def test_a_damaged_file_is_told(path):
+    with History(path) as history:
+        for n in range(20):
+            history._write(info(f"r{n}"), [took(i, 1.0) for i in range(100)])
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        file.seek(8192)
+        file.write(b"\xff" * (size - 8192))
+    with History(path) as history, pytest.raises(HistoryError, match=r"malformed|not a database"):
+        history.records("r10")
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"), [("missing/history.db", "unable to open"), (".", "unable to open")]
+)
+def test_what_cannot_be_opened(tmp_path, where, reason):
+    with pytest.raises(HistoryError, match=reason):
+        History(tmp_path / where)
+
+
+@pytest.mark.parametrize("wrong", [3, None, b"history.db"])
+def test_a_path_is_needed(wrong):
+    with pytest.raises(TypeError):
+        History(wrong)
+
+
+READER = """
+import os, sys
+import handoff_dask as handoff
+import handoff_dask._display.export
+if os.getuid() == 0:
+    os.setuid(65534)
+dag = handoff.DAG("reading")
+dag.add_function(handoff.Function("f", print, extra_args=["it ran"]))
+with handoff.History(sys.argv[1]) as history:
+    print(len(history.runs()), "run")
+try:
+    handoff.execute_local(dag, history=sys.argv[1])
+except handoff.HistoryError as error:
+    print(error.reason)
+"""
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o666])
+def test_where_nothing_can_be_written_a_history_can_be_read_and_nothing_runs(mode):
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:  # one that other users can enter
+        path = Path(directory) / "history.db"
+        with History(path) as history:
+            history._write(info("r"), [took("a", 1.0)])
+        path.chmod(mode)
+        path.parent.chmod(0o555)
+        try:
+            output, errors = script(READER, path).communicate(timeout=100)
+        finally:
+            path.parent.chmod(0o755)
+    lines = output.splitlines()
+    assert lines[0] == "1 run", errors
+    assert lines[1] in ("attempt to write a readonly database", "unable to open database file")
+    assert len(lines) == 2

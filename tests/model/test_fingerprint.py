@@ -1,0 +1,290 @@
+"""Fingerprints change with what a function does, and with nothing else."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+
+import cloudpickle
+import numpy as np
+import pandas as pd
+import pytest
+
+from handoff_dask import Function
+from handoff_dask._model.fingerprint import UnreadableError, fingerprints
+
+
+def of(*functions):
+    """The fingerprint of the last of them."""
+    by_id = {f.id: f for f in functions}
+    return fingerprints(by_id, by_id, cloudpickle.dumps)[functions[-1].id]
+
+
+def of_code(code):
+    return of(Function("f", code))
+
+
+def of_argument(value):
+    return of(Function("f", print, extra_args=[value]))
+
+
+def defined(source, name="f", **namespace):
+    """A function of this source, as if it stood alone in a module."""
+    namespace["__name__"] = "somewhere"
+    exec(source, namespace)
+    return namespace[name]
+
+
+SOURCE = "def f(x, y=1, *, z=2):\n    return x + y + z\n"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        SOURCE.replace("x + y", "x - y"),
+        SOURCE.replace("y=1", "y=3"),
+        SOURCE.replace("z=2", "z=3"),
+        SOURCE.replace("+ z", "+ z + 0"),
+        SOURCE.replace("+ z", "+ (lambda: z)()"),
+        SOURCE.replace("(x, y", "(y, x").replace("x, y=1", "y, x=1"),
+        SOURCE.replace("+ z", "+ z.real"),
+    ],
+)
+def test_of_other_code(other):
+    assert of_code(defined(other)) != of_code(defined(SOURCE))
+
+
+@pytest.mark.parametrize("same", [SOURCE, "\n\n# moved\n" + SOURCE, SOURCE.replace("    ", "  ") + "# said"])
+def test_where_code_stands_does_not_matter(same):
+    assert of_code(defined(same)) == of_code(defined(SOURCE))
+
+
+def test_nested_code_constants_and_names_count():
+    source = "def f(x):\n    def g(y):\n        return [h for h in y if h in {'a', 'b'}]\n    return g(x)\n"
+    assert of_code(defined(source)) == of_code(defined(source))
+    assert of_code(defined(source.replace("'b'", "'c'"))) != of_code(defined(source))
+    assert of_code(defined("def f(x): return x.a")) != of_code(defined("def f(x): return x.b"))
+    assert of_code(defined("def f(): return 0.0")) != of_code(defined("def f(): return -0.0"))
+    assert of_code(defined("def f(): return 1")) != of_code(defined("def f(): return True"))
+
+
+def test_what_a_closure_holds_counts():
+    def add(n):
+        return lambda x: x + n
+
+    assert of_code(add(1)) == of_code(add(1))
+    assert of_code(add(1)) != of_code(add(2))
+
+
+def test_a_function_may_hold_itself_and_what_nobody_can_look_into():
+    import threading
+
+    def make(n):
+        lock = threading.Lock()
+
+        def f(x):
+            with lock:
+                return f(x - n)
+
+        return f
+
+    assert of_code(make(1)) == of_code(make(1))
+    assert of_code(make(1)) != of_code(make(2))
+
+
+MODULE = """
+K = 1
+OTHER = 1
+def helper(x): return deeper(x) + K
+def deeper(x): return helper(x - 1) if x else 0
+def unused(x): return x
+def f(x): return helper(x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("K = 1", "K = 2", True),
+        ("if x else 0", "if x else 1", True),
+        ("OTHER = 1", "OTHER = 2", False),
+        ("def unused(x): return x", "def unused(x): return 2 * x", False),
+    ],
+)
+def test_functions_and_constants_of_its_own_module_count_where_they_are_named(old, new, changes):
+    assert (of_code(defined(MODULE.replace(old, new))) != of_code(defined(MODULE))) is changes
+
+
+class Scale:
+    factor = 2
+
+    def __init__(self, n=1):
+        self.n = n
+
+    def __call__(self, x):
+        return self.factor * self.n * x
+
+
+def test_callables_of_every_kind(monkeypatch):
+    codes = [
+        Scale,
+        Scale(1),
+        Scale(2),
+        Scale(1).__call__,
+        Scale(2).__call__,
+        functools.partial(divmod, 1),
+        functools.partial(divmod, 2),
+        functools.partial(divmod, 1, y=2),
+        functools.lru_cache(of),
+        of,
+        "{}".format,
+        "{} ".format,
+        str.upper,
+        np.add,
+        np.mean,
+        "operator:add",
+        "operator:sub",
+        "not_there:f",
+    ]
+    prints = [of_code(code) for code in codes]
+    assert len(set(prints)) == len(codes)
+    assert prints == [of_code(code) for code in codes]
+    monkeypatch.setattr(Scale, "factor", 3)
+    assert [of_code(code) != old for code, old in zip(codes[:3], prints, strict=False)] == [True] * 3
+    monkeypatch.undo()
+    monkeypatch.setattr(Scale, "__call__", lambda self, x: x)
+    assert [of_code(code) != old for code, old in zip(codes[:3], prints, strict=False)] == [True] * 3
+
+
+def test_code_by_name_is_looked_up(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    module = tmp_path / "looked_up.py"
+    seen = set()
+    for n in (1, 2, 1):
+        module.write_text(f"def f(): return {n}\n")
+        seen.add(of_code("looked_up:f"))
+        del sys.modules["looked_up"]
+    assert len(seen) == 2
+
+
+VALUES = [
+    None,
+    0,
+    False,
+    0.0,
+    -0.0,
+    float("nan"),
+    1j,
+    "0",
+    b"0",
+    bytearray(b"0"),
+    (),
+    [],
+    {},
+    set(),
+    (1, (2,)),
+    (1, 2),
+    [1, [2]],
+    ["ab", "c"],
+    ["a", "bc"],
+    {"a": 1, "b": 2},
+    {"b": 2, "a": 1},
+    OrderedDict(a=1),
+    {"a": 1},
+    {("a", 1)},
+    {1, 2},
+    frozenset({1, 2}),
+    np.arange(3),
+    np.arange(3.0),
+    np.arange(6).reshape(2, 3),
+    np.arange(6).reshape(3, 2),
+    np.array(["a-b", "c"], object),
+    np.array(["a", "b-c"], object),
+    pd.DataFrame({"a": [1, 2]}),
+    pd.DataFrame({"b": [1, 2]}),
+    Scale(1),
+    Scale(2),
+    len,
+    lambda x: x,
+    lambda x: x + 1,
+    10**5000,
+]
+
+
+def test_arguments_of_every_kind():
+    prints = [of_argument(value) for value in VALUES]
+    assert len(set(prints)) == len(VALUES)
+
+
+def test_equal_values_are_the_same_however_they_share_parts():
+    text, part = "some text", [1]
+    assert of_argument([text, text]) == of_argument([text, "".join(["some ", "text"])])
+    assert of_argument([(1, text), (1, text)]) == of_argument([(1, text)] * 2)
+    circle = [part]
+    circle.append(circle)
+    again = [[1]]
+    again.append(again)
+    assert of_argument(circle) == of_argument(again)
+
+
+def test_how_arguments_are_passed_counts():
+    a, b = Function("a", print), Function("b", print)
+    base = Function("f", print, args=["a", "b"], extra_args=[1], extra_kwargs={"x": 1})
+    others = [
+        base,
+        base.replace(args=["b", "a"]),
+        base.replace(args=["a"], kwargs={"y": "b"}),
+        base.replace(argument_inclusion="as_list"),
+        base.replace(extra_args=[2]),
+        base.replace(extra_kwargs={"x": 2}),
+        base.replace(extra_kwargs={"z": 1}),
+        base.replace(id="g"),
+    ]
+    assert len({of(a, b, f) for f in others}) == len(others)
+    assert of(a.replace(extra_args=[0]), b, base) != of(a, b, base)
+    assert of(a.replace(cost={"cpu": 2}, node="n", priority=1, max_retries=1), b, base) == of(a, b, base)
+
+
+def test_an_argument_that_nobody_can_look_into():
+    with pytest.raises(UnreadableError) as caught:
+        of_argument(x for x in ())
+    assert caught.value.function_id == "f"
+    assert "generator" in caught.value.reason
+
+
+def test_a_long_chain_needs_no_recursion():
+    chain = [Function(i, print, args=[i - 1] if i else []) for i in range(5000)]
+    assert len(of(*chain)) == 64
+
+
+PROGRAM = """
+import sys
+sys.path[:0] = {path!r}
+import test_fingerprint as t
+values = [{{"a", "b", "c"}}, frozenset("xyz"), {{"k": {{"p", "q"}}}}, t.Scale({{"u", "v", "w"}}), t.of]
+for value in values:
+    print(t.of_argument(value))
+for code in (t.of, t.Scale, t.defined("def f(x): return x in {{'a', 'b', 'c'}}"), lambda x: t.of(x)):
+    print(t.of_code(code))
+"""
+
+
+def test_another_process_says_the_same():
+    here = os.path.dirname(__file__)
+    said = set()
+    for seed in ("1", "2", "3"):
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM.format(path=[here])],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        assert len(set(done.stdout.split())) == 9
+        said.add(done.stdout)
+    assert len(said) == 1

@@ -43,7 +43,8 @@ LAST_MESSAGES = 10
 
 #: Dask keeps its latest messages, with the functions in them, for whoever looks for a fault: the last 1,000
 #: batches to each worker. That is bounded, but would hide what is not.
-NO_LOG = {"DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "0"}
+#: So do the latest runs that the scheduler remembers.
+NOTHING_KEPT = {"distributed.admin.low-level-log-length": 0, "handoff.recent-runs": 0}
 
 NODES = {"node1": "cpu=4,memory=8192,gpu=1", "node2": "cpu=2,memory=4096"}
 
@@ -182,7 +183,8 @@ def cluster() -> Iterator[tuple[str, int]]:
     """A scheduler and two nodes, processes of their own; the scheduler's address and process id."""
     processes = []
     here = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, **NO_LOG, "PYTHONPATH": os.pathsep.join(filter(None, here))}
+    kept = {f"DASK_{n.upper().replace('.', '__').replace('-', '_')}": str(v) for n, v in NOTHING_KEPT.items()}
+    environment = {**os.environ, **kept, "PYTHONPATH": os.pathsep.join(filter(None, here))}
 
     def dask(program: str, *arguments: str) -> int:
         command = [sys.executable, "-m", f"distributed.cli.dask_{program}", "--no-dashboard", *arguments]

@@ -21,9 +21,7 @@ NODES = {"node1": {"cpu": 4, "memory": 8192, "gpu": 1}, "node2": {"cpu": 2, "mem
 @pytest.fixture
 def cluster():
     with (
-        dask.config.set(
-            {"distributed.admin.low-level-log-length": 0, "distributed.scheduler.events-cleanup-delay": "0s"}
-        ),
+        dask.config.set({**soak.NOTHING_KEPT, "distributed.scheduler.events-cleanup-delay": "0s"}),
         handoff.local_cluster(NODES) as cluster,
     ):
         yield cluster

@@ -21,6 +21,7 @@ from distributed.metrics import monotonic, time
 from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker
 
+from handoff_dask._adapter import stealing
 from handoff_dask._adapter.archive import Archive
 from handoff_dask._adapter.config import read_archive_bounds, read_settings, read_stream_interval
 from handoff_dask._adapter.foreign import ForeignTasks
@@ -210,6 +211,7 @@ class HandoffPlugin(SchedulerPlugin):
         elif finish == "forgotten":
             state.dropped(f, time())
             self.keeper.ended(key)
+            stealing.forget(self.scheduler, self.scheduler.tasks[key])
             self._reports.pop(key, None)  # its node may have been lost between the report and the failure
             del self.functions[key]
             active = self.runs[f.run.spec.run_id]

@@ -7,7 +7,9 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from distributed import Client, default_client
+from distributed import Client, Security, default_client
+from distributed.comm.addressing import parse_address, parse_host_port
+from distributed.comm.registry import get_backend
 from distributed.protocol import pickle
 
 from handoff_dask._adapter.cluster import close_at_exit, embedded_cluster
@@ -71,19 +73,35 @@ def resolve_client(client: Any, *, reuse: bool) -> tuple[Client, bool]:
 
 
 def _connect(target: Any) -> Client:
+    if isinstance(target, str):
+        _check_address(target)
     try:
         return Client(target, set_as_default=False)
     except ValueError as error:
         raise ValueError(f"client: {target!r} is not the address of a scheduler: {error}") from error
     except OSError as error:
         raise ClusterNotReadyError(f"client: no scheduler answers at {target!r}: {error}") from error
-    except TypeError as error:
-        if "ssl_context" not in str(error):
-            raise
+
+
+def _check_address(address: str) -> None:
+    """Raise for what no client can connect to.
+
+    Dask would find it out, too, but leave a client behind that is half made. Closing itself whenever the
+    garbage collector comes upon it, it may stop this process for ever: it waits for a lock that is held by
+    what was interrupted.
+    """
+    try:
+        scheme, location = parse_address(address)
+        get_backend(scheme)
+        if scheme in ("tcp", "tls"):
+            parse_host_port(location)
+    except ValueError as error:
+        raise ValueError(f"client: {address!r} is not the address of a scheduler: {error}") from error
+    if scheme == "tls" and Security().get_connection_args("client").get("ssl_context") is None:
         raise ClusterNotReadyError(
-            f"client: the scheduler at {target!r} is to be reached with TLS: pass a client that has"
+            f"client: the scheduler at {address!r} is to be reached with TLS: pass a client that has"
             " certificates, Client(address, security=Security(...)), or configure distributed.comm.tls"
-        ) from error
+        )
 
 
 def _default_client() -> Client:

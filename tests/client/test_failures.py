@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from distributed import Client
 from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, until
 
 import handoff_dask as handoff
@@ -436,9 +437,12 @@ def test_a_bad_client_is_named(bad):
         handoff.execute(dag_of(Function("f", identity, extra_args=[1])), bad)
 
 
-def test_an_address_that_is_none_is_named():
-    with pytest.raises(ValueError, match="client: 'nonsense' is not the address of a scheduler"):
-        handoff.execute(dag_of(Function("f", identity, extra_args=[1])), "nonsense")
+@pytest.mark.parametrize("address", ["nonsense", "tcp://192.0.2.1", "carrier-pigeon://192.0.2.1:8786", ":x"])
+def test_an_address_that_is_none_is_named(address):
+    before = set(Client._instances)
+    with pytest.raises(ValueError, match=f"client: {address!r} is not the address of a scheduler"):
+        handoff.execute(dag_of(Function("f", identity, extra_args=[1])), address)
+    assert set(Client._instances) <= before, "none is left that is half made"
 
 
 def test_ids_that_do_not_pickle_are_named(client):
@@ -477,8 +481,6 @@ def test_input_functions_have_no_value_outside_a_stream(client):
 
 
 def test_a_closed_client_is_refused(cluster):
-    from distributed import Client
-
     client = Client(cluster, set_as_default=False)
     client.close()
     with pytest.raises(handoff.ClusterNotReadyError, match="is closed"):

@@ -1,0 +1,285 @@
+"""Soak: many runs one after another and at once, and what of them stays on the scheduler. Nothing should.
+
+    python benchmarks/soak.py
+
+The scheduler has a process of its own, so that its memory is its own. That grows a little all the same: Dask
+keeps a span, with task groups and metrics, of everything that a client has ever submitted, of plain tasks as
+of functions (``distributed.spans``; about 25 kB for a run of these).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import Table, machine_line, quiet
+from distributed import Client
+
+import handoff_dask as handoff
+from handoff_dask import DAG, Collocated, Function, RetryPolicy
+
+RUNS = 200
+AT_ONCE = 20
+WIDTH = 20
+WARM_UP = 20  # runs after which what grows only once has grown
+
+MOST_SHELVES = 300  # that are remembered, and a few
+SHELF = 5  # numbers in the key of one, at most
+
+#: Parts of tasks, which may be in the message that a connection has handled last, until the next one comes.
+IN_FLIGHT = frozenset({"objects: Program", "objects: Shape"})
+LAST_MESSAGES = 10
+
+#: Dask keeps its latest messages, with the functions in them, for whoever looks for a fault: the last 1,000
+#: batches to each worker. That is bounded, but would hide what is not.
+#: So do the latest runs that the scheduler remembers.
+NOTHING_KEPT = {"distributed.admin.low-level-log-length": 0, "handoff.recent-runs": 0}
+
+NODES = {"node1": "cpu=4,memory=8192,gpu=1", "node2": "cpu=2,memory=4096"}
+
+
+# ---------------------------------------------------------------------- what runs
+
+
+def fail_first(*inputs: int) -> int:
+    """Fail in the first attempt."""
+    if handoff.current().attempt == 1:
+        raise OSError("not yet")
+    return sum(inputs)
+
+
+def sum_of(*inputs: int) -> int:
+    """Add up."""
+    return sum(inputs)
+
+
+def dag_of(number: int, width: int = WIDTH) -> DAG:
+    """Costs, pins, groups, limits, priorities and retries; and code of its own."""
+    dag = DAG(f"soak {number}")
+    for i in range(width):
+        cost = ({"cpu": 1}, {"memory": 1000}, {"gpu": 0.5}, {"db": 1})[i % 4]
+        dag.add_function(Function(("source", i), sum_of, extra_args=[i], cost=cost, priority=i % 3))
+        code = fail_first if i % 5 == 0 else sum_of
+        place = Collocated(("source", i)) if i % 3 == 0 else "node1" if i % 3 == 1 else None
+        dag.add_function(Function(("next", i), code, args=[("source", i)], node=place))
+    ends = [("next", i) for i in range(width)]
+    dag.add_function(Function("end", lambda *xs: sum(xs) + number, args=ends, cost={"cpu": 1}))
+    return dag
+
+
+def options() -> dict[str, Any]:
+    """Of every run."""
+    return {"limits": {"db": 3}, "retry": RetryPolicy(max_retries=2, delay=0.001), "keep": "all"}
+
+
+def check(result: Any, number: int, width: int = WIDTH) -> None:
+    """Raise unless a run gave the right result."""
+    if result["end"] != number + width * (width - 1) // 2:
+        raise AssertionError(f"run {number} gave {result['end']}")
+
+
+def one_after_another(client: Client, numbers: Sequence[int], width: int = WIDTH) -> None:
+    for number in numbers:
+        check(handoff.execute(dag_of(number, width), client, **options()), number, width)
+
+
+def at_once(client: Client, numbers: Sequence[int], width: int = WIDTH) -> None:
+    runs = [handoff.submit(dag_of(n, width), client, **options()) for n in numbers]
+    for run, number in zip(runs, numbers, strict=True):
+        check(run.result(), number, width)
+
+
+# ---------------------------------------------------------------------- what is left
+
+
+def is_ours(kind: type) -> bool:
+    """Whether a class is one of handoff_dask."""
+    return str(kind.__module__).startswith("handoff_dask")
+
+
+def sizes_of(root: Any, name: str) -> dict[str, int]:
+    """Sizes of all collections that can be reached from an object through objects of handoff_dask."""
+    found: dict[str, int] = {}
+    seen: set[int] = set()
+    todo = deque([(name, root)])
+    while todo:
+        path, value = todo.popleft()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, (dict, list, set, frozenset, deque, tuple)):
+            found[path] = found.get(path, 0) + len(value)
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            # Elements count together: keys of runs and tasks differ each time.
+            for key, item in items:
+                todo.append((f"{path}[]", item))
+                todo.append((f"{path}[key]", key))
+        elif is_ours(type(value)):
+            names = [*getattr(value, "__dict__", ())]
+            names += [s for c in type(value).__mro__ for s in getattr(c, "__slots__", ())]
+            todo.extend((f"{path}.{n}", getattr(value, n)) for n in names if hasattr(value, n))
+    return found
+
+
+def left_over(dask_scheduler: Any) -> dict[str, int]:
+    """On the scheduler: sizes of all that a run touches."""
+    gc.collect()
+    plugin = dask_scheduler.plugins["handoff"]
+    sizes = sizes_of(plugin, "plugin")
+    kinds = [type(o) for o in gc.get_objects()]
+    ours = Counter(kind.__qualname__ for kind in kinds if is_ours(kind))
+    sizes |= {f"objects: {name}": n for name, n in ours.items()}
+    for name in ("tasks", "unrunnable", "queued", "task_groups", "clients", "plugins", "stream_handlers"):
+        sizes[f"scheduler.{name}"] = len(getattr(dask_scheduler, name))
+    sizes["scheduler.task_prefixes"] = len(dask_scheduler.task_prefixes)
+    topics = [topic for topic in dask_scheduler._broker._topics if not topic.startswith("Client-")]
+    sizes["scheduler.topics"] = len(topics)  # Dask keeps an empty one of each client for ever
+    groups = sum(len(prefix.groups) for prefix in dask_scheduler.task_prefixes.values())
+    sizes["scheduler.task_prefixes.groups"] = groups
+    stealing = getattr(dask_scheduler.extensions.get("stealing"), "unknown_durations", {})
+    sizes["scheduler.stealing"] = sum(map(len, stealing.values()))
+    wants = sum(len(c.wants_what) for c in dask_scheduler.clients.values())
+    sizes["scheduler.clients.wants_what"] = wants
+    return sizes
+
+
+def is_idle(dask_scheduler: Any) -> bool:
+    """On the scheduler: whether it has forgotten every run and every task."""
+    return not dask_scheduler.plugins["handoff"].runs and not dask_scheduler.tasks
+
+
+def differences(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """What has another size than before: path → both sizes. Nodes' shelves come and go, within bounds."""
+    found = {}
+    for name in sorted(before.keys() | after.keys()):
+        pair = before.get(name, 0), after.get(name, 0)
+        if name == "objects: Shelf" or "shelf" in name or name.startswith("plugin.state.placement.fleet."):
+            good = pair[1] <= MOST_SHELVES * SHELF
+        elif name in IN_FLIGHT:
+            good = pair[1] <= LAST_MESSAGES
+        else:
+            good = pair[0] == pair[1]
+        if not good:
+            found[name] = pair
+    return found
+
+
+# ---------------------------------------------------------------------- the cluster
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[tuple[str, int]]:
+    """A scheduler and two nodes, processes of their own; the scheduler's address and process id."""
+    processes = []
+    here = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    kept = {f"DASK_{n.upper().replace('.', '__').replace('-', '_')}": str(v) for n, v in NOTHING_KEPT.items()}
+    environment = {**os.environ, **kept, "PYTHONPATH": os.pathsep.join(filter(None, here))}
+
+    def dask(program: str, *arguments: str) -> int:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{program}", "--no-dashboard", *arguments]
+        with open(os.devnull, "wb") as null:
+            processes.append(subprocess.Popen(command, stdout=null, stderr=null, env=environment))
+        return processes[-1].pid
+
+    with tempfile.TemporaryDirectory() as folder:
+        contact = Path(folder) / "scheduler.json"
+        try:
+            pid = dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(contact))
+            deadline = time.monotonic() + 60
+            while not (contact.exists() and contact.read_text()):
+                if time.monotonic() > deadline:
+                    raise TimeoutError("the scheduler did not start")
+                time.sleep(0.01)
+            address = json.loads(contact.read_text())["address"]
+            for name, resources in NODES.items():
+                dask(
+                    "worker",
+                    address,
+                    "--no-nanny",
+                    "--name",
+                    name,
+                    "--resources",
+                    resources,
+                    "--nthreads",
+                    "4",
+                )
+            yield address, pid
+        finally:
+            for process in reversed(processes):
+                process.kill()
+                process.wait()
+
+
+def await_idle(client: Client) -> None:
+    """Wait until the scheduler has forgotten all runs.
+
+    Raises
+    ------
+    TimeoutError
+        It does not.
+    """
+    gc.collect()
+    deadline = time.monotonic() + 60
+    while not client.run_on_scheduler(is_idle):
+        if time.monotonic() > deadline:
+            raise TimeoutError("the scheduler does not forget the runs")
+        time.sleep(0.05)
+
+
+def memory_of(pid: int) -> float:
+    """Resident memory of a process, MB."""
+    import psutil
+
+    return float(psutil.Process(pid).memory_info().rss) / 2**20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, and print what has grown; the exit status is 1 when anything of ours or of Dask's tasks has."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--runs", type=int, default=RUNS, help="one after another")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE)
+    parser.add_argument("--width", type=int, default=WIDTH, help="a run has twice so many functions, and one")
+    options = parser.parse_args(arguments)
+    quiet()
+    print(machine_line())
+    table = Table(("", "runs", "seconds", "scheduler MB", "sizes that differ"), (-20, 5, 8, 13, 18))
+    with cluster() as (address, pid), Client(address, set_as_default=False) as client:
+        client.wait_for_workers(len(NODES), timeout=60)
+        before: dict[str, int] = {}
+        numbers = iter(range(sys.maxsize))
+        stages = [
+            ("to warm up", WARM_UP, one_after_another),
+            ("to warm up, at once", options.at_once, at_once),
+            ("one after another", options.runs, one_after_another),
+            ("at once", options.at_once, at_once),
+            ("one after another", options.runs, one_after_another),
+        ]
+        differ: dict[str, tuple[int, int]] = {}
+        for stage, n, execute in stages:
+            begin = time.perf_counter()
+            execute(client, [next(numbers) for _ in range(n)], options.width)
+            seconds = time.perf_counter() - begin
+            await_idle(client)
+            now = client.run_on_scheduler(left_over)
+            if stage.startswith("to warm up"):
+                before = now
+            differ = differences(before, now)
+            table.row(stage, str(n), f"{seconds:.1f}", f"{memory_of(pid):.1f}", str(len(differ)))
+            for name, (old, new) in differ.items():
+                print(f"  {name}: {old} -> {new}")
+    return 1 if differ else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""A node's link is cut for a while: the run completes, and nothing is doubled. In namespaces, on Linux."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "network.py"
+
+
+def in_a_network(*arguments):
+    """Run the script where it may make networks of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = ["unshare", "-rn", sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
+
+
+def why_not():
+    """Why there can be no network here; None when there can."""
+    for program in ("unshare", "nsenter", "ip"):
+        if shutil.which(program) is None:
+            return f"there is no program {program}"
+    tried = in_a_network("permission")
+    return f"no network namespaces: {tried.stderr[-200:]}" if tried.returncode else None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _namespaces():
+    if reason := why_not():
+        pytest.skip(reason)
+
+
+def run(folder, seconds):
+    done = in_a_network(str(folder), str(seconds))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check(found):
+    assert found["end"] == 193
+    for outcomes in found["outcomes"].values():
+        assert outcomes[-1][1] == "finished"
+    once = [id for id in found["outcomes"] if id not in ("made", "held")]
+    assert all(len(found["outcomes"][id]) == 1 for id in once)
+    assert found["others"] < 5, "the others wait for nobody"
+
+
+def test_a_link_that_is_cut_for_less_than_the_worker_ttl(tmp_path):
+    found = run(tmp_path, 2)
+    check(found)
+    assert not found["done before"]
+    assert not found["gone"]
+    assert found["outcomes"]["made"] == [[found["cut"], "finished"]]
+    assert found["outcomes"]["held"] == [[found["cut"], "finished"]]
+    assert found["held"] == 1
+
+
+def test_a_link_that_is_cut_for_longer_than_the_worker_ttl(tmp_path):
+    found = run(tmp_path, 15)
+    check(found)
+    assert found["done before"], "the run goes on without the node"
+    assert found["gone"]
+    (other,) = {"b", "c"} - {found["cut"]}
+    assert found["outcomes"]["made"] == [[found["cut"], "finished"], [other, "finished"]]
+    assert found["outcomes"]["held"] == [[found["cut"], "lost"], [other, "finished"]]
+    assert found["held"] == 2

@@ -1,0 +1,109 @@
+"""Many runs leave nothing behind: sizes on the scheduler and in the client are what they were."""
+
+from __future__ import annotations
+
+import gc
+
+import dask
+import pytest
+import soak
+from distributed import Client
+from helpers import settle, until
+
+import handoff_dask as handoff
+from handoff_dask import FunctionFailedError, RunCancelledError
+from handoff_dask._client import run as client_run
+from handoff_dask._client import session
+
+NODES = {"node1": {"cpu": 4, "memory": 8192, "gpu": 1}, "node2": {"cpu": 2, "memory": 4096}}
+
+
+@pytest.fixture
+def cluster():
+    with (
+        dask.config.set({**soak.NOTHING_KEPT, "distributed.scheduler.events-cleanup-delay": "0s"}),
+        handoff.local_cluster(NODES) as cluster,
+    ):
+        yield cluster
+
+
+def sizes(cluster, client):
+    """Of the scheduler's side and of the client's."""
+    settle(cluster)
+    until(lambda: soak.is_idle(cluster.scheduler))
+    found = soak.left_over(cluster.scheduler)
+    found["client.futures"] = len(client.futures)
+    found["client.refcount"] = len(client.refcount)
+    found["client.stream_handlers"] = len(client._stream_handlers)
+    found["listening"] = len(client_run._listening[client])
+    found["ready"] = len(session._ready)
+    return found
+
+
+def test_runs_one_after_another_and_at_once_leave_nothing(cluster):
+    with Client(cluster, set_as_default=False) as client:
+        soak.one_after_another(client, range(10))
+        soak.at_once(client, range(5))
+        before = sizes(cluster, client)
+        assert before["listening"] == 0
+        soak.one_after_another(client, range(30))
+        soak.at_once(client, range(5))
+        assert soak.differences(before, sizes(cluster, client)) == {}
+
+
+def fail():
+    raise ValueError("always")
+
+
+def test_runs_that_fail_or_are_cancelled_leave_nothing(cluster):
+    def execute(client, number):
+        dag = soak.dag_of(number, 8)
+        dag.add_function(handoff.Function("bad", fail, max_retries=1, priority=number % 3 - 1))
+        with pytest.raises(FunctionFailedError):
+            handoff.execute(dag, client, fail_fast=bool(number % 2), **soak.options())
+        run = handoff.submit(soak.dag_of(number, 8), client, **soak.options())
+        run.cancel()
+        with pytest.raises(RunCancelledError):
+            run.result()
+        with Client(cluster, set_as_default=False) as other:  # leaves while its run runs
+            handoff.submit(soak.dag_of(number, 8), other, **soak.options())
+
+    with Client(cluster, set_as_default=False) as client:
+        for number in range(6):
+            execute(client, number)
+        before = sizes(cluster, client)
+        for number in range(15):
+            execute(client, number)
+        gc.collect()
+        assert soak.differences(before, sizes(cluster, client)) == {}
+
+
+def test_what_grows_is_seen():
+    before = {"a": 1, "b": 2, "objects: Shelf": 3, "objects: Program": 4}
+    assert soak.differences(before, {**before, "objects: Shelf": 200, "objects: Program": 0}) == {}
+    assert soak.differences(before, {**before, "b": 3, "c": 4}) == {"b": (2, 3), "c": (0, 4)}
+    assert soak.differences(before, {**before, "objects: Program": 41}) == {"objects: Program": (4, 41)}
+    assert soak.differences(before, {**before, "objects: Shelf": 9_999}) == {"objects: Shelf": (3, 9_999)}
+
+
+def test_sizes_are_found_wherever_they_are(cluster):
+    with Client(cluster, set_as_default=False) as client:
+        handoff.discover_nodes(client)
+    plugin = cluster.scheduler.plugins["handoff"]
+    before = soak.sizes_of(plugin, "plugin")
+    plugin._reports["key"] = (1, {"text": "left"})
+    plugin.state.placement.durations.learn("some code", 1.0, 1.0)
+    plugin.membership._registered["gone"] = {"cpu": 1}
+    after = soak.sizes_of(plugin, "plugin")
+    assert set(soak.differences(before, after)) >= {
+        "plugin._reports",
+        "plugin.state.placement.durations._seen",
+        "plugin.membership._registered",
+    }
+
+
+def test_the_script(capsys):
+    assert soak.main(["--runs", "3", "--at-once", "2", "--width", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7
+    assert all(line.split()[-1] == "0" for line in lines[2:])

@@ -37,8 +37,6 @@ def test_the_preload_installs_everything_without_a_client_doing_so():
         async with Scheduler(
             protocol="inproc", port=0, dashboard=False, dashboard_address=":0", preload=preload
         ) as scheduler:
-            protocol="inproc", port=0, dashboard=False, dashboard_address=":0", preload=preload
-        ) as scheduler:
             assert "handoff" in scheduler.plugins
             async with (
                 Worker(scheduler.address, name="a", preload=preload, dashboard=False),

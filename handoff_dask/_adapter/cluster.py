@@ -38,7 +38,7 @@ def local_cluster(
         Each node in a process of its own; otherwise all in this one.
     asynchronous : bool
         For use with an asynchronous client: ``async with local_cluster(..., asynchronous=True)``.
-    security : distributed.Security or True, optional
+    security : distributed.Security or bool, optional
         Certificates, with which all connections of the cluster are encrypted, in one process, too; True makes
         some for this cluster. A client that is given the cluster uses them.
     **options

@@ -257,6 +257,12 @@ def check_records(
             if not right.get(a.outcome, False):
                 yield f"attempt {a.number} of {len(numbers)} of {i} on {a.node} is {a.outcome}"
             ran = nodes.get((i, a.number))
+            # Dask takes what the thread of an attempt that was cancelled there goes on to compute.
+            resumed = [
+                b for b in record.attempts[: a.number - 1] if b.outcome == "cancelled" and b.node == a.node
+            ]
+            if ran is None and any(nodes.get((i, b.number)) == a.node for b in resumed):
+                ran = a.node
             if ran != a.node and (ran is not None or a.outcome in ("failed", "finished")):
                 yield f"attempt {a.number} of {i}, {a.outcome}, ran on {ran}, not on {a.node}"
         if f.beside is not None:

@@ -112,13 +112,10 @@ class Program(NamedTuple):
 
 
 def is_plain(id: Any) -> bool:
-    """Whether an id can be read anywhere: strings, numbers, None and tuples of these.
-
-    Not a NaN, which a copy of it does not equal.
-    """
+    """Whether an id can be read anywhere: strings, numbers, None and tuples of these."""
     if type(id) is tuple:
         return all(is_plain(part) for part in id)
-    return id is None or (type(id) in (str, int, float, bool) and id == id)
+    return id is None or type(id) in (str, int, float, bool)
 
 
 def wire_id(id: Any) -> Any:

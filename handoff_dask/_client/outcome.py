@@ -73,7 +73,8 @@ def allocation_error(compiled: Compiled, dag_id: Any, shortfalls: bytes) -> Allo
     """Functions fit nowhere; with their ids as the user knows them."""
     known = dict(zip(compiled.spec.ids, compiled.ids, strict=True))
     distinct = {id(s): s for s in pickle.loads(shortfalls)}.values()
-    named = [replace(s, function_ids=tuple(known[i] for i in s.function_ids)) for s in distinct]
+    # A NaN is not found: no copy of it equals it.
+    named = [replace(s, function_ids=tuple(known.get(i, i) for i in s.function_ids)) for s in distinct]
     return AllocationError(dag_id, compiled.spec.run_id, named)
 
 

@@ -34,7 +34,8 @@ def test_a_scheduler_that_takes_no_plugins_names_the_preload():
 def test_the_preload_installs_everything_without_a_client_doing_so():
     async def main():
         preload = ["handoff_dask.preload"]
-        async with Scheduler(protocol="inproc", port=0, dashboard=False, preload=preload) as scheduler:
+        options = {"protocol": "inproc", "port": 0, "dashboard": False, "dashboard_address": ":0"}
+        async with Scheduler(**options, preload=preload) as scheduler:
             assert "handoff" in scheduler.plugins
             async with (
                 Worker(scheduler.address, name="a", preload=preload, dashboard=False),

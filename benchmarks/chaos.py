@@ -35,7 +35,7 @@ FUNCTIONS = 2_000
 MAX_RETRIES = 3
 THREADS = 4
 KILL_EVERY = 0.6, 1.4  # seconds, at random between these
-MOST_KILLS = 30  # so that a run that loses results as fast as it makes them ends, too
+MOST_KILLS = 15  # so that a run that loses results as fast as it makes them ends, too
 
 #: A node that wants to fetch a result from one that was just killed tries for so long, by Dask's own
 #: configuration for 30 s: that would be most of what a seed takes.

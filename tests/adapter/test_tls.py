@@ -38,7 +38,7 @@ def started(tmp_path):
         contact = tmp_path / "scheduler.json"
         log = tmp_path / "scheduler.log"
         where = ("--host", "127.0.0.1")
-        options = (*where, "--port", "0", "--scheduler-file", str(contact))
+        options = (*where, "--port", "0", "--dashboard-address", ":0", "--scheduler-file", str(contact))
         processes.append(command("scheduler", *options, *arguments, log=log))
         until(lambda: contact.exists() and contact.read_text(), 60, "the scheduler has started")
         address = json.loads(contact.read_text())["address"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import dask
 import pytest
 import soak
@@ -29,6 +27,7 @@ def cluster():
 
 def sizes(cluster, client):
     """Of the scheduler's side and of the client's."""
+    soak.flush(client)
     settle(cluster)
     until(lambda: soak.is_idle(cluster.scheduler))
     found = soak.left_over(cluster.scheduler)
@@ -48,7 +47,7 @@ def test_runs_one_after_another_and_at_once_leave_nothing(cluster):
         assert before["listening"] == 0
         soak.one_after_another(client, range(30))
         soak.at_once(client, range(5))
-        assert soak.differences(before, sizes(cluster, client)) == {}
+        assert soak.settled(lambda: sizes(cluster, client), before) == {}
 
 
 def fail():
@@ -74,15 +73,16 @@ def test_runs_that_fail_or_are_cancelled_leave_nothing(cluster):
         before = sizes(cluster, client)
         for number in range(15):
             execute(client, number)
-        gc.collect()
-        assert soak.differences(before, sizes(cluster, client)) == {}
+        assert soak.settled(lambda: sizes(cluster, client), before) == {}
 
 
 def test_what_grows_is_seen():
     before = {"a": 1, "b": 2, "objects: Shelf": 3, "objects: Program": 4}
     assert soak.differences(before, {**before, "objects: Shelf": 200, "objects: Program": 0}) == {}
     assert soak.differences(before, {**before, "b": 3, "c": 4}) == {"b": (2, 3), "c": (0, 4)}
-    assert soak.differences(before, {**before, "objects: Program": 41}) == {"objects: Program": (4, 41)}
+    assert soak.differences(before, {**before, "objects: Program": 9}) == {"objects: Program": (4, 9)}
+    assert soak.differences(before, {**before, "a": 0}) == {"a": (1, 0)}
+    assert soak.differences(before, {**before, "objects: Run": 1}) == {"objects: Run": (0, 1)}
     assert soak.differences(before, {**before, "objects: Shelf": 9_999}) == {"objects: Shelf": (3, 9_999)}
 
 

@@ -38,14 +38,15 @@ def validate(target: str) -> None:
     "--output",
     metavar="FILE",
     type=click.Path(dir_okay=False),
-    help="Draw it to a file; the suffix is the format (.svg, .png, .pdf). Needs graphviz:"
-    " pip install 'handoff-dask[display]', and the program dot.",
+    help="Draw it to a file; the suffix is the format (.svg, .png, .pdf).",
 )
 @debug_option
 def show(target: str, mermaid: bool, output: str | None) -> None:
     """Show a DAG: as a table of its functions, or else as a Mermaid flowchart or a drawing.
 
     MODULE:DAG is as for `handoff-dask run`. The DAG need not be valid, but for cycles.
+
+    Drawings need Graphviz, with its program dot, and the extra `display` of this package.
     """
     if mermaid and output is not None:
         raise click.UsageError("--mermaid prints and --output draws: give one of them")
@@ -62,7 +63,8 @@ def show(target: str, mermaid: bool, output: str | None) -> None:
         click.echo(f"DAG {dag.id!r}: {count(len(dag), 'function')}")
         if len(dag):
             click.echo()
-            table(("function", "code", "after", "cost", "node"), (_row(dag[id]) for id in dag))
+            head = ("function", "code", "after", "cost", "node")
+            table(head, (_row(dag[id]) for id in dag), cut=("after", "function", "cost", "code", "node"))
 
 
 def _row(f: Function) -> tuple[object, ...]:

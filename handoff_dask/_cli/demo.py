@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import click
 
 from handoff_dask._adapter.cluster import local_cluster
@@ -106,6 +108,7 @@ def demo() -> None:
             execute(too_large(), cluster)
         except AllocationError as error:
             for shortfall in error.shortfalls:
-                say(f"   {shortfall}")
+                for line in str(shortfall).splitlines():
+                    say(textwrap.fill(line, 76, subsequent_indent="      ", break_on_hyphens=False))
     say()
     say("Your own DAG: handoff-dask run FILE.py:NAME, see handoff-dask run --help.")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
@@ -16,25 +17,28 @@ import click
 SHOWN = 30
 
 #: No column is made narrower than this.
-_NARROW = 8
+_NARROW = 12
+
+#: Texts that are aligned as numbers are.
+_QUANTITY = re.compile(r"[\d.,:]+ ?(ms|s|min|h|%)")
 
 
 def table(
     head: Sequence[str],
     rows: Iterable[Sequence[Any]],
     *,
-    cut: Collection[str] | None = None,
+    cut: Sequence[str] = (),
     total: int | None = None,
 ) -> None:
-    """Print a table that fits in the terminal; numbers to the right.
+    """Print a table that fits in the terminal; columns of numbers are aligned to the right.
 
     Parameters
     ----------
     head : sequence of str
     rows : iterable of sequences
         None is left empty. As many rows as there are in ``rows`` are printed.
-    cut : collection of str, optional
-        Columns that may be cut short where the terminal is too narrow; by default all.
+    cut : sequence of str
+        Columns that may be cut short where the terminal is too narrow, the first of them first.
     total : int, optional
         How many there are, if not all are in ``rows``.
     """
@@ -43,17 +47,11 @@ def table(
     columns = list(zip(head, *texts, strict=True))
     widths = [max(map(len, column)) for column in columns]
     gaps = 2 * (len(head) - 1)
-    flexible = [i for i, name in enumerate(head) if cut is None or name in cut]
-    while sum(widths) + gaps > _width():
-        widest = max(flexible, key=widths.__getitem__)
-        if widths[widest] <= _NARROW:
-            break
-        widths[widest] -= 1
-    right = [
-        any(_is_number(row[i]) for row in listed)
-        and all(row[i] is None or _is_number(row[i]) for row in listed)
-        for i in range(len(head))
-    ]
+    for name in cut:
+        if name in head:
+            i, excess = list(head).index(name), sum(widths) + gaps - _width()
+            widths[i] = min(widths[i], max(_NARROW, widths[i] - excess))
+    right = [_is_numbers([row[i] for row in listed]) for i in range(len(head))]
     for line in (head, *texts):
         cells = (
             _cut(cell, width).rjust(width) if to_right else _cut(cell, width).ljust(width)
@@ -69,7 +67,15 @@ def _width() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 100_000
 
 
+def _is_numbers(column: Sequence[Any]) -> bool:
+    """Whether a column has numbers, and nothing else."""
+    cells = [cell for cell in column if cell is not None and cell != ""]
+    return bool(cells) and all(_is_number(cell) for cell in cells)
+
+
 def _is_number(cell: Any) -> bool:
+    if isinstance(cell, str):
+        return _QUANTITY.fullmatch(cell) is not None
     return isinstance(cell, (int, float)) and not isinstance(cell, bool)
 
 
@@ -87,9 +93,11 @@ def seconds(value: float | None) -> str:
     """A duration for people."""
     if value is None:
         return ""
+    if value < 0.001:
+        return f"{value * 1000:.2g} ms"
     if value < 1:
-        return f"{value * 1000:.3g} ms" if value else "0 s"
-    if value < 60:
+        return f"{value * 1000:.3g} ms"
+    if value < 59.95:  # what is more reads 60.0
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)

@@ -165,7 +165,7 @@ def function_table(records: Mapping[Hashable, FunctionRecord], results: Mapping[
         if results:
             row.append(repr(results[id]) if id in results else None)
         rows.append(row)
-    table(head, rows, cut=("function", "node", "result"), total=len(records))
+    table(head, rows, cut=("result", "function", "node"), total=len(records))
 
 
 def function_documents(

@@ -1,11 +1,23 @@
-"""What an administrator sets in Dask's configuration under ``handoff:``, read once."""
+"""What an administrator sets in Dask's configuration under ``handoff:``, read once.
+
+The defaults are in ``handoff.yaml``, which becomes part of Dask's configuration when this module is imported.
+"""
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 import dask
+import yaml
 from dask.utils import parse_bytes, parse_timedelta
 
 from handoff_dask._scheduling.decisions import Settings
+
+# Into memory only: dask.config.ensure_file would leave a copy in the home directory of whoever imports this.
+dask.config.update_defaults(yaml.safe_load(files("handoff_dask").joinpath("handoff.yaml").read_text("utf-8")))
+
+# Defaults are repeated below: code that swaps Dask's whole configuration for another, as Dask's own tests do,
+# takes those of the file away.
 
 
 def read_stream_interval() -> float:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-import dask
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
+import dask
+import pytest
+import yaml
+
+import handoff_dask
 from handoff_dask._adapter.config import read_archive_bounds, read_settings, read_stream_interval
 from handoff_dask._scheduling.decisions import Settings
 
@@ -31,3 +40,70 @@ def test_everything_can_be_set_as_dask_writes_such_things():
         )
         assert read_stream_interval() == 0.0005
         assert read_archive_bounds() == (7, 2000)
+
+
+PACKAGE = Path(handoff_dask.__file__).parent
+FILE = PACKAGE / "handoff.yaml"
+
+
+def keys_of(values, prefix="handoff"):
+    """Dotted names of everything in a part of the configuration."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from keys_of(value, f"{prefix}.{name}")
+        else:
+            yield f"{prefix}.{name}"
+
+
+def test_defaults_are_in_the_configuration_of_dask():
+    done = subprocess.run(
+        [sys.executable, "-c", "import dask, handoff_dask; print(dask.config.get('handoff'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == str(yaml.safe_load(FILE.read_text())["handoff"])
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["from the file", "without the file"])
+def test_the_file_says_what_holds_without_it(monkeypatch, known):
+    handoff = yaml.safe_load(FILE.read_text())["handoff"] if known else {}
+    monkeypatch.setitem(dask.config.config, "handoff", handoff)
+    test_defaults()
+
+
+def test_the_file_has_every_key_that_the_code_reads_and_no_other():
+    read = set()
+    for module in PACKAGE.rglob("*.py"):
+        read.update(re.findall(r'config\.get\(\s*"(handoff\.[^"]+)"', module.read_text()))
+    assert len(read) >= 7
+    assert set(keys_of(yaml.safe_load(FILE.read_text())["handoff"])) == read
+
+
+def test_every_key_has_a_comment():
+    lines = FILE.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r" +[a-z-]+: \S", line):
+            assert lines[number - 1].lstrip().startswith("#"), line
+
+
+def test_the_reference_has_every_key_with_its_default():
+    page = (PACKAGE.parent / "docs" / "reference" / "configuration.md").read_text()
+    with dask.config.set(yaml.safe_load(FILE.read_text())):
+        for key in keys_of(yaml.safe_load(FILE.read_text())["handoff"]):
+            assert f"| `{key}` | `{dask.config.get(key)}` |" in page
+
+
+def test_a_file_of_the_user_wins(tmp_path):
+    (tmp_path / "mine.yaml").write_text("handoff:\n  patience: 1m\n")
+    code = "import dask, handoff_dask as _; c = dask.config.get('handoff'); print(c['patience'], c['ahead'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "DASK_CONFIG": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.split(maxsplit=1) == ["1m", "{'horizon': '10ms', 'limit': 40}\n"]

@@ -1,0 +1,8 @@
+"""``python -m handoff_dask``: the same as the command ``handoff-dask``."""
+
+from __future__ import annotations
+
+from handoff_dask._cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""``validate`` and ``show``: a DAG without running it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import click
+
+from handoff_dask._cli.errors import ExitCode, Failure, debug_option
+from handoff_dask._cli.loading import load_dag
+from handoff_dask._cli.output import count, only_ours, table
+from handoff_dask._display.graph import cost_text
+from handoff_dask._model.dag import DAG
+from handoff_dask._model.function import Collocated, Function, code_name
+
+
+@click.command(short_help="Check a DAG without running it.")
+@click.argument("target", metavar="MODULE:DAG")
+@debug_option
+def validate(target: str) -> None:
+    """Check a DAG without running it.
+
+    MODULE:DAG is as for `handoff-dask run`. All problems are listed; the exit code is 2 if there are any.
+    """
+    dag = load_dag(target)
+    dag.validate()
+    asked = Counter(name for f in dag.functions.values() for name in (f.cost or {}))
+    costs = f"; they ask for {', '.join(sorted(asked))}" if asked else ""
+    click.echo(f"DAG {dag.id!r} is valid: {count(len(dag), 'function')}{costs}.")
+
+
+@click.command(short_help="Show a DAG as a table, Mermaid or a drawing.")
+@click.argument("target", metavar="MODULE:DAG")
+@click.option("--mermaid", is_flag=True, help="Print it as a Mermaid flowchart, for Markdown.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Draw it to a file; the suffix is the format (.svg, .png, .pdf).",
+)
+@debug_option
+def show(target: str, mermaid: bool, output: str | None) -> None:
+    """Show a DAG: as a table of its functions, or else as a Mermaid flowchart or a drawing.
+
+    MODULE:DAG is as for `handoff-dask run`. The DAG need not be valid, but for cycles.
+
+    Drawings need Graphviz, with its program dot, and the extra `display` of this package.
+    """
+    if mermaid and output is not None:
+        raise click.UsageError("--mermaid prints and --output draws: give one of them")
+    if output is not None and not os.path.splitext(output)[1]:
+        raise click.UsageError(f"--output {output}: the name needs a suffix, such as .svg")
+    with only_ours(mermaid):
+        dag = load_dag(target)
+    if mermaid:
+        click.echo(dag.to_mermaid(), nl=False)
+    elif output is not None:
+        _draw(dag, output)
+        click.echo(f"Drew DAG {dag.id!r} to {output}.", err=True)
+    else:
+        click.echo(f"DAG {dag.id!r}: {count(len(dag), 'function')}")
+        if len(dag):
+            click.echo()
+            head = ("function", "code", "after", "cost", "node")
+            table(head, (_row(dag[id]) for id in dag), cut=("after", "function", "cost", "code", "node"))
+
+
+def _row(f: Function) -> tuple[object, ...]:
+    node = f"beside {f.node.id}" if isinstance(f.node, Collocated) else f.node
+    if isinstance(node, tuple):
+        node = " or ".join(str(name) for name in node)
+    if f.type != "regular":
+        node = f"({f.type})"
+    return (
+        f.id,
+        code_name(f.code) if f.code is not None else None,
+        ", ".join(str(d) for d in dict.fromkeys(f.dependencies)),
+        cost_text(f.cost) if f.cost else None,
+        node,
+    )
+
+
+def _draw(dag: DAG, output: str) -> None:
+    try:
+        dag.visualize(output)
+    except ImportError:
+        raise
+    except Exception as error:  # graphviz has its own kinds, which only it could name
+        if type(error).__name__ == "ExecutableNotFound":
+            raise Failure(
+                "drawings need the program dot, which is not on the PATH: install Graphviz, such as with"
+                " `apt-get install graphviz`; --mermaid needs nothing",
+                ExitCode.INVALID,
+            ) from error
+        raise Failure(f"--output {output}: {error}") from error

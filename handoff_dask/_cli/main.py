@@ -1,0 +1,47 @@
+"""The command and its help."""
+
+from __future__ import annotations
+
+import click
+
+from handoff_dask._cli.cluster import nodes, runs
+from handoff_dask._cli.dags import show, validate
+from handoff_dask._cli.demo import demo
+from handoff_dask._cli.errors import Group, debug_option
+from handoff_dask._cli.run import run
+from handoff_dask._cli.simulate import simulate
+from handoff_dask._version import __version__
+
+EPILOG = """\b
+Exit codes:
+  0    it did what it was asked for
+  1    the run failed, took too long, or was cancelled from elsewhere
+  2    wrong usage, an invalid DAG, or a file or package that is missing
+  3    a function fits on none of the nodes
+  4    the cluster does not answer, or cannot run handoff DAGs
+  70   anything else
+  130  interrupted with Ctrl-C; a run has been cancelled
+"""
+
+
+@click.group(
+    cls=Group,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, "-V", "--version", prog_name="handoff-dask")
+@debug_option
+def cli() -> None:
+    """Run DAGs of functions with unequal needs on Dask clusters of unequal machines.
+
+    Results go to standard output; progress and errors go to standard error.
+    """
+
+
+for command in (run, validate, show, simulate, nodes, runs, demo):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """What the command ``handoff-dask`` calls."""
+    cli(prog_name="handoff-dask")

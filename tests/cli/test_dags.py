@@ -1,0 +1,234 @@
+"""``validate``, ``show`` and ``simulate``, and how a DAG and nodes are found."""
+
+from __future__ import annotations
+
+import pytest
+
+import handoff_dask as handoff
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "pipeline:fine",
+        "pipeline:build",
+        "pipeline.py:fine",
+        "./pipeline.py:build",
+    ],
+)
+def test_a_valid_dag(call, target):
+    out, err = call("validate", target)
+    assert out == "imported\nDAG 'fine' is valid: 2 functions; they ask for cpu, gpu, memory.\n"
+    assert err == ""
+
+
+def test_an_invalid_dag_with_all_its_problems(call):
+    out, err = call("validate", "pipeline:invalid", code=2)
+    assert "valid" not in out
+    assert err.startswith("Error: DAG 'invalid' has 2 problems:\n")
+    assert "'missing'" in err
+    assert "must not be negative" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("pipeline", "write MODULE:NAME"),
+        ("pipeline:", "write MODULE:NAME"),
+        (":dag", "write MODULE:NAME"),
+        ("no_such_module:dag", "there is no module 'no_such_module'"),
+        ("no_such_module.sub:dag", "there is no module 'no_such_module'"),
+        ("no_such_file.py:dag", "there is no file 'no_such_file.py'"),
+        ("pipeline:nothing", "DAGs there: fine, failing, invalid"),
+        ("pipeline:number", "neither a DAG nor a function that returns one: 3"),
+        ("pipeline:broken", "RuntimeError: cannot be built\n  at "),
+        ("pipeline:load", "missing 1 required positional argument"),
+        ("pipeline:time.time", "returned no DAG but "),
+    ],
+)
+def test_targets_that_are_none(call, target, words):
+    _, err = call("validate", target, code=2)
+    assert words in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("target", ["wrong:dag", "wrong.py:dag"])
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import no_such_thing", "No module named 'no_such_thing'\n  at "),
+        ("\n1 / 0", "ZeroDivisionError: division by zero\n  at "),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("def f(:", "SyntaxError: "),
+    ],
+)
+def test_a_module_that_cannot_be_imported(call, folder, target, source, words):
+    (folder / "wrong.py").write_text(source)
+    _, err = call("validate", target, code=2)
+    assert words in err
+    assert "wrong.py" in err or "SystemExit" in err
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(call):
+    for arguments in (("validate", "pipeline:broken", "--debug"), ("--debug", "validate", "pipeline:broken")):
+        _, err = call(*arguments, code=2)
+        assert "Traceback" in err
+        assert 'raise RuntimeError("cannot be built")' in err
+        assert err.rstrip().splitlines()[-2].startswith("Error: ")
+
+
+def test_dataclasses_of_a_file_can_be_made(call, folder):
+    (folder / "data.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from typing import ClassVar\n"
+        "from handoff_dask import DAG\n"
+        "@dataclass\n"
+        "class Point:\n"
+        "    x: int\n"
+        "    n: ClassVar[int] = 0\n"
+        "Point(1)\n"
+        "dag = DAG('data')\n"
+    )
+    call("validate", "data.py:dag")
+
+
+# ---------------------------------------------------------------------- show
+
+
+def test_show(call):
+    lines = call("show", "pipeline:fine")[0].splitlines()[1:]
+    assert lines[0] == "DAG 'fine': 2 functions"
+    assert [line.split() for line in lines[2:]] == [
+        ["function", "code", "after", "cost", "node"],
+        ["load", "load", "cpu", "1,", "memory", "1000"],
+        ["process", "process", "load", "cpu", "2,", "gpu", "1"],
+    ]
+
+
+def test_an_invalid_dag_can_be_shown(call):
+    assert "cpu -1" in call("show", "pipeline:invalid")[0]
+
+
+def test_mermaid_and_nothing_else(call, monkeypatch):
+    out, err = call("show", "pipeline.py:fine", "--mermaid")
+    assert out.startswith("flowchart TD\n")
+    assert out.count("-->") == 1
+    assert err == "imported\n"
+
+
+def test_a_drawing(call, folder, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(handoff.DAG, "visualize", lambda dag, name: drawn.append((dag.id, name)))
+    call("show", "pipeline:fine", "--output", "fine.svg")
+    assert drawn == [("fine", "fine.svg")]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            ImportError("graphviz is needed for this: pip install 'handoff-dask[display]'"),
+            "handoff-dask[display]",
+        ),
+        (type("ExecutableNotFound", (RuntimeError,), {})("dot"), "install Graphviz"),
+        (ValueError("unknown format: 'xyz'"), "unknown format"),
+    ],
+)
+def test_a_drawing_that_cannot_be_made(call, monkeypatch, error, words):
+    def visualize(dag, name):
+        raise error
+
+    monkeypatch.setattr(handoff.DAG, "visualize", visualize)
+    _, err = call("show", "pipeline:fine", "-o", "fine.xyz", code=2)
+    assert words in err
+
+
+@pytest.mark.parametrize("options", [("--mermaid", "-o", "a.svg"), ("-o", "noformat")])
+def test_wrong_use_of_show(call, options):
+    call("show", "pipeline:fine", *options, code=2)
+
+
+# ---------------------------------------------------------------------- simulate
+
+
+def test_simulate(call):
+    lines = call("simulate", "pipeline:fine", "--nodes", "nodes.yaml", "--durations", "3")[0].splitlines()[1:]
+    assert lines[:4] == [
+        "DAG 'fine': 2 functions on 2 nodes, best_fit",
+        "",
+        "makespan     6.0 s",
+        "lower bound  6.0 s  (critical path)",
+    ]
+    table = [line.split() for line in lines[5:]]
+    assert table[0][:2] == ["node", "functions"]
+    assert [row[0] for row in table[1:]] == ["node1", "node2"]
+    assert sum(int(row[1]) for row in table[1:]) == 2
+
+
+def test_simulate_for_scripts(call_json):
+    found = call_json("simulate", "pipeline:fine", "--nodes", "nodes.yaml")
+    assert (found["dag_id"], found["makespan"], found["lower_bound"]) == ("fine", 2, 2)
+    assert [(f["function"], f["started"], f["stopped"]) for f in found["functions"]] == [
+        ("load", 0, 1),
+        ("process", 1, 2),
+    ]
+    assert found["functions"][1]["node"] == "node2"
+    assert found["utilisation"]["node2"]["gpu"] == 0.5
+
+
+def test_simulate_on_one_node_at_a_time(call_json):
+    at_once = call_json("simulate", "pipeline:pairs", "--nodes", "nodes.yaml", "--max-concurrency", "1")
+    assert at_once["makespan"] == 2
+    assert at_once["functions"][0]["function"] == ["load", 1]
+
+
+def test_simulate_with_what_a_history_knows(call, call_json, folder):
+    call("run", "pipeline:pairs", "--history", "h.db")
+    found = call_json("simulate", "pipeline:pairs", "--nodes", "nodes.yaml", "--history", "h.db")
+    assert 0 < found["makespan"] < 1
+    _, err = call("simulate", "pipeline:slow", "--nodes", "nodes.yaml", "--history", "h.db", code=2)
+    assert "durations have nothing for functions 'nap'" in err
+
+
+def test_what_fits_on_no_simulated_node(call):
+    _, err = call("simulate", "pipeline:greedy", "--nodes", "nodes.yaml", code=3)
+    assert "'a'" in err
+    assert "nearest node 'node1'" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not YAML"),
+        ("", "must be a mapping"),
+        ("- a", "must be a mapping"),
+        ("node1: 3", "node 'node1': its capacity must be a mapping"),
+        ("node1: {cpu: -1}", "must not be negative"),
+        ("node1: {cpu: many}", "cpu"),
+        ("{}", "at least one node"),
+        (b"\xff\xfe\xfa", "nodes.yaml"),
+    ],
+)
+def test_nodes_that_are_none(call, folder, text, words):
+    (folder / "nodes.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    _, err = call("simulate", "pipeline:fine", "--nodes", "nodes.yaml", code=2)
+    assert err.startswith("Error: nodes.yaml: ")
+    assert words in err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--nodes", "no-such.yaml"),
+        ("--nodes", "nodes.yaml", "--history", "no-such.db"),
+        ("--nodes", "nodes.yaml", "--durations", "-1"),
+        ("--nodes", "nodes.yaml", "--durations", "1", "--history", "nodes.yaml"),
+        ("--nodes", "nodes.yaml", "--history", "pipeline.py"),
+    ],
+)
+def test_wrong_use_of_simulate(call, options):
+    assert "Traceback" not in call("simulate", "pipeline:fine", *options, code=2)[1]

@@ -1,0 +1,91 @@
+"""Tables and numbers for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from handoff_dask._cli import output
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (0.0, "0 ms"),
+        (0.0000267, "0.027 ms"),
+        (0.0123456, "12.3 ms"),
+        (1.0, "1.0 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1:00 min"),
+        (61, "1:01 min"),
+        (3599.7, "1:00:00 h"),
+        (7322, "2:02:02 h"),
+    ],
+)
+def test_durations(value, text):
+    assert output.seconds(value) == text
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A terminal of so many columns."""
+
+    def terminal(columns):
+        monkeypatch.setattr(output.shutil, "get_terminal_size", lambda: os.terminal_size((columns, 24)))
+        monkeypatch.setattr(output.sys.stdout, "isatty", lambda: True)
+
+    return terminal
+
+
+ROWS = [("a", 1, "x" * 50), ("a long name", None, "y"), ("b", 1000, None)]
+
+
+def test_what_is_no_terminal_gets_everything(capsys):
+    output.table(("name", "n", "value"), ROWS, cut=("value", "name"))
+    assert capsys.readouterr().out == (
+        f"name            n  value\na               1  {'x' * 50}\na long name        y\nb            1000\n"
+    )
+
+
+@pytest.mark.parametrize(("columns", "width"), [(200, 50), (60, 41), (19 + 12, 12), (5, 12)])
+def test_the_first_column_named_is_cut_first_and_not_to_nothing(capsys, terminal, columns, width):
+    terminal(columns)
+    output.table(("name", "n", "value"), ROWS, cut=("value", "name"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("a long name ")
+    value = lines[1][19:]
+    assert len(value) == width
+    assert value == "x" * 50 if width == 50 else value == "x" * (width - 3) + "..."
+
+
+def test_columns_that_must_stay_whole_do(capsys, terminal):
+    terminal(10)
+    output.table(("run", "DAG"), [("0123456789abcdef", "d" * 30)], cut=("DAG",))
+    assert capsys.readouterr().out.splitlines()[1] == "0123456789abcdef  ddddddddd..."
+
+
+def test_a_cell_is_one_line(capsys):
+    output.table(("value",), [("a\n  b\tc",)])
+    assert capsys.readouterr().out == "value\na b c\n"
+
+
+def test_json_knows_what_json_knows(capsys):
+    value = {
+        ("a", 1): (1, 2.5, None, True),
+        "nan": float("nan"),
+        "inf": [float("inf")],
+        "array": np.arange(2),
+        "number": np.float64(1.5),
+    }
+    output.print_json(value)
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "('a', 1)": [1, 2.5, None, True],
+        "nan": "nan",
+        "inf": ["inf"],
+        "array": "array([0, 1])",
+        "number": 1.5,
+    }

@@ -1,0 +1,163 @@
+"""The command as a process: what a shell and a terminal see of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from distributed import Client
+from helpers import until
+
+import handoff_dask as handoff
+from handoff_dask._cli.main import main
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "handoff_dask"]
+
+
+def environment(**more):
+    # The package that is tested, since the process starts in another directory.
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
+def call(folder, *arguments, command=COMMAND, **more):
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=folder,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("run", "pipeline:fine", "--nodes", "nodes.yaml"), 0),
+        (("run", "pipeline:fine", "--nodes", "nodes.yaml", "--processes"), 0),
+        (("run", "pipeline.py:fine", "--nodes", "nodes.yaml", "--processes"), 0),
+        (("run", "pipeline:failing"), 1),
+        (("run", "pipeline:invalid"), 2),
+        (("run", "pipeline:fine", "--nonsense"), 2),
+        (("run", "pipeline:greedy"), 3),
+        (("nodes", "--scheduler", "tcp://127.0.0.1:1", "--connect-timeout", "0.3"), 4),
+        (("demo",), 0),
+        (("--version",), 0),
+        (("--help",), 0),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else " ".join(value),
+)
+def test_exit_codes(folder, arguments, code):
+    done = call(folder, *arguments)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    if code:
+        assert "Error: " in done.stderr
+        assert done.stderr.count("Error: ") == 1
+        assert "Error: " not in done.stdout
+    else:
+        assert done.stderr == ""
+        assert done.stdout
+
+
+def test_json_of_a_process(folder):
+    done = call(folder, "run", "pipeline:fine", "--nodes", "nodes.yaml", "--json")
+    assert json.loads(done.stdout)["status"] == "finished"
+    assert done.stderr == "imported\nprocessing\n"
+
+
+def test_the_installed_command_is_this_one():
+    target = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["handoff-dask"]
+    assert EntryPoint("handoff-dask", target, "console_scripts").load() is main
+
+
+@pytest.mark.parametrize("options", [(), ("--nodes", "nodes.yaml"), ("--nodes", "nodes.yaml", "--processes")])
+def test_ctrl_c(folder, options):
+    """As a terminal sends it: to the command and to every process that it has started."""
+    process = started(folder, *options)
+    try:
+        began = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err == "Interrupted.\n"
+    assert time.monotonic() - began < 25, "functions that run are not waited for"
+    assert set(out.splitlines()) <= {"imported"}
+
+
+def test_ctrl_c_ends_the_run_on_the_cluster(folder):
+    with (
+        handoff.local_cluster({"node1": {"cpu": 1}}, processes=True) as cluster,
+        Client(cluster, set_as_default=False),
+    ):
+        process = started(folder, "--scheduler", cluster.scheduler_address)
+        try:
+            (info,) = handoff.runs(cluster)
+            assert info.status == "running"
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 130
+        until(lambda: [r.status for r in handoff.runs(cluster)] == ["cancelled"], what="it is cancelled")
+
+
+def started(folder, *options):
+    """A process in which the function of ``slow`` has begun."""
+    source = (folder / "pipeline.py").read_text()
+    begun = folder / "begun"
+    line, mark = "    time.sleep(seconds)", f"    open({str(begun)!r}, 'w').close()"
+    (folder / "pipeline.py").write_text(source.replace(line, f"{mark}\n{line}"))
+    process = subprocess.Popen(
+        [*COMMAND, "run", "pipeline.py:slow", *options],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until(lambda: begun.exists() or process.poll() is not None, 60, "the function has begun")
+    assert process.poll() is None, process.communicate()
+    return process
+
+
+def test_a_pipe_that_nobody_reads(folder):
+    """``handoff-dask show ... | head -0``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [*COMMAND, "show", "pipeline.py:fine", "--mermaid"],
+            cwd=folder,
+            env=environment(),
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        os.close(writing)
+    assert done.stderr == "imported\n"
+    assert done.returncode == 0
+
+
+def test_help_imports_nothing_heavy(folder):
+    code = (
+        "import sys; from handoff_dask._cli.main import cli\n"
+        "cli(['validate', 'pipeline.py:fine'], standalone_mode=False)\n"
+        "print(*{'networkx', 'graphviz', 'pandas', 'bokeh', 'pyarrow'}.intersection(sys.modules))"
+    )
+    done = call(folder, "-c", code, command=[sys.executable])
+    assert done.stdout.splitlines()[2:] == [""], done

@@ -1,0 +1,234 @@
+"""``run``, ``nodes``, ``runs`` and ``demo``, in this process."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from distributed import Client
+
+import handoff_dask as handoff
+
+
+@pytest.fixture
+def address(folder):
+    """The address of a cluster that clients of other processes could use, too."""
+    nodes = {"node1": {"cpu": 4, "memory": 8192}, "node2": {"cpu": 2, "memory": 4096, "gpu": 1, "seat": 2}}
+    with handoff.local_cluster(nodes, processes=True) as cluster:
+        yield cluster.scheduler_address
+
+
+def test_on_nodes_made_here(call):
+    out, err = call("run", "pipeline:fine", "--nodes", "nodes.yaml")
+    lines = out.splitlines()
+    assert lines[:2] == ["imported", "processing"]
+    assert re.fullmatch(r"Run [0-9a-f]{16} of DAG 'fine' finished in .* m?s: 2 functions\.", lines[2])
+    assert re.match(r"process +finished +node2 +1 +\S+ m?s  'Processed \[Loaded: data.txt\]'$", lines[-1])
+    assert err == ""
+
+
+def test_on_this_machine(call):
+    assert "embedded" in call("run", "pipeline:pairs")[0]
+
+
+def test_json_is_all_there_is_on_standard_output(call, call_json):
+    found = call_json("run", "pipeline:fine", "--nodes", "nodes.yaml")
+    assert (found["dag_id"], found["status"]) == ("fine", "finished")
+    load, process = found["functions"]
+    assert load["result"] == "Loaded: data.txt"
+    assert process["result"] == "Processed [Loaded: data.txt]"
+    assert process["node"] == "node2"
+    assert process["cost"] == {"cpu": 2, "gpu": 1}
+    assert [a["outcome"] for a in process["attempts"]] == ["finished"]
+    out, err = call("run", "pipeline.py:fine", "--nodes", "nodes.yaml", "--json")
+    assert out.startswith("{")
+    assert err == "imported\nprocessing\n"
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [
+        ((), {"load", "process"}),
+        (("all",), {"load", "process"}),
+        (("sinks",), {"process"}),
+        (("load",), {"load"}),
+        (("load", "process"), {"load", "process"}),
+    ],
+)
+def test_keep(call_json, keep, kept):
+    options = [option for id in keep for option in ("--keep", id)]
+    found = call_json("run", "pipeline:fine", "--nodes", "nodes.yaml", *options)
+    assert {f["function"] for f in found["functions"] if "result" in f} == kept
+
+
+def test_keep_what_has_no_text_for_an_id(call_json, call):
+    found = call_json("run", "pipeline:pairs", "--keep", "('load', 1)")
+    assert [f.get("result") for f in found["functions"]] == ["Loaded: 1", None]
+    _, err = call("run", "pipeline:pairs", "--keep", "load", code=2)
+    assert "has no function 'load'" in err
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_run_that_fails(call, call_json, retries):
+    out, err = call("run", "pipeline:failing", "--max-retries", str(retries), code=1)
+    assert re.search(rf"^fail +failed +embedded +{retries + 1} ", out, re.MULTILINE)
+    assert re.search(r"^after +cancelled", out, re.MULTILINE)
+    assert err.count("ValueError('no luck')") == retries + 1
+    assert "Traceback" not in err
+    found = call_json("run", "pipeline:failing", "--max-retries", str(retries), code=1)
+    assert found["status"] == "failed"
+    assert found["error"]["type"] == "FunctionFailedError"
+    assert len(found["functions"][0]["attempts"]) == retries + 1
+
+
+def test_debug_shows_where_the_function_failed(call):
+    _, err = call("run", "pipeline:failing", "--debug", code=1)
+    assert 'raise ValueError("no luck")' in err
+
+
+def test_what_fits_nowhere(call, call_json):
+    out, err = call("run", "pipeline:greedy", "--nodes", "nodes.yaml", code=3)
+    assert out == "imported\n"
+    assert "nearest node 'node1'" in err
+    assert "--wait-for-nodes" in err
+    assert "wait_for_nodes" not in err
+    assert call_json("run", "pipeline:greedy", code=3)["error"]["type"] == "AllocationError"
+
+
+def test_an_invalid_dag_starts_no_cluster(call, monkeypatch):
+    monkeypatch.setattr("handoff_dask._cli.connect.local_cluster", None)
+    assert "2 problems" in call("run", "pipeline:invalid", "--nodes", "nodes.yaml", code=2)[1]
+
+
+def test_a_run_that_takes_too_long_is_ended_and_not_waited_for(call):
+    began = time.monotonic()
+    _, err = call("run", "pipeline:slow", "--nodes", "nodes.yaml", "--timeout", "0.2", code=1)
+    assert "was ended after 0.2 s" in err
+    assert time.monotonic() - began < 20
+
+
+def test_progress_is_on_standard_error(call):
+    out, err = call("run", "pipeline:pairs", "--progress")
+    assert "2 of 2 finished" in err
+    assert "2 of 2 finished" not in out
+    assert call("run", "pipeline:pairs", "--no-progress")[1] == ""
+    assert call("run", "pipeline:pairs")[1] == "", "no terminal"
+
+
+def test_checkpoints(call, call_json, folder):
+    first = call_json("run", "pipeline.py:pairs", "--checkpoint", "results")
+    assert first["restored"] == []
+    second = call_json("run", "pipeline.py:pairs", "--checkpoint", "results")
+    assert second["restored"] == [["load", 1], "end"]
+    assert (
+        "2 results came from checkpoints." in call("run", "pipeline.py:pairs", "--checkpoint", "results")[0]
+    )
+
+
+def test_history(call, call_json, folder):
+    call("run", "pipeline:pairs", "--history", "h.db")
+    call("run", "pipeline:failing", "--history", "h.db", code=1)
+    out, _ = call("runs", "--history", "h.db")
+    head, failed, finished = (line.split() for line in out.splitlines())
+    assert head == ["run", "DAG", "status", "submitted", "took", "finished"]
+    assert failed[1:3] == ["failing", "failed"]
+    assert finished[1:3] == ["pairs", "finished"]
+    assert finished[-3:] == ["2", "of", "2"]
+    found = call_json("runs", "--history", "h.db")
+    assert [(info["dag_id"], info["counts"]) for info in found] == [
+        ("failing", {"failed": 1, "cancelled": 1}),
+        ("pairs", {"finished": 2}),
+    ]
+    assert "no luck" in found[0]["error"]
+    out, _ = call("runs", "--history", "h.db", "--limit", "1")
+    assert out.splitlines()[-1] == "... and 1 more"
+    functions = call_json("runs", found[0]["id"], "--history", "h.db")
+    assert [f["function"] for f in functions] == ["fail", "after"]
+    assert "embedded" in call("runs", found[1]["id"], "--history", "h.db")[0]
+    _, err = call("runs", "nosuchrun", "--history", "h.db", code=2)
+    assert found[0]["id"] in err
+
+
+def test_a_history_that_is_none(call):
+    for arguments in (("run", "pipeline:pairs"), ("runs",)):
+        _, err = call(*arguments, "--history", "pipeline.py", code=2)
+        assert "pipeline.py" in err
+
+
+def test_no_runs_in_a_history(call, folder):
+    handoff.History(folder / "h.db").close()
+    assert call("runs", "--history", "h.db") == ("", "There are no runs in h.db.\n")
+
+
+def test_a_cluster(call, call_json, address):
+    assert call_json("nodes", "--scheduler", address) == {
+        "node1": {"cpu": 4, "memory": 8192},
+        "node2": {"cpu": 2, "memory": 4096, "gpu": 1, "seat": 2},
+    }
+    lines = [line.split() for line in call("nodes", "--scheduler", address)[0].splitlines()]
+    assert lines == [
+        ["node", "cpu", "memory", "(MB)", "gpu", "seat"],
+        ["node1", "4", "8192"],
+        ["node2", "2", "4096", "1", "2"],
+    ]
+    assert call("runs", "--scheduler", address) == ("", f"There are no runs on {address}.\n")
+    # The file is not importable there: its functions have to travel.
+    ran = call_json("run", "pipeline.py:fine", "--scheduler", address)
+    assert ran["functions"][1]["node"] == "node2"
+    (info,) = call_json("runs", "--scheduler", address)
+    assert (info["id"], info["status"]) == (ran["run_id"], "finished")
+    functions = call_json("runs", ran["run_id"], "--scheduler", address)
+    assert [(f["function"], f["node"]) for f in functions] == [
+        (f["function"], f["node"]) for f in ran["functions"]
+    ]
+    assert "pairs" not in call("runs", "--scheduler", address)[0]
+    with Client(address, set_as_default=False) as client:
+        assert len(client.scheduler_info()["workers"]) == 2, "it is left as it was"
+
+
+@pytest.mark.parametrize("command", [("nodes",), ("runs",), ("run", "pipeline:fine")])
+def test_no_cluster(call, command):
+    _, err = call(*command, "--scheduler", "tcp://127.0.0.1:1", "--connect-timeout", "0.3", code=4)
+    assert "no scheduler answers at 'tcp://127.0.0.1:1'" in err
+    _, err = call(*command, "--scheduler", "nonsense", code=2)
+    assert err.startswith("Error: --scheduler: 'nonsense' is not the address of a scheduler")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run",),
+        ("run", "pipeline:fine", "--nodes", "nodes.yaml", "--scheduler", "tcp://127.0.0.1:1"),
+        ("run", "pipeline:fine", "--processes", "--scheduler", "tcp://127.0.0.1:1"),
+        ("run", "pipeline:fine", "--processes"),
+        ("run", "pipeline:fine", "--max-retries", "-1"),
+        ("run", "pipeline:fine", "--strategy", "nonsense"),
+        ("run", "pipeline:fine", "--nonsense"),
+        ("nodes",),
+        ("runs",),
+        ("runs", "--scheduler", "tcp://127.0.0.1:1", "--history", "pipeline.py"),
+        ("nonsense",),
+    ],
+)
+def test_wrong_usage(call, arguments):
+    _, err = call(*arguments, code=2)
+    assert "Error: " in err
+    assert "Traceback" not in err
+
+
+def test_what_should_not_happen_is_told_from_a_run_that_failed(call, monkeypatch):
+    def execute(*args, **options):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("handoff_dask._cli.run.execute", execute)
+    _, err = call("run", "pipeline:fine", code=70)
+    assert "ZeroDivisionError: a bug" in err
+    assert "--debug" in err
+
+
+def test_demo(call):
+    out, err = call("demo")
+    assert err == ""
+    assert re.search(r"process +finished +gpu-node .*'Processed \[Loaded: data.txt\] on GPU'", out)
+    assert "'train'" in out

@@ -232,7 +232,7 @@ class _Conversion:
         self.result = next(iter(extra), None) if extra else None
         self.graph.update(extra or {})
         self.annotations = annotations
-        self.everywhere = dask.get_annotations()
+        self.everywhere = {n: _of_key(v) for n, v in dask.get_annotations().items()}
         self.cost = cost
         self.node = node
         self.ids: dict[Any, Hashable] = {}
@@ -311,12 +311,11 @@ class _Conversion:
         id = self.ids[key]
         if isinstance(task, DataNode):
             return Function(id, literal, extra_args=[task.value])
-        fields = self._fields(key, task)
         if isinstance(task, Alias):
             target, value = self._resolved(task)
             if target is None:
                 return Function(id, literal, extra_args=[value])
-            return Function(id, same, args=[self.ids[target.key]], **fields)
+            return Function(id, same, args=[self.ids[target.key]])
         if not isinstance(task, Task) or type(task) not in _TASKS:
             raise InvalidFunctionError(
                 self.dag_id,
@@ -327,7 +326,7 @@ class _Conversion:
                 ],
                 [key],
             )
-        return self._called(id, key, task, fields)
+        return self._called(id, key, task, self._fields(key, task))
 
     def _called(self, id: Hashable, key: Any, task: Task, fields: dict[str, Any]) -> Function:
         slots: dict[Any, int] = {need: n for n, need in enumerate(self._needs(key))}
@@ -381,8 +380,9 @@ class _Conversion:
 
     def _fields(self, key: Any, task: Any) -> dict[str, Any]:
         """Cost, node, retries and priority: of annotations first, then of what was given for all."""
-        said = {**self.everywhere, **self.annotations.get(key, {})}
         whole = key is self.result and self.result is not None
+        said = {n: _chosen(v, key, task, whole) for n, v in self.everywhere.items()}
+        said.update(self.annotations.get(key, {}))
         cost = _chosen(self.cost, key, task, whole)
         resources = said.get("resources")
         if isinstance(resources, Mapping):
@@ -404,6 +404,11 @@ def _chosen(choose: Chooser, key: Any, task: Any, whole: bool) -> Any:
     if callable(choose):
         return None if whole else choose(key, task)
     return choose
+
+
+def _of_key(annotation: Any) -> Chooser:
+    """Annotations are callables of the key alone."""
+    return (lambda key, task: annotation(key)) if callable(annotation) else annotation
 
 
 def _target(part: TaskRef | Alias) -> Any:

@@ -95,8 +95,8 @@ class DAG:
         -----
         ``dask.annotate`` is respected: ``resources`` are added to the cost, name by name, ``workers`` are a
         pin unless others are allowed, ``retries`` and ``priority`` are the function's. Nothing is optimised
-        or fused, since that loses annotations: ``dask.optimize(obj)`` does it beforehand. Data in the graph
-        is a function too, one without cost.
+        or fused, since that loses annotations: ``dask.optimize(obj)`` does it beforehand. Data in the graph,
+        and another name for a task where it is wanted, are functions too, without cost or pin.
 
         Examples
         --------

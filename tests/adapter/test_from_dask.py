@@ -121,6 +121,7 @@ def test_separate_processes():
 
 
 def test_dataframe():
+    pytest.importorskip("pyarrow")  # which dask.dataframe needs, and some versions say so late
     dd = pytest.importorskip("dask.dataframe")
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame({"k": [1, 2, 1, 2], "v": [1.0, 2.0, 3.0, 4.0]})
@@ -231,6 +232,19 @@ def test_annotations_around_the_call():
     with dask.annotate(retries=2, resources={"gpu": 1}):
         outer = DAG.from_delayed(delayed(inc)(1, dask_key_name="x"))
     assert (outer["x"].max_retries, outer["x"].cost) == (2, {"gpu": 1})
+    with dask.annotate(priority=lambda key: len(key), retries=1):
+        outer = DAG.from_delayed([delayed(inc)(1, dask_key_name="four")])
+    assert (outer["four"].priority, outer["result"].priority, outer["result"].max_retries) == (4, 0, 1)
+
+
+def test_data_and_other_names_cost_nothing():
+    graph = {"a": [1, 2], "b": (sum, "a"), "c": "b"}
+    dag = DAG.from_graph(graph, ["a", "b", "c"], cost=lambda key, task: {"cpu": len(task.args)}, node="x")
+    assert {id: (f.cost, f.node) for id, f in dag.functions.items()} == {
+        "a": (None, None),
+        "b": ({"cpu": 1}, "x"),
+        "c": (None, None),
+    }
 
 
 def test_annotated_work_goes_where_it_has_to(client):

@@ -56,6 +56,111 @@ class DAG:
         self._valid_size = -1
         self._order: tuple[Hashable, ...] = ()
 
+    # ------------------------------------------------------------------ from Dask
+    # Dask is known to the adapter only, imported when asked for.
+
+    @classmethod
+    def from_delayed(cls, obj: Any, *, id: Hashable = None, cost: Any = None, node: Any = None) -> DAG:
+        """A DAG of what a Dask collection would compute.
+
+        Parameters
+        ----------
+        obj : Dask collection, or list, tuple, set or dict with some
+            What ``dask.delayed`` makes, a Dask array, bag or dataframe.
+        id : hashable, optional
+            Id of the DAG; generated when not given.
+        cost : mapping of str to number, or callable, optional
+            Cost of all functions; or ``callable(key, task)``, which gives that of one, from its Dask key and
+            its ``dask._task_spec.Task``.
+        node : str, int, list of these, or callable, optional
+            Where all functions are pinned to; or ``callable(key, task)``.
+
+        Returns
+        -------
+        DAG
+            Its only sink gives what ``dask.compute(obj)`` would give. That is the task of ``obj`` itself if
+            there is one; otherwise a function ``"result"``, for which ``cost`` and ``node`` are not called.
+            Other ids are Dask keys without their hashes: ``"load"``, ``"load-2"``, ``("sum", 0, 1)``.
+
+        Raises
+        ------
+        TypeError
+            There is no Dask collection in it.
+        MissingFunctionError
+            It needs futures or persisted data of a cluster.
+        InvalidFunctionError
+            It has a task that works only by its own key in Dask, such as those of a p2p shuffle.
+
+        Notes
+        -----
+        ``dask.annotate`` is respected: ``resources`` are added to the cost, name by name, ``workers`` are a
+        pin unless others are allowed, ``retries`` and ``priority`` are the function's. Nothing is optimised
+        or fused, since that loses annotations: ``dask.optimize(obj)`` does it beforehand. Data in the graph,
+        and another name for a task where it is wanted, are functions too, without cost or pin.
+
+        Examples
+        --------
+        >>> import dask
+        >>> double = dask.delayed(lambda x: 2 * x, name="double")
+        >>> dag = DAG.from_delayed(double(20, dask_key_name="forty"), cost={"cpu": 2})
+        >>> dag.sinks, dag["forty"].cost
+        (('forty',), {'cpu': 2})
+        """
+        from handoff_dask._adapter import from_dask
+
+        dag = cls(id)
+        for function in from_dask.functions_of_collection(obj, dag.id, cost, node):
+            dag.add_function(function)
+        return dag
+
+    @classmethod
+    def from_graph(
+        cls,
+        graph: Mapping[Any, Any],
+        outputs: Any,
+        *,
+        id: Hashable = None,
+        cost: Any = None,
+        node: Any = None,
+    ) -> DAG:
+        """A DAG of what some keys of a low-level Dask graph need.
+
+        Parameters
+        ----------
+        graph : mapping of key to task
+            Tasks as tuples or as ``dask._task_spec.Task``, keys, data; or a ``HighLevelGraph``.
+        outputs : key or list of keys
+            What is wanted of it; lists may be nested. Everything these do not need is left out.
+        id, cost, node
+            As for :meth:`from_delayed`, and so are annotations of a ``HighLevelGraph``.
+
+        Returns
+        -------
+        DAG
+            Its ids are the keys of the graph.
+
+        Raises
+        ------
+        TypeError
+            The graph is not a mapping.
+        MissingFunctionError
+            An output, or a key that a task refers to, is not in the graph.
+        InvalidFunctionError
+            As for :meth:`from_delayed`.
+
+        Examples
+        --------
+        >>> dag = DAG.from_graph({"x": 1, "y": (max, "x", 5), "z": (sum, ["x", "y"])}, "z")
+        >>> list(dag), dag["z"].dependencies
+        (['y', 'z'], ('y',))
+        """
+        from handoff_dask._adapter import from_dask
+
+        dag = cls(id)
+        for function in from_dask.functions_of_graph(graph, outputs, dag.id, cost, node):
+            dag.add_function(function)
+        return dag
+
     # ------------------------------------------------------------------ building
 
     def add_function(self, function: Function) -> DAG:

@@ -112,6 +112,14 @@ def dags() -> None:
     dag.functions["x"] = Function("x")  # type: ignore[index]
 
 
+def from_dask(x: Any) -> None:
+    assert_type(DAG.from_delayed(x), DAG)
+    DAG.from_delayed([x], id=("a", 1), cost={"cpu": 1}, node=["node1", "node2"])
+    DAG.from_delayed({"a": x}, cost=lambda key, task: {"gpu": 1}, node=lambda key, task: None)
+    assert_type(DAG.from_graph({"a": (len, "b"), "b": [1]}, ["a"], id="g", cost={}), DAG)
+    DAG.from_graph({"a": 1})  # type: ignore[call-arg]
+
+
 def running(dag: DAG) -> None:
     local = handoff.execute_local(
         dag, max_retries=1, max_concurrency=2, keep=["a"], fail_fast=False, timeout=1

@@ -11,9 +11,11 @@ import dask.bag as db
 import numpy as np
 import pytest
 from dask import delayed
-from dask._task_spec import Alias, DataNode, Dict, List, Task, TaskRef
+from dask._task_spec import Alias, DataNode, Dict, List, Task, TaskRef, convert_legacy_graph
 from distributed import Client
 from helpers import identity
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import handoff_dask as handoff
 from handoff_dask import DAG, Function, InvalidFunctionError, MissingFunctionError
@@ -374,3 +376,46 @@ def test_more_can_be_added():
     dag = DAG.from_delayed(a_tree())
     dag.add_function(Function("more", identity, args=["add"]))
     assert result_of(dag) == dask.compute(a_tree())[0]
+
+
+# any graph
+
+
+def parts(earlier):
+    """Arguments: values, keys, lists and tasks with such in them."""
+    leaves = st.one_of(
+        st.integers(), st.text("xyz", max_size=3), st.none(), st.sampled_from([1.5, True, b"k0", (1, 2)])
+    )
+    if earlier:
+        leaves = leaves | st.sampled_from(earlier)
+    return st.recursive(
+        leaves,
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3),
+            st.lists(inner, max_size=3).map(lambda args: (pack, *args)),
+            st.dictionaries(st.sampled_from("ab"), st.integers(), max_size=2),
+        ),
+        max_leaves=6,
+    )
+
+
+@st.composite
+def graphs(draw):
+    names = st.sampled_from(["k", "l"])
+    keys = [draw(names) + str(n) if draw(st.booleans()) else (draw(names), n) for n in range(7)]
+    graph = {}
+    for n, key in enumerate(keys):
+        graph[key] = draw(parts(keys[:n]))
+    return graph, draw(st.lists(st.sampled_from(keys), min_size=1, max_size=4))
+
+
+@given(graphs(), st.booleans())
+@settings(max_examples=40)
+def test_any_graph_gives_what_dask_gives(drawn, new):
+    graph, outputs = drawn
+    expected = dask.get(graph, outputs)
+    dag = DAG.from_graph(convert_legacy_graph(graph) if new else graph, outputs)
+    dag.validate()
+    results = handoff.execute_local(dag).results
+    assert repr([results[key] for key in outputs]) == repr(list(expected))
+    assert set(dag) <= set(graph)

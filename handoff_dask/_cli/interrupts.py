@@ -37,7 +37,8 @@ def ended_by_interrupt() -> Iterator[None]:
         timer.start()
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, end)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else ignored, as in background jobs
+        signal.signal(signal.SIGINT, end)
     try:
         yield
     finally:

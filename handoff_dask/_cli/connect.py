@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from distributed import Client
 
 from handoff_dask._adapter.cluster import close_at_exit, local_cluster
 from handoff_dask._cli.errors import ExitCode, Failure
+from handoff_dask._cli.interrupts import ignore_interrupts, uninterrupted
 from handoff_dask._cli.loading import load_nodes
 from handoff_dask._client.session import resolve_client
 from handoff_dask.exceptions import ClusterNotReadyError
@@ -52,10 +52,11 @@ def connected(address: str, timeout: float | None) -> Iterator[Client]:
 
 @contextmanager
 def _made_here(nodes: Mapping[Any, Mapping[str, Any]], processes: bool) -> Iterator[Client]:
-    cluster = local_cluster(nodes, processes=processes)
-    client = Client(cluster, set_as_default=False)
-    if processes:
-        client.run(_ignore_interrupts)
+    with uninterrupted():
+        cluster = local_cluster(nodes, processes=processes)
+        client = Client(cluster, set_as_default=False)
+        if processes:
+            client.run(ignore_interrupts)
     try:
         yield client
     except BaseException:
@@ -65,11 +66,6 @@ def _made_here(nodes: Mapping[Any, Mapping[str, Any]], processes: bool) -> Itera
         raise
     client.close()
     cluster.close()
-
-
-def _ignore_interrupts() -> None:
-    """Run on workers: a terminal sends Ctrl-C to them, too, and they would each print a traceback."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

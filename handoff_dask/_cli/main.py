@@ -8,6 +8,7 @@ from handoff_dask._cli.cluster import nodes, runs
 from handoff_dask._cli.dags import show, validate
 from handoff_dask._cli.demo import demo
 from handoff_dask._cli.errors import Group, debug_option
+from handoff_dask._cli.interrupts import ended_by_interrupt
 from handoff_dask._cli.run import run
 from handoff_dask._cli.simulate import simulate
 from handoff_dask._version import __version__
@@ -44,4 +45,5 @@ for command in (run, validate, show, simulate, nodes, runs, demo):
 
 def main() -> None:
     """What the command ``handoff-dask`` calls."""
-    cli(prog_name="handoff-dask")
+    with ended_by_interrupt():
+        cli(prog_name="handoff-dask")

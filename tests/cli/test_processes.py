@@ -96,6 +96,24 @@ def test_ctrl_c(folder, options):
     assert set(out.splitlines()) <= {"imported"}
 
 
+def test_ctrl_c_while_there_is_no_cluster(folder):
+    """A client that is interrupted while it connects can stop a process for ever when that exits."""
+    code = (
+        "import os, signal, threading\n"
+        "from distributed import Client\n"
+        "start = Client.start\n"
+        "def interrupted(*args, **options):\n"
+        "    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()\n"
+        "    return start(*args, **options)\n"
+        "Client.start = interrupted\n"
+        "from handoff_dask._cli.main import main\n"
+        "main()"
+    )
+    arguments = ("-c", code, "nodes", "--scheduler", "tcp://127.0.0.1:1")
+    done = call(folder, *arguments, command=[sys.executable])
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
 def test_ctrl_c_ends_the_run_on_the_cluster(folder):
     with (
         handoff.local_cluster({"node1": {"cpu": 1}}, processes=True) as cluster,

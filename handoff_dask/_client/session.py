@@ -11,6 +11,7 @@ from distributed import Client, Security, default_client
 from distributed.comm.addressing import parse_address, parse_host_port
 from distributed.comm.registry import get_backend
 from distributed.protocol import pickle
+from distributed.worker import thread_state
 
 from handoff_dask._adapter.cluster import close_at_exit, embedded_cluster
 from handoff_dask._adapter.messages import NAME, PROTOCOL
@@ -108,7 +109,9 @@ def _default_client() -> Client:
     global _embedded_client
     with contextlib.suppress(ValueError):
         found = default_client()
-        if found.status not in ("closed", "closing"):
+        # A node in this process may have made a client for its functions, and left it when it closed.
+        others = found.id.startswith("Client-worker-") and not hasattr(thread_state, "key")
+        if found.status not in ("closed", "closing") and not others:
             return found
     cluster = embedded_cluster()
     if _embedded_client is None or _embedded_client.status != "running":

@@ -177,3 +177,12 @@ def test_a_run_inside_a_function_that_holds_the_last_thread_waits():
             handoff.execute(outer, client)
         assert isinstance(info.value.__cause__, handoff.RunTimeoutError)
         assert handoff.execute(chunks(1), client).allocations == {0: "only"}
+
+
+def test_a_client_that_a_node_left_behind_is_not_the_default():
+    """``get_client()`` in a function on a node in this process makes one for it, and it stays."""
+    dag = dag_of(Function("f", with_get_client, extra_args=[5]))
+    nodes = {"only": {"cpu": 2}}
+    with handoff.local_cluster(nodes) as cluster, Client(cluster, set_as_default=False) as client:
+        assert handoff.execute(dag, client)["f"] == -10
+    assert handoff.execute(dag_of(Function("f", abs, extra_args=[-1])))["f"] == 1

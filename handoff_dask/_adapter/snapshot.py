@@ -30,9 +30,6 @@ RUNS, ENDED_RUNS, QUEUES, NODES, RESOURCES, FAILURES, BARS = 20, 5, 10, 50, 12, 
 #: Queues that are looked at to find the most urgent ones.
 LOOKED_AT = 1_000
 
-#: Nodes that are compared with waiting functions altogether: an explanation names each node.
-COMPARED = 2_000
-
 #: Running functions that are added up to tell what each run holds.
 ADDED_UP = 3_000
 
@@ -272,14 +269,12 @@ def _waiting(state: SchedulingState, runs: Iterable[Run], now: float) -> tuple[l
                 queues -= 1
             else:
                 heads.append((queue.urgency, f, queue))
-    named_each = max(1, min(QUEUES, COMPARED // max(1, len(state.nodes))))
     views = [
         _waits(state, f, queue.at_most, now)
-        for _, f, queue in nsmallest(named_each, heads, key=lambda head: head[0])
+        for _, f, queue in nsmallest(QUEUES, heads, key=lambda head: head[0])
     ]
     views += [
-        _waits(state, run.functions[0], len(run.functions), now)
-        for run in pending[: max(0, named_each - len(views))]
+        _waits(state, run.functions[0], len(run.functions), now) for run in pending[: QUEUES - len(views)]
     ]
     return views, queues + len(pending)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from heapq import heapify, heapreplace
+from heapq import heappush, heapreplace
 from typing import TYPE_CHECKING, Any
 
 from handoff_dask._display.dashboard_text import COLOURS
@@ -69,8 +69,7 @@ def timeline_columns(
                 heapreplace(free, (bar["stop"], row))
             else:
                 row = len(free)
-                free.append((bar["stop"], row))
-                heapify(free)
+                heappush(free, (bar["stop"], row))
             columns["y"].append(top + row + 0.5)
             columns["start"].append(bar["start"])
             columns["stop"].append(bar["stop"])

@@ -33,8 +33,8 @@ def timeline_figure() -> tuple[Any, Any, list[tuple[str, float]]]:
         right="stop",
         height=0.8,
         fill_color="colour",
-        line_color="white",
-        line_width=0.5,
+        fill_alpha=0.75,
+        line_color="colour",  # what takes no time to speak of is a line
         source=source,
     )
     plot.x_range.start = 0

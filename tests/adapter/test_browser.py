@@ -50,6 +50,17 @@ function count(root) {
 return count(document.body, arguments[0]);
 """
 
+#: Where the first element of a kind is.
+BOX = """
+function find(root) {
+    const found = root.querySelector(arguments[1]);
+    if (found) return found;
+    for (const node of root.querySelectorAll("*"))
+        if (node.shadowRoot) { const inner = find(node.shadowRoot, arguments[1]); if (inner) return inner; }
+}
+return find(document.body, arguments[0]).getBoundingClientRect().toJSON();
+"""
+
 
 def breaks():
     raise ValueError(EVIL)
@@ -95,7 +106,7 @@ def test_the_page_shows_a_run_and_follows_it(cluster, browser):
 
     dag = dag_of(
         Function("breaks", breaks, retry=RetryPolicy(max_retries=0), priority=1),
-        held("first", 6000),
+        held(f"{EVIL} first", 6000),
         held(EVIL, 6000),
         held("last", 500),
         id=EVIL,
@@ -131,12 +142,31 @@ def test_the_page_shows_a_run_and_follows_it(cluster, browser):
 
         door.open()
         run.wait(20)
-        until(lambda: "Nothing waits for a node." in text(), what="the page has followed")
-        assert "3 finished" in text()
+        until(lambda: "3 finished" in text(), what="the page has followed")
+        assert "Nothing waits for a node." in text()
+        browser.set_window_size(1200, 1400)
+        said = text().count(EVIL)
+        hover(browser, lambda: "outcome" in (now := text()) and now.count(EVIL) > said)
+        assert browser.execute_script(COUNT, "img[src=x]") == 0
 
         client.unregister_scheduler_plugin("handoff")
         until(lambda: "Its plugin was removed." in text(), what="the page says that it is over")
         assert browser.title == "Dask: Handoff"
+
+
+def hover(browser, condition):
+    """Move over the timeline, row by row, until something is shown."""
+    chains = pytest.importorskip("selenium.webdriver.common.action_chains")
+    browser.execute_script("window.scrollTo(0, 0)")
+    box = browser.execute_script(BOX, "canvas")
+    for y in range(5, int(box["height"]), 8):
+        for x in range(60, int(box["width"]) - 20, 60):
+            move = chains.ActionChains(browser, duration=0)
+            move.w3c_actions.pointer_action.move_to_location(int(box["x"]) + x, int(box["y"]) + y)
+            move.perform()
+            if condition():
+                return
+    raise AssertionError("nothing is shown about the function")
 
 
 def test_it_is_read_only_while_somebody_looks(cluster, browser, monkeypatch):

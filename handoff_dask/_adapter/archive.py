@@ -10,6 +10,9 @@ from handoff_dask._model.runinfo import RunInfo
 from handoff_dask._scheduling.functions import NAMES
 from handoff_dask._scheduling.runs import Run, RunStatus
 
+#: Shortfalls of a run that are put into words: there may be as many as it has functions.
+SHORTFALLS = 50
+
 
 class KeptFunctions:
     """What is kept of the functions of a run, column by column: a row for each would take long to make.
@@ -121,7 +124,10 @@ def error_of(run: Run, broken: str | None) -> str | None:
     if run.status is not RunStatus.FAILED:
         return None
     if run.shortfalls:
-        return "it cannot be placed: " + "; ".join(str(s) for s in dict.fromkeys(map(str, run.shortfalls)))
+        texts = list(dict.fromkeys(map(str, run.shortfalls[:SHORTFALLS])))
+        if len(run.shortfalls) > SHORTFALLS:
+            texts.append(f"and {len(run.shortfalls) - SHORTFALLS:,d} more")
+        return "it cannot be placed: " + "; ".join(texts)
     if run.failed:
         f = run.failed[0]
         return f"function {f.id!r} failed: {f.attempts[-1].error if f.attempts else 'it fits on no node'}"

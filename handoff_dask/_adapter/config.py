@@ -41,6 +41,11 @@ def read_archive_bounds() -> tuple[int, int]:
     return runs, int(dask.config.get("handoff.recent-functions", 100_000))
 
 
+def wants_dashboard() -> bool:
+    """Whether a scheduler's dashboard gets a page: ``handoff.dashboard`` (default true)."""
+    return bool(dask.config.get("handoff.dashboard", True))
+
+
 def read_settings() -> Settings:
     """The settings in force here.
 

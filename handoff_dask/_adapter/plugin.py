@@ -30,6 +30,8 @@ from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.membership import Membership
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED, RUN_ENDED
 from handoff_dask._adapter.requests import ActiveRun, Requests
+from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
+from handoff_dask._adapter.webpage import Webpage
 from handoff_dask._model.resources import UNIT
 from handoff_dask._scheduling.decisions import Place
 from handoff_dask._scheduling.functions import FINAL, FunctionState
@@ -69,6 +71,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.membership = Membership(scheduler, self.state, self.intervals, self.foreign, self.wake)
         self.runs: dict[str, ActiveRun] = {}
         self.archive = Archive(*read_archive_bounds())
+        self.failures = RecentFailures()
         self.functions: dict[Hashable, FunctionState] = {}
         self._reports: dict[Hashable, tuple[int, dict[str, Any]]] = {}  # key → run id of the attempt, report
         self._timer: asyncio.TimerHandle | None = None
@@ -88,12 +91,17 @@ class HandoffPlugin(SchedulerPlugin):
         for op, handler in Requests(self).handlers().items():
             self._replace(handlers, op, handler)
         self._replace(handlers, "unregister_scheduler_plugin", self._unregister)
+        self._undo.append(Webpage(scheduler, self.snapshot).close)
         for address in list(scheduler.workers):
             self.membership.joined(address)
         await self.membership.settled()
         if scheduler.no_workers_timeout:
             self._keep_parked()
         scheduler.set_metadata([NAME], {"version": __version__, "protocol": PROTOCOL})
+
+    def snapshot(self) -> Snapshot:
+        """What there is to see now."""
+        return snapshot(self.state, self.runs, self.archive, self.failures, time())
 
     def _replace(self, table: dict[str, Any], name: str, value: Any) -> None:
         """Set an entry of one of the scheduler's tables, until the plugin is removed."""
@@ -242,6 +250,7 @@ class HandoffPlugin(SchedulerPlugin):
         exception = kwargs.get("exception")
         self.runs[f.run.spec.run_id].errors[f.number] = exception
         self.state.gave_up(f, time(), describe(exception))
+        self.failures.note(f, time())
 
     def _after_end(self, f: FunctionState, key: Hashable) -> None:
         """Give up the result of a function whose run was cancelled, or which nobody wanted, while it ran."""
@@ -284,6 +293,7 @@ class HandoffPlugin(SchedulerPlugin):
             retryable=report.get("retryable", True),
         )
         ts.retries = 1 if retry else 0
+        self.failures.note(f, time())
         if not retry:
             self.runs[f.run.spec.run_id].errors[f.number] = exception
         self.wake()
@@ -294,6 +304,7 @@ class HandoffPlugin(SchedulerPlugin):
         """A node could not get a result that is there, and Dask would let whoever needs it wait for ever."""
         error = f"its result could not be moved to another node: {exception_text}"
         if self.state.unmovable(f, time(), error, traceback_text):
+            self.failures.note(f, time())
             self.runs[f.run.spec.run_id].errors[f.number] = exception
             self.scheduler.transitions({key: "released"}, f"handoff-unmovable-{time()}")
             self.wake()
@@ -379,6 +390,7 @@ class HandoffPlugin(SchedulerPlugin):
         if decision.shortfall is not None:
             error = AllocationError(spec.dag_id, spec.run_id, [decision.shortfall])
             active.errors[f.number] = pickle.dumps(error)
+            self.failures.note(f, time(), str(error))
         recommendations = self.scheduler.transition(
             key, "erred", exception=active.errors[f.number], cause=key, stimulus_id=stimulus_id
         )

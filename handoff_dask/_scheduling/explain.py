@@ -82,12 +82,12 @@ def _why_ready(state: SchedulingState, f: FunctionState, now: float) -> str:
     kept = state.placement.reservations
     nodes = state.placement.fleet.ordered
     rows = []
-    for node in nodes:
+    for node in nodes[:_NAMED]:  # there may be thousands
         text = why_not(node, need, f.cost, pins, avoided=f.avoid)
         if text is None:
             text = "has room, which is kept for more urgent functions" if kept.active else "has room"
         rows.append(f"node {node.name!r}: {text}")
-    return _listed(lines, rows or ["the cluster has no nodes"])
+    return _listed(lines, rows or ["the cluster has no nodes"], max(0, len(nodes) - _NAMED))
 
 
 def why_not(node: Node, need: Amounts, cost: Amounts, pins: Pins, avoided: Iterable[Any] = ()) -> str | None:
@@ -174,8 +174,9 @@ def _failed_input(f: FunctionState) -> Any:
     return None
 
 
-def _listed(lines: list[str], items: Sequence[str]) -> str:
+def _listed(lines: list[str], items: Sequence[str], left_out: int = 0) -> str:
     shown = [f"  - {item}" for item in items[:_NAMED]]
-    if len(items) > _NAMED:
-        shown.append(f"  - ... and {len(items) - _NAMED} more")
+    left_out += max(0, len(items) - _NAMED)
+    if left_out:
+        shown.append(f"  - ... and {left_out} more")
     return "\n".join(["; ".join(lines) + (":" if shown else ""), *shown])

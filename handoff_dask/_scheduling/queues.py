@@ -175,6 +175,11 @@ class Queue:
         return None
 
     @property
+    def at_most(self) -> int:
+        """How many functions wait at most: void entries are counted too, since finding them takes long."""
+        return len(self._heap)
+
+    @property
     def urgency(self) -> Urgency:
         """Of the head: smaller goes first. There must be a head."""
         run = self.run

@@ -1,0 +1,135 @@
+"""The page ``/handoff`` of a scheduler's dashboard, and ``/handoff.json``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from distributed.metrics import monotonic
+from tornado.ioloop import IOLoop
+from tornado.web import Application, RequestHandler
+
+from handoff_dask._adapter.config import wants_dashboard
+from handoff_dask._adapter.messages import NAME
+from handoff_dask._adapter.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for which one snapshot serves all who look.
+FRESH = 0.5
+
+
+class Webpage:
+    """What the plugin adds to a dashboard, if the scheduler has one.
+
+    An error here is logged and goes no further: a page is not worth a run.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    snapshot : callable
+        Takes a :class:`Snapshot`.
+    """
+
+    def __init__(self, scheduler: Scheduler, snapshot: Callable[[], Snapshot]) -> None:
+        self._scheduler = scheduler
+        self._snapshot = snapshot
+        self._taken: tuple[float, Snapshot] | None = None
+        self._closed = False
+        self._added: list[Any] = []
+        self._pages: list[str] | None = None
+        try:
+            self._open()
+        except Exception:
+            logger.exception("handoff_dask could not add its page to the dashboard")
+            self.close()
+
+    def _open(self) -> None:
+        dashboard = dashboard_of(self._scheduler)
+        if dashboard is None or not wants_dashboard():
+            return
+        # Dask has imported Bokeh by now; where there is no dashboard, nobody should have to.
+        from distributed.dashboard.core import BokehApplication
+        from distributed.dashboard.scheduler import template_variables
+
+        variables = template_variables(self._scheduler)
+        page = BokehApplication(
+            {f"/{NAME}": self._document},
+            self._scheduler,
+            prefix=dashboard.prefix,
+            template_variables=variables,
+        )
+        page.initialize(IOLoop.current())
+        page.start()
+        self._add(page)
+        self._add(Application([(rf"{dashboard.prefix}/{NAME}\.json", Json, {"read": self.read})]))
+        # One list, which all of Dask's pages show.
+        self._pages = variables["pages"]
+        if NAME not in self._pages:
+            self._pages.append(NAME)
+
+    def _add(self, application: Application) -> None:
+        self._scheduler.http_application.add_application(application)
+        self._added.append(application)
+
+    def _document(self, scheduler: Scheduler, extra: dict[str, Any], doc: Any) -> None:
+        """Fill a page for somebody who has opened it."""
+        from distributed.dashboard.components.scheduler import BOKEH_THEME, env
+
+        from handoff_dask._display import dashboard
+
+        doc.title = "Dask: Handoff"
+        doc.template = env.get_template("simple.html")
+        doc.template_variables.update(extra)
+        doc.theme = BOKEH_THEME
+        dashboard.fill(doc, self.read)
+
+    def read(self) -> Snapshot | None:
+        """A snapshot that is not old; None when the plugin was removed."""
+        if self._closed:
+            return None
+        now = monotonic()
+        if self._taken is None or now - self._taken[0] >= FRESH:
+            self._taken = now, self._snapshot()
+        return self._taken[1]
+
+    def close(self) -> None:
+        """Take away what was added. Pages that are open say so at their next look."""
+        self._closed = True
+        self._taken = None
+        for application in self._added:
+            if application in self._scheduler.http_application.applications:
+                self._scheduler.http_application.applications.remove(application)
+            if hasattr(application, "stop"):
+                application.stop()
+        self._added.clear()
+        if self._pages is not None and NAME in self._pages:
+            self._pages.remove(NAME)
+        self._pages = None
+
+
+class Json(RequestHandler):
+    """The snapshot for programs."""
+
+    def initialize(self, read: Callable[[], Snapshot | None]) -> None:
+        """Tornado calls this before each request."""
+        self._read = read
+
+    def get(self) -> None:
+        """Answer with a snapshot."""
+        self.set_header("Content-Type", "application/json")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Cache-Control", "no-store")
+        self.write(json.dumps(self._read()))
+
+
+def dashboard_of(scheduler: Scheduler) -> Any:
+    """The Bokeh application of a scheduler's dashboard, None if it has none."""
+    http = getattr(scheduler, "http_application", None)
+    applications = getattr(http, "applications", ())
+    return next((a for a in applications if "/status" in getattr(a, "app_paths", ())), None)

@@ -1,0 +1,242 @@
+"""What the page in Dask's dashboard says, as HTML.
+
+All text in a snapshot comes from strangers, so it is escaped here, where it becomes HTML, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from handoff_dask._adapter.snapshot import (
+        FailureView,
+        NodeView,
+        RunView,
+        Snapshot,
+        TimelineView,
+        WaitingView,
+    )
+
+#: Failures that are shown. There are more in the snapshot, but then the timeline would be far down.
+FAILURES = 10
+
+#: State or outcome → its colour; it is named as well, for who cannot tell them apart.
+COLOURS = {
+    "finished": "#2a7f62",
+    "running": "#e8a317",
+    "ready": "#6ba3d6",
+    "delayed": "#a58bc4",
+    "waiting": "#d9dde1",
+    "failed": "#c2362b",
+    "lost": "#7d2e68",
+    "skipped": "#8a6a5c",
+    "cancelled": "#7c848c",
+}
+
+CSS = """
+:host { width: 100%; }
+.bk-clearfix { display: block; width: 100%; }
+section { margin: 0 12px 14px; color: #22272b; }
+section { font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h2 { font-size: 15px; margin: 0 0 6px; }
+h2 small, .dim { color: #5b636a; font-weight: normal; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; }
+th { text-align: left; font-weight: 600; color: #5b636a; font-size: 12px; white-space: nowrap; }
+th, td { padding: 3px 12px 3px 0; vertical-align: top; border-bottom: 1px solid #e9ecee; }
+td.n, th.n { text-align: right; white-space: nowrap; }
+td.id { max-width: 22em; overflow-wrap: anywhere; min-width: 6em; }
+td.long { overflow-wrap: anywhere; min-width: 16em; }
+.pre { white-space: pre-wrap; }
+.bar { display: flex; height: 12px; min-width: 90px; }
+.bar { background: #e9ecee; border-radius: 3px; overflow: hidden; }
+.bar i { display: block; height: 100%; }
+.key { font-size: 12px; color: #5b636a; }
+.key span { white-space: nowrap; margin-right: 8px; }
+.key i { display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 3px; }
+.nodes { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 8px 18px; }
+.node { border: 1px solid #e1e5e8; border-radius: 5px; padding: 6px 9px; }
+.node b { overflow-wrap: anywhere; }
+.amount { display: grid; grid-template-columns: 4.8em minmax(40px, 1fr) auto; gap: 6px; }
+.amount { align-items: center; font-size: 13px; }
+.amount > span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.amount .n { text-align: right; font-size: 12px; }
+.amount .bar { min-width: 0; }
+.bad { color: #a8281e; }
+@media (max-width: 700px) {
+  th { display: none; }
+  tr { display: block; padding: 6px 0; border-bottom: 1px solid #cfd5d9; }
+  td, td.n { display: block; border: 0; padding: 1px 0; max-width: none; }
+  td, td.n { text-align: left; white-space: normal; }
+  td.label::before { content: attr(title) ": "; color: #5b636a; font-size: 12px; }
+  td:empty { display: none; }
+}
+"""
+
+
+def section(title: str, note: str, body: str) -> str:
+    """A part of the page. ``body`` is HTML."""
+    return f"<section><h2>{escape(title)} <small>{escape(note)}</small></h2>{body}</section>"
+
+
+def table(head: Iterable[tuple[str, str]], rows: Iterable[Iterable[str]]) -> str:
+    """A table; ``head`` has a class and a title for each column, and cells are HTML.
+
+    In a narrow window each row is a block, whose short cells have their title before them.
+    """
+    head = list(head)
+    titles = "".join(f"<th class='{kind}'>{escape(title)}</th>" for kind, title in head)
+    body = "".join(
+        "<tr>" + "".join(cell(*column, html) for column, html in zip(head, row, strict=True)) + "</tr>"
+        for row in rows
+    )
+    return f"<div class='scroll'><table><tr>{titles}</tr>{body}</table></div>"
+
+
+def cell(kind: str, title: str, html: str) -> str:
+    """A cell of a table."""
+    kinds = f"{kind} label" if kind in ("n", "short") else kind
+    return f"<td class='{kinds}' title='{escape(title)}'>{html}</td>"
+
+
+def more(shown: int, there: int) -> str:
+    """How many there are, and how many of them are shown."""
+    return f"{there:,d}" if there <= shown else f"{shown:,d} of {there:,d}"
+
+
+def seconds(time: float) -> str:
+    """A duration for people."""
+    if time < 60:
+        return f"{time:.1f} s"
+    minutes, rest = divmod(int(time), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def progress(counts: dict[str, int]) -> str:
+    """A bar of all functions of a run, and the numbers."""
+    total = max(1, sum(counts.values()))
+    present = [(state, counts[state]) for state in COLOURS if counts.get(state)]
+    parts = "".join(
+        f"<i style='width:{100 * n / total:.2f}%;background:{COLOURS[state]}'></i>" for state, n in present
+    )
+    key = "".join(
+        f"<span><i style='background:{COLOURS[state]}'></i>{n:,d} {state}</span>" for state, n in present
+    )
+    return f"<div class='bar'>{parts}</div><div class='key'>{key}</div>"
+
+
+def runs_html(seen: Snapshot) -> str:
+    """The runs that go on, and the last ones that ended."""
+
+    def row(run: RunView) -> list[str]:
+        priority, share = run["priority"], run["share"]
+        error = "" if run["error"] is None else f"<div class='bad pre'>{escape(run['error'])}</div>"
+        return [
+            f"{escape(run['dag'])}<div class='dim'>{escape(run['id'])}</div>",
+            escape(run["status"]),
+            progress(run["counts"]) + error,
+            "" if priority is None else f"{priority:g}",
+            "" if share is None else f"{100 * share:.0f} %",
+            seconds(run["elapsed"]),
+        ]
+
+    live = sum(run["share"] is not None for run in seen["runs"])
+    head = [
+        ("id", "DAG, run"),
+        ("short", "status"),
+        ("long", "functions"),
+        ("n", "priority"),
+        ("n", "share"),
+        ("n", "time"),
+    ]
+    body = table(head, map(row, seen["runs"])) if seen["runs"] else "<p class='dim'>None yet.</p>"
+    return section("Runs", f"{more(live, seen['runs_there'])} going on; and those that ended last", body)
+
+
+def nodes_html(nodes: list[NodeView], there: int) -> str:
+    """What the nodes have, and what of it is in use."""
+
+    def box(node: NodeView) -> str:
+        amounts = ""
+        for amount in node["amounts"]:
+            used, capacity = amount["used"], amount["capacity"]
+            part = min(1.0, used / capacity) if capacity else 0.0
+            name = escape(amount["resource"])
+            bar = f"<i style='width:{100 * part:.1f}%;background:{COLOURS['running']}'></i>"
+            free = round(max(0, capacity - used), 5)
+            amounts += (
+                f"<div class='amount' title='{name}: {used:,g} of {capacity:,g} in use'><span>{name}</span>"
+                f"<div class='bar'>{bar}</div><span class='n'>{free:,g} of {capacity:,g} free</span></div>"
+            )
+        note = f"{node['running']:,d} running" if node["accepting"] else "accepts nothing now"
+        return (
+            f"<div class='node'><b>{escape(node['name'])}</b> <span class='dim'>{note}</span>{amounts}</div>"
+        )
+
+    body = f"<div class='nodes'>{''.join(map(box, nodes))}</div>" if nodes else "<p class='dim'>None yet.</p>"
+    return section("Nodes", more(len(nodes), there), body)
+
+
+def waiting_html(seen: Snapshot) -> str:
+    """What could run but does not, and why."""
+
+    def row(waits: WaitingView) -> list[str]:
+        first, _, rest = waits["why"].partition("\n")
+        details = f"<div class='dim pre'>{escape(rest)}</div>" if rest else ""
+        return [
+            f"{escape(waits['function'])}<div class='dim'>{escape(waits['dag'])}</div>",
+            f"{waits['queued']:,d}",
+            escape(first) + details,
+        ]
+
+    waiting = seen["waiting"]
+    note = (
+        f"{seen['functions_waiting']:,d} functions for a node; below, the most urgent of those that ask for"
+        f" the same: {more(len(waiting), seen['queues_there'])}"
+    )
+    head = [("id", "most urgent function"), ("n", "that ask for this"), ("long", "why")]
+    body = table(head, map(row, waiting)) if waiting else "<p class='dim'>Nothing waits for a node.</p>"
+    return section("Waiting", note, body)
+
+
+def failures_html(failures: list[FailureView]) -> str:
+    """The last attempts that failed."""
+
+    def row(failure: FailureView) -> list[str]:
+        when = datetime.fromtimestamp(failure["when"], UTC)
+        return [
+            f"<span title='{when:%Y-%m-%d}'>{when:%H:%M:%S}</span>",
+            f"{escape(failure['function'])}<div class='dim'>{escape(failure['dag'])}</div>",
+            f"{failure['attempt']}",
+            escape(failure["node"] or ""),
+            f"<span class='bad'>{escape(failure['error'])}</span>",
+        ]
+
+    head = [
+        ("short", "when (UTC)"),
+        ("id", "function"),
+        ("n", "attempt"),
+        ("short", "node"),
+        ("long", "error"),
+    ]
+    shown = failures[:FAILURES]
+    body = table(head, map(row, shown)) if shown else "<p class='dim'>None.</p>"
+    return section("Recent failures", f"the last {len(shown)}" if shown else "", body)
+
+
+def timeline_heading(timeline: TimelineView | None) -> str:
+    """What the timeline shows, and its colours."""
+    if timeline is None:
+        return section("Timeline", "", "<p class='dim'>No run yet.</p>")
+    note = f"{timeline['dag']} ({timeline['run']})"
+    if timeline["every"] > 1:
+        note += f", one in {timeline['every']:,d} functions"
+    outcomes = dict.fromkeys(bar["outcome"] for bar in timeline["bars"])
+    key = "".join(
+        f"<span><i style='background:{COLOURS.get(o, '#000')}'></i>{escape(o)}</span>" for o in outcomes
+    )
+    return section("Timeline", note, f"<div class='key'>{key}</div>")

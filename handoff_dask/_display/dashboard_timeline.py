@@ -1,0 +1,84 @@
+"""A small timeline: a lane for each node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import heappush, heapreplace
+from typing import TYPE_CHECKING, Any
+
+from handoff_dask._display.dashboard_text import COLOURS
+
+if TYPE_CHECKING:
+    from handoff_dask._adapter.snapshot import BarView
+
+
+def timeline_figure() -> tuple[Any, Any, list[tuple[str, float]]]:
+    """A figure with a lane for each node, its data, and the lanes that it shows."""
+    from bokeh.models import ColumnDataSource, HoverTool, Range1d
+    from bokeh.plotting import figure
+
+    source = ColumnDataSource(timeline_columns(())[0])
+    plot = figure(
+        height=80,
+        sizing_mode="stretch_width",
+        toolbar_location=None,
+        tools="",
+        y_range=Range1d(1, 0),
+        x_axis_label="seconds since it was submitted",
+        visible=False,
+    )
+    plot.hbar(
+        y="y",
+        left="start",
+        right="stop",
+        height=0.8,
+        fill_color="colour",
+        fill_alpha=0.75,
+        line_color="colour",  # what takes no time to speak of is a line
+        source=source,
+    )
+    plot.x_range.start = 0
+    plot.ygrid.grid_line_color = None
+    plot.yaxis.major_tick_line_color = None
+    tooltips = [("function", "@function"), ("node", "@node"), ("outcome", "@outcome"), ("seconds", "@took")]
+    plot.add_tools(HoverTool(tooltips=tooltips))
+    return plot, source, []
+
+
+def timeline_columns(
+    bars: Iterable[BarView],
+) -> tuple[dict[str, list[Any]], list[tuple[str, float]], dict[float, str]]:
+    """Columns for the figure, each node with where its lane ends, and the middles of lanes with their names.
+
+    What runs at the same time on a node is drawn in rows of one lane, as many as are needed.
+    """
+    by_node: dict[str, list[BarView]] = {}
+    for bar in bars:
+        by_node.setdefault(bar["node"], []).append(bar)
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("y", "start", "stop", "colour", "function", "node", "outcome", "took")
+    }
+    lanes: list[tuple[str, float]] = []
+    ticks: dict[float, str] = {}
+    top = 0.0
+    for node in sorted(by_node):
+        free = [(float("-inf"), 0)]  # when the row is free again, number of the row
+        for bar in sorted(by_node[node], key=lambda bar: bar["start"]):
+            if free[0][0] <= bar["start"] + 1e-3:
+                row = free[0][1]
+                heapreplace(free, (bar["stop"], row))
+            else:
+                row = len(free)
+                heappush(free, (bar["stop"], row))
+            columns["y"].append(top + row + 0.5)
+            columns["start"].append(bar["start"])
+            columns["stop"].append(bar["stop"])
+            columns["colour"].append(COLOURS.get(bar["outcome"], "#000000"))
+            columns["function"].append(bar["function"])
+            columns["node"].append(bar["node"])
+            columns["outcome"].append(bar["outcome"])
+            columns["took"].append(round(bar["stop"] - bar["start"], 3))
+        ticks[top + len(free) / 2] = node
+        top += len(free) + 0.4
+        lanes.append((node, top))
+    return columns, lanes, ticks

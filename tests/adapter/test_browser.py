@@ -1,0 +1,191 @@
+"""The page in Dask's dashboard, as a browser shows it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+
+import pytest
+from distributed import Client, Scheduler, SpecCluster, Worker
+from helpers import dag_of, gate, pass_gate, plugin_of, until
+
+import handoff_dask as handoff
+from handoff_dask import Function, RetryPolicy
+
+EVIL = "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\">"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+
+pytestmark = [
+    pytest.mark.skipif(
+        CHROMIUM is None or DRIVER is None,
+        reason="there is no browser here (on Debian: apt-get install chromium chromium-driver)",
+    ),
+]
+
+#: All text on the page: what Bokeh draws is in shadow trees, which `textContent` leaves out.
+TEXT = """
+const texts = [];
+function walk(root) {
+    for (const node of root.childNodes) {
+        if (node.nodeType === Node.TEXT_NODE) texts.push(node.data);
+        if (node.shadowRoot) walk(node.shadowRoot);
+        if (!["STYLE", "SCRIPT"].includes(node.nodeName)) walk(node);
+    }
+}
+walk(document.body);
+return texts.join(" ");
+"""
+
+#: Elements of one kind, in shadow trees, too.
+COUNT = """
+function count(root) {
+    let n = root.querySelectorAll(arguments[1]).length;
+    for (const node of root.querySelectorAll("*"))
+        if (node.shadowRoot) n += count(node.shadowRoot, arguments[1]);
+    return n;
+}
+return count(document.body, arguments[0]);
+"""
+
+#: Where the first element of a kind is.
+BOX = """
+function find(root) {
+    const found = root.querySelector(arguments[1]);
+    if (found) return found;
+    for (const node of root.querySelectorAll("*"))
+        if (node.shadowRoot) { const inner = find(node.shadowRoot, arguments[1]); if (inner) return inner; }
+}
+return find(document.body, arguments[0]).getBoundingClientRect().toJSON();
+"""
+
+
+def breaks():
+    raise ValueError(EVIL)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver")
+    service = pytest.importorskip("selenium.webdriver.chrome.service")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("headless=new", "disable-gpu", "disable-dev-shm-usage"):
+        options.add_argument(f"--{argument}")
+    if os.name == "posix" and os.getuid() == 0:
+        options.add_argument("--no-sandbox")  # it refuses to run as root with one
+    driver = webdriver.Chrome(options=options, service=service.Service(DRIVER))
+    driver.set_window_size(1200, 1400)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def cluster():
+    nodes = {"large": {"cpu": 2, "memory": 8000}, "small": {"cpu": 1, "memory": 1000}}
+    options = {"memory_limit": 0, "dashboard": False, "protocol": "inproc"}
+    scheduler = {"protocol": "inproc", "port": 0, "dashboard": True, "dashboard_address": "127.0.0.1:0"}
+    with SpecCluster(
+        workers={
+            name: {"cls": Worker, "options": {**options, "name": name, "nthreads": n["cpu"], "resources": n}}
+            for name, n in nodes.items()
+        },
+        scheduler={"cls": Scheduler, "options": scheduler},
+        silence_logs=logging.ERROR,
+    ) as cluster:
+        yield cluster
+
+
+def test_the_page_shows_a_run_and_follows_it(cluster, browser):
+    door = gate("browser")
+
+    def held(id, memory):
+        return Function(id, pass_gate, extra_args=["browser"], cost={"cpu": 1, "memory": memory})
+
+    dag = dag_of(
+        Function("breaks", breaks, retry=RetryPolicy(max_retries=0), priority=1),
+        held(f"{EVIL} first", 6000),
+        held(EVIL, 6000),
+        held("last", 500),
+        id=EVIL,
+    )
+    with Client(cluster, set_as_default=False) as client:
+        run = handoff.submit(dag, client, fail_fast=False)
+        door.await_inside(2)
+        until(lambda: plugin_of(cluster).failures.latest)
+        page = f"http://127.0.0.1:{cluster.scheduler.http_server.port}/handoff"
+
+        def text():
+            return " ".join(browser.execute_script(TEXT).split())
+
+        browser.get(page)
+        until(lambda: "Recent failures the last 1" in text(), what="the page is drawn")
+        seen = text()
+        assert run.id in seen
+        assert "2 running" in seen
+        assert "1,000" in seen
+        assert f"function {EVIL!r} has waited for" in seen  # as text
+        assert "node 'small': asks for memory 6000, it has memory 1000" in seen
+        assert f"ValueError({EVIL!r})" in seen
+        assert browser.title == "Dask: Handoff"
+        assert browser.execute_script(COUNT, "img[src=x]") == 0
+        assert browser.execute_script(COUNT, "canvas") > 0  # the timeline
+        problems = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert not problems
+
+        browser.set_window_size(500, 1400)
+        until(lambda: "that ask for this" in text())
+        wide = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0  # nothing sticks out
+
+        door.open()
+        run.wait(20)
+        until(lambda: "3 finished" in text(), what="the page has followed")
+        assert "Nothing waits for a node." in text()
+        browser.set_window_size(1200, 1400)
+        said = text().count(EVIL)
+        hover(browser, lambda: "outcome" in (now := text()) and now.count(EVIL) > said)
+        assert browser.execute_script(COUNT, "img[src=x]") == 0
+
+        client.unregister_scheduler_plugin("handoff")
+        until(lambda: "Its plugin was removed." in text(), what="the page says that it is over")
+        assert browser.title == "Dask: Handoff"
+
+
+def hover(browser, condition):
+    """Move over the timeline, row by row, until something is shown."""
+    chains = pytest.importorskip("selenium.webdriver.common.action_chains")
+    browser.execute_script("window.scrollTo(0, 0)")
+    box = browser.execute_script(BOX, "canvas")
+    for y in range(5, int(box["height"]), 8):
+        for x in range(60, int(box["width"]) - 20, 60):
+            move = chains.ActionChains(browser, duration=0)
+            move.w3c_actions.pointer_action.move_to_location(int(box["x"]) + x, int(box["y"]) + y)
+            move.perform()
+            if condition():
+                return
+    raise AssertionError("nothing is shown about the function")
+
+
+def test_it_is_read_only_while_somebody_looks(cluster, browser, monkeypatch):
+    from handoff_dask._adapter import webpage
+
+    looks = []
+    original = webpage.Webpage.read
+    monkeypatch.setattr(webpage.Webpage, "read", lambda page: looks.append(1) or original(page))
+    with Client(cluster, set_as_default=False) as client:
+        handoff.discover_nodes(client)
+        browser.get(f"http://127.0.0.1:{cluster.scheduler.http_server.port}/handoff")
+        until(lambda: len(looks) >= 3, what="it refreshes itself")
+        browser.get("about:blank")
+        page = next(a for a in cluster.scheduler.http_application.applications if _is_ours(a))
+        until(lambda: not page.get_sessions("/handoff"), 60, "Bokeh gives up the page that was left")
+        before = len(looks)
+        time.sleep(1.5)  # longer than the pause between two looks
+        assert len(looks) == before
+
+
+def _is_ours(application):
+    return "/handoff" in getattr(application, "app_paths", ())

@@ -1,0 +1,355 @@
+"""The page in Dask's dashboard: on a scheduler that has one, in a document of its own, and on one without."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import dask
+import pytest
+from bokeh.document import Document
+from distributed import Client, LocalCluster
+from helpers import dag_of, gate, pass_gate, plugin_of, until
+
+import handoff_dask as handoff
+from handoff_dask import Function, RetryPolicy
+from handoff_dask._adapter import webpage
+from handoff_dask._display import dashboard, dashboard_text
+
+EVIL = "<script>document.title='pwned'</script>"
+
+
+def breaks():
+    raise ValueError(EVIL)
+
+
+@pytest.fixture
+def cluster():
+    with LocalCluster(
+        n_workers=1,
+        threads_per_worker=2,
+        processes=False,
+        dashboard_address="127.0.0.1:0",
+        resources={"licence": 1},
+        silence_logs=logging.ERROR,
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster):
+    with Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+def get(cluster, path):
+    """Status and text of a page."""
+    url = f"http://127.0.0.1:{cluster.scheduler.http_server.port}/{path}"
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def installed(client):
+    """Let the plugin be there."""
+    handoff.discover_nodes(client)
+
+
+def test_the_page_is_there_and_linked_until_the_plugin_is_removed(cluster, client):
+    applications = list(cluster.scheduler.http_application.applications)
+    assert get(cluster, "handoff")[0] == 404
+    installed(client)
+    assert get(cluster, "handoff")[0] == 200
+    assert '<a href="handoff">Handoff</a>' in get(cluster, "status")[1]
+    assert get(cluster, "status")[1].count('"handoff"') == 1
+    status, text = get(cluster, "handoff.json")
+    assert status == 200
+    assert [node["amounts"][-1] for node in json.loads(text)["nodes"]] == [
+        {"resource": "licence", "capacity": 1, "used": 0}
+    ]
+
+    client.unregister_scheduler_plugin("handoff")
+    assert get(cluster, "handoff")[0] == 404
+    assert get(cluster, "handoff.json")[0] == 404
+    assert '"handoff"' not in get(cluster, "status")[1]
+    assert cluster.scheduler.http_application.applications == applications
+
+    with Client(cluster, set_as_default=False) as another:
+        installed(another)
+    assert get(cluster, "handoff")[0] == 200
+    assert get(cluster, "status")[1].count('"handoff"') == 1
+
+
+def test_json_of_a_run_that_goes_on(cluster, client):
+    door = gate("webpage")
+    dag = dag_of(
+        Function("held", pass_gate, extra_args=["webpage"], cost={"licence": 1}),
+        Function(EVIL, pass_gate, extra_args=["webpage"], cost={"licence": 1}),
+        Function("breaks", breaks, retry=RetryPolicy(max_retries=0)),
+        id=EVIL,
+    )
+    run = handoff.submit(dag, client, fail_fast=False)
+    door.await_inside(1)
+    until(lambda: json.loads(get(cluster, "handoff.json")[1])["failures"])
+    seen = json.loads(get(cluster, "handoff.json")[1])
+    assert [r["id"] for r in seen["runs"]] == [run.id]
+    assert seen["runs"][0]["counts"] == {"ready": 1, "running": 1, "failed": 1}
+    assert [waits["function"] for waits in seen["waiting"]] == [EVIL]
+    assert [failure["function"] for failure in seen["failures"]] == ["breaks"]
+    door.open()
+    run.wait(20)
+
+
+def test_what_opens_the_page_costs_one_snapshot_for_all(cluster, client, monkeypatch):
+    installed(client)
+    taken = []
+    page = next(
+        a for a in plugin_of(cluster)._undo if isinstance(getattr(a, "__self__", None), webpage.Webpage)
+    )
+    page = page.__self__
+    original = page._snapshot
+    monkeypatch.setattr(page, "_snapshot", lambda: taken.append(1) or original())
+    monkeypatch.setattr(webpage, "monotonic", lambda: 1e9)
+    for _ in range(5):
+        get(cluster, "handoff.json")
+    assert len(taken) == 1
+
+
+def test_nobody_looks_nothing_is_read(cluster, client, monkeypatch):
+    taken = []
+    original = webpage.Webpage.read
+    monkeypatch.setattr(webpage.Webpage, "read", lambda page: taken.append(1) or original(page))
+    installed(client)
+    handoff.execute(dag_of(Function("f", len, extra_args=["abc"])), client)
+    assert not taken
+
+
+def test_an_error_in_the_page_harms_nobody(cluster, client, monkeypatch, caplog):
+    installed(client)
+
+    def fail(*args):
+        raise RuntimeError("no snapshot today")
+
+    monkeypatch.setattr("handoff_dask._adapter.plugin.snapshot", fail)
+    with caplog.at_level(logging.CRITICAL, "tornado"):
+        assert get(cluster, "handoff")[0] == 200  # it says so itself
+        assert get(cluster, "handoff.json")[0] == 500
+    assert handoff.execute(dag_of(Function("f", len, extra_args=["abc"])), client)["f"] == 3
+
+
+def test_a_page_that_cannot_be_added_harms_nobody(cluster, client, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("another Dask")
+
+    monkeypatch.setattr(webpage, "dashboard_of", fail)
+    assert handoff.execute(dag_of(Function("f", len, extra_args=["abc"])), client)["f"] == 3
+    assert get(cluster, "handoff")[0] == 404
+
+
+def test_it_can_be_turned_off(cluster, client):
+    with dask.config.set({"handoff.dashboard": False}):
+        installed(client)
+    assert get(cluster, "handoff")[0] == 404
+    assert '"handoff"' not in get(cluster, "status")[1]
+
+
+def test_the_page_is_below_the_prefix_of_the_dashboard():
+    from distributed import Scheduler
+
+    from handoff_dask._adapter.plugin import HandoffPlugin
+
+    async def main():
+        async with Scheduler(
+            protocol="inproc", port=0, dashboard=True, dashboard_address="127.0.0.1:0", http_prefix="/dask"
+        ) as scheduler:
+            await scheduler.register_scheduler_plugin(HandoffPlugin(), name="handoff", idempotent=True)
+
+            def fetch(path):
+                port = scheduler.http_server.port
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=20) as answer:
+                    return answer.status
+
+            for path in ("dask/handoff", "dask/handoff.json"):
+                assert await asyncio.to_thread(fetch, path) == 200
+
+    asyncio.run(main())
+
+
+WITHOUT_BOKEH = """
+import sys
+sys.modules["bokeh"] = None
+import json, urllib.request
+from distributed import Client, LocalCluster
+import handoff_dask as handoff
+from handoff_dask import DAG, Function
+
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+        before = list(cluster.scheduler.http_application.applications)
+        with Client(cluster, set_as_default=False) as client:
+            dag = DAG()
+            dag.add_function(Function("f", len, extra_args=["abc"]))
+            assert handoff.execute(dag, client)["f"] == 3
+            assert "handoff" in cluster.scheduler.plugins
+            assert cluster.scheduler.http_application.applications == before
+    assert "handoff_dask._display.dashboard" not in sys.modules
+    print("done")
+"""
+
+
+def test_without_bokeh_nothing_is_added(tmp_path):
+    script = tmp_path / "without_bokeh.py"
+    script.write_text(WITHOUT_BOKEH)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert done.stdout.strip().endswith("done"), done.stderr
+
+
+def test_bokeh_is_not_imported_where_there_is_no_dashboard(tmp_path):
+    script = tmp_path / "no_dashboard.py"
+    script.write_text(
+        "import sys\n"
+        "import handoff_dask as handoff\n"
+        "if __name__ == '__main__':\n"
+        "    with handoff.local_cluster({'a': {'cpu': 1}}) as cluster:\n"
+        "        print(*handoff.discover_nodes(cluster))\n"
+        "    print('bokeh' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert done.stdout.split() == ["a", "False"], done.stderr
+
+
+# ---------------------------------------------------------------------- the document
+
+
+def seen_with(**parts):
+    return {
+        "time": 0.0,
+        "runs": [],
+        "runs_there": 0,
+        "waiting": [],
+        "queues_there": 0,
+        "functions_waiting": 0,
+        "nodes": [],
+        "nodes_there": 0,
+        "failures": [],
+        "timeline": None,
+        **parts,
+    }
+
+
+EVERYTHING = seen_with(
+    runs=[
+        {
+            "id": EVIL,
+            "dag": EVIL,
+            "status": EVIL,
+            "functions": 3,
+            "counts": {"finished": 1, "ready": 1, EVIL: 1},
+            "priority": 0,
+            "share": 0.5,
+            "elapsed": 3700.0,
+            "error": EVIL,
+        }
+    ],
+    waiting=[{"function": EVIL, "dag": EVIL, "run": EVIL, "queued": 3, "why": f"{EVIL}:\n  - {EVIL}"}],
+    nodes=[
+        {
+            "name": EVIL + "'",
+            "accepting": True,
+            "running": 1,
+            "amounts": [{"resource": "'" + EVIL, "capacity": 2, "used": 1.5}],
+        }
+    ],
+    failures=[
+        {"when": 0.0, "function": EVIL, "dag": EVIL, "run": EVIL, "attempt": 1, "node": EVIL, "error": EVIL}
+    ],
+    timeline={
+        "run": EVIL,
+        "dag": EVIL,
+        "every": 2,
+        "elapsed": 1.0,
+        "bars": [
+            {"function": EVIL, "node": "a", "start": 0.0, "stop": 2.0, "outcome": EVIL},
+            {"function": "x", "node": "a", "start": 1.0, "stop": 2.0, "outcome": "failed"},
+            {"function": "y", "node": "b", "start": 1.0, "stop": 2.0, "outcome": "finished"},
+        ],
+    },
+)
+
+
+def texts(doc):
+    from bokeh.models import Div
+
+    return "".join(div.text for div in doc.select({"type": Div}))
+
+
+def test_what_strangers_wrote_is_escaped():
+    doc = Document()
+    dashboard.fill(doc, lambda: EVERYTHING)
+    html = texts(doc)
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") >= 15
+    assert "'<" not in html.replace("'>", "")
+    assert "1 h 01 min" in html
+    assert "0.5 of 2 free" in html
+
+
+def test_the_document_follows_what_is_seen_and_says_when_it_is_over():
+    seen = [seen_with(), EVERYTHING, None]
+    doc = Document()
+    page = dashboard.fill(doc, lambda: seen[0])
+    assert "Nothing waits for a node." in texts(doc)
+    assert len(doc.session_callbacks) == 1
+    del seen[0]
+    page.update()
+    assert "Nothing waits for a node." not in texts(doc)
+    source = page._source
+    assert source.data["start"] == [0.0, 1.0, 1.0]
+    assert source.data["y"] == [0.5, 1.5, 2.9]  # two at once on a, then b
+    del seen[0]
+    page.update()
+    assert "Its plugin was removed." in texts(doc)
+    assert not doc.session_callbacks
+
+
+def test_the_document_sends_only_what_has_changed():
+    doc = Document()
+    page = dashboard.fill(doc, lambda: EVERYTHING)
+    changes = []
+    doc.on_change(changes.append)
+    page.update()
+    assert not changes
+
+
+def test_the_document_shows_its_errors_and_logs_the_first(caplog):
+    seen = [seen_with()]
+    doc = Document()
+    page = dashboard.fill(doc, lambda: seen[0])
+    seen[0] = {"runs": EVIL}
+    page.update()
+    page.update()
+    assert "The page could not be drawn: " in texts(doc)
+    assert sum("could not be drawn" in record.message for record in caplog.records) == 1
+    seen[0] = seen_with()
+    page.update()
+    assert "could not be drawn" not in texts(doc)
+
+
+def test_a_dashboard_that_has_gone_before_its_first_look():
+    doc = Document()
+    dashboard.fill(doc, lambda: None)
+    assert "Its plugin was removed." in texts(doc)
+
+
+@pytest.mark.parametrize(
+    ("time", "text"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (61, "1 min 01 s"), (7200, "2 h 00 min")]
+)
+def test_durations(time, text):
+    assert dashboard_text.seconds(time) == text

@@ -150,6 +150,10 @@ class Requests:
             "rows": pickle.dumps([self._plugin.state.row(f) for f in run.functions]),
             "failed": [f.number for f in run.failed],
             "errors": [active.errors.get(f.number) for f in run.failed],
+            "nodes": {
+                node.name: {r: from_units(n) for r, n in node.capacity.items() if n}
+                for node in self._plugin.state.placement.fleet.ordered
+            },
         }
 
     async def counts(self, run_id: str) -> dict[str, int]:

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Hashable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed import Client, Future
 from distributed.client import SpanMetadata
@@ -22,7 +22,7 @@ from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
 from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.records import Event, Records, Row, events_of
+from handoff_dask._model.records import Event, Records, Row, events_of, inputs_by_id
 from handoff_dask._scheduling.runs import ENDED
 from handoff_dask.exceptions import (
     ClusterNotReadyError,
@@ -33,6 +33,9 @@ from handoff_dask.exceptions import (
     RunTimeoutError,
     SerializationError,
 )
+
+if TYPE_CHECKING:
+    from handoff_dask._display.timeline import Timeline
 
 #: Seconds between looks at whether the client is still connected while waiting for a run.
 _CHECK_INTERVAL = 0.5
@@ -343,7 +346,34 @@ class Run:
             found: Row = rows[number_of[id]]
             return found
 
-        return Records(number_of, row, lambda id: dict(kinds[kind_of[number_of[id]]].asked))
+        return Records(
+            number_of,
+            row,
+            lambda id: dict(kinds[kind_of[number_of[id]]].asked),
+            lambda: inputs_by_id(self._compiled.ids, spec.dependents),
+            report.get("nodes"),
+        )
+
+    def timeline(self, other: Any = None) -> Any:
+        """Which function ran where and when, so far.
+
+        Parameters
+        ----------
+        other : Schedule, Run, Result, Records or Timeline, optional
+            To be shown below, on the same time axis: a simulation of the same DAG, or another run.
+
+        Returns
+        -------
+        Timeline
+            With an asynchronous client an awaitable of it.
+        """
+        return self._sync(partial(self._timeline, other))
+
+    async def _timeline(self, other: Any) -> Timeline:
+        from handoff_dask._display.timeline import timeline_of
+
+        now = None if self.done() else time.time()
+        return timeline_of(f"run of DAG {self.dag.id!r}", await self._records(), other, now=now)
 
     @property
     def allocations(self) -> Any:

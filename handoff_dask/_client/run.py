@@ -15,7 +15,8 @@ from distributed.client import SpanMetadata
 from distributed.protocol import ToPickle, pickle
 
 from handoff_dask._adapter.compile import Compiled, NumberOrder
-from handoff_dask._adapter.messages import PROTOCOL, RUN_DROPPED, RUN_ENDED
+from handoff_dask._adapter.messages import PROTOCOL
+from handoff_dask._client.listening import drop, listen
 from handoff_dask._client.outcome import allocation_error, find_error
 from handoff_dask._client.recording import record_run
 from handoff_dask._client.result import Result
@@ -86,7 +87,7 @@ class Run:
         self._history = history
         self._recording: asyncio.Task[None] | None = None
         self._timed_out: float | None = None
-        weakref.finalize(self, _drop, weakref.ref(client), self.id)
+        weakref.finalize(self, drop, weakref.ref(client), self.id)
 
     # ------------------------------------------------------------------ starting (on the event loop)
 
@@ -104,7 +105,7 @@ class Run:
         if not compiled.keys:
             self._finish("finished")
             return
-        _listen(client, self)
+        listen(client, self)
         try:
             data = pickle.dumps(spec)
         except Exception as error:
@@ -327,19 +328,20 @@ class Run:
             return asyncio.run(question())
         return self._client.sync(question)
 
-    async def _counts(self) -> dict[str, int]:
+    async def _progress(self, seen: int) -> dict[str, Any]:
         if not self._compiled.keys or self._client.status != "running":
             return {}
-        counts: dict[str, int] = await self._client.scheduler.handoff_counts(run_id=self.id)
-        return counts
+        answer: dict[str, Any] = await self._client.scheduler.handoff_progress(run_id=self.id, seen=seen)
+        return answer
 
     async def _records(self) -> Records:
         await self._started()
         return self._records_in(await self._fetch_report())
 
     def _records_in(self, report: Mapping[str, Any]) -> Records:
-        spec, rows = self._compiled.spec, report["rows"]
-        number_of = dict(zip(self._compiled.ids, range(len(rows)), strict=False))
+        # Results keep the records: what these need of a run must not keep the run itself.
+        spec, ids, rows = self._compiled.spec, self._compiled.ids, report["rows"]
+        number_of = dict(zip(ids, range(len(rows)), strict=False))
         kinds, kind_of = spec.kinds, spec.kind_of
 
         def row(id: Hashable) -> Row:
@@ -350,7 +352,7 @@ class Run:
             number_of,
             row,
             lambda id: dict(kinds[kind_of[number_of[id]]].asked),
-            lambda: inputs_by_id(self._compiled.ids, spec.dependents),
+            lambda: inputs_by_id(ids, spec.dependents),
             report.get("nodes"),
         )
 
@@ -483,34 +485,3 @@ class Run:
         if cause is not None:
             error.__cause__ = cause
         return error
-
-
-def _drop(client: Callable[[], Client | None], run_id: str) -> None:
-    """Let the scheduler know that nobody will ask about a run any more. Also called by the collector."""
-    live = client()
-    if live is not None and live.status == "running":
-        with contextlib.suppress(RuntimeError):  # the loop is closed: so is the client
-            live.loop.add_callback(live._send_to_scheduler, {"op": RUN_DROPPED, "dropped": run_id})
-
-
-# ---------------------------------------------------------------------- events
-
-_listening: weakref.WeakKeyDictionary[Client, weakref.WeakValueDictionary[str, Run]] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-def _listen(client: Client, run: Run) -> None:
-    """Have the run told of its end."""
-    runs = _listening.get(client)
-    if runs is None:
-        runs = _listening[client] = weakref.WeakValueDictionary()
-        live = runs
-
-        def run_ended(run_id: str, status: str) -> None:
-            ended = live.get(run_id)
-            if ended is not None:
-                ended._finish(status)
-
-        client._stream_handlers[RUN_ENDED] = run_ended
-    runs[run.id] = run

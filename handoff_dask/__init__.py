@@ -14,6 +14,7 @@ from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
 from handoff_dask._client.run import Run
 from handoff_dask._client.simulate import Schedule, simulate
+from handoff_dask._display.timeline import Timeline
 from handoff_dask._model.allocator import Allocator, ReadyFunction
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Argument, Collocated, Function
@@ -90,6 +91,7 @@ __all__ = [
     "Schedule",
     "SerializationError",
     "Shortfall",
+    "Timeline",
     "__version__",
     "current",
     "discover_nodes",

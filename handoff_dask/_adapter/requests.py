@@ -11,6 +11,7 @@ from distributed.protocol import pickle
 
 from handoff_dask._adapter.archive import asked_of, error_of
 from handoff_dask._adapter.messages import NAME, PROTOCOL
+from handoff_dask._adapter.watched import Estimate, progress
 from handoff_dask._model.records import Row
 from handoff_dask._model.resources import THREADS, UNIT, from_units, parse_amounts
 from handoff_dask._model.runinfo import RunInfo
@@ -48,6 +49,8 @@ class ActiveRun:
         What went wrong in the plugin.
     release : list
         Keys of results to give up: they were running when the run was cancelled.
+    estimate : Estimate
+        How long it will go on.
     """
 
     def __init__(self, run: Run, client: str, submitted: float) -> None:
@@ -61,6 +64,7 @@ class ActiveRun:
         self.dropped = False
         self.broken: str | None = None
         self.release: list[Any] = []
+        self.estimate = Estimate()
 
     def info(self, now: float) -> RunInfo:
         """The run in short."""
@@ -87,7 +91,7 @@ class Requests:
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Operation → method."""
-        of_runs = ("prepare", "cancel", "report", "counts", "explain", "runs", "records")
+        of_runs = ("prepare", "cancel", "report", "progress", "explain", "runs", "records")
         names = (*of_runs, "nodes", "register_node", "available")
         return {f"{NAME}_{name}": getattr(self, name) for name in names}
 
@@ -150,12 +154,16 @@ class Requests:
             "rows": pickle.dumps([self._plugin.state.row(f) for f in run.functions]),
             "failed": [f.number for f in run.failed],
             "errors": [active.errors.get(f.number) for f in run.failed],
+            "nodes": {
+                node.name: {r: from_units(n) for r, n in node.capacity.items() if n}
+                for node in self._plugin.state.placement.fleet.ordered
+            },
         }
 
-    async def counts(self, run_id: str) -> dict[str, int]:
-        """Number of functions of a run in each state."""
+    async def progress(self, run_id: str, seen: int) -> dict[str, Any]:
+        """How far a run is; of the attempts that came to nothing, those after the first ``seen``."""
         active = self._plugin.runs.get(run_id)
-        return {} if active is None else {NAMES[s]: n for s, n in active.run.counts.items()}
+        return {} if active is None else progress(active, self._plugin.state, seen)
 
     async def explain(self, run_id: str, number: int) -> str | None:
         """What a function waits for, in words; None when the run is not known."""

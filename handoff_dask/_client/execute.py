@@ -24,6 +24,7 @@ from handoff_dask._client.result import Result
 from handoff_dask._client.resume import CheckpointLike, Plan, Selection, plan_run
 from handoff_dask._client.run import Run
 from handoff_dask._client.session import resolve_client
+from handoff_dask._client.watching import Display, watch
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask.exceptions import RunError
@@ -185,7 +186,9 @@ def execute(
     timeout : float, optional
         Seconds after which the run is ended.
     progress : bool
-        Show on standard error how far the run is.
+        Show how far the run is: in a notebook below the cell; on a terminal, on standard error, with a line
+        for each node if rich is installed; otherwise as a plain line now and then. The time left comes from
+        how long functions of the same code took.
 
     Returns
     -------
@@ -237,7 +240,9 @@ def execute(
     try:
         run = _submit(dag, resolved, options, _plan(dag, options))
         try:
-            result: Result = resolved.sync(_result_within, run, timeout, progress)
+            # A notebook shows it below the cell that is running: that is known in this thread.
+            display = _display_of(run) if progress else None
+            result: Result = resolved.sync(_result_within, run, timeout, display)
         except KeyboardInterrupt:
             run.cancel()
             raise
@@ -259,7 +264,7 @@ async def _execute_async(
         plan = Plan(dag) if options.checkpoint is None else await asyncio.to_thread(_plan, dag, options)
         run = _submit(dag, client, options, plan)
         try:
-            return await _result_within(run, timeout, progress)
+            return await _result_within(run, timeout, _display_of(run) if progress else None)
         except BaseException as error:
             if not run.done():
                 await run._cancel()
@@ -271,25 +276,15 @@ async def _execute_async(
             await client.close()
 
 
-async def _result_within(run: Run, timeout: float | None, progress: bool) -> Result:
-    ended = await (_watch(run, timeout) if progress else run._wait(timeout))
+def _display_of(run: Run) -> Display:
+    from handoff_dask._display.progress import display_of
+
+    return display_of(str(run.dag.id))
+
+
+async def _result_within(run: Run, timeout: float | None, display: Display | None) -> Result:
+    ended = await (run._wait(timeout) if display is None else watch(run, timeout, display))
     if not ended:
         assert timeout is not None
         raise await run._time_out(timeout)
     return await run._result()
-
-
-async def _watch(run: Run, timeout: float | None) -> bool:
-    """Wait for the end and show how far the run is meanwhile."""
-    from handoff_dask._display.progress import INTERVAL, ProgressLine
-
-    line = ProgressLine(len(run._compiled.ids))
-    try:
-        while True:
-            left = INTERVAL if timeout is None else min(INTERVAL, timeout - run.elapsed)
-            ended = await run._wait(max(0.0, left))
-            line.update(await run._counts(), run.elapsed)
-            if ended or left < INTERVAL:
-                return ended
-    finally:
-        line.close()

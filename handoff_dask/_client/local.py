@@ -418,7 +418,10 @@ class LocalRun:
     @property
     def records(self) -> Records:
         """Function id → :class:`FunctionRecord`, of functions that ran."""
-        return Records((*self._times, *self._failed), self._row, lambda id: self.dag[id].cost or {})
+        ids = (*self._times, *self._failed)
+        return Records(
+            ids, self._row, lambda id: self.dag[id].cost or {}, lambda: self.dag._inputs_among(set(ids))
+        )
 
     def _row(self, id: Hashable) -> Row:
         if id in self._failed:

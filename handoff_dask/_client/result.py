@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from handoff_dask._model.records import FunctionRecord
+
+if TYPE_CHECKING:
+    from handoff_dask._display.timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,23 @@ class Result:
     def __getitem__(self, id: Hashable) -> Any:
         """Value of a function: ``result[id]`` for ``result.results[id]``."""
         return self.results[id]
+
+    def timeline(self, other: Any = None) -> Timeline:
+        """Which function ran where and when.
+
+        Parameters
+        ----------
+        other : Schedule, Run, Result, Records or Timeline, optional
+            To be shown below, on the same time axis: a simulation of the same DAG, or another run.
+
+        Returns
+        -------
+        Timeline
+            Of a result that was pickled, without the critical path and the capacities of nodes.
+        """
+        from handoff_dask._display.timeline import timeline_of
+
+        return timeline_of(f"run of DAG {self.dag_id!r}", self.records, other)
 
     def _repr_html_(self) -> str:
         from handoff_dask._display import html

@@ -8,21 +8,22 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Hashable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed import Client, Future
 from distributed.client import SpanMetadata
 from distributed.protocol import ToPickle, pickle
 
 from handoff_dask._adapter.compile import Compiled, NumberOrder
-from handoff_dask._adapter.messages import PROTOCOL, RUN_DROPPED, RUN_ENDED
+from handoff_dask._adapter.messages import PROTOCOL
+from handoff_dask._client.listening import drop, listen
 from handoff_dask._client.outcome import allocation_error, find_error
 from handoff_dask._client.recording import record_run
 from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
 from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.records import Event, Records, Row, events_of
+from handoff_dask._model.records import Event, Records, Row, events_of, inputs_by_id
 from handoff_dask._scheduling.runs import ENDED
 from handoff_dask.exceptions import (
     ClusterNotReadyError,
@@ -33,6 +34,9 @@ from handoff_dask.exceptions import (
     RunTimeoutError,
     SerializationError,
 )
+
+if TYPE_CHECKING:
+    from handoff_dask._display.timeline import Timeline
 
 #: Seconds between looks at whether the client is still connected while waiting for a run.
 _CHECK_INTERVAL = 0.5
@@ -83,7 +87,7 @@ class Run:
         self._history = history
         self._recording: asyncio.Task[None] | None = None
         self._timed_out: float | None = None
-        weakref.finalize(self, _drop, weakref.ref(client), self.id)
+        weakref.finalize(self, drop, weakref.ref(client), self.id)
 
     # ------------------------------------------------------------------ starting (on the event loop)
 
@@ -101,7 +105,7 @@ class Run:
         if not compiled.keys:
             self._finish("finished")
             return
-        _listen(client, self)
+        listen(client, self)
         try:
             data = pickle.dumps(spec)
         except Exception as error:
@@ -324,26 +328,54 @@ class Run:
             return asyncio.run(question())
         return self._client.sync(question)
 
-    async def _counts(self) -> dict[str, int]:
+    async def _progress(self, seen: int) -> dict[str, Any]:
         if not self._compiled.keys or self._client.status != "running":
             return {}
-        counts: dict[str, int] = await self._client.scheduler.handoff_counts(run_id=self.id)
-        return counts
+        answer: dict[str, Any] = await self._client.scheduler.handoff_progress(run_id=self.id, seen=seen)
+        return answer
 
     async def _records(self) -> Records:
         await self._started()
         return self._records_in(await self._fetch_report())
 
     def _records_in(self, report: Mapping[str, Any]) -> Records:
-        spec, rows = self._compiled.spec, report["rows"]
-        number_of = dict(zip(self._compiled.ids, range(len(rows)), strict=False))
+        # Results keep the records: what these need of a run must not keep the run itself.
+        spec, ids, rows = self._compiled.spec, self._compiled.ids, report["rows"]
+        number_of = dict(zip(ids, range(len(rows)), strict=False))
         kinds, kind_of = spec.kinds, spec.kind_of
 
         def row(id: Hashable) -> Row:
             found: Row = rows[number_of[id]]
             return found
 
-        return Records(number_of, row, lambda id: dict(kinds[kind_of[number_of[id]]].asked))
+        return Records(
+            number_of,
+            row,
+            lambda id: dict(kinds[kind_of[number_of[id]]].asked),
+            lambda: inputs_by_id(ids, spec.dependents),
+            report.get("nodes"),
+        )
+
+    def timeline(self, other: Any = None) -> Any:
+        """Which function ran where and when, so far.
+
+        Parameters
+        ----------
+        other : Schedule, Run, Result, Records or Timeline, optional
+            To be shown below, on the same time axis: a simulation of the same DAG, or another run.
+
+        Returns
+        -------
+        Timeline
+            With an asynchronous client an awaitable of it.
+        """
+        return self._sync(partial(self._timeline, other))
+
+    async def _timeline(self, other: Any) -> Timeline:
+        from handoff_dask._display.timeline import timeline_of
+
+        now = None if self.done() else time.time()
+        return timeline_of(f"run of DAG {self.dag.id!r}", await self._records(), other, now=now)
 
     @property
     def allocations(self) -> Any:
@@ -453,34 +485,3 @@ class Run:
         if cause is not None:
             error.__cause__ = cause
         return error
-
-
-def _drop(client: Callable[[], Client | None], run_id: str) -> None:
-    """Let the scheduler know that nobody will ask about a run any more. Also called by the collector."""
-    live = client()
-    if live is not None and live.status == "running":
-        with contextlib.suppress(RuntimeError):  # the loop is closed: so is the client
-            live.loop.add_callback(live._send_to_scheduler, {"op": RUN_DROPPED, "dropped": run_id})
-
-
-# ---------------------------------------------------------------------- events
-
-_listening: weakref.WeakKeyDictionary[Client, weakref.WeakValueDictionary[str, Run]] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-def _listen(client: Client, run: Run) -> None:
-    """Have the run told of its end."""
-    runs = _listening.get(client)
-    if runs is None:
-        runs = _listening[client] = weakref.WeakValueDictionary()
-        live = runs
-
-        def run_ended(run_id: str, status: str) -> None:
-            ended = live.get(run_id)
-            if ended is not None:
-                ended._finish(status)
-
-        client._stream_handlers[RUN_ENDED] = run_ended
-    runs[run.id] = run

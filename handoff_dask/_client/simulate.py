@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from handoff_dask._client.history import History
 from handoff_dask._client.options import DEFAULT_STRATEGY, AllocatorLike, RunOptions, check_dag
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.records import FunctionRecord, Records
-from handoff_dask._model.resources import THREADS, parse_nodes, to_units
+from handoff_dask._model.records import FunctionRecord, Records, inputs_by_id
+from handoff_dask._model.resources import THREADS, from_units, parse_nodes, to_units
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.bounds import lower_bounds
 from handoff_dask._scheduling.functions import State
@@ -20,6 +20,9 @@ from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.lowering import lower_dag
 from handoff_dask._scheduling.simulation import Simulation
 from handoff_dask.exceptions import AllocationError, AllocatorError
+
+if TYPE_CHECKING:
+    from handoff_dask._display.timeline import Timeline
 
 Durations = float | Mapping[Hashable, Any] | Callable[[Hashable], float] | History
 
@@ -48,6 +51,11 @@ class Schedule:
             functions,
             lambda id: simulation.state.row(functions[id]),
             lambda id: dict(functions[id].kind.asked),
+            lambda: inputs_by_id(simulation.run.spec.ids, simulation.run.spec.dependents),
+            {
+                node.name: {r: from_units(units) for r, units in node.capacity.items()}
+                for node in simulation.state.placement.fleet.ordered
+            },
         )
         self._simulation = simulation
         self._seconds = seconds
@@ -90,6 +98,22 @@ class Schedule:
             for name in used[node.name]:
                 used[node.name][name] /= node.capacity[name] * self.makespan or math.inf
         return used
+
+    def timeline(self, other: Any = None) -> Timeline:
+        """Which function ran where and when.
+
+        Parameters
+        ----------
+        other : Schedule, Run, Result, Records or Timeline, optional
+            To be shown below, on the same time axis: another strategy, or what really happened.
+
+        Returns
+        -------
+        Timeline
+        """
+        from handoff_dask._display.timeline import timeline_of
+
+        return timeline_of(f"simulation of DAG {self.dag_id!r}", self.records, other)
 
     def to_pandas(self) -> Any:
         """One row for each function, in the order in which they started.

@@ -1,48 +1,265 @@
-"""How far a run is, in a line of text."""
+"""How far a run is, on a terminal, in a notebook or in a log."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import TextIO
+from html import escape
+from typing import TYPE_CHECKING, Any, TextIO
 
-#: Seconds between two looks at a run.
-INTERVAL = 0.25
+from handoff_dask._display.timeline import seconds
+from handoff_dask._model.progress import NodeLoad, Progress, Trouble
+
+if TYPE_CHECKING:
+    from handoff_dask._client.watching import Display
+
+#: Seconds after which a log says again how far a run is, when less than another tenth is done.
+PAUSE = 60.0
+
+#: Characters of a bar.
+BAR = 20
+
+#: Below this share of work whose duration is known, what is left is at least as much as is said.
+KNOWN = 0.75
+
+
+def display_of(title: str, stream: TextIO | None = None) -> Display:
+    """What fits where this is called: a notebook, a terminal, or a file."""
+    stream = sys.stderr if stream is None else stream
+    if _in_notebook():
+        return NotebookProgress(title)
+    if stream.isatty():
+        try:
+            return RichProgress(title, stream)
+        except ImportError:
+            return ProgressLine(stream)
+    return ProgressLog(stream)
+
+
+def _in_notebook() -> bool:
+    """Whether there is a kernel that shows what is displayed."""
+    if "IPython" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    return type(get_ipython()).__name__ == "ZMQInteractiveShell"
+
+
+def line_of(progress: Progress) -> str:
+    """All in one line."""
+    parts = [
+        f"{progress.finished:,d} of {progress.total:,d} finished",
+        *others_of(progress),
+        f"{progress.elapsed:.1f} s" if progress.elapsed < 120 else seconds(progress.elapsed),
+    ]
+    if left := left_of(progress):
+        parts.append(left)
+    return ", ".join(parts)
+
+
+def others_of(progress: Progress) -> list[str]:
+    """Functions in other states, and attempts that came to nothing."""
+    found = [
+        f"{n:,d} {state}"
+        for state, n in progress.counts.items()
+        if n and state not in ("finished", "waiting")
+    ]
+    retried = progress.tries - progress.counts.get("failed", 0)
+    if retried > 0:
+        found.append(f"{retried:,d} {'retry' if retried == 1 else 'retries'}")
+    return found
+
+
+def left_of(progress: Progress) -> str:
+    """How long it will go on, as far as that is known."""
+    left = progress.remaining
+    if left is None:
+        return ""
+    # No estimate is as precise as its digits.
+    step = 1 if left < 10 else 10 if left < 600 else 60
+    text = seconds(step * max(1, round(left / step)))
+    return f"{'about' if progress.known >= KNOWN else 'at least'} {text} left"
+
+
+def trouble_of(trouble: Trouble) -> str:
+    """What happened to an attempt, in a line."""
+    where = f" on {trouble.node}" if trouble.node is not None else ""
+    what = "failed" if trouble.outcome == "failed" else "was lost"
+    after = "for good" if trouble.final else "will be retried"
+    error = " ".join((trouble.error or "").split())
+    error = error if len(error) <= 160 else error[:157] + "..."
+    return f"{trouble.function_id!r} {what}{where}, attempt {trouble.attempt}, {after}" + (
+        f": {error}" if error else ""
+    )
+
+
+def troubles_of(progress: Progress) -> list[str]:
+    """What happened since the last look."""
+    lines = [trouble_of(trouble) for trouble in progress.troubles]
+    if progress.more_troubles:
+        lines.insert(0, f"{progress.more_troubles:,d} more attempts failed or were lost")
+    return lines
+
+
+def load_of(node: NodeLoad) -> str:
+    """What a node does, in short."""
+    amounts = (
+        f"{name} {node.used.get(name, 0):g} of {there:g}" for name, there in node.capacity.items() if there
+    )
+    return ", ".join((f"{node.running:,d} running", *amounts))
+
+
+def busy_share(node: NodeLoad) -> float:
+    """Share of the resource of which least is left."""
+    shares = [node.used.get(name, 0) / there for name, there in node.capacity.items() if there]
+    return min(1.0, max(shares, default=1.0 if node.running else 0.0))
 
 
 class ProgressLine:
-    """One line that is overwritten, on a terminal; elsewhere a line whenever another tenth is done.
+    """One line of a terminal that is overwritten; what failed stays above it."""
 
-    Parameters
-    ----------
-    total : int
-        Functions of the run.
-    stream : TextIO, optional
-        Where to write; standard error by default.
-    """
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
 
-    def __init__(self, total: int, stream: TextIO | None = None) -> None:
-        self.total = total
-        self.stream = sys.stderr if stream is None else stream
-        self._overwrite = self.stream.isatty()
-        self._tenth = -1
-
-    def update(self, counts: Mapping[str, int], elapsed: float) -> None:
-        """Show the number of functions in each state, after ``elapsed`` seconds."""
-        finished = counts.get("finished", 0)
-        others = (
-            f"{n:,d} {state}" for state, n in counts.items() if n and state not in ("finished", "waiting")
-        )
-        text = ", ".join((f"{finished:,d} of {self.total:,d} finished", *others, f"{elapsed:.1f} s"))
-        if self._overwrite:
-            self.stream.write(f"\r\x1b[K{text}")
-        elif (tenth := 10 * finished // max(1, self.total)) > self._tenth:
-            self._tenth = tenth
-            self.stream.write(f"{text}\n")
-        self.stream.flush()
+    def update(self, progress: Progress) -> None:
+        """Show it."""
+        above = "".join(f"{line}\n\x1b[K" for line in troubles_of(progress))
+        self._stream.write(f"\r\x1b[K{above}{line_of(progress)}")
+        self._stream.flush()
 
     def close(self) -> None:
         """Leave the last line as it is."""
-        if self._overwrite:
-            self.stream.write("\n")
-            self.stream.flush()
+        self._stream.write("\n")
+        self._stream.flush()
+
+
+class ProgressLog:
+    """A line whenever another tenth is done, or for a while there was none."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._tenth = -1
+        self._said = 0.0
+        self._unsaid: Progress | None = None
+
+    def update(self, progress: Progress) -> None:
+        """Say it, if it is time to."""
+        self._unsaid = progress
+        tenth = 10 * progress.finished // max(1, progress.total)
+        if tenth > self._tenth or progress.elapsed - self._said >= PAUSE:
+            self._tenth = max(tenth, self._tenth)
+            self._said = progress.elapsed
+            self._unsaid = None
+            self._stream.write(f"{line_of(progress)}\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Say how it ended, if that was not said yet."""
+        if self._unsaid is not None:
+            self._stream.write(f"{line_of(self._unsaid)}\n")
+            self._stream.flush()
+
+
+class RichProgress:
+    """On a terminal: a bar, a line for each node, and above them what failed.
+
+    Raises
+    ------
+    ImportError
+        rich is not installed.
+    """
+
+    def __init__(self, title: str, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._title = title
+        self._console = Console(file=stream)
+        self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
+
+    def update(self, progress: Progress) -> None:
+        """Show it."""
+        from rich.text import Text
+
+        if not self._live.is_started:
+            self._live.start()
+
+        for line in troubles_of(progress):
+            self._console.print(Text(line, style="red"), soft_wrap=True)
+        self._live.update(self._draw(progress), refresh=True)
+
+    def _draw(self, progress: Progress) -> Any:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table.grid(padding=(0, 1))
+        names = (self._title, *(f"  {node.name}" for node in progress.nodes))
+        grid.add_column(width=min(26, max(map(len, names))), no_wrap=True)
+        grid.add_column(width=BAR)
+        grid.add_column()  # wrapped where the terminal is narrow
+        bar = ProgressBar(max(1, progress.total), progress.finished, width=BAR)
+        done = f"{progress.finished:,d} of {progress.total:,d}"
+        grid.add_row(Text(self._title, style="bold"), bar, ", ".join((done, *others_of(progress))))
+        for node in progress.nodes:
+            # Not the style of what is done: a node that is full is no success.
+            share = ProgressBar(
+                1.0, busy_share(node), width=BAR, complete_style="cyan", finished_style="cyan"
+            )
+            grid.add_row(Text(f"  {node.name}"), share, Text(load_of(node)))
+        times = [seconds(progress.elapsed)]
+        if progress.more_nodes:
+            times.insert(0, f"and {progress.more_nodes:,d} more nodes")
+        if left := left_of(progress):
+            times.append(left)
+        return Group(grid, Text("  " + ", ".join(times)))
+
+    def close(self) -> None:
+        """Leave what is shown last as it is."""
+        self._live.stop()
+
+
+class NotebookProgress:
+    """In a notebook: a bar below the cell, each node, and the latest of what failed."""
+
+    #: Lines of what failed that are shown.
+    KEPT = 8
+
+    def __init__(self, title: str) -> None:
+        from IPython.display import HTML, display
+
+        self._title = title
+        self._html = HTML
+        self._troubles: list[str] = []
+        self._handle = display(HTML(f"<p>{escape(title)}</p>"), display_id=True)
+
+    def update(self, progress: Progress) -> None:
+        """Show it in the same place."""
+        self._troubles = [*self._troubles, *troubles_of(progress)][-self.KEPT :]
+        if self._handle is not None:
+            self._handle.update(self._html(html_of(self._title, progress, self._troubles)))
+
+    def close(self) -> None:
+        """Leave what is shown last as it is."""
+
+
+def html_of(title: str, progress: Progress, troubles: list[str]) -> str:
+    """The bar, the nodes, and what failed; in the colours of the page."""
+    nodes = "".join(
+        f"<tr><td style='text-align:left'>{escape(str(node.name))}</td>"
+        f"<td>{_meter(busy_share(node), 1)}</td>"
+        f"<td style='text-align:left'>{escape(load_of(node))}</td></tr>"
+        for node in progress.nodes
+    )
+    if progress.more_nodes:
+        nodes += f"<tr><td colspan='3'>and {progress.more_nodes:,d} more nodes</td></tr>"
+    failed = "".join(f"<div>&#10007; {escape(line)}</div>" for line in troubles)
+    return (
+        f"<p><b>{escape(title)}</b> {_meter(progress.finished, progress.total)}"
+        f" {escape(line_of(progress))}</p>"
+        f"<table><tbody>{nodes}</tbody></table>{failed}"
+    )
+
+
+def _meter(value: float, most: float) -> str:
+    return f"<progress value='{value:g}' max='{max(1, most):g}'></progress>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -337,6 +337,16 @@ class DAG:
         """Ids of the functions that none depends on."""
         needed = {d for f in self._functions.values() for d in f.dependencies}
         return tuple(id for id in self._functions if id not in needed)
+
+    def _inputs_among(self, ids: Container[Hashable]) -> dict[Hashable, tuple[Hashable, ...]]:
+        """Id → which of ``ids`` it waits for; others that it depends on are looked through."""
+        found: dict[Hashable, tuple[Hashable, ...]] = {}
+        for id in self:
+            near: dict[Hashable, None] = {}
+            for d in self._functions[id].dependencies:
+                near.update(dict.fromkeys((d,) if d in ids else found.get(d, ())))
+            found[id] = tuple(near)
+        return found
 
     def __getitem__(self, id: Hashable) -> Function:
         return self._functions[id]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handoff_dask._model.resources import format_amounts
+
+if TYPE_CHECKING:
+    from handoff_dask._display.timeline import Timeline
+    from handoff_dask._model.dag import DAG
 
 _NO_DEVICES: Mapping[str, tuple[int, ...]] = {}
 
@@ -98,6 +102,10 @@ class Row(NamedTuple):
     nbytes: int | None = None
 
 
+#: Function id → ids of the functions that it waited for.
+Inputs = Mapping[Hashable, Sequence[Hashable]]
+
+
 class Records(Mapping[Hashable, FunctionRecord]):
     """Function id → :class:`FunctionRecord`, made when it is looked at.
 
@@ -109,19 +117,27 @@ class Records(Mapping[Hashable, FunctionRecord]):
         Id → status, attempts and result size.
     cost_of : callable
         Id → cost as given.
+    inputs : callable, optional
+        Gives a mapping of each id to the ids of those of these functions that it waited for.
+    capacities : mapping of node to mapping of resource to number, optional
+        What nodes have, threads included.
     """
 
-    __slots__ = ("_cost_of", "_ids", "_row_of")
+    __slots__ = ("_capacities", "_cost_of", "_ids", "_inputs", "_row_of")
 
     def __init__(
         self,
         ids: Iterable[Hashable],
         row_of: Callable[[Hashable], Row],
         cost_of: Callable[[Hashable], Mapping[str, float]],
+        inputs: Callable[[], Inputs] | None = None,
+        capacities: Mapping[Any, Mapping[str, float]] | None = None,
     ) -> None:
         self._ids = dict.fromkeys(ids)
         self._row_of = row_of
         self._cost_of = cost_of
+        self._inputs = inputs
+        self._capacities = capacities
 
     def __getitem__(self, id: Hashable) -> FunctionRecord:
         if id not in self._ids:
@@ -197,12 +213,40 @@ class Records(Mapping[Hashable, FunctionRecord]):
 
         export.to_trace(self, path)
 
+    def timeline(self, other: Any = None, *, dag: DAG | None = None) -> Timeline:
+        """Which function ran where and when.
+
+        Parameters
+        ----------
+        other : Schedule, Run, Result, Records or Timeline, optional
+            To be shown below these, on the same time axis; both begin at 0.
+        dag : DAG, optional
+            Where the critical path is to be found and these records do not know what the functions take,
+            since they come from a history or from another client's run.
+
+        Returns
+        -------
+        Timeline
+        """
+        from handoff_dask._display.timeline import timeline_of
+
+        return timeline_of("records", self, other, dag=dag)
+
     @property
     def allocations(self) -> dict[Hashable, Any]:
         """Function id → node it was last placed on, of those that have been placed."""
         row_of = self._row_of
         rows = ((id, row_of(id).attempts) for id in self._ids)
         return {id: attempts[-1].node for id, attempts in rows if attempts}
+
+
+def inputs_by_id(ids: Sequence[Hashable], dependents: Iterable[Iterable[int]]) -> Inputs:
+    """Id → ids of what it waits for, given number → numbers of what waits for it."""
+    inputs: dict[Hashable, list[Hashable]] = {id: [] for id in ids}
+    for id, numbers in zip(ids, dependents, strict=True):
+        for n in numbers:
+            inputs[ids[n]].append(id)
+    return inputs
 
 
 class Event(NamedTuple):

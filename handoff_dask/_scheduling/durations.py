@@ -92,6 +92,10 @@ class Durations:
         seen.update((code, self._seen[code]) for code, _ in functions if code in self._seen)
         return [seen[c].mean * math.exp(min(5.0, SLOPE * (size - seen[c].size))) for c, size in functions]
 
+    def knows(self, code: str) -> bool:
+        """Whether a function of this code has run, or others have told how long they took."""
+        return code in self._seen or code in self._hints
+
     def result_bytes(self, code: str) -> float | None:
         """Size of a result; None when none has run."""
         seen = self._seen.get(code)

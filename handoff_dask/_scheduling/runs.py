@@ -102,6 +102,8 @@ class Run:
         Why it could not be placed.
     failed : list of FunctionState
         Functions that failed for good, in order.
+    troubles : list of (FunctionState, int)
+        Attempts that failed or were lost, in order: the function, and the number of the attempt from 1.
     counts : dict of State to int
         How many functions are in each state.
     left : int
@@ -138,6 +140,7 @@ class Run:
         self.status = RunStatus.RUNNING
         self.shortfalls: tuple[Shortfall, ...] = ()
         self.failed: list[FunctionState] = []
+        self.troubles: list[tuple[FunctionState, int]] = []
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         self.counts[State.WAITING] = self.left = len(self.functions)
 

@@ -386,6 +386,8 @@ class SchedulingState:
             f.device_indices() if f.devices else _NO_DEVICES,
         )
         f.attempts += (attempt,)
+        if outcome in ("failed", "lost"):
+            f.run.troubles.append((f, attempt.number))
 
     # ------------------------------------------------------------------ decisions
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import engines
 import memory
+import progress
 import pytest
 import reports
 import synthetic
@@ -155,3 +156,13 @@ def test_a_run_that_hangs_is_given_up():
     run = engines.plain_dask(dag)
     with fresh_cluster({"node": {"cpu": 1}}) as (_, client), pytest.raises(TimeoutError):
         run(client, 0.01)
+
+
+# progress.py
+
+
+def test_progress_is_measured_with_and_without(capsys):
+    progress.main(functions=20, pairs=2)
+    out = capsys.readouterr().out
+    assert out.count("20 functions: ") == 2
+    assert "ratio: median " in out

@@ -1,13 +1,33 @@
 from __future__ import annotations
 
 import io
+import re
+import sys
+import types
 
 import pytest
 from helpers import dag_of
 
 import handoff_dask as handoff
 from handoff_dask import Function
-from handoff_dask._display.progress import ProgressLine
+from handoff_dask._adapter import watched
+from handoff_dask._display import progress as shown
+from handoff_dask._display.progress import (
+    NotebookProgress,
+    ProgressLine,
+    ProgressLog,
+    RichProgress,
+    display_of,
+    html_of,
+    left_of,
+    line_of,
+    trouble_of,
+    troubles_of,
+)
+from handoff_dask._model.progress import NodeLoad, Progress, Trouble
+
+FAILED = Trouble("f", 1, "n1", "failed", "ValueError('[bold]no\nway[/bold]')", False)
+NODE = NodeLoad("[red]1[/red] <b>", 3, {"cpu": 2}, {"cpu": 4, "gpu": 0})
 
 
 class Terminal(io.StringIO):
@@ -15,26 +35,167 @@ class Terminal(io.StringIO):
         return True
 
 
+def of(total, elapsed, counts, **more):
+    return Progress(total, counts, elapsed, **more)
+
+
 def test_on_a_terminal_one_line_is_overwritten():
     stream = Terminal()
-    line = ProgressLine(10, stream)
-    line.update({"finished": 2, "running": 3, "waiting": 5, "failed": 0}, 1.25)
-    line.update({"finished": 10}, 2.0)
+    line = ProgressLine(stream)
+    line.update(of(10, 1.25, {"finished": 2, "running": 3, "waiting": 5, "failed": 0}))
+    line.update(of(10, 2.0, {"finished": 10}))
     line.close()
     assert stream.getvalue() == (
         "\r\x1b[K2 of 10 finished, 3 running, 1.2 s\r\x1b[K10 of 10 finished, 2.0 s\n"
     )
 
 
+def test_what_failed_stays_above_the_line():
+    stream = Terminal()
+    ProgressLine(stream).update(of(2, 1.0, {"running": 1}, troubles=(FAILED,), tries=1))
+    assert (
+        stream.getvalue() == f"\r\x1b[K{trouble_of(FAILED)}\n\x1b[K0 of 2 finished, 1 running, 1 retry, 1.0 s"
+    )
+
+
 def test_elsewhere_there_is_a_line_for_each_tenth():
     stream = io.StringIO()
-    line = ProgressLine(20, stream)
+    log = ProgressLog(stream)
     for finished in range(21):
-        line.update({"finished": finished}, finished)
-    line.close()
+        log.update(of(20, finished, {"finished": finished}))
+    log.close()
     lines = stream.getvalue().splitlines()
     assert len(lines) == 11
     assert lines[-1] == "20 of 20 finished, 20.0 s"
+
+
+def test_elsewhere_a_long_run_is_heard_of_now_and_then_and_at_the_end():
+    stream = io.StringIO()
+    log = ProgressLog(stream)
+    for minute in range(4):
+        for second in (0, 30):
+            log.update(of(10, 60 * minute + second, {"running": 1}))
+    log.close()
+    assert [line.rpartition(", ")[2] for line in stream.getvalue().splitlines()] == [
+        "0.0 s",
+        "60.0 s",
+        "2 min 0 s",
+        "3 min 0 s",
+        "3 min 30 s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("remaining", "known", "text"),
+    [
+        (None, 0.0, ""),
+        (0.2, 1.0, "about 1 s left"),
+        (7.4, 1.0, "about 7 s left"),
+        (33.0, 0.5, "at least 30 s left"),
+        (127.0, 0.9, "about 2 min 10 s left"),
+        (3 * 3600 + 95.0, 1.0, "about 3 h 2 min left"),
+    ],
+)
+def test_how_long_it_goes_on_is_said_as_precisely_as_it_is_known(remaining, known, text):
+    assert left_of(of(1, 0, {}, remaining=remaining, known=known)) == text
+
+
+def test_troubles():
+    assert (
+        trouble_of(FAILED)
+        == "'f' failed on n1, attempt 1, will be retried: ValueError('[bold]no way[/bold]')"
+    )
+    lost = Trouble(("g", 1), 2, None, "lost", None, True)
+    assert trouble_of(lost) == "('g', 1) was lost, attempt 2, for good"
+    assert troubles_of(of(1, 0, {}, troubles=(lost,), more_troubles=1200))[0] == (
+        "1,200 more attempts failed or were lost"
+    )
+    assert len(trouble_of(FAILED._replace(error="x" * 1000))) < 250
+
+
+def test_rich_shows_nodes_and_takes_text_as_text():
+    pytest.importorskip("rich")
+    stream = Terminal()
+    display = display_of("my [blue]run[/blue]", stream)
+    assert type(display) is RichProgress
+    display.update(
+        of(
+            8,
+            1.0,
+            {"finished": 4, "running": 3, "failed": 1},
+            nodes=(NODE,),
+            more_nodes=5,
+            troubles=(FAILED,),
+            tries=3,
+            remaining=5.0,
+            known=1.0,
+        )
+    )
+    display.close()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert trouble_of(FAILED) in text
+    assert "my [blue]run[/blue]" in text
+    assert "[red]1[/red] <b>" in text
+    assert "4 of 8, 3 running, 1 failed, 2 retries" in text
+    assert "3 running, cpu 2 of 4" in text
+    assert "and 5 more nodes, 1 s, about 5 s left" in text
+
+
+def test_without_rich_there_is_the_plain_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    for name in [name for name in sys.modules if name.startswith("rich.")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert type(display_of("run", Terminal())) is ProgressLine
+
+
+def test_no_terminal_gets_a_log():
+    assert type(display_of("run", io.StringIO())) is ProgressLog
+
+
+def test_a_notebook_shows_it_in_one_place(monkeypatch):
+    made = []
+
+    class Handle:
+        def update(self, value):
+            made.append(value)
+
+    def display(value, display_id):
+        assert display_id
+        made.append(value)
+        return Handle()
+
+    module = types.ModuleType("IPython.display")
+    module.HTML, module.display = str, display
+    kernel = types.ModuleType("IPython")
+    kernel.get_ipython = type("ZMQInteractiveShell", (), {})
+    kernel.display = module
+    monkeypatch.setitem(sys.modules, "IPython", kernel)
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    notebook = display_of("run", io.StringIO())
+    assert type(notebook) is NotebookProgress
+    for n in range(12):
+        trouble = FAILED._replace(function_id=n)
+        notebook.update(of(20, n, {"finished": n}, troubles=(trouble,), nodes=(NODE,)))
+    notebook.close()
+    assert len(made) == 13
+    assert made[-1].count("&#10007;") == NotebookProgress.KEPT
+    assert "11 of 20 finished" in made[-1]
+
+
+def test_html_is_escaped():
+    text = html_of("<b>", of(1, 0, {}, nodes=(NODE,), more_nodes=2), ["<script>"])
+    assert "<script>" not in text
+    assert "[red]1[/red] &lt;b&gt;" in text
+    assert "<b>&lt;b&gt;</b>" in text
+    assert "and 2 more nodes" in text
+
+
+def test_everything_at_once_fits_in_a_line():
+    assert line_of(
+        of(5000, 130, {"finished": 1200, "waiting": 3, "ready": 1000}, remaining=90, known=0.1)
+    ) == ("1,200 of 5,000 finished, 1,000 ready, 2 min 10 s, at least 1 min 30 s left").replace(
+        "1 min 30 s", "90 s"
+    )
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -46,11 +207,64 @@ def test_execute_shows_progress_on_standard_error(client, capsys, fails):
             handoff.execute(dag, client, progress=True, fail_fast=False)
     else:
         handoff.execute(dag, client, progress=True)
-    shown = capsys.readouterr().err
-    assert f"5 of {len(dag)} finished" in shown
-    assert ("1 failed" in shown) == fails
+    told = capsys.readouterr().err
+    assert f"5 of {len(dag)} finished" in told
+    assert ("1 failed" in told) == fails
 
 
 def test_without_being_asked_nothing_is_shown(client, capsys):
     handoff.execute(dag_of(Function("f", "operator:add", extra_args=[1, 1])), client)
     assert capsys.readouterr().err == ""
+
+
+def test_attempts_that_failed_are_told_once_with_node_and_error(client, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        shown, "display_of", lambda title: types.SimpleNamespace(update=seen.append, close=lambda: None)
+    )
+    monkeypatch.setattr(watched, "MOST_TROUBLES", 1)
+    dag = dag_of(*(Function(n, "operator:truediv", extra_args=[1, 0], max_retries=0) for n in range(2)))
+    with pytest.raises(handoff.FunctionFailedError):
+        handoff.execute(dag, client, progress=True, fail_fast=False)
+    troubles = [trouble for progress in seen for trouble in progress.troubles]
+    assert sum(len(p.troubles) + p.more_troubles for p in seen) == 2
+    assert seen[-1].tries == 2
+    assert troubles[-1].final
+    assert troubles[-1].attempt == 1
+    assert troubles[-1].node in handoff.discover_nodes(client)
+    assert "division by zero" in troubles[-1].error
+
+
+def test_what_runs_where_is_told(client, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        shown, "display_of", lambda title: types.SimpleNamespace(update=seen.append, close=lambda: None)
+    )
+    dag = dag_of(*(Function(n, "time:sleep", extra_args=[0.3], cost={"cpu": 1}) for n in range(4)))
+    handoff.execute(dag, client, progress=True)
+    during = next(progress for progress in seen if progress.counts.get("running"))
+    assert {node.name for node in during.nodes} == set(handoff.discover_nodes(client))
+    assert sum(node.running for node in during.nodes) == during.counts["running"]
+    assert sum(node.used["cpu"] for node in during.nodes) >= 1
+    assert seen[-1].finished == 4
+
+
+def test_estimates_take_little_of_the_schedulers_time(monkeypatch):
+    now, asked = [0.0], []
+
+    def slow(*arguments):
+        asked.append(now[0])
+        now[0] += 0.1
+        return watched.TimeLeft(20.0, 1.0)
+
+    monkeypatch.setattr(watched, "monotonic", lambda: now[0])
+    monkeypatch.setattr(watched, "time_left", slow)
+    estimate = watched.Estimate()
+    state = types.SimpleNamespace(placement=types.SimpleNamespace(fleet=None, durations=None))
+    active = types.SimpleNamespace(run=None)
+    assert estimate.at(active, state).seconds == 20
+    now[0] += 5
+    assert estimate.at(active, state).seconds == pytest.approx(15)
+    now[0] += 5.1
+    assert estimate.at(active, state).seconds == 20
+    assert len(asked) == 2

@@ -35,6 +35,7 @@ from handoff_dask import (
     RunTimeoutError,
     Schedule,
     Shortfall,
+    Timeline,
 )
 
 
@@ -227,6 +228,7 @@ def simulated(dag: DAG) -> None:
     assert_type(schedule.bounds, dict[str, float])
     assert_type(schedule.utilisation, dict[Any, dict[str, float]])
     handoff.simulate(dag, {"a": {"cpu": 1}}, schedule.records, allocation_strategy=allocator.allocate)
+    assert_type(schedule.timeline(schedule.records.timeline(dag=dag)), Timeline)
     handoff.simulate(dag, {"a": {"cpu": 1}}, lambda id: 3.0, known=False)
     handoff.submit(dag, allocation_strategy=First())
 

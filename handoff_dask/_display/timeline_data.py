@@ -1,0 +1,368 @@
+"""What a timeline shows, without drawing it: lanes, what was in use, and the critical path."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from handoff_dask._display.export import in_lanes, sorted_by_start
+from handoff_dask._model.resources import THREADS
+
+if TYPE_CHECKING:
+    from handoff_dask._model.records import Attempt, FunctionRecord
+
+#: Name of the row that counts functions, of nodes whose functions ask for nothing.
+FUNCTIONS = "functions"
+
+
+class Bar(NamedTuple):
+    """One attempt as it is drawn. Times are seconds from the beginning of its records.
+
+    Attributes
+    ----------
+    id : hashable
+        Function.
+    node : str or None
+    lane : int
+        Lane of its node, from 0.
+    attempt : int
+        From 1.
+    outcome : str
+        As :attr:`Attempt.outcome`.
+    queued : float or None
+    started, stopped : float
+        Where its bar begins and ends.
+    cost : mapping of str to float
+    devices : mapping of str to tuple of int
+    error : str or None
+    guessed : bool
+        When it started is not known, since it runs still or was lost: drawn from when there was room.
+    """
+
+    id: Hashable
+    node: Any
+    lane: int
+    attempt: int
+    outcome: str
+    queued: float | None
+    started: float
+    stopped: float
+    cost: Mapping[str, float]
+    devices: Mapping[str, tuple[int, ...]]
+    error: str | None
+    guessed: bool = False
+
+    @property
+    def waited(self) -> float:
+        """Seconds from when it could have started until it did."""
+        return 0.0 if self.queued is None else max(0.0, self.started - self.queued)
+
+    @property
+    def family(self) -> str:
+        """What its id has in common with those of like functions: ``load`` of ``load-3``, ``("load", 3)``."""
+        return family_of(self.id)
+
+
+class Step(NamedTuple):
+    """One step of the critical path, and why it could not start before the step ahead of it had ended.
+
+    Attributes
+    ----------
+    bar : Bar
+    reason : str
+        ``"start"`` (nothing known kept it), ``"input"`` (it takes the result of the step before), ``"retry"``
+        (that was its previous attempt) or ``"room"`` (that held what it needed on its node).
+    """
+
+    bar: Bar
+    reason: str
+
+
+class Level(NamedTuple):
+    """What is in use, as a step function: ``amounts[i]`` from ``times[i]`` up to ``times[i + 1]``."""
+
+    times: tuple[float, ...]
+    amounts: tuple[float, ...]
+
+    def at(self, time: float) -> float:
+        """The amount at a time."""
+        i = bisect_right(self.times, time)
+        return self.amounts[i - 1] if i else 0.0
+
+    def before(self, time: float) -> float:
+        """The amount just before a time."""
+        i = bisect_left(self.times, time)
+        return self.amounts[i - 1] if i else 0.0
+
+    @property
+    def peak(self) -> float:
+        """The largest amount."""
+        return max(self.amounts, default=0.0)
+
+    def mean(self, end: float) -> float:
+        """The amount on average from 0 to ``end``."""
+        ends = (*self.times[1:], end)
+        area = sum(a * (until - t) for a, t, until in zip(self.amounts, self.times, ends, strict=False))
+        return area / end if end > 0 else 0.0
+
+
+def family_of(id: Hashable) -> str:
+    """What the ids of like functions have in common."""
+    first = id[0] if isinstance(id, tuple) and id else id
+    return re.sub(r"[\W_]*\d+$", "", str(first)) or "numbered"
+
+
+def level_of(parts: Iterable[tuple[float, float, float]]) -> Level:
+    """The sum of amounts, each held from its first time up to its second."""
+    changes: dict[float, list[float]] = {}
+    for start, stop, amount in parts:
+        if stop > start and amount:
+            changes.setdefault(start, []).append(amount)
+            changes.setdefault(stop, []).append(-amount)
+    times, amounts, held, total = [], [], 0, 0.0
+    for time in sorted(changes):
+        held += sum(1 if change > 0 else -1 for change in changes[time])
+        # Sums of fractions drift, and nothing held must be nothing.
+        total = round(total + sum(changes[time]), 9) if held else 0.0
+        times.append(time)
+        amounts.append(total)
+    return Level(tuple(times), tuple(amounts))
+
+
+@dataclass(frozen=True)
+class TimelineData:
+    """Records, ready to be drawn.
+
+    Attributes
+    ----------
+    bars : tuple of Bar
+        Every attempt that has a place and a time, in the order in which they started.
+    begin : float
+        When time 0 was: seconds since the epoch for a run, 0 for a simulation.
+    end : float
+        When the last attempt stopped, seconds from ``begin``.
+    lanes : dict
+        Node → number of its lanes. Nodes in the order of their names, those that ran nothing included.
+    inputs : dict or None
+        Function id → ids of the functions whose results it takes; None when that is not known.
+    capacities : dict
+        Node → resource → amount, of the nodes of which that is known.
+    counts : dict
+        Outcome → number of attempts, and ``"not run"`` → number of functions without one.
+    """
+
+    bars: tuple[Bar, ...]
+    begin: float
+    end: float
+    lanes: Mapping[Any, int]
+    inputs: Mapping[Hashable, Sequence[Hashable]] | None
+    capacities: Mapping[Any, Mapping[str, float]]
+    counts: Mapping[str, int]
+
+    @cached_property
+    def by_node(self) -> dict[Any, list[Bar]]:
+        """Node → its bars."""
+        found: dict[Any, list[Bar]] = {node: [] for node in self.lanes}
+        for bar in self.bars:
+            found[bar.node].append(bar)
+        return found
+
+    @cached_property
+    def waits(self) -> list[tuple[Bar, float]]:
+        """Bars that waited, and since when that can be drawn in their lane, which others ran in before."""
+        last: dict[tuple[Any, int], float] = {}
+        found = []
+        for bar in self.bars:
+            lane = (bar.node, bar.lane)
+            if bar.queued is not None and (since := max(bar.queued, last.get(lane, 0.0))) < bar.started:
+                found.append((bar, since))
+            last[lane] = bar.stopped
+        return found
+
+    @cached_property
+    def waiting(self) -> Level:
+        """How many functions could have started and had not."""
+        return level_of((b.queued, b.started, 1) for b in self.bars if b.queued is not None)
+
+    @cached_property
+    def utilisation(self) -> dict[tuple[Any, str], Level]:
+        """Node and resource → what was in use there.
+
+        Of the resources that the node offers, where that is known, otherwise of all that functions on it
+        asked for; ``"functions"`` counts them where there is none.
+        """
+        found: dict[tuple[Any, str], Level] = {}
+        for node, bars in self.by_node.items():
+            asked = dict.fromkeys(name for bar in bars for name, amount in bar.cost.items() if amount)
+            offered = self.capacities.get(node)
+            names = list(asked) if offered is None else [r for r in offered if r in asked]
+            for name in sorted(names):
+                found[node, name] = level_of((b.started, b.stopped, b.cost.get(name, 0)) for b in bars)
+            if bars and not names:
+                found[node, FUNCTIONS] = level_of((b.started, b.stopped, 1) for b in bars)
+        return found
+
+    def capacity(self, node: Any, resource: str) -> float | None:
+        """What a node has of a resource; None when that is not known."""
+        return self.capacities.get(node, {}).get(THREADS if resource == FUNCTIONS else resource)
+
+    @cached_property
+    def critical_path(self) -> tuple[Step, ...]:
+        """What led to the end: attempts of which each kept the next from starting. Empty without inputs.
+
+        From the attempt that stopped last backwards: an attempt that waited, waited for one that held what
+        was short on its node; otherwise it is its previous attempt, or the input that came last, that it
+        could not start before.
+        """
+        if self.inputs is None or not self.bars:
+            return ()
+        finder = _PathFinder(self, self.inputs)
+        bar: Bar | None = max(self.bars, key=lambda b: (b.stopped, b.started))
+        path: list[Step] = []
+        seen: set[tuple[Hashable, int]] = set()
+        while bar is not None:
+            seen.add((bar.id, bar.attempt))
+            before, reason = finder.before(bar, seen)
+            path.append(Step(bar, reason))
+            bar = before
+        return tuple(reversed(path))
+
+
+class _PathFinder:
+    """Finds what kept an attempt from starting."""
+
+    def __init__(self, data: TimelineData, inputs: Mapping[Hashable, Sequence[Hashable]]) -> None:
+        self._data = data
+        self._inputs = inputs
+        self._attempts: dict[Hashable, list[Bar]] = {}
+        for bar in data.bars:
+            self._attempts.setdefault(bar.id, []).append(bar)
+        self._ended = {
+            node: sorted(bars, key=lambda b: b.stopped) for node, bars in data.by_node.items() if bars
+        }
+        self._threads = {
+            node: level_of((b.started, b.stopped, 1) for b in bars) for node, bars in data.by_node.items()
+        }
+
+    def before(self, bar: Bar, seen: set[tuple[Hashable, int]]) -> tuple[Bar | None, str]:
+        """The attempt without whose end this one could not have started, and why."""
+        found = self._room(bar, seen)
+        if found is not None:
+            return found, "room"
+        for other in self._attempts[bar.id]:
+            if other.attempt == bar.attempt - 1 and (other.id, other.attempt) not in seen:
+                return other, "retry"
+        latest = None
+        for id in self._inputs.get(bar.id, ()):
+            finished = [b for b in self._attempts.get(id, ()) if b.outcome == "finished"]
+            # A result that was lost is computed again: what counts is the one that was there.
+            there = [b for b in finished if b.stopped <= bar.started] or finished
+            there = [b for b in there if (b.id, b.attempt) not in seen]
+            if there and (latest is None or there[-1].stopped > latest.stopped):
+                latest = there[-1]
+        return (latest, "input") if latest is not None else (None, "start")
+
+    def _room(self, bar: Bar, seen: set[tuple[Hashable, int]]) -> Bar | None:
+        if bar.queued is None or bar.queued >= bar.started:
+            return None
+        ended = self._ended[bar.node]
+        first = bisect_right(ended, bar.queued, key=lambda b: b.stopped)
+        last = bisect_right(ended, bar.started, key=lambda b: b.stopped)
+        for other in reversed(ended[first:last]):
+            if (other.id, other.attempt) in seen or other.started >= other.stopped:
+                continue
+            if self._short(bar, other):
+                return other
+        return None
+
+    def _short(self, bar: Bar, other: Bar) -> bool:
+        """Whether one needed what the other held, there being too little for both."""
+        data, node = self._data, bar.node
+        capacity = data.capacities.get(node, {})
+        for name, amount in bar.cost.items():
+            if not amount or not other.cost.get(name) or (capacity and name not in capacity):
+                continue
+            level = data.utilisation.get((node, name))
+            if level is None or name not in capacity:
+                return True
+            if level.before(other.stopped) + amount > capacity[name] + 1e-9:
+                return True
+        threads = capacity.get(THREADS)
+        return threads is not None and self._threads[node].before(other.stopped) + 1 > threads
+
+
+def prepare(
+    records: Mapping[Hashable, FunctionRecord],
+    inputs: Mapping[Hashable, Sequence[Hashable]] | None = None,
+    capacities: Mapping[Any, Mapping[str, float]] | None = None,
+    now: float | None = None,
+) -> TimelineData:
+    """Lay out records.
+
+    Parameters
+    ----------
+    records : mapping of id to FunctionRecord
+    inputs : mapping of id to ids, optional
+        Functions whose results each takes, for the critical path.
+    capacities : mapping of node to mapping of resource to number, optional
+    now : float, optional
+        Until when what has not ended is drawn; by default until the last that is known.
+    """
+    capacities = capacities or {}
+    counts: dict[str, int] = {}
+    attempts = []
+    for id, record in records.items():
+        if not record.attempts:
+            counts["not run"] = counts.get("not run", 0) + 1
+        for a in record.attempts:
+            counts[a.outcome] = counts.get(a.outcome, 0) + 1
+            attempts.append((id, record.cost, a))
+    times = [t for _, _, a in attempts for t in (a.queued, a.started, a.stopped) if t is not None]
+    begin = min(times, default=0.0)
+    end = max((*times, begin if now is None else now), default=0.0)
+    found: dict[Any, list[int]] = {}
+    for number, (_, _, a) in enumerate(attempts):
+        if any(t is not None for t in (a.queued, a.started, a.stopped)):
+            found.setdefault(a.node, []).append(number)
+    bars = []
+    lanes = {}
+    for node in sorted({*found, *capacities}, key=lambda node: (node is None, str(node))):
+        lanes[node] = 0
+        numbers = found.get(node, [])
+        spans = _spans_of([attempts[number][2] for number in numbers], begin, end)
+        ran = sorted_by_start((*span, number) for span, number in zip(spans, numbers, strict=True))
+        for lane, (started, stopped, number) in in_lanes(ran):
+            id, cost, a = attempts[number]
+            lanes[node] = max(lanes[node], lane + 1)
+            queued = None if a.queued is None else a.queued - begin
+            bar = Bar(id, node, lane, a.number, a.outcome, queued, started, stopped, cost, a.devices, a.error)
+            bars.append(bar._replace(guessed=a.started is None))
+    bars.sort(key=lambda b: (b.started, b.stopped))
+    return TimelineData(tuple(bars), begin, end - begin, lanes, inputs, capacities, counts)
+
+
+def _spans_of(attempts: Sequence[Attempt], begin: float, end: float) -> list[tuple[float, float]]:
+    """When attempts of one node ran. Each one whose start is not known began as another one ended."""
+    spans: list[tuple[float, float]] = [(0.0, 0.0)] * len(attempts)
+    unknown = []
+    freed = []
+    for i, a in enumerate(attempts):
+        stopped = end if a.stopped is None else a.stopped
+        if a.started is None:
+            unknown.append((stopped, i))
+        else:
+            spans[i] = (a.started - begin, max(a.started, stopped) - begin)
+            freed.append(spans[i][1] + begin)
+    freed.sort()
+    for stopped, i in sorted(unknown, reverse=True):
+        earliest = attempts[i].queued
+        earliest = stopped if earliest is None else earliest
+        while freed and freed[-1] > stopped:
+            freed.pop()
+        started = max(earliest, freed.pop()) if freed else earliest
+        spans[i] = (started - begin, max(started, stopped) - begin)
+    return spans

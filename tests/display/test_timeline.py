@@ -1,0 +1,205 @@
+"""Timelines: how they are drawn and saved, and where they come from."""
+
+import pickle
+import re
+import sys
+from html import unescape
+
+import pytest
+from helpers import dag_of, gate, identity, pass_gate
+
+import handoff_dask as handoff
+from handoff_dask import Attempt, Function, History, Records, Timeline
+from handoff_dask._display.timeline import seconds
+from handoff_dask._display.timeline_data import prepare
+from handoff_dask._model.records import Row
+
+EVIL = "</script><b>$x_{1}$"
+
+OUTCOMES = ("finished", "failed", "lost", "cancelled", "running")
+
+
+@pytest.fixture
+def dag():
+    return dag_of(
+        Function("load", list, cost={"cpu": 1}), Function("use", identity, args=["load"], cost={"cpu": 1})
+    )
+
+
+def every_kind():
+    """Attempts of every outcome, some without times, names that mean something to HTML or to matplotlib."""
+    rows = {}
+    for n, outcome in enumerate(OUTCOMES):
+        known = outcome not in ("lost", "running")
+        rows[EVIL, n] = Row(
+            outcome,
+            (
+                Attempt(
+                    1,
+                    EVIL,
+                    100.0 + n,
+                    101.0 + n if known else None,
+                    None if outcome == "running" else 103.0 + n,
+                    outcome,
+                    EVIL * 50,
+                    devices={"gpu": (0,)},
+                ),
+            ),
+        )
+    rows["never"] = Row("waiting", ())
+    return Records(rows, rows.__getitem__, lambda id: {EVIL: 0.5})
+
+
+def bars_in(figure):
+    """Everything that bars of a Bokeh layout are drawn from."""
+    from bokeh.models import ColumnDataSource
+
+    return [s.data for s in figure.select({"type": ColumnDataSource}) if "attempt" in s.data]
+
+
+def test_every_outcome_is_told_by_more_than_colour():
+    from bokeh.models import Legend
+
+    figure = every_kind().timeline().figure()
+    told = {text for data in bars_in(figure) for text in data["attempt"]}
+    assert told == {f"1, {outcome}" for outcome in OUTCOMES}
+    (legend,) = figure.select({"type": Legend})
+    patterns = {
+        item.label.value: getattr(item.renderers[0].glyph, "hatch_pattern", None) for item in legend.items
+    }
+    hatched = [patterns[outcome] for outcome in OUTCOMES[1:]]
+    assert None not in hatched
+    assert len(set(hatched)) == 4
+    assert "waiting" in patterns
+
+
+def test_pointing_at_an_attempt_tells_all_of_it():
+    (data,) = [d for d in bars_in(every_kind().timeline().figure()) if d["attempt"] == ["1, failed"]]
+    assert data["id"] == [repr((EVIL, 1))]
+    assert data["node"] == [EVIL]
+    assert data["waited"] == ["1 s"]
+    assert data["ran"] == ["2 s, until 4 s"]
+    assert data["devices"] == ["gpu [0]"]
+    assert len(data["error"][0]) == 200
+
+
+def test_a_page_is_complete_and_names_do_not_break_it(tmp_path):
+    timeline = every_kind().timeline()
+    timeline.save(tmp_path / "t.html")
+    page = (tmp_path / "t.html").read_text(encoding="utf-8")
+    assert not re.search(r"<(script|link)[^>]*(src|href)=", page)
+    assert "</script><b>" not in page
+    framed = timeline._repr_html_()
+    assert framed.startswith("<iframe srcdoc='")
+    assert framed.count("'") == 2 * len(re.findall(r"='", framed))
+    assert "<!DOCTYPE html>" in unescape(framed)
+
+
+@pytest.mark.parametrize(("name", "head"), [("t.png", b"\x89PNG"), ("t.svg", b"<?xml"), ("t.pdf", b"%PDF")])
+def test_images(tmp_path, name, head):
+    pytest.importorskip("matplotlib")
+    every_kind().timeline(every_kind()).save(tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(head)
+
+
+def test_nothing_at_all_can_be_drawn(tmp_path):
+    empty = Records((), lambda id: None, lambda id: {}).timeline()
+    empty.save(tmp_path / "t.html")
+    assert empty.critical_path == ()
+    pytest.importorskip("matplotlib")
+    empty.save(tmp_path / "t.png")
+
+
+def test_other_suffixes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"saved as \.html, \.png, \.svg, \.pdf, not as '\.gif'"):
+        every_kind().timeline().save(tmp_path / "t.gif")
+
+
+@pytest.mark.parametrize(("package", "name"), [("bokeh", "t.html"), ("matplotlib", "t.png")])
+def test_missing_package(monkeypatch, tmp_path, package, name):
+    for module in [m for m in sys.modules if m.partition(".")[0] == package]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, package, None)
+    timeline = every_kind().timeline()
+    wanted = rf"{package} is needed for this: pip install 'handoff-dask\[timeline\]'"
+    with pytest.raises(ImportError, match=wanted):
+        timeline.save(tmp_path / name)
+    if package == "bokeh":
+        assert "pip install" in timeline._repr_html_()  # a notebook shows what to do
+
+
+def test_a_simulation(dag):
+    schedule = handoff.simulate(dag, {"n": {"cpu": 2}}, 3)
+    timeline = schedule.timeline()
+    assert type(timeline) is Timeline
+    assert timeline.critical_path == (("load", 1), ("use", 1))
+    assert repr(timeline) == "<timeline of simulation of DAG 'test'>"
+    assert timeline._parts[0][1].capacities == {"n": {"cpu": 2, "threads": 2}}
+
+
+def test_a_run_beside_its_simulation(client, dag):
+    run = handoff.submit(dag, client)
+    result = run.result(30)
+    schedule = handoff.simulate(dag, {"n": {"cpu": 2}}, result.records)
+    capacities = run.timeline()._parts[0][1].capacities
+    assert {name: c["cpu"] for name, c in capacities.items()} == {
+        name: c["cpu"] for name, c in handoff.discover_nodes(client).items()
+    }
+    for timeline in (run.timeline(schedule), result.timeline(other=schedule), result.timeline(run)):
+        assert timeline.critical_path == (("load", 1), ("use", 1))
+        assert len(timeline._parts) == 2
+        figures = [row[0] for row in timeline.figure().children]
+        assert len({figure.x_range.id for figure in figures}) == 1
+    assert repr(result.timeline(schedule.records)) == "<timeline of run of DAG 'test', records>"
+
+
+def test_a_result_that_was_pickled_has_one_too(dag):
+    result = handoff.execute_local(dag)
+    assert result.timeline().critical_path == (("load", 1), ("use", 1))
+    again = pickle.loads(pickle.dumps(result)).timeline()
+    assert again.critical_path == ()
+    assert len(again._parts[0][1].bars) == 2
+
+
+def test_records_of_a_history_have_the_path_when_given_the_dag(dag, tmp_path):
+    handoff.execute_local(dag, history=tmp_path / "h.db")
+    with History(tmp_path / "h.db") as history:
+        records = history.records(history.runs()[0].id)
+        assert records.timeline().critical_path == ()
+        assert records.timeline(dag=dag).critical_path == (("load", 1), ("use", 1))
+
+
+def test_a_run_that_goes_on(client, tmp_path):
+    door = gate("timeline")
+    run = handoff.submit(dag_of(Function("f", pass_gate, extra_args=["timeline"], cost={"cpu": 1})), client)
+    door.await_inside(1)
+    (bar,) = run.timeline()._parts[0][1].bars
+    assert (bar.outcome, bar.guessed) == ("running", True)
+    run.timeline().save(tmp_path / "t.html")
+    door.open()
+    run.result(30)
+    assert run.timeline()._parts[0][1].bars[0].outcome == "finished"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 s"),
+        (0.01234, "0.0123 s"),
+        (99.96, "100 s"),
+        (119.4, "119 s"),
+        (125, "2 min 5 s"),
+        (3725, "1 h 2 min"),
+    ],
+)
+def test_seconds(value, text):
+    assert seconds(value) == text
+
+
+def test_five_thousand_functions_are_laid_out_quickly():
+    dag = dag_of(*(Function(n, list, cost={"cpu": 1}) for n in range(5000)))
+    schedule = handoff.simulate(dag, {"a": {"cpu": 3}, "b": {"cpu": 2}}, 1)
+    data = schedule.timeline()._parts[0][1]
+    assert len(data.bars) == 5000
+    assert len(data.critical_path) == 1000
+    assert prepare(schedule.records).lanes == {"a": 3, "b": 2}

@@ -86,9 +86,10 @@ def _lanes(ax: Any, title: str, data: TimelineData, rows: Rows, colours: dict[st
         if name == "finished":
             name = bar.family if bar.family in colours else "others"
         looks.setdefault((bar.outcome, name), []).append(bar)
+    style: dict[str, Any]
     for (outcome, name), bars in sorted(looks.items(), key=lambda item: item[0][0] != "finished"):
         if outcome == "finished":
-            style: dict[str, Any] = {"facecolor": colours.get(name, OTHERS), "edgecolor": "white", "linewidth": 0.4}
+            style = {"facecolor": colours.get(name, OTHERS), "edgecolor": "white", "linewidth": 0.4}
         else:
             fill, edge, _, hatch = OUTCOMES[outcome]
             dash = "--" if outcome in ("lost", "running") else "-"

@@ -13,12 +13,12 @@ from handoff_dask._cli.connect import cluster_for, scheduler_options
 from handoff_dask._cli.errors import checked, debug_option, message_of
 from handoff_dask._cli.loading import find_ids, load_dag
 from handoff_dask._cli.output import SHOWN, count, json_option, only_ours, print_json, seconds, table
+from handoff_dask._cli.placing import placement_options
 from handoff_dask._client.execute import execute
-from handoff_dask._client.options import DEFAULT_MAX_RETRIES, DEFAULT_STRATEGY
+from handoff_dask._client.options import DEFAULT_MAX_RETRIES
 from handoff_dask._client.result import Result
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import FunctionRecord
-from handoff_dask._scheduling.strategies import STRATEGIES
 from handoff_dask.exceptions import RunError
 
 
@@ -63,16 +63,7 @@ from handoff_dask.exceptions import RunError
     help="Results to fetch and print: all (the default), sinks (those that no function needs), or the id of"
     " a function; may be repeated.",
 )
-@click.option(
-    "--strategy",
-    type=click.Choice(list(STRATEGIES)),
-    default=DEFAULT_STRATEGY,
-    show_default=True,
-    help="Which of several nodes gets a function that fits on each.",
-)
-@click.option(
-    "--max-concurrency", type=click.IntRange(min=1), metavar="N", help="Functions that run at once at most."
-)
+@placement_options
 @click.option(
     "--keep-going", is_flag=True, help="When a function fails, finish those that do not need its result."
 )

@@ -9,11 +9,10 @@ import click
 from handoff_dask._cli.errors import checked, debug_option
 from handoff_dask._cli.loading import load_dag, load_nodes
 from handoff_dask._cli.output import count, json_option, only_ours, print_json, seconds, table
+from handoff_dask._cli.placing import placement_options
 from handoff_dask._client.history import History
-from handoff_dask._client.options import DEFAULT_STRATEGY
 from handoff_dask._client.simulate import Schedule
 from handoff_dask._client.simulate import simulate as simulated
-from handoff_dask._scheduling.strategies import STRATEGIES
 
 
 @click.command(short_help="Say how long a DAG would take on given nodes.")
@@ -38,16 +37,7 @@ from handoff_dask._scheduling.strategies import STRATEGIES
     metavar="FILE",
     help="Take the durations from runs that `run --history` has written.",
 )
-@click.option(
-    "--strategy",
-    type=click.Choice(list(STRATEGIES)),
-    default=DEFAULT_STRATEGY,
-    show_default=True,
-    help="Which of several nodes gets a function that fits on each.",
-)
-@click.option(
-    "--max-concurrency", type=click.IntRange(min=1), metavar="N", help="Functions that run at once at most."
-)
+@placement_options
 @json_option
 @debug_option
 def simulate(

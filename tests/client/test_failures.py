@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from distributed import Client
-from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, until
+from helpers import GATES, add, dag_of, gate, identity, pass_gate, plugin_of, until
 
 import handoff_dask as handoff
 from handoff_dask import (
@@ -143,7 +143,10 @@ def test_without_fail_fast_independent_branches_finish(client):
     assert caught.value.others == ()
 
 
-def fail_with(error):
+def fail_with(error, door=None):
+    """Raise it, in the last of two attempts once a door is open."""
+    if door is not None and handoff.current().attempt == 2:
+        GATES[door].open()
     raise error
 
 
@@ -151,10 +154,11 @@ def fail_with(error):
     "execute", [handoff.execute, lambda dag, client, **o: handoff.execute_local(dag, **o)]
 )
 def test_without_fail_fast_all_failures_are_reported(client, execute):
+    gate("failures")
     dag = dag_of(
-        Function("first", fail_with, extra_args=[KeyError("one")], max_retries=1),
+        Function("first", fail_with, extra_args=[KeyError("one"), "failures"], max_retries=1),
         Function("then", identity, args=["first"]),
-        Function("good", time.sleep, extra_args=[0.3]),
+        Function("good", pass_gate, extra_args=["failures"]),
         Function("second", lambda _: fail_with(ValueError("two")), args=["good"], max_retries=0),
     )
     with pytest.raises(FunctionFailedError) as caught:

@@ -27,6 +27,7 @@ from handoff_dask._adapter.config import read_archive_bounds, read_settings, rea
 from handoff_dask._adapter.foreign import ForeignTasks
 from handoff_dask._adapter.keeper import Keeper
 from handoff_dask._adapter.latency import StreamIntervals
+from handoff_dask._adapter.lingering import Lingering
 from handoff_dask._adapter.membership import Membership
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED, RUN_ENDED
 from handoff_dask._adapter.requests import ActiveRun, Requests
@@ -67,6 +68,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.intervals = StreamIntervals(scheduler, read_stream_interval())
         self._tick_due = False
         self.keeper = Keeper(scheduler)
+        self.lingering = Lingering(scheduler, self.state, self.wake)
         self.foreign = ForeignTasks(scheduler, self.state, self.wake)
         self.membership = Membership(scheduler, self.state, self.intervals, self.foreign, self.wake)
         self.runs: dict[str, ActiveRun] = {}
@@ -231,8 +233,10 @@ class HandoffPlugin(SchedulerPlugin):
                 state.withdrawn(f)
             elif start == "processing":
                 # A failed attempt was closed before; what is still open here ended without failing.
-                gone = f.node is not None and f.node.name not in self.scheduler.aliases
-                state.lost(f, time(), "lost" if gone else "cancelled")
+                if f.node is not None and f.node.name in self.scheduler.aliases:
+                    self.lingering.watch(f.node, key, state.taken_back(f, time()))
+                else:
+                    state.lost(f, time())
                 self.keeper.ended(key)
                 self.wake()
             if finish == "released":

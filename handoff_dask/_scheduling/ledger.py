@@ -125,6 +125,32 @@ class Devices:
             self.free[i] += units
 
 
+class Hold:
+    """What a function still takes of its node after it was taken back: its thread goes on.
+
+    Attributes
+    ----------
+    node : Node
+    cost : dict
+    devices : dict
+        Device index → units.
+    limits : Pool or None
+        The limits of its run.
+    limit_cost : dict
+    """
+
+    __slots__ = ("cost", "devices", "limit_cost", "limits", "node")
+
+    def __init__(
+        self, node: Node, cost: Amounts, devices: Mapping[int, int], limits: Pool | None, limit_cost: Amounts
+    ) -> None:
+        self.node = node
+        self.cost = cost
+        self.devices = devices
+        self.limits = limits
+        self.limit_cost = limit_cost
+
+
 class Node(Pool):
     """A node: its capacity, threads included, and the functions that it runs.
 
@@ -142,6 +168,8 @@ class Node(Pool):
         Functions placed here → None. Ordered.
     ahead : dict
         Functions sent ahead of their time → None. They run here, but are not booked yet.
+    lingering : dict
+        :class:`Hold` of functions that were taken back and go on → None.
     wide : int
         How many of those in ``running`` ask for more than one core.
     occupied : dict
@@ -157,6 +185,7 @@ class Node(Pool):
         "devices",
         "enforced",
         "form",
+        "lingering",
         "name",
         "occupied",
         "position",
@@ -179,6 +208,7 @@ class Node(Pool):
         self.accepting = True
         self.running: dict[Any, None] = {}
         self.ahead: dict[Any, None] = {}
+        self.lingering: dict[Hold, None] = {}
         self.wide = 0
         self.occupied: Amounts = {}
         self.devices = Devices(self.capacity.get(GPU, 0))
@@ -238,6 +268,7 @@ class Node(Pool):
         for name in capacity:
             self.used.setdefault(name, 0)
         held = [f.devices for f in self.running if f.devices]
+        held += [hold.devices for hold in self.lingering]
         self.devices = Devices(self.capacity.get(GPU, 0), held)
 
     def enforces(self, cost: Amounts) -> bool:

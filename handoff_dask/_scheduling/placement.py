@@ -16,7 +16,7 @@ from handoff_dask._scheduling.durations import Durations
 from handoff_dask._scheduling.feasibility import shortfall_of
 from handoff_dask._scheduling.fleet import Fleet
 from handoff_dask._scheduling.functions import FunctionState, State
-from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.ledger import Hold, Node
 from handoff_dask._scheduling.locality import Move
 from handoff_dask._scheduling.proposals import Rejected, propose
 from handoff_dask._scheduling.queues import Parked, Queue, QueueHeap, QueueKey, queue_key
@@ -77,6 +77,8 @@ class Placement:
         if node is not None:
             node.accepting = False
             self._shrunk = True
+            for hold in list(node.lingering):
+                self.ended_at_last(hold)
             self._nodes_changed()
         return node
 
@@ -175,6 +177,36 @@ class Placement:
         else:
             del node.ahead[f]
         f.booked = False
+        if node.ahead:
+            self._move_up(node)
+        self._freed[node] = None
+        self.fleet.moved(node)
+
+    def linger(self, f: FunctionState) -> Hold:
+        """Take a booked function back from its node, whose thread goes on with it."""
+        node, run = f.node, f.run
+        assert node is not None
+        del node.running[f]
+        run.give_back(f)
+        hold = Hold(node, f.cost, f.devices or {}, run.limits, f.limit_cost)
+        node.lingering[hold] = None
+        f.booked = False
+        f.devices = None
+        return hold
+
+    def ended_at_last(self, hold: Hold) -> None:
+        """A function that had been taken back has ended."""
+        node = hold.node
+        if hold not in node.lingering:
+            return
+        del node.lingering[hold]
+        node.release(hold.cost)
+        node.devices.give_back(hold.devices)
+        if hold.limits is not None:
+            hold.limits.release(hold.limit_cost)
+            for queue in [q for q in self._queues.values() if q.parked is Parked.LIMITS]:
+                queue.run.limited.pop(queue, None)
+                self._open_again(queue)
         if node.ahead:
             self._move_up(node)
         self._freed[node] = None

@@ -16,11 +16,12 @@ from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.records import Attempt, Row, Shortfall
+from handoff_dask._scheduling.audit import check_ledger
 from handoff_dask._scheduling.decisions import Place, Settings, Starved
 from handoff_dask._scheduling.explain import explain
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
 from handoff_dask._scheduling.functions import FINAL, NAMES, FunctionState, State
-from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.ledger import Hold, Node
 from handoff_dask._scheduling.locality import HEAVY
 from handoff_dask._scheduling.placement import Placement
 from handoff_dask._scheduling.proposals import Rejected
@@ -296,12 +297,35 @@ class SchedulingState:
             self.placement.release(f)
         self._fail(f)
 
-    def lost(self, f: FunctionState, now: float, outcome: str = "lost") -> None:
-        """An attempt ended without failing: its node left, or nobody wants the function any more."""
+    def lost(self, f: FunctionState, now: float) -> None:
+        """An attempt was lost with its node."""
         if f.state is State.RUNNING:
-            self._close_attempt(f, outcome, None, now)
+            self._close_attempt(f, "lost", None, now)
             self.placement.release(f)
             f.move(State.WAITING if f.run.active else State.CANCELLED)
+
+    def taken_back(self, f: FunctionState, now: float) -> Hold | None:
+        """A function was taken back from a node that is there: one of its inputs was lost.
+
+        Returns
+        -------
+        Hold or None
+            What it goes on to take there, until :meth:`ended_at_last`.
+        """
+        if f.state is not State.RUNNING:
+            return None
+        self._close_attempt(f, "cancelled", None, now)
+        hold = None
+        if f.booked:
+            hold = self.placement.linger(f)
+        else:
+            self.placement.release(f)
+        f.move(State.WAITING if f.run.active else State.CANCELLED)
+        return hold
+
+    def ended_at_last(self, hold: Hold) -> None:
+        """A function that had been taken back does not run any more."""
+        self.placement.ended_at_last(hold)
 
     def unmovable(self, f: FunctionState, now: float, error: str, traceback: str | None = None) -> bool:
         """A function's result does not travel to where it is needed: its attempt has failed after all.
@@ -490,26 +514,4 @@ class SchedulingState:
 
     def check(self) -> None:
         """Raise AssertionError unless the ledger is what the functions that run make it."""
-        for node in self.nodes.values():
-            used: dict[str, int] = dict(node.occupied)
-            for f in node.running:
-                assert f.state is State.RUNNING, f
-                assert f.node is node, f
-                assert f.booked, f
-                for name, units in f.cost.items():
-                    used[name] = used.get(name, 0) + units
-            for f in node.ahead:
-                assert f.state is State.RUNNING, f
-                assert not f.booked, f
-            assert used == {name: units for name, units in node.used.items() if units}, node
-        running = [f for node in self.nodes.values() for f in node.running]
-        for run in self.runs.values():
-            assert run.share == sum(run.weight(f) for f in running if f.run is run), run
-        for run in self.runs.values():
-            if run.limits is not None:
-                held: dict[str, int] = {}
-                for f in run.functions:
-                    if f.state is State.RUNNING and f.booked:
-                        for name, units in f.limit_cost.items():
-                            held[name] = held.get(name, 0) + units
-                assert held == {name: units for name, units in run.limits.used.items() if units}, run
+        check_ledger(self.nodes.values(), self.runs.values())

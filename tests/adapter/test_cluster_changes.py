@@ -200,3 +200,36 @@ def test_parked_functions_outlive_dasks_no_workers_timeout():
         assert not run.wait(timeout=1.5)  # Dask looks at the time-out several times meanwhile
         door.open()
         assert len(run.result(timeout=20).results) == 3
+
+
+def test_a_function_that_dask_takes_back_stays_booked_until_its_thread_ends():
+    """An input was lost before the scheduler heard that the node had it already."""
+    door = gate("taken back")
+    nodes = {"a": {"cpu": 1}, "b": {"cpu": 1}}
+    with handoff.local_cluster(nodes) as cluster, Client(cluster) as client:
+        dag = dag_of(
+            Function("made", identity, extra_args=["taken back"], node="a"),
+            Function("held", pass_gate, args=["made"], cost={"cpu": 1}, node="b"),
+        )
+        run = handoff.submit(dag, client)
+        door.await_inside(1)
+        scheduler = cluster.scheduler
+        made = next(key for key in scheduler.tasks if key[0].startswith("identity"))
+        client.sync(lose_result, scheduler, made)
+        until(lambda: [a.outcome for a in run.records["held"].attempts[:1]] == ["cancelled"])
+        later = handoff.submit(
+            dag_of(Function("later", identity, extra_args=[2], cost={"cpu": 1}, node="b")), client, priority=1
+        )
+        until(lambda: "cpu 1, free 0" in later.explain("later"))
+        assert door.inside == 1
+        door.open()
+        assert later.result(20)["later"] == 2
+        assert run.result(20)["made"] == "taken back"
+        until(lambda: handoff.resources_available("b", {"cpu": 1}, client))
+        assert not plugin_of(cluster).lingering._watched
+        run = later = None
+        settle(cluster)
+
+
+async def lose_result(scheduler, key):
+    scheduler.transitions({key: "released"}, "test")

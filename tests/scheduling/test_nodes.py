@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scheduling.harness import fn, many, node
+from scheduling.harness import Core, fn, many, node
 
 from handoff_dask._scheduling.functions import State
 
@@ -83,7 +83,7 @@ def test_a_single_attempt_may_be_lost_or_cancelled(core):
     core.lose("x")
     core.ready("x")
     assert core.decide() == ["x@a"]
-    core.state.lost(core["x"], core.now, "cancelled")
+    core.state.ended_at_last(core.state.taken_back(core["x"], core.now))
     assert core.outcomes("x") == [("a", "lost"), ("a", "cancelled")]
     assert core.used("a") == {}
 
@@ -238,3 +238,66 @@ def test_devices_come_back_however_an_attempt_ends(core, how):
     assert core.decide() == ["y@a"]
     assert core["y"].device_indices() == {"gpu": (0,)}
     assert core["x"].state in (State.FINISHED, State.CANCELLED)
+
+
+# a function that is taken back while its thread goes on
+
+
+def test_what_is_taken_back_goes_on_to_take_what_it_took(core):
+    core.nodes(a="cpu 2, gpu 2")
+    core.run(limits="db 1", x=fn("cpu 1, gpu 1", limit="db 1"), y=fn("cpu 2"), z=fn(limit="db 1"), ready="x")
+    core.decide()
+    hold = core.state.taken_back(core["x"], core.now)
+    core.state.check()
+    core.ready("y z")
+    assert core.states("x") == "waiting"
+    assert core.outcomes("x") == [("a", "cancelled")]
+    assert core.used("a") == {"cpu": 1, "gpu": 1}
+    assert core["x"].run.share == 0, "its run is not charged for what it does not get"
+    assert core.decide() == [], "neither its node nor the limits of its run have room"
+    core.state.ended_at_last(hold)
+    core.state.ended_at_last(hold)
+    core.state.check()
+    assert core.used("a") == {}
+    assert core.decide() == ["y@a", "z@a"]
+    core.ready("x")
+    core.finish("y z")
+    assert core.decide() == ["x@a"]
+    assert core["x"].devices == {0: 2**20}
+
+
+def test_another_attempt_uses_another_device_meanwhile(core):
+    core.nodes(a="cpu 2, gpu 2")
+    core.run(x=fn("gpu 1"))
+    core.decide()
+    core.state.taken_back(core["x"], core.now)
+    core.resize(a="cpu 2, gpu 2")
+    core.ready("x")
+    assert core.decide() == ["x@a"]
+    assert list(core["x"].devices) == [1]
+    core.state.check()
+
+
+def test_what_is_taken_back_goes_with_its_node(core):
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(limits="db 1", x=fn("cpu 1", limit="db 1"))
+    core.decide()
+    hold = core.state.taken_back(core["x"], core.now)
+    core.ready("x")
+    assert core.decide() == [], "its limits are held"
+    core.leave("a")
+    assert core.decide() == ["x@b"]
+    core.state.ended_at_last(hold)
+    core.state.check()
+
+
+def test_what_was_only_sent_ahead_takes_nothing_when_it_is_taken_back():
+    core = Core(ahead_horizon=10)
+    core.state.placement.durations.learn("short", 0.0, 0.001)
+    core.nodes(a="cpu 1")
+    core.run(**many(2, fn("cpu 1", code="short")))
+    core.decide()
+    assert core.state.taken_back(core["f1"], core.now) is None
+    assert core.state.taken_back(core["f1"], core.now) is None
+    core.finish("f0")
+    assert core.used("a") == {}

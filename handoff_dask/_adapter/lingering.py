@@ -1,0 +1,81 @@
+"""Functions that Dask has taken back from a node that is there: a thread of it may go on with them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
+
+from distributed.protocol import pickle
+
+from handoff_dask._adapter.membership import opened
+from handoff_dask._scheduling.ledger import Hold, Node
+from handoff_dask._scheduling.state import SchedulingState
+
+if TYPE_CHECKING:
+    from distributed import Scheduler, Worker
+
+#: Seconds between questions to a worker. Longer than Dask's messages to it wait, so that the one that takes
+#: the function back has arrived before the first.
+INTERVAL = 0.1
+
+
+def running_keys(dask_worker: Worker) -> list[Hashable]:
+    """Run on a worker: keys of tasks in its threads."""
+    with dask_worker.active_threads_lock:
+        return list(dask_worker.active_threads.values())
+
+
+class Lingering:
+    """Asks workers about functions that were taken back, and tells the core when they have ended.
+
+    Dask does not tell: for the scheduler such a task has not run. Nothing is asked while there is none.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    state : SchedulingState
+    wake : callable
+        Called when there may be something to decide.
+    """
+
+    def __init__(self, scheduler: Scheduler, state: SchedulingState, wake: Callable[[], None]) -> None:
+        self._scheduler = scheduler
+        self._state = state
+        self._wake = wake
+        self._watched: dict[Node, dict[Hold, Hashable]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def watch(self, node: Node, key: Hashable, hold: Hold | None) -> None:
+        """Look after what a function goes on to take of a node."""
+        if hold is None:
+            return
+        if node in self._watched:
+            self._watched[node][hold] = key
+            return
+        self._watched[node] = {hold: key}
+        task = asyncio.get_running_loop().create_task(self._look(node))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _look(self, node: Node) -> None:
+        holds = self._watched[node]
+        function = pickle.dumps(running_keys)
+        while holds:
+            await asyncio.sleep(INTERVAL)
+            address = self._scheduler.aliases.get(node.name)
+            if address is None or self._state.nodes.get(node.name) is not node:
+                break  # the node is gone, and all that was booked there with it
+            try:
+                answer: Any = await self._scheduler.rpc(address).run(function=function)
+            except OSError:
+                continue
+            if answer["status"] != "OK":
+                continue
+            running = opened(answer["result"])
+            for hold, key in list(holds.items()):
+                if key not in running:
+                    del holds[hold]
+                    self._state.ended_at_last(hold)
+                    self._wake()
+        del self._watched[node]

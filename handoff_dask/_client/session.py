@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +19,6 @@ from handoff_dask._version import __version__
 from handoff_dask.exceptions import ClusterNotReadyError
 
 _embedded_client: Client | None = None
-_ready: weakref.WeakKeyDictionary[Client, str] = weakref.WeakKeyDictionary()
 _by_address: dict[str, Client] = {}
 
 
@@ -130,9 +128,7 @@ async def ensure_plugin(client: Client) -> None:
     """
     if client.asynchronous and client.status != "running":
         await client  # made, but not awaited yet
-    scheduler_id = client.scheduler.address
-    if _ready.get(client) == scheduler_id:
-        return
+    # Asked each time: somebody may have removed the plugin, or restarted the scheduler.
     installed = await client.scheduler.get_metadata(keys=[NAME], default=None)
     if installed is None:
         try:
@@ -143,7 +139,6 @@ async def ensure_plugin(client: Client) -> None:
             raise ClusterNotReadyError(explain_failure(error)) from error
         installed = await client.scheduler.get_metadata(keys=[NAME], default=None)
     check_protocol(installed)
-    _ready[client] = scheduler_id
 
 
 def ask(client: Any, question: Any, *args: Any) -> Any:

@@ -329,3 +329,14 @@ def test_priorities_order_runs(cluster, client):
     started = {p: median(r.started for r in run.result(30).records.values()) for p, run in runs.items()}
     block.result(30)
     assert started[2] < started[1] < started[0]
+
+
+def test_a_client_goes_on_after_the_plugin_was_removed():
+    with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
+        dag = dag_of(Function("f", identity, extra_args=[1]))
+        assert handoff.execute(dag, client)["f"] == 1
+        client.unregister_scheduler_plugin("handoff")
+        assert plugin_of(cluster) is None
+        assert handoff.runs(client) == []
+        client.unregister_scheduler_plugin("handoff")
+        assert handoff.execute(dag, client)["f"] == 1

@@ -249,7 +249,8 @@ class _Table:
             least = values.min()
             left = left[values == least]
             if abs(least) >= _EXACT:
-                return min((q for q in map(self._rows.__getitem__, left) if q), key=_urgency_of)
+                queues = [q for q in map(self._rows.__getitem__, left) if q and q.head() is not None]
+                return min(queues, key=_urgency_of) if queues else self._rows[left[0]]
         return self._rows[left[0]] if len(left) else None
 
 

@@ -151,9 +151,10 @@ class Run:
 
     def weigh(self, fleet: Fleet) -> None:
         """The nodes are others, and so are all parts of them; nothing is held as yet."""
-        total = {name: fleet.capacity(name) for kind in self.spec.kinds for name in kind.node_cost}
+        total = {name: fleet.capacity(name) for name in {n for k in self.spec.kinds for n in k.node_cost}}
+        # What runs may ask for more than there is by now.
         self._weights = [
-            max(units * WHOLE // max(1, total[name]) for name, units in kind.node_cost.items())
+            min(WHOLE, max(units * WHOLE // max(1, total[name]) for name, units in kind.node_cost.items()))
             for kind in self.spec.kinds
         ]
         self.share = 0

@@ -342,6 +342,7 @@ class SchedulingState:
             return False
         last = f.attempts[-1]._replace(outcome="failed", error=error, traceback=traceback)
         f.attempts = (*f.attempts[:-1], last)
+        f.run.troubles.append((f, last.number))
         self._count_failure(f, now, last.node)
         self.result_lost(f)
         return True

@@ -459,7 +459,7 @@ class Model:
 
         def count(f: FunctionState, sign: int) -> None:
             parts = [units * 2**30 // max(1, total.get(name, 0)) for name, units in f.cost.items()]
-            shares[f.run] = shares.get(f.run, 0) + sign * max(parts)
+            shares[f.run] = shares.get(f.run, 0) + sign * min(2**30, max(parts))
 
         for node in self.nodes.values():
             for f in node.booked:

@@ -355,3 +355,28 @@ def test_rows(core):
 
 def test_numbers_reads_what_it_should():
     assert numbers("cpu 4, gpu 0.5") == {"cpu": 4, "gpu": 0.5}
+
+
+def test_what_runs_may_ask_for_more_than_there_is(core, monkeypatch):
+    monkeypatch.setattr(board, "MANY", 0)
+    core.nodes(a="cpu 4, memory 1000000")
+    core.run(id="r1", **many(4, fn("cpu 1, memory 200000"), "x"))
+    core.decide()
+    core.run(id="r2", **{f"y{i}": fn(f"cpu {1 + i / 8}") for i in range(8)})
+    core.decide()
+    core.resize(a="cpu 4")
+    core.finish("x0")
+    assert core.decide()
+    assert core["x1"].run.share <= 4 * 2**30
+
+
+def test_priorities_beyond_what_a_float_holds_in_many_queues(core, monkeypatch):
+    monkeypatch.setattr(board, "MANY", 0)
+    core.nodes(a="cpu 1")
+    kinds = {f"f{i}": fn(f"cpu {1 - i / 16}", priority=2**60) for i in range(8)}
+    core.run(first=fn("cpu 1", priority=2**61), **kinds)
+    core.decide()
+    for i in range(4):
+        core.state.withdrawn(core[f"f{i}"])
+    core.finish("first")
+    assert core.decide() == ["f4@a"]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from distributed.metrics import time
+from distributed.scheduler import ClientState
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -23,17 +24,25 @@ class Keeper:
     Parameters
     ----------
     scheduler : distributed.Scheduler
+
+    Attributes
+    ----------
+    paused : bool
+        While the scheduler restarts its workers, and with them whatever runs, nothing more is kept.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._kept: set[Any] = set()
         self._ended: list[Any] = []
+        self.paused = False
+        # From the start, as Dask's own fire-and-forget: the scheduler may be going through its clients.
+        scheduler.clients[KEEPER] = ClientState(KEEPER)
 
     def keep(self, keys: Iterable[Any]) -> None:
         """Want these keys, which are being processed, until they have ended."""
         new = [key for key in keys if key not in self._kept]
-        if new:
+        if new and not self.paused:
             self._kept.update(new)
             self._scheduler.client_desires_keys(new, KEEPER)
 
@@ -44,15 +53,14 @@ class Keeper:
             self._ended.append(key)
 
     def release(self) -> None:
-        """Let go what has ended. Not from within a transition."""
+        """Let go what has ended. Not from within a transition, and before anything is placed again."""
         if self._ended:
             keys, self._ended = self._ended, []
             self._scheduler.client_releases_keys(keys, KEEPER, f"{KEEPER}-{time()}")
-            if not self._kept:
-                del self._scheduler.clients[KEEPER]
 
     def close(self) -> None:
         """Want nothing any more."""
         for key in list(self._kept):
             self.ended(key)
         self.release()
+        self._scheduler.clients.pop(KEEPER, None)

@@ -25,7 +25,7 @@ from handoff_dask._adapter import stealing
 from handoff_dask._adapter.archive import Archive
 from handoff_dask._adapter.config import read_archive_bounds, read_settings, read_stream_interval
 from handoff_dask._adapter.foreign import ForeignTasks
-from handoff_dask._adapter.keeper import Keeper
+from handoff_dask._adapter.keeper import KEEPER, Keeper
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.lingering import Lingering
 from handoff_dask._adapter.membership import Membership
@@ -86,6 +86,9 @@ class HandoffPlugin(SchedulerPlugin):
         releases = self._before(scheduler.client_releases_keys, self._unwanted)
         self._replace(vars(scheduler), "client_releases_keys", releases)
         self._replace(streams, "client-releases-keys", releases)
+        restart = self._restarting(scheduler.restart)
+        self._replace(vars(scheduler), "restart", restart)
+        self._replace(handlers, "restart", restart)
         # These stay, as they do no harm: a message that is on its way when the plugin is removed would
         # otherwise break the connection it arrives on.
         streams[ATTEMPT_FAILED] = self._attempt_reported
@@ -99,7 +102,7 @@ class HandoffPlugin(SchedulerPlugin):
         await self.membership.settled()
         if scheduler.no_workers_timeout:
             self._keep_parked()
-        scheduler.set_metadata([NAME], {"version": __version__, "protocol": PROTOCOL})
+        self.restart(scheduler)
 
     def snapshot(self) -> Snapshot:
         """What there is to see now."""
@@ -125,6 +128,18 @@ class HandoffPlugin(SchedulerPlugin):
 
         return handler
 
+    def _restarting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The scheduler's ``restart``, which expects that every key can be released."""
+
+        async def restart(*args: Any, **kwargs: Any) -> Any:
+            self.keeper.paused = True
+            try:
+                return await original(*args, **kwargs)
+            finally:
+                self.keeper.paused = False
+
+        return restart
+
     async def _unregister(self, name: str) -> None:
         """Dask removes a plugin: put back what this one has changed on the scheduler and its workers."""
         await self.scheduler.unregister_scheduler_plugin(name=name)
@@ -139,6 +154,10 @@ class HandoffPlugin(SchedulerPlugin):
             await self.membership.settled()  # what is being changed cannot be put back yet
             await self.intervals.restore()
 
+    def restart(self, scheduler: Scheduler) -> None:
+        """Dask has restarted, and forgotten its metadata: show clients that the plugin is there."""
+        scheduler.set_metadata([NAME], {"version": __version__, "protocol": PROTOCOL})
+
     # ------------------------------------------------------------------ hooks: workers and clients
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
@@ -149,8 +168,10 @@ class HandoffPlugin(SchedulerPlugin):
         """A worker leaves."""
         self.membership.left(worker)
 
-    def _unwanted(self, keys: Any, *args: Any, **kwargs: Any) -> None:
+    def _unwanted(self, keys: Any, client: str, *args: Any, **kwargs: Any) -> None:
         """Keys are about to be released: what runs is booked until it has ended, whoever wants it."""
+        if client == KEEPER:
+            return
         running = []
         for key in keys:
             f = self.functions.get(key)
@@ -336,6 +357,7 @@ class HandoffPlugin(SchedulerPlugin):
         if self.scheduler.status is not Status.running:
             return
         try:
+            self.keeper.release()
             self._carry_out(self.state.decide(time()), f"handoff-{time()}")
         except Exception as error:
             logger.exception("handoff_dask could not carry out its decisions; all its runs end")
@@ -421,7 +443,6 @@ class HandoffPlugin(SchedulerPlugin):
 
     def _collect(self) -> None:
         """Release results of cancelled runs, and forget runs of which Dask has forgotten everything."""
-        self.keeper.release()
         for run_id, active in list(self.runs.items()):
             if active.release:
                 keys, active.release = active.release, []

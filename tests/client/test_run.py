@@ -10,7 +10,8 @@ from distributed import Client
 from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, until
 
 import handoff_dask as handoff
-from handoff_dask import Function
+from handoff_dask import Function, RunCancelledError
+from handoff_dask._adapter.keeper import KEEPER
 
 
 def two_steps(name, cost=None):
@@ -118,7 +119,7 @@ def test_when_a_client_is_gone_what_runs_stays_booked_until_it_ends(cluster, cli
         assert later.result(20).results == {"later": 2}
         until(lambda: run.id not in plugin_of(cluster).runs)
         assert not [key for key in cluster.scheduler.tasks if run.id in key[0]]
-        until(lambda: not [name for name in cluster.scheduler.clients if "handoff" in name])
+        until(lambda: not cluster.scheduler.clients[KEEPER].wants_what)
 
 
 def test_a_client_that_closes_has_cancelled_its_runs(cluster):
@@ -340,3 +341,37 @@ def test_a_client_goes_on_after_the_plugin_was_removed():
         assert handoff.runs(client) == []
         client.unregister_scheduler_plugin("handoff")
         assert handoff.execute(dag, client)["f"] == 1
+
+
+def fail_behind(name):
+    pass_gate(name)
+    raise OSError("no luck")
+
+
+def test_what_nobody_wants_is_not_tried_again(cluster, client):
+    """And its failure is nobody else's."""
+    held, door = gate("innocent"), gate("unwanted")
+    innocent = handoff.submit(dag_of(Function("f", pass_gate, extra_args=["innocent", 1])), client)
+    run = handoff.submit(dag_of(Function("f", fail_behind, extra_args=["unwanted"], max_retries=3)), client)
+    held.await_inside(1)
+    door.await_inside(1)
+    name = run.id
+    run = None
+    gc.collect()
+    until(lambda: cluster.scheduler.clients[KEEPER].wants_what)
+    door.open()
+    until(lambda: name not in plugin_of(cluster).runs)
+    assert door.entered == 1
+    held.open()
+    assert innocent.result(20)["f"] == 1
+
+
+def test_a_restart_ends_runs_with_their_nodes():
+    with handoff.local_cluster({"a": {"cpu": 1}}, processes=True) as cluster, Client(cluster) as client:
+        run = handoff.submit(dag_of(Function("f", time.sleep, extra_args=[3600], cost={"cpu": 1})), client)
+        until(lambda: run.records["f"].status == "running")
+        client.restart(timeout=60)
+        with pytest.raises(RunCancelledError):
+            run.result(20)
+        assert handoff.execute(dag_of(Function("f", abs, extra_args=[-1], cost={"cpu": 1})), client)["f"] == 1
+        assert not cluster.scheduler.clients[KEEPER].wants_what

@@ -10,6 +10,7 @@ import struct
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import IO, Any
 
 from distributed.core import error_message
@@ -85,6 +86,9 @@ def main() -> None:
     os.dup2(2, 1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
+    if hasattr(os, "register_at_fork"):
+        # What a function forks is none of those that talk to the node, however long it lives.
+        os.register_at_fork(after_in_child=partial(_close, (requests_in.fileno(), replies.fileno())))
     requests: queue.SimpleQueue[list[bytearray]] = queue.SimpleQueue()
     # Reading on in a thread of its own, so as to notice that the node is gone while a function runs.
     threading.Thread(target=_receive, args=(requests_in, requests), daemon=True).start()
@@ -95,6 +99,12 @@ def main() -> None:
             sys.stdout.flush()
         write(replies, reply)
         del reply
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
 
 def _receive(stream: IO[bytes], requests: queue.SimpleQueue[list[bytearray]]) -> None:

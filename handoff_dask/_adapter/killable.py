@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -37,64 +38,64 @@ _starter = ThreadPoolExecutor(1, thread_name_prefix="handoff-starter")
 
 
 class Child:
-    """A process that runs one attempt at a time."""
+    """A process that runs one attempt at a time.
+
+    A thread talks to it: whoever waits for an answer can stop waiting, whatever holds the pipes open.
+    """
 
     def __init__(self) -> None:
         self.process = _starter.submit(_start).result()
-        self.overdue = False
+        self._requests: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
+        self._replies: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._converse, name="handoff-child", daemon=True).start()
         try:
-            with self.limited(_START_TIMEOUT):
-                self.receive()
-        except (EOFError, OSError) as error:
-            self.close()
-            how = f"exit status {self.process.returncode}, see the node's standard error"
+            if self._reply(_START_TIMEOUT) is None:
+                raise EOFError
+        except (EOFError, queue.Empty) as error:
+            how = f"exit status {self.close()}, see the node's standard error"
             raise RuntimeError(f"a process for functions with a timeout did not start: {how}") from error
 
-    @contextlib.contextmanager
-    def limited(self, seconds: float) -> Iterator[None]:
-        """Kill the process unless the block is left in time."""
-        timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._expire)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+    def _converse(self) -> None:
+        requests, replies = self.process.stdin, self.process.stdout
+        assert requests is not None
+        assert replies is not None
+        with contextlib.suppress(EOFError, OSError), requests, replies:
+            self._replies.put(read(replies))
+            while (request := self._requests.get()) is not None:
+                write(requests, request)
+                del request  # not kept while the process is idle
+                self._replies.put(read(replies))
+        self._replies.put(None)
 
-    def _expire(self) -> None:
-        self.overdue = True
-        self.kill()
+    def _reply(self, timeout: float) -> Sequence[Any] | None:
+        return self._replies.get(timeout=min(timeout, threading.TIMEOUT_MAX))
 
-    def send(self, frames: Sequence[Any]) -> None:
-        """Hand over an attempt."""
-        assert self.process.stdin is not None
-        write(self.process.stdin, frames)
+    def ask(self, request: Sequence[Any], timeout: float) -> Sequence[Any] | None:
+        """Hand over an attempt, and wait for what became of it; None when the process has gone.
 
-    def receive(self) -> Any:
-        """Wait for what became of it."""
-        assert self.process.stdout is not None
-        return unpacked(read(self.process.stdout))
+        Raises
+        ------
+        queue.Empty
+            It takes longer.
+        """
+        self._requests.put(request)
+        return self._reply(timeout)
 
-    def kill(self) -> None:
-        """End the process and what it has started."""
+    def close(self) -> int:
+        """End the process and what it has started; its exit status."""
+        self._requests.put(None)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(0.1)  # it may be about to end by itself, which tells more
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
                 os.killpg(self.process.pid, signal.SIGKILL)
             else:
                 self.process.kill()
-
-    def close(self) -> None:
-        """End the process and clean up after it."""
-        self.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):
-                if stream is not None:
-                    stream.close()
+        return self.process.wait()
 
 
 def _start() -> subprocess.Popen[bytes]:
-    code = f"import sys; sys.path[:] = {sys.path!r}; from handoff_dask._adapter.child import main; main()"
+    code = f"import sys; sys.path[:] = {_paths()!r}; from handoff_dask._adapter.child import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
@@ -127,33 +128,49 @@ def run_killable(
     BaseException
         What the function raised.
     """
-    request = [pickle.dumps(sys.path), *packed((function, args, facts))]
+    request = [pickle.dumps(_paths()), *packed((function, args, facts))]
     with _lock:
         child = _idle.pop() if _idle else None
     if child is None or child.process.poll() is not None:
         child = Child()
     try:
-        with child.limited(timeout):
-            child.send(request)
-            succeeded, value = child.receive()
-    except (EOFError, OSError) as error:
-        overdue, status = child.overdue, child.process.wait()
+        reply = child.ask(request, timeout)
+    except queue.Empty:
         child.close()
-        if overdue:
-            raise FunctionTimeoutError(timeout) from None
-        raise FunctionCrashedError(status) from error
+        raise FunctionTimeoutError(timeout) from None
     except BaseException:
         child.close()
         raise
+    if reply is None:
+        raise FunctionCrashedError(child.close())
     with _lock:
-        keep = not child.overdue and len(_idle) < _MOST_IDLE
+        keep = len(_idle) < _MOST_IDLE
         if keep:
             _idle.append(child)
     if not keep:
         child.close()
+    succeeded, value = unpacked(reply)
     if succeeded:
         return value
     exception, trace = value
     _, raised, traceback = clean_exception(exception, trace)
     assert raised is not None
     raise raised.with_traceback(traceback)
+
+
+def _paths() -> list[str]:
+    return [str(path) for path in sys.path]
+
+
+def _after_fork() -> None:
+    """A fork has neither the threads nor the processes of the one it was made from."""
+    global _lock, _starter
+    _lock = threading.Lock()
+    _starter = ThreadPoolExecutor(1, thread_name_prefix="handoff-starter")
+    for child in _idle:
+        child.process.returncode = 0  # not ours to wait for
+    _idle.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

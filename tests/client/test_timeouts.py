@@ -46,6 +46,19 @@ def deaf():
             time.sleep(3600)
 
 
+def sleep_without_descriptors():
+    os.closerange(3, 64)
+    time.sleep(3600)
+
+
+def leave_a_fork_behind():
+    if not os.fork():
+        os.setsid()
+        time.sleep(20)
+        os._exit(0)
+    time.sleep(3600)
+
+
 async def sleep_long_in_a_coroutine():
     import asyncio
 
@@ -54,6 +67,12 @@ async def sleep_long_in_a_coroutine():
 
 def process_id(*args):
     return os.getpid()
+
+
+def with_tests_on_path():
+    """The environment, for programs that import these tests."""
+    tests = str(Path(__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
 
 
 def locally(dag, client, **options):
@@ -106,6 +125,71 @@ def succeed_the_second_time(path):
         Path(path).touch()
         time.sleep(3600)
     return handoff.current().attempt
+
+
+@both
+def test_what_leaves_a_fork_of_its_own_behind_is_ended_in_time(client, run):
+    """The fork holds no pipe to the node."""
+    begin = time.monotonic()
+    with pytest.raises(FunctionFailedError) as caught:
+        run(dag_of(Function("f", leave_a_fork_behind, timeout=0.5, max_retries=0)), client)
+    assert isinstance(caught.value.__cause__, FunctionTimeoutError)
+    assert time.monotonic() - begin < 15  # the fork lives for 20 s
+
+
+@both
+def test_what_closes_its_pipe_to_the_node_has_crashed(client, run):
+    with pytest.raises(FunctionFailedError) as caught:
+        run(dag_of(Function("f", sleep_without_descriptors, timeout=60, max_retries=0)), client)
+    assert isinstance(caught.value.__cause__, FunctionCrashedError)
+
+
+class Unreadable:
+    """Its result can be sent, and not be read."""
+
+    def __reduce__(self):
+        return open, ("/nonexistent/file",)
+
+
+@both
+def test_a_result_that_cannot_be_read_is_a_failure(client, run):
+    with pytest.raises(FunctionFailedError) as caught:
+        run(dag_of(Function("f", Unreadable, timeout=60, max_retries=1)), client)
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+    assert len(caught.value.attempts) == 2
+
+
+def timed_in_a_fork(path):
+    """As in a process of a pool that was forked."""
+    child = os.fork()
+    if not child:
+        try:
+            result = handoff.execute_local(dag_of(Function("f", process_id, timeout=60)))
+            Path(path).write_text(str(result["f"]))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
+def test_a_fork_starts_processes_of_its_own(tmp_path):
+    program = (
+        "from client.test_timeouts import *\n"
+        "first = handoff.execute_local(dag_of(Function('f', process_id, timeout=60)))['f']\n"
+        f"timed_in_a_fork({str(tmp_path / 'pid')!r})\n"
+        "print(first, handoff.execute_local(dag_of(Function('f', process_id, timeout=60)))['f'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
+        env=with_tests_on_path(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    first, last = done.stdout.split()
+    assert first == last
+    assert (tmp_path / "pid").read_text() not in ("", first)
+    assert "ResourceWarning" not in done.stderr
 
 
 @both
@@ -263,9 +347,7 @@ def test_nothing_outlives_a_killed_node(tmp_path):
         "dag.add_function(f)\n"
         "handoff.execute_local(dag)\n"
     )
-    tests = str(Path(__file__).parents[1])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
-    with subprocess.Popen([sys.executable, str(program)], env=env) as process:
+    with subprocess.Popen([sys.executable, str(program)], env=with_tests_on_path()) as process:
         until(lambda: path.exists() and path.read_text(), 60)
         process.kill()
     pid = int(path.read_text())

@@ -1,5 +1,6 @@
 """Runs and functions beside the rest of Dask: futures in its APIs, Dask inside functions."""
 
+import asyncio
 import operator
 
 import dask
@@ -8,11 +9,21 @@ import numpy as np
 import pytest
 from dask import delayed
 from distributed import Client, as_completed, get_worker, rejoin, secede, wait, worker_client
+from distributed.client import _global_clients
 from distributed.worker import get_client
 from helpers import dag_of, gate, identity, pass_gate
 
 import handoff_dask as handoff
 from handoff_dask import Function
+
+
+@pytest.fixture(autouse=True)
+def _no_client_is_left():
+    """Dask leaves the client that a node in this process made for its functions, and that tries to connect."""
+    yield
+    for client in list(_global_clients.values()):
+        if client.id.startswith("Client-worker-"):
+            asyncio.run_coroutine_threadsafe(client._close(fast=True), client.loop.asyncio_loop).result(20)
 
 
 def chunk(n):

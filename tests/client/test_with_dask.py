@@ -19,7 +19,7 @@ from handoff_dask import Function
 
 @pytest.fixture(autouse=True)
 def _no_client_is_left():
-    """Dask leaves the client that a node in this process made for its functions, and that tries to connect."""
+    """Dask leaves the client that a node in this process made for its functions, which tries to connect."""
     yield
     for client in list(_global_clients.values()):
         if client.id.startswith("Client-worker-"):

@@ -193,14 +193,15 @@ def compile_dag(
         kept = list(range(len(order))) if keep == "all" else sinks
     else:
         kept = sorted({lowered.number_of[id] for id in keep})
-    unwanted = set(sinks).difference(kept)
+    wanted = set(kept)
+    unwanted = set(sinks) - wanted
     tables = _Tables(dag.id, run_id, policy, spec.kinds)
     rows = []
     annotations: dict[str, dict[int, Any]] = {"resources": {}, "workers": {}}
     for number, id in enumerate(order):
         f, kind = functions[id], spec.kind_of[number]
         deps = tuple(lowered.number_of[d] for d in lowered.dependencies[id])
-        row = tables.row(f, deps, kind, number in unwanted)
+        row = tables.row(f, deps, kind, discard=number in unwanted, kept=number in wanted)
         if inline := lowered.inlined.get(id):
             row.steps, row.slots = _steps(f, lowered.dependencies[id], inline, functions, tables)
         if stores:
@@ -255,12 +256,12 @@ class _Tables:
         self._codes: dict[int, int] = {}
         self._shapes: dict[Any, int] = {}
 
-    def row(self, f: Function, deps: tuple[int, ...], kind: int, discard: bool) -> Row:
+    def row(self, f: Function, deps: tuple[int, ...], kind: int, *, discard: bool, kept: bool) -> Row:
         """A function, by what it has in common with others."""
         retry_on = (f.retry or self.policy).retry_on
         timeout = None if f.timeout is None else float(f.timeout)
         transfer = isinstance(f, Transfer)
-        key = (f.argument_inclusion, tuple(f.kwargs), transfer, discard, retry_on, kind, timeout)
+        key = (f.argument_inclusion, tuple(f.kwargs), transfer, discard, kept, retry_on, kind, timeout)
         shape = self._shapes.get(key)
         if shape is None:
             shape = self._shapes[key] = len(self.shapes)
@@ -270,6 +271,7 @@ class _Tables:
                     tuple(f.kwargs),
                     transfer,
                     discard,
+                    kept,
                     None if retry_on == (Exception,) else Blob(self.dumps(f, retry_on, "retry_on")),
                     dict(self.kinds[kind].asked),
                     timeout,

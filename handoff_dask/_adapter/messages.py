@@ -46,6 +46,8 @@ class Shape(NamedTuple):
         Pass the names of both nodes of a transfer after the data.
     discard : bool
         Return nothing: nobody keeps or needs the result.
+    kept : bool
+        The client may fetch the result.
     retry_on : Blob or None
         Exception types that are retried, unless it is just ``Exception``.
     asked : dict
@@ -58,6 +60,7 @@ class Shape(NamedTuple):
     names: tuple[str, ...] = ()
     transfer: bool = False
     discard: bool = False
+    kept: bool = False
     retry_on: Blob | None = None
     asked: Mapping[str, float] = {}
     timeout: float | None = None

@@ -10,12 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distributed.metrics import time
-from distributed.protocol import pickle
+from distributed.protocol import pickle, serialize
 
 from handoff_dask._adapter import checkpoint
 from handoff_dask._adapter.current import Found, current, facts_of, find_task
 from handoff_dask._adapter.killable import run_killable
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, Blob, Program, Shape, unsealed_id
+
+#: Types of which everything pickles.
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 _CACHED = 512
 _cache: OrderedDict[tuple[str, bytes], Callable[..., Any]] = OrderedDict()
@@ -122,6 +125,8 @@ def run_function(program: Program, *values: Any) -> Any:
             result = run_killable(evaluate, (program, values, nodes), facts, shape.timeout)
         if program.store is not None and not kept:
             checkpoint.store(program.store, unsealed_id(program.function_id), result)
+        elif shape.kept and shape.timeout is None and found is not None:
+            _check_pickles(result, found[0])
     except BaseException as error:
         if found is not None:
             _report(found, shape.retry_on, error, started)
@@ -143,6 +148,22 @@ def _transfer_nodes(program: Program, found: Found | None) -> tuple[Any, Any]:
     peer = facts_of(task).get("peer")
     serializing = unsealed_id(program.function_id)[0] == "serialize"
     return (worker.name, peer) if serializing else (peer, worker.name)
+
+
+def _check_pickles(result: Any, worker: Any) -> None:
+    """Find out while it can be tried again that a client would not get a result.
+
+    Arrays are not copied by this; what is pickled piece by piece takes as long as sending it.
+    """
+    if type(result) in _PLAIN or worker.address.startswith("inproc://"):
+        return
+    try:
+        serialize(result, on_error="raise")
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise TypeError(
+            f"its result, of type {type(result).__qualname__}, does not pickle: {cause}"
+        ) from cause
 
 
 def _report(found: Found, retry_on: Blob | None, error: BaseException, started: float) -> None:

@@ -92,13 +92,16 @@ def test_values_come_back_from_wherever_they_are(address):
 
 
 def test_results_that_do_not_pickle_are_the_functions_failure(address):
-    dag = DAG("unpicklable").add_function(Function("lock", "threading:Lock", max_retries=0))
+    dag = DAG("unpicklable").add_function(Function("lock", "threading:Lock", max_retries=1))
     dag.add_function(Function("fine", "operator:add", extra_args=[1, 2]))
     with pytest.raises(handoff.FunctionFailedError) as caught:
         handoff.execute(dag, address)
     assert caught.value.function_id == "lock"
-    assert "pickle" in str(caught.value)
-    assert caught.value.run.status == "finished"  # it ran; its result does not travel
+    assert "its result, of type lock, does not pickle: cannot pickle '_thread.lock' object" in str(
+        caught.value
+    )
+    assert [a.outcome for a in caught.value.attempts] == ["failed", "failed"]
+    assert caught.value.run.status == "failed"
 
 
 def test_a_lambda_and_its_closure_travel(address):

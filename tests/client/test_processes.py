@@ -62,3 +62,56 @@ def test_the_next_attempt_is_where_it_need_not_be_moved(processes):
         ("b", "finished"),
     ]
     assert result.results == {"uses": "b"}
+
+
+class Unsteady:
+    """Does not pickle where its function ran first."""
+
+    def __init__(self, node):
+        self.node = node
+
+    def __reduce__(self):
+        if self.node == "a":
+            raise RuntimeError("not from here")
+        return str, (self.node,)
+
+
+@pytest.mark.parametrize("keep", ["all", ["makes"]])
+def test_a_kept_result_that_does_not_pickle_is_tried_again_like_any_failure(processes, keep):
+    dag = dag_of(
+        Function("makes", lambda: Unsteady(handoff.current().node), max_retries=1),
+        Function("uses", str, args=["makes"], node="b"),
+    )
+    result = handoff.execute(dag, processes, keep=keep, timeout=60, allocation_strategy="first_available")
+    attempts = result.records["makes"].attempts
+    assert [(a.node, a.outcome) for a in attempts] == [("a", "failed"), ("b", "finished")]
+    assert "its result, of type Unsteady, does not pickle: not from here" in attempts[0].error
+    assert result["makes"] == "b"
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_kept_result_that_never_pickles(processes, retries, nested):
+    code = (lambda: {"deep": [threading.Lock()]}) if nested else threading.Lock
+    dag = dag_of(Function("lock", code, max_retries=retries), Function("other", identity, extra_args=[1]))
+    with pytest.raises(FunctionFailedError, match="does not pickle: cannot pickle '_thread.lock'") as caught:
+        handoff.execute(dag, processes, fail_fast=False, timeout=60)
+    assert [a.outcome for a in caught.value.attempts] == ["failed"] * (retries + 1)
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert caught.value.run.records["other"].status == "finished"
+
+
+def test_a_result_that_nobody_fetches_need_not_pickle(processes):
+    dag = dag_of(
+        Function("makes", threading.Lock, node="a", max_retries=0),
+        Function("uses", lambda lock: lock.locked(), args=["makes"], node="a"),
+    )
+    assert handoff.execute(dag, processes, keep=["uses"], timeout=60)["uses"] is False
+    sink = dag_of(Function("makes", threading.Lock, node="a", max_retries=0))
+    assert handoff.execute(sink, processes, keep=[], timeout=60).records["makes"].status == "finished"
+
+
+def test_results_need_not_pickle_where_they_stay_in_one_process():
+    with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
+        lock = handoff.execute(dag_of(Function("makes", threading.Lock)), client, timeout=60)["makes"]
+    assert lock.acquire()

@@ -161,9 +161,8 @@ def _check_pickles(result: Any, worker: Any) -> None:
         serialize(result, on_error="raise")
     except Exception as error:
         cause = error.__cause__ or error
-        raise TypeError(
-            f"its result, of type {type(result).__qualname__}, does not pickle: {cause}"
-        ) from cause
+        name = type(result).__qualname__
+        raise TypeError(f"its result, of type {name}, does not pickle: {cause}") from cause
 
 
 def _report(found: Found, retry_on: Blob | None, error: BaseException, started: float) -> None:

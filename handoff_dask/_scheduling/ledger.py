@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from handoff_dask._model.resources import CPU, GPU, THREADS, UNIT
 from handoff_dask._scheduling.spec import Amounts, Pins
+
+if TYPE_CHECKING:
+    from handoff_dask._scheduling.queues import Queue
 
 #: Functions sent ahead of their time that keep a node busy for a while: about as many as the scheduler can
 #: take note of between two of Dask's batches of messages to a worker.
@@ -125,6 +128,22 @@ class Devices:
             self.free[i] += units
 
 
+class Limits(Pool):
+    """What a run may use at once on all nodes together.
+
+    Attributes
+    ----------
+    waiting : dict of Queue to None
+        Queues that wait for some of it to be given back.
+    """
+
+    __slots__ = ("waiting",)
+
+    def __init__(self, capacity: Amounts) -> None:
+        super().__init__(capacity)
+        self.waiting: dict[Queue, None] = {}
+
+
 class Hold:
     """What a function still takes of its node after it was taken back: its thread goes on.
 
@@ -134,15 +153,20 @@ class Hold:
     cost : dict
     devices : dict
         Device index → units.
-    limits : Pool or None
-        The limits of its run.
+    limits : Limits or None
+        Those of its run.
     limit_cost : dict
     """
 
     __slots__ = ("cost", "devices", "limit_cost", "limits", "node")
 
     def __init__(
-        self, node: Node, cost: Amounts, devices: Mapping[int, int], limits: Pool | None, limit_cost: Amounts
+        self,
+        node: Node,
+        cost: Amounts,
+        devices: Mapping[int, int],
+        limits: Limits | None,
+        limit_cost: Amounts,
     ) -> None:
         self.node = node
         self.cost = cost

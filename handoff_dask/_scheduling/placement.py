@@ -1,4 +1,4 @@
-"""Nodes, what is booked on them, what waits for them, and which function goes to which node."""
+"""Which function goes to which node, and what waits until one does."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from heapq import heapify, heappop
 from math import isinf
 from typing import Any
 
-from handoff_dask._model.resources import GPU, THREADS, UNIT
+from handoff_dask._model.resources import THREADS, UNIT
 from handoff_dask._scheduling.ahead import Ahead
 from handoff_dask._scheduling.board import Board
+from handoff_dask._scheduling.bookings import Bookings
 from handoff_dask._scheduling.decisions import Place, Settings, Starved
 from handoff_dask._scheduling.durations import Durations
 from handoff_dask._scheduling.feasibility import shortfall_of
 from handoff_dask._scheduling.fleet import Fleet
 from handoff_dask._scheduling.functions import FunctionState, State
-from handoff_dask._scheduling.ledger import Hold, Node
+from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.locality import Move
 from handoff_dask._scheduling.proposals import Rejected, propose
 from handoff_dask._scheduling.queues import Parked, Queue, QueueHeap, QueueKey, queue_key
@@ -33,12 +34,13 @@ _TURNED_AWAY = 30
 
 
 class Placement:
-    """The ledger of all nodes, and the queues in front of them.
+    """The nodes, and the queues in front of them.
 
     Attributes
     ----------
     fleet : Fleet
     nodes : dict of name to Node
+    bookings : Bookings
     durations : Durations
     next_starved : float or None
         When the next queue will have starved.
@@ -48,6 +50,7 @@ class Placement:
         self.settings = settings
         self.fleet = Fleet()
         self.nodes = self.fleet.nodes
+        self.bookings = Bookings(self.fleet, self._open_again)
         self.durations = Durations()
         self.reservations = Reservations(self.fleet)
         self.next_starved: float | None = None
@@ -57,7 +60,6 @@ class Placement:
         self._open: dict[Queue, None] = {}
         self._board = Board()
         self._starved: dict[Queue, None] = {}
-        self._freed: dict[Node, None] = {}  # may have room that the queues on the board do not know of
         self._own: dict[Run, None] = {}  # runs with an allocator of their own
         self._shrunk = False  # a node has left or become smaller
         self._turn = 0
@@ -68,7 +70,7 @@ class Placement:
     def join(self, node: Node) -> None:
         """Add a node."""
         self.nodes[node.name] = node
-        self._freed[node] = None
+        self.bookings.freed[node] = None
         self._nodes_changed()
 
     def leave(self, name: Any) -> Node | None:
@@ -78,16 +80,13 @@ class Placement:
             node.accepting = False
             self._shrunk = True
             for hold in list(node.lingering):
-                self.ended_at_last(hold)
+                self.bookings.ended_at_last(hold)
             self._nodes_changed()
         return node
 
     def resize(self, name: Any, capacity: Amounts) -> None:
         """Change a node's capacity."""
-        node = self.nodes[name]
-        node.resize(capacity)
-        self._move_up(node)
-        self._freed[node] = None
+        self.bookings.resize(self.nodes[name], capacity)
         self._shrunk = True
         self._nodes_changed()
 
@@ -95,17 +94,14 @@ class Placement:
         """Tasks other than functions hold this much of a node now."""
         node = self.nodes.get(name)
         if node is not None:
-            node.occupy(amounts)
-            self._move_up(node)
-            self._freed[node] = None
-            self.fleet.moved(node)
+            self.bookings.occupy(node, amounts)
 
     def accept(self, name: Any, accepting: bool) -> None:
         """Pause a node, or let it go on."""
         node = self.nodes.get(name)
         if node is not None and node.accepting != accepting:
             node.accepting = accepting
-            self._freed[node] = None
+            self.bookings.freed[node] = None
             self.fleet.moved(node)
             self.fleet.topology += 1
             self._open_restricted()
@@ -132,92 +128,6 @@ class Placement:
     def _open_again(self, queue: Queue) -> None:
         queue.parked = None
         self._open[queue] = None
-
-    # ------------------------------------------------------------------ ledger
-
-    def book(self, f: FunctionState, node: Node, now: float, *, ahead: bool) -> None:
-        """Book a function on a node, or note it as sent ahead."""
-        f.node = node
-        f.placed = now
-        if ahead:
-            node.ahead[f] = None
-        else:
-            self._book(f, node)
-        self.fleet.moved(node)
-
-    def _book(self, f: FunctionState, node: Node) -> None:
-        f.booked = True
-        node.acquire(f.cost)
-        f.run.hold(f)
-        node.running[f] = None
-        if GPU in f.cost:
-            f.devices = node.devices.choose(f.cost[GPU])
-            assert f.devices is not None
-            node.devices.take(f.devices)
-        if f.run.limits is not None:
-            f.run.limits.acquire(f.limit_cost)
-
-    def release(self, f: FunctionState) -> None:
-        """Give back what a function holds; functions sent ahead move up."""
-        node = f.node
-        assert node is not None
-        if f.booked:
-            del node.running[f]
-            node.release(f.cost)
-            if f.devices:
-                node.devices.give_back(f.devices)
-                f.devices = None
-            run = f.run
-            run.give_back(f)
-            if run.limits is not None:
-                run.limits.release(f.limit_cost)
-                for queue in run.limited:
-                    self._open_again(queue)
-                run.limited.clear()
-        else:
-            del node.ahead[f]
-        f.booked = False
-        if node.ahead:
-            self._move_up(node)
-        self._freed[node] = None
-        self.fleet.moved(node)
-
-    def linger(self, f: FunctionState) -> Hold:
-        """Take a booked function back from its node, whose thread goes on with it."""
-        node, run = f.node, f.run
-        assert node is not None
-        del node.running[f]
-        run.give_back(f)
-        hold = Hold(node, f.cost, f.devices or {}, run.limits, f.limit_cost)
-        node.lingering[hold] = None
-        f.booked = False
-        f.devices = None
-        return hold
-
-    def ended_at_last(self, hold: Hold) -> None:
-        """A function that had been taken back has ended."""
-        node = hold.node
-        if hold not in node.lingering:
-            return
-        del node.lingering[hold]
-        node.release(hold.cost)
-        node.devices.give_back(hold.devices)
-        if hold.limits is not None:
-            hold.limits.release(hold.limit_cost)
-            for queue in [q for q in self._queues.values() if q.parked is Parked.LIMITS]:
-                queue.run.limited.pop(queue, None)
-                self._open_again(queue)
-        if node.ahead:
-            self._move_up(node)
-        self._freed[node] = None
-        self.fleet.moved(node)
-
-    def _move_up(self, node: Node) -> None:
-        for f in list(node.ahead):  # the node starts these now, in this order
-            if not node.fits(f.cost):
-                break
-            del node.ahead[f]
-            self._book(f, node)
 
     # ------------------------------------------------------------------ queues
 
@@ -267,7 +177,8 @@ class Placement:
             self._starved.pop(queue, None)
         run.queues.clear()
         run.usual_queues.clear()
-        run.limited.clear()
+        if run.limits is not None:
+            run.limits.waiting.clear()
 
     def bind(self, group: Group, node: Node | None) -> None:
         """Put a collocated group on a node, or on none yet."""
@@ -295,7 +206,7 @@ class Placement:
             while self._open:
                 self._consider(turn, now)
             first = turn.pop()
-            if stale and (roomy or (self._freed and self._ahead.horizon)):
+            if stale and (roomy or (self.bookings.freed and self._ahead.horizon)):
                 woken = self._board.first(roomy, self._turn, self._ahead)
                 stale = False
             elif stale:
@@ -323,7 +234,7 @@ class Placement:
             if f.run.limits is not None and not f.run.limits.fits(f.limit_cost):
                 self._board.discard(queue)
                 queue.parked = Parked.LIMITS
-                f.run.limited[queue] = None
+                f.run.limits.waiting[queue] = None
                 continue
             node, ahead, denied = self._node_for(f, queue, now, freed_only)
             if node is None:
@@ -334,7 +245,7 @@ class Placement:
                 if denied and self.reservations.kept_node in roomy:
                     del roomy[self.reservations.kept_node]  # not for others in this decision
                 if turned_away > _TURNED_AWAY:
-                    left_at_that = dict(self._freed)
+                    left_at_that = dict(self.bookings.freed)
                     break
                 continue
             yield self._carry_out(f, node, now, ahead)
@@ -348,7 +259,7 @@ class Placement:
                 turn.push(queue)
         for queue in turn:
             self._open[queue] = None
-        self._freed = left_at_that
+        self.bookings.freed = left_at_that
         if self._own:
             for run in sorted(self._own.keys() - asked, key=_run_urgency):
                 yield from self._ask_allocator(run, now)
@@ -360,7 +271,7 @@ class Placement:
         self._turn += 1
         if now >= self._next_look:
             self._look_after_the_most_urgent(now)
-        self._freed.update(self.reservations.begin(now))
+        self.bookings.freed.update(self.reservations.begin(now))
         if self._starved:
             for queue in [queue for queue in self._starved if queue.key.bound is not None]:
                 del self._starved[queue]
@@ -372,11 +283,10 @@ class Placement:
                     continue
                 if queue.restricted or not self._possible(queue):
                     self._board.discard(queue)
-                    f = queue.head()
-                    if f is not None:
-                        f.run.limited.pop(queue, None)
+                    if queue.run.limits is not None:
+                        queue.run.limits.waiting.pop(queue, None)
                     self._open_again(queue)
-        roomy = {n: None for n in self._freed if n.accepting and n.free(THREADS) >= UNIT}
+        roomy = {n: None for n in self.bookings.freed if n.accepting and n.free(THREADS) >= UNIT}
         if len(roomy) > _MANY_FREED and not self._board.is_large:
             for queue in self._board:  # the shelves have fewer nodes to look at
                 self._board.discard(queue)
@@ -421,7 +331,7 @@ class Placement:
         nodes: Iterable[Node]
         alike = False  # whether the order of the nodes does not matter, or is right
         if freed_only:
-            nodes = [n for n in self._freed if n.takes(cost) and self._admits(queue, n)]
+            nodes = [n for n in self.bookings.freed if n.takes(cost) and self._admits(queue, n)]
             alike = len(nodes) < 2
         elif queue.restricted:
             nodes = [n for n in queue.eligible if n.takes(cost)]
@@ -450,7 +360,7 @@ class Placement:
         if best is None and not denied and self._ahead.may(f):
             eligible: Iterable[Node] = queue.eligible if queue.restricted else self.fleet.ordered
             if freed_only:
-                eligible = [n for n in self._freed if self._admits(queue, n)]
+                eligible = [n for n in self.bookings.freed if self._admits(queue, n)]
             if not self.reservations.active:
                 return self._ahead.node(f, eligible), True, False
         return best, False, denied
@@ -501,7 +411,7 @@ class Placement:
 
     def _carry_out(self, f: FunctionState, node: Node, now: float, ahead: bool) -> Place:
         peer = self._peer(f, node)
-        self.book(f, node, now, ahead=ahead)
+        self.bookings.book(f, node, now, ahead=ahead)
         f.move(State.RUNNING)
         self.reservations.started(f)
         if f.group is not None and f.group.node is None:

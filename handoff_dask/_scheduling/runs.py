@@ -12,7 +12,7 @@ from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import UNIT
 from handoff_dask._scheduling.durations import size_of
 from handoff_dask._scheduling.functions import FunctionState, State
-from handoff_dask._scheduling.ledger import Node, Pool
+from handoff_dask._scheduling.ledger import Limits, Node
 from handoff_dask._scheduling.order import Ranking
 from handoff_dask._scheduling.spec import Pins, RunSpec
 
@@ -79,8 +79,7 @@ class Run:
         Number of the run: earlier ones go first.
     functions : list of FunctionState
         By number.
-    limits : Pool or None
-        What the run may use at once.
+    limits : Limits or None
     sizes : list of float
         Kind → how much its functions ask for, on a logarithmic scale.
     ranking : Ranking
@@ -88,9 +87,9 @@ class Run:
     share : int
         How much of the cluster its functions hold, in parts of :data:`WHOLE`: each counts with the largest
         part that it takes of all that the nodes have of a resource. The run that has least goes first.
-    queues, usual_queues, limited
+    queues, usual_queues
         Where its functions wait: all these queues; by the kind of functions to which nothing unusual has
-        happened; those that wait for the run's limits. Kept by the placement.
+        happened. Kept by the placement.
     fault : str or None
         What the run's own allocator did wrong.
     heavy : bool
@@ -126,14 +125,13 @@ class Run:
         capacity = dict(spec.limits)
         if spec.max_concurrency is not None:
             capacity[CONCURRENCY] = spec.max_concurrency * UNIT
-        self.limits = Pool(capacity) if capacity else None
+        self.limits = Limits(capacity) if capacity else None
         self.sizes = [size_of(kind.cost) for kind in spec.kinds]
         self.ranking = Ranking()
         self.share = 0
         self._weights: list[int] = []
         self.queues: dict[Queue, None] = {}
         self.usual_queues: dict[int, Queue] = {}
-        self.limited: dict[Queue, None] = {}
         self.fault: str | None = None
         self.heavy = False
         self.deadline: float | None = None

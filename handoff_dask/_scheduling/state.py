@@ -171,7 +171,7 @@ class SchedulingState:
         self._unranked.pop(run, None)
         for f in run.functions:
             if f.state is State.RUNNING:
-                self.placement.release(f)
+                self.placement.bookings.release(f)
             if f.state not in FINAL:
                 f.move(State.CANCELLED)
         if not run.ended:
@@ -224,7 +224,7 @@ class SchedulingState:
         """The node did not take a function that was just placed there; it accepts nothing for now."""
         if f.state is State.RUNNING and f.node is not None:
             self.placement.accept(f.node.name, False)
-            self.placement.release(f)
+            self.placement.bookings.release(f)
             f.move(State.READY if f.run.active else State.CANCELLED)
             self.placement.enqueue(f)
 
@@ -240,7 +240,7 @@ class SchedulingState:
         """A function's result is on the cluster."""
         if f.state is State.RUNNING:
             self._close_attempt(f, "finished", started, stopped if stopped is not None else now)
-            self.placement.release(f)
+            self.placement.bookings.release(f)
             if started is not None and stopped is not None:
                 self.placement.durations.learn(
                     f.kind.code, f.run.sizes[f.run.spec.kind_of[f.number]], stopped - started, nbytes or 0
@@ -278,7 +278,7 @@ class SchedulingState:
             return False
         assert f.node is not None
         self._close_attempt(f, "failed", started, stopped if stopped is not None else now, error, traceback)
-        self.placement.release(f)
+        self.placement.bookings.release(f)
         if retryable and f.failures < f.kind.policy.max_retries and f.run.active:
             self._count_failure(f, now, f.node.name)
             f.move(State.WAITING)
@@ -294,14 +294,14 @@ class SchedulingState:
         if f.state is State.RUNNING:
             # Like those before it: nothing is known of a failure.
             self._close_attempt(f, "lost", None, now, error)
-            self.placement.release(f)
+            self.placement.bookings.release(f)
         self._fail(f)
 
     def lost(self, f: FunctionState, now: float) -> None:
         """An attempt was lost with its node."""
         if f.state is State.RUNNING:
             self._close_attempt(f, "lost", None, now)
-            self.placement.release(f)
+            self.placement.bookings.release(f)
             f.move(State.WAITING if f.run.active else State.CANCELLED)
 
     def taken_back(self, f: FunctionState, now: float) -> Hold | None:
@@ -317,15 +317,15 @@ class SchedulingState:
         self._close_attempt(f, "cancelled", None, now)
         hold = None
         if f.booked:
-            hold = self.placement.linger(f)
+            hold = self.placement.bookings.linger(f)
         else:
-            self.placement.release(f)
+            self.placement.bookings.release(f)
         f.move(State.WAITING if f.run.active else State.CANCELLED)
         return hold
 
     def ended_at_last(self, hold: Hold) -> None:
         """A function that had been taken back does not run any more."""
-        self.placement.ended_at_last(hold)
+        self.placement.bookings.ended_at_last(hold)
 
     def unmovable(self, f: FunctionState, now: float, error: str, traceback: str | None = None) -> bool:
         """A function's result does not travel to where it is needed: its attempt has failed after all.
@@ -368,7 +368,7 @@ class SchedulingState:
             return
         if f.state is State.RUNNING:
             self._close_attempt(f, "cancelled", None, now)
-            self.placement.release(f)
+            self.placement.bookings.release(f)
         f.move(State.SKIPPED)
         self._check_complete(f.run)
 
@@ -376,7 +376,7 @@ class SchedulingState:
         """Nobody will ever want this function again."""
         if f.state is State.RUNNING:
             self._close_attempt(f, "cancelled", None, now)
-            self.placement.release(f)
+            self.placement.bookings.release(f)
         if f.state not in FINAL:
             f.move(State.CANCELLED)
             if f.run.status in (RunStatus.RUNNING, RunStatus.PENDING):

@@ -94,7 +94,7 @@ def test_a_kept_result_that_does_not_pickle_is_tried_again_like_any_failure(proc
 def test_a_kept_result_that_never_pickles(processes, retries, nested):
     code = (lambda: {"deep": [threading.Lock()]}) if nested else threading.Lock
     dag = dag_of(Function("lock", code, max_retries=retries), Function("other", identity, extra_args=[1]))
-    with pytest.raises(FunctionFailedError, match=r"does not pickle: cannot pickle '_thread\.lock'") as caught:
+    with pytest.raises(FunctionFailedError, match=r"does not pickle: .* '_thread\.lock'") as caught:
         handoff.execute(dag, processes, fail_fast=False, timeout=60)
     assert [a.outcome for a in caught.value.attempts] == ["failed"] * (retries + 1)
     assert isinstance(caught.value.__cause__, TypeError)

@@ -34,10 +34,10 @@ from handoff_dask._adapter.requests import ActiveRun, Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.webpage import Webpage
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.decisions import Place
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place
 from handoff_dask._scheduling.functions import FINAL, FunctionState
 from handoff_dask._scheduling.runs import RunStatus
-from handoff_dask._scheduling.state import Decision, End, Fail, SchedulingState
+from handoff_dask._scheduling.state import SchedulingState
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import AllocationError
 

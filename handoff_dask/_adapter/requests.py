@@ -151,7 +151,7 @@ class Requests:
             "fault": run.fault,
             "shortfalls": pickle.dumps(run.shortfalls),
             "error": error_of(run, active.broken),
-            "rows": pickle.dumps([self._plugin.state.row(f) for f in run.functions]),
+            "rows": pickle.dumps([f.row() for f in run.functions]),
             "failed": [f.number for f in run.failed],
             "errors": [active.errors.get(f.number) for f in run.failed],
             "nodes": {
@@ -185,11 +185,11 @@ class Requests:
         plugin = self._plugin
         active, archived = plugin.runs.get(run_id), plugin.archive.find(run_id)
         if active is not None:
-            run, row = active.run, plugin.state.row
+            run = active.run
             ids, kind_of, asked = run.spec.ids, run.spec.kind_of, asked_of(run)
 
             def rows(start: int, end: int) -> list[Row]:
-                return [row(f) for f in run.functions[start:end]]
+                return [f.row() for f in run.functions[start:end]]
 
         elif archived is None:
             return {"known": [info.id for info in pickle.loads(await self.runs())]}

@@ -49,7 +49,7 @@ class Schedule:
         functions = {f.id: f for f in simulation.run.functions}
         self.records = Records(
             functions,
-            lambda id: simulation.state.row(functions[id]),
+            lambda id: functions[id].row(),
             lambda id: dict(functions[id].kind.asked),
             lambda: inputs_by_id(simulation.run.spec.ids, simulation.run.spec.dependents),
             {

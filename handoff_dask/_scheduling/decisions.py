@@ -1,4 +1,4 @@
-"""What placement decides, and what an administrator can set of it."""
+"""What the core decides, and what an administrator can set of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from handoff_dask._model.records import Shortfall
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.runs import Run
 
 
 class Place(NamedTuple):
@@ -24,6 +25,25 @@ class Starved:
 
     functions: tuple[FunctionState, ...]
     shortfall: Shortfall
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """``function``, which was ready, will not be placed: for a shortfall, or since it has failed for good."""
+
+    function: FunctionState
+    shortfall: Shortfall | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """``run`` has reached a final status; its functions that did not start will not."""
+
+    run: Run
+
+
+#: What is to be carried out.
+Decision = Place | Fail | End
 
 
 @dataclass(frozen=True, slots=True)

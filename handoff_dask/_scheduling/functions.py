@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from handoff_dask._model.records import Attempt
+from handoff_dask._model.records import Attempt, Row
 
 if TYPE_CHECKING:
     from handoff_dask._scheduling.ledger import Node
@@ -39,6 +39,8 @@ class State(Enum):
 
 #: State → its value, which an enum member looks up slowly.
 NAMES = {state: state.value for state in State}
+
+_NO_DEVICES: dict[str, tuple[int, ...]] = {}
 
 FINAL = frozenset({State.FINISHED, State.FAILED, State.SKIPPED, State.CANCELLED})
 
@@ -173,6 +175,38 @@ class FunctionState:
         run.counts[state] += 1
         run.left += (state not in FINAL) - (self.state not in FINAL)
         self.state = state
+
+    def close_attempt(
+        self,
+        outcome: str,
+        started: float | None,
+        stopped: float | None,
+        error: str | None = None,
+        traceback: str | None = None,
+    ) -> None:
+        """Take note that the attempt that runs has ended."""
+        attempt = self._attempt(outcome, started, stopped, error, traceback)
+        self.attempts += (attempt,)
+        if outcome in ("failed", "lost"):
+            self.run.troubles.append((self, attempt.number))
+
+    def _attempt(
+        self,
+        outcome: str = "running",
+        started: float | None = None,
+        stopped: float | None = None,
+        error: str | None = None,
+        traceback: str | None = None,
+    ) -> Attempt:
+        node = None if self.node is None else self.node.name
+        devices = self.device_indices() if self.devices else _NO_DEVICES
+        number = len(self.attempts) + 1
+        return Attempt(number, node, self.queued, started, stopped, outcome, error, traceback, devices)
+
+    def row(self) -> Row:
+        """What is known of it, the attempt that runs included."""
+        running = (self._attempt(),) if self.state is State.RUNNING else ()
+        return Row(NAMES[self.state], self.attempts + running, self.nbytes)
 
     def __repr__(self) -> str:
         return f"<function {self.id!r} of run {self.run.spec.run_id}: {self.state.value}>"

@@ -10,44 +10,21 @@ for as many events as there were.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
-from handoff_dask._model.records import Attempt, Row, Shortfall
 from handoff_dask._scheduling.audit import check_ledger
-from handoff_dask._scheduling.decisions import Place, Settings, Starved
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Settings, Starved
 from handoff_dask._scheduling.explain import explain
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
-from handoff_dask._scheduling.functions import FINAL, NAMES, FunctionState, State
+from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.ledger import Hold, Node
 from handoff_dask._scheduling.locality import HEAVY
 from handoff_dask._scheduling.placement import Placement
 from handoff_dask._scheduling.proposals import Rejected
 from handoff_dask._scheduling.runs import Run, RunStatus
 from handoff_dask._scheduling.spec import Amounts, RunSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """``function``, which was ready, will not be placed: for a shortfall, or since it has failed for good."""
-
-    function: FunctionState
-    shortfall: Shortfall | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """``run`` has reached a final status; its functions that did not start will not."""
-
-    run: Run
-
-
-Decision = Place | Fail | End
-
-_NO_DEVICES: dict[str, tuple[int, ...]] = {}
-
 
 #: Time of a retry, the function, and before it numbers of its own, so that functions are never compared.
 _Delayed = tuple[float, int, int, FunctionState]
@@ -239,7 +216,7 @@ class SchedulingState:
     ) -> None:
         """A function's result is on the cluster."""
         if f.state is State.RUNNING:
-            self._close_attempt(f, "finished", started, stopped if stopped is not None else now)
+            f.close_attempt("finished", started, stopped if stopped is not None else now)
             self.placement.bookings.release(f)
             if started is not None and stopped is not None:
                 self.placement.durations.learn(
@@ -277,7 +254,7 @@ class SchedulingState:
         if f.state is not State.RUNNING:
             return False
         assert f.node is not None
-        self._close_attempt(f, "failed", started, stopped if stopped is not None else now, error, traceback)
+        f.close_attempt("failed", started, stopped if stopped is not None else now, error, traceback)
         self.placement.bookings.release(f)
         if retryable and f.failures < f.kind.policy.max_retries and f.run.active:
             self._count_failure(f, now, f.node.name)
@@ -293,14 +270,14 @@ class SchedulingState:
             return
         if f.state is State.RUNNING:
             # Like those before it: nothing is known of a failure.
-            self._close_attempt(f, "lost", None, now, error)
+            f.close_attempt("lost", None, now, error)
             self.placement.bookings.release(f)
         self._fail(f)
 
     def lost(self, f: FunctionState, now: float) -> None:
         """An attempt was lost with its node."""
         if f.state is State.RUNNING:
-            self._close_attempt(f, "lost", None, now)
+            f.close_attempt("lost", None, now)
             self.placement.bookings.release(f)
             f.move(State.WAITING if f.run.active else State.CANCELLED)
 
@@ -314,7 +291,7 @@ class SchedulingState:
         """
         if f.state is not State.RUNNING:
             return None
-        self._close_attempt(f, "cancelled", None, now)
+        f.close_attempt("cancelled", None, now)
         hold = None
         if f.booked:
             hold = self.placement.bookings.linger(f)
@@ -367,7 +344,7 @@ class SchedulingState:
         if f.state in FINAL:
             return
         if f.state is State.RUNNING:
-            self._close_attempt(f, "cancelled", None, now)
+            f.close_attempt("cancelled", None, now)
             self.placement.bookings.release(f)
         f.move(State.SKIPPED)
         self._check_complete(f.run)
@@ -375,7 +352,7 @@ class SchedulingState:
     def dropped(self, f: FunctionState, now: float) -> None:
         """Nobody will ever want this function again."""
         if f.state is State.RUNNING:
-            self._close_attempt(f, "cancelled", None, now)
+            f.close_attempt("cancelled", None, now)
             self.placement.bookings.release(f)
         if f.state not in FINAL:
             f.move(State.CANCELLED)
@@ -389,30 +366,6 @@ class SchedulingState:
             self._end(f.run, RunStatus.FAILED)
         else:
             self._check_complete(f.run)
-
-    def _close_attempt(
-        self,
-        f: FunctionState,
-        outcome: str,
-        started: float | None,
-        stopped: float | None,
-        error: str | None = None,
-        traceback: str | None = None,
-    ) -> None:
-        attempt = Attempt(
-            len(f.attempts) + 1,
-            f.node.name if f.node is not None else None,
-            f.queued,
-            started,
-            stopped,
-            outcome,
-            error,
-            traceback,
-            f.device_indices() if f.devices else _NO_DEVICES,
-        )
-        f.attempts += (attempt,)
-        if outcome in ("failed", "lost"):
-            f.run.troubles.append((f, attempt.number))
 
     # ------------------------------------------------------------------ decisions
 
@@ -504,14 +457,6 @@ class SchedulingState:
     def explain(self, f: FunctionState, now: float) -> str:
         """What a function waits for, in words."""
         return explain(self, f, now)
-
-    def row(self, f: FunctionState) -> Row:
-        """What is known of a function."""
-        attempts: Sequence[Attempt] = f.attempts
-        if f.state is State.RUNNING:
-            node = None if f.node is None else f.node.name
-            attempts = [*attempts, Attempt(len(attempts) + 1, node, f.queued, devices=f.device_indices())]
-        return Row(NAMES[f.state], attempts, f.nbytes)
 
     def check(self) -> None:
         """Raise AssertionError unless the ledger is what the functions that run make it."""

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from handoff_dask._model.resources import THREADS, UNIT, parse_amounts
 from handoff_dask._model.retry import RetryPolicy
-from handoff_dask._scheduling.decisions import Place, Settings
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Settings
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Kind, RunSpec
-from handoff_dask._scheduling.state import Decision, End, Fail, SchedulingState
+from handoff_dask._scheduling.state import SchedulingState
 
 
 def numbers(text: str) -> dict[str, float]:

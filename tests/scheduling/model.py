@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from handoff_dask._model.resources import GPU, THREADS, UNIT
-from handoff_dask._scheduling.decisions import Place
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run, RunStatus
-from handoff_dask._scheduling.state import Decision, End, Fail, SchedulingState
+from handoff_dask._scheduling.state import SchedulingState
 
 WAITING, READY, PLACED = "waiting", "ready", "placed"
 FINISHED, FAILED, SKIPPED, CANCELLED = "finished", "failed", "skipped", "cancelled"

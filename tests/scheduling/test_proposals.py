@@ -14,9 +14,9 @@ from scheduling.harness import Core, fn, many, node, one_ahead
 
 from handoff_dask._model.allocator import ReadyFunction
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._scheduling.decisions import End
 from handoff_dask._scheduling.placement import Place
 from handoff_dask._scheduling.runs import RunStatus
-from handoff_dask._scheduling.state import End
 
 
 class Told:

@@ -12,12 +12,12 @@ from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.resources import THREADS, UNIT
-from handoff_dask._scheduling.decisions import Place, Settings
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Settings
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Kind, RunSpec
-from handoff_dask._scheduling.state import Decision, End, Fail, SchedulingState
+from handoff_dask._scheduling.state import SchedulingState
 
 #: Function number → numbers of those whose results it needs.
 Needs = Mapping[int, Sequence[int]]

@@ -24,12 +24,15 @@ extensions = [
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"handoff_dask {version}"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+maximum_signature_line_length = 88
 autosummary_generate = False  # the reference pages are written by hand; the tables only list what is on them
 
 napoleon_google_docstring = False
@@ -57,6 +60,9 @@ ELSEWHERE = re.compile(
     r"|numpy|os|pandas|pathlib|types)\."
 )
 
+#: Several exceptions of one Raises section that have one description.
+EXCEPTIONS = re.compile(r"\w+(, \w+)+")
+
 #: Where a public object is defined → the name under which it is documented.
 PUBLIC = {
     f"{value.__module__}.{value.__qualname__}": f"handoff_dask.{name}"
@@ -82,7 +88,31 @@ def resolve_reference(
     return contnode if in_words or ELSEWHERE.match(target) else None
 
 
+def split_exceptions(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Give each exception of "TypeError, ValueError" in a Raises section a line of its own.
+
+    Napoleon would show the first one alone. Its own handler comes after this one.
+    """
+    out: list[str] = []
+    raising = False
+    for i, line in enumerate(lines):
+        underlined = i + 1 < len(lines) and set(lines[i + 1].strip()) == {"-"}
+        if underlined:
+            raising = line.strip() == "Raises"
+        if not raising or line.startswith(" ") or not EXCEPTIONS.fullmatch(line):
+            out.append(line)
+            continue
+        rest = lines[i + 1 :]
+        end = next((n for n, text in enumerate(rest) if text and not text.startswith(" ")), len(rest))
+        *others, last = line.split(", ")
+        for exception in others:
+            out += [exception, *(text for text in rest[:end] if text)]
+        out.append(last)
+    lines[:] = out
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect what this file adds to Sphinx."""
     app.connect("missing-reference", resolve_reference)
+    app.connect("autodoc-process-docstring", split_exceptions, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

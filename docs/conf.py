@@ -6,6 +6,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 from sphinx.environment import BuildEnvironment
 
 import handoff_dask
@@ -60,8 +61,8 @@ ELSEWHERE = re.compile(
     r"|numpy|os|pandas|pathlib|types)\."
 )
 
-#: Several exceptions of one Raises section that have one description.
-EXCEPTIONS = re.compile(r"\w+(, \w+)+")
+#: Several names of a docstring's section that have one description, and maybe one type.
+SEVERAL = re.compile(r"(\w+(?:, \w+)+)( : .*)?")
 
 #: Where a public object is defined → the name under which it is documented.
 PUBLIC = {
@@ -88,31 +89,45 @@ def resolve_reference(
     return contnode if in_words or ELSEWHERE.match(target) else None
 
 
-def split_exceptions(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Give each exception of "TypeError, ValueError" in a Raises section a line of its own.
+def split_names(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Give each name of "TypeError, ValueError" in a section of exceptions or attributes a line of its own.
 
-    Napoleon would show the first one alone. Its own handler comes after this one.
+    Napoleon would show one of them alone. Its own handler comes after this one.
     """
     out: list[str] = []
-    raising = False
+    section = ""
     for i, line in enumerate(lines):
-        underlined = i + 1 < len(lines) and set(lines[i + 1].strip()) == {"-"}
-        if underlined:
-            raising = line.strip() == "Raises"
-        if not raising or line.startswith(" ") or not EXCEPTIONS.fullmatch(line):
+        if i + 1 < len(lines) and set(lines[i + 1].strip()) == {"-"}:
+            section = line.strip()
+        several = SEVERAL.fullmatch(line)
+        if several is None or section not in ("Raises", "Attributes"):
             out.append(line)
             continue
         rest = lines[i + 1 :]
         end = next((n for n, text in enumerate(rest) if text and not text.startswith(" ")), len(rest))
-        *others, last = line.split(", ")
-        for exception in others:
-            out += [exception, *(text for text in rest[:end] if text)]
-        out.append(last)
+        *others, last = several[1].split(", ")
+        kind = several[2] or ""
+        for other in others:
+            out += [other + kind, *(text for text in rest[:end] if text)]
+        out.append(last + kind)
     lines[:] = out
+
+
+def show_defaults(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Write defaults as one would in code: Sphinx cannot read a signature with ``<factory>`` in it."""
+    if signature is not None:
+        signature = signature.replace("<factory>", "{}").replace("<class 'Exception'>", "Exception")
+    return signature, returns
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect what this file adds to Sphinx."""
     app.connect("missing-reference", resolve_reference)
-    app.connect("autodoc-process-docstring", split_exceptions, priority=400)
+    app.connect("autodoc-process-docstring", split_names, priority=400)
+    app.connect("autodoc-process-signature", show_defaults)
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
     return {"parallel_read_safe": True, "parallel_write_safe": True}

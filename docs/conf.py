@@ -6,6 +6,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 from sphinx.environment import BuildEnvironment
 
 import handoff_dask
@@ -24,12 +25,15 @@ extensions = [
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"handoff_dask {version}"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+maximum_signature_line_length = 88
 autosummary_generate = False  # the reference pages are written by hand; the tables only list what is on them
 
 napoleon_google_docstring = False
@@ -57,6 +61,9 @@ ELSEWHERE = re.compile(
     r"|numpy|os|pandas|pathlib|types)\."
 )
 
+#: Several names of a docstring's section that have one description, and maybe one type.
+SEVERAL = re.compile(r"(\w+(?:, \w+)+)( : .*)?")
+
 #: Where a public object is defined → the name under which it is documented.
 PUBLIC = {
     f"{value.__module__}.{value.__qualname__}": f"handoff_dask.{name}"
@@ -82,7 +89,45 @@ def resolve_reference(
     return contnode if in_words or ELSEWHERE.match(target) else None
 
 
+def split_names(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Give each name of "TypeError, ValueError" in a section of exceptions or attributes a line of its own.
+
+    Napoleon would show one of them alone. Its own handler comes after this one.
+    """
+    out: list[str] = []
+    section = ""
+    for i, line in enumerate(lines):
+        if i + 1 < len(lines) and set(lines[i + 1].strip()) == {"-"}:
+            section = line.strip()
+        several = SEVERAL.fullmatch(line)
+        if several is None or section not in ("Raises", "Attributes"):
+            out.append(line)
+            continue
+        rest = lines[i + 1 :]
+        end = next((n for n, text in enumerate(rest) if text and not text.startswith(" ")), len(rest))
+        *others, last = several[1].split(", ")
+        kind = several[2] or ""
+        for other in others:
+            out += [other + kind, *(text for text in rest[:end] if text)]
+        out.append(last + kind)
+    lines[:] = out
+
+
+def show_defaults(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Write defaults as one would in code: Sphinx cannot read a signature with ``<factory>`` in it."""
+    if signature is not None:
+        signature = signature.replace("<factory>", "{}").replace("<class 'Exception'>", "Exception")
+    return signature, returns
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect what this file adds to Sphinx."""
     app.connect("missing-reference", resolve_reference)
+    app.connect("autodoc-process-docstring", split_names, priority=400)
+    app.connect("autodoc-process-signature", show_defaults)
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -353,7 +353,7 @@ class FunctionFailedError(RunError):
 
     @property
     def failures(self) -> tuple[FunctionFailedError, ...]:
-        """All functions that failed for good: this error and ``others``."""
+        """All functions that failed for good, which are those of this error and of ``others``."""
         return (self, *self.others)
 
     def __str__(self) -> str:

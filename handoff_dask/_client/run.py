@@ -282,7 +282,7 @@ class Run:
 
     @property
     def results(self) -> Results:
-        """Mapping of function id to value: of functions that have finished, gathered when looked at."""
+        """Function id → value, of functions that have finished, gathered when looked at."""
         return Results(self)
 
     async def _gather(self, futures: Mapping[Hashable, Future]) -> dict[Hashable, Any]:
@@ -319,7 +319,7 @@ class Run:
 
     @property
     def records(self) -> Any:
-        """Mapping of function id to :class:`FunctionRecord`: node, attempts, times, cost, result size."""
+        """Function id → :class:`FunctionRecord`, with node, attempts, times, cost and size of the result."""
         return self._sync(self._records)
 
     def _sync(self, question: Callable[[], Any]) -> Any:

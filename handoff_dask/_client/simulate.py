@@ -78,7 +78,7 @@ class Schedule:
 
     @property
     def lower_bound(self) -> float:
-        """The largest of :attr:`bounds`: no schedule is shorter."""
+        """The largest of :attr:`bounds`, in seconds. No schedule is shorter."""
         # This schedule itself is one; floats summed up in another order may say otherwise.
         return min(self.makespan, max(self.bounds.values(), default=0.0))
 

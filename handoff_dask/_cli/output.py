@@ -20,7 +20,7 @@ SHOWN = 30
 _NARROW = 12
 
 #: Texts that are aligned as numbers are.
-_QUANTITY = re.compile(r"[\d.,:]+ ?(ms|s|min|h|%)")
+_QUANTITY = re.compile(r"[\d.,]+(%| (ms|s|min( \d+ s)?|h( \d+ min)?))")
 
 
 def table(
@@ -87,21 +87,6 @@ def _text(cell: Any) -> str:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
-
-
-def seconds(value: float | None) -> str:
-    """A duration for people."""
-    if value is None:
-        return ""
-    if value < 0.001:
-        return f"{value * 1000:.2g} ms"
-    if value < 1:
-        return f"{value * 1000:.3g} ms"
-    if value < 59.95:  # what is more reads 60.0
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"
 
 
 def moment(value: float) -> str:

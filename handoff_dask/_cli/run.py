@@ -12,11 +12,12 @@ import click
 from handoff_dask._cli.connect import cluster_for, scheduler_options
 from handoff_dask._cli.errors import checked, debug_option, message_of
 from handoff_dask._cli.loading import find_ids, load_dag
-from handoff_dask._cli.output import SHOWN, count, json_option, only_ours, print_json, seconds, table
+from handoff_dask._cli.output import SHOWN, count, json_option, only_ours, print_json, table
 from handoff_dask._cli.placing import placement_options
 from handoff_dask._client.execute import execute
 from handoff_dask._client.options import DEFAULT_MAX_RETRIES
 from handoff_dask._client.result import Result
+from handoff_dask._display.words import seconds
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import FunctionRecord
 from handoff_dask.exceptions import RunError

@@ -8,11 +8,12 @@ import click
 
 from handoff_dask._cli.errors import checked, debug_option
 from handoff_dask._cli.loading import load_dag, load_nodes
-from handoff_dask._cli.output import count, json_option, only_ours, print_json, seconds, table
+from handoff_dask._cli.output import count, json_option, only_ours, print_json, table
 from handoff_dask._cli.placing import placement_options
 from handoff_dask._client.history import History
 from handoff_dask._client.simulate import Schedule
 from handoff_dask._client.simulate import simulate as simulated
+from handoff_dask._display.words import seconds
 
 
 @click.command(short_help="Say how long a DAG would take on given nodes.")

@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from handoff_dask._display.graph import cost_text
+from handoff_dask._display.words import seconds
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import code_name
 
@@ -55,12 +56,12 @@ def result(result: Result) -> str:
             id,
             record.node,
             len(record.attempts),
-            "" if duration is None else f"{duration:.3g} s",
+            seconds(duration),
             value if len(value) <= 80 else value[:77] + "...",
         )
 
     rows = (row(id, record) for id, record in result.records.items())  # made only as far as shown
-    head = f"<p><b>Result of DAG {escape(repr(result.dag_id))}</b>: {result.elapsed:.3g} s</p>"
+    head = f"<p><b>Result of DAG {escape(repr(result.dag_id))}</b>: {seconds(result.elapsed)}</p>"
     return head + table(("function", "node", "attempts", "time", "value"), rows, len(result.records))
 
 
@@ -68,5 +69,5 @@ def run(run: Run) -> str:
     """A run: how it stands."""
     return (
         f"<p><b>Run {escape(run.id)}</b> of DAG {escape(repr(run.dag.id))}: {escape(run.status)},"
-        f" {len(run.results):,d} of {len(run.futures):,d} results, {run.elapsed:.3g} s</p>"
+        f" {len(run.results):,d} of {len(run.futures):,d} results, {seconds(run.elapsed)}</p>"
     )

@@ -6,7 +6,7 @@ import sys
 from html import escape
 from typing import TYPE_CHECKING, Any, TextIO
 
-from handoff_dask._display.timeline import seconds
+from handoff_dask._display.words import seconds
 from handoff_dask._model.progress import NodeLoad, Progress, Trouble
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def line_of(progress: Progress) -> str:
     parts = [
         f"{progress.finished:,d} of {progress.total:,d} finished",
         *others_of(progress),
-        f"{progress.elapsed:.1f} s" if progress.elapsed < 120 else seconds(progress.elapsed),
+        seconds(progress.elapsed),
     ]
     if left := left_of(progress):
         parts.append(left)

@@ -11,23 +11,16 @@ import pytest
 from handoff_dask._cli import output
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, ""),
-        (0.0, "0 ms"),
-        (0.0000267, "0.027 ms"),
-        (0.0123456, "12.3 ms"),
-        (1.0, "1.0 s"),
-        (59.94, "59.9 s"),
-        (59.96, "1:00 min"),
-        (61, "1:01 min"),
-        (3599.7, "1:00:00 h"),
-        (7322, "2:02:02 h"),
-    ],
-)
-def test_durations(value, text):
-    assert output.seconds(value) == text
+def test_durations_are_aligned_as_numbers_are(capsys):
+    times = ["0.12 ms", "5 s", "1 min 3 s", "1,000 h 0 min"]
+    output.table(("took", "share"), zip(times, ["5%", "100%", "0%", None], strict=True))
+    assert capsys.readouterr().out.splitlines() == [
+        "         took  share",
+        "      0.12 ms     5%",
+        "          5 s   100%",
+        "    1 min 3 s     0%",
+        "1,000 h 0 min",
+    ]
 
 
 @pytest.fixture

@@ -20,6 +20,9 @@ import handoff_dask as handoff
 from handoff_dask import Function, RetryPolicy
 from handoff_dask._adapter import webpage
 from handoff_dask._display import dashboard
+from handoff_dask._display.dashboard_timeline import timeline_columns
+from handoff_dask._display.timeline_data import prepare
+from handoff_dask._model.records import Attempt, FunctionRecord
 
 EVIL = "<script>document.title='pwned'</script>"
 
@@ -317,6 +320,30 @@ def test_the_document_follows_what_is_seen_and_says_when_it_is_over():
     page.update()
     assert "Its plugin was removed." in texts(doc)
     assert not doc.session_callbacks
+
+
+def test_bars_are_in_the_lanes_that_they_have_in_a_timeline():
+    spans = [(0, 3), (0, 2), (1, 2.5), (2.0004, 2.4), (3, 4), (3, 5), (3.5, 3.5)]
+    records = {
+        n: FunctionRecord(n, "finished", "a", (Attempt(n, "a", start, start, stop, "finished"),), {})
+        for n, (start, stop) in enumerate(spans)
+    }
+    lanes = {bar.id: bar.lane for bar in prepare(records).bars}
+    bars = [
+        {"function": str(n), "node": "a", "start": start, "stop": stop, "outcome": "finished"}
+        for n, (start, stop) in enumerate(spans)
+    ]
+    columns, ends, ticks = timeline_columns(bars)
+    assert {int(n): y - 0.5 for n, y in zip(columns["function"], columns["y"], strict=True)} == lanes
+    assert (ends, ticks) == ([("a", 3.4)], {1.5: "a"})
+
+
+def test_bars_that_overlap_by_less_than_clocks_differ_are_in_one_lane():
+    bars = [
+        {"function": "x", "node": "a", "start": start, "stop": stop, "outcome": "finished"}
+        for start, stop in [(0, 1), (0.9995, 2)]
+    ]
+    assert timeline_columns(bars)[0]["y"] == [0.5, 0.5]
 
 
 def test_the_document_sends_only_what_has_changed():

@@ -227,7 +227,7 @@ def timeline_heading(timeline: TimelineView | None) -> str:
         return section("Timeline", "", "<p class='dim'>No run yet.</p>")
     note = f"{timeline['dag']} ({timeline['run']})"
     if timeline["every"] > 1:
-        note += f", one in {timeline['every']:,d} functions"
+        note += f", one in {timeline['every']:,d} functions, and those that failed or were lost last"
     outcomes = dict.fromkeys(bar["outcome"] for bar in timeline["bars"])
     key = "".join(
         f"<span><i style='background:{COLOURS.get(o, '#000')}'></i>{escape(o)}</span>" for o in outcomes

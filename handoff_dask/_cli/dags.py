@@ -13,6 +13,7 @@ from handoff_dask._cli.output import count, only_ours, table
 from handoff_dask._display.graph import cost_text
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function, code_name
+from handoff_dask._model.shown import plain
 
 
 @click.command(short_help="Check a DAG without running it.")
@@ -70,9 +71,9 @@ def show(target: str, mermaid: bool, output: str | None) -> None:
 def _row(f: Function) -> tuple[object, ...]:
     node = f"beside {f.node.id}" if isinstance(f.node, Collocated) else f.node
     if isinstance(node, tuple):
-        node = " or ".join(str(name) for name in node)
+        node = " or ".join(map(plain, node))
     if f.type != "regular":
-        node = f"({f.type})"
+        node = f"({plain(f.type)})"
     return (
         f.id,
         code_name(f.code) if f.code is not None else None,

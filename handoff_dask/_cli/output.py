@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from handoff_dask._model.shown import plain, shown
+
 #: Rows of a table that are shown.
 SHOWN = 30
 
@@ -82,7 +84,7 @@ def _is_number(cell: Any) -> bool:
 def _text(cell: Any) -> str:
     if cell is None:
         return ""
-    return f"{cell:.12g}" if isinstance(cell, float) else " ".join(str(cell).split())
+    return f"{cell:.12g}" if isinstance(cell, float) else " ".join(plain(cell).split())
 
 
 def _cut(text: str, width: int) -> str:
@@ -108,8 +110,8 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [jsonable(v) for v in value]
     if isinstance(value, dict):
-        return {k if isinstance(k, str) else repr(k): jsonable(v) for k, v in value.items()}
-    return repr(value)
+        return {k if isinstance(k, str) else shown(k): jsonable(v) for k, v in value.items()}
+    return shown(value)
 
 
 def print_json(value: Any) -> None:

@@ -10,6 +10,7 @@ from handoff_dask._display.graph import cost_text
 from handoff_dask._display.words import seconds
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import code_name
+from handoff_dask._model.shown import plain, shown
 
 if TYPE_CHECKING:
     from handoff_dask._client.result import Result
@@ -25,7 +26,9 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]], total: int) -> str
     cells = "".join(f"<th style='text-align:left'>{escape(h)}</th>" for h in head)
     body = ""
     for _, row in zip(range(SHOWN), rows, strict=False):
-        body += "<tr>" + "".join(f"<td style='text-align:left'>{escape(str(c))}</td>" for c in row) + "</tr>"
+        body += (
+            "<tr>" + "".join(f"<td style='text-align:left'>{escape(plain(c))}</td>" for c in row) + "</tr>"
+        )
     more = f"<p>and {total - SHOWN:,d} more</p>" if total > SHOWN else ""
     return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{more}"
 
@@ -51,7 +54,7 @@ def result(result: Result) -> str:
 
     def row(id: Hashable, record: FunctionRecord) -> tuple[Any, ...]:
         duration = record.duration
-        value = repr(result.results[id]) if id in result.results else ""
+        value = shown(result.results[id]) if id in result.results else ""
         return (
             id,
             record.node,

@@ -38,7 +38,7 @@ def nodes(scheduler: str | None, connect_timeout: float | None, as_json: bool) -
     with connected(scheduler, connect_timeout) as client:
         found: dict[Any, dict[str, float]] = discover_nodes(client)
     if as_json:
-        print_json({str(name): capacity for name, capacity in found.items()})
+        print_json(found)
     elif not found:
         click.echo(f"There are no nodes on {scheduler}.", err=True)
     else:

@@ -102,7 +102,10 @@ def count(n: int, what: str) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """A value as JSON knows it; what JSON does not know as its ``repr``."""
+    """A value as JSON knows it; what JSON does not know as its ``repr``.
+
+    Keys of JSON are text. A mapping of which two keys have the same, such as 1 and "1", is a list of pairs.
+    """
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -110,7 +113,8 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [jsonable(v) for v in value]
     if isinstance(value, dict):
-        return {k if isinstance(k, str) else shown(k): jsonable(v) for k, v in value.items()}
+        named = {k if isinstance(k, str) else shown(k): jsonable(v) for k, v in value.items()}
+        return named if len(named) == len(value) else [[jsonable(k), jsonable(v)] for k, v in value.items()]
     return shown(value)
 
 

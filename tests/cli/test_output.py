@@ -66,6 +66,22 @@ def test_a_cell_is_one_line(capsys):
     assert capsys.readouterr().out == "value\na b c\n"
 
 
+@pytest.mark.parametrize(
+    ("value", "document"),
+    [
+        ({1: "a", "2": "b"}, {"1": "a", "2": "b"}),
+        ({1: "a", "1": "b"}, [[1, "a"], ["1", "b"]]),
+        (
+            {("a", 1): 1, "('a', 1)": {None: 0, "None": 1}},
+            [[["a", 1], 1], ["('a', 1)", [[None, 0], ["None", 1]]]],
+        ),
+    ],
+)
+def test_no_key_hides_another_one_in_json(capsys, value, document):
+    output.print_json({"result": value})
+    assert json.loads(capsys.readouterr().out) == {"result": document}
+
+
 def test_json_knows_what_json_knows(capsys):
     value = {
         ("a", 1): (1, 2.5, None, True),

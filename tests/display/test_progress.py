@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import types
@@ -139,6 +140,43 @@ def test_rich_shows_nodes_and_takes_text_as_text():
     assert "4 of 8, 3 running, 1 failed, 2 retries" in text
     assert "3 running, cpu 2 of 4" in text
     assert "and 5 more nodes, 1 s, about 5 s left" in text
+
+
+@pytest.fixture
+def terminal():
+    """Two streams that write to one terminal, and what that shows."""
+    master, slave = os.openpty()
+    with open(slave, "w") as one, open(os.dup(slave), "w") as other:
+        yield one, other, lambda: os.read(master, 100_000).decode()
+    os.close(master)
+
+
+def test_what_is_printed_meanwhile_goes_where_it_went(terminal, tmp_path, monkeypatch):
+    pytest.importorskip("rich")
+    stream, _, seen = terminal
+    with open(tmp_path / "out", "w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        display = RichProgress("run", stream)
+        display.update(of(2, 1.0, {"finished": 1}))
+        print("printed")
+        assert sys.stdout is file
+        display.close()
+    stream.flush()
+    assert (tmp_path / "out").read_text() == "printed\n"
+    assert "printed" not in seen()
+
+
+def test_what_is_printed_to_the_same_terminal_stays_above(terminal, monkeypatch):
+    pytest.importorskip("rich")
+    stream, out, seen = terminal
+    monkeypatch.setattr(sys, "stdout", out)
+    display = RichProgress("title", stream)
+    display.update(of(2, 1.0, {"finished": 1}))
+    print("printed")
+    shown = seen()
+    assert 0 <= shown.find("title") < shown.find("printed") < shown.rfind("title")
+    display.close()
+    assert sys.stdout is out
 
 
 def test_without_rich_there_is_the_plain_line(monkeypatch):

@@ -12,6 +12,7 @@ import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import psutil
 import pytest
 from distributed import Client
 from helpers import until
@@ -21,6 +22,9 @@ from handoff_dask._cli.main import main
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "handoff_dask"]
+
+
+MADE_HERE = [(), ("--nodes", "nodes.yaml"), ("--nodes", "nodes.yaml", "--processes")]
 
 
 def environment(**more):
@@ -80,7 +84,7 @@ def test_the_installed_command_is_this_one():
     assert EntryPoint("handoff-dask", target, "console_scripts").load() is main
 
 
-@pytest.mark.parametrize("options", [(), ("--nodes", "nodes.yaml"), ("--nodes", "nodes.yaml", "--processes")])
+@pytest.mark.parametrize("options", MADE_HERE)
 def test_ctrl_c(folder, options):
     """As a terminal sends it: to the command and to every process that it has started."""
     process = started(folder, *options)
@@ -94,6 +98,77 @@ def test_ctrl_c(folder, options):
     assert err == "Interrupted.\n"
     assert time.monotonic() - began < 25, "functions that run are not waited for"
     assert set(out.splitlines()) <= {"imported"}
+
+
+@pytest.mark.parametrize("options", MADE_HERE)
+def test_ctrl_c_ends_what_functions_have_started(folder, options):
+    (folder / "pipeline.py").write_text(
+        "import subprocess, time\n"
+        "from pathlib import Path\n"
+        "from handoff_dask import DAG, Function\n"
+        "def nap(seconds):\n"
+        "    child = subprocess.Popen(['sleep', '600'])\n"
+        "    Path('child').write_text(str(child.pid))\n"
+        "    time.sleep(seconds)\n"
+        "slow = DAG('slow').add_function(Function('nap', nap, extra_args=[60]))\n"
+    )
+    process = started(folder, *options)
+    child = psutil.Process(int((folder / "child").read_text()))
+    try:
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "Interrupted.\n")
+    finally:
+        process.kill()
+    until(
+        lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE,
+        what="what the function started has ended",
+    )
+
+
+DISPOSITIONS = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from handoff_dask import DAG, Function
+
+
+def look():
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    code += "; print(signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
+
+
+def forked():
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.write(writing, str(signal.getsignal(signal.SIGINT) is signal.default_int_handler).encode())
+        os._exit(0)
+    os.wait()
+    return os.read(reading, 100).decode()
+
+
+def after_a_loss():
+    if not Path("lost").exists():
+        Path("lost").touch()
+        os._exit(1)
+    return look()
+
+
+dag = DAG("dag").add_function(Function("started", look))
+children = DAG("children").add_function(Function("started", look)).add_function(Function("forked", forked))
+children.add_function(Function("after a loss", after_a_loss, args=[], node="node1"))
+"""
+
+
+@pytest.mark.parametrize("options", MADE_HERE)
+def test_what_functions_start_hears_ctrl_c(folder, options):
+    (folder / "signals.py").write_text(DISPOSITIONS)
+    which = "children" if "--processes" in options else "dag"
+    done = call(folder, "run", f"signals.py:{which}", *options, "--json")
+    assert done.returncode == 0, done.stderr
+    results = {f["function"]: f["result"] for f in json.loads(done.stdout)["functions"]}
+    assert results.pop("started") == ["True", "set()"]
+    if which == "children":
+        assert results == {"forked": "True", "after a loss": ["True", "set()"]}
 
 
 def test_ctrl_c_while_there_is_no_cluster(folder):

@@ -53,11 +53,12 @@ def show(target: str, mermaid: bool, output: str | None) -> None:
         raise click.UsageError("--mermaid prints and --output draws: give one of them")
     if output is not None and not os.path.splitext(output)[1]:
         raise click.UsageError(f"--output {output}: the name needs a suffix, such as .svg")
-    with only_ours(mermaid):
+    with only_ours(mermaid) as out:
         dag = load_dag(target)
-    if mermaid:
-        click.echo(dag.to_mermaid(), nl=False)
-    elif output is not None:
+        if mermaid:
+            click.echo(dag.to_mermaid(), nl=False, file=out)
+            return
+    if output is not None:
         _draw(dag, output)
         click.echo(f"Drew DAG {dag.id!r} to {output}.", err=True)
     else:

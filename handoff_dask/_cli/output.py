@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -118,19 +119,32 @@ def jsonable(value: Any) -> Any:
     return shown(value)
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON document."""
-    click.echo(json.dumps(jsonable(value), indent=2))
+def print_json(value: Any, out: TextIO | None = None) -> None:
+    """Print one JSON document, on standard output unless told otherwise."""
+    click.echo(json.dumps(jsonable(value), indent=2), file=out)
 
 
 @contextmanager
-def only_ours(as_json: bool) -> Iterator[None]:
-    """While code of the user runs: with ``--json`` what it prints goes to standard error."""
-    if not as_json:
-        yield
+def only_ours(document: bool) -> Iterator[TextIO]:
+    """Standard output. For a document, all else that would be written there goes to standard error.
+
+    That is what code of the user prints, in this process and in those of nodes, and what programs write that
+    it runs. It stays so when the command has ended: functions that nobody waits for may still run then.
+    """
+    out = sys.stdout
+    if not document:
+        yield out
         return
     with redirect_stdout(sys.stderr):
-        yield
+        try:
+            number, error = out.fileno(), sys.stderr.fileno()
+        except OSError:  # one of Python's own
+            yield out
+            return
+        out.flush()
+        with open(os.dup(number), "w", encoding=out.encoding, errors=out.errors) as ours:
+            os.dup2(error, number)
+            yield ours
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")

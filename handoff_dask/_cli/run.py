@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -106,28 +106,28 @@ def run(
     It runs on the cluster of --scheduler; on nodes made on this machine with --nodes; or else on this machine
     as one node. Ctrl-C cancels the run.
     """
-    with only_ours(as_json):
+    with only_ours(as_json) as out:
         dag = load_dag(target)
         dag.validate()  # before a cluster is started for it
         wanted = _kept(dag, keep)
-    with cluster_for(scheduler, nodes, processes, connect_timeout) as client:
-        try:
-            with only_ours(as_json), checked():
-                result: Result = execute(
-                    dag,
-                    client,
-                    keep=wanted,
-                    progress=sys.stderr.isatty() if progress is None else progress,
-                    allocation_strategy=strategy,
-                    fail_fast=not keep_going,
-                    **options,
-                )
-        except RunError as error:
-            _show_failure(error, as_json)
-            raise
-    if as_json:
-        print_json(_document(result))
-        return
+        with cluster_for(scheduler, nodes, processes, connect_timeout) as client:
+            try:
+                with checked():
+                    result: Result = execute(
+                        dag,
+                        client,
+                        keep=wanted,
+                        progress=sys.stderr.isatty() if progress is None else progress,
+                        allocation_strategy=strategy,
+                        fail_fast=not keep_going,
+                        **options,
+                    )
+            except RunError as error:
+                _show_failure(error, out if as_json else None)
+                raise
+        if as_json:
+            print_json(_document(result), out)
+            return
     click.echo(
         f"Run {result.run_id} of DAG {dag.id!r} finished in {seconds(result.elapsed)}:"
         f" {count(len(result.records), 'function')}."
@@ -202,10 +202,13 @@ def _document(result: Result) -> dict[str, Any]:
     }
 
 
-def _show_failure(error: RunError, as_json: bool) -> None:
-    """What there is to see of a run that failed; the message comes after it, on standard error."""
+def _show_failure(error: RunError, out: TextIO | None) -> None:
+    """What there is to see of a run that failed, as JSON if there is somewhere to write that.
+
+    The message comes after it, on standard error.
+    """
     records: Mapping[Hashable, FunctionRecord] = {} if error.run is None else error.run.records
-    if as_json:
+    if out is not None:
         print_json(
             {
                 "run_id": error.run_id,
@@ -213,7 +216,8 @@ def _show_failure(error: RunError, as_json: bool) -> None:
                 "status": "failed",
                 "error": {"type": type(error).__name__, "message": message_of(error)},
                 "functions": function_documents(records, {}),
-            }
+            },
+            out,
         )
     elif any(record.attempts for record in records.values()):
         function_table(records, {})

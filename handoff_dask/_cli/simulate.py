@@ -59,13 +59,13 @@ def simulate(
     if durations is not None and history is not None:
         raise click.UsageError("--durations and --history both say how long functions take: give one of them")
     capacities = load_nodes(path)
-    with only_ours(as_json):
+    with only_ours(as_json) as out:
         dag = load_dag(target)
         with checked():
             schedule = _simulated(dag, capacities, durations, history, strategy, max_concurrency)
-    if as_json:
-        print_json(_document(schedule, strategy))
-        return
+        if as_json:
+            print_json(_document(schedule, strategy), out)
+            return
     where = count(len(capacities), "node")
     click.echo(f"DAG {dag.id!r}: {count(len(dag), 'function')} on {where}, {strategy}")
     click.echo()

@@ -79,6 +79,52 @@ def test_json_of_a_process(folder):
     assert done.stderr == "imported\nprocessing\n"
 
 
+LOUD = """
+import os, subprocess, threading, time
+from handoff_dask import DAG, Function
+
+print("imported")
+
+
+def loud():
+    print("printed", flush=True)
+    os.write(1, b"written\\n")
+    subprocess.run(["echo", "echoed"])
+    return 1
+
+
+def endless():
+    while True:
+        print("printed", flush=True)
+
+
+class Loud:
+    def __repr__(self):
+        print("represented")
+        return "loud"
+
+
+loud_dag = DAG("loud").add_function(Function("f", loud)).add_function(Function("g", Loud))
+endless_dag = DAG("endless").add_function(Function("f", endless))
+"""
+
+
+@pytest.mark.parametrize("options", MADE_HERE)
+def test_json_is_all_there_is_on_standard_output_whoever_writes(folder, options):
+    (folder / "loud.py").write_text(LOUD)
+    done = call(folder, "run", "loud.py:loud_dag", *options, "--json")
+    assert json.loads(done.stdout)["functions"][0]["result"] == 1
+    for text in ("imported", "printed", "written", "echoed"):
+        assert text in done.stderr.splitlines()
+
+
+def test_json_is_all_there_is_on_standard_output_even_of_functions_that_nobody_waits_for(folder):
+    (folder / "loud.py").write_text(LOUD)
+    done = call(folder, "run", "loud.py:endless_dag", "--timeout", "0.3", "--json")
+    assert json.loads(done.stdout)["error"]["type"] == "RunTimeoutError"
+    assert done.returncode == 1
+
+
 def test_the_installed_command_is_this_one():
     target = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["handoff-dask"]
     assert EntryPoint("handoff-dask", target, "console_scripts").load() is main

@@ -8,7 +8,9 @@ import os
 import numpy as np
 import pytest
 
+import handoff_dask as handoff
 from handoff_dask._cli import output
+from handoff_dask._cli.errors import code_of
 
 
 def test_durations_are_aligned_as_numbers_are(capsys):
@@ -98,3 +100,29 @@ def test_json_knows_what_json_knows(capsys):
         "array": "array([0, 1])",
         "number": 1.5,
     }
+
+
+#: Exception → what the command ends with.
+CODES = {
+    handoff.AllocationError: 3,
+    handoff.RunError: 1,
+    handoff.ClusterNotReadyError: 4,
+    handoff.InvalidDAGError: 2,
+    handoff.HistoryError: 2,
+    handoff.CheckpointError: 2,
+    handoff.RunNotFoundError: 2,
+    ImportError: 2,
+    handoff.HandoffError: 1,
+    ZeroDivisionError: 70,
+}
+
+
+@pytest.mark.parametrize(("kind", "code"), CODES.items())
+def test_every_kind_of_error_has_its_exit_code(kind, code):
+    """Those that are kinds of it have the same, unless they have one of their own."""
+    todo = [kind]
+    while todo:
+        each = todo.pop()
+        assert code_of(each.__new__(each)) == code, each
+        ours = (k for k in each.__subclasses__() if k.__module__ == "handoff_dask.exceptions")
+        todo += [k for k in ours if k not in CODES]

@@ -31,7 +31,8 @@ _FIRST = ("cpu", "memory", "gpu")
 def nodes(scheduler: str | None, connect_timeout: float | None, as_json: bool) -> None:
     """List the nodes of a cluster and what they have: cpu in cores, memory in MB, gpu in devices.
 
-    A node is a Dask worker. What it declares (`dask worker --resources`) wins over what it is seen to have.
+    The cluster is that of --scheduler. A node is a Dask worker. What it declares (`dask worker --resources`)
+    wins over what it is seen to have.
     """
     if scheduler is None:
         raise click.UsageError("say which cluster: --scheduler ADDRESS")
@@ -63,7 +64,7 @@ def nodes(scheduler: str | None, connect_timeout: float | None, as_json: bool) -
     default=20,
     show_default=True,
     metavar="N",
-    help="Runs that are listed at most.",
+    help="List no more than so many runs.",
 )
 @json_option
 @debug_option

@@ -26,7 +26,9 @@ def scheduler_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="SECONDS",
         help="How long to try to reach the scheduler; Dask's own setting if not given (30 s).",
     )
-    address = click.option("--scheduler", metavar="ADDRESS", help="Address, such as tcp://192.0.2.1:8786.")
+    address = click.option(
+        "--scheduler", metavar="ADDRESS", help="Address of the scheduler, such as tcp://192.0.2.1:8786."
+    )
     return address(timeout(command))
 
 

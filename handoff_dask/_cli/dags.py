@@ -22,7 +22,9 @@ from handoff_dask._model.shown import plain
 def validate(target: str) -> None:
     """Check a DAG without running it.
 
-    MODULE:DAG is as for `handoff-dask run`. All problems are listed; the exit code is 2 if there are any.
+    MODULE:DAG is such as `pipeline.py:dag`, see `handoff-dask run --help`.
+
+    All problems are listed; the exit code is 2 if there are any.
     """
     dag = load_dag(target)
     dag.validate()
@@ -45,7 +47,9 @@ def validate(target: str) -> None:
 def show(target: str, mermaid: bool, output: str | None) -> None:
     """Show a DAG: as a table of its functions, or else as a Mermaid flowchart or a drawing.
 
-    MODULE:DAG is as for `handoff-dask run`. The DAG need not be valid, but for cycles.
+    MODULE:DAG is such as `pipeline.py:dag`, see `handoff-dask run --help`.
+
+    The DAG need not be valid, but for cycles.
 
     Drawings need Graphviz, with its program dot, and the extra `display` of this package.
     """

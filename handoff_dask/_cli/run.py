@@ -23,15 +23,22 @@ from handoff_dask._model.records import FunctionRecord
 from handoff_dask._model.shown import shown
 from handoff_dask.exceptions import RunError
 
+EXAMPLES = """\b
+Examples:
+  handoff-dask run pipeline.py:dag
+  handoff-dask run pipeline.py:dag --nodes nodes.yaml --keep sinks
+  handoff-dask run pipeline.py:dag --scheduler tcp://192.0.2.1:8786 --json
+"""
 
-@click.command(short_help="Run a DAG and print its results.")
+
+@click.command(epilog=EXAMPLES, short_help="Run a DAG and print its results.")
 @click.argument("target", metavar="MODULE:DAG")
 @scheduler_options
 @click.option(
     "--nodes",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Run on nodes made here: YAML file, node name -> {cpu, memory, gpu, ...}.",
+    help="Run on nodes made here. A YAML file with a line for each, such as `node1: {cpu: 4, memory: 8192}`.",
 )
 @click.option("--processes", is_flag=True, help="Make each of these nodes a process of its own.")
 @click.option(
@@ -80,7 +87,7 @@ from handoff_dask.exceptions import RunError
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="SECONDS",
-    help="Wait for nodes that can hold every function, when there are none.",
+    help="How long to wait, if a function fits on none of the nodes, for one that joins.",
 )
 @json_option
 @debug_option
@@ -104,7 +111,7 @@ def run(
     module have to be importable on the nodes; those of a FILE.py travel with the run, as a script's do.
 
     It runs on the cluster of --scheduler; on nodes made on this machine with --nodes; or else on this machine
-    as one node. Ctrl-C cancels the run.
+    as one node. Ctrl-C cancels the run. `handoff-dask --help` lists the exit codes.
     """
     with only_ours(as_json) as out:
         dag = load_dag(target)

@@ -24,7 +24,7 @@ from handoff_dask._display.words import seconds
     required=True,
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="YAML file: node name -> {cpu, memory, gpu, ...}.",
+    help="A YAML file with a line for each node, such as `node1: {cpu: 4, memory: 8192}`.",
 )
 @click.option(
     "--durations",
@@ -52,7 +52,9 @@ def simulate(
 ) -> None:
     """Say how long a DAG would take on nodes that need not exist. Nothing is run.
 
-    MODULE:DAG is as for `handoff-dask run`. Printed are the makespan (when the last function ends), a lower
+    MODULE:DAG is such as `pipeline.py:dag`, see `handoff-dask run --help`.
+
+    Printed are the makespan (when the last function ends), a lower
     bound that no schedule can beat, and the share of each node's capacity that is in use over the makespan.
     What a cluster adds, such as moving data, is left out.
     """

@@ -131,6 +131,7 @@ def run(
                     )
             except RunError as error:
                 _show_failure(error, out if as_json else None)
+                _hint_at_modules(error, target)
                 raise
         if as_json:
             print_json(_document(result), out)
@@ -229,3 +230,14 @@ def _show_failure(error: RunError, out: TextIO | None) -> None:
     elif any(record.attempts for record in records.values()):
         function_table(records, {})
         click.echo()
+
+
+def _hint_at_modules(error: RunError, target: str) -> None:
+    """Functions of a module that is only here cannot run elsewhere, which is easily overlooked."""
+    place = target.rpartition(":")[0]
+    lacks = f"No module named {place.partition('.')[0]!r}"
+    records: Mapping[Hashable, FunctionRecord] = {} if error.run is None else error.run.records
+    errors = (attempt.error or "" for record in records.values() for attempt in record.attempts)
+    if not place.endswith(".py") and any(lacks in text for text in errors):
+        text = f"Nodes import {place!r}, and have to have it. Functions of a file travel: FILE.py:NAME."
+        click.echo(text, err=True)

@@ -185,6 +185,8 @@ def test_a_cluster(call, call_json, address):
         (f["function"], f["node"]) for f in ran["functions"]
     ]
     assert "pairs" not in call("runs", "--scheduler", address)[0]
+    _, err = call("run", "pipeline:fine", "--scheduler", address, code=1)
+    assert "Nodes import 'pipeline', and have to have it." in err
     with Client(address, set_as_default=False) as client:
         assert len(client.scheduler_info()["workers"]) == 2, "it is left as it was"
 

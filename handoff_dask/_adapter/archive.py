@@ -13,6 +13,9 @@ from handoff_dask._scheduling.runs import Run, RunStatus
 #: Shortfalls of a run that are put into words: there may be as many as it has functions.
 SHORTFALLS = 50
 
+#: Attempts that came to nothing whose functions are remembered: those of which a page shows every attempt.
+TROUBLES = 100
+
 
 class KeptFunctions:
     """What is kept of the functions of a run, column by column: a row for each would take long to make.
@@ -30,14 +33,17 @@ class KeptFunctions:
         The costs there are, as given.
     kind_of : sequence of int
         Function number → index into ``asked``.
+    troubled : tuple of int
+        As :func:`troubled`.
     """
 
-    __slots__ = ("_attempts", "_nbytes", "_states", "asked", "ids", "kind_of")
+    __slots__ = ("_attempts", "_nbytes", "_states", "asked", "ids", "kind_of", "troubled")
 
     def __init__(self, run: Run) -> None:
         self.ids = run.spec.ids
         self.asked = asked_of(run)
         self.kind_of = run.spec.kind_of
+        self.troubled = troubled(run)
         self._states = [f.state for f in run.functions]
         self._attempts = [f.attempts for f in run.functions]
         self._nbytes = [f.nbytes for f in run.functions]
@@ -49,6 +55,11 @@ class KeptFunctions:
         """What is known of the functions with these numbers."""
         columns = (self._states[start:end], self._attempts[start:end], self._nbytes[start:end])
         return [Row(NAMES[state], attempts, size) for state, attempts, size in zip(*columns, strict=True)]
+
+
+def troubled(run: Run) -> tuple[int, ...]:
+    """Numbers of the functions of which an attempt failed or was lost, the last few of them."""
+    return tuple({f.number for f, _ in run.troubles[-TROUBLES:]})
 
 
 def asked_of(run: Run) -> list[dict[str, float]]:

@@ -13,7 +13,7 @@ from heapq import nlargest, nsmallest
 from itertools import islice
 from typing import Any, TypedDict
 
-from handoff_dask._adapter.archive import SHORTFALLS, Archive, KeptFunctions
+from handoff_dask._adapter.archive import SHORTFALLS, Archive, KeptFunctions, troubled
 from handoff_dask._adapter.requests import ActiveRun
 from handoff_dask._model.records import Row
 from handoff_dask._model.resources import CPU, THREADS, UNIT, from_units
@@ -105,7 +105,10 @@ class BarView(TypedDict):
 
 
 class TimelineView(TypedDict):
-    """Attempts of the newest run that is going on, or else of the newest, of one in ``every`` functions."""
+    """Attempts of the newest run that is going on, or else of the newest.
+
+    Of one in ``every`` functions, and besides, when that is not all, of those that failed or were lost last.
+    """
 
     run: str
     dag: str
@@ -324,17 +327,15 @@ def _timeline(active: Iterable[ActiveRun], archive: Archive, now: float) -> Time
         kept is None or newest.run.status is RunStatus.RUNNING or kept.sequence < newest.run.sequence
     ):
         info, functions = newest.info(now), newest.run.functions
-        ids = newest.run.spec.ids
+        ids, also = newest.run.spec.ids, troubled(newest.run)
     elif kept is not None and kept.functions is not None:
         info, functions = kept.info, kept.functions
-        ids = kept.functions.ids
+        ids, also = kept.functions.ids, kept.functions.troubled
     else:
         return None
     every = max(1, math.ceil(len(ids) / BARS))
     bars: list[BarView] = []
-    for n in range(0, len(ids), every):
-        if len(bars) >= BARS:
-            break
+    for n in sorted({*range(0, len(ids), every), *also}):
         if isinstance(functions, KeptFunctions):
             (row,) = functions.rows(n, n + 1)
             bars += _bars(named(ids[n]), row, info.submitted)
@@ -350,9 +351,26 @@ def _timeline(active: Iterable[ActiveRun], archive: Archive, now: float) -> Time
         "dag": named(info.dag_id),
         "every": every,
         "elapsed": info.elapsed,
-        "bars": bars[:BARS],
+        "bars": _thinned(bars),
     }
     return view
+
+
+def _thinned(bars: list[BarView]) -> list[BarView]:
+    """No more than may be shown, from all over the run: what went well goes first."""
+    if len(bars) <= BARS:
+        return bars
+    well = [n for n, bar in enumerate(bars) if bar["outcome"] in ("finished", "running")]
+    ill = sorted(set(range(len(bars))).difference(well))
+    ill = _evenly(ill, max(BARS // 2, BARS - len(well)))
+    return [bars[n] for n in sorted((*ill, *_evenly(well, BARS - len(ill))))]
+
+
+def _evenly(numbers: list[int], most: int) -> list[int]:
+    """At most so many of them, the first and the last parts alike."""
+    if len(numbers) <= most:
+        return numbers
+    return [numbers[i * len(numbers) // most] for i in range(most)]
 
 
 def _bars(function: str, row: Row, submitted: float) -> list[BarView]:

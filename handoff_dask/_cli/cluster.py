@@ -10,12 +10,13 @@ import click
 
 from handoff_dask._cli.connect import connected, scheduler_options
 from handoff_dask._cli.errors import debug_option
-from handoff_dask._cli.output import count, json_option, moment, print_json, seconds, table
+from handoff_dask._cli.output import count, json_option, moment, print_json, table
 from handoff_dask._cli.run import function_documents, function_table
 from handoff_dask._client.history import History
 from handoff_dask._client.nodes import discover_nodes
 from handoff_dask._client.recent import run_records
 from handoff_dask._client.recent import runs as known_runs
+from handoff_dask._display.words import seconds
 from handoff_dask._model.records import Records
 from handoff_dask._model.runinfo import RunInfo
 
@@ -30,14 +31,15 @@ _FIRST = ("cpu", "memory", "gpu")
 def nodes(scheduler: str | None, connect_timeout: float | None, as_json: bool) -> None:
     """List the nodes of a cluster and what they have: cpu in cores, memory in MB, gpu in devices.
 
-    A node is a Dask worker. What it declares (`dask worker --resources`) wins over what it is seen to have.
+    The cluster is that of --scheduler. A node is a Dask worker. What it declares (`dask worker --resources`)
+    wins over what it is seen to have.
     """
     if scheduler is None:
         raise click.UsageError("say which cluster: --scheduler ADDRESS")
     with connected(scheduler, connect_timeout) as client:
         found: dict[Any, dict[str, float]] = discover_nodes(client)
     if as_json:
-        print_json({str(name): capacity for name, capacity in found.items()})
+        print_json(found)
     elif not found:
         click.echo(f"There are no nodes on {scheduler}.", err=True)
     else:
@@ -62,7 +64,7 @@ def nodes(scheduler: str | None, connect_timeout: float | None, as_json: bool) -
     default=20,
     show_default=True,
     metavar="N",
-    help="Runs that are listed at most.",
+    help="List no more than so many runs.",
 )
 @json_option
 @debug_option

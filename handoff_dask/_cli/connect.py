@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
@@ -12,7 +12,7 @@ from distributed import Client
 
 from handoff_dask._adapter.cluster import close_at_exit, local_cluster
 from handoff_dask._cli.errors import ExitCode, Failure
-from handoff_dask._cli.interrupts import ignore_interrupts, uninterrupted
+from handoff_dask._cli.interrupts import Deaf, children_uninterrupted, uninterrupted
 from handoff_dask._cli.loading import load_nodes
 from handoff_dask._client.session import resolve_client
 from handoff_dask.exceptions import ClusterNotReadyError
@@ -26,7 +26,9 @@ def scheduler_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="SECONDS",
         help="How long to try to reach the scheduler; Dask's own setting if not given (30 s).",
     )
-    address = click.option("--scheduler", metavar="ADDRESS", help="Address, such as tcp://192.0.2.1:8786.")
+    address = click.option(
+        "--scheduler", metavar="ADDRESS", help="Address of the scheduler, such as tcp://192.0.2.1:8786."
+    )
     return address(timeout(command))
 
 
@@ -53,10 +55,11 @@ def connected(address: str, timeout: float | None) -> Iterator[Client]:
 @contextmanager
 def _made_here(nodes: Mapping[Any, Mapping[str, Any]], processes: bool) -> Iterator[Client]:
     with uninterrupted():
-        cluster = local_cluster(nodes, processes=processes)
+        with children_uninterrupted() if processes else nullcontext():
+            cluster = local_cluster(nodes, processes=processes)
         client = Client(cluster, set_as_default=False)
         if processes:
-            client.run(ignore_interrupts)
+            client.register_plugin(Deaf())
     try:
         yield client
     except BaseException:

@@ -13,6 +13,7 @@ from handoff_dask._cli.output import count, only_ours, table
 from handoff_dask._display.graph import cost_text
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function, code_name
+from handoff_dask._model.shown import plain
 
 
 @click.command(short_help="Check a DAG without running it.")
@@ -21,7 +22,9 @@ from handoff_dask._model.function import Collocated, Function, code_name
 def validate(target: str) -> None:
     """Check a DAG without running it.
 
-    MODULE:DAG is as for `handoff-dask run`. All problems are listed; the exit code is 2 if there are any.
+    MODULE:DAG is such as `pipeline.py:dag`, see `handoff-dask run --help`.
+
+    All problems are listed; the exit code is 2 if there are any.
     """
     dag = load_dag(target)
     dag.validate()
@@ -44,7 +47,9 @@ def validate(target: str) -> None:
 def show(target: str, mermaid: bool, output: str | None) -> None:
     """Show a DAG: as a table of its functions, or else as a Mermaid flowchart or a drawing.
 
-    MODULE:DAG is as for `handoff-dask run`. The DAG need not be valid, but for cycles.
+    MODULE:DAG is such as `pipeline.py:dag`, see `handoff-dask run --help`.
+
+    The DAG need not be valid, but for cycles.
 
     Drawings need Graphviz, with its program dot, and the extra `display` of this package.
     """
@@ -52,11 +57,12 @@ def show(target: str, mermaid: bool, output: str | None) -> None:
         raise click.UsageError("--mermaid prints and --output draws: give one of them")
     if output is not None and not os.path.splitext(output)[1]:
         raise click.UsageError(f"--output {output}: the name needs a suffix, such as .svg")
-    with only_ours(mermaid):
+    with only_ours(mermaid) as out:
         dag = load_dag(target)
-    if mermaid:
-        click.echo(dag.to_mermaid(), nl=False)
-    elif output is not None:
+        if mermaid:
+            click.echo(dag.to_mermaid(), nl=False, file=out)
+            return
+    if output is not None:
         _draw(dag, output)
         click.echo(f"Drew DAG {dag.id!r} to {output}.", err=True)
     else:
@@ -70,9 +76,9 @@ def show(target: str, mermaid: bool, output: str | None) -> None:
 def _row(f: Function) -> tuple[object, ...]:
     node = f"beside {f.node.id}" if isinstance(f.node, Collocated) else f.node
     if isinstance(node, tuple):
-        node = " or ".join(str(name) for name in node)
+        node = " or ".join(map(plain, node))
     if f.type != "regular":
-        node = f"({f.type})"
+        node = f"({plain(f.type)})"
     return (
         f.id,
         code_name(f.code) if f.code is not None else None,

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing import active_children, resource_tracker
 from types import FrameType
 
+from distributed import Worker, WorkerPlugin
+
 from handoff_dask._cli.errors import ExitCode
 
 #: Seconds after Ctrl-C within which everything is closed, or is left to the operating system.
@@ -53,10 +55,37 @@ def ended_by_interrupt() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Keep Ctrl-C until the end of the block, and from the processes that are started in it.
+    """Keep Ctrl-C until the end of the block, but for a second one.
 
-    A cluster that is interrupted while it starts cannot be closed; its processes, to which a terminal sends
-    Ctrl-C, too, would each print a traceback.
+    A cluster that is interrupted while it starts cannot be closed. The signal is not blocked: threads that
+    are started in the block, and the processes that functions start in these, would never hear of it again.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[FrameType | None] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(frame)
+        if len(held) > 1:
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if len(held) == 1:
+            before(signal.SIGINT, held[0])
+
+
+@contextmanager
+def children_uninterrupted() -> Iterator[None]:
+    """Keep Ctrl-C from processes that are started in the block, until :class:`Deaf` is there.
+
+    A terminal sends it to them, too, and each would print a traceback. Threads that are started in the block
+    and what those start later, such as a node in place of one that died, are kept from it likewise.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -69,6 +98,29 @@ def uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def ignore_interrupts() -> None:
-    """Run on workers: those of a platform without signal masks get Ctrl-C otherwise."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+class Deaf(WorkerPlugin):
+    """Makes processes of nodes do nothing on Ctrl-C: the command ends them.
+
+    What functions start there is not the command's, and ends on Ctrl-C as it would without nodes. So the
+    signal is neither blocked nor ignored, both of which is inherited: it is caught.
+    """
+
+    name = "handoff-dask-deaf"
+
+    def setup(self, worker: Worker) -> None:
+        """Runs in the main thread of a node."""
+        before = signal.getsignal(signal.SIGINT)  # that of asyncio, or ignored, as in background jobs
+        if callable(before) and before is not _unheard:
+            signal.signal(signal.SIGINT, _unheard)
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=_heard)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _unheard(number: int, frame: FrameType | None) -> None:
+    """Do nothing."""
+
+
+def _heard() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import Any, TextIO
 
 import click
+
+from handoff_dask._model.shown import plain, shown
 
 #: Rows of a table that are shown.
 SHOWN = 30
@@ -20,7 +23,7 @@ SHOWN = 30
 _NARROW = 12
 
 #: Texts that are aligned as numbers are.
-_QUANTITY = re.compile(r"[\d.,:]+ ?(ms|s|min|h|%)")
+_QUANTITY = re.compile(r"[\d.,]+(%| (ms|s|min( \d+ s)?|h( \d+ min)?))")
 
 
 def table(
@@ -82,26 +85,11 @@ def _is_number(cell: Any) -> bool:
 def _text(cell: Any) -> str:
     if cell is None:
         return ""
-    return f"{cell:.12g}" if isinstance(cell, float) else " ".join(str(cell).split())
+    return f"{cell:.12g}" if isinstance(cell, float) else " ".join(plain(cell).split())
 
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
-
-
-def seconds(value: float | None) -> str:
-    """A duration for people."""
-    if value is None:
-        return ""
-    if value < 0.001:
-        return f"{value * 1000:.2g} ms"
-    if value < 1:
-        return f"{value * 1000:.3g} ms"
-    if value < 59.95:  # what is more reads 60.0
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"
 
 
 def moment(value: float) -> str:
@@ -115,7 +103,10 @@ def count(n: int, what: str) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """A value as JSON knows it; what JSON does not know as its ``repr``."""
+    """A value as JSON knows it; what JSON does not know as its ``repr``.
+
+    Keys of JSON are text. A mapping of which two keys have the same, such as 1 and "1", is a list of pairs.
+    """
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -123,23 +114,37 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [jsonable(v) for v in value]
     if isinstance(value, dict):
-        return {k if isinstance(k, str) else repr(k): jsonable(v) for k, v in value.items()}
-    return repr(value)
+        named = {k if isinstance(k, str) else shown(k): jsonable(v) for k, v in value.items()}
+        return named if len(named) == len(value) else [[jsonable(k), jsonable(v)] for k, v in value.items()]
+    return shown(value)
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON document."""
-    click.echo(json.dumps(jsonable(value), indent=2))
+def print_json(value: Any, out: TextIO | None = None) -> None:
+    """Print one JSON document, on standard output unless told otherwise."""
+    click.echo(json.dumps(jsonable(value), indent=2), file=out)
 
 
 @contextmanager
-def only_ours(as_json: bool) -> Iterator[None]:
-    """While code of the user runs: with ``--json`` what it prints goes to standard error."""
-    if not as_json:
-        yield
+def only_ours(document: bool) -> Iterator[TextIO]:
+    """Standard output. For a document, all else that would be written there goes to standard error.
+
+    That is what code of the user prints, in this process and in those of nodes, and what programs write that
+    it runs. It stays so when the command has ended: functions that nobody waits for may still run then.
+    """
+    out = sys.stdout
+    if not document:
+        yield out
         return
     with redirect_stdout(sys.stderr):
-        yield
+        try:
+            number, error = out.fileno(), sys.stderr.fileno()
+        except OSError:  # one of Python's own
+            yield out
+            return
+        out.flush()
+        with open(os.dup(number), "w", encoding=out.encoding, errors=out.errors) as ours:
+            os.dup2(error, number)
+            yield ours
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")

@@ -24,6 +24,6 @@ def placement_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--max-concurrency",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Functions that run at once at most.",
+        help="Run no more than so many functions at once.",
     )
     return strategy(most(command))

@@ -5,31 +5,40 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from handoff_dask._cli.connect import cluster_for, scheduler_options
 from handoff_dask._cli.errors import checked, debug_option, message_of
 from handoff_dask._cli.loading import find_ids, load_dag
-from handoff_dask._cli.output import SHOWN, count, json_option, only_ours, print_json, seconds, table
+from handoff_dask._cli.output import SHOWN, count, json_option, only_ours, print_json, table
 from handoff_dask._cli.placing import placement_options
 from handoff_dask._client.execute import execute
 from handoff_dask._client.options import DEFAULT_MAX_RETRIES
 from handoff_dask._client.result import Result
+from handoff_dask._display.words import seconds
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import FunctionRecord
+from handoff_dask._model.shown import shown
 from handoff_dask.exceptions import RunError
 
+EXAMPLES = """\b
+Examples:
+  handoff-dask run pipeline.py:dag
+  handoff-dask run pipeline.py:dag --nodes nodes.yaml --keep sinks
+  handoff-dask run pipeline.py:dag --scheduler tcp://192.0.2.1:8786 --json
+"""
 
-@click.command(short_help="Run a DAG and print its results.")
+
+@click.command(epilog=EXAMPLES, short_help="Run a DAG and print its results.")
 @click.argument("target", metavar="MODULE:DAG")
 @scheduler_options
 @click.option(
     "--nodes",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Run on nodes made here: YAML file, node name -> {cpu, memory, gpu, ...}.",
+    help="Run on nodes made here. A YAML file with a line for each, such as `node1: {cpu: 4, memory: 8192}`.",
 )
 @click.option("--processes", is_flag=True, help="Make each of these nodes a process of its own.")
 @click.option(
@@ -78,7 +87,7 @@ from handoff_dask.exceptions import RunError
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="SECONDS",
-    help="Wait for nodes that can hold every function, when there are none.",
+    help="How long to wait, if a function fits on none of the nodes, for one that joins.",
 )
 @json_option
 @debug_option
@@ -102,30 +111,31 @@ def run(
     module have to be importable on the nodes; those of a FILE.py travel with the run, as a script's do.
 
     It runs on the cluster of --scheduler; on nodes made on this machine with --nodes; or else on this machine
-    as one node. Ctrl-C cancels the run.
+    as one node. Ctrl-C cancels the run. `handoff-dask --help` lists the exit codes.
     """
-    with only_ours(as_json):
+    with only_ours(as_json) as out:
         dag = load_dag(target)
         dag.validate()  # before a cluster is started for it
         wanted = _kept(dag, keep)
-    with cluster_for(scheduler, nodes, processes, connect_timeout) as client:
-        try:
-            with only_ours(as_json), checked():
-                result: Result = execute(
-                    dag,
-                    client,
-                    keep=wanted,
-                    progress=sys.stderr.isatty() if progress is None else progress,
-                    allocation_strategy=strategy,
-                    fail_fast=not keep_going,
-                    **options,
-                )
-        except RunError as error:
-            _show_failure(error, as_json)
-            raise
-    if as_json:
-        print_json(_document(result))
-        return
+        with cluster_for(scheduler, nodes, processes, connect_timeout) as client:
+            try:
+                with checked():
+                    result: Result = execute(
+                        dag,
+                        client,
+                        keep=wanted,
+                        progress=sys.stderr.isatty() if progress is None else progress,
+                        allocation_strategy=strategy,
+                        fail_fast=not keep_going,
+                        **options,
+                    )
+            except RunError as error:
+                _show_failure(error, out if as_json else None)
+                _hint_at_modules(error, target)
+                raise
+        if as_json:
+            print_json(_document(result), out)
+            return
     click.echo(
         f"Run {result.run_id} of DAG {dag.id!r} finished in {seconds(result.elapsed)}:"
         f" {count(len(result.records), 'function')}."
@@ -154,7 +164,7 @@ def function_table(records: Mapping[Hashable, FunctionRecord], results: Mapping[
     for id, record in islice(records.items(), SHOWN):
         row = [id, record.status, record.node, len(record.attempts), seconds(record.duration)]
         if results:
-            row.append(repr(results[id]) if id in results else None)
+            row.append(shown(results[id]) if id in results else None)
         rows.append(row)
     table(head, rows, cut=("result", "function", "node"), total=len(records))
 
@@ -200,10 +210,13 @@ def _document(result: Result) -> dict[str, Any]:
     }
 
 
-def _show_failure(error: RunError, as_json: bool) -> None:
-    """What there is to see of a run that failed; the message comes after it, on standard error."""
+def _show_failure(error: RunError, out: TextIO | None) -> None:
+    """What there is to see of a run that failed, as JSON if there is somewhere to write that.
+
+    The message comes after it, on standard error.
+    """
     records: Mapping[Hashable, FunctionRecord] = {} if error.run is None else error.run.records
-    if as_json:
+    if out is not None:
         print_json(
             {
                 "run_id": error.run_id,
@@ -211,8 +224,20 @@ def _show_failure(error: RunError, as_json: bool) -> None:
                 "status": "failed",
                 "error": {"type": type(error).__name__, "message": message_of(error)},
                 "functions": function_documents(records, {}),
-            }
+            },
+            out,
         )
     elif any(record.attempts for record in records.values()):
         function_table(records, {})
         click.echo()
+
+
+def _hint_at_modules(error: RunError, target: str) -> None:
+    """Functions of a module that is only here cannot run elsewhere, which is easily overlooked."""
+    place = target.rpartition(":")[0]
+    lacks = f"No module named {place.partition('.')[0]!r}"
+    records: Mapping[Hashable, FunctionRecord] = {} if error.run is None else error.run.records
+    errors = (attempt.error or "" for record in records.values() for attempt in record.attempts)
+    if not place.endswith(".py") and any(lacks in text for text in errors):
+        text = f"Nodes import {place!r}, and have to have it. Functions of a file travel: FILE.py:NAME."
+        click.echo(text, err=True)

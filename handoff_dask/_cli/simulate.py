@@ -8,11 +8,12 @@ import click
 
 from handoff_dask._cli.errors import checked, debug_option
 from handoff_dask._cli.loading import load_dag, load_nodes
-from handoff_dask._cli.output import count, json_option, only_ours, print_json, seconds, table
+from handoff_dask._cli.output import count, json_option, only_ours, print_json, table
 from handoff_dask._cli.placing import placement_options
 from handoff_dask._client.history import History
 from handoff_dask._client.simulate import Schedule
 from handoff_dask._client.simulate import simulate as simulated
+from handoff_dask._display.words import seconds
 
 
 @click.command(short_help="Say how long a DAG would take on given nodes.")
@@ -23,7 +24,7 @@ from handoff_dask._client.simulate import simulate as simulated
     required=True,
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="YAML file: node name -> {cpu, memory, gpu, ...}.",
+    help="A YAML file with a line for each node, such as `node1: {cpu: 4, memory: 8192}`.",
 )
 @click.option(
     "--durations",
@@ -51,20 +52,22 @@ def simulate(
 ) -> None:
     """Say how long a DAG would take on nodes that need not exist. Nothing is run.
 
-    MODULE:DAG is as for `handoff-dask run`. Printed are the makespan (when the last function ends), a lower
+    MODULE:DAG is such as `pipeline.py:dag`, see `handoff-dask run --help`.
+
+    Printed are the makespan (when the last function ends), a lower
     bound that no schedule can beat, and the share of each node's capacity that is in use over the makespan.
     What a cluster adds, such as moving data, is left out.
     """
     if durations is not None and history is not None:
         raise click.UsageError("--durations and --history both say how long functions take: give one of them")
     capacities = load_nodes(path)
-    with only_ours(as_json):
+    with only_ours(as_json) as out:
         dag = load_dag(target)
         with checked():
             schedule = _simulated(dag, capacities, durations, history, strategy, max_concurrency)
-    if as_json:
-        print_json(_document(schedule, strategy))
-        return
+        if as_json:
+            print_json(_document(schedule, strategy), out)
+            return
     where = count(len(capacities), "node")
     click.echo(f"DAG {dag.id!r}: {count(len(dag), 'function')} on {where}, {strategy}")
     click.echo()

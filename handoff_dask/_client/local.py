@@ -34,6 +34,7 @@ from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function, Transfer
 from handoff_dask._model.records import Attempt, Records, Row
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._model.shown import shown
 from handoff_dask._scheduling.lowering import depth_first, inline_order, placed_dependencies
 from handoff_dask.exceptions import FunctionFailedError, InvalidFunctionError, RunError, RunTimeoutError
 
@@ -326,7 +327,7 @@ class LocalRun:
                     started=started,
                     stopped=clock(),
                     outcome="failed",
-                    error=repr(error),
+                    error=shown(error),
                     traceback="".join(traceback.format_tb(error.__traceback__)),
                 )
                 attempts = (*attempts, attempt)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from handoff_dask._model.records import FunctionRecord
+from handoff_dask._model.shown import shown
 
 if TYPE_CHECKING:
     from handoff_dask._display.timeline import Timeline
@@ -62,6 +63,10 @@ class Result:
         from handoff_dask._display.timeline import timeline_of
 
         return timeline_of(f"run of DAG {self.dag_id!r}", self.records, other)
+
+    def __repr__(self) -> str:
+        parts = (f"{f.name}={shown(getattr(self, f.name))}" for f in fields(self) if f.repr)
+        return f"Result({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
         from handoff_dask._display import html

@@ -24,6 +24,7 @@ from handoff_dask._client.results import Results
 from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import Event, Records, Row, events_of, inputs_by_id
+from handoff_dask._model.shown import shown
 from handoff_dask._scheduling.runs import ENDED
 from handoff_dask.exceptions import (
     ClusterNotReadyError,
@@ -295,7 +296,7 @@ class Run:
                     await self._client._gather([future])
                 except Exception as error:
                     record = (await self._records())[id]
-                    attempts = [a._replace(error=repr(error)) for a in record.attempts]
+                    attempts = [a._replace(error=shown(error)) for a in record.attempts]
                     raise self._with_run(
                         FunctionFailedError(self.dag.id, self.id, id, attempts), error
                     ) from error

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 from collections.abc import Mapping
 from typing import Any
 
+import dask
+from dask.utils import parse_timedelta
 from distributed import Client, Security, default_client
 from distributed.comm.addressing import parse_address, parse_host_port
+from distributed.comm.core import connect
 from distributed.comm.registry import get_backend
 from distributed.protocol import pickle
 from distributed.worker import thread_state
@@ -74,6 +79,7 @@ def resolve_client(client: Any, *, reuse: bool) -> tuple[Client, bool]:
 def _connect(target: Any) -> Client:
     if isinstance(target, str):
         _check_address(target)
+        _check_answers(target)
     try:
         return Client(target, set_as_default=False)
     except ValueError as error:
@@ -101,6 +107,43 @@ def _check_address(address: str) -> None:
             f"client: the scheduler at {address!r} is to be reached with TLS: pass a client that has"
             " certificates, Client(address, security=Security(...)), or configure distributed.comm.tls"
         )
+
+
+def _check_answers(address: str) -> None:
+    """Raise if what is at an address does not greet as a scheduler does.
+
+    Dask's client waits for the greeting for ever, such as that of a dashboard, whose port is easily mistaken
+    for the scheduler's, and takes whatever it reads for the length of one.
+    """
+    if parse_address(address)[0] not in ("tcp", "tls"):
+        return
+    timeout = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"), "s")
+    raised: list[BaseException] = []
+
+    async def greet() -> None:
+        comm = await connect(address, **Security().get_connection_args("client"))
+        comm.abort()
+
+    def ask() -> None:
+        try:
+            # Dask itself gives up in time when nothing listens there.
+            asyncio.run(asyncio.wait_for(greet(), timeout + 1))
+        except BaseException as error:
+            raised.append(error)
+
+    # In a thread of its own, since this one may have an event loop already, as in a notebook.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join()
+    if not raised:
+        return
+    (error,) = raised
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+        raise ClusterNotReadyError(f"client: no scheduler answers at {address!r}: {error}") from error
+    raise ClusterNotReadyError(
+        f"client: what answers at {address!r} is no scheduler. The port of a scheduler usually is 8786, that"
+        " of its dashboard 8787"
+    ) from error
 
 
 def _default_client() -> Client:

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING
 
+from handoff_dask._display.words import seconds
+
 if TYPE_CHECKING:
     from handoff_dask._adapter.snapshot import (
         FailureView,
@@ -105,15 +107,6 @@ def cell(kind: str, title: str, html: str) -> str:
 def more(shown: int, there: int) -> str:
     """How many there are, and how many of them are shown."""
     return f"{there:,d}" if there <= shown else f"{shown:,d} of {there:,d}"
-
-
-def seconds(time: float) -> str:
-    """A duration for people."""
-    if time < 60:
-        return f"{time:.1f} s"
-    minutes, rest = divmod(int(time), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def progress(counts: dict[str, int]) -> str:
@@ -234,7 +227,7 @@ def timeline_heading(timeline: TimelineView | None) -> str:
         return section("Timeline", "", "<p class='dim'>No run yet.</p>")
     note = f"{timeline['dag']} ({timeline['run']})"
     if timeline["every"] > 1:
-        note += f", one in {timeline['every']:,d} functions"
+        note += f", one in {timeline['every']:,d} functions, and those that failed or were lost last"
     outcomes = dict.fromkeys(bar["outcome"] for bar in timeline["bars"])
     key = "".join(
         f"<span><i style='background:{COLOURS.get(o, '#000')}'></i>{escape(o)}</span>" for o in outcomes

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from heapq import heappush, heapreplace
 from typing import TYPE_CHECKING, Any
 
 from handoff_dask._display.dashboard_text import COLOURS
+from handoff_dask._display.export import in_lanes, sorted_by_start
 
 if TYPE_CHECKING:
     from handoff_dask._adapter.snapshot import BarView
+
+#: Seconds that two bars which follow each other may overlap: when one that runs began is known of the
+#: scheduler's clock, when the one before ended of the node's.
+SLACK = 1e-3
 
 
 def timeline_figure() -> tuple[Any, Any, list[tuple[str, float]]]:
@@ -62,14 +66,10 @@ def timeline_columns(
     ticks: dict[float, str] = {}
     top = 0.0
     for node in sorted(by_node):
-        free = [(float("-inf"), 0)]  # when the row is free again, number of the row
-        for bar in sorted(by_node[node], key=lambda bar: bar["start"]):
-            if free[0][0] <= bar["start"] + 1e-3:
-                row = free[0][1]
-                heapreplace(free, (bar["stop"], row))
-            else:
-                row = len(free)
-                heappush(free, (bar["stop"], row))
+        rows = 0
+        ran = sorted_by_start((bar["start"], bar["stop"], bar) for bar in by_node[node])
+        for row, (_, _, bar) in in_lanes(ran, SLACK):
+            rows = max(rows, row + 1)
             columns["y"].append(top + row + 0.5)
             columns["start"].append(bar["start"])
             columns["stop"].append(bar["stop"])
@@ -78,7 +78,7 @@ def timeline_columns(
             columns["node"].append(bar["node"])
             columns["outcome"].append(bar["outcome"])
             columns["took"].append(round(bar["stop"] - bar["start"], 3))
-        ticks[top + len(free) / 2] = node
-        top += len(free) + 0.4
+        ticks[top + rows / 2] = node
+        top += rows + 0.4
         lanes.append((node, top))
     return columns, lanes, ticks

@@ -132,13 +132,21 @@ def sorted_by_start(ran: Iterable[Any]) -> list[Any]:
     return sorted(ran, key=lambda interval: interval[:2])
 
 
-def in_lanes(ran: Iterable[Any]) -> Iterable[tuple[int, Any]]:
-    """Each interval with the number of a lane in which nothing else runs meanwhile."""
+def in_lanes(ran: Iterable[Any], slack: float = 0.0) -> Iterable[tuple[int, Any]]:
+    """Each interval with the number of a lane in which nothing else runs meanwhile.
+
+    Parameters
+    ----------
+    ran : iterable of tuples
+        The first two of each are when it began and ended. In the order in which they began.
+    slack : float
+        How long two that follow each other may overlap, since their times are not exact.
+    """
     busy: list[tuple[float, int]] = []  # until when, lane
     free: list[int] = []
     lanes = 0
     for interval in ran:
-        while busy and busy[0][0] <= interval[0]:
+        while busy and busy[0][0] <= interval[0] + slack:
             heappush(free, heappop(busy)[1])
         if free:
             lane = heappop(free)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function, Transfer, code_name
 from handoff_dask._model.resources import format_amounts
+from handoff_dask._model.shown import plain, shown
 
 if TYPE_CHECKING:
     import networkx
@@ -24,7 +25,7 @@ def cost_text(cost: Any) -> str:
     try:
         return format_amounts({name: float(amount) for name, amount in cost.items()})
     except (AttributeError, TypeError, ValueError, OverflowError):
-        return repr(cost)
+        return shown(cost)
 
 
 def label_of(f: Function) -> str:
@@ -38,7 +39,7 @@ def label_of(f: Function) -> str:
             lines.append(f"beside {f.node.id}")
     elif f.node is not None:
         names = f.node if isinstance(f.node, tuple) else (f.node,)
-        lines.append("on " + " or ".join(str(name) for name in names))
+        lines.append("on " + " or ".join(map(plain, names)))
     return "\n".join(lines)
 
 

@@ -7,8 +7,10 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from handoff_dask._display.graph import cost_text
+from handoff_dask._display.words import seconds
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import code_name
+from handoff_dask._model.shown import plain, shown
 
 if TYPE_CHECKING:
     from handoff_dask._client.result import Result
@@ -24,7 +26,9 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]], total: int) -> str
     cells = "".join(f"<th style='text-align:left'>{escape(h)}</th>" for h in head)
     body = ""
     for _, row in zip(range(SHOWN), rows, strict=False):
-        body += "<tr>" + "".join(f"<td style='text-align:left'>{escape(str(c))}</td>" for c in row) + "</tr>"
+        body += (
+            "<tr>" + "".join(f"<td style='text-align:left'>{escape(plain(c))}</td>" for c in row) + "</tr>"
+        )
     more = f"<p>and {total - SHOWN:,d} more</p>" if total > SHOWN else ""
     return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{more}"
 
@@ -50,17 +54,17 @@ def result(result: Result) -> str:
 
     def row(id: Hashable, record: FunctionRecord) -> tuple[Any, ...]:
         duration = record.duration
-        value = repr(result.results[id]) if id in result.results else ""
+        value = shown(result.results[id]) if id in result.results else ""
         return (
             id,
             record.node,
             len(record.attempts),
-            "" if duration is None else f"{duration:.3g} s",
+            seconds(duration),
             value if len(value) <= 80 else value[:77] + "...",
         )
 
     rows = (row(id, record) for id, record in result.records.items())  # made only as far as shown
-    head = f"<p><b>Result of DAG {escape(repr(result.dag_id))}</b>: {result.elapsed:.3g} s</p>"
+    head = f"<p><b>Result of DAG {escape(repr(result.dag_id))}</b>: {seconds(result.elapsed)}</p>"
     return head + table(("function", "node", "attempts", "time", "value"), rows, len(result.records))
 
 
@@ -68,5 +72,5 @@ def run(run: Run) -> str:
     """A run: how it stands."""
     return (
         f"<p><b>Run {escape(run.id)}</b> of DAG {escape(repr(run.dag.id))}: {escape(run.status)},"
-        f" {len(run.results):,d} of {len(run.futures):,d} results, {run.elapsed:.3g} s</p>"
+        f" {len(run.results):,d} of {len(run.futures):,d} results, {seconds(run.elapsed)}</p>"
     )

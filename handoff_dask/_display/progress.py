@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from html import escape
 from typing import TYPE_CHECKING, Any, TextIO
 
-from handoff_dask._display.timeline import seconds
+from handoff_dask._display.words import seconds
 from handoff_dask._model.progress import NodeLoad, Progress, Trouble
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def line_of(progress: Progress) -> str:
     parts = [
         f"{progress.finished:,d} of {progress.total:,d} finished",
         *others_of(progress),
-        f"{progress.elapsed:.1f} s" if progress.elapsed < 120 else seconds(progress.elapsed),
+        seconds(progress.elapsed),
     ]
     if left := left_of(progress):
         parts.append(left)
@@ -174,7 +175,15 @@ class RichProgress:
 
         self._title = title
         self._console = Console(file=stream)
-        self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
+        # What is printed meanwhile has to come above the bar, or the next look would wipe it out. It goes
+        # there by way of this stream, so only if it would be seen there anyway: never from a file or a pipe.
+        self._live = Live(
+            console=self._console,
+            auto_refresh=False,
+            vertical_overflow="crop",
+            redirect_stdout=_same_terminal(sys.stdout, stream),
+            redirect_stderr=_same_terminal(sys.stderr, stream),
+        )
 
     def update(self, progress: Progress) -> None:
         """Show it."""
@@ -217,6 +226,13 @@ class RichProgress:
     def close(self) -> None:
         """Leave what is shown last as it is."""
         self._live.stop()
+
+
+def _same_terminal(one: TextIO, other: TextIO) -> bool:
+    try:
+        return one.isatty() and os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
+    except (AttributeError, OSError, ValueError):  # no stream, or one of Python's own
+        return False
 
 
 class NotebookProgress:

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from handoff_dask._display.timeline_data import Bar, TimelineData, prepare
+from handoff_dask._display.words import seconds
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import FunctionRecord
 from handoff_dask._model.resources import format_amounts
@@ -175,14 +176,6 @@ def details(bar: Bar, reason: str | None) -> dict[str, str]:
         "error": error if len(error) <= 200 else error[:197] + "...",
         "path": "-" if reason is None else path[reason],
     }
-
-
-def seconds(value: float) -> str:
-    """A time as people read it."""
-    if value >= 120:
-        minutes, rest = divmod(round(value), 60)
-        return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
-    return f"{value:.3g} s" if value < 100 else f"{value:.0f} s"
 
 
 class Rows:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._model.shown import shown
 
 FunctionType = Literal["regular", "inline", "input"]
 ArgumentInclusion = Literal["variadic", "as_list"]
@@ -153,13 +154,13 @@ class Function:
         return replace(self, **changes)
 
     def __repr__(self) -> str:
-        shown = [f"id={self.id!r}"]
+        parts = [f"id={shown(self.id)}"]
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name == "id" or value is None or value in ((), {}) or value == f.default:
                 continue
-            shown.append(f"{f.name}={code_name(value) if f.name == 'code' else repr(value)}")
-        return f"Function({', '.join(shown)})"
+            parts.append(f"{f.name}={code_name(value) if f.name == 'code' else shown(value)}")
+        return f"Function({', '.join(parts)})"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

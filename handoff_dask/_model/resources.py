@@ -13,6 +13,8 @@ from decimal import Decimal
 from numbers import Real
 from typing import Any
 
+from handoff_dask._model.shown import shown
+
 #: Units in one whole.
 UNIT = 2**20
 
@@ -43,7 +45,7 @@ def to_units(amount: Any) -> int:
         With a text that completes "cpu ...": what is wrong with the amount.
     """
     if isinstance(amount, bool) or not isinstance(amount, (Real, Decimal)):
-        raise ValueError(f"must be a number, not {amount!r}")
+        raise ValueError(f"must be a number, not {shown(amount)}")
     if isinstance(amount, int) and 0 <= amount < _WHOLE:
         return amount * UNIT
     try:
@@ -77,7 +79,7 @@ def parse_amounts(amounts: Mapping[Any, Any]) -> dict[str, int]:
     units = {}
     for name, amount in amounts.items():
         if not isinstance(name, str) or not name:
-            raise ValueError(f"resource names must be non-empty strings, not {name!r}")
+            raise ValueError(f"resource names must be non-empty strings, not {shown(name)}")
         try:
             n = to_units(amount)
         except ValueError as error:
@@ -101,14 +103,15 @@ def parse_nodes(nodes: Any) -> dict[Any, dict[str, int]]:
         finite number.
     """
     if not isinstance(nodes, Mapping):
-        raise TypeError(f"nodes must be a mapping of names to capacities, not {nodes!r}")
+        raise TypeError(f"nodes must be a mapping of names to capacities, not {shown(nodes)}")
     if not nodes:
         raise ValueError("at least one node is needed")
     parsed = {}
     for name, capacity in nodes.items():
         if not isinstance(capacity, Mapping):
             raise TypeError(
-                f"node {name!r}: its capacity must be a mapping of resources to numbers, not {capacity!r}"
+                f"node {name!r}: its capacity must be a mapping of resources to numbers,"
+                f" not {shown(capacity)}"
             )
         try:
             units = parse_amounts(capacity)

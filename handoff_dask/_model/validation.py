@@ -10,6 +10,7 @@ from typing import Any
 from handoff_dask._model.function import Collocated, Function, Transfer
 from handoff_dask._model.resources import THREADS, parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
+from handoff_dask._model.shown import shown
 from handoff_dask.exceptions import (
     CyclicDependencyError,
     InvalidCollocationError,
@@ -235,7 +236,9 @@ def _bad(f: Function, problems: Problems, text: str) -> None:
 
 def _check_cost(f: Function, problems: Problems) -> None:
     if not isinstance(f.cost, Mapping):
-        problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost must be a mapping, not {f.cost!r}")
+        problems.add(
+            InvalidCostError, f.id, f"function {f.id!r}: cost must be a mapping, not {shown(f.cost)}"
+        )
         return
     try:
         parse_amounts(f.cost)
@@ -249,7 +252,7 @@ def _check_cost(f: Function, problems: Problems) -> None:
             if name == THREADS:
                 raise ValueError(f"{THREADS!r} is counted by itself: every function takes one thread")
         except ValueError as error:
-            problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost {f.cost!r}: {error}")
+            problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost {shown(f.cost)}: {error}")
 
 
 def _written_id(f: Function) -> Hashable:
@@ -301,7 +304,7 @@ def _check_node(f: Function, functions: Functions, problems: Problems) -> None:
             _bad(
                 f,
                 problems,
-                f"node must be a name, address or host, a list of these, or Collocated, not {name!r}",
+                f"node must be a name, address or host, a list of these, or Collocated, not {shown(name)}",
             )
 
 
@@ -310,15 +313,16 @@ def _check_call(f: Function, signatures: _Signatures, problems: Problems) -> Non
     well_formed = True
     for name in ("args", "extra_args"):
         if type(getattr(f, name)) is not tuple:
-            _bad(f, problems, f"{name} must be a list, not {getattr(f, name)!r}")
+            _bad(f, problems, f"{name} must be a list, not {shown(getattr(f, name))}")
             well_formed = False
     for name in ("kwargs", "extra_kwargs"):
         value = getattr(f, name)
         if type(value) is not dict or not all(isinstance(key, str) for key in value):
-            _bad(f, problems, f"{name} must be a mapping of parameter names, not {value!r}")
+            _bad(f, problems, f"{name} must be a mapping of parameter names, not {shown(value)}")
             well_formed = False
     if f.argument_inclusion not in ("variadic", "as_list"):
-        _bad(f, problems, f'argument_inclusion must be "variadic" or "as_list", not {f.argument_inclusion!r}')
+        given = shown(f.argument_inclusion)
+        _bad(f, problems, f'argument_inclusion must be "variadic" or "as_list", not {given}')
         well_formed = False
     if f.type == "input":
         return
@@ -327,7 +331,7 @@ def _check_call(f: Function, signatures: _Signatures, problems: Problems) -> Non
             _bad(f, problems, f'code {f.code!r} is not of the form "package.module:qualname"')
         return
     if not callable(f.code):
-        _bad(f, problems, f'code must be callable or "package.module:qualname", not {f.code!r}')
+        _bad(f, problems, f'code must be callable or "package.module:qualname", not {shown(f.code)}')
         return
     if not well_formed:
         return
@@ -346,7 +350,7 @@ def _check_type(f: Function, problems: Problems) -> None:
     if f.type == "regular":
         return
     if f.type not in ("inline", "input"):
-        _bad(f, problems, f'type must be "regular", "inline" or "input", not {f.type!r}')
+        _bad(f, problems, f'type must be "regular", "inline" or "input", not {shown(f.type)}')
         return
     forbidden = ["node", "init"]
     if f.type == "input":
@@ -356,7 +360,7 @@ def _check_type(f: Function, problems: Problems) -> None:
         forbidden += ["retry", "max_retries", "timeout"]
     for name in forbidden:
         if getattr(f, name) not in (None, (), {}):
-            _bad(f, problems, f"an {f.type} function cannot have {name} (it has {getattr(f, name)!r})")
+            _bad(f, problems, f"an {f.type} function cannot have {name} (it has {shown(getattr(f, name))})")
 
 
 def _has_options(f: Function) -> bool:
@@ -376,7 +380,7 @@ def _has_options(f: Function) -> bool:
 
 def _check_options(f: Function, problems: Problems) -> None:
     if f.retry is not None and not isinstance(f.retry, RetryPolicy):
-        _bad(f, problems, f"retry must be a RetryPolicy, not {f.retry!r}")
+        _bad(f, problems, f"retry must be a RetryPolicy, not {shown(f.retry)}")
     if f.max_retries is not None:
         try:
             check_max_retries(f.max_retries, "max_retries")
@@ -393,12 +397,12 @@ def _check_options(f: Function, problems: Problems) -> None:
             continue
         if not units or value < least or (least and not isinstance(value, int)):
             wanted = "a whole number of at least 1" if least else "more than 0 seconds"
-            _bad(f, problems, f"{name} must be {wanted}, not {value!r}")
+            _bad(f, problems, f"{name} must be {wanted}, not {shown(value)}")
     if isinstance(f.priority, bool) or not isinstance(f.priority, (int, float)) or f.priority != f.priority:
-        _bad(f, problems, f"priority must be a number, not {f.priority!r}")
+        _bad(f, problems, f"priority must be a number, not {shown(f.priority)}")
     if (
         f.init is not None
         and not callable(f.init)
         and not (isinstance(f.init, str) and _IMPORT_PATH.fullmatch(f.init))
     ):
-        _bad(f, problems, f'init must be callable or "package.module:qualname", not {f.init!r}')
+        _bad(f, problems, f'init must be callable or "package.module:qualname", not {shown(f.init)}')

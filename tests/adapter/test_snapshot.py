@@ -170,6 +170,46 @@ def test_runs_that_have_ended_the_last_one_first(scene):
     assert bar == {"function": "f6", "node": "a", "start": 0.5, "stop": 1, "outcome": "finished"}
 
 
+def failing(scene, number, retried):
+    """A run of so many functions, of which some finish at once and some with their second attempt."""
+    core, state = scene.core, scene.core.state
+    core.nodes(a=f"threads {number}")
+    scene.run(**many(number, fn("threads 1", retries=1), "f"))
+    state.decide(core.now)
+    for n in retried:
+        state.failed(core[f"f{n}"], core.now, error="no", started=0.0, stopped=0.5)
+        state.ready(core[f"f{n}"], core.now)
+    core.wait(1)
+    core.decide()
+    for n in range(number):
+        state.finished(core[f"f{n}"], core.now, started=0.5, stopped=1.0)
+    scene.end("r")
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_attempts_that_failed_are_shown_whichever_functions_are(scene, forgotten):
+    retried = {1, 700, 2 * BARS + 1}
+    failing(scene, 2 * BARS + 2, retried)
+    if forgotten:
+        scene.forget("r")
+    timeline = scene.look()["timeline"]
+    assert timeline["every"] == 3
+    assert len(timeline["bars"]) <= BARS
+    found = [bar["function"] for bar in timeline["bars"] if bar["outcome"] == "failed"]
+    assert found == [f"f{n}" for n in sorted(retried)]
+    finished = {bar["function"] for bar in timeline["bars"] if bar["outcome"] == "finished"}
+    assert finished >= {f"f{n}" for n in retried}
+    assert finished >= {f"f{n}" for n in range(0, 2 * BARS, 3)}
+
+
+def test_retries_do_not_keep_functions_of_the_end_from_being_shown(scene):
+    failing(scene, BARS, range(BARS))
+    bars = scene.look()["timeline"]["bars"]
+    assert len(bars) == BARS
+    assert sum(bar["outcome"] == "failed" for bar in bars) == BARS // 2
+    assert {int(bar["function"][1:]) // 100 for bar in bars} == set(range(BARS // 100))
+
+
 def test_ids_that_are_no_text_or_very_long(scene):
     scene.core.nodes(a="cpu 1")
     active = scene.run(x=fn("cpu 1"), y=fn("cpu 1"))

@@ -19,7 +19,10 @@ from helpers import dag_of, gate, pass_gate, plugin_of, until
 import handoff_dask as handoff
 from handoff_dask import Function, RetryPolicy
 from handoff_dask._adapter import webpage
-from handoff_dask._display import dashboard, dashboard_text
+from handoff_dask._display import dashboard
+from handoff_dask._display.dashboard_timeline import timeline_columns
+from handoff_dask._display.timeline_data import prepare
+from handoff_dask._model.records import Attempt, FunctionRecord
 
 EVIL = "<script>document.title='pwned'</script>"
 
@@ -297,7 +300,7 @@ def test_what_strangers_wrote_is_escaped():
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 15
     assert "'<" not in html.replace("'>", "")
-    assert "1 h 01 min" in html
+    assert "1 h 1 min" in html
     assert "0.5 of 2 free" in html
 
 
@@ -317,6 +320,30 @@ def test_the_document_follows_what_is_seen_and_says_when_it_is_over():
     page.update()
     assert "Its plugin was removed." in texts(doc)
     assert not doc.session_callbacks
+
+
+def test_bars_are_in_the_lanes_that_they_have_in_a_timeline():
+    spans = [(0, 3), (0, 2), (1, 2.5), (2.0004, 2.4), (3, 4), (3, 5), (3.5, 3.5)]
+    records = {
+        n: FunctionRecord(n, "finished", "a", (Attempt(n, "a", start, start, stop, "finished"),), {})
+        for n, (start, stop) in enumerate(spans)
+    }
+    lanes = {bar.id: bar.lane for bar in prepare(records).bars}
+    bars = [
+        {"function": str(n), "node": "a", "start": start, "stop": stop, "outcome": "finished"}
+        for n, (start, stop) in enumerate(spans)
+    ]
+    columns, ends, ticks = timeline_columns(bars)
+    assert {int(n): y - 0.5 for n, y in zip(columns["function"], columns["y"], strict=True)} == lanes
+    assert (ends, ticks) == ([("a", 3.4)], {1.5: "a"})
+
+
+def test_bars_that_overlap_by_less_than_clocks_differ_are_in_one_lane():
+    bars = [
+        {"function": "x", "node": "a", "start": start, "stop": stop, "outcome": "finished"}
+        for start, stop in [(0, 1), (0.9995, 2)]
+    ]
+    assert timeline_columns(bars)[0]["y"] == [0.5, 0.5]
 
 
 def test_the_document_sends_only_what_has_changed():
@@ -346,10 +373,3 @@ def test_a_dashboard_that_has_gone_before_its_first_look():
     doc = Document()
     dashboard.fill(doc, lambda: None)
     assert "Its plugin was removed." in texts(doc)
-
-
-@pytest.mark.parametrize(
-    ("time", "text"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (61, "1 min 01 s"), (7200, "2 h 00 min")]
-)
-def test_durations(time, text):
-    assert dashboard_text.seconds(time) == text

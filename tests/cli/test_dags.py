@@ -159,8 +159,8 @@ def test_simulate(call):
     assert lines[:4] == [
         "DAG 'fine': 2 functions on 2 nodes, best_fit",
         "",
-        "makespan     6.0 s",
-        "lower bound  6.0 s  (critical path)",
+        "makespan     6 s",
+        "lower bound  6 s  (critical path)",
     ]
     table = [line.split() for line in lines[5:]]
     assert table[0][:2] == ["node", "functions"]

@@ -56,6 +56,14 @@ def test_help_fits_in_a_terminal(name):
         assert isinstance(parameter, click.Argument) or parameter.help, parameter
 
 
+def test_the_help_of_run_has_examples_that_are_right():
+    text = CliRunner().invoke(cli, ["run", "--help"], prog_name="handoff-dask").output
+    examples = [shlex.split(line) for line in re.findall(r"^  +handoff-dask (run .*)", text, re.MULTILINE)]
+    assert len(examples) == 3
+    for _, *arguments in examples:
+        cli.commands["run"].make_parser(click.Context(cli.commands["run"])).parse_args(arguments)
+
+
 def block(language: str) -> str:
     found = re.findall(rf"^```{language}\n(.*?)^```", HOW_TO, re.MULTILINE | re.DOTALL)
     return "".join(found)

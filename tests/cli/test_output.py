@@ -8,26 +8,21 @@ import os
 import numpy as np
 import pytest
 
+import handoff_dask as handoff
 from handoff_dask._cli import output
+from handoff_dask._cli.errors import code_of
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, ""),
-        (0.0, "0 ms"),
-        (0.0000267, "0.027 ms"),
-        (0.0123456, "12.3 ms"),
-        (1.0, "1.0 s"),
-        (59.94, "59.9 s"),
-        (59.96, "1:00 min"),
-        (61, "1:01 min"),
-        (3599.7, "1:00:00 h"),
-        (7322, "2:02:02 h"),
-    ],
-)
-def test_durations(value, text):
-    assert output.seconds(value) == text
+def test_durations_are_aligned_as_numbers_are(capsys):
+    times = ["0.12 ms", "5 s", "1 min 3 s", "1,000 h 0 min"]
+    output.table(("took", "share"), zip(times, ["5%", "100%", "0%", None], strict=True))
+    assert capsys.readouterr().out.splitlines() == [
+        "         took  share",
+        "      0.12 ms     5%",
+        "          5 s   100%",
+        "    1 min 3 s     0%",
+        "1,000 h 0 min",
+    ]
 
 
 @pytest.fixture
@@ -73,6 +68,22 @@ def test_a_cell_is_one_line(capsys):
     assert capsys.readouterr().out == "value\na b c\n"
 
 
+@pytest.mark.parametrize(
+    ("value", "document"),
+    [
+        ({1: "a", "2": "b"}, {"1": "a", "2": "b"}),
+        ({1: "a", "1": "b"}, [[1, "a"], ["1", "b"]]),
+        (
+            {("a", 1): 1, "('a', 1)": {None: 0, "None": 1}},
+            [[["a", 1], 1], ["('a', 1)", [[None, 0], ["None", 1]]]],
+        ),
+    ],
+)
+def test_no_key_hides_another_one_in_json(capsys, value, document):
+    output.print_json({"result": value})
+    assert json.loads(capsys.readouterr().out) == {"result": document}
+
+
 def test_json_knows_what_json_knows(capsys):
     value = {
         ("a", 1): (1, 2.5, None, True),
@@ -89,3 +100,29 @@ def test_json_knows_what_json_knows(capsys):
         "array": "array([0, 1])",
         "number": 1.5,
     }
+
+
+#: Exception → what the command ends with.
+CODES = {
+    handoff.AllocationError: 3,
+    handoff.RunError: 1,
+    handoff.ClusterNotReadyError: 4,
+    handoff.InvalidDAGError: 2,
+    handoff.HistoryError: 2,
+    handoff.CheckpointError: 2,
+    handoff.RunNotFoundError: 2,
+    ImportError: 2,
+    handoff.HandoffError: 1,
+    ZeroDivisionError: 70,
+}
+
+
+@pytest.mark.parametrize(("kind", "code"), CODES.items())
+def test_every_kind_of_error_has_its_exit_code(kind, code):
+    """Those that are kinds of it have the same, unless they have one of their own."""
+    todo = [kind]
+    while todo:
+        each = todo.pop()
+        assert code_of(each.__new__(each)) == code, each
+        ours = (k for k in each.__subclasses__() if k.__module__ == "handoff_dask.exceptions")
+        todo += [k for k in ours if k not in CODES]

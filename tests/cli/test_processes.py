@@ -12,6 +12,7 @@ import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import psutil
 import pytest
 from distributed import Client
 from helpers import until
@@ -21,6 +22,9 @@ from handoff_dask._cli.main import main
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "handoff_dask"]
+
+
+MADE_HERE = [(), ("--nodes", "nodes.yaml"), ("--nodes", "nodes.yaml", "--processes")]
 
 
 def environment(**more):
@@ -75,12 +79,58 @@ def test_json_of_a_process(folder):
     assert done.stderr == "imported\nprocessing\n"
 
 
+LOUD = """
+import os, subprocess, threading, time
+from handoff_dask import DAG, Function
+
+print("imported")
+
+
+def loud():
+    print("printed", flush=True)
+    os.write(1, b"written\\n")
+    subprocess.run(["echo", "echoed"])
+    return 1
+
+
+def endless():
+    while True:
+        print("printed", flush=True)
+
+
+class Loud:
+    def __repr__(self):
+        print("represented")
+        return "loud"
+
+
+loud_dag = DAG("loud").add_function(Function("f", loud)).add_function(Function("g", Loud))
+endless_dag = DAG("endless").add_function(Function("f", endless))
+"""
+
+
+@pytest.mark.parametrize("options", MADE_HERE)
+def test_json_is_all_there_is_on_standard_output_whoever_writes(folder, options):
+    (folder / "loud.py").write_text(LOUD)
+    done = call(folder, "run", "loud.py:loud_dag", *options, "--json")
+    assert json.loads(done.stdout)["functions"][0]["result"] == 1
+    for text in ("imported", "printed", "written", "echoed"):
+        assert text in done.stderr.splitlines()
+
+
+def test_json_is_all_there_is_on_standard_output_even_of_functions_that_nobody_waits_for(folder):
+    (folder / "loud.py").write_text(LOUD)
+    done = call(folder, "run", "loud.py:endless_dag", "--timeout", "0.3", "--json")
+    assert json.loads(done.stdout)["error"]["type"] == "RunTimeoutError"
+    assert done.returncode == 1
+
+
 def test_the_installed_command_is_this_one():
     target = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["handoff-dask"]
     assert EntryPoint("handoff-dask", target, "console_scripts").load() is main
 
 
-@pytest.mark.parametrize("options", [(), ("--nodes", "nodes.yaml"), ("--nodes", "nodes.yaml", "--processes")])
+@pytest.mark.parametrize("options", MADE_HERE)
 def test_ctrl_c(folder, options):
     """As a terminal sends it: to the command and to every process that it has started."""
     process = started(folder, *options)
@@ -96,6 +146,77 @@ def test_ctrl_c(folder, options):
     assert set(out.splitlines()) <= {"imported"}
 
 
+@pytest.mark.parametrize("options", MADE_HERE)
+def test_ctrl_c_ends_what_functions_have_started(folder, options):
+    (folder / "pipeline.py").write_text(
+        "import subprocess, time\n"
+        "from pathlib import Path\n"
+        "from handoff_dask import DAG, Function\n"
+        "def nap(seconds):\n"
+        "    child = subprocess.Popen(['sleep', '600'])\n"
+        "    Path('child').write_text(str(child.pid))\n"
+        "    time.sleep(seconds)\n"
+        "slow = DAG('slow').add_function(Function('nap', nap, extra_args=[60]))\n"
+    )
+    process = started(folder, *options)
+    child = psutil.Process(int((folder / "child").read_text()))
+    try:
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "Interrupted.\n")
+    finally:
+        process.kill()
+    until(
+        lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE,
+        what="what the function started has ended",
+    )
+
+
+DISPOSITIONS = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from handoff_dask import DAG, Function
+
+
+def look():
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    code += "; print(signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
+
+
+def forked():
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.write(writing, str(signal.getsignal(signal.SIGINT) is signal.default_int_handler).encode())
+        os._exit(0)
+    os.wait()
+    return os.read(reading, 100).decode()
+
+
+def after_a_loss():
+    if not Path("lost").exists():
+        Path("lost").touch()
+        os._exit(1)
+    return look()
+
+
+dag = DAG("dag").add_function(Function("started", look))
+children = DAG("children").add_function(Function("started", look)).add_function(Function("forked", forked))
+children.add_function(Function("after a loss", after_a_loss, args=[], node="node1"))
+"""
+
+
+@pytest.mark.parametrize("options", MADE_HERE)
+def test_what_functions_start_hears_ctrl_c(folder, options):
+    (folder / "signals.py").write_text(DISPOSITIONS)
+    which = "children" if "--processes" in options else "dag"
+    done = call(folder, "run", f"signals.py:{which}", *options, "--json")
+    assert done.returncode == 0, done.stderr
+    results = {f["function"]: f["result"] for f in json.loads(done.stdout)["functions"]}
+    assert results.pop("started") == ["True", "set()"]
+    if which == "children":
+        assert results == {"forked": "True", "after a loss": ["True", "set()"]}
+
+
 def test_ctrl_c_while_there_is_no_cluster(folder):
     """A client that is interrupted while it connects can stop a process for ever when that exits."""
     code = (
@@ -106,6 +227,8 @@ def test_ctrl_c_while_there_is_no_cluster(folder):
         "    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()\n"
         "    return start(*args, **options)\n"
         "Client.start = interrupted\n"
+        "from handoff_dask._client import session\n"
+        "session._check_answers = lambda address: None\n"  # which would not have made a client
         "from handoff_dask._cli.main import main\n"
         "main()"
     )

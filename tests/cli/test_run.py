@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import threading
 import time
 
 import pytest
@@ -183,6 +185,8 @@ def test_a_cluster(call, call_json, address):
         (f["function"], f["node"]) for f in ran["functions"]
     ]
     assert "pairs" not in call("runs", "--scheduler", address)[0]
+    _, err = call("run", "pipeline:fine", "--scheduler", address, code=1)
+    assert "Nodes import 'pipeline', and have to have it." in err
     with Client(address, set_as_default=False) as client:
         assert len(client.scheduler_info()["workers"]) == 2, "it is left as it was"
 
@@ -193,6 +197,28 @@ def test_no_cluster(call, command):
     assert "no scheduler answers at 'tcp://127.0.0.1:1'" in err
     _, err = call(*command, "--scheduler", "nonsense", code=2)
     assert err.startswith("Error: --scheduler: 'nonsense' is not the address of a scheduler")
+
+
+@pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_what_is_no_scheduler(call, greeting):
+    """Such as a dashboard: it waits for a request, or answers what Dask takes for the length of a message."""
+    accepted = []
+
+    def answer(server):
+        accepted.append(server.accept()[0])
+        accepted[0].sendall(greeting)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answering = threading.Thread(target=answer, args=[server])
+        answering.start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        began = time.monotonic()
+        _, err = call("nodes", "--scheduler", address, "--connect-timeout", "0.5", code=4)
+        answering.join()
+        accepted[0].close()
+    assert time.monotonic() - began < 20
+    assert f"--scheduler: what answers at '{address}' is no scheduler" in err
+    assert "8786" in err
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from helpers import dag_of, gate, identity, pass_gate
 
 import handoff_dask as handoff
 from handoff_dask import Attempt, Function, History, Records, Timeline
-from handoff_dask._display.timeline import seconds
 from handoff_dask._display.timeline_data import prepare
 from handoff_dask._model.records import Row
 
@@ -179,21 +178,6 @@ def test_a_run_that_goes_on(client, tmp_path):
     door.open()
     run.result(30)
     assert run.timeline()._parts[0][1].bars[0].outcome == "finished"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0 s"),
-        (0.01234, "0.0123 s"),
-        (99.96, "100 s"),
-        (119.4, "119 s"),
-        (125, "2 min 5 s"),
-        (3725, "1 h 2 min"),
-    ],
-)
-def test_seconds(value, text):
-    assert seconds(value) == text
 
 
 def test_five_thousand_functions_are_laid_out_quickly():

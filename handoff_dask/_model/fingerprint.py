@@ -8,7 +8,8 @@ import hashlib
 import struct
 import sys
 import types
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from handoff_dask._model.callables import (
@@ -33,6 +34,9 @@ _VERSION = 2
 
 #: Bytecode differs between these.
 _PYTHON = f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]}"
+
+#: Sets within members of sets that are looked through to sort the members.
+_SET_DEPTH = 3
 
 #: What of a code object decides what it does. Not where it was written: moving a function changes nothing.
 _CODE = (
@@ -148,6 +152,8 @@ class _Walk:
         self._hash = hashlib.sha256()
         self._seen: dict[int, int] = {} if within is None else within._seen
         self._alive: list[Any] = [] if within is None else within._alive  # so that no id() is used again
+        self._depth: int = 0 if within is None else within._depth
+        self._keys: dict[tuple[int, int], bytes] = {} if within is None else within._keys
 
     def read(self, value: Any) -> bytes:
         self._read(value)
@@ -212,9 +218,34 @@ class _Walk:
         for value in values:
             self._read(value)
 
-    def _set(self, tag: str, values: Iterable[Any]) -> None:
-        # Their order differs between processes; a part that several of them share does not have one number.
-        self._all(tag, sorted(_Walk(self._dumps).read(value) for value in values))
+    def _set(self, tag: str, values: Collection[Any]) -> None:
+        """The members in an order that is the same in every process, whatever the set says.
+
+        Members that are no constants may lead back to the set. They are read like any other part, and the key
+        by which they are sorted looks only so far. Two that it cannot tell apart come in any order: at worst
+        the same set gets another digest in another process.
+        """
+        self._put(tag, b"%d" % len(values))
+        if self._depth > _SET_DEPTH:
+            return
+        for key, value in sorted(((self._key(v), v) for v in values), key=itemgetter(0)):
+            if is_constant(value):
+                self._put("constant", key)
+            else:
+                self._read(value)
+
+    def _key(self, value: Any) -> bytes:
+        """A digest of a member of a set, by itself: it depends on nothing that was read before."""
+        if is_constant(value):
+            return _Walk(self._dumps).read(value)
+        at = (id(value), self._depth + 1)
+        key = self._keys.get(at)
+        if key is None:
+            walk = _Walk(self._dumps, self)
+            walk._seen, walk._depth = {}, self._depth + 1
+            key = self._keys[at] = walk.read(value)
+            self._alive.append(value)
+        return key
 
     def _named(self, value: Any) -> None:
         bound = getattr(value, "__self__", None)

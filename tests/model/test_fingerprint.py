@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+import time
 from collections import OrderedDict
 
 import cloudpickle
@@ -381,6 +382,52 @@ def test_equal_values_are_the_same_however_they_share_parts():
     assert of_argument(circle) == of_argument(again)
 
 
+class Node:
+    def __init__(self, name, neighbours=()):
+        self.name = name
+        self.neighbours = set(neighbours)
+
+
+def ring(*names):
+    """Nodes that know those beside them."""
+    nodes = [Node(name) for name in names]
+    for n, node in enumerate(nodes):
+        node.neighbours |= {nodes[n - 1], nodes[(n + 1) % len(nodes)]}
+    return nodes
+
+
+def around(value):
+    """A value that is in a frozenset which it has itself."""
+    node = Node(value)
+    node.around = frozenset({node, value})
+    return node.around
+
+
+def test_sets_may_lead_back_to_themselves():
+    alone = Node("alone")
+    alone.neighbours.add(alone)
+    again = Node("alone")
+    again.neighbours.add(again)
+    assert of_argument(alone) == of_argument(again) != of_argument(Node("alone"))
+    assert of_argument(ring(*"abcdef")) == of_argument(ring(*"abcdef"))
+    others = ["abcdeg", "abcdfe", "abcde"]
+    assert len({of_argument(ring(*names)[0]) for names in ["abcdef", *others]}) == 4
+    far = [ring(*range(40))[0], ring(*range(20), 0, *range(21, 40))[0]]
+    assert of_argument(far[0]) != of_argument(far[1]), "what is far away counts"
+    assert of_argument(around(1)) == of_argument(around(1)) != of_argument(around(2))
+
+
+def test_sets_that_lead_to_each_other_take_no_time():
+    nodes = [Node(n) for n in range(30)]
+    for node in nodes:
+        node.neighbours.update(nodes)
+    begin = time.process_time()
+    first = of_argument(nodes)
+    assert time.process_time() - begin < 20  # there are far too many ways through them to go each
+    nodes[29].name = 31
+    assert of_argument(nodes) != first
+
+
 def test_how_arguments_are_passed_counts():
     a, b = Function("a", print), Function("b", print)
     base = Function("f", print, args=["a", "b"], extra_args=[1], extra_kwargs={"x": 1})
@@ -416,7 +463,7 @@ import sys
 sys.path[:0] = {path!r}
 import test_fingerprint as t
 values = [{{"a", "b", "c"}}, frozenset("xyz"), {{"k": {{"p", "q"}}}}, t.Scale({{"u", "v", "w"}}), t.of]
-values += [{{frozenset("xy"), (frozenset("ab"), 1)}}]
+values += [t.ring(*"abcdef")[0], {{frozenset("xy"), (frozenset("ab"), 1)}}, t.around("a")]
 for value in values:
     print(t.of_argument(value))
 for code in (t.of, t.Scale, t.defined("def f(x): return x in {{'a', 'b', 'c'}}"), lambda x: t.of(x)):
@@ -437,6 +484,6 @@ def test_another_process_says_the_same():
             timeout=60,
             env={**os.environ, "PYTHONHASHSEED": seed},
         )
-        assert len(set(done.stdout.split())) == 12
+        assert len(set(done.stdout.split())) == 14
         said.add(done.stdout)
     assert len(said) == 1

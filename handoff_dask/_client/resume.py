@@ -139,7 +139,7 @@ def plan_run(
     needed = set().union(*dependencies.values()) if dependencies else set()
     if keep == "all":
         wanted = set(dependencies)
-    else:  # sinks run in any case: they may be there for what they do
+    else:  # a sink that nobody wants may be there for what it does; where its checkpoint is, that was done
         wanted = set(dependencies) - needed
         wanted |= set() if isinstance(keep, str) else set(keep)
     candidates = {id for id, entry in entries.items() if entry.name in there}

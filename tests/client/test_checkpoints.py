@@ -233,6 +233,17 @@ def test_what_nobody_wants_is_left_out(client, tmp_path):
     assert ran() == set()
 
 
+def test_a_sink_that_nobody_wants_runs_once_unless_it_is_left_out(client, tmp_path):
+    assert handoff.execute(diamond(), client, checkpoint=tmp_path, keep=["a"]).results == {"a": "a()"}
+    assert ran() == ALL
+    assert handoff.execute(diamond(), client, checkpoint=tmp_path, keep=["a"]).restored == ("a", "d", "e")
+    assert ran() == set()
+    options = {"checkpoint": tmp_path, "checkpoint_of": ["a", "b", "c", "d"], "keep": ["a"]}
+    for _ in range(2):
+        assert handoff.execute(diamond(), client, **options).results == {"a": "a()"}
+        assert ran() == {"e"}
+
+
 @pytest.mark.parametrize(
     "select", [["b", "c"], lambda f: f.id in ("b", "c"), {"b", "c"}], ids=["list", "f", "set"]
 )

@@ -192,12 +192,14 @@ class History:
         with self._transaction() as connection:
             self._check_known(connection, run_id)
             attempts: dict[int, list[Attempt]] = {}
-            for function, number, node, *facts, devices in connection.execute(
-                "SELECT function, number, node, queued, started, stopped, outcome, error, traceback, devices"
-                " FROM attempts WHERE run_id = ? ORDER BY function, number",
+            for function, number, node, *facts, devices, loaded in connection.execute(
+                "SELECT function, number, node, queued, started, stopped, outcome, error, traceback, devices,"
+                " loaded FROM attempts WHERE run_id = ? ORDER BY function, number",
                 (run_id,),
             ):
-                attempt = Attempt._make((number, decode_id(node), *facts, decode_devices(devices)))
+                attempt = Attempt._make(
+                    (number, decode_id(node), *facts, decode_devices(devices), bool(loaded))
+                )
                 attempts.setdefault(function, []).append(attempt)
             functions = connection.execute(
                 "SELECT number, id, status, nbytes, cost FROM functions WHERE run_id = ? ORDER BY number",
@@ -334,6 +336,7 @@ class History:
                         encode_text(a.error),
                         encode_text(a.traceback),
                         history_file.encode_devices(a.devices),
+                        int(a.loaded),
                     )
                 )
         run = (
@@ -405,10 +408,9 @@ class History:
 
 
 def _seconds(status: str, attempts: Sequence[Attempt]) -> float | None:
-    """How long a function took that finished."""
-    if status != "finished" or not attempts:
-        return None
-    last = attempts[-1]
-    if last.outcome != "finished" or last.started is None or last.stopped is None:
-        return None
-    return last.stopped - last.started
+    """How long a function took that finished; what only loaded its result again does not count."""
+    if status == "finished":
+        for a in reversed(attempts):
+            if a.outcome == "finished" and not a.loaded:
+                return None if a.started is None or a.stopped is None else a.stopped - a.started
+    return None

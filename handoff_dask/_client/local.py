@@ -151,6 +151,7 @@ class LocalRun:
         self.id = uuid.uuid4().hex[:16]
         self.dag = dag
         self.restored = plan.restored
+        self._restored = frozenset(plan.restored)
         self.results: dict[Hashable, Any] = {}
         self._options = options
         self._timeout = timeout
@@ -427,9 +428,10 @@ class LocalRun:
         if id in self._failed:
             return Row("failed", self._failed[id])
         started, stopped, failed = self._times[id]
-        return Row(
-            "finished", (*failed, Attempt(len(failed) + 1, NODE, started, started, stopped, "finished"))
+        last = Attempt(
+            len(failed) + 1, NODE, started, started, stopped, "finished", loaded=id in self._restored
         )
+        return Row("finished", (*failed, last))
 
     @property
     def allocations(self) -> dict[Hashable, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 from handoff_dask._model.records import Attempt, Row, Shortfall
 from handoff_dask._scheduling.audit import check_ledger
 from handoff_dask._scheduling.decisions import Place, Settings, Starved
+from handoff_dask._scheduling.durations import loading
 from handoff_dask._scheduling.explain import explain
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
 from handoff_dask._scheduling.functions import FINAL, NAMES, FunctionState, State
@@ -236,15 +237,19 @@ class SchedulingState:
         started: float | None = None,
         stopped: float | None = None,
         nbytes: int | None = None,
+        loaded: bool = False,
     ) -> None:
-        """A function's result is on the cluster."""
+        """A function's result is on the cluster; ``loaded``: from a checkpoint."""
         if f.state is State.RUNNING:
-            self._close_attempt(f, "finished", started, stopped if stopped is not None else now)
+            code = loading(f.kind.code) if loaded else f.kind.code
+            loaded = loaded or code == loading(code)
+            self._close_attempt(
+                f, "finished", started, stopped if stopped is not None else now, loaded=loaded
+            )
             self.placement.release(f)
             if started is not None and stopped is not None:
-                self.placement.durations.learn(
-                    f.kind.code, f.run.sizes[f.run.spec.kind_of[f.number]], stopped - started, nbytes or 0
-                )
+                size = 0.0 if loaded else f.run.sizes[f.run.spec.kind_of[f.number]]
+                self.placement.durations.learn(code, size, stopped - started, nbytes or 0)
         elif f.state in FINAL:
             return
         f.nbytes = nbytes
@@ -398,6 +403,7 @@ class SchedulingState:
         stopped: float | None,
         error: str | None = None,
         traceback: str | None = None,
+        loaded: bool = False,
     ) -> None:
         attempt = Attempt(
             len(f.attempts) + 1,
@@ -409,6 +415,7 @@ class SchedulingState:
             error,
             traceback,
             f.device_indices() if f.devices else _NO_DEVICES,
+            loaded,
         )
         f.attempts += (attempt,)
         if outcome in ("failed", "lost"):

@@ -95,10 +95,7 @@ class History:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        path = os.fspath(path)
-        if not isinstance(path, str):
-            raise TypeError(f"the path of a history must be text, not {path!r}")
-        self.path = os.path.abspath(path)
+        self.path = absolute(path)
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         with self._errors():
@@ -405,6 +402,20 @@ class History:
                 if seconds is not None:
                     found[id] = seconds
         return found
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """The path of a history, whatever the current directory will be.
+
+    Raises
+    ------
+    TypeError
+        It is not text.
+    """
+    path = os.fspath(path)
+    if not isinstance(path, str):
+        raise TypeError(f"the path of a history must be text, not {path!r}")
+    return os.path.abspath(path)
 
 
 def _seconds(status: str, attempts: Sequence[Attempt]) -> float | None:

@@ -21,6 +21,7 @@ from handoff_dask import (
     RunCancelledError,
     RunTimeoutError,
 )
+from handoff_dask._client import history_file
 
 
 def fail():
@@ -183,6 +184,67 @@ def test_with_an_asynchronous_client(path):
             with History(path) as history:
                 assert [info.status for info in history.runs()] == ["failed", "failed", "finished"]
                 assert dict(history.records(result.run_id)) == dict(result.records)
+
+    with handoff.local_cluster({"node1": {"cpu": 2, "memory": 100}}, processes=True) as cluster:
+        asyncio.run(run(cluster.scheduler_address))
+
+
+OPENINGS: list = []
+
+
+def count_openings():
+    return len(OPENINGS)
+
+
+def opened_by(monkeypatch):
+    """Whether each opening of a history was in a thread that runs an event loop."""
+    openings = OPENINGS
+    openings.clear()
+    connect = history_file.connect
+
+    def noted(path):
+        openings.append(asyncio._get_running_loop() is not None)
+        return connect(path)
+
+    monkeypatch.setattr(history_file, "connect", noted)
+    return openings
+
+
+@pytest.mark.parametrize("how", [handoff.execute, lambda *a, **o: handoff.submit(*a, **o).result()])
+def test_it_is_opened_once_before_a_run_and_once_after(client, path, monkeypatch, how):
+    openings = opened_by(monkeypatch)
+    result = how(dag_of(Function("f", count_openings)), client, history=path)
+    assert (result["f"], openings) == (1, [False, False])
+
+
+@pytest.mark.parametrize("how", ["execute", "submit"])
+def test_an_event_loop_does_not_wait_for_others_that_write(path, monkeypatch, how):
+    """Only the run waits, and whatever else happens on the loop goes on."""
+    monkeypatch.setattr(history_file, "BUSY_TIMEOUT", 10.0)
+    openings = opened_by(monkeypatch)
+    History(path).close()
+    openings.clear()
+
+    async def run(address):
+        async with Client(address, asynchronous=True, set_as_default=False) as client:
+            other = sqlite3.connect(path, isolation_level=None)
+            other.execute("BEGIN EXCLUSIVE")
+            task = asyncio.ensure_future(awaited(getattr(handoff, how)(two(), client, history=path)))
+            while not openings:
+                await asyncio.sleep(0.001)
+            other.execute("ROLLBACK")
+            other.close()
+            result = await task
+            assert result["sum"] == 3
+            assert openings == [False, False]
+
+            path.unlink()
+            path.mkdir()
+            with pytest.raises(HistoryError, match="unable to open database file"):
+                await getattr(handoff, how)(two(), client, history=path)
+
+    async def awaited(run):
+        return await run
 
     with handoff.local_cluster({"node1": {"cpu": 2, "memory": 100}}, processes=True) as cluster:
         asyncio.run(run(cluster.scheduler_address))

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from distributed.protocol import pickle as dask_pickle
 
 from handoff_dask._adapter.messages import Blob, is_plain
+from handoff_dask._model.function import LOADING
 from handoff_dask.exceptions import CheckpointError
 
 MAGIC = b"handoff checkpoint 1\n"
@@ -351,6 +352,17 @@ def recall(entry: Entry) -> tuple[Any, ...]:
         return ()
 
 
-def load(directory: Blob, name: str, fingerprint: str) -> Any:
-    """Read a result: what runs in place of a function that need not run again."""
-    return opened(directory.data).read(name, fingerprint)
+class _Load:
+    """Reads a result: what runs in place of a function that need not run again."""
+
+    def __init__(self) -> None:
+        self.__qualname__ = LOADING
+
+    def __call__(self, directory: Blob, name: str, fingerprint: str) -> Any:
+        return opened(directory.data).read(name, fingerprint)
+
+    def __reduce__(self) -> str:
+        return "load"
+
+
+load = _Load()

@@ -231,8 +231,9 @@ class HandoffPlugin(SchedulerPlugin):
             state.ready(f, time())
             self.wake()
         elif finish == "memory":
-            started, stopped = (kwargs.get("metadata") or {}).get(NAME, (None, None))
-            state.finished(f, time(), started=started, stopped=stopped, nbytes=kwargs.get("nbytes"))
+            started, stopped, *loaded = (kwargs.get("metadata") or {}).get(NAME, (None, None))
+            nbytes = kwargs.get("nbytes")
+            state.finished(f, time(), started=started, stopped=stopped, nbytes=nbytes, loaded=bool(loaded))
             self._after_end(f, key)
             self.wake()
         elif finish == "erred":

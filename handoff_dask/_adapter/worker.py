@@ -136,7 +136,7 @@ def run_function(program: Program, *values: Any) -> Any:
     if found is not None:
         # Dask's own times are shifted by its estimate of the clocks' difference, which wanders by
         # milliseconds: two attempts that followed each other on a node would seem to overlap.
-        found[1].metadata[NAME] = (started, time())
+        found[1].metadata[NAME] = (started, time(), True) if kept else (started, time())
     return None if shape.discard else result
 
 

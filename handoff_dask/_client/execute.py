@@ -19,7 +19,6 @@ from handoff_dask._client.options import (
     check_dag,
     check_seconds,
 )
-from handoff_dask._client.recording import with_hints
 from handoff_dask._client.result import Result
 from handoff_dask._client.resume import CheckpointLike, Plan, Selection, plan_run
 from handoff_dask._client.run import Run
@@ -102,7 +101,7 @@ def submit(
     ClusterNotReadyError
         The scheduler plugin is not there and cannot be installed, or cannot load the allocator.
     HistoryError
-        The history cannot be written.
+        The history cannot be written. With an asynchronous client it is raised when the run is awaited.
     CheckpointError
         The checkpoint directory cannot be made, written or listed.
     TypeError, ValueError
@@ -147,10 +146,7 @@ def _submit(dag: DAG, client: Client, options: RunOptions, plan: Plan) -> Run:
         wait_for_nodes=options.wait_for_nodes,
         stores=plan.stores,
     )
-    path = options.open_history()
-    if path is not None:
-        compiled = with_hints(compiled, path)
-    run = Run(dag, compiled, client, plan.restored, history=path)
+    run = Run(dag, compiled, client, plan.restored, history=options.history_path)
     if client.asynchronous:
         run._start_soon()
     else:
@@ -233,7 +229,6 @@ def execute(
     )
     options.check_keep(dag)
     dag.validate()  # before a cluster is started for it
-    options.open_history()
     resolved, owned = resolve_client(client, reuse=False)
     if resolved.asynchronous:
         return _execute_async(dag, resolved, options, timeout, progress, owned)

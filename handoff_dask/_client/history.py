@@ -95,10 +95,7 @@ class History:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        path = os.fspath(path)
-        if not isinstance(path, str):
-            raise TypeError(f"the path of a history must be text, not {path!r}")
-        self.path = os.path.abspath(path)
+        self.path = absolute(path)
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         with self._errors():
@@ -192,12 +189,14 @@ class History:
         with self._transaction() as connection:
             self._check_known(connection, run_id)
             attempts: dict[int, list[Attempt]] = {}
-            for function, number, node, *facts, devices in connection.execute(
-                "SELECT function, number, node, queued, started, stopped, outcome, error, traceback, devices"
-                " FROM attempts WHERE run_id = ? ORDER BY function, number",
+            for function, number, node, *facts, devices, loaded in connection.execute(
+                "SELECT function, number, node, queued, started, stopped, outcome, error, traceback, devices,"
+                " loaded FROM attempts WHERE run_id = ? ORDER BY function, number",
                 (run_id,),
             ):
-                attempt = Attempt._make((number, decode_id(node), *facts, decode_devices(devices)))
+                attempt = Attempt._make(
+                    (number, decode_id(node), *facts, decode_devices(devices), bool(loaded))
+                )
                 attempts.setdefault(function, []).append(attempt)
             functions = connection.execute(
                 "SELECT number, id, status, nbytes, cost FROM functions WHERE run_id = ? ORDER BY number",
@@ -334,6 +333,7 @@ class History:
                         encode_text(a.error),
                         encode_text(a.traceback),
                         history_file.encode_devices(a.devices),
+                        int(a.loaded),
                     )
                 )
         run = (
@@ -404,11 +404,24 @@ class History:
         return found
 
 
+def absolute(path: str | os.PathLike[str]) -> str:
+    """The path of a history, whatever the current directory will be.
+
+    Raises
+    ------
+    TypeError
+        It is not text.
+    """
+    path = os.fspath(path)
+    if not isinstance(path, str):
+        raise TypeError(f"the path of a history must be text, not {path!r}")
+    return os.path.abspath(path)
+
+
 def _seconds(status: str, attempts: Sequence[Attempt]) -> float | None:
-    """How long a function took that finished."""
-    if status != "finished" or not attempts:
-        return None
-    last = attempts[-1]
-    if last.outcome != "finished" or last.started is None or last.stopped is None:
-        return None
-    return last.stopped - last.started
+    """How long a function took that finished; what only loaded its result again does not count."""
+    if status == "finished":
+        for a in reversed(attempts):
+            if a.outcome == "finished" and not a.loaded:
+                return None if a.started is None or a.stopped is None else a.stopped - a.started
+    return None

@@ -75,6 +75,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # It holds all that durations are computed from, so that the tables need not be read for them.
         "CREATE INDEX seconds_by_code ON functions (code, stem, seconds)",
     ),
+    ("ALTER TABLE attempts ADD COLUMN loaded INTEGER NOT NULL DEFAULT 0",),
 )
 
 

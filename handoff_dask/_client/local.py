@@ -27,7 +27,7 @@ from handoff_dask._client.options import (
     check_dag,
     check_seconds,
 )
-from handoff_dask._client.recording import record_local
+from handoff_dask._client.recording import check_history, record_local
 from handoff_dask._client.result import Result
 from handoff_dask._client.resume import CheckpointLike, Plan, Selection, plan_run
 from handoff_dask._model.dag import DAG
@@ -109,7 +109,9 @@ def execute_local(
     if inputs := [id for id, f in dag.functions.items() if f.type == "input"]:
         texts = [f"function {id!r} is an input function: it has a value only in a stream" for id in inputs]
         raise InvalidFunctionError(dag.id, texts, inputs)
-    path = options.open_history()
+    path = options.history_path
+    if path is not None:
+        check_history(path)
     plan = plan_run(dag, checkpoint, checkpoint_of, keep)
     run = LocalRun(dag, plan, options, timeout)
     threads = max_concurrency or os.cpu_count() or 1
@@ -152,6 +154,7 @@ class LocalRun:
         self.id = uuid.uuid4().hex[:16]
         self.dag = dag
         self.restored = plan.restored
+        self._restored = frozenset(plan.restored)
         self.results: dict[Hashable, Any] = {}
         self._options = options
         self._timeout = timeout
@@ -428,9 +431,10 @@ class LocalRun:
         if id in self._failed:
             return Row("failed", self._failed[id])
         started, stopped, failed = self._times[id]
-        return Row(
-            "finished", (*failed, Attempt(len(failed) + 1, NODE, started, started, stopped, "finished"))
+        last = Attempt(
+            len(failed) + 1, NODE, started, started, stopped, "finished", loaded=id in self._restored
         )
+        return Row("finished", (*failed, last))
 
     @property
     def allocations(self) -> dict[Hashable, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handoff_dask._client.history import History
+from handoff_dask._client.history import History, absolute
 from handoff_dask._client.resume import CheckpointLike, Selection, check_checkpoint
 from handoff_dask._model.allocator import Allocator
 from handoff_dask._model.dag import DAG
@@ -87,6 +87,7 @@ class RunOptions:
         check_seconds("wait_for_nodes", self.wait_for_nodes)
         if self.history is not None and not isinstance(self.history, (str, os.PathLike, History)):
             raise TypeError(f"history must be a path or a History, not {self.history!r}")
+        _ = self.history_path  # a path of bytes is none
         check_checkpoint(self.checkpoint, self.checkpoint_of)
 
     @property
@@ -94,23 +95,16 @@ class RunOptions:
         """The retry policy of functions that have none of their own."""
         return self.retry if self.retry is not None else RetryPolicy(max_retries=self.max_retries)
 
-    def open_history(self) -> str | None:
-        """Path of the history, which is made if there is none.
+    @property
+    def history_path(self) -> str | None:
+        """Absolute path of the history.
 
         The path is what is kept: where the run is written, in another thread and maybe much later, the
-        user's own :class:`History` may be closed.
-
-        Raises
-        ------
-        HistoryError
-            It cannot be written.
+        user's own :class:`History` may be closed, and the current directory another.
         """
         if self.history is None:
             return None
-        path = self.history.path if isinstance(self.history, History) else self.history
-        with History(path) as history:
-            history._check_writable()
-            return history.path
+        return self.history.path if isinstance(self.history, History) else absolute(self.history)
 
     def check_keep(self, dag: DAG) -> None:
         """Raise unless every function to keep is one that has a result."""

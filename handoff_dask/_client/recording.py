@@ -20,15 +20,29 @@ if TYPE_CHECKING:
     from handoff_dask._client.run import Run
 
 
-def with_hints(compiled: Compiled, path: str) -> Compiled:
-    """The same run, and what functions of its codes took in the history at this path.
+def check_history(path: str) -> None:
+    """See that a history can be written; it is made if there is none.
 
     Raises
     ------
     HistoryError
-        It cannot be read.
     """
     with History(path) as history:
+        history._check_writable()
+
+
+def with_hints(compiled: Compiled, path: str) -> Compiled:
+    """The same run, and what functions of its codes took in the history at this path, made if there is none.
+
+    This may wait for others that write there: it is not for an event loop to call.
+
+    Raises
+    ------
+    HistoryError
+        It cannot be read, or not be written.
+    """
+    with History(path) as history:
+        history._check_writable()
         hints = history._hints(kind.code for kind in compiled.spec.kinds)
     return replace(compiled, spec=replace(compiled.spec, hints=hints))
 

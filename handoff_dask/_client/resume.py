@@ -139,11 +139,14 @@ def plan_run(
     needed = set().union(*dependencies.values()) if dependencies else set()
     if keep == "all":
         wanted = set(dependencies)
-    else:  # sinks run in any case: they may be there for what they do
+    else:  # a sink that nobody wants may be there for what it does; where its checkpoint is, that was done
         wanted = set(dependencies) - needed
         wanted |= set() if isinstance(keep, str) else set(keep)
     candidates = {id for id, entry in entries.items() if entry.name in there}
-    run, restored = _walk_back(wanted, dependencies, candidates, lambda id: _is_whole(directory, entries[id]))
+    halves = {id: f.peer for id, f in functions.items() if isinstance(f, Transfer) and f.peer in functions}
+    run, restored = _walk_back(
+        wanted, dependencies, candidates, halves, lambda id: _is_whole(directory, entries[id])
+    )
     kept = wanted if isinstance(keep, str) else set(keep)
     loaded = restored & (kept | {d for id in run for d in dependencies[id]})
     evaluated = {g for id in run for g in inlined.get(id, ())}
@@ -168,9 +171,14 @@ def _walk_back(
     wanted: set[Hashable],
     dependencies: Mapping[Hashable, Sequence[Hashable]],
     candidates: set[Hashable],
+    halves: Mapping[Hashable, Hashable],
     is_whole: Callable[[Hashable], bool],
 ) -> tuple[set[Hashable], set[Hashable]]:
-    """The functions that have to run, and those whose checkpoints make that unnecessary."""
+    """The functions that have to run, and those whose checkpoints make that unnecessary.
+
+    ``halves`` are the functions that only run together: each is told where the other does, so that what a
+    serializer has made for the node of one run is of no use to a deserializer in the next.
+    """
     run: set[Hashable] = set()
     restored: set[Hashable] = set()
     front = set(wanted)
@@ -186,6 +194,9 @@ def _walk_back(
                 if id in run:
                     continue
                 run.add(id)
+                if id in halves:
+                    restored.discard(halves[id])
+                    stack.append(halves[id])
                 for d in dependencies[id]:
                     if d in candidates and d not in restored and d not in run:
                         front.add(d)

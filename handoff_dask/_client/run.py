@@ -18,7 +18,7 @@ from handoff_dask._adapter.compile import Compiled, NumberOrder
 from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._client.listening import drop, listen
 from handoff_dask._client.outcome import allocation_error, find_error
-from handoff_dask._client.recording import record_run
+from handoff_dask._client.recording import record_run, with_hints
 from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
 from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
@@ -94,11 +94,20 @@ class Run:
 
     async def _start(self) -> None:
         try:
+            await self._open_history()
             await self._announce()
         except HandoffError:
             self._finish("failed")
             await self._recorded()
             raise
+
+    async def _open_history(self) -> None:
+        """See that the run can be written when it ends, and how long functions took before."""
+        path, self._history = self._history, None  # if that is not so, it will not be tried again
+        if path is not None:
+            # Others may be writing there for a while, and this loop may be that of the whole cluster.
+            self._compiled = await asyncio.to_thread(with_hints, self._compiled, path)
+            self._history = path
 
     async def _announce(self) -> None:
         client, compiled, spec = self._client, self._compiled, self._compiled.spec

@@ -5,22 +5,38 @@ from __future__ import annotations
 import copyreg
 import functools
 import hashlib
-import importlib
 import struct
 import sys
 import types
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
+from handoff_dask._model.callables import (
+    CACHED,
+    CALLABLE,
+    OF_ANY_CLASS,
+    PLAIN,
+    class_of,
+    globals_of,
+    imported,
+    is_code,
+    is_constant,
+    is_named,
+    parts_of,
+    qualified,
+    wrapped_by,
+)
 from handoff_dask._model.function import Function, Transfer
 
 #: Raised by one whenever the same function would get another fingerprint than before.
-_VERSION = 1
+_VERSION = 2
 
 #: Bytecode differs between these.
 _PYTHON = f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]}"
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
+#: Sets within members of sets that are looked through to sort the members.
+_SET_DEPTH = 3
 
 #: What of a code object decides what it does. Not where it was written: moving a function changes nothing.
 _CODE = (
@@ -106,7 +122,7 @@ class _Values:
 
     def __init__(self, dumps: Callable[[Any], bytes]) -> None:
         self._dumps = dumps
-        self._known: dict[tuple[int, bool], tuple[Any, bytes]] = {}
+        self._known: dict[tuple[int, ...], tuple[Any, bytes]] = {}
 
     def of(self, value: Any) -> bytes:
         return self._of(value, False)
@@ -116,7 +132,10 @@ class _Values:
         return self._of(code, True)
 
     def _of(self, value: Any, called: bool) -> bytes:
-        key = (id(value), called)
+        if type(value) is types.MethodType:  # each look at a method makes another object
+            key: tuple[int, ...] = (id(value.__func__), id(value.__self__), called)
+        else:
+            key = (id(value), called)
         known = self._known.get(key)
         if known is None:
             walk = _Walk(self._dumps)
@@ -133,6 +152,8 @@ class _Walk:
         self._hash = hashlib.sha256()
         self._seen: dict[int, int] = {} if within is None else within._seen
         self._alive: list[Any] = [] if within is None else within._alive  # so that no id() is used again
+        self._depth: int = 0 if within is None else within._depth
+        self._keys: dict[tuple[int, int], bytes] = {} if within is None else within._keys
 
     def read(self, value: Any) -> bytes:
         self._read(value)
@@ -142,13 +163,13 @@ class _Walk:
         """Read what is going to be called."""
         if isinstance(code, str):
             self._read(code)
-            code = _imported(code)
+            code = imported(code)
         self._read(code)
-        while isinstance(code, functools.partial):
-            code = code.func
+        while isinstance(code, (functools.partial, CACHED)):
+            code = code.func if isinstance(code, functools.partial) else code.__wrapped__
         if isinstance(code, type):
             self._class(code)
-        elif not isinstance(code, _CALLABLE) and code is not None:
+        elif not isinstance(code, CALLABLE) and code is not None:
             self._class(type(code))
         return self._hash.digest()
 
@@ -162,7 +183,7 @@ class _Walk:
 
     def _read(self, value: Any) -> None:
         kind = type(value)
-        if kind in _PLAIN:
+        if kind in PLAIN:
             self._plain(value)
         elif kind is tuple:
             self._all("tuple", value)
@@ -197,13 +218,38 @@ class _Walk:
         for value in values:
             self._read(value)
 
-    def _set(self, tag: str, values: Iterable[Any]) -> None:
-        # Their order differs between processes; a part that several of them share does not have one number.
-        self._all(tag, sorted(_Walk(self._dumps).read(value) for value in values))
+    def _set(self, tag: str, values: Collection[Any]) -> None:
+        """The members in an order that is the same in every process, whatever the set says.
+
+        Members that are no constants may lead back to the set. They are read like any other part, and the key
+        by which they are sorted looks only so far. Two that it cannot tell apart come in any order: at worst
+        the same set gets another digest in another process.
+        """
+        self._put(tag, b"%d" % len(values))
+        if self._depth > _SET_DEPTH:
+            return
+        for key, value in sorted(((self._key(v), v) for v in values), key=itemgetter(0)):
+            if is_constant(value):
+                self._put("constant", key)
+            else:
+                self._read(value)
+
+    def _key(self, value: Any) -> bytes:
+        """A digest of a member of a set, by itself: it depends on nothing that was read before."""
+        if is_constant(value):
+            return _Walk(self._dumps).read(value)
+        at = (id(value), self._depth + 1)
+        key = self._keys.get(at)
+        if key is None:
+            walk = _Walk(self._dumps, self)
+            walk._seen, walk._depth = {}, self._depth + 1
+            key = self._keys[at] = walk.read(value)
+            self._alive.append(value)
+        return key
 
     def _named(self, value: Any) -> None:
         bound = getattr(value, "__self__", None)
-        self._text("named", f"{getattr(value, '__module__', None)} {_qualified(value)}")
+        self._text("named", f"{getattr(value, '__module__', None)} {qualified(value)}")
         if bound is not None and not isinstance(bound, (type, types.ModuleType)):
             self._read(bound)
 
@@ -220,10 +266,11 @@ class _Walk:
             self._function(value)
         elif kind is types.MethodType:
             self._all("method", (value.__func__, value.__self__))
+            self._class(class_of(value.__self__))
         elif kind is functools.partial:
             self._all("partial", (value.func, value.args, value.keywords))
-        elif callable(value) and isinstance(getattr(value, "__wrapped__", None), types.FunctionType):
-            self._text("wrapper", _qualified(kind))
+        elif kind is CACHED:
+            self._text("wrapper", qualified(kind))
             self._read(value.__wrapped__)
         elif hasattr(kind, "__dask_tokenize__"):
             self._named(kind)
@@ -245,7 +292,7 @@ class _Walk:
         self._alive.append(parts)
         make, args, state, items, pairs = (list(parts) + [None] * 3)[:5]
         # What makes it belongs to its class, of which an argument shows no more than the name.
-        self._named(make) if isinstance(make, (type, *_NAMED)) else self._read(make)
+        self._named(make) if is_named(make) else self._read(make)
         self._read(args)
         self._read(state)
         self._all("items", list(items or ()))
@@ -254,18 +301,55 @@ class _Walk:
     # ------------------------------------------------------------------ code
 
     def _function(self, f: types.FunctionType) -> None:
-        """A function, and those of its own module that it names, and that they name."""
+        """A function, the code of its own module that it names, and what that names."""
         self._own(f)
-        named = [f]
-        for g in named:  # grows on the way
-            for name, value in _globals_of(g):
-                if not isinstance(value, types.FunctionType):
-                    self._text("global", name)
+        self._follow([f])
+
+    def _follow(self, functions: list[types.FunctionType]) -> None:
+        """What the global names in functions stand for, which leads to more functions."""
+        for f in functions:  # grows on the way
+            self._put("globals", b"%d" % self._seen[id(f)])
+            for name, value in globals_of(f):
+                self._text("global", name)
+                if is_constant(value):
                     self._read(value)
-                elif id(value) not in self._seen:
-                    self._seen[id(value)] = len(self._seen)
-                    named.append(value)
-                    self._own(value)
+                else:
+                    self._callee(value, functions)
+
+    def _callee(self, value: Any, functions: list[types.FunctionType]) -> None:
+        """Code that other code has or names; nothing is wrong if some of it cannot be looked into.
+
+        Functions are appended to those whose names are still to be followed: there is no recursion from one
+        to the next, however long the chain.
+        """
+        if isinstance(value, types.BuiltinFunctionType) or value is None:
+            self._put("held", self._held(value))
+            return
+        if id(value) in self._seen:
+            self._put("again", b"%d" % self._seen[id(value)])
+            return
+        parts = parts_of(value)
+        if parts is None and not isinstance(value, types.FunctionType):
+            self._put("held", self._held(value))
+            self._seen.setdefault(id(value), len(self._seen))
+            self._alive.append(value)
+            if not isinstance(value, type):
+                self._class(type(value))
+                self._callee(wrapped_by(value), functions)
+            return
+        self._seen[id(value)] = len(self._seen)
+        self._alive.append(value)
+        if parts is None:
+            functions.append(value)
+            self._own(value)
+            return
+        code, held = parts
+        self._text("wrapper", qualified(type(value)))
+        for part in code:
+            self._callee(part, functions)
+        self._all("held", [self._held(part) for part in held])
+        if isinstance(value, types.MethodType):
+            self._class(class_of(value.__self__))
 
     def _own(self, f: types.FunctionType) -> None:
         """A function without what it finds in its module."""
@@ -280,76 +364,34 @@ class _Walk:
 
         Such a function may still be imported by name on a node, so that nothing is wrong with it.
         """
+        known = len(self._seen)
         try:
             value = value.cell_contents if isinstance(value, types.CellType) else value
             return _Walk(self._dumps, self).read(value)
         except Exception:
-            return _Walk(self._dumps).read(_qualified(type(value)))
+            for part in list(self._seen)[known:]:  # how far it got must not show in later numbers
+                del self._seen[part]
+            return _Walk(self._dumps).read(qualified(type(value)))
 
     def _code(self, code: types.CodeType) -> None:
         self._all("code", [getattr(code, name) for name in _CODE])
 
     def _class(self, cls: type) -> None:
         """A class with its methods and constants, its own and those it inherits."""
+        if id(cls) in self._seen:
+            self._put("class again", b"%d" % self._seen[id(cls)])
+            return
+        self._seen[id(cls)] = len(self._seen)
+        functions: list[types.FunctionType] = []
         for base in cls.__mro__[:-1]:
             self._named(base)
             for name, value in vars(base).items():
-                method = getattr(value, "__func__", getattr(value, "fget", value))
-                constant = _is_constant(value) and not name.startswith("__")
-                if constant or isinstance(method, types.FunctionType):
+                if name in OF_ANY_CLASS:
+                    continue
+                if is_constant(value):
                     self._text("attribute", name)
-                    self._read(value if constant else method)
-
-
-_NAMED = (types.FunctionType, types.BuiltinFunctionType)
-
-#: Kinds of callables whose type says nothing that matters.
-_CALLABLE = (
-    type,
-    types.FunctionType,
-    types.BuiltinFunctionType,
-    types.MethodType,
-    functools.partial,
-)
-
-
-def _qualified(value: Any) -> str:
-    return (
-        getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__qualname__
-    )
-
-
-def _imported(path: str) -> Callable[..., Any] | None:
-    """What ``"module:qualname"`` names, if it is there: a node may have modules that the client has not."""
-    module, _, name = path.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except Exception:
-        return None
-    return found if callable(found) else None
-
-
-def _globals_of(f: types.FunctionType) -> list[tuple[str, Any]]:
-    """Functions and plain values of its own module that a function names, in the order it names them."""
-    found: dict[str, Any] = {}
-    stack = [f.__code__]
-    for code in stack:  # grows on the way
-        for name in code.co_names:
-            if name in found or name.startswith("__") or name not in f.__globals__:
-                continue
-            value = f.__globals__[name]
-            if isinstance(value, types.FunctionType):
-                if value.__module__ == f.__module__:
-                    found[name] = value
-            elif _is_constant(value):
-                found[name] = value
-        stack.extend(const for const in code.co_consts if isinstance(const, types.CodeType))
-    return list(found.items())
-
-
-def _is_constant(value: Any) -> bool:
-    return type(value) in _PLAIN or (
-        type(value) in (tuple, frozenset) and all(_is_constant(part) for part in value)
-    )
+                    self._read(value)
+                elif is_code(value):
+                    self._text("attribute", name)
+                    self._callee(value, functions)
+        self._follow(functions)

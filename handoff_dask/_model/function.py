@@ -178,6 +178,11 @@ class Transfer(Function):
     peer: Hashable = None
 
 
+#: What the code is called that loads a result instead of computing it. No identifier, so that no function of
+#: a user has that name and is taken for it where durations are learnt.
+LOADING = "load-checkpoint"
+
+
 def _is_plain_iterable(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
 

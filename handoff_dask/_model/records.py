@@ -32,6 +32,8 @@ class Attempt(NamedTuple):
         Text of the exception and of where it was raised.
     devices : mapping of str to tuple of int
         Indices of the devices it used, by resource: ``{"gpu": (0,)}``.
+    loaded : bool
+        Whether it only loaded the result from a checkpoint.
     """
 
     number: int
@@ -43,6 +45,7 @@ class Attempt(NamedTuple):
     error: str | None = None
     traceback: str | None = None
     devices: Mapping[str, tuple[int, ...]] = _NO_DEVICES
+    loaded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from handoff_dask._model.function import LOADING
 from handoff_dask._model.resources import UNIT
 
 #: A function that asks for ``k`` times as much as others of its code is expected to take ``k**SLOPE`` times
@@ -24,6 +25,11 @@ def size_of(cost: Iterable[tuple[str, int]]) -> float:
     Anything up to one counts as nothing: that one has a GPU says little of how much there is to do.
     """
     return math.fsum(math.log(max(UNIT, units) / UNIT) for _, units in cost)
+
+
+def loading(code: str) -> str:
+    """Name under which it is learnt how long it takes to load results of functions of this code."""
+    return f"{LOADING} {code.partition(' ')[2]}"
 
 
 @dataclass(slots=True)

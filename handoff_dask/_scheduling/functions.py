@@ -183,9 +183,10 @@ class FunctionState:
         stopped: float | None,
         error: str | None = None,
         traceback: str | None = None,
+        loaded: bool = False,
     ) -> None:
         """Take note that the attempt that runs has ended."""
-        attempt = self._attempt(outcome, started, stopped, error, traceback)
+        attempt = self._attempt(outcome, started, stopped, error, traceback, loaded)
         self.attempts += (attempt,)
         if outcome in ("failed", "lost"):
             self.run.troubles.append((self, attempt.number))
@@ -197,11 +198,14 @@ class FunctionState:
         stopped: float | None = None,
         error: str | None = None,
         traceback: str | None = None,
+        loaded: bool = False,
     ) -> Attempt:
         node = None if self.node is None else self.node.name
         devices = self.device_indices() if self.devices else _NO_DEVICES
         number = len(self.attempts) + 1
-        return Attempt(number, node, self.queued, started, stopped, outcome, error, traceback, devices)
+        return Attempt(
+            number, node, self.queued, started, stopped, outcome, error, traceback, devices, loaded
+        )
 
     def row(self) -> Row:
         """What is known of it, the attempt that runs included."""

@@ -93,19 +93,25 @@ def lower_dag(
         kind_of.append(kinds.index(functions[id], [functions[i] for i in inlined.get(id, ())]))
         for d in set(dependencies[id]):
             dependents[number_of[d]].append(number)
+    peers = {
+        number_of[id]: number_of[f.peer]
+        for id, f in functions.items()
+        if isinstance(f, Transfer) and f.peer in number_of
+    }
+    groups = collocation_groups(functions, number_of)
+    # A deserializer whose consumer need not run is a group by itself: only the node of a group can be decided
+    # on, and told to the serializer, before anything of it starts.
+    grouped = {number for group in groups for number in group}
+    groups += [[n] for n, peer in peers.items() if peer < n and n not in grouped]
     spec = RunSpec(
         run_id=run_id,
         dag_id=dag.id,
         ids=order,
         kinds=kinds.kinds,
         kind_of=kind_of,
-        groups=collocation_groups(functions, number_of),
+        groups=groups,
         dependents=dependents,
-        peers={
-            number_of[id]: number_of[f.peer]
-            for id, f in functions.items()
-            if isinstance(f, Transfer) and f.peer in number_of
-        },
+        peers=peers,
         limits=tuple(limit_units.items()),
         **options,
     )

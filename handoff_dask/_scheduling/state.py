@@ -16,6 +16,7 @@ from typing import Any
 
 from handoff_dask._scheduling.audit import check_ledger
 from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Settings, Starved
+from handoff_dask._scheduling.durations import loading
 from handoff_dask._scheduling.explain import explain
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
@@ -213,15 +214,17 @@ class SchedulingState:
         started: float | None = None,
         stopped: float | None = None,
         nbytes: int | None = None,
+        loaded: bool = False,
     ) -> None:
-        """A function's result is on the cluster."""
+        """A function's result is on the cluster; ``loaded``: from a checkpoint."""
         if f.state is State.RUNNING:
-            f.close_attempt("finished", started, stopped if stopped is not None else now)
+            code = loading(f.kind.code) if loaded else f.kind.code
+            loaded = loaded or code == loading(code)
+            f.close_attempt("finished", started, stopped if stopped is not None else now, loaded=loaded)
             self.placement.bookings.release(f)
             if started is not None and stopped is not None:
-                self.placement.durations.learn(
-                    f.kind.code, f.run.sizes[f.run.spec.kind_of[f.number]], stopped - started, nbytes or 0
-                )
+                size = 0.0 if loaded else f.run.sizes[f.run.spec.kind_of[f.number]]
+                self.placement.durations.learn(code, size, stopped - started, nbytes or 0)
         elif f.state in FINAL:
             return
         f.nbytes = nbytes

@@ -8,9 +8,12 @@ import threading
 import time
 import tracemalloc
 from pathlib import Path
+from typing import ClassVar
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 import handoff_dask as handoff
 from handoff_dask import Checkpoint, CheckpointError
@@ -217,6 +220,132 @@ def test_an_object_store_has_no_empty_directories():
         assert directory.prepare() == set()
     finally:
         del directory.fs.ls  # fsspec hands out one object again and again
+
+
+class ObjectStore(AbstractFileSystem):
+    """As object stores are: keys and no directories, a move is a copy, objects appear when they are closed.
+
+    Listings are cached by whoever made them, as those of s3fs and gcsfs are.
+    """
+
+    protocol: ClassVar = ("stored", "s3")
+    objects: ClassVar[dict] = {}
+    log: ClassVar[list] = []
+
+    def ls(self, path, detail=True, **kwargs):
+        path = self._strip_protocol(path).rstrip("/")
+        if path not in self.dircache:
+            found = [
+                {"name": key, "size": len(data), "type": "file"}
+                for key, data in list(self.objects.items())
+                if key.rpartition("/")[0] == path
+            ]
+            if not found:
+                raise FileNotFoundError(path)
+            self.dircache[path] = found
+        found = self.dircache[path]
+        return found if detail else [entry["name"] for entry in found]
+
+    def info(self, path, **kwargs):
+        path = self._strip_protocol(path)
+        if path in self.objects:
+            return {"name": path, "size": len(self.objects[path]), "type": "file"}
+        if any(key.startswith(path + "/") for key in list(self.objects)):
+            return {"name": path, "size": 0, "type": "directory"}
+        raise FileNotFoundError(path)
+
+    def invalidate_cache(self, path=None):
+        self.dircache.clear()
+
+    def cp_file(self, path1, path2, **kwargs):
+        self.log.append(("copy", path2))
+        self.objects[self._strip_protocol(path2)] = self.objects[self._strip_protocol(path1)]
+
+    def _rm(self, path):
+        try:
+            del self.objects[self._strip_protocol(path)]
+        except KeyError:
+            raise FileNotFoundError(path) from None
+
+    def _open(self, path, mode="rb", **kwargs):
+        return StoredObject(self, path, mode, **kwargs)
+
+
+class StoredObject(AbstractBufferedFile):
+    def _initiate_upload(self):
+        self.parts = []
+
+    def _upload_chunk(self, final=False):
+        self.parts.append(self.buffer.getvalue())
+        if final:
+            self.fs.log.append(("put", self.path))
+            self.fs.objects[self.path] = b"".join(self.parts)
+
+    def _fetch_range(self, start, end):
+        return self.fs.objects[self.path][start:end]
+
+
+class RenamingStore(ObjectStore):
+    """One of a kind that is not known to be an object store."""
+
+    protocol: ClassVar = "renaming"
+
+
+@pytest.fixture(params=[ObjectStore, RenamingStore])
+def store_of_objects(request, monkeypatch):
+    kind = request.param
+    name = kind.protocol if isinstance(kind.protocol, str) else kind.protocol[0]
+    monkeypatch.setattr(kind, "objects", {})
+    monkeypatch.setattr(kind, "log", [])
+    fsspec.register_implementation(name, kind, clobber=True)
+    kind.clear_instance_cache()
+    return kind, f"{name}://bucket/run"
+
+
+def test_an_object_store(store_of_objects):
+    """A directory that nobody makes, and a listing that another has made meanwhile out of date."""
+    kind, url = store_of_objects
+    value = np.arange(1_000_000.0)  # more than one part of an upload
+    first = Directory(Checkpoint(url))
+    other = Directory(Checkpoint(url, {"skip_instance_cache": True}))
+    assert first.fs is not other.fs
+    assert first.prepare() == other.prepare() == set()
+    for name in ("x.checkpoint", "y.checkpoint"):
+        first.write(name, PRINT, "f", "former")
+        first.write(name, PRINT, "f", value)
+        assert name in other.prepare()
+        assert other.problem(name, PRINT) is None
+        assert np.array_equal(other.read(name, PRINT), value)
+        assert sorted(kind.objects)[-1].endswith(name)
+    assert first.prepare() == {"x.checkpoint", "y.checkpoint"}
+    assert len(kind.objects) == 2, "nothing temporary is left"
+    copied = [path for what, path in kind.log if what == "copy"]
+    assert bool(copied) is (kind is RenamingStore), "what appears when it is whole need not be moved"
+
+
+def test_an_object_that_was_uploaded_in_part(store_of_objects):
+    kind, url = store_of_objects
+    directory = Directory(Checkpoint(url))
+    directory.prepare()
+    directory.write("x", PRINT, "f", np.arange(1_000_000.0))
+    (key,) = kind.objects
+    kind.objects[key] = kind.objects[key][: 5 * 2**20]
+    assert directory.problem("x", PRINT) == "has a wrong length"
+    with pytest.raises(CheckpointError, match="run the same call again"):
+        directory.read("x", PRINT)
+    directory.write("x", PRINT, "f", "whole")
+    assert directory.read("x", PRINT) == "whole"
+
+
+def test_runs_with_an_object_store(client, store_of_objects):
+    kind, url = store_of_objects
+    dag = handoff.DAG("stored")
+    dag.add_function(handoff.Function("a", "builtins:int", extra_args=["3"]))
+    dag.add_function(handoff.Function("b", "operator:mul", args=["a", "a"]))
+    assert handoff.execute(dag, client, checkpoint=url).results == {"a": 3, "b": 9}
+    assert len(kind.objects) == 2
+    again = handoff.execute(dag, client, checkpoint=url)
+    assert (again.results, again.restored) == ({"a": 3, "b": 9}, ("a", "b"))
 
 
 def test_a_path_is_made_absolute(tmp_path, monkeypatch):

@@ -233,6 +233,17 @@ def test_what_nobody_wants_is_left_out(client, tmp_path):
     assert ran() == set()
 
 
+def test_a_sink_that_nobody_wants_runs_once_unless_it_is_left_out(client, tmp_path):
+    assert handoff.execute(diamond(), client, checkpoint=tmp_path, keep=["a"]).results == {"a": "a()"}
+    assert ran() == ALL
+    assert handoff.execute(diamond(), client, checkpoint=tmp_path, keep=["a"]).restored == ("a", "d", "e")
+    assert ran() == set()
+    options = {"checkpoint": tmp_path, "checkpoint_of": ["a", "b", "c", "d"], "keep": ["a"]}
+    for _ in range(2):
+        assert handoff.execute(diamond(), client, **options).results == {"a": "a()"}
+        assert ran() == {"e"}
+
+
 @pytest.mark.parametrize(
     "select", [["b", "c"], lambda f: f.id in ("b", "c"), {"b", "c"}], ids=["list", "f", "set"]
 )
@@ -291,6 +302,41 @@ def test_transfers_are_made_again_unless_selected(client, tmp_path):
     assert ran() == {"a", "b", "<", ">"}
     third = handoff.execute(dag(), client, **options)
     assert (third.results, len(third.restored), ran()) == (first.results, 4, set())
+
+
+def say_where(data, source, target, mark):
+    with LOCK:
+        CALLS[mark] += 1
+    return f"{data}{mark}{source}-{target}"
+
+
+SERIALIZER, DESERIALIZER = ("serialize", "a", "b", 0), ("deserialize", "a", "b", 0)
+
+
+@pytest.mark.parametrize(
+    ("half", "keep", "again"),
+    [
+        (SERIALIZER, "all", {"<", ">"}),
+        (SERIALIZER, [DESERIALIZER], {"<", ">"}),
+        (SERIALIZER, [SERIALIZER], set()),
+        (DESERIALIZER, "all", {"<", ">"}),
+        (DESERIALIZER, [SERIALIZER], {"<", ">"}),
+        (DESERIALIZER, [DESERIALIZER], set()),
+    ],
+)
+def test_the_halves_of_a_transfer_run_together(client, tmp_path, half, keep, again):
+    """Whichever of them has a checkpoint: it was made for the nodes of another run."""
+    extra = {"serialize_extra_args": ["<"], "deserialize_extra_args": [">"]}
+    argument = Argument("a", serialize=say_where, deserialize=say_where, **extra)
+    dag = dag_of(counted("a", node="node1"), counted("b", argument, node="node2"))
+    options = {"checkpoint": tmp_path, "checkpoint_of": ["a", "b", half]}
+    first = handoff.execute(dag, client, **options)
+    assert first["b"] == "b(a()<node1-node2>node1-node2)"
+    assert ran() == {"a", "b", "<", ">"}
+    result = handoff.execute(dag, client, keep=keep, **options)
+    assert ran() == again
+    assert result.results == {id: first[id] for id in result.results}
+    assert {SERIALIZER, DESERIALIZER}.isdisjoint(result.restored) is bool(again)
 
 
 def test_what_is_left_of_a_collocated_group_stays_together(client, tmp_path):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from distributed import Client
-from helpers import add, dag_of, gate, identity, pass_gate, settle
+from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, settle, until
 
 import handoff_dask as handoff
 from handoff_dask import (
@@ -21,6 +21,7 @@ from handoff_dask import (
     RunCancelledError,
     RunTimeoutError,
 )
+from handoff_dask._client import history_file
 
 
 def fail():
@@ -188,6 +189,67 @@ def test_with_an_asynchronous_client(path):
         asyncio.run(run(cluster.scheduler_address))
 
 
+OPENINGS: list = []
+
+
+def count_openings():
+    return len(OPENINGS)
+
+
+def opened_by(monkeypatch):
+    """Whether each opening of a history was in a thread that runs an event loop."""
+    openings = OPENINGS
+    openings.clear()
+    connect = history_file.connect
+
+    def noted(path):
+        openings.append(asyncio._get_running_loop() is not None)
+        return connect(path)
+
+    monkeypatch.setattr(history_file, "connect", noted)
+    return openings
+
+
+@pytest.mark.parametrize("how", [handoff.execute, lambda *a, **o: handoff.submit(*a, **o).result()])
+def test_it_is_opened_once_before_a_run_and_once_after(client, path, monkeypatch, how):
+    openings = opened_by(monkeypatch)
+    result = how(dag_of(Function("f", count_openings)), client, history=path)
+    assert (result["f"], openings) == (1, [False, False])
+
+
+@pytest.mark.parametrize("how", ["execute", "submit"])
+def test_an_event_loop_does_not_wait_for_others_that_write(path, monkeypatch, how):
+    """Only the run waits, and whatever else happens on the loop goes on."""
+    monkeypatch.setattr(history_file, "BUSY_TIMEOUT", 10.0)
+    openings = opened_by(monkeypatch)
+    History(path).close()
+    openings.clear()
+
+    async def run(address):
+        async with Client(address, asynchronous=True, set_as_default=False) as client:
+            other = sqlite3.connect(path, isolation_level=None)
+            other.execute("BEGIN EXCLUSIVE")
+            task = asyncio.ensure_future(awaited(getattr(handoff, how)(two(), client, history=path)))
+            while not openings:
+                await asyncio.sleep(0.001)
+            other.execute("ROLLBACK")
+            other.close()
+            result = await task
+            assert result["sum"] == 3
+            assert openings == [False, False]
+
+            path.unlink()
+            path.mkdir()
+            with pytest.raises(HistoryError, match="unable to open database file"):
+                await getattr(handoff, how)(two(), client, history=path)
+
+    async def awaited(run):
+        return await run
+
+    with handoff.local_cluster({"node1": {"cpu": 2, "memory": 100}}, processes=True) as cluster:
+        asyncio.run(run(cluster.scheduler_address))
+
+
 # ---------------------------------------------------------------------- what goes wrong
 
 
@@ -308,3 +370,56 @@ def test_what_was_only_loaded_says_nothing_of_how_long_it_takes(client, tmp_path
         (taken,) = history.durations().values()
     assert taken.count == 1
     assert taken.mean >= 0.2
+    with handoff.History(path) as history:
+        loaded = [history.records(run.id)["slow"].attempts[0].loaded for run in history.runs()]
+    assert loaded == [True, True, False]
+
+
+def test_what_was_loaded_after_it_was_lost_took_what_it_took_to_compute(tmp_path):
+    """The second attempt of it finds what the first has written."""
+    door = gate("lost after it was computed")
+    path = tmp_path / "history.db"
+    dag = dag_of(
+        Function("slow", takes_long, extra_args=[0.5], node=["a", "b"]),
+        Function("held", pass_gate, extra_args=["lost after it was computed", 0], node="c"),
+        Function("end", add, args=["slow", "held"]),
+    )
+    with handoff.local_cluster({name: {"cpu": 2} for name in "abc"}) as cluster, Client(cluster) as client:
+        run = handoff.submit(dag, client, checkpoint=tmp_path / "checkpoint", history=path)
+        until(lambda: run.records["slow"].status == "finished")
+        cluster.sync(cluster.workers[run.allocations["slow"]].close)
+        door.open()
+        computed, loaded = run.result(timeout=30).records["slow"].attempts
+        assert (computed.loaded, loaded.loaded) == (False, True)
+        learnt = plugin_of(cluster).state.placement.durations
+        assert learnt.most("takes_long slow") >= 0.5
+        assert learnt.expected([("takes_long slow", 0.0)])[0] >= 0.5, "not the mean of that and of loading"
+        written, records = only_run(path)
+        assert written.id == run.id
+        assert dict(records) == dict(run.records)
+    with History(path) as history:
+        taken = history.durations()["takes_long"]
+    assert taken.count == 1
+    assert taken.mean == computed.stopped - computed.started >= 0.5
+
+
+def takes_long(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def load(seconds):
+    return takes_long(seconds)
+
+
+def test_loading_is_not_taken_for_a_function_of_that_name(tmp_path):
+    dag = dag_of(Function("f", load, extra_args=[0.2]))
+    with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
+        handoff.execute(dag, client, checkpoint=tmp_path)
+        learnt = plugin_of(cluster).state.placement.durations
+        for _ in range(5):
+            assert handoff.execute(dag, client, checkpoint=tmp_path).restored == ("f",)
+        assert learnt.expected([("load f", 0.0)])[0] >= 0.2
+        prefixes = cluster.scheduler.task_prefixes
+        assert prefixes["load"].duration_average >= 0.2, "Dask, too, has learnt it by another name"
+        settle(cluster)

@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+import time
 from collections import OrderedDict
 
 import cloudpickle
@@ -116,6 +117,156 @@ def f(x): return helper(x)
 )
 def test_functions_and_constants_of_its_own_module_count_where_they_are_named(old, new, changes):
     assert (of_code(defined(MODULE.replace(old, new))) != of_code(defined(MODULE))) is changes
+
+
+HELPERS = """
+import contextlib, functools, threading
+def decorate(f):
+    def call(*args): return f(*args) + "D"
+    return call
+class Noted:
+    def __init__(self, f):
+        functools.update_wrapper(self, f)
+        self.f, self.lock = f, threading.Lock()
+    def __call__(self, *args): return self.noted(self.f(*args))
+    def noted(self, x): return x + "N"
+class Kept:
+    def __init__(self, n="I"): self.n = n
+    def method(self): return self.other() + self.n
+    def other(self): return "O"
+@functools.lru_cache
+def cached(): return "L"
+def plain(x, y): return x + y + "P"
+def _Class__mangled(): return "M"
+def __hidden(): return "H"
+__dunder__ = "U"
+partially = functools.partial(plain, "A")
+by_method = Kept().method
+@decorate
+def decorated(): return "E"
+@Noted
+def noted(): return "T"
+@contextlib.contextmanager
+def managed(): yield "G"
+@functools.singledispatch
+def dispatched(x): return "S"
+@dispatched.register
+def _(x: int): return "R"
+def unused(): return "X"
+class Class:
+    constant = "C"
+    def __call__(self): return __mangled() + self.cached() + self.static() + self.named() + self.part()
+    @functools.lru_cache
+    def cached(self): return "l"
+    @staticmethod
+    @functools.lru_cache
+    def static(): return "s"
+    @classmethod
+    @functools.cache
+    def named(cls): return "n"
+    @functools.cached_property
+    def once(self): return "o"
+    @property
+    def settable(self): return "r"
+    @settable.setter
+    def settable(self, x): x + "t"
+    def whole(self, x): return x + "w"
+    part = functools.partialmethod(whole, "p")
+    @functools.singledispatchmethod
+    def several(self, x): return "v"
+    @several.register
+    def _(self, x: int): return "i"
+    @Noted
+    def wrapped(self): return "e"
+    def __private(self): return "y"
+    __size__ = "z"
+def f():
+    yield cached() + partially("B") + by_method() + __hidden() + __dunder__ + decorated()
+    yield noted() + dispatched(1)
+    with managed() as x: yield x
+"""
+
+
+@pytest.mark.parametrize("part", "DNIOLPHUAETGSR")
+def test_helpers_count_however_they_are_wrapped_and_named(part):
+    before, after = (defined(source) for source in (HELPERS, HELPERS.replace(f'"{part}"', '"changed"')))
+    assert of_code(after) != of_code(before)
+
+
+@pytest.mark.parametrize("part", "CMlsnortwpvieyzNPL")
+def test_methods_count_however_they_are_wrapped_and_named(part):
+    source = HELPERS.replace("return __mangled()", "return __mangled() + partially() + cached()")
+    before, after = (
+        defined(source, "Class") for source in (source, source.replace(f'"{part}"', '"changed"'))
+    )
+    assert of_code(after) != of_code(before)
+    for wrap in (lambda code: code, functools.partial, functools.lru_cache):
+        assert of_code(wrap(after())) != of_code(wrap(before()))
+        assert of_code(wrap(after().whole)) != of_code(wrap(before().whole)), "another method may be called"
+        assert of_argument(wrap(after().whole)) != of_argument(wrap(before().whole))
+        assert of_code(wrap(before().whole)) == of_code(wrap(before().whole))
+
+
+def test_what_a_class_method_may_call_counts():
+    source = "class C:\n    @classmethod\n    def f(cls): return cls.g()\n"
+    source += "    @classmethod\n    def g(cls): return 1\n"
+    assert of_code(defined(source, "C").f) == of_code(defined(source, "C").f)
+    assert of_code(defined(source.replace("1", "2"), "C").f) != of_code(defined(source, "C").f)
+
+
+def test_what_is_not_named_does_not_count():
+    assert of_code(defined(HELPERS.replace('"X"', '"changed"'))) == of_code(defined(HELPERS))
+    assert of_code(defined(HELPERS, __file__="a", __doc__="b")) == of_code(defined(HELPERS))
+
+
+def test_helpers_that_nobody_can_look_into_do_no_harm():
+    source = "def f(x): return helper(x)\n"
+    for helper in (
+        functools.partial(print, file=sys.stdout),
+        functools.partial(np.random.default_rng(1).normal, size=(x for x in ())),
+        functools.lru_cache(functools.partial(print, file=sys.stdout)),
+    ):
+        assert of_code(defined(source, helper=helper)) == of_code(defined(source, helper=helper))
+
+
+REBOUND = """
+def one(x): return 1
+def two(x): return 2
+class Class:
+    def one(self, x): return 1
+    def two(self, x): return 2
+    use = one
+used = one
+def f(x): return one(x) + two(x) + used(x)
+"""
+
+
+def test_which_function_a_name_stands_for_counts():
+    """Both have been read by then, for names of their own."""
+    rebound = REBOUND.replace("use = one", "use = two").replace("used = one", "used = two")
+    for name in ("f", "Class"):
+        assert of_code(defined(rebound, name)) != of_code(defined(REBOUND, name))
+        assert of_code(defined(REBOUND, name)) == of_code(defined(REBOUND, name))
+    swapped = REBOUND.replace("used = one", "used = one; one, two = two, one")
+    assert of_code(defined(swapped)) != of_code(defined(REBOUND))
+
+
+class Wrapping:
+    def __init__(self, f, times):
+        functools.update_wrapper(self, f)
+        self.times = times
+
+    def __call__(self, x):
+        return self.times * self.__wrapped__(x)
+
+
+def test_an_object_that_wraps_a_function_has_more_than_the_function():
+    f, g = defined("def f(x): return x"), defined("def f(x): return -x")
+    assert of_code(Wrapping(f, 2)) == of_code(Wrapping(f, 2))
+    assert len({of_code(Wrapping(h, n)) for h in (f, g) for n in (1, 2)}) == 4
+    assert len({of_argument(Wrapping(h, n)) for h in (f, g) for n in (1, 2)}) == 4
+    assert of_code(functools.lru_cache(maxsize=1)(f)) == of_code(functools.lru_cache(maxsize=2)(f))
+    assert of_code(functools.lru_cache(f)) != of_code(functools.lru_cache(g))
 
 
 class Scale:
@@ -231,6 +382,52 @@ def test_equal_values_are_the_same_however_they_share_parts():
     assert of_argument(circle) == of_argument(again)
 
 
+class Node:
+    def __init__(self, name, neighbours=()):
+        self.name = name
+        self.neighbours = set(neighbours)
+
+
+def ring(*names):
+    """Nodes that know those beside them."""
+    nodes = [Node(name) for name in names]
+    for n, node in enumerate(nodes):
+        node.neighbours |= {nodes[n - 1], nodes[(n + 1) % len(nodes)]}
+    return nodes
+
+
+def around(value):
+    """A value that is in a frozenset which it has itself."""
+    node = Node(value)
+    node.around = frozenset({node, value})
+    return node.around
+
+
+def test_sets_may_lead_back_to_themselves():
+    alone = Node("alone")
+    alone.neighbours.add(alone)
+    again = Node("alone")
+    again.neighbours.add(again)
+    assert of_argument(alone) == of_argument(again) != of_argument(Node("alone"))
+    assert of_argument(ring(*"abcdef")) == of_argument(ring(*"abcdef"))
+    others = ["abcdeg", "abcdfe", "abcde"]
+    assert len({of_argument(ring(*names)[0]) for names in ["abcdef", *others]}) == 4
+    far = [ring(*range(40))[0], ring(*range(20), 0, *range(21, 40))[0]]
+    assert of_argument(far[0]) != of_argument(far[1]), "what is far away counts"
+    assert of_argument(around(1)) == of_argument(around(1)) != of_argument(around(2))
+
+
+def test_sets_that_lead_to_each_other_take_no_time():
+    nodes = [Node(n) for n in range(30)]
+    for node in nodes:
+        node.neighbours.update(nodes)
+    begin = time.process_time()
+    first = of_argument(nodes)
+    assert time.process_time() - begin < 20  # there are far too many ways through them to go each
+    nodes[29].name = 31
+    assert of_argument(nodes) != first
+
+
 def test_how_arguments_are_passed_counts():
     a, b = Function("a", print), Function("b", print)
     base = Function("f", print, args=["a", "b"], extra_args=[1], extra_kwargs={"x": 1})
@@ -266,10 +463,12 @@ import sys
 sys.path[:0] = {path!r}
 import test_fingerprint as t
 values = [{{"a", "b", "c"}}, frozenset("xyz"), {{"k": {{"p", "q"}}}}, t.Scale({{"u", "v", "w"}}), t.of]
+values += [t.ring(*"abcdef")[0], {{frozenset("xy"), (frozenset("ab"), 1)}}, t.around("a")]
 for value in values:
     print(t.of_argument(value))
 for code in (t.of, t.Scale, t.defined("def f(x): return x in {{'a', 'b', 'c'}}"), lambda x: t.of(x)):
     print(t.of_code(code))
+print(t.of_code(t.defined(t.HELPERS)), t.of_code(t.Wrapping(t.of, 2)))
 """
 
 
@@ -285,6 +484,6 @@ def test_another_process_says_the_same():
             timeout=60,
             env={**os.environ, "PYTHONHASHSEED": seed},
         )
-        assert len(set(done.stdout.split())) == 9
+        assert len(set(done.stdout.split())) == 14
         said.add(done.stdout)
     assert len(said) == 1

@@ -277,7 +277,7 @@ def _by_duration(dag: DAG, records: Mapping[Hashable, FunctionRecord]) -> Colour
         if record is not None and record.duration is not None:
             took[id] = max(0.0, record.duration)
     shortest, longest = min(took.values(), default=0.0), max(took.values(), default=0.0)
-    # Steps of equal ratio, since durations differ by orders of magnitude; down to a thousandth of the longest.
+    # Steps of equal ratio, since durations differ by orders of magnitude; down to 1/1000 of the longest.
     low = max(shortest, longest / 1000)
     steps = len(SHADES) if longest > 1.5 * low else 1
     limits = [low * (longest / low) ** ((n + 1) / steps) for n in range(steps - 1)] if longest else []

@@ -33,13 +33,13 @@ def missing(package: str) -> ImportError:
 
 
 def missing_program() -> Exception:
-    """The error where the Python package is there and Graphviz itself is not: graphviz's own, that says so."""
+    """Graphviz's own error, which says that the package is there and the program is not."""
     import graphviz
 
     error: Exception = graphviz.ExecutableNotFound(["dot"])
     error.args = (
-        "the program `dot` of Graphviz is needed to draw, and it is not on the PATH: apt-get install graphviz,"
-        " brew install graphviz, or conda install graphviz. (The extra handoff-dask[display] brings only the"
+        "the program `dot` of Graphviz is needed to draw, and it is not on the PATH: apt-get install"
+        " graphviz, brew install graphviz, or conda install graphviz. (The extra handoff-dask[display] brings only the"
         " Python package graphviz, which calls it.) to_mermaid() needs neither",
     )
     return error
@@ -175,8 +175,6 @@ def _legend(colours: Colouring, inline: bool) -> str:
         for c in colours.legend
     )
     if inline:
-        rows += (
-            '<tr><td>- - -</td><td align="left">inline: evaluated in each function that needs it</td></tr>'
-        )
+        rows += '<tr><td>- - -</td><td align="left">inline: evaluated inside what needs it</td></tr>'
     title = f'<tr><td colspan="2" align="left"><b>{escape(colours.title)}</b></td></tr>'
     return f'<<table border="0" cellborder="0" cellspacing="4">{title}{rows}</table>>'

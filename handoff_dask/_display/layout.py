@@ -6,6 +6,7 @@ K. Sugiyama, S. Tagawa, M. Toda: Methods for visual understanding of hierarchica
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 #: Distance between boxes of a layer, between lines that pass, and between layers.
@@ -87,7 +88,7 @@ def layout(sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]
             rows[at].append(dummy)
             chain.append(dummy)
         chain.append(high)
-        for upper, lower in zip(chain, chain[1:], strict=False):
+        for upper, lower in pairwise(chain):
             below[upper].append(lower)
             above[lower].append(upper)
         chains.append(chain if (low, high) == (a, b) else chain[::-1])
@@ -141,7 +142,7 @@ def _places(
     offsets = []
     for row in rows:
         offset, at = [0.0], 0.0
-        for left, right in zip(row, row[1:], strict=False):
+        for left, right in pairwise(row):
             gap = GAP if left < boxes or right < boxes else LINE
             at += widths[left] / 2 + gap + widths[right] / 2
             offset.append(at)

@@ -66,6 +66,7 @@ def _svg(drawn: Outline, colours: Colouring | None) -> str:
     sizes = [(max(map(len, text)) * CHARACTER + 18, len(text) * LINE + 11) for text in lines]
     places = layout(sizes, drawn.edges)
     parts = [_edge(path) for path in places.paths]
+    dashes, bold = " stroke-dasharray='4 3'", " font-weight='bold'"
     for box, text, (width, height), (x, y) in zip(drawn.boxes, lines, sizes, places.centres, strict=True):
         colour = "currentColor"
         opacity = "0"
@@ -75,7 +76,7 @@ def _svg(drawn: Outline, colours: Colouring | None) -> str:
         left, top = x - width / 2, y - height / 2
         frame = (
             f"width='{width:.0f}' height='{height:.0f}' rx='5' fill='{colour}' fill-opacity='{opacity}'"
-            f" stroke='{colour}'{' stroke-dasharray="4 3"' if box.inline else ''}"
+            f" stroke='{colour}'{dashes if box.inline else ''}"
         )
         if len(box.functions) > 1:  # a pile
             parts.append(
@@ -83,14 +84,13 @@ def _svg(drawn: Outline, colours: Colouring | None) -> str:
                 f" fill='none' stroke='{colour}' stroke-opacity='.6'/>"
             )
         spans = "".join(
-            f"<tspan x='{x:.1f}' dy='{LINE if i else 0:.0f}'{' font-weight="bold"' if not i else ''}>"
-            f"{escape(line) or ' '}</tspan>"
+            f"<tspan x='{x:.1f}' dy='{LINE if i else 0:.0f}'{'' if i else bold}>{escape(line) or ' '}</tspan>"
             for i, line in enumerate(text)
         )
         parts.append(
             f"<g><title>{escape(chr(10).join(box.lines)[:500])}</title>"
             f"<rect x='{left:.1f}' y='{top:.1f}' {frame}/>"
-            f"<text x='{x:.1f}' y='{top + LINE:.1f}' text-anchor='middle' fill='currentColor'>{spans}</text></g>"
+            f"<text y='{top + LINE:.1f}' text-anchor='middle' fill='currentColor'>{spans}</text></g>"
         )
     width, height = places.width + 16, places.height + 16
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from handoff_dask._display.timeline import Timeline
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """Results, allocations and records of a finished run.
 
@@ -63,7 +64,22 @@ class Result:
 
         return timeline_of(f"run of DAG {self.dag_id!r}", self.records, other)
 
+    def __repr__(self) -> str:
+        # A notebook stores it with every cell that shows it, so a result of many functions is cut short.
+        return (
+            f"<Result of DAG {self.dag_id!r} in {self.elapsed:.3g} s: {len(self.results):,d} results,"
+            f" {_first(self.results)}; {len(self.allocations):,d} allocations, {_first(self.allocations)}>"
+        )
+
     def _repr_html_(self) -> str:
         from handoff_dask._display import html
 
         return html.result(self)
+
+
+def _first(mapping: Mapping[Hashable, Any]) -> str:
+    """The first items of a mapping."""
+    short = reprlib.Repr()
+    short.maxother = short.maxstring = 40
+    shown = [f"{short.repr(id)}: {short.repr(mapping[id])}" for id, _ in zip(mapping, range(4), strict=False)]
+    return "{" + ", ".join([*shown, *["..."] * (len(mapping) > len(shown))]) + "}"

@@ -39,8 +39,8 @@ def missing_program() -> Exception:
     error: Exception = graphviz.ExecutableNotFound(["dot"])
     error.args = (
         "the program `dot` of Graphviz is needed to draw, and it is not on the PATH: apt-get install"
-        " graphviz, brew install graphviz, or conda install graphviz. (The extra handoff-dask[display] brings only the"
-        " Python package graphviz, which calls it.) to_mermaid() needs neither",
+        " graphviz, brew install graphviz, or conda install graphviz. (The extra handoff-dask[display] brings"
+        " only the Python package graphviz, which calls it.) to_mermaid() needs neither",
     )
     return error
 

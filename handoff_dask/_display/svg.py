@@ -7,7 +7,11 @@ from html import escape
 from handoff_dask._display.colouring import Colouring, colouring
 from handoff_dask._display.groups import Box, Outline, compact
 from handoff_dask._display.layout import layout
+from handoff_dask._display.markup import swatch
 from handoff_dask._model.dag import DAG
+
+#: Most functions that are looked at for what is alike, since a picture should be there at once.
+MOST_FUNCTIONS = 20_000
 
 #: Most boxes of a picture.
 MOST = 60
@@ -32,6 +36,8 @@ def drawing(dag: DAG) -> str:
     """
     if not len(dag):
         return ""
+    if len(dag) > MOST_FUNCTIONS:
+        return "<p>not drawn here since it is large: <code>visualize()</code> draws it</p>"
     drawn = compact(dag, MOST)
     if len(drawn.edges) > MOST_EDGES:
         return f"<p>not drawn: {len(drawn.edges):,d} dependencies between what is alike</p>"
@@ -46,14 +52,6 @@ def legend(colours: Colouring) -> str:
         for c in colours.legend
     )
     return f"<p style='font-size:90%'>{escape(colours.title)}: {entries}</p>"
-
-
-def swatch(colour: str) -> str:
-    """A little square of a colour."""
-    return (
-        f"<span style='display:inline-block;width:.8em;height:.8em;border:1px solid {colour};"
-        f"background:{colour}80'></span>"
-    )
 
 
 def _lines(box: Box) -> list[str]:

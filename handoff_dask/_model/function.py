@@ -161,6 +161,11 @@ class Function:
             shown.append(f"{f.name}={code_name(value) if f.name == 'code' else repr(value)}")
         return f"Function({', '.join(shown)})"
 
+    def _repr_html_(self) -> str:
+        from handoff_dask._display import html
+
+        return html.function(self)
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Transfer(Function):

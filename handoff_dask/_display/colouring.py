@@ -8,7 +8,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from handoff_dask._display.groups import Box, pin_text
-from handoff_dask._display.timeline import COLOURS, OTHERS, seconds
+from handoff_dask._display.text import time_text
+from handoff_dask._display.timeline import COLOURS, OTHERS
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function
 from handoff_dask._model.records import FunctionRecord
@@ -281,10 +282,10 @@ def _by_duration(dag: DAG, records: Mapping[Hashable, FunctionRecord]) -> Colour
     low = max(shortest, longest / 1000)
     steps = len(SHADES) if longest > 1.5 * low else 1
     limits = [low * (longest / low) ** ((n + 1) / steps) for n in range(steps - 1)] if longest else []
-    names = [f"up to {seconds(limit)}" for limit in limits]
-    names.append(f"up to {seconds(longest)}")
+    names = [f"up to {time_text(limit)}" for limit in limits]
+    names.append(f"up to {time_text(longest)}")
     shade = SHADES if steps > 1 else SHADES[2:3]
-    first = {}
+    first: dict[str, Category] = {}
     for name, fill in zip(names, shade, strict=False):
         first.setdefault(name, Category(name, "#1f5f93", fill))
 
@@ -299,8 +300,8 @@ def _by_duration(dag: DAG, records: Mapping[Hashable, FunctionRecord]) -> Colour
         if not times:
             return ""
         if len(times) == 1:
-            return seconds(times[0])
-        return f"{seconds(times[0])} to {seconds(times[-1])}, median {seconds(median(times))}"
+            return time_text(times[0])
+        return f"{time_text(times[0])} to {time_text(times[-1])}, median {time_text(median(times))}"
 
     categories = list(first.values()) if took else []
     if len(took) < len(dag):

@@ -115,7 +115,7 @@ def visualize(
     if filename is not None and shutil.which("dot") is None:
         raise missing_program()
 
-    class Drawing(graphviz.Digraph):  # type: ignore[misc]
+    class Drawing(graphviz.Digraph):
         """The drawing, which says in a notebook what is missing where it cannot be shown."""
 
         def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from handoff_dask._model.dag import DAG
@@ -11,6 +12,9 @@ from handoff_dask._model.resources import format_amounts
 
 #: Functions that are alike are one box when there are at least so many.
 COLLAPSE = 10
+
+#: Boxes up to which a notebook shows functions one by one rather than in groups of fewer than that.
+AT_A_GLANCE = 24
 
 #: Passes over the graph, there and back, after which functions that were not told apart count as alike.
 #: Two or three are usual; more are needed only where hardly anything is alike.
@@ -70,8 +74,8 @@ def compact(dag: DAG, most: int) -> Outline:
     functions, inputs = _graph(dag)
     looks = [_looks(f, dag) for f in functions]
     alike = _alike(inputs, looks)
-    for least in (COLLAPSE, 2):
-        if _count(alike, least) <= most:
+    for least, limit in ((COLLAPSE, min(most, AT_A_GLANCE)), (2, most)):
+        if _count(alike, least) <= limit:
             return _boxes(dag, functions, inputs, alike, least)
     # Alike by themselves, wherever they are in the graph.
     alike, _ = _numbered(looks)
@@ -131,8 +135,8 @@ def _looks(f: Function, dag: DAG) -> tuple[Hashable, ...]:
 
 def _code(f: Function) -> Hashable:
     """The same for the same code; two lambdas are told apart, closures of one function are not."""
-    code = f.code
-    while type(code).__name__ == "partial" and hasattr(code, "func"):
+    code: Any = f.code
+    while isinstance(code, partial):
         code = code.func
     return (code_name(f.code), getattr(code, "__code__", None)) if f.code is not None else None
 

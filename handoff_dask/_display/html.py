@@ -22,9 +22,9 @@ from handoff_dask._display.text import (
     cut,
     name_text,
     size_text,
+    time_text,
     value_text,
 )
-from handoff_dask._display.timeline import seconds
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function, code_name
 from handoff_dask._model.resources import THREADS
@@ -168,7 +168,8 @@ def nodes(nodes: Mapping[Any, Mapping[str, float]]) -> str:
 def schedule(schedule: Schedule) -> str:
     """A simulation: how long it takes, what bounds it, and how full the nodes are."""
     bound = max(schedule.bounds, key=lambda name: schedule.bounds[name], default="")
-    above = schedule.makespan / schedule.lower_bound - 1 if schedule.lower_bound else 0.0
+    share = schedule.makespan / schedule.lower_bound - 1 if schedule.lower_bound else 0.0
+    above = f", this one is {share:.1%} above" if share >= 0.001 else ""
     run_on = Counter(schedule.allocations.values())
     utilisation = schedule.utilisation
     names = list(dict.fromkeys(name for shares in utilisation.values() for name in shares))[:RESOURCES]
@@ -182,9 +183,8 @@ def schedule(schedule: Schedule) -> str:
     )
     return (
         f"<p><b>Schedule of DAG {escape(value_text(schedule.dag_id))}</b>:"
-        f" {_count(len(schedule.records), 'function')} in {seconds(schedule.makespan)};"
-        f" no schedule is shorter than {seconds(schedule.lower_bound)}"
-        f" ({escape(bound)}), which this is {above:.0%} above</p>"
+        f" {_count(len(schedule.records), 'function')} in {time_text(schedule.makespan)};"
+        f" no schedule is shorter than {time_text(schedule.lower_bound)} ({escape(bound)}){above}</p>"
         + table(("node", "functions", *(f"{r} in use" for r in names)), rows, len(utilisation))
     )
 
@@ -202,7 +202,7 @@ def head_of(run: Run) -> str:
     """How a run stands, in words."""
     return (
         f"<b>Run {escape(run.id)}</b> of DAG {escape(value_text(run.dag.id))}: {escape(run.status)},"
-        f" {len(run.results):,d} of {len(run.futures):,d} results, {seconds(run.elapsed)}"
+        f" {len(run.results):,d} of {len(run.futures):,d} results, {time_text(run.elapsed)}"
     )
 
 
@@ -218,10 +218,10 @@ def result(result: Result) -> str:
 
     def row(id: Hashable, record: FunctionRecord) -> tuple[Any, ...]:
         value = value_text(result.results[id]) if id in result.results else ""
-        return (id, record.node, len(record.attempts), _seconds(record.duration), value)
+        return (id, record.node, len(record.attempts), time_text(record.duration), value)
 
     rows = (row(id, record) for id, record in records.items())  # made only as far as shown
-    head = f"<p><b>Result of DAG {escape(value_text(result.dag_id))}</b>: {seconds(result.elapsed)}"
+    head = f"<p><b>Result of DAG {escape(value_text(result.dag_id))}</b>: {time_text(result.elapsed)}"
     counts = [_count(len(records), "function"), _count(len(result.results), "value")]
     if result.restored:
         counts.append(f"{len(result.restored):,d} from a checkpoint")
@@ -233,10 +233,6 @@ def result(result: Result) -> str:
         + table(("function", "node", "attempts", "time", "value"), rows, len(records))
         + (table(("node", "functions", ""), ran, len(placed)) if len(placed) > 1 else "")
     )
-
-
-def _seconds(value: float | None) -> str:
-    return "" if value is None else seconds(value)
 
 
 @never_raises
@@ -258,8 +254,8 @@ def records(records: Mapping[Hashable, FunctionRecord]) -> str:
             record.status,
             "" if record.node is None else record.node,
             len(record.attempts),
-            _seconds(started),
-            _seconds(record.duration),
+            time_text(started),
+            time_text(record.duration),
             amounts_text({name: n for name, n in record.cost.items() if name != THREADS}),
             devices,
             size_text(record.nbytes),

@@ -28,7 +28,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]], total: int) -> str
     for _, row in zip(range(SHOWN), rows, strict=False):
         body += "<tr>" + "".join(map(cell, row)) + "</tr>"
     more = f"<p>and {total - SHOWN:,d} more</p>" if total > SHOWN else ""
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{more}"
+    return f"<table style='color:inherit'><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 
 class Markup(str):

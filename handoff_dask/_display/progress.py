@@ -55,7 +55,7 @@ def line_of(progress: Progress) -> str:
     parts = [
         f"{progress.finished:,d} of {progress.total:,d} finished",
         *others_of(progress),
-        f"{progress.elapsed:.1f} s" if progress.elapsed < 120 else seconds(progress.elapsed),
+        _elapsed(progress),
     ]
     if left := left_of(progress):
         parts.append(left)
@@ -69,10 +69,17 @@ def others_of(progress: Progress) -> list[str]:
         for state, n in progress.counts.items()
         if n and state not in ("finished", "waiting")
     ]
+    return found + _retries(progress)
+
+
+def _retries(progress: Progress) -> list[str]:
+    """Attempts that came to nothing, as far as the function was tried again."""
     retried = progress.tries - progress.counts.get("failed", 0)
-    if retried > 0:
-        found.append(f"{retried:,d} {'retry' if retried == 1 else 'retries'}")
-    return found
+    return [f"{retried:,d} {'retry' if retried == 1 else 'retries'}"] if retried > 0 else []
+
+
+def _elapsed(progress: Progress) -> str:
+    return f"{progress.elapsed:.1f} s" if progress.elapsed < 120 else seconds(progress.elapsed)
 
 
 def left_of(progress: Progress) -> str:
@@ -271,8 +278,15 @@ class NotebookProgress:
 def html_of(title: str, progress: Progress, troubles: list[str]) -> str:
     """The bar, the nodes, and what failed; in the colours of the page."""
     head = f"<b>{escape(title)}</b> " if title else ""
-    line = escape(line_of(progress))
-    shown = f"<p>{head}{_states(progress)}<br>{line}</p>"
+    parts = [
+        f"{progress.finished:,d} of {progress.total:,d} finished",
+        *_retries(progress),
+        _elapsed(progress),
+    ]
+    if left := left_of(progress):
+        parts.append(left)
+    stand = states(progress.counts, progress.total)
+    shown = f"<p>{head}{escape(', '.join(parts))}<br>{stand}</p>"
     nodes = "".join(
         f"<tr><td style='text-align:left'>{escape(name_text(node.name))}</td>"
         f"<td style='text-align:left'>{bar([(busy_share(node), BUSY)], '8em')}</td>"
@@ -282,9 +296,5 @@ def html_of(title: str, progress: Progress, troubles: list[str]) -> str:
     if progress.more_nodes:
         nodes += f"<tr><td colspan='3'>and {progress.more_nodes:,d} more nodes</td></tr>"
     if nodes:
-        shown += f"<table><tbody>{nodes}</tbody></table>"
+        shown += f"<table style='color:inherit'><tbody>{nodes}</tbody></table>"
     return shown + "".join(f"<div>&#10007; {escape(line)}</div>" for line in troubles)
-
-
-def _states(progress: Progress) -> str:
-    return states(progress.counts, progress.total)

@@ -7,6 +7,8 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+from handoff_dask._display.timeline import seconds
+
 #: Characters of a value that are shown.
 CHARACTERS = 80
 
@@ -95,6 +97,15 @@ def amount_text(amount: Any) -> str:
 def amounts_text(amounts: Mapping[Any, Any]) -> str:
     """``cpu 2, memory 8,192``."""
     return ", ".join(f"{name_text(name)} {amount_text(amount)}" for name, amount in amounts.items())
+
+
+def time_text(value: Any) -> str:
+    """Seconds as people read them, also short ones."""
+    if not isinstance(value, (int, float)):
+        return ""
+    if value >= 1 or value <= 0:
+        return seconds(value)
+    return f"{value * 1e3:.3g} ms" if value >= 0.001 else f"{value * 1e6:.3g} \u00b5s"
 
 
 def size_text(nbytes: Any) -> str:

@@ -264,7 +264,9 @@ def _needs(first: Function, functions: Sequence[Function]) -> list[str]:
     if isinstance(first.node, Collocated):
         beside = first.node.id
         same = all(isinstance(f.node, Collocated) and f.node.id == beside for f in functions)
-        lines.append(f"beside {beside}" if same else f"each beside its own, such as {_short(beside)}")
+        last = functions[-1].node
+        others = f" … {_short(last.id)}" if isinstance(last, Collocated) and not same else ""
+        lines.append(f"beside {_short(beside)}{others}")
     elif first.node is not None:
         lines.append(f"on {pin_text(first.node)}")
     return lines

@@ -78,8 +78,8 @@ def _svg(drawn: Outline, colours: Colouring | None) -> str:
         )
         if len(box.functions) > 1:  # a pile
             parts.append(
-                f"<rect x='{left + 4:.1f}' y='{top + 4:.1f}' width='{width:.0f}' height='{height:.0f}' rx='5'"
-                f" fill='none' stroke='{colour}' stroke-opacity='.6'/>"
+                f"<path d='M{left + width:.1f},{top + 4:.1f}h4v{height:.0f}h-{width:.0f}v-4' fill='none'"
+                f" stroke='{colour}'/>"
             )
         spans = "".join(
             f"<tspan x='{x:.1f}' dy='{LINE if i else 0:.0f}'{'' if i else bold}>{escape(line) or ' '}</tspan>"

@@ -156,16 +156,18 @@ def test_a_notebook_shows_it_in_one_place(monkeypatch):
     made = []
 
     class Handle:
-        def update(self, value):
+        def update(self, value, raw):
+            assert raw
             made.append(value)
 
-    def display(value, display_id):
+    def display(value, raw, display_id):
+        assert raw
         assert display_id
         made.append(value)
         return Handle()
 
     module = types.ModuleType("IPython.display")
-    module.HTML, module.display = str, display
+    module.display = display
     kernel = types.ModuleType("IPython")
     kernel.get_ipython = type("ZMQInteractiveShell", (), {})
     kernel.display = module
@@ -178,8 +180,9 @@ def test_a_notebook_shows_it_in_one_place(monkeypatch):
         notebook.update(of(20, n, {"finished": n}, troubles=(trouble,), nodes=(NODE,)))
     notebook.close()
     assert len(made) == 13
-    assert made[-1].count("&#10007;") == NotebookProgress.KEPT
-    assert "11 of 20 finished" in made[-1]
+    assert made[-1]["text/html"].count("&#10007;") == NotebookProgress.KEPT
+    assert "11 of 20 finished" in made[-1]["text/html"]
+    assert made[-1]["text/plain"] == "run: 11 of 20 finished, 11.0 s"
 
 
 def test_html_is_escaped():

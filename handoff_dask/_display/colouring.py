@@ -30,7 +30,7 @@ STATES = {
 }
 
 #: Fills of durations, from short to long: black text can be read on each, and they differ in brightness.
-SHADES = ("#f3f8fd", "#cfe3f4", "#9fc9ea", "#67a9da", "#358cc8")
+SHADES = ("#f3f8fd", "#d6e8f8", "#b0d4f1", "#85bce9", "#5aa7e0")
 
 #: The best known resources look the same in every drawing.
 RESOURCES = {"cpu": COLOURS[0], "memory": COLOURS[2], "gpu": COLOURS[1]}

@@ -13,11 +13,11 @@ from handoff_dask._model.dag import DAG
 #: Most functions that are looked at for what is alike, since a picture should be there at once.
 MOST_FUNCTIONS = 20_000
 
-#: Most boxes of a picture.
-MOST = 60
+#: Most boxes of a picture, and of one whose edges would be a blot.
+MOST = (60, 20, 10)
 
-#: Most edges: beyond, a picture is a blot, and takes long.
-MOST_EDGES = 600
+#: Most edges of a picture.
+MOST_EDGES = 150
 
 #: Most characters of a line in a box.
 CHARACTERS = 30
@@ -38,9 +38,10 @@ def drawing(dag: DAG) -> str:
         return ""
     if len(dag) > MOST_FUNCTIONS:
         return "<p>not drawn here since it is large: <code>visualize()</code> draws it</p>"
-    drawn = compact(dag, MOST)
-    if len(drawn.edges) > MOST_EDGES:
-        return f"<p>not drawn: {len(drawn.edges):,d} dependencies between what is alike</p>"
+    for most in MOST:
+        drawn = compact(dag, most)
+        if len(drawn.edges) <= MOST_EDGES:
+            break
     colours = colouring(dag, "cost", None)
     return _svg(drawn, colours) + ("" if colours is None else legend(colours))
 
@@ -102,16 +103,16 @@ def _svg(drawn: Outline, colours: Colouring | None) -> str:
 def _edge(path: list[tuple[float, float]]) -> str:
     """A curve through the points, which come from above, and the head of an arrow."""
     x, y = path[0]
-    curve = f"M{x:.1f},{y:.1f}"
+    curve = f"M{x:.0f},{y:.0f}"
     for at, (to_x, to_y) in enumerate(path[1:], 1):
         if at % 2:  # between layers
             middle = (y + to_y) / 2
-            curve += f"C{x:.1f},{middle:.1f} {to_x:.1f},{middle:.1f} {to_x:.1f},{to_y:.1f}"
+            curve += f"C{x:.0f},{middle:.0f} {to_x:.0f},{middle:.0f} {to_x:.0f},{to_y:.0f}"
         else:
-            curve += f"L{to_x:.1f},{to_y:.1f}"
+            curve += f"L{to_x:.0f},{to_y:.0f}"
         x, y = to_x, to_y
     back = 6 if path[-1][1] >= path[-2][1] else -6
-    head = f"M{x:.1f},{y:.1f}l-3.2,{-back}h6.4z"
+    head = f"M{x:.0f},{y:.0f}l-3.2,{-back}h6.4z"
     return (
         f"<path d='{curve}' fill='none' stroke='currentColor' stroke-opacity='.55'/>"
         f"<path d='{head}' fill='currentColor' fill-opacity='.7'/>"

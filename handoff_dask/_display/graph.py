@@ -176,7 +176,5 @@ def _legend(colours: Colouring, inline: bool) -> str:
     )
     if inline:
         rows += '<tr><td>- - -</td><td align="left">inline: evaluated inside what needs it</td></tr>'
-    # A table of its own, so that the title does not stretch the little areas.
-    entries = f'<table border="0" cellborder="0" cellspacing="4">{rows}</table>'
-    title = f'<tr><td align="left"><b>{escape(colours.title)}</b></td></tr>'
-    return f'<<table border="0" cellborder="0">{title}<tr><td align="left">{entries}</td></tr></table>>'
+    title = f'<tr><td colspan="2" align="left"><b>{escape(colours.title)}</b></td></tr>'
+    return f'<<table border="0" cellborder="0" cellspacing="4">{title}{rows}</table>>'

@@ -152,6 +152,23 @@ def test_watching_does_not_keep_a_run(client):
     door.open()
 
 
+def test_whoever_has_waited_finds_the_end_shown(client, monkeypatch):
+    """Also where the scheduler takes its time to answer: a cell that is over is saved as it is."""
+    run = submit(dag_of(Function("f", identity, extra_args=[1])), client)
+    original = run._progress
+
+    async def slow(seen):
+        await asyncio.sleep(0.2)
+        return await original(seen)
+
+    monkeypatch.setattr(run, "_progress", slow)
+    seen = Seen()
+    follow_soon(run, seen)
+    assert run.wait(20)
+    assert seen.closed == 1
+    assert seen.updates[-1].finished == 1
+
+
 def test_waiting_for_a_run_is_not_kept_up_by_a_picture(client, monkeypatch):
     """The scheduler does not answer whoever watches: that does not concern whoever waits."""
     run = submit(dag_of(Function("f", identity, extra_args=[1])), client)

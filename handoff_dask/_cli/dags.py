@@ -10,7 +10,7 @@ import click
 from handoff_dask._cli.errors import ExitCode, Failure, debug_option
 from handoff_dask._cli.loading import load_dag
 from handoff_dask._cli.output import count, only_ours, table
-from handoff_dask._display.graph import cost_text
+from handoff_dask._display.groups import cost_text
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function, code_name
 from handoff_dask._model.shown import plain

@@ -11,7 +11,7 @@ from handoff_dask._cli.errors import debug_option
 from handoff_dask._cli.output import table
 from handoff_dask._cli.run import function_table
 from handoff_dask._client.execute import execute
-from handoff_dask._display.graph import cost_text
+from handoff_dask._display.groups import cost_text
 from handoff_dask._display.words import seconds
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function

@@ -12,6 +12,15 @@ from handoff_dask._model.resources import parse_amounts
 from handoff_dask.exceptions import NodeNotFoundError
 
 
+class Nodes(dict[Any, dict[str, float]]):
+    """Node name → resource → amount: a dict that notebooks show as a table."""
+
+    def _repr_html_(self) -> str:
+        from handoff_dask._display import html
+
+        return html.nodes(self)
+
+
 def discover_nodes(client: Any = None) -> Any:
     """The nodes of the cluster and what they have.
 
@@ -25,7 +34,7 @@ def discover_nodes(client: Any = None) -> Any:
     dict
         Node name → resource → amount, ordered by name: ``cpu`` in cores, ``memory`` in MB, ``gpu`` in
         devices. What a worker declares wins over what it is seen to have. With an asynchronous client an
-        awaitable of it.
+        awaitable of it. A notebook shows it as a table.
 
     Raises
     ------
@@ -35,8 +44,9 @@ def discover_nodes(client: Any = None) -> Any:
     return ask(client, _discover)
 
 
-async def _discover(client: Client) -> dict[Any, dict[str, float]]:
-    return {node["name"]: dict(node["capacity"]) for node in await client.scheduler.handoff_nodes()}
+async def _discover(client: Client) -> Nodes:
+    found = await client.scheduler.handoff_nodes()
+    return Nodes({node["name"]: dict(node["capacity"]) for node in found})
 
 
 def register_node(name: Any, capacity: Mapping[str, Any], client: Any = None) -> Any:

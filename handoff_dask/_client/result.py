@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from handoff_dask._model.records import FunctionRecord
-from handoff_dask._model.shown import shown
 
 if TYPE_CHECKING:
     from handoff_dask._display.timeline import Timeline
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """Results, allocations and records of a finished run.
 
@@ -65,8 +64,15 @@ class Result:
         return timeline_of(f"run of DAG {self.dag_id!r}", self.records, other)
 
     def __repr__(self) -> str:
-        parts = (f"{f.name}={shown(getattr(self, f.name))}" for f in fields(self) if f.repr)
-        return f"Result({', '.join(parts)})"
+        # A notebook stores it with every cell that shows it, so a result of many functions is cut short.
+        from handoff_dask._display.text import value_text
+        from handoff_dask._display.words import seconds
+
+        results, allocations = value_text(dict(self.results)), value_text(dict(self.allocations))
+        return (
+            f"<Result of DAG {value_text(self.dag_id)} in {seconds(self.elapsed)}:"
+            f" results {results}, allocations {allocations}>"
+        )
 
     def _repr_html_(self) -> str:
         from handoff_dask._display import html

@@ -23,6 +23,7 @@ from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
 from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
 from handoff_dask._model.dag import DAG
+from handoff_dask._model.progress import Progress
 from handoff_dask._model.records import Event, Records, Row, events_of, inputs_by_id
 from handoff_dask._model.shown import shown
 from handoff_dask._scheduling.runs import ENDED
@@ -88,6 +89,8 @@ class Run:
         self._history = history
         self._recording: asyncio.Task[None] | None = None
         self._timed_out: float | None = None
+        self._seen: Progress | None = None
+        self._followers: set[asyncio.Task[None]] = set()
         weakref.finalize(self, drop, weakref.ref(client), self.id)
 
     # ------------------------------------------------------------------ starting (on the event loop)
@@ -197,6 +200,11 @@ class Run:
 
         return html.run(self)
 
+    def _ipython_display_(self) -> None:
+        from handoff_dask._display import live
+
+        live.show(self)
+
     # ------------------------------------------------------------------ waiting
 
     def wait(self, timeout: float | None = None) -> Any:
@@ -226,6 +234,8 @@ class Run:
             if not self._ended.is_set() and self._client.status in ("closing", "closed"):
                 self._finish("cancelled")
         await self._recorded()
+        if self._followers:  # what a notebook shows of it, is the end; but nobody waits long for a picture
+            await asyncio.wait(self._followers, timeout=1)
         return True
 
     async def _started(self) -> None:

@@ -153,6 +153,11 @@ class Schedule:
             f" lower bound {self.lower_bound:.4g} s>"
         )
 
+    def _repr_html_(self) -> str:
+        from handoff_dask._display import html
+
+        return html.schedule(self)
+
 
 def simulate(
     dag: DAG,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import asyncio
+import contextlib
+import contextvars
+import weakref
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 from handoff_dask._client.run import Run
@@ -10,6 +14,9 @@ from handoff_dask._model.progress import NodeLoad, Progress, Trouble
 
 #: Seconds between two looks at a run.
 INTERVAL = 0.25
+
+#: Seconds between two looks at a run that goes on for long, and that nobody need look at.
+SLOW = 2.0
 
 
 class Display(Protocol):
@@ -35,6 +42,50 @@ async def watch(run: Run, timeout: float | None, display: Display) -> bool:
             display.update(progress)
             if ended or left < INTERVAL:
                 return ended
+    finally:
+        display.close()
+
+
+def follow_soon(run: Run, display: Display) -> None:
+    """Show how far a run is until it has ended, in the background. From any thread; returns at once."""
+    reference = weakref.ref(run)
+
+    def start() -> None:
+        followed = reference()
+        if followed is None:
+            return
+        # In no context: what a notebook notes in one is the cell that was running, which may be over.
+        task = asyncio.get_running_loop().create_task(
+            _follow(reference, display), context=contextvars.Context()
+        )
+        followed._followers.add(task)
+        task.add_done_callback(followed._followers.discard)
+
+    with contextlib.suppress(RuntimeError):  # the loop is closed: so is the client, and the run has ended
+        run._client.loop.add_callback(start)
+
+
+async def _follow(reference: Callable[[], Run | None], display: Display) -> None:
+    """Look at a run now and then, without keeping it, and once more when it has ended."""
+    seen = 0
+    try:
+        while (run := reference()) is not None:
+            with contextlib.suppress(Exception):  # whoever waits for the run is told
+                await run._started()
+            ended = run.done()
+            answer: dict[str, Any] = {}
+            with contextlib.suppress(OSError):  # the connection is gone: then the client is soon closed
+                answer = await run._progress(seen)
+            if answer:
+                run._seen = progress_of(answer, run._compiled.ids, run.elapsed)
+                seen = run._seen.tries
+                display.update(run._seen)
+            if ended:
+                return
+            event, pause = run._ended, min(SLOW, max(INTERVAL, run.elapsed / 40))
+            del run
+            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                await asyncio.wait_for(event.wait(), pause)
     finally:
         display.close()
 

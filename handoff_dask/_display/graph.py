@@ -3,44 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable
+import shutil
+from html import escape
 from typing import TYPE_CHECKING, Any
 
+from handoff_dask._display.colouring import Colouring, colouring
+from handoff_dask._display.groups import COLLAPSE, Box, outline
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.function import Collocated, Function, Transfer, code_name
-from handoff_dask._model.resources import format_amounts
-from handoff_dask._model.shown import plain, shown
 
 if TYPE_CHECKING:
     import networkx
 
+#: What a group of several categories shows of each at least.
+STRIPE = 0.04
+
+#: Names of the directions of a drawing.
+DIRECTIONS = ("TB", "LR", "BT", "RL")
+
 
 def missing(package: str) -> ImportError:
     """The error for an optional dependency that is not there."""
-    return ImportError(f"{package} is needed for this: pip install 'handoff-dask[display]'")
+    text = f"{package} is needed for this: pip install 'handoff-dask[display]'"
+    if package == "graphviz":
+        text += (
+            ". Drawing also takes the program `dot` of Graphviz, which is no Python package: apt-get install"
+            " graphviz, brew install graphviz, or conda install graphviz. to_mermaid() needs neither"
+        )
+    return ImportError(text)
 
 
-def cost_text(cost: Any) -> str:
-    """A cost in short; one that is no cost as it is, since an invalid DAG can be shown too."""
-    try:
-        return format_amounts({name: float(amount) for name, amount in cost.items()})
-    except (AttributeError, TypeError, ValueError, OverflowError):
-        return shown(cost)
+def missing_program() -> Exception:
+    """Graphviz's own error, which says that the package is there and the program is not."""
+    import graphviz
 
-
-def label_of(f: Function) -> str:
-    """Text of a function in a drawing: id, then cost and pin where it has them."""
-    # A serializer's own name says more than its id, which repeats those of its neighbours.
-    lines = [f"{f.id[0]}: {code_name(f.code)}" if isinstance(f, Transfer) else str(f.id)]  # type: ignore[index]
-    if f.cost:
-        lines.append(cost_text(f.cost))
-    if isinstance(f.node, Collocated):
-        if not isinstance(f, Transfer):
-            lines.append(f"beside {f.node.id}")
-    elif f.node is not None:
-        names = f.node if isinstance(f.node, tuple) else (f.node,)
-        lines.append("on " + " or ".join(map(plain, names)))
-    return "\n".join(lines)
+    error: Exception = graphviz.ExecutableNotFound(["dot"])
+    error.args = (
+        "the program `dot` of Graphviz is needed to draw, and it is not on the PATH: apt-get install"
+        " graphviz, brew install graphviz, or conda install graphviz. (The extra handoff-dask[display] brings"
+        " only the Python package graphviz, which calls it.) to_mermaid() needs neither",
+    )
+    return error
 
 
 #: Characters that mean something to Mermaid or to the page around it, as its entities.
@@ -49,18 +51,33 @@ _MERMAID = str.maketrans(
 )
 
 
-def to_mermaid(dag: DAG) -> str:
+def to_mermaid(
+    dag: DAG, *, color: str | None = None, records: Any = None, collapse: int | None = COLLAPSE
+) -> str:
     """The DAG as a Mermaid flowchart; inline functions are drawn rounded and dashed."""
-    number: dict[Hashable, int] = {id: n for n, id in enumerate(dag)}
+    colours = colouring(dag, color, records)
+    boxes, edges = outline(dag, collapse)
     lines = ["flowchart TD"]
-    for id, n in number.items():
-        text = label_of(dag[id]).translate(_MERMAID)
-        left, right = ("(", ")") if dag[id].type == "inline" else ("[", "]")
+    for n, box in enumerate(boxes):
+        text = "\n".join(box.lines if colours is None else colours.lines(box)).translate(_MERMAID)
+        left, right = ("(", ")") if box.inline else ("[", "]")
         lines.append(f'    f{n}{left}"{text}"{right}')
-    for id, n in number.items():
-        lines.extend(f"    f{number[d]} --> f{n}" for d in dict.fromkeys(dag[id].dependencies) if d in number)
-    if inline := [f"f{n}" for id, n in number.items() if dag[id].type == "inline"]:
+    lines.extend(f"    f{a} --> f{b}" for a, b in edges)
+    if inline := [f"f{n}" for n, box in enumerate(boxes) if box.inline]:
         lines.append(f"    style {','.join(inline)} stroke-dasharray: 4 4")
+    if colours is not None:
+        number = {category: n for n, category in enumerate(colours.legend)}
+        lines.append(f'    subgraph legend["{colours.title.translate(_MERMAID)}"]')
+        lines.extend(f'        l{n}["{c.label.translate(_MERMAID)}"]' for c, n in number.items())
+        lines.append("    end")
+        members: dict[int, list[str]] = {n: [f"l{n}"] for n in number.values()}
+        for n, box in enumerate(boxes):
+            most = max(colours.shares(box), key=lambda share: share[1])[0]
+            members[number[most]].append(f"f{n}")
+        for category, n in number.items():
+            # The text is black whatever the page's theme is, since the area is light.
+            lines.append(f"    classDef c{n} fill:{category.fill},stroke:{category.edge},color:#000")
+            lines.append(f"    class {','.join(members[n])} c{n}")
     return "\n".join(lines) + "\n"
 
 
@@ -78,23 +95,86 @@ def to_networkx(dag: DAG) -> networkx.DiGraph:
     return graph
 
 
-def visualize(dag: DAG, filename: str | None, *, rankdir: str) -> Any:
+def visualize(
+    dag: DAG,
+    filename: str | os.PathLike[str] | None,
+    *,
+    rankdir: str = "TB",
+    color: str | None = "cost",
+    records: Any = None,
+    collapse: int | None = COLLAPSE,
+) -> Any:
     """Draw the DAG with graphviz and write it to ``filename``, if given."""
+    if rankdir not in DIRECTIONS:
+        raise ValueError(f"rankdir must be one of {', '.join(map(repr, DIRECTIONS))}, not {rankdir!r}")
+    colours = colouring(dag, color, records)
     try:
         import graphviz
     except ImportError:
         raise missing("graphviz") from None
-    name = graphviz.escape(str(dag.id))
-    drawing = graphviz.Digraph(name, graph_attr={"rankdir": rankdir}, node_attr={"shape": "box"})
-    number = {id: str(n) for n, id in enumerate(dag)}
-    for id, n in number.items():
-        style = "rounded,dashed" if dag[id].type == "inline" else "rounded"
-        drawing.node(n, graphviz.escape(label_of(dag[id])), style=style)
-    for id, n in number.items():
-        for d in dict.fromkeys(dag[id].dependencies):
-            if d in number:
-                drawing.edge(number[d], n)
+    if filename is not None and shutil.which("dot") is None:
+        raise missing_program()
+
+    class Drawing(graphviz.Digraph):
+        """The drawing, which says in a notebook what is missing where it cannot be shown."""
+
+        def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:
+            if shutil.which("dot") is None:
+                raise missing_program()
+            return super()._repr_mimebundle_(*args, **kwargs)
+
+    drawing = Drawing(
+        graphviz.escape(str(dag.id)),
+        graph_attr={"rankdir": rankdir, "bgcolor": "white", "fontname": "Helvetica"},
+        node_attr={"shape": "box", "fontname": "Helvetica", "fontsize": "11"},
+        edge_attr={"color": "#404040", "arrowsize": "0.7"},
+    )
+    boxes, edges = outline(dag, collapse)
+    for n, box in enumerate(boxes):
+        lines = box.lines if colours is None else colours.lines(box)
+        drawing.node(str(n), graphviz.escape("\n".join(lines)), **_look(colours, box))
+    for a, b in edges:
+        drawing.edge(str(a), str(b))
+    if colours is not None:
+        drawing.node("legend", _legend(colours, any(box.inline for box in boxes)), shape="plain")
     if filename is not None:
         stem, suffix = os.path.splitext(filename)
         drawing.render(stem, format=suffix.lstrip(".") or "svg", cleanup=True)
     return drawing
+
+
+def _look(colours: Colouring | None, box: Box) -> dict[str, str]:
+    """Attributes of a box in graphviz: its colour, or stripes of several in their shares."""
+    styles = [name for name, so in (("dashed", box.inline), ("bold", len(box.functions) > 1)) if so]
+    shares = [] if colours is None else colours.shares(box)
+    if not shares:
+        return {"style": ",".join(["rounded", *styles])}
+    most = max(shares, key=lambda share: share[1])[0]
+    if len(shares) == 1:
+        return {
+            "style": ",".join(["rounded", "filled", *styles]),
+            "fillcolor": most.fill,
+            "color": most.edge,
+        }
+    seen = [(category.fill, max(STRIPE, share)) for category, share in shares]
+    whole = sum(share for _, share in seen)
+    # Rounded down: graphviz takes no more than the whole, and gives the last what is left.
+    parts = [f"{fill};{int(9999 * share / whole) / 10000:.4f}" for fill, share in seen[:-1]]
+    return {
+        "style": ",".join(["striped", *styles]),
+        "fillcolor": ":".join([*parts, seen[-1][0]]),
+        "color": most.edge,
+    }
+
+
+def _legend(colours: Colouring, inline: bool) -> str:
+    """The legend as graphviz's HTML."""
+    rows = "".join(
+        f'<tr><td bgcolor="{c.fill}" border="1" color="{c.edge}" width="24"> </td>'
+        f'<td align="left">{escape(c.label) or " "}</td></tr>'
+        for c in colours.legend
+    )
+    if inline:
+        rows += '<tr><td>- - -</td><td align="left">inline: evaluated inside what needs it</td></tr>'
+    title = f'<tr><td colspan="2" align="left"><b>{escape(colours.title)}</b></td></tr>'
+    return f'<<table border="0" cellborder="0" cellspacing="4">{title}{rows}</table>>'

@@ -7,6 +7,8 @@ import sys
 from html import escape
 from typing import TYPE_CHECKING, Any, TextIO
 
+from handoff_dask._display.markup import bar, states
+from handoff_dask._display.text import name_text
 from handoff_dask._display.words import seconds
 from handoff_dask._model.progress import NodeLoad, Progress, Trouble
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 #: Seconds after which a log says again how far a run is, when less than another tenth is done.
 PAUSE = 60.0
+
+#: Colour of what is in use; not that of what is done, since a node that is full is no success.
+BUSY = "#56b4e9"
 
 #: Characters of a bar.
 BAR = 20
@@ -26,7 +31,7 @@ KNOWN = 0.75
 def display_of(title: str, stream: TextIO | None = None) -> Display:
     """What fits where this is called: a notebook, a terminal, or a file."""
     stream = sys.stderr if stream is None else stream
-    if _in_notebook():
+    if in_notebook():
         return NotebookProgress(title)
     if stream.isatty():
         try:
@@ -36,13 +41,14 @@ def display_of(title: str, stream: TextIO | None = None) -> Display:
     return ProgressLog(stream)
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
     """Whether there is a kernel that shows what is displayed."""
     if "IPython" not in sys.modules:
         return False
     from IPython import get_ipython
 
-    return type(get_ipython()).__name__ == "ZMQInteractiveShell"
+    # Also where a product has a shell of its own, made from that one.
+    return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(get_ipython()).__mro__)
 
 
 def line_of(progress: Progress) -> str:
@@ -64,10 +70,13 @@ def others_of(progress: Progress) -> list[str]:
         for state, n in progress.counts.items()
         if n and state not in ("finished", "waiting")
     ]
+    return found + _retries(progress)
+
+
+def _retries(progress: Progress) -> list[str]:
+    """Attempts that came to nothing, as far as the function was tried again."""
     retried = progress.tries - progress.counts.get("failed", 0)
-    if retried > 0:
-        found.append(f"{retried:,d} {'retry' if retried == 1 else 'retries'}")
-    return found
+    return [f"{retried:,d} {'retry' if retried == 1 else 'retries'}"] if retried > 0 else []
 
 
 def left_of(progress: Progress) -> str:
@@ -235,6 +244,27 @@ def _same_terminal(one: TextIO, other: TextIO) -> bool:
         return False
 
 
+class Place:
+    """Where a notebook shows something that changes: below the cell that was running when this was made.
+
+    It may be changed from any thread, and when another cell runs.
+    """
+
+    def __init__(self, html: str, text: str) -> None:
+        from IPython.display import display
+
+        self._handle = display(self._bundle(html, text), raw=True, display_id=True)
+
+    @staticmethod
+    def _bundle(html: str, text: str) -> dict[str, str]:
+        return {"text/html": html, "text/plain": text}
+
+    def show(self, html: str, text: str) -> None:
+        """Show this instead."""
+        if self._handle is not None:
+            self._handle.update(self._bundle(html, text), raw=True)
+
+
 class NotebookProgress:
     """In a notebook: a bar below the cell, each node, and the latest of what failed."""
 
@@ -242,18 +272,16 @@ class NotebookProgress:
     KEPT = 8
 
     def __init__(self, title: str) -> None:
-        from IPython.display import HTML, display
-
         self._title = title
-        self._html = HTML
         self._troubles: list[str] = []
-        self._handle = display(HTML(f"<p>{escape(title)}</p>"), display_id=True)
+        self._place = Place(f"<p>{escape(title)}</p>", title)
 
     def update(self, progress: Progress) -> None:
         """Show it in the same place."""
         self._troubles = [*self._troubles, *troubles_of(progress)][-self.KEPT :]
-        if self._handle is not None:
-            self._handle.update(self._html(html_of(self._title, progress, self._troubles)))
+        self._place.show(
+            html_of(self._title, progress, self._troubles), f"{self._title}: {line_of(progress)}"
+        )
 
     def close(self) -> None:
         """Leave what is shown last as it is."""
@@ -261,21 +289,24 @@ class NotebookProgress:
 
 def html_of(title: str, progress: Progress, troubles: list[str]) -> str:
     """The bar, the nodes, and what failed; in the colours of the page."""
+    head = f"<b>{escape(title)}</b> " if title else ""
+    parts = [
+        f"{progress.finished:,d} of {progress.total:,d} finished",
+        *_retries(progress),
+        seconds(progress.elapsed),
+    ]
+    if left := left_of(progress):
+        parts.append(left)
+    stand = states(progress.counts, progress.total)
+    shown = f"<p>{head}{escape(', '.join(parts))}<br>{stand}</p>"
     nodes = "".join(
-        f"<tr><td style='text-align:left'>{escape(str(node.name))}</td>"
-        f"<td>{_meter(busy_share(node), 1)}</td>"
+        f"<tr><td style='text-align:left'>{escape(name_text(node.name))}</td>"
+        f"<td style='text-align:left'>{bar([(busy_share(node), BUSY)], '8em')}</td>"
         f"<td style='text-align:left'>{escape(load_of(node))}</td></tr>"
         for node in progress.nodes
     )
     if progress.more_nodes:
         nodes += f"<tr><td colspan='3'>and {progress.more_nodes:,d} more nodes</td></tr>"
-    failed = "".join(f"<div>&#10007; {escape(line)}</div>" for line in troubles)
-    return (
-        f"<p><b>{escape(title)}</b> {_meter(progress.finished, progress.total)}"
-        f" {escape(line_of(progress))}</p>"
-        f"<table><tbody>{nodes}</tbody></table>{failed}"
-    )
-
-
-def _meter(value: float, most: float) -> str:
-    return f"<progress value='{value:g}' max='{max(1, most):g}'></progress>"
+    if nodes:
+        shown += f"<table style='color:inherit'><tbody>{nodes}</tbody></table>"
+    return shown + "".join(f"<div>&#10007; {escape(line)}</div>" for line in troubles)

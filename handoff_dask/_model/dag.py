@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import uuid
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -381,11 +382,25 @@ class DAG:
 
         return html.dag(self)
 
-    def to_mermaid(self) -> str:
-        """The graph as a Mermaid flowchart, for Markdown."""
+    def to_mermaid(self, *, color: str | None = None, records: Any = None, collapse: int | None = 10) -> str:
+        """The graph as a Mermaid flowchart, for Markdown.
+
+        Parameters
+        ----------
+        color, records, collapse
+            As for :meth:`visualize`; without a colour the page gives its own. A box of several colours has
+            that of most of its functions.
+
+        Raises
+        ------
+        CyclicDependencyError
+            There is no order to draw it in.
+        TypeError, ValueError
+            As :meth:`visualize`.
+        """
         from handoff_dask._display import graph
 
-        return graph.to_mermaid(self)
+        return graph.to_mermaid(self, color=color, records=records, collapse=collapse)
 
     def to_networkx(self) -> networkx.DiGraph:
         """The graph as a ``networkx.DiGraph``; a node's attribute ``function`` is the :class:`Function`.
@@ -399,15 +414,38 @@ class DAG:
 
         return graph.to_networkx(self)
 
-    def visualize(self, filename: str | None = None, *, rankdir: str = "TB") -> Any:
+    def visualize(
+        self,
+        filename: str | os.PathLike[str] | None = None,
+        *,
+        rankdir: str = "TB",
+        color: str | None = "cost",
+        records: Any = None,
+        collapse: int | None = 10,
+    ) -> Any:
         """Draw the graph with graphviz.
+
+        A box says a function's id, its cost, and where it has to run; that of an inline function is dashed.
+        A legend says what the colours mean, and each box says it in words, too.
 
         Parameters
         ----------
-        filename : str, optional
+        filename : str or path-like, optional
             Where to write; its suffix is the format (``.svg``, ``.png``, ``.pdf``).
         rankdir : {"TB", "LR", "BT", "RL"}
             Direction of the drawing.
+        color : {"cost", "node", "status", "duration"} or None
+            What colours stand for. ``"cost"``: the resource of whose total in this DAG the function asks the
+            largest share. ``"node"``: the node that it ran on last; without ``records``, the node to which it
+            is pinned, itself or by what it is collocated with. ``"status"``: that of its record.
+            ``"duration"``: the seconds that its last attempt ran. None: no colours.
+        records : mapping of id to FunctionRecord, optional
+            ``result.records``, ``run.records`` or ``schedule.records``; or the result, run or schedule
+            itself. Needed for ``"status"`` and ``"duration"``.
+        collapse : int or None
+            Functions are one box, such as ``load × 500``, when there are at least so many that are alike: of
+            the same code, cost, pin and type, needing like functions and needed by like ones. None draws
+            each.
 
         Returns
         -------
@@ -417,8 +455,18 @@ class DAG:
         Raises
         ------
         ImportError
-            graphviz is not installed; the message names the extra that brings it.
+            graphviz is not installed; the message names the extra that brings it, and the program ``dot``.
+        graphviz.ExecutableNotFound
+            The program ``dot`` of Graphviz is not on the PATH; without a ``filename``, when it is shown.
+        CyclicDependencyError
+            There is no order to draw it in.
+        TypeError
+            ``records`` are not records.
+        ValueError
+            Another argument is none of these, or ``records`` are needed.
         """
         from handoff_dask._display import graph
 
-        return graph.visualize(self, filename, rankdir=rankdir)
+        return graph.visualize(
+            self, filename, rankdir=rankdir, color=color, records=records, collapse=collapse
+        )

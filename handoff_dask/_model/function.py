@@ -162,6 +162,11 @@ class Function:
             parts.append(f"{f.name}={code_name(value) if f.name == 'code' else shown(value)}")
         return f"Function({', '.join(parts)})"
 
+    def _repr_html_(self) -> str:
+        from handoff_dask._display import html
+
+        return html.function(self)
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Transfer(Function):

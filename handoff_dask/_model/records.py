@@ -169,6 +169,11 @@ class Records(Mapping[Hashable, FunctionRecord]):
     def __repr__(self) -> str:
         return f"<records of {len(self)} functions>"
 
+    def _repr_html_(self) -> str:
+        from handoff_dask._display import html
+
+        return html.records(self)
+
     def to_pandas(self) -> Any:
         """One row for each attempt, and one for each function that had none.
 

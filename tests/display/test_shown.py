@@ -96,8 +96,8 @@ def test_what_is_wrong_with_a_function(fields, monkeypatch):
 @pytest.mark.parametrize("local", [True, False])
 def test_results(client, local):
     result = handoff.execute_local(DAG_OF_MUTES) if local else handoff.execute(DAG_OF_MUTES, client)
-    assert f"results={{'f': {SAID}, 'g': 0}}" in repr(result)
-    assert repr(result).startswith("Result(dag_id='test', ")
+    assert f"results {{'f': {SAID}, 'g': 0}}" in repr(result)
+    assert repr(result).startswith("<Result of DAG 'test' in ")
     assert "Mute, whose repr raises RuntimeError" in result._repr_html_()
 
 

@@ -109,7 +109,8 @@ def dags() -> None:
     assert_type(dag.subset(["load", "use"]), DAG)
     assert_type(dag.to_mermaid(), str)
     dag.to_networkx()
-    dag.visualize("out.svg", rankdir="LR")
+    dag.visualize("out.svg", rankdir="LR", color="node", records={}, collapse=None)
+    assert_type(dag.to_mermaid(color="cost", collapse=20), str)
     dag.functions["x"] = Function("x")  # type: ignore[index]
 
 

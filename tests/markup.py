@@ -1,0 +1,44 @@
+"""What tests of notebook reprs need: their tables, and the tags there are."""
+
+from html.parser import HTMLParser
+
+EVIL = "<script>alert('&')</script>"
+
+
+class Table(HTMLParser):
+    """Rows of cells, and the tags there are."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.tags, self.open = [], set(), []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag != "br":
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+
+    def functions(self):
+        """Rows of the table of functions."""
+        return self.rows[self.rows.index(HEAD) :]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] in (["td"], ["th"]):
+            self.rows[-1][-1] += data
+
+
+OURS = {"p", "b", "br", "table", "thead", "tbody", "tr", "th", "td", "span", "div", "details", "summary"}
+OURS |= {"svg", "rect", "path", "g", "title", "text", "tspan", "ul", "li", "code"}
+
+HEAD = ["id", "code", "args", "cost", "node"]

@@ -148,7 +148,10 @@ class HandoffPlugin(SchedulerPlugin):
                 self._break(active, RuntimeError("the plugin was removed from the scheduler"))
                 self._end(active)
             for undo in reversed(self._undo):
-                undo()
+                try:
+                    undo()
+                except Exception:
+                    logger.exception("handoff_dask could not put back all that it had changed")
             self.keeper.close()
             self.scheduler.set_metadata([NAME], None)
             await self.membership.settled()  # what is being changed cannot be put back yet

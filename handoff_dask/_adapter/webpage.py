@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distributed.metrics import monotonic
@@ -22,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for which one snapshot serves all who look.
 FRESH = 0.5
+
+#: Seconds for which open pages stay connected when the plugin was removed: they look once a second.
+LINGER = 5.0
 
 
 class Webpage:
@@ -41,6 +46,7 @@ class Webpage:
         self._snapshot = snapshot
         self._taken: tuple[float, Snapshot] | None = None
         self._closed = False
+        self._loop = asyncio.get_running_loop()
         self._added: list[Any] = []
         self._pages: list[str] | None = None
         try:
@@ -87,7 +93,18 @@ class Webpage:
         doc.template = env.get_template("simple.html")
         doc.template_variables.update(extra)
         doc.theme = BOKEH_THEME
-        dashboard.fill(doc, self.read)
+        dashboard.fill(doc, self._read_on_loop)
+
+    def _read_on_loop(self) -> Snapshot | None:
+        """A snapshot, taken where nothing changes meanwhile: new versions of Bokeh make pages in threads."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run_coroutine_threadsafe(self._read_soon(), self._loop).result()
+        return self.read()
+
+    async def _read_soon(self) -> Snapshot | None:
+        return self.read()
 
     def read(self) -> Snapshot | None:
         """A snapshot that is not old; None when the plugin was removed."""
@@ -106,7 +123,8 @@ class Webpage:
             if application in self._scheduler.http_application.applications:
                 self._scheduler.http_application.applications.remove(application)
             if hasattr(application, "stop"):
-                application.stop()
+                # Not at once: open pages are to say why they change no more. It may not wait on this loop.
+                self._loop.call_later(LINGER, partial(application.stop, wait=False))
         self._added.clear()
         if self._pages is not None and NAME in self._pages:
             self._pages.remove(NAME)

@@ -72,7 +72,9 @@ def browser():
     service = pytest.importorskip("selenium.webdriver.chrome.service")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for argument in ("headless=new", "disable-gpu", "disable-dev-shm-usage"):
+    # A page that was left and may be gone back to would stay connected.
+    cache = "disable-features=BackForwardCache"
+    for argument in ("headless=new", "disable-gpu", "disable-dev-shm-usage", cache):
         options.add_argument(f"--{argument}")
     if os.name == "posix" and os.getuid() == 0:
         options.add_argument("--no-sandbox")  # it refuses to run as root with one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -73,6 +74,9 @@ def test_the_examples_of_the_how_to_guide(tmp_path, monkeypatch):
     (tmp_path / "pipeline.py").write_text(block("python"))
     (tmp_path / "nodes.yaml").write_text(block("yaml"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        sys, "path", list(sys.path)
+    )  # the command adds to it, and processes of nodes inherit it
     lines = [line for line in block("bash").splitlines() if "tcp://" not in line]
     assert len(lines) >= 10
     for line in lines:

@@ -350,7 +350,7 @@ def test_rows(core):
     core.state.finished(core["x"], 9.0, started=7.0, stopped=8.5, nbytes=12)
     status, (attempt,), nbytes = core["x"].row()
     assert (status, nbytes) == ("finished", 12)
-    assert attempt == (1, "a", 5, 7.0, 8.5, "finished", None, None, {"gpu": (0,)})
+    assert attempt == (1, "a", 5, 7.0, 8.5, "finished", None, None, {"gpu": (0,)}, False)
 
 
 def test_numbers_reads_what_it_should():

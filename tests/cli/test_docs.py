@@ -65,6 +65,14 @@ def test_the_help_of_run_has_examples_that_are_right():
         cli.commands["run"].make_parser(click.Context(cli.commands["run"])).parse_args(arguments)
 
 
+@pytest.fixture(autouse=True)
+def path_of_modules(monkeypatch):
+    """As it was before: the command adds the folder of a DAG, and processes of nodes inherit it."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    sys.modules.pop("pipeline", None)
+
+
 def block(language: str) -> str:
     found = re.findall(rf"^```{language}\n(.*?)^```", HOW_TO, re.MULTILINE | re.DOTALL)
     return "".join(found)
@@ -74,9 +82,6 @@ def test_the_examples_of_the_how_to_guide(tmp_path, monkeypatch):
     (tmp_path / "pipeline.py").write_text(block("python"))
     (tmp_path / "nodes.yaml").write_text(block("yaml"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        sys, "path", list(sys.path)
-    )  # the command adds to it, and processes of nodes inherit it
     lines = [line for line in block("bash").splitlines() if "tcp://" not in line]
     assert len(lines) >= 10
     for line in lines:

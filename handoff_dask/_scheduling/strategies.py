@@ -27,8 +27,8 @@ def load_balanced(cost: Amounts, node: Node, largest: Amounts) -> float:
 def best_fit(cost: Amounts, node: Node, largest: Amounts) -> float:
     """The node with least left over, each resource relative to the largest node's.
 
-    What is left over of a resource that was not asked for counts too: it keeps functions that need no GPU
-    off the nodes that have one, as long as others will do.
+    What is left over of a resource that was not asked for counts too: among nodes of about one size it keeps
+    functions that need no GPU off those that have one, as long as others will do.
     """
     used = node.used
     left = 0.0

@@ -146,7 +146,7 @@ def test_the_text_of_a_result_is_short():
         ([[1] * 1000], "[[1, 1, 1, 1, 1, 1, ...]]"),
         (np.zeros((3, 4)), "ndarray of 3 × 4, float64"),
         ([np.zeros(5000)], "[ndarray of 5,000, float64]"),
-        (np.float64(2.5), "np.float64(2.5)"),
+        (np.float64(2.5), repr(np.float64(2.5))),
         (pd.DataFrame({"a": range(1000)}), "DataFrame of 1,000 × 1"),
         (Nasty(), "<Nasty, whose repr raises RuntimeError>"),
         (1 << 100_000, "an integer of 100,001 bits"),

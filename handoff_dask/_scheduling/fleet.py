@@ -7,7 +7,7 @@ first of them is looked at. A thousand nodes that run functions of a few kinds l
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from heapq import heappop, heappush
 from operator import attrgetter
 from typing import Any
@@ -16,7 +16,7 @@ from handoff_dask._model.resources import CPU, GPU, THREADS, UNIT
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.queues import Queue, QueueKey, eligible_nodes
 from handoff_dask._scheduling.spec import Amounts, Pins
-from handoff_dask._scheduling.strategies import slack
+from handoff_dask._scheduling.strategies import slack, units_of
 
 _slack_of = attrgetter("slack")
 _position_of = attrgetter("position")
@@ -81,7 +81,7 @@ class Fleet:
         self.topology = 0
         self._stale = False
         self._ordered: list[Node] = []
-        self._largest: Amounts = {}
+        self._unit: dict[str, float] = {}
         self._called: dict[str, list[Node]] = {}
         self._capacities: list[Node] = []  # one node of each capacity
         self._shelves: dict[tuple[Any, ...], Shelf] = {}
@@ -99,11 +99,11 @@ class Fleet:
         return self._ordered
 
     @property
-    def largest(self) -> Amounts:
-        """Resource → the most that any node has."""
+    def unit(self) -> Mapping[str, float]:
+        """See :func:`~handoff_dask._scheduling.strategies.units_of`."""
         if self._stale:
             self._sort()
-        return self._largest
+        return self._unit
 
     def changed(self) -> None:
         """Nodes or capacities are others now."""
@@ -120,19 +120,16 @@ class Fleet:
         self._made = []
         self._holders = {}
         self._moved = dict.fromkeys(self._ordered)
-        largest: dict[str, int] = {}
         different: dict[Any, Node] = {}
         for position, node in enumerate(self._ordered):
             node.position = position
             node.shelf = None
             for alias in node.aliases:
                 self._called.setdefault(alias, []).append(node)
-            for name, units in node.capacity.items():
-                largest[name] = max(units, largest.get(name, 0))
             node.form = tuple(sorted(node.capacity.items()))
             different.setdefault(node.form, node)
         self._capacities = list(different.values())
-        self._largest = largest
+        self._unit = units_of([node.capacity for node in self._capacities])
 
     def moved(self, node: Node) -> None:
         """What is in use on a node, or whether it accepts functions, has changed."""
@@ -252,7 +249,7 @@ class Fleet:
             if key:
                 found = self._shelves.get(key)
                 if found is None:
-                    found = self._shelves[key] = Shelf(key, slack(node, self._largest))
+                    found = self._shelves[key] = Shelf(key, slack(node, self._unit))
                     insort(self._by_slack, found, key=_slack_of)
                     self._made.append(found)
                 found.put(node)

@@ -379,10 +379,8 @@ class Placement:
         self, nodes: Iterable[Node], cost: Amounts, strategy: Strategy, move: Move | None
     ) -> Iterator[Node]:
         """Nodes, those that suit a function best first."""
-        largest = self.fleet.largest
-        scored = [
-            (strategy(cost, n, largest) + (move.cost(n) if move else 0.0), n.position, n) for n in nodes
-        ]
+        unit = self.fleet.unit
+        scored = [(strategy(cost, n, unit) + (move.cost(n) if move else 0.0), n.position, n) for n in nodes]
         heapify(scored)
         while scored:
             yield heappop(scored)[2]
@@ -438,7 +436,7 @@ class Placement:
             if not nodes:
                 return None
             strategy = best_fit if f.run.has_allocator else STRATEGIES[f.run.spec.strategy]
-            self.bind(group, min(nodes, key=lambda n: strategy(group.need, n, self.fleet.largest)))
+            self.bind(group, min(nodes, key=lambda n: strategy(group.need, n, self.fleet.unit)))
         return None if group.node is None else group.node.name
 
     # ------------------------------------------------------------------ those that wait for long

@@ -54,8 +54,13 @@ def suits_how_little(f, n, nodes):
         after[r] += sum(g.cost.get(r, 0) for g in n.running)
     if f.run.spec.strategy == "load_balanced":
         return max(units / n.capacity[r] for r, units in after.items())
-    largest = {r: max(other.capacity.get(r, 0) for other in nodes) for r in after}
-    return sum((n.capacity[r] - units) / largest[r] for r, units in after.items() if r != THREADS)
+    del after[THREADS]
+    everywhere = [r for r in after if all(other.capacity.get(r) for other in nodes)]
+    weight = next(w for w in (1, 2, 4, 8, 16) if w > len(everywhere))
+    most = {r: max(other.capacity.get(r, 0) for other in nodes) for r in after}
+    return sum(
+        (n.capacity[r] - units) / most[r] * (1 if r in everywhere else weight) for r, units in after.items()
+    )
 
 
 class Watched(Core):

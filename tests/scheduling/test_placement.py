@@ -315,6 +315,21 @@ def test_best_fit_keeps_scarce_resources_free():
     assert placed_by("first_available", nodes, functions) == ["f0@a", "f1@a", "f2@a", "g@a"]
 
 
+@pytest.mark.parametrize("small", ["cpu 2, memory 10", "cpu 4, memory 1000", "cpu 1, memory 1"])
+def test_a_small_node_with_something_rare_is_kept_for_those_that_need_it(small):
+    nodes = {"a": f"{small}, gpu 1", "b": "cpu 4, memory 1000", "c": "cpu 4, memory 1000"}
+    functions = {**many(8, fn("cpu 1, memory 1")), "g": fn("cpu 1, gpu 1")}
+    *others, last = placed_by("best_fit", nodes, functions)
+    assert {f.partition("@")[2] for f in others} == {"b", "c"}
+    assert last == "g@a"
+
+
+def test_what_every_node_has_is_not_rare():
+    # With a GPU everywhere the smaller node has least left over, its GPU included.
+    nodes = {"a": "cpu 8, gpu 4", "b": "cpu 2, gpu 1"}
+    assert placed_by("best_fit", nodes, {"x": fn("cpu 1")}) == ["x@b"]
+
+
 def test_best_fit_weighs_each_resource_by_the_largest_node():
     # Left over: seven cores of eight and half the memory there is, or one core and all of it.
     nodes = {"a": "cpu 8, memory 100", "b": "cpu 2, memory 200"}

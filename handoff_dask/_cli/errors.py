@@ -116,7 +116,10 @@ class Group(click.Group):
             raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
         except Exception as error:
             self._trace(ctx)
-            raise Failure(message_of(error), code_of(error)) from error
+            message = message_of(error)
+            if isinstance(error, FunctionFailedError) and not _debug(ctx):
+                message += "\n--debug shows where it was raised."
+            raise Failure(message, code_of(error)) from error
 
     @staticmethod
     def _trace(ctx: click.Context) -> None:

@@ -76,6 +76,8 @@ def shortfall_of(
         reason = "too much for the nodes it is pinned to"
     else:
         reason = "too much for every node"
+    if nearest is not None:
+        reason += _what_none_has(need, allowed)
     shown = {name: units for name, units in need.items() if name != THREADS}
     offered = {} if nearest is None else _shown({name: nearest.capacity.get(name, 0) for name in shown})
     return Shortfall(
@@ -86,6 +88,16 @@ def shortfall_of(
         reason,
         node_lines(need, pins, nodes),
     )
+
+
+def _what_none_has(need: Amounts, nodes: Sequence[Node]) -> str:
+    """Resources that are asked for and that none of the nodes has: a misspelt one, perhaps."""
+    offered = {name for n in nodes for name, units in n.capacity.items() if units and name != THREADS}
+    absent = [name for name in need if name not in offered and name != THREADS]
+    if not absent:
+        return ""
+    known = f"they have {', '.join(sorted(offered))}" if offered else "they have nothing"
+    return f": none has {' or '.join(map(repr, absent))}, {known}"
 
 
 def _why_not_allowed(pins: Pins, nodes: Sequence[Node]) -> str:

@@ -78,6 +78,7 @@ def test_a_run_that_fails(call, call_json, retries):
     assert re.search(r"^after +cancelled", out, re.MULTILINE)
     assert err.count("ValueError('no luck')") == retries + 1
     assert "Traceback" not in err
+    assert err.endswith("\n--debug shows where it was raised.\n")
     found = call_json("run", "pipeline:failing", "--max-retries", str(retries), code=1)
     assert found["status"] == "failed"
     assert found["error"]["type"] == "FunctionFailedError"
@@ -87,6 +88,7 @@ def test_a_run_that_fails(call, call_json, retries):
 def test_debug_shows_where_the_function_failed(call):
     _, err = call("run", "pipeline:failing", "--debug", code=1)
     assert 'raise ValueError("no luck")' in err
+    assert "--debug shows" not in err
 
 
 def test_what_fits_nowhere(call, call_json):

@@ -88,7 +88,8 @@ def test_a_run_waits_for_nodes(core):
     for id in ("x", "y"):
         assert said(core, id) == [
             f"function '{id}' waits: the run waits for nodes that can hold all its functions, for 40 s more:",
-            "  - function 'y': too much for every node; asked: gpu 1; nearest node 'a' has gpu 0",
+            "  - function 'y': too much for every node: none has 'gpu', they have cpu; asked: gpu 1;"
+            " nearest node 'a' has gpu 0",
             "      node 'a': asks for gpu 1, it has gpu 0",
         ]
 

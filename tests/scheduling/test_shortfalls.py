@@ -41,11 +41,30 @@ def test_too_much_for_every_node():
     ]
 
 
+NO_GPU = "too much for every node: none has 'gpu', they have cpu"
+
+
+def test_a_misspelt_resource_is_told_from_one_that_is_short():
+    nodes = {"a": "cpu 2, memory 10", "b": "cpu 1, seat 1"}
+    (s,) = shortfalls(nodes, x=fn("cpus 1, cpu 9, tape 1"))
+    assert s.reason == "too much for every node: none has 'cpus' or 'tape', they have cpu, memory, seat"
+    (s,) = shortfalls(nodes, x=fn("cpu 9"))
+    assert s.reason == "too much for every node"
+    (s,) = shortfalls(nodes, x=fn("seat 1", pin="a"))
+    assert s.reason == "too much for the nodes it is pinned to: none has 'seat', they have cpu, memory"
+
+
 def test_a_resource_that_no_node_has():
     (s,) = shortfalls({"a": "cpu 2"}, x=fn("gpu 1"))
-    assert fields(s) == (("x",), {"gpu": 1}, "a", {"gpu": 0}, "too much for every node")
+    assert fields(s) == (
+        ("x",),
+        {"gpu": 1},
+        "a",
+        {"gpu": 0},
+        NO_GPU,
+    )
     assert str(s).splitlines() == [
-        "function 'x': too much for every node; asked: gpu 1; nearest node 'a' has gpu 0",
+        f"function 'x': {NO_GPU}; asked: gpu 1; nearest node 'a' has gpu 0",
         "      node 'a': asks for gpu 1, it has gpu 0",
     ]
 
@@ -275,7 +294,13 @@ def test_after_the_node_timeout_a_function_fails(core):
     assert core.decide() == ["x unplaceable", "r failed"]
     (s,) = run.shortfalls
     assert s is core.decisions[0].shortfall
-    assert fields(s) == (("x", "y"), {"gpu": 1}, "a", {"gpu": 0}, "too much for every node")
+    assert fields(s) == (
+        ("x", "y"),
+        {"gpu": 1},
+        "a",
+        {"gpu": 0},
+        NO_GPU,
+    )
     assert core.states("x y z") == "failed cancelled running"
     assert core.state.next_wake() is None
 
@@ -396,7 +421,7 @@ def test_a_whole_group_starves_with_its_node(core):
         {"cpu": 1, "gpu": 1},
         "a",
         {"cpu": 1, "gpu": 0},
-        "too much for every node",
+        NO_GPU,
     )
 
 

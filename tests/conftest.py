@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+
 import dask
 import pytest
 from distributed import Client
@@ -10,6 +12,10 @@ import handoff_dask as handoff
 
 # Dask checks its own invariants after every step: a plugin that upsets them fails here.
 dask.config.set({"distributed.scheduler.validate": True, "distributed.admin.tick.limit": "1h"})
+
+# A shell lets what it starts in the background ignore Ctrl-C, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("handoff", deadline=None)

@@ -13,7 +13,7 @@ import handoff_dask as handoff
 # Dask checks its own invariants after every step: a plugin that upsets them fails here.
 dask.config.set({"distributed.scheduler.validate": True, "distributed.admin.tick.limit": "1h"})
 
-# A shell lets what it starts in the background ignore Ctrl-C, and so would all that tests start and interrupt.
+# A shell lets what it starts in the background ignore Ctrl-C, and so would all that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -152,6 +152,17 @@ def families(parts: Sequence[tuple[str, TimelineData]]) -> dict[str, str]:
     return dict(zip(ranked, COLOURS, strict=False))
 
 
+def alike(bars: Sequence[Bar], colours: Mapping[str, str]) -> list[tuple[tuple[str, str], list[Bar]]]:
+    """Bars that look the same, those that finished first: (outcome, name in the legend) → bars."""
+    looks: dict[tuple[str, str], list[Bar]] = {}
+    for bar in bars:
+        name = bar.outcome
+        if name == "finished":
+            name = bar.family if bar.family in colours else "others"
+        looks.setdefault((bar.outcome, name), []).append(bar)
+    return sorted(looks.items(), key=lambda item: item[0][0] != "finished")
+
+
 def heading(title: str, data: TimelineData) -> str:
     """Title, time, and how the attempts ended."""
     counts = ", ".join(f"{n:,d} {outcome}" for outcome, n in data.counts.items())

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from handoff_dask._display.timeline import OTHERS, OUTCOMES, Rows, details, families, heading, missing
+from handoff_dask._display.timeline import OTHERS, OUTCOMES, Rows, alike, details, families, heading, missing
 from handoff_dask._display.timeline_data import TimelineData
 
 if TYPE_CHECKING:
-    from handoff_dask._display.timeline_data import Bar
+    pass
 
 Parts = Sequence[tuple[str, TimelineData]]
 
@@ -100,14 +100,8 @@ def _lanes(title: str, data: TimelineData, rows: Rows, times: Any, colours: dict
         drawn = plot.segment(x0=x0, x1=x1, y0=y, y1=y, line_color="#555555", line_dash="dotted", line_width=2)
         legend.append(("waiting", [drawn]))
     reasons = {(step.bar.id, step.bar.attempt): step.reason for step in data.critical_path}
-    looks: dict[tuple[str, str], list[Bar]] = {}
-    for bar in data.bars:
-        name = bar.outcome
-        if name == "finished":
-            name = bar.family if bar.family in colours else "others"
-        looks.setdefault((bar.outcome, name), []).append(bar)
     hovered = []
-    for (outcome, name), bars in sorted(looks.items(), key=lambda item: item[0][0] != "finished"):
+    for (outcome, name), bars in alike(data.bars, colours):
         edges = [rows.bar(bar) for bar in bars]
         told = [details(bar, reasons.get((bar.id, bar.attempt))) for bar in bars]
         source: dict[str, list[Any]] = {

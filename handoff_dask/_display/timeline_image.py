@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from handoff_dask._display.timeline import OTHERS, OUTCOMES, Rows, families, heading, missing
+from handoff_dask._display.timeline import OTHERS, OUTCOMES, Rows, alike, families, heading, missing
 from handoff_dask._display.timeline_data import Bar, TimelineData
 
 #: Inches: width of the image, height of a lane, of a row of a resource, and of all lanes together at most.
@@ -80,14 +80,8 @@ def _lanes(ax: Any, title: str, data: TimelineData, rows: Rows, colours: dict[st
     for _, top, _ in rows.nodes[1:]:
         ax.axhline(top - 0.25, color="#bbbbbb", linewidth=0.8)
     legend: list[Any] = []
-    looks: dict[tuple[str, str], list[Bar]] = {}
-    for bar in data.bars:
-        name = bar.outcome
-        if name == "finished":
-            name = bar.family if bar.family in colours else "others"
-        looks.setdefault((bar.outcome, name), []).append(bar)
     style: dict[str, Any]
-    for (outcome, name), bars in sorted(looks.items(), key=lambda item: item[0][0] != "finished"):
+    for (outcome, name), bars in alike(data.bars, colours):
         if outcome == "finished":
             style = {"facecolor": colours.get(name, OTHERS), "edgecolor": "white", "linewidth": 0.4}
         else:

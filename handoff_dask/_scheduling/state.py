@@ -14,6 +14,7 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
+from handoff_dask._model.function import LOADING
 from handoff_dask._scheduling.audit import check_ledger
 from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Settings, Starved
 from handoff_dask._scheduling.durations import loading
@@ -218,8 +219,11 @@ class SchedulingState:
     ) -> None:
         """A function's result is on the cluster; ``loaded``: from a checkpoint."""
         if f.state is State.RUNNING:
-            code = loading(f.kind.code) if loaded else f.kind.code
-            loaded = loaded or code == loading(code)
+            code = f.kind.code
+            if loaded:
+                code = loading(code)
+            elif code.startswith(LOADING):
+                loaded = True
             f.close_attempt("finished", started, stopped if stopped is not None else now, loaded=loaded)
             self.placement.bookings.release(f)
             if started is not None and stopped is not None:

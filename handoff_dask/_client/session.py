@@ -20,6 +20,7 @@ from distributed.worker import thread_state
 from handoff_dask._adapter.cluster import close_at_exit, embedded_cluster
 from handoff_dask._adapter.messages import NAME, PROTOCOL
 from handoff_dask._adapter.plugin import HandoffPlugin
+from handoff_dask._client.connection import connected
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import ClusterNotReadyError
 
@@ -169,8 +170,8 @@ async def ensure_plugin(client: Client) -> None:
     ClusterNotReadyError
         The cluster does not let us, lacks handoff_dask, or has a version that speaks otherwise.
     """
-    if client.asynchronous and client.status != "running":
-        await client  # made, but not awaited yet
+    if not await connected(client):
+        raise ClusterNotReadyError(f"{client!r} is closed, as it could not connect to its scheduler")
     # Asked each time: somebody may have removed the plugin, or restarted the scheduler.
     installed = await client.scheduler.get_metadata(keys=[NAME], default=None)
     if installed is None:

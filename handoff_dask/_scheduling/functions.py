@@ -174,6 +174,7 @@ class FunctionState:
         run.counts[self.state] -= 1
         run.counts[state] += 1
         run.left += (state not in FINAL) - (self.state not in FINAL)
+        run.moved.append(self.number)
         self.state = state
 
     def close_attempt(

@@ -82,6 +82,9 @@ class HandoffPlugin(SchedulerPlugin):
         self._replace(streams, "task-erred", self._before(streams["task-erred"], self._task_erred))
         change = streams["worker-status-change"]
         self._replace(streams, "worker-status-change", self._before(change, self.membership.status_changed))
+        if "steal-response" in streams:  # an administrator may have turned stealing off
+            stolen = self._after(streams["steal-response"], self.foreign.stolen)
+            self._replace(streams, "steal-response", stolen)
         # Every way for a key to be released leads through this method, and one starts at the table.
         releases = self._before(scheduler.client_releases_keys, self._unwanted)
         self._replace(vars(scheduler), "client_releases_keys", releases)
@@ -120,13 +123,26 @@ class HandoffPlugin(SchedulerPlugin):
         """A handler that takes note of a message before the original handles it."""
 
         def handler(*args: Any, **message: Any) -> Any:
-            try:
-                note(*args, **message)
-            except Exception:
-                logger.exception("handoff_dask could not take note of %r", message)
+            self._take_note(note, *args, **message)
             return original(*args, **message)
 
         return handler
+
+    def _after(self, original: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:
+        """A handler that takes note of a message after the original, which does not wait, has handled it."""
+
+        def handler(*args: Any, **message: Any) -> Any:
+            answer = original(*args, **message)
+            self._take_note(note, *args, **message)
+            return answer
+
+        return handler
+
+    def _take_note(self, note: Callable[..., None], *args: Any, **message: Any) -> None:
+        try:
+            note(*args, **message)
+        except Exception:
+            logger.exception("handoff_dask could not take note of %r", message)
 
     def _restarting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """The scheduler's ``restart``, which expects that every key can be released."""
@@ -218,7 +234,7 @@ class HandoffPlugin(SchedulerPlugin):
             return
         if f is None:
             if start == "processing" or finish == "processing":
-                self.foreign.moved(key, start, finish)
+                self.foreign.moved(key)
             return
         try:
             self._translate(f, key, start, finish, kwargs)

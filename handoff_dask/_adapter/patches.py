@@ -41,10 +41,25 @@ def before(note: Callable[..., None], original: Callable[..., Any]) -> Callable[
     """A handler that lets ``note`` see each message before ``original`` handles it."""
 
     def handler(*args: Any, **message: Any) -> Any:
-        try:
-            note(*args, **message)
-        except Exception:
-            logger.exception("handoff_dask could not take note of %r", message)
+        _take(note, args, message)
         return original(*args, **message)
 
     return handler
+
+
+def after(original: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:
+    """A handler that lets ``note`` see each message after ``original``, which awaits nothing, has handled it."""
+
+    def handler(*args: Any, **message: Any) -> Any:
+        answer = original(*args, **message)
+        _take(note, args, message)
+        return answer
+
+    return handler
+
+
+def _take(note: Callable[..., None], args: tuple[Any, ...], message: dict[str, Any]) -> None:
+    try:
+        note(*args, **message)
+    except Exception:
+        logger.exception("handoff_dask could not take note of %r", message)

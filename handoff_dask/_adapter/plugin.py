@@ -36,7 +36,7 @@ from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.lingering import Lingering
 from handoff_dask._adapter.membership import Membership
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED, RUN_ENDED
-from handoff_dask._adapter.patches import Patches, before
+from handoff_dask._adapter.patches import Patches, after, before
 from handoff_dask._adapter.requests import ActiveRun, Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.webpage import Webpage
@@ -111,6 +111,8 @@ class HandoffPlugin(SchedulerPlugin):
         changed = before(self.membership.status_changed, streams["worker-status-change"])
         replace(streams, "worker-status-change", changed)
         replace(streams, "update-graph", self._noting_failure(streams["update-graph"]))
+        if "steal-response" in streams:  # an administrator may have turned stealing off
+            replace(streams, "steal-response", after(streams["steal-response"], self.foreign.stolen))
         # Every way for a key to be released leads through this method, and one starts at the table.
         releases = before(self._unwanted, scheduler.client_releases_keys)
         replace(vars(scheduler), "client_releases_keys", releases)
@@ -256,7 +258,7 @@ class HandoffPlugin(SchedulerPlugin):
             return
         if f is None:
             if start == "processing" or finish == "processing":
-                self.foreign.moved(key, start, finish)
+                self.foreign.moved(key)
             return
         try:
             self._translate(f, key, start, finish, kwargs)

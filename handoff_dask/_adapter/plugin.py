@@ -41,7 +41,7 @@ from handoff_dask._adapter.requests import ActiveRun, Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.webpage import Webpage
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall
 from handoff_dask._scheduling.functions import FINAL, FunctionState
 from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask._scheduling.state import SchedulingState
@@ -110,6 +110,7 @@ class HandoffPlugin(SchedulerPlugin):
         replace(streams, "task-erred", before(self._task_erred, streams["task-erred"]))
         changed = before(self.membership.status_changed, streams["worker-status-change"])
         replace(streams, "worker-status-change", changed)
+        replace(streams, "long-running", before(self._seceded, streams["long-running"]))
         replace(streams, "update-graph", self._noting_failure(streams["update-graph"]))
         if "steal-response" in streams:  # an administrator may have turned stealing off
             replace(streams, "steal-response", after(streams["steal-response"], self.foreign.stolen))
@@ -384,6 +385,12 @@ class HandoffPlugin(SchedulerPlugin):
             active.dropped = True
             self.wake()
 
+    def _seceded(self, *, key: Hashable, run_id: int, **kwargs: Any) -> None:
+        f, ts = self.functions.get(key), self.scheduler.tasks.get(key)
+        if f is not None and ts is not None and ts.run_id == run_id:
+            self.state.seceded(f)
+            self.wake()
+
     def _attempt_reported(self, *, key: Hashable, run_id: int, **report: Any) -> None:
         if key in self.functions:
             self._reports[key] = run_id, report
@@ -417,6 +424,10 @@ class HandoffPlugin(SchedulerPlugin):
         for decision in decisions:
             if isinstance(decision, Fail):
                 self._fail(decision, stimulus_id)
+            elif isinstance(decision, Recall):
+                f = decision.function
+                key = self.runs[f.run.spec.run_id].keys[f.number]
+                self.scheduler.transitions({key: "released"}, stimulus_id)
             elif isinstance(decision, End):
                 self._end(self.runs[decision.run.spec.run_id])
 

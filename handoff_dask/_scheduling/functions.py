@@ -124,6 +124,7 @@ class FunctionState:
         "queued",
         "rank",
         "run",
+        "short",
         "state",
         "ticket",
     )
@@ -150,6 +151,7 @@ class FunctionState:
         self.attempts: tuple[Attempt, ...] = ()
         self.nbytes: int | None = None
         self.placed = 0.0
+        self.short = False
 
     @property
     def id(self) -> Any:

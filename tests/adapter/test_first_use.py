@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from distributed import Client, Worker, worker_client
+from distributed import Client, Worker, secede, worker_client
 from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, settle, until
 
 import handoff_dask as handoff
@@ -183,3 +183,42 @@ def test_nested_first_use_by_several_functions():
         Client(cluster, set_as_default=False) as client,
     ):
         assert handoff.execute(dag_of(*functions, id="outer"), client).results == {0: 3, 1: 4, 2: 5}
+
+
+def perhaps_secede(door):
+    if door is not None:
+        pass_gate(f"{door} entered")
+        secede()  # as worker_client does
+        pass_gate(door)
+    return door
+
+
+def test_a_function_sent_ahead_is_not_left_behind_one_that_waits_for_others():
+    nodes = {"a": {"cpu": 1}, "b": {"cpu": 1}}
+    entered, door, other = gate("recall entered"), gate("recall"), gate("recall b")
+    with handoff.local_cluster(nodes) as cluster, Client(cluster, set_as_default=False) as client:
+        short = [("waits", perhaps_secede, [None]), ("later", identity, [1])]
+        handoff.execute(dag_of(*[Function(i, code, extra_args=args) for i, code, args in short]), client)
+        durations = plugin_of(cluster).state.placement.durations
+        for seen in durations._seen.values():  # however slow this machine was
+            seen.most = 0.001
+        dag = dag_of(
+            Function("held", pass_gate, extra_args=["recall b"], cost={"cpu": 1}, node="b"),
+            Function("waits", perhaps_secede, extra_args=["recall"], cost={"cpu": 1}, node="a"),
+        )
+        run = handoff.submit(dag, client)
+        entered.await_inside(1)
+        other.await_inside(1)
+        later = handoff.submit(dag_of(Function("later", identity, extra_args=[2], cost={"cpu": 1})), client)
+        node = plugin_of(cluster).state.nodes["a"]
+        until(lambda: node.ahead)
+        entered.open()
+        until(lambda: not node.ahead)
+        other.open()
+        result = later.result(20)
+        assert result.allocations == {"later": "b"}
+        assert len(result.records["later"].attempts) == 1
+        door.open()
+        run.result(20)
+        del run, later
+        settle(cluster)

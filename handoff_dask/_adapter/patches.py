@@ -48,7 +48,7 @@ def before(note: Callable[..., None], original: Callable[..., Any]) -> Callable[
 
 
 def after(original: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:
-    """A handler that lets ``note`` see each message after ``original``, which awaits nothing, has handled it."""
+    """A handler that lets ``note`` see each message once ``original``, which awaits nothing, is done."""
 
     def handler(*args: Any, **message: Any) -> Any:
         answer = original(*args, **message)

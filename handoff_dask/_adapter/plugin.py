@@ -167,6 +167,7 @@ class HandoffPlugin(SchedulerPlugin):
             if timer is not None:
                 timer.cancel()
         self.patches.undo()
+        self.lingering.close()
         self.absent.close()
         self.keeper.close()
 

@@ -80,9 +80,7 @@ class Lingering:
             except OSError:
                 continue
             except Exception:
-                logger.exception(
-                    "handoff_dask could not ask node %r what it runs, and will ask again", node.name
-                )
+                logger.exception("handoff_dask could not ask node %r what it runs; it will again", node.name)
                 continue
             if running is None:
                 continue

@@ -162,6 +162,7 @@ class HandoffPlugin(SchedulerPlugin):
         for active in list(self.runs.values()):
             self._break(active, RuntimeError("the plugin was removed from the scheduler"))
             self._end(active)
+            self._release(active.client, active.release)
         self.closed = True
         for timer in (self._timer, self._parked_timer):
             if timer is not None:
@@ -488,7 +489,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.scheduler.transitions(recommendations, stimulus_id)
 
     def _end(self, active: ActiveRun) -> None:
-        """Tell the client that its run has ended, and release what will not run."""
+        """Tell the client that its run has ended, and have released what will not run."""
         run, client = active.run, active.client
         if active.ended is None:
             active.ended = time()
@@ -497,8 +498,7 @@ class HandoffPlugin(SchedulerPlugin):
             self.scheduler.client_send(client, message)
         if run.status is not RunStatus.FINISHED:
             tasks = self.scheduler.tasks
-            keys = [key for key in active.keys if (ts := tasks.get(key)) and ts.state in UNSTARTED]
-            self._release(active.client, keys)
+            active.release += [key for key in active.keys if (ts := tasks.get(key)) and ts.state in UNSTARTED]
 
     def want(self, keys: list[Any], client: str) -> None:
         """A client wants keys again; it is told of those that are gone."""
@@ -524,8 +524,10 @@ class HandoffPlugin(SchedulerPlugin):
             self._release(client, keys)
         for run_id, active in list(self.runs.items()):
             if active.release:
-                keys, active.release = active.release, []
-                self._release(active.client, keys)
+                self._release(active.client, active.release[:BATCH])
+                del active.release[:BATCH]
+                if active.release:
+                    self.wake()
             if not active.known and active.run.ended and active.dropped:
                 self._forget(run_id)
 
@@ -560,6 +562,9 @@ class HandoffPlugin(SchedulerPlugin):
             self.state.run_cancelled(active.run.spec.run_id)
         self.wake()
 
+
+#: Keys that are released in one turn of the event loop: Dask needs some 20 microseconds for each.
+BATCH = 1_000
 
 #: Dask states of tasks that have neither started nor ended.
 UNSTARTED = frozenset({"released", "waiting", "no-worker", "queued"})

@@ -142,7 +142,9 @@ class Run:
         if answer["status"] == "unplaceable":
             self._error = self._with_run(allocation_error(self._compiled, self.dag.id, answer["shortfalls"]))
             raise self._error
-        if not self._ended.is_set():
+        if answer["status"] in ENDED:  # asked again, it had been announced already
+            self._finish(answer["status"])
+        elif not self._ended.is_set():
             self._status = answer["status"]
             self._send_graph()
 

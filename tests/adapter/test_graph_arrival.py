@@ -97,6 +97,31 @@ def test_a_graph_of_a_run_that_the_plugin_does_not_know(client, cluster, door):
     until(lambda: nothing_left(cluster))
 
 
+def test_a_run_that_has_ended_when_the_answer_to_its_announcement_comes(client, cluster):
+    """As when the connection broke, and the run was given up, before the client heard that it was known."""
+    handoff.discover_nodes(client)
+    handlers = cluster.scheduler.handlers
+    prepare = handlers["handoff_prepare"]
+
+    async def prepare_and_cancel(**message):
+        await prepare(**message)
+        plugin = plugin_of(cluster)
+        plugin._client_gone(message["client"])
+        plugin.wake()
+        return await prepare(**message)
+
+    handlers["handoff_prepare"] = prepare_and_cancel
+    try:
+        run = handoff.submit(wide(), client)
+    finally:
+        handlers["handoff_prepare"] = prepare
+    assert run.done()
+    assert run.wait(0)
+    with pytest.raises(handoff.RunCancelledError):
+        run.result(10)
+    until(lambda: nothing_left(cluster))
+
+
 async def forget(plugin, run_id):
     plugin._forget(run_id)
 

@@ -269,7 +269,13 @@ class Run:
         return self.status in ENDED
 
     def __repr__(self) -> str:
-        return f"<Run {self.id} of DAG {self.dag.id!r}: {self.status}>"
+        return f"<Run {self.id} of DAG {self.dag.id!r}: {self._stands}>"
+
+    @property
+    def _stands(self) -> str:
+        """The status, and why it is lost if it is."""
+        lost = self.status == "cancelled" and self._why_gone is not None
+        return f"{self.status}, since {self._why_gone}" if lost else self.status
 
     def _repr_html_(self) -> str:
         from handoff_dask._display import html

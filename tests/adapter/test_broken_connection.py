@@ -167,7 +167,8 @@ def check_lost(run, text):
     assert not run.cancel()
     assert text in run.explain("after")
     assert "cancelled" in repr(run)
-    assert "cancelled" in run._repr_html_()
+    assert text in repr(run)
+    assert text in run._repr_html_()
     assert dict(run.results) == {}
     with pytest.raises(KeyError, match=text):
         run.results["before"]

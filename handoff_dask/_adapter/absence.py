@@ -56,9 +56,9 @@ class AbsentClients:
             self._release(client)
 
     def _give_up(self, client: str) -> None:
+        # It may be connected again; but then there is nobody left who would ask about these runs.
         del self._timers[client]
-        if client not in self._scheduler.clients:
-            self._gone(client)
+        self._gone(client)
         self._release(client)
 
     def _release(self, client: str) -> None:

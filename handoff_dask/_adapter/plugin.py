@@ -483,10 +483,12 @@ class HandoffPlugin(SchedulerPlugin):
             error = AllocationError(spec.dag_id, spec.run_id, [decision.shortfall])
             active.errors[f.number] = pickle.dumps(error)
             self.failures.note(f, time(), str(error))
-        recommendations = self.scheduler.transition(
-            key, "erred", exception=active.errors[f.number], cause=key, stimulus_id=stimulus_id
-        )
-        self.scheduler.transitions(recommendations, stimulus_id)
+        ts = self.scheduler.tasks.get(key)
+        if ts is not None and ts.state == "no-worker":  # else Dask has released it: all that needed it failed
+            recommendations = self.scheduler.transition(
+                key, "erred", exception=active.errors[f.number], cause=key, stimulus_id=stimulus_id
+            )
+            self.scheduler.transitions(recommendations, stimulus_id)
 
     def _end(self, active: ActiveRun) -> None:
         """Tell the client that its run has ended, and have released what will not run."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from distributed import Client, Future
 from tornado.ioloop import PeriodicCallback
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: Seconds between looks at whether the client has another connection than before: Dask announces none.
 INTERVAL = 0.25
+
+#: How often something is asked while nobody answers.
+PATIENCE = 40
 
 #: Reason that Dask gives for futures which it takes for cancelled since the connection broke.
 CONNECTION_LOST = "scheduler-connection-lost"
@@ -50,6 +53,26 @@ async def connected(client: Client) -> bool:
     while client.status in CONNECTING:  # made by another thread, or its connection broke
         await asyncio.sleep(0.01)
     return bool(client.status == "running")
+
+
+async def retried(client: Client, ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask the scheduler something, again when the connection breaks; None when the client is closed.
+
+    Raises
+    ------
+    OSError
+        There is a connection, but nobody answers.
+    """
+    for attempt in range(PATIENCE):
+        if not await connected(client):
+            break
+        try:
+            return await ask()
+        except OSError:  # Dask connects again, or closes the client
+            if attempt == PATIENCE - 1:
+                raise
+            await asyncio.sleep(INTERVAL)
+    return None
 
 
 class Connection:

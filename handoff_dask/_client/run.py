@@ -18,7 +18,7 @@ from distributed.protocol import ToPickle, pickle
 
 from handoff_dask._adapter.compile import Compiled, NumberOrder
 from handoff_dask._adapter.messages import PROTOCOL
-from handoff_dask._client.connection import CONNECTION_LOST, connection_of, drop, why_closed
+from handoff_dask._client.connection import CONNECTION_LOST, connection_of, drop, retried, why_closed
 from handoff_dask._client.outcome import allocation_error, find_error
 from handoff_dask._client.recording import record_run, with_hints
 from handoff_dask._client.result import Result
@@ -104,7 +104,11 @@ class Run:
         try:
             await self._open_history()
             await self._announce()
-        except HandoffError:
+        except OSError as error:
+            self._finish("failed")
+            await self._recorded()
+            raise ClusterNotReadyError(f"the scheduler did not answer: {error!r}") from error
+        except BaseException:
             self._finish("failed")
             await self._recorded()
             raise
@@ -156,7 +160,7 @@ class Run:
             )
             if answer is not None and answer["status"] != "removed":
                 return answer
-            await ensure_plugin(self._client)
+            await ensure_plugin(self._client)  # which raises an error when the client was closed
         raise ClusterNotReadyError(
             "the plugin of handoff_dask was removed from the scheduler as often as it was installed:"
             " start the scheduler with `dask scheduler --preload handoff_dask.preload`"
@@ -426,17 +430,15 @@ class Run:
         OSError
             There is a connection, but nobody answers.
         """
-        connection, patience = connection_of(self._client), 50
+
+        async def ask() -> Any:
+            if not await connection_of(self._client).settled() or self._reason is not None:
+                return None
+            return await getattr(self._client.scheduler, f"handoff_{question}")(**arguments)
+
         if question != "prepare":
             arguments["run_id"] = self.id
-        while self._reason is None and await connection.settled():
-            try:
-                return await getattr(self._client.scheduler, f"handoff_{question}")(**arguments)
-            except OSError:  # Dask connects again, or closes the client
-                if not (patience := patience - 1):
-                    raise
-                await asyncio.sleep(0.1)
-        return None
+        return await retried(self._client, ask)
 
     async def _fetch_report(self) -> dict[str, Any]:
         """How the run stands, and why: ``{}`` when the scheduler does not know."""

@@ -377,7 +377,19 @@ class SchedulingState:
         if f.run.spec.fail_fast and not f.run.ended:
             self._end(f.run, RunStatus.FAILED)
         else:
+            self._skip_dependents(f)
             self._check_complete(f.run)
+
+    def _skip_dependents(self, f: FunctionState) -> None:
+        """What needs a function that failed for good will not run. Not each is reported skipped."""
+        run = f.run
+        failed = [f.number]
+        while failed and run.spec.dependents:
+            for number in run.spec.dependents[failed.pop()]:
+                dependent = run.functions[number]
+                if dependent.state not in FINAL and dependent.state is not State.RUNNING:
+                    dependent.move(State.SKIPPED)
+                    failed.append(number)
 
     # ------------------------------------------------------------------ decisions
 

@@ -209,7 +209,16 @@ class Model:
         if run.spec.fail_fast and self.runs[run.spec.run_id] in ("running", "pending"):
             self._end(run, "failed")
         else:
+            self._skip_dependents(f)
             self._complete(run)
+
+    def _skip_dependents(self, f: FunctionState) -> None:
+        """As far as the core knows what depends on what."""
+        if f.run.spec.dependents:
+            for number in f.run.spec.dependents[f.number]:
+                if self.status[other := f.run.functions[number]] in (WAITING, READY):
+                    self._set(other, SKIPPED)
+                    self._skip_dependents(other)
 
     def on_node_joined(self, node: Node, now: float, result: None) -> None:
         assert node.name not in self.nodes
@@ -325,7 +334,8 @@ class Model:
             self.status[f] = WAITING
 
     def on_skipped(self, f: FunctionState, now: float, result: None) -> None:
-        self._set(f, SKIPPED)
+        if self.status[f] not in FINAL:
+            self._set(f, SKIPPED)
         self._complete(f.run)
 
     def on_dropped(self, f: FunctionState, now: float, result: None) -> None:

@@ -305,7 +305,7 @@ def test_what_needs_a_failed_function_is_skipped_whoever_says_so(core):
     core.nodes(a="cpu 2")
     x = fn("cpu 1")
     core.run(
-        **{name: x for name in "abcde"},
+        **dict.fromkeys("abcde", x),
         ready="a e",
         options={"fail_fast": False, "dependents": [[1, 2], [3], [3], [], []]},
     )

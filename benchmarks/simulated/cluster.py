@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -124,6 +125,7 @@ class Cluster:
     """
 
     def __init__(self, network: Network) -> None:
+        distributed.scheduler.TaskState._run_id_iterator = itertools.count()  # one for the whole process
         self.network = network
         self.scheduler: Any = None
         self.machines: dict[str, Machine] = {}

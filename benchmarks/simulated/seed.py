@@ -192,6 +192,7 @@ class Seed:
 
     def _close(self, loop: VirtualLoop) -> None:
         """Leave nothing behind for the next seed."""
+        self.trace.ended = True
         watch.TRACE.clear()
         for machine in self.cluster.machines.values():
             machine.pool.abandon()

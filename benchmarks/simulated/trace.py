@@ -38,10 +38,13 @@ class Trace:
     def __init__(self, keep: int | None = 400) -> None:
         self.lines: deque[str] = deque(maxlen=keep)
         self.complaints: list[str] = []
+        self.ended = False  # what follows is thrown away, in any order
         self._digest = hashlib.sha256()
 
     def note(self, *words: Any) -> None:
         """Something happened on the machine where the caller runs."""
+        if self.ended:
+            return
         line = f"{CLOCK.now:12.6f} {MACHINE.get():<9} {' '.join(map(str, words))}"
         self.lines.append(line)
         self._digest.update(line.encode())

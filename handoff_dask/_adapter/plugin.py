@@ -34,12 +34,13 @@ from handoff_dask._adapter.requests import ActiveRun, Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.webpage import Webpage
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Refuse
+from handoff_dask._scheduling.explain import explain_loss
 from handoff_dask._scheduling.functions import FINAL, FunctionState
 from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask._scheduling.state import SchedulingState
 from handoff_dask._version import __version__
-from handoff_dask.exceptions import AllocationError
+from handoff_dask.exceptions import AllocationError, RunEndedError
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -82,9 +83,12 @@ class HandoffPlugin(SchedulerPlugin):
         self._replace(streams, "task-erred", self._before(streams["task-erred"], self._task_erred))
         change = streams["worker-status-change"]
         self._replace(streams, "worker-status-change", self._before(change, self.membership.status_changed))
-        if "steal-response" in streams:  # an administrator may have turned stealing off
-            stolen = self._after(streams["steal-response"], self.foreign.stolen)
-            self._replace(streams, "steal-response", stolen)
+        # An administrator may have turned stealing off; functions are recalled by the same messages.
+        confirm = streams.get("steal-response", lambda **message: None)
+        self._replace(streams, "steal-response", self._after(confirm, self._asked_back))
+        self._replace(streams, "cancel-keys", self._cancelling(streams["cancel-keys"]))
+        resources = self._after(handlers["set_resources"], self.membership.resources_changed)
+        self._replace(handlers, "set_resources", resources)
         # Every way for a key to be released leads through this method, and one starts at the table.
         releases = self._before(scheduler.client_releases_keys, self._unwanted)
         self._replace(vars(scheduler), "client_releases_keys", releases)
@@ -143,6 +147,32 @@ class HandoffPlugin(SchedulerPlugin):
             note(*args, **message)
         except Exception:
             logger.exception("handoff_dask could not take note of %r", message)
+
+    def _cancelling(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Dask's ``cancel-keys``, which fails over dependents that nobody wants: it is not told of ours."""
+
+        def cancel(*, keys: Any, client: str, force: bool = False, **message: Any) -> Any:
+            ours = [key for key in keys if key in self.functions]
+            if ours:
+                self._cancel(ours, client, force)
+            others = [key for key in keys if key not in self.functions]
+            return original(keys=others, client=client, force=force, **message)
+
+        return cancel
+
+    def _cancel(self, keys: list[Any], client: str, force: bool) -> None:
+        """A client gives up these futures of functions; with ``force`` nobody is to have them."""
+        wanting = {client}
+        for key in keys:
+            f = self.functions[key]
+            if force or client == self.runs[f.run.spec.run_id].client:
+                self.state.given_up(f)
+            if force:
+                wanting |= {cs.client_key for cs in self.scheduler.tasks[key].who_wants or ()} - {KEEPER}
+        for name in wanting & set(self.scheduler.clients):
+            self.scheduler.client_releases_keys(keys=keys, client=name)
+            self._say_cancelled(name, keys)
+        self.wake()
 
     def _restarting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """The scheduler's ``restart``, which expects that every key can be released."""
@@ -284,6 +314,8 @@ class HandoffPlugin(SchedulerPlugin):
                 hold(self.scheduler.tasks[key])
             elif finish == "waiting":
                 state.result_lost(f)
+                if state.retried(f):
+                    self.runs[f.run.spec.run_id].errors.pop(f.number, None)
 
     def _erred(self, f: FunctionState, key: Hashable, kwargs: dict[str, Any]) -> None:
         if f.state in FINAL:
@@ -294,7 +326,7 @@ class HandoffPlugin(SchedulerPlugin):
             return
         exception = kwargs.get("exception")
         self.runs[f.run.spec.run_id].errors[f.number] = exception
-        self.state.gave_up(f, time(), describe(exception))
+        self.state.gave_up(f, time(), describe(f, exception))
         self.failures.note(f, time())
 
     def _after_end(self, f: FunctionState, key: Hashable) -> None:
@@ -405,6 +437,10 @@ class HandoffPlugin(SchedulerPlugin):
         for decision in decisions:
             if isinstance(decision, Fail):
                 self._fail(decision, stimulus_id)
+            elif isinstance(decision, Refuse):
+                self._refuse(decision.function, stimulus_id)
+            elif isinstance(decision, Recall):
+                self._recall(decision, stimulus_id)
             elif isinstance(decision, End):
                 self._end(self.runs[decision.run.spec.run_id])
         self._collect()
@@ -437,10 +473,43 @@ class HandoffPlugin(SchedulerPlugin):
             error = AllocationError(spec.dag_id, spec.run_id, [decision.shortfall])
             active.errors[f.number] = pickle.dumps(error)
             self.failures.note(f, time(), str(error))
+        self._err(key, active.errors[f.number], stimulus_id)
+
+    def _refuse(self, f: FunctionState, stimulus_id: str) -> None:
+        """Tell whoever waits for a function that its run has ended, rather than let it stay parked."""
+        run = f.run
+        key = self.runs[run.spec.run_id].keys[f.number]
+        ts = self.scheduler.tasks.get(key)
+        if ts is not None and ts.state == "no-worker":
+            error = RunEndedError(run.spec.dag_id, run.spec.run_id, f.id, run.status.value)
+            self._err(key, pickle.dumps(error), stimulus_id)
+
+    def _err(self, key: Any, exception: Any, stimulus_id: str) -> None:
+        """Let a parked task, and all that needs it, fail."""
         recommendations = self.scheduler.transition(
-            key, "erred", exception=active.errors[f.number], cause=key, stimulus_id=stimulus_id
+            key, "erred", exception=exception, cause=key, stimulus_id=stimulus_id
         )
         self.scheduler.transitions(recommendations, stimulus_id)
+
+    def _recall(self, decision: Recall, stimulus_id: str) -> None:
+        """Ask a worker for what it has not started, by the message with which Dask steals."""
+        f = decision.function
+        stream = self.scheduler.stream_comms.get(self.scheduler.aliases.get(decision.node.name, ""))
+        if stream is not None:
+            key = self.runs[f.run.spec.run_id].keys[f.number]
+            stream.send({"op": "steal-request", "key": key, "stimulus_id": stimulus_id})
+
+    def _asked_back(self, *, key: Hashable, state: str | None, worker: str, **message: Any) -> None:
+        """A worker has given a task back, or has said that it runs it."""
+        f, ts = self.functions.get(key), self.scheduler.tasks.get(key)
+        if f is None:
+            self.foreign.stolen(key)
+            return
+        there = ts is not None and ts.processing_on is not None and ts.processing_on.address == worker
+        if there and state in GIVEN_BACK:
+            self.state.returned(f)
+            self.scheduler.transitions({key: "released"}, f"handoff-returned-{time()}")
+            self.wake()
 
     def _end(self, active: ActiveRun) -> None:
         """Tell the client that its run has ended, and release what will not run."""
@@ -454,12 +523,19 @@ class HandoffPlugin(SchedulerPlugin):
             tasks = self.scheduler.tasks
             keys = [key for key in active.keys if (ts := tasks.get(key)) and ts.state in UNSTARTED]
             self._release(active, keys)
+            for key in keys:  # others may want them, or have tasks that need them
+                if key in self.functions:
+                    self._refuse(self.functions[key], f"handoff-{time()}")
 
     def _release(self, active: ActiveRun, keys: list[Any]) -> None:
         if keys and active.client in self.scheduler.clients:
             self.scheduler.client_releases_keys(keys=keys, client=active.client)
-            message = {"op": "cancelled-keys", "keys": keys, "reason": NAME, "msg": "the run has ended"}
-            self.scheduler.report(message, client=active.client)
+            self._say_cancelled(active.client, keys)
+
+    def _say_cancelled(self, client: str, keys: list[Any]) -> None:
+        """Let a client's futures be cancelled ones."""
+        message = {"op": "cancelled-keys", "keys": keys, "reason": NAME, "msg": "the run has ended"}
+        self.scheduler.report(message, client=client)
 
     def _collect(self) -> None:
         """Release results of cancelled runs, and forget runs of which Dask has forgotten everything."""
@@ -506,6 +582,10 @@ class HandoffPlugin(SchedulerPlugin):
 UNSTARTED = frozenset({"released", "waiting", "no-worker", "queued"})
 
 
+#: States on a worker of tasks that it gives back when it is asked to.
+GIVEN_BACK = frozenset({"ready", "constrained", "waiting"})
+
+
 def hold(ts: TaskState) -> None:
     """Keep a task from being placed by anyone but us."""
     ts.worker_restrictions = HELD
@@ -513,18 +593,12 @@ def hold(ts: TaskState) -> None:
     ts.resource_restrictions = None
 
 
-def describe(exception: Any) -> str | None:
-    """What a pickled exception of Dask's own says, in words for an attempt."""
+def describe(f: FunctionState, exception: Any) -> str | None:
+    """What a pickled exception of Dask's own says, in words for the attempt of a function that runs."""
     if not isinstance(exception, bytes):
         return None
     try:
         error = pickle.loads(exception)
     except Exception:
         return None
-    if isinstance(error, KilledWorker):
-        allowed = error.allowed_failures
-        return (
-            f"its node was lost, too: it took down {allowed + 1} nodes"
-            f" (distributed.scheduler.allowed-failures is {allowed}); their logs may say why"
-        )
-    return repr(error)
+    return explain_loss(f, error.allowed_failures) if isinstance(error, KilledWorker) else repr(error)

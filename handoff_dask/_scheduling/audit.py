@@ -1,4 +1,4 @@
-"""Whether the books are right."""
+"""Whether the books are right, and what is written down of attempts."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ def check_ledger(nodes: Iterable[Node], runs: Iterable[Run]) -> None:
         assert _total([node.occupied, *costs]) == _positive(node.used), node
     running = [f for node in nodes for f in node.running]
     for run in runs:
+        for f in run.functions:
+            assert not any(a.outcome == "finished" and a.error is not None for a in f.attempts), f
         assert run.share == sum(run.weight(f) for f in running if f.run is run), run
         if run.limits is not None:
             costs = [f.limit_cost for f in running if f.run is run]

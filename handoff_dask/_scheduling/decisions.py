@@ -36,6 +36,21 @@ class Fail:
 
 
 @dataclass(frozen=True, slots=True)
+class Refuse:
+    """``function``, which became ready after the end of its run, will not be placed."""
+
+    function: FunctionState
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Take ``function`` back from ``node`` if it has not started: the node will never have room for it."""
+
+    function: FunctionState
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """``run`` has reached a final status; its functions that did not start will not."""
 
@@ -43,7 +58,7 @@ class End:
 
 
 #: What is to be carried out.
-Decision = Place | Fail | End
+Decision = Place | Fail | Refuse | Recall | End
 
 
 @dataclass(frozen=True, slots=True)

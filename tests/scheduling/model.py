@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from handoff_dask._model.resources import GPU, THREADS, UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Refuse
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run, RunStatus
@@ -100,6 +100,7 @@ class Model:
         self.starved: dict[Any, float] = {}  # need and pins → since when no node could hold them
         self.starved_function: dict[FunctionState, float] = {}
         self.finals: dict[FunctionState, list[str]] = {}
+        self.refused: list[FunctionState] = []  # ready after their end, to be said in the next decision
 
     # questions
 
@@ -261,6 +262,8 @@ class Model:
             self.group_at.pop(id(f.group), None)
 
     def on_ready(self, f: FunctionState, now: float, result: None) -> None:
+        if self.status[f] in FINAL and not self.live(f):
+            self.refused.append(f)
         if self.status[f] == WAITING:
             self.status[f] = READY
 
@@ -271,6 +274,24 @@ class Model:
     def on_refused(self, f: FunctionState, result: None) -> None:
         self.nodes[self.where[f]].accepting = False
         self._set(f, READY if self.live(f) else CANCELLED)
+
+    def on_returned(self, f: FunctionState, result: None) -> None:
+        if self.status[f] == PLACED:
+            self._set(f, WAITING if self.live(f) else CANCELLED)
+
+    def on_retried(self, f: FunctionState, result: bool) -> None:
+        assert result == (self.status[f] in (FAILED, SKIPPED) and self.live(f))
+        if result:
+            self.finals[f].remove(self.status[f])
+            self.status[f] = WAITING
+            self.failures[f] = 0
+            self.not_before[f] = 0.0
+
+    def on_given_up(self, f: FunctionState, result: None) -> None:
+        dependents = f.run.spec.dependents[f.number] if f.run.spec.dependents else ()
+        needed = any(self.status[f.run.functions[n]] not in FINAL for n in dependents)
+        if self.status[f] not in FINAL or needed:
+            self.on_run_cancelled(f.run.spec.run_id, None)
 
     def on_finished(self, f: FunctionState, now: float, result: None, **times: float) -> None:
         if self.status[f] not in FINAL:
@@ -324,6 +345,12 @@ class Model:
                 self._check_place(decision, now)
             elif isinstance(decision, Fail):
                 self._check_fail(decision, now)
+            elif isinstance(decision, Recall):
+                f, node = decision.function, self.nodes[decision.node.name]
+                assert f in node.booked + node.ahead
+                assert any(units > node.capacity.get(r, 0) for r, units in f.cost.items())
+        assert [d.function for d in result if isinstance(d, Refuse)] == self.refused
+        self.refused.clear()
         for decision in result:
             if isinstance(decision, End):
                 run = decision.run

@@ -193,6 +193,7 @@ class HandoffPlugin(SchedulerPlugin):
             for active in list(self.runs.values()):
                 self._break(active, RuntimeError("the plugin was removed from the scheduler"))
                 self._end(active)
+            self._leave_to_dask()
             for undo in reversed(self._undo):
                 try:
                     undo()
@@ -202,6 +203,17 @@ class HandoffPlugin(SchedulerPlugin):
             self.scheduler.set_metadata([NAME], None)
             await self.membership.settled()  # what is being changed cannot be put back yet
             await self.intervals.restore()
+
+    def _leave_to_dask(self) -> None:
+        """What was submitted fails where somebody needs it, and Dask may compute again what is lost."""
+        for key, f in self.functions.items():
+            ts = self.scheduler.tasks.get(key)
+            if ts is None:
+                continue
+            ts.worker_restrictions = None
+            if ts.state == "waiting":  # it would become ready after this
+                ts.exception_blame, ts.exception = ts, ended_before(f)
+                self.scheduler.transitions({key: "erred"}, f"handoff-removed-{time()}")
 
     def restart(self, scheduler: Scheduler) -> None:
         """Dask has restarted, and forgotten its metadata: show clients that the plugin is there."""
@@ -481,8 +493,7 @@ class HandoffPlugin(SchedulerPlugin):
         key = self.runs[run.spec.run_id].keys[f.number]
         ts = self.scheduler.tasks.get(key)
         if ts is not None and ts.state == "no-worker":
-            error = RunEndedError(run.spec.dag_id, run.spec.run_id, f.id, run.status.value)
-            self._err(key, pickle.dumps(error), stimulus_id)
+            self._err(key, ended_before(f), stimulus_id)
 
     def _err(self, key: Any, exception: Any, stimulus_id: str) -> None:
         """Let a parked task, and all that needs it, fail."""
@@ -591,6 +602,12 @@ def hold(ts: TaskState) -> None:
     ts.worker_restrictions = HELD
     ts.host_restrictions = None
     ts.resource_restrictions = None
+
+
+def ended_before(f: FunctionState) -> bytes:
+    """What to tell whoever waits for a function that will not run any more, pickled."""
+    spec = f.run.spec
+    return pickle.dumps(RunEndedError(spec.dag_id, spec.run_id, f.id, f.run.status.value))
 
 
 def describe(f: FunctionState, exception: Any) -> str | None:

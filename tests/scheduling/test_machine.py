@@ -255,7 +255,12 @@ class CoreMachine(RuleBasedStateMachine):
             cluster.tell("node_accepting", name, not cluster.state.nodes[name].accepting)
 
     @precondition(lambda self: self.model.status)
-    @rule(event=st.sampled_from(["lose", "lose result", "lose result", "give up", "drop"]), pick=picks)
+    @rule(
+        event=st.sampled_from(
+            ["lose", "lose result", "lose result", "give up", "drop", "retry", "do without"]
+        ),
+        pick=picks,
+    )
     def function_event(self, event, pick):
         cluster = self.cluster
         if event == "lose" and (running := self.of_state(State.RUNNING)):
@@ -266,6 +271,10 @@ class CoreMachine(RuleBasedStateMachine):
             cluster.give_up(self.pick(these, pick))
         elif event == "drop":
             cluster.drop(self.pick(self.model.status, pick))
+        elif event == "retry" and (failed := self.of_state(State.FAILED)):
+            cluster.retry(self.pick(failed, pick))
+        elif event == "do without" and pick % 4 == 3:
+            cluster.tell("given_up", self.pick(self.model.status, pick))
 
     @precondition(lambda self: len(self.cluster.state.runs) > 1)
     @rule(event=st.sampled_from(["cancel", "remove", "nothing"]), pick=picks)

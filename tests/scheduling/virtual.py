@@ -158,6 +158,15 @@ class VirtualCluster:
         self.tell("gave_up", f, self.now)
         self._skip_dependents(f)
 
+    def retry(self, f: FunctionState) -> None:
+        """Somebody asks for one more try, and so of all that could not run without it."""
+        asked = [f]
+        for each in asked:
+            if self.tell("retried", each):
+                asked += [other for other in self.dependents[each] if other.state is State.SKIPPED]
+        for each in dict.fromkeys(asked):
+            self._offer(each)
+
     def drop(self, f: FunctionState) -> None:
         """Nobody wants it: neither a client nor a function that would need it."""
         for other in self.dependents[f]:
@@ -214,10 +223,16 @@ class VirtualCluster:
             if isinstance(decision, Fail):
                 self._skip_dependents(decision.function)
             elif isinstance(decision, Recall):
-                self._end(decision.function)
-                self.tell("taken_back", decision.function, self.now)
-                self._offer(decision.function)
+                self._give_back(decision.function, decision.node)
         return decisions
+
+    def _give_back(self, f: FunctionState, node: Node) -> None:
+        """The node gives back what it has not started."""
+        worker = self.workers[node.name]
+        if f in worker.sent:
+            worker.end(f)
+            self.tell("returned", f)
+            self._offer(f)
 
     def start(self) -> list[FunctionState]:
         """Let workers start what they have."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,10 +33,11 @@ from handoff_dask._adapter.membership import Membership
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED, RUN_ENDED
 from handoff_dask._adapter.requests import ActiveRun, Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
+from handoff_dask._adapter.stopping import Stopping
 from handoff_dask._adapter.webpage import Webpage
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place
-from handoff_dask._scheduling.functions import FINAL, FunctionState
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Stop
+from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask._scheduling.state import SchedulingState
 from handoff_dask._version import __version__
@@ -69,6 +71,7 @@ class HandoffPlugin(SchedulerPlugin):
         self._tick_due = False
         self.keeper = Keeper(scheduler)
         self.lingering = Lingering(scheduler, self.state, self.wake)
+        self.stopping = Stopping(scheduler)
         self.foreign = ForeignTasks(scheduler, self.state, self.wake)
         self.membership = Membership(scheduler, self.state, self.intervals, self.foreign, self.wake)
         self.runs: dict[str, ActiveRun] = {}
@@ -178,7 +181,8 @@ class HandoffPlugin(SchedulerPlugin):
         running = []
         for key in keys:
             f = self.functions.get(key)
-            if f is not None and f.booked:
+            # One that was sent ahead goes on for a moment only, unless it may take up to its timeout.
+            if f is not None and (f.booked or (f.state is State.RUNNING and f.kind.isolated)):
                 running.append(key)
         self.keeper.keep(running)
 
@@ -284,7 +288,7 @@ class HandoffPlugin(SchedulerPlugin):
     def _after_end(self, f: FunctionState, key: Hashable) -> None:
         """Give up the result of a function whose run was cancelled, or which nobody wanted, while it ran."""
         self.keeper.ended(key)
-        if f.run.status is RunStatus.CANCELLED:
+        if f.run.status is RunStatus.CANCELLED or f.state is State.CANCELLED:
             active = self.runs[f.run.spec.run_id]
             active.release.append(key)
 
@@ -312,19 +316,22 @@ class HandoffPlugin(SchedulerPlugin):
         if ts.state != "processing" or ts.run_id != run_id:
             return
         started, stopped = report.get("times", (None, None))
-        retry = self.state.failed(
-            f,
-            time(),
-            started=started,
-            stopped=stopped,
-            error=exception_text,
-            traceback=traceback_text,
-            retryable=report.get("retryable", True),
-        )
-        ts.retries = 1 if retry else 0
-        self.failures.note(f, time())
-        if not retry:
-            self.runs[f.run.spec.run_id].errors[f.number] = exception
+        if report.get("stopped"):
+            again = self.state.stopped(f, time(), started=started, stopped=stopped)
+        else:
+            again = self.state.failed(
+                f,
+                time(),
+                started=started,
+                stopped=stopped,
+                error=exception_text,
+                traceback=traceback_text,
+                retryable=report.get("retryable", True),
+            )
+            self.failures.note(f, time())
+            if not again:
+                self.runs[f.run.spec.run_id].errors[f.number] = exception
+        ts.retries = 1 if again else 0
         self.wake()
 
     def _did_not_travel(
@@ -386,11 +393,18 @@ class HandoffPlugin(SchedulerPlugin):
                 if ts is not None and ts.state == "no-worker":
                     hold(ts)
                     self.state.refused(f)
+        stops: defaultdict[str, list[Hashable]] = defaultdict(list)
         for decision in decisions:
             if isinstance(decision, Fail):
                 self._fail(decision, stimulus_id)
+            elif isinstance(decision, Stop):
+                f = decision.function
+                key = self.runs[f.run.spec.run_id].keys[f.number]
+                stops[self.scheduler.aliases.get(decision.node.name, "")].append((key, decision.attempt))
             elif isinstance(decision, End):
                 self._end(self.runs[decision.run.spec.run_id])
+        for address, attempts in stops.items():
+            self.stopping.stop(address, attempts)
         self._collect()
         self._set_timer()
 

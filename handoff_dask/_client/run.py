@@ -460,7 +460,9 @@ class Run:
     # ------------------------------------------------------------------ ending
 
     def cancel(self) -> Any:
-        """Start nothing more of this run, and release what waits. What runs already is not interrupted.
+        """Start nothing more of this run, release what waits, and stop functions that have a ``timeout``.
+
+        Other functions that run are not interrupted: they keep what they hold of their nodes until they end.
 
         Returns
         -------

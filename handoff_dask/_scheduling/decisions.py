@@ -36,6 +36,18 @@ class Fail:
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """End an attempt of ``function`` on ``node``, in its process: nobody wants its result any more.
+
+    What was booked for it stays so until the attempt is reported to have ended, which it may have by itself.
+    """
+
+    function: FunctionState
+    node: Node
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """``run`` has reached a final status; its functions that did not start will not."""
 
@@ -43,7 +55,7 @@ class End:
 
 
 #: What is to be carried out.
-Decision = Place | Fail | End
+Decision = Place | Fail | Stop | End
 
 
 @dataclass(frozen=True, slots=True)

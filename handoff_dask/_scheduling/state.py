@@ -16,7 +16,7 @@ from typing import Any
 
 from handoff_dask._model.function import LOADING
 from handoff_dask._scheduling.audit import check_ledger
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Settings, Starved
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Settings, Starved, Stop
 from handoff_dask._scheduling.durations import loading
 from handoff_dask._scheduling.explain import explain
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
@@ -52,6 +52,7 @@ class SchedulingState:
         self._delayed: list[_Delayed] = []
         self._spent: list[FunctionState] = []  # ready, but they have failed for good
         self._ended: list[Run] = []
+        self._stops: list[Stop] = []
         self._unranked: dict[Run, None] = {}  # more is left of them than when they were ranked
         self._sequence = 0
 
@@ -137,7 +138,10 @@ class SchedulingState:
         return run
 
     def run_cancelled(self, run_id: str) -> None:
-        """Nothing more of a run is to start. What runs already keeps its booking until it ends."""
+        """Nothing more of a run is to start. What runs already keeps its booking until it ends.
+
+        What runs in a process of its own is stopped.
+        """
         run = self.runs[run_id]
         if not run.ended:
             self._end(run, RunStatus.CANCELLED)
@@ -147,6 +151,7 @@ class SchedulingState:
         run = self.runs.pop(run_id)
         self._ended = [other for other in self._ended if other is not run]
         self._pending = [other for other in self._pending if other is not run]
+        self._stops = [stop for stop in self._stops if stop.function.run is not run]
         self._unranked.pop(run, None)
         for f in run.functions:
             if f.state is State.RUNNING:
@@ -162,10 +167,18 @@ class SchedulingState:
         run.deadline = None
         if status is not RunStatus.FINISHED:
             for f in run.functions:
-                if f.state not in FINAL and f.state is not State.RUNNING:
+                if f.state is State.RUNNING:
+                    self._stop(f, len(f.attempts) + 1)
+                elif f.state not in FINAL:
                     f.move(State.CANCELLED)
         self.placement.ended(run)
         self._ended.append(run)
+
+    def _stop(self, f: FunctionState, attempt: int) -> None:
+        """Have an attempt ended where it runs, if that can be done."""
+        if f.kind.isolated:
+            assert f.node is not None
+            self._stops.append(Stop(f, f.node, attempt))
 
     def _rank(self, run: Run, now: float) -> None:
         """Order a run's functions by what is known by now."""
@@ -271,6 +284,23 @@ class SchedulingState:
         self._fail(f)
         return False
 
+    def stopped(
+        self, f: FunctionState, now: float, *, started: float | None = None, stopped: float | None = None
+    ) -> bool:
+        """An attempt was ended as a :class:`Stop` asked for; that is no failure of its function.
+
+        Returns
+        -------
+        bool
+            Whether there will be another one: its run goes on.
+        """
+        if f.state is not State.RUNNING:
+            return False
+        f.close_attempt("cancelled", started, stopped if stopped is not None else now)
+        self.placement.bookings.release(f)
+        f.move(State.WAITING if f.run.active else State.CANCELLED)
+        return f.run.active
+
     def gave_up(self, f: FunctionState, now: float, error: str | None = None) -> None:
         """Dask gave a function up by itself: it took down too many nodes."""
         if f.state in FINAL:
@@ -299,6 +329,7 @@ class SchedulingState:
         if f.state is not State.RUNNING:
             return None
         f.close_attempt("cancelled", None, now)
+        self._stop(f, len(f.attempts))
         hold = None
         if f.booked:
             hold = self.placement.bookings.linger(f)
@@ -422,6 +453,8 @@ class SchedulingState:
             else:
                 assert isinstance(decision, Place)
                 decisions.append(decision)
+        decisions += self._stops
+        self._stops = []
         decisions += [End(run) for run in self._ended]
         self._ended = []
         return decisions

@@ -19,7 +19,7 @@ class Trouble(NamedTuple):
         ``"failed"`` or ``"lost"``.
     error : str or None
     final : bool
-        Whether the function failed for good; otherwise there is another attempt.
+        Whether there is no other attempt: the function failed for good, or its run has ended.
     """
 
     function_id: Hashable

@@ -282,6 +282,19 @@ def test_attempts_that_failed_are_told_once_with_node_and_error(client, monkeypa
     assert "division by zero" in troubles[-1].error
 
 
+def test_only_the_last_attempt_of_a_function_is_for_good(client, monkeypatch):
+    """All have failed by the first look."""
+    seen = []
+    monkeypatch.setattr(
+        shown, "display_of", lambda title: types.SimpleNamespace(update=seen.append, close=lambda: None)
+    )
+    dag = dag_of(Function("f", "operator:truediv", extra_args=[1, 0], max_retries=2))
+    with pytest.raises(handoff.FunctionFailedError):
+        handoff.execute(dag, client, progress=True)
+    troubles = [trouble for progress in seen for trouble in progress.troubles]
+    assert [(t.attempt, t.final) for t in troubles] == [(1, False), (2, False), (3, True)]
+
+
 def test_what_runs_where_is_told(client, monkeypatch):
     seen = []
     monkeypatch.setattr(

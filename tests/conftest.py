@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import signal
 
 import dask
@@ -20,6 +21,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("handoff", deadline=None)
 settings.load_profile("handoff")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what has been imported out of each garbage collection: it is large, and stays."""
+    gc.collect()
+    gc.freeze()
+
 
 NODES = {
     "node1": {"cpu": 4, "memory": 8192, "gpu": 1},

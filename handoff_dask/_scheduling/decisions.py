@@ -35,8 +35,7 @@ class Fail:
     shortfall: Shortfall | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """End an attempt of ``function`` on ``node``, in its process: nobody wants its result any more.
 
     What was booked for it stays so until the attempt is reported to have ended, which it may have by itself.
@@ -54,8 +53,19 @@ class End:
     run: Run
 
 
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Take ``function`` back from its node, to which it was sent ahead and where it has not started.
+
+    It would wait there for functions of which nobody knows how long they take. It is to be reported taken
+    back, and ready again.
+    """
+
+    function: FunctionState
+
+
 #: What is to be carried out.
-Decision = Place | Fail | Stop | End
+Decision = Place | Fail | Stop | End | Recall
 
 
 @dataclass(frozen=True, slots=True)

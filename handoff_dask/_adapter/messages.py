@@ -23,6 +23,9 @@ ATTEMPT_FAILED = "handoff-attempt-failed"
 RUN_DROPPED = "handoff-run-dropped"
 
 
+#: Stream message to a client: its run, which waited for nodes, has them.
+RUN_BEGUN = "handoff-run-begun"
+
 #: Stream message to a client: its run has reached a final status.
 RUN_ENDED = "handoff-run-ended"
 

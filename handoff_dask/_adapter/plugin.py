@@ -36,14 +36,14 @@ from handoff_dask._adapter.keeper import KEEPER, Keeper
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.lingering import Lingering
 from handoff_dask._adapter.membership import Membership
-from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED, RUN_ENDED
+from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_BEGUN, RUN_DROPPED, RUN_ENDED
 from handoff_dask._adapter.patches import Patches, after, before
 from handoff_dask._adapter.requests import ActiveRun, Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.stopping import Stopping
 from handoff_dask._adapter.webpage import Webpage
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Stop
+from handoff_dask._scheduling.decisions import Begin, Decision, End, Fail, Place, Recall, Stop
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask._scheduling.state import SchedulingState
@@ -437,6 +437,8 @@ class HandoffPlugin(SchedulerPlugin):
                 f = decision.function
                 key = self.runs[f.run.spec.run_id].keys[f.number]
                 self.scheduler.transitions({key: "released"}, stimulus_id)
+            elif isinstance(decision, Begin):
+                self._tell_client(self.runs[decision.run.spec.run_id], op=RUN_BEGUN)
             elif isinstance(decision, End):
                 self._end(self.runs[decision.run.spec.run_id])
         self._stop([d for d in decisions if isinstance(d, Stop)])
@@ -506,14 +508,16 @@ class HandoffPlugin(SchedulerPlugin):
             )
             self.scheduler.transitions(recommendations, stimulus_id)
 
+    def _tell_client(self, active: ActiveRun, **message: Any) -> None:
+        if active.client in self.scheduler.client_comms:
+            self.scheduler.client_send(active.client, {"run_id": active.run.spec.run_id, **message})
+
     def _end(self, active: ActiveRun) -> None:
         """Tell the client that its run has ended, and have released what will not run."""
-        run, client = active.run, active.client
+        run = active.run
         if active.ended is None:
             active.ended = time()
-        if client in self.scheduler.client_comms:
-            message = {"op": RUN_ENDED, "run_id": run.spec.run_id, "status": run.status.value}
-            self.scheduler.client_send(client, message)
+        self._tell_client(active, op=RUN_ENDED, status=run.status.value)
         if run.status is not RunStatus.FINISHED:
             tasks = self.scheduler.tasks
             active.release += [key for key in active.keys if (ts := tasks.get(key)) and ts.state in UNSTARTED]

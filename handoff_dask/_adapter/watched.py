@@ -76,5 +76,6 @@ def progress(active: ActiveRun, state: SchedulingState, seen: int) -> dict[str, 
         "tries": len(run.troubles),
         "troubles": troubles,
         "more_troubles": len(new) - len(shown),
+        "waiting": run.waiting(time()),
         "remaining": None if run.ended else active.estimate.at(active, state),
     }

@@ -47,6 +47,13 @@ class Stop(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Begin:
+    """``run``, which waited for nodes, has them."""
+
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """``run`` has reached a final status; its functions that did not start will not."""
 
@@ -65,7 +72,7 @@ class Recall:
 
 
 #: What is to be carried out.
-Decision = Place | Fail | Stop | End | Recall
+Decision = Begin | Place | Fail | Stop | End | Recall
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Any
 from handoff_dask._model.function import LOADING
 from handoff_dask._scheduling.audit import check_ledger
 from handoff_dask._scheduling.decisions import (
+    Begin,
     Decision,
     End,
     Fail,
@@ -452,7 +453,7 @@ class SchedulingState:
                 self._rank(run, now)
         self._unranked.clear()
         if self._pending:
-            self._start_pending(now)
+            decisions += map(Begin, self._start_pending(now))
         while self._delayed and self._delayed[0][0] <= now:
             f = heappop(self._delayed)[-1]
             if f.state is State.DELAYED:  # still
@@ -486,7 +487,9 @@ class SchedulingState:
         self._ended = []
         return decisions
 
-    def _start_pending(self, now: float) -> None:
+    def _start_pending(self, now: float) -> list[Run]:
+        """Begin the runs that have waited for nodes and have them now, and end those that waited too long."""
+        begun = []
         nodes = self.placement.fleet.ordered
         changed = nodes is not self._pending_nodes
         self._pending_nodes = nodes
@@ -496,6 +499,7 @@ class SchedulingState:
                 if not run.shortfalls:
                     run.status = RunStatus.RUNNING
                     run.deadline = None
+                    begun.append(run)
                     self._rank(run, now)
                     for f in run.functions:
                         if f.state is State.READY:
@@ -505,6 +509,7 @@ class SchedulingState:
                 self._end(run, RunStatus.FAILED)
             if run.status is not RunStatus.PENDING:
                 self._pending.remove(run)
+        return begun
 
     def next_wake(self) -> float | None:
         """When :meth:`decide` should be called although nothing happens; None: no need."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from handoff_dask._model.resources import THREADS, UNIT, parse_amounts
 from handoff_dask._model.retry import RetryPolicy
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Settings, Stop
+from handoff_dask._scheduling.decisions import Begin, Decision, End, Fail, Place, Recall, Settings, Stop
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run
@@ -83,6 +83,8 @@ def text_of(decision: Decision) -> str:
             return f"stop {function.id}@{node.name}, attempt {attempt}"
         case Recall(function):
             return f"{function.id} recalled"
+        case Begin(run):
+            return f"{run.spec.run_id} begins"
         case End(run):
             return f"{run.spec.run_id} {run.status.value}"
     raise AssertionError(decision)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
@@ -35,15 +36,16 @@ from handoff_dask._adapter.keeper import KEEPER, Keeper
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.lingering import Lingering
 from handoff_dask._adapter.membership import Membership
-from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED, RUN_ENDED
+from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_BEGUN, RUN_DROPPED, RUN_ENDED
 from handoff_dask._adapter.patches import Patches, after, before
 from handoff_dask._adapter.requests import ActiveRun, Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
+from handoff_dask._adapter.stopping import Stopping
 from handoff_dask._adapter.webpage import Webpage
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Refuse
+from handoff_dask._scheduling.decisions import Begin, Decision, End, Fail, Place, Recall, Refuse, Stop
 from handoff_dask._scheduling.explain import explain_loss
-from handoff_dask._scheduling.functions import FINAL, FunctionState
+from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask._scheduling.state import SchedulingState
 from handoff_dask._version import __version__
@@ -94,6 +96,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.keeper = Keeper(scheduler)
         self.absent = AbsentClients(scheduler, read_client_grace(), self._client_gone)
         self.lingering = Lingering(scheduler, self.state, self.wake)
+        self.stopping = Stopping(scheduler)
         self.foreign = ForeignTasks(scheduler, self.state, self.wake)
         self.membership = Membership(scheduler, self.state, self.intervals, self.foreign, self.wake)
         self.patches = Patches()
@@ -236,7 +239,8 @@ class HandoffPlugin(SchedulerPlugin):
         running = []
         for key in keys:
             f = self.functions.get(key)
-            if f is not None and f.booked:
+            # One that was sent ahead goes on for a moment only, unless it may take up to its timeout.
+            if f is not None and (f.booked or (f.state is State.RUNNING and f.kind.isolated)):
                 running.append(key)
         self.keeper.keep(running)
 
@@ -372,7 +376,7 @@ class HandoffPlugin(SchedulerPlugin):
     def _after_end(self, f: FunctionState, key: Hashable) -> None:
         """Give up the result of a function whose run was cancelled, or which nobody wanted, while it ran."""
         self.keeper.ended(key)
-        if f.run.status is RunStatus.CANCELLED:
+        if f.run.status is RunStatus.CANCELLED or f.state is State.CANCELLED:
             active = self.runs[f.run.spec.run_id]
             active.release.append(key)
 
@@ -400,19 +404,22 @@ class HandoffPlugin(SchedulerPlugin):
         if ts.state != "processing" or ts.run_id != run_id:
             return
         started, stopped = report.get("times", (None, None))
-        retry = self.state.failed(
-            f,
-            time(),
-            started=started,
-            stopped=stopped,
-            error=exception_text,
-            traceback=traceback_text,
-            retryable=report.get("retryable", True),
-        )
-        ts.retries = 1 if retry else 0
-        self.failures.note(f, time())
-        if not retry:
-            self.runs[f.run.spec.run_id].errors[f.number] = exception
+        if report.get("stopped"):
+            again = self.state.stopped(f, time(), started=started, stopped=stopped)
+        else:
+            again = self.state.failed(
+                f,
+                time(),
+                started=started,
+                stopped=stopped,
+                error=exception_text,
+                traceback=traceback_text,
+                retryable=report.get("retryable", True),
+            )
+            self.failures.note(f, time())
+            if not again:
+                self.runs[f.run.spec.run_id].errors[f.number] = exception
+        ts.retries = 1 if again else 0
         self.wake()
 
     def _did_not_travel(
@@ -475,8 +482,19 @@ class HandoffPlugin(SchedulerPlugin):
                 self._refuse(decision.function, stimulus_id)
             elif isinstance(decision, Recall):
                 self._recall(decision, stimulus_id)
+            elif isinstance(decision, Begin):
+                self._tell_client(self.runs[decision.run.spec.run_id], op=RUN_BEGUN)
             elif isinstance(decision, End):
                 self._end(self.runs[decision.run.spec.run_id])
+        self._stop([d for d in decisions if isinstance(d, Stop)])
+
+    def _stop(self, stops: list[Stop]) -> None:
+        attempts: defaultdict[str, list[Hashable]] = defaultdict(list)
+        for f, node, number in stops:
+            key = self.runs[f.run.spec.run_id].keys[f.number]
+            attempts[self.scheduler.aliases.get(node.name, "")].append((key, number))
+        for address, those in attempts.items():
+            self.stopping.stop(address, those)
 
     def _carry_out_placements(self, placements: list[Place], stimulus_id: str) -> None:
         placed: dict[Any, FunctionState] = {}
@@ -563,15 +581,16 @@ class HandoffPlugin(SchedulerPlugin):
             self.state.returned(f)
             self.scheduler.transitions({key: "released"}, f"handoff-returned-{time()}")
             self.wake()
+    def _tell_client(self, active: ActiveRun, **message: Any) -> None:
+        if active.client in self.scheduler.client_comms:
+            self.scheduler.client_send(active.client, {"run_id": active.run.spec.run_id, **message})
 
     def _end(self, active: ActiveRun) -> None:
         """Tell the client that its run has ended, and have released what will not run."""
-        run, client = active.run, active.client
+        run = active.run
         if active.ended is None:
             active.ended = time()
-        if client in self.scheduler.client_comms:
-            message = {"op": RUN_ENDED, "run_id": run.spec.run_id, "status": run.status.value}
-            self.scheduler.client_send(client, message)
+        self._tell_client(active, op=RUN_ENDED, status=run.status.value)
         if run.status is not RunStatus.FINISHED:
             tasks = self.scheduler.tasks
             active.release += [key for key in active.keys if (ts := tasks.get(key)) and ts.state in UNSTARTED]

@@ -35,6 +35,24 @@ class Fail:
     shortfall: Shortfall | None = None
 
 
+class Stop(NamedTuple):
+    """End an attempt of ``function`` on ``node``, in its process: nobody wants its result any more.
+
+    What was booked for it stays so until the attempt is reported to have ended, which it may have by itself.
+    """
+
+    function: FunctionState
+    node: Node
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """``run``, which waited for nodes, has them."""
+
+    run: Run
+
+
 @dataclass(frozen=True, slots=True)
 class Refuse:
     """``function``, which became ready after the end of its run, will not be placed."""
@@ -62,7 +80,7 @@ class End:
 
 
 #: What is to be carried out.
-Decision = Place | Fail | Refuse | Recall | End
+Decision = Begin | Place | Fail | Refuse | Recall | Stop | End
 
 
 @dataclass(frozen=True, slots=True)

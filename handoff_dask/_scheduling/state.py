@@ -16,7 +16,18 @@ from typing import Any
 
 from handoff_dask._model.function import LOADING
 from handoff_dask._scheduling.audit import check_ledger
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Refuse, Settings, Starved
+from handoff_dask._scheduling.decisions import (
+    Begin,
+    Decision,
+    End,
+    Fail,
+    Place,
+    Recall,
+    Refuse,
+    Settings,
+    Starved,
+    Stop,
+)
 from handoff_dask._scheduling.durations import loading
 from handoff_dask._scheduling.explain import explain
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
@@ -54,6 +65,7 @@ class SchedulingState:
         self._too_late: list[FunctionState] = []  # ready, but their runs have ended
         self._recalled: list[FunctionState] = []  # placed where there will never be room for them
         self._ended: list[Run] = []
+        self._stops: list[Stop] = []
         self._unranked: dict[Run, None] = {}  # more is left of them than when they were ranked
         self._sequence = 0
 
@@ -144,7 +156,10 @@ class SchedulingState:
         return run
 
     def run_cancelled(self, run_id: str) -> None:
-        """Nothing more of a run is to start. What runs already keeps its booking until it ends."""
+        """Nothing more of a run is to start. What runs already keeps its booking until it ends.
+
+        What runs in a process of its own is stopped.
+        """
         run = self.runs[run_id]
         if not run.ended:
             self._end(run, RunStatus.CANCELLED)
@@ -154,6 +169,7 @@ class SchedulingState:
         run = self.runs.pop(run_id)
         self._ended = [other for other in self._ended if other is not run]
         self._pending = [other for other in self._pending if other is not run]
+        self._stops = [stop for stop in self._stops if stop.function.run is not run]
         self._unranked.pop(run, None)
         self._too_late = [f for f in self._too_late if f.run is not run]
         for f in run.functions:
@@ -170,10 +186,18 @@ class SchedulingState:
         run.deadline = None
         if status is not RunStatus.FINISHED:
             for f in run.functions:
-                if f.state not in FINAL and f.state is not State.RUNNING:
+                if f.state is State.RUNNING:
+                    self._stop(f, len(f.attempts) + 1)
+                elif f.state not in FINAL:
                     f.move(State.CANCELLED)
         self.placement.ended(run)
         self._ended.append(run)
+
+    def _stop(self, f: FunctionState, attempt: int) -> None:
+        """Have an attempt ended where it runs, if that can be done."""
+        if f.kind.isolated:
+            assert f.node is not None
+            self._stops.append(Stop(f, f.node, attempt))
 
     def _rank(self, run: Run, now: float) -> None:
         """Order a run's functions by what is known by now."""
@@ -287,6 +311,23 @@ class SchedulingState:
         self._fail(f)
         return False
 
+    def stopped(
+        self, f: FunctionState, now: float, *, started: float | None = None, stopped: float | None = None
+    ) -> bool:
+        """An attempt was ended as a :class:`Stop` asked for; that is no failure of its function.
+
+        Returns
+        -------
+        bool
+            Whether there will be another one: its run goes on.
+        """
+        if f.state is not State.RUNNING:
+            return False
+        f.close_attempt("cancelled", started, stopped if stopped is not None else now)
+        self.placement.bookings.release(f)
+        f.move(State.WAITING if f.run.active else State.CANCELLED)
+        return f.run.active
+
     def gave_up(self, f: FunctionState, now: float, error: str | None = None) -> None:
         """Dask gave a function up by itself: it took down too many nodes."""
         if f.state in FINAL:
@@ -317,6 +358,7 @@ class SchedulingState:
         f.close_attempt("cancelled", None, now)
         hold = None
         if f.booked:
+            self._stop(f, len(f.attempts))
             hold = self.placement.bookings.linger(f)
         else:
             self.placement.bookings.release(f)
@@ -470,7 +512,7 @@ class SchedulingState:
                 self._rank(run, now)
         self._unranked.clear()
         if self._pending:
-            self._start_pending(now)
+            decisions += map(Begin, self._start_pending(now))
         while self._delayed and self._delayed[0][0] <= now:
             f = heappop(self._delayed)[-1]
             if f.state is State.DELAYED:  # still
@@ -504,11 +546,15 @@ class SchedulingState:
         decisions += [Recall(f, node) for f, node in recalled.items()]
         decisions += [Refuse(f) for f in self._too_late if f.state in FINAL]
         self._too_late.clear()
+        decisions += self._stops
+        self._stops = []
         decisions += [End(run) for run in self._ended]
         self._ended = []
         return decisions
 
-    def _start_pending(self, now: float) -> None:
+    def _start_pending(self, now: float) -> list[Run]:
+        """Begin the runs that have waited for nodes and have them now, and end those that waited too long."""
+        begun = []
         nodes = self.placement.fleet.ordered
         changed = nodes is not self._pending_nodes
         self._pending_nodes = nodes
@@ -518,6 +564,7 @@ class SchedulingState:
                 if not run.shortfalls:
                     run.status = RunStatus.RUNNING
                     run.deadline = None
+                    begun.append(run)
                     self._rank(run, now)
                     for f in run.functions:
                         if f.state is State.READY:
@@ -527,6 +574,7 @@ class SchedulingState:
                 self._end(run, RunStatus.FAILED)
             if run.status is not RunStatus.PENDING:
                 self._pending.remove(run)
+        return begun
 
     def next_wake(self) -> float | None:
         """When :meth:`decide` should be called although nothing happens; None: no need."""

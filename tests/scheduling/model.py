@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from handoff_dask._model.resources import GPU, THREADS, UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Refuse
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Refuse, Stop
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run, RunStatus
@@ -108,6 +108,7 @@ class Model:
         self.starved: dict[Any, float] = {}  # need and pins → since when no node could hold them
         self.starved_function: dict[FunctionState, float] = {}
         self.finals: dict[FunctionState, list[str]] = {}
+        self.to_stop: dict[FunctionState, int] = {}  # with the number of the attempt
         self.lasting: set[FunctionState] = set()  # placed, and not known to be short
         self.asked_back: set[FunctionState] = set()  # placed, and recalled
         self.refused: list[FunctionState] = []  # ready after their end, to be said in the next decision
@@ -196,6 +197,9 @@ class Model:
         self.runs[run.spec.run_id] = status
         self.deadline.pop(run.spec.run_id, None)
         if status != "finished":
+            for f in self.functions(PLACED):
+                if f.run is run and f.kind.isolated:
+                    self.to_stop[f] = len(f.attempts) + 1
             for f in run.functions:
                 if self.status[f] in (WAITING, READY):
                     self._set(f, CANCELLED)
@@ -358,6 +362,10 @@ class Model:
         if self.status[f] == PLACED:
             self._set(f, WAITING if self.live(f) else CANCELLED)
 
+    def on_stopped(self, f: FunctionState, now: float, result: bool) -> None:
+        assert result == self.live(f)
+        self.on_lost(f, now, None)
+
     def on_seceded(self, f: FunctionState, result: None) -> None:
         if self.status[f] == PLACED:
             self.lasting.add(f)
@@ -402,6 +410,9 @@ class Model:
                 assert self.runs[run.spec.run_id] == run.status.value
                 assert run.spec.run_id not in self.announced, "said twice"
                 self.announced.append(run.spec.run_id)
+        asked = [d for d in result if isinstance(d, Stop)]
+        assert {d.function: d.attempt for d in asked} == self.to_stop
+        self.to_stop.clear()
         ended = {run_id for run_id, status in self.runs.items() if status not in ("running", "pending")}
         assert ended <= set(self.announced), "every end is said in the next decision"
         # Where nothing runs, nothing is about to be ready that room could be kept for.

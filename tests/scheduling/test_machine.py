@@ -64,6 +64,7 @@ def functions(draw, limits=(), pins=(None, None, None, "n0", "n1 n2", "host0")):
         policy=draw(policies),
         code=draw(st.sampled_from(["short", "short", "long"])),
         priority=draw(st.sampled_from([0, 0, 0, 1])),
+        isolated=draw(st.booleans()),
     )
 
 
@@ -214,6 +215,11 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(pick=picks, retryable=st.sampled_from([True, True, True, False]))
     def fail(self, pick, retryable):
         self.cluster.fail(self.pick(self.cluster.started(), pick), retryable=retryable)
+
+    @precondition(lambda self: self.cluster.stopping)
+    @rule(pick=picks)
+    def stop(self, pick):
+        self.cluster.stop(self.pick(self.cluster.stopping, pick))
 
     @rule(seconds=st.sampled_from([0.5, 5.0, 29.0, 31.0]))
     def wait(self, seconds):

@@ -87,6 +87,7 @@ class HandoffPlugin(SchedulerPlugin):
         confirm = streams.get("steal-response", lambda **message: None)
         self._replace(streams, "steal-response", self._after(confirm, self._asked_back))
         self._replace(streams, "cancel-keys", self._cancelling(streams["cancel-keys"]))
+        self._replace(handlers, "retry", self._retrying(handlers["retry"]))
         resources = self._after(handlers["set_resources"], self.membership.resources_changed)
         self._replace(handlers, "set_resources", resources)
         # Every way for a key to be released leads through this method, and one starts at the table.
@@ -159,6 +160,16 @@ class HandoffPlugin(SchedulerPlugin):
             return original(keys=others, client=client, force=force, **message)
 
         return cancel
+
+    def _retrying(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Dask's ``retry``, which also starts again what runs, and gives up results that are there."""
+
+        def retry(*, keys: Any, **message: Any) -> Any:
+            tasks, ours = self.scheduler.tasks, self.functions
+            failed = [key for key in keys if key not in ours or tasks[key].state == "erred"]
+            return original(keys=failed, **message)
+
+        return retry
 
     def _cancel(self, keys: list[Any], client: str, force: bool) -> None:
         """A client gives up these futures of functions; with ``force`` nobody is to have them."""

@@ -136,6 +136,34 @@ def test_retry_after_the_end_of_the_run_is_refused(one, fail_fast):
         run.result(SOON)
 
 
+def test_retry_leaves_what_has_not_failed_as_it_is(one):
+    """Dask would start again what runs, and compute again what is there."""
+    cluster, client = one
+    BROKEN.add("one of many")
+    door = gate("retry all")
+    run = handoff.submit(
+        dag_of(
+            Function("made", identity, extra_args=[1], cost={"cpu": 0.5}),
+            Function("broken", unless_broken, extra_args=["one of many"], max_retries=0, cost={"cpu": 0.5}),
+            Function("held", pass_gate, extra_args=["retry all", 3], cost={"cpu": 0.5}),
+        ),
+        client,
+        fail_fast=False,
+    )
+    door.await_inside(1)
+    until(lambda: [run.records[id].status for id in ("made", "broken")] == ["finished", "failed"])
+    client.retry(list(run.futures.values()))
+    until(lambda: len(run.records["broken"].attempts) == 2)
+    door.open()
+    assert run.wait(SOON)
+    client.retry(list(run.futures.values()))
+    with pytest.raises(handoff.RunEndedError, match="'broken'"):
+        run.futures["broken"].result(SOON)
+    assert run.results.gather() == {"made": 1, "held": 3}
+    assert [len(record.attempts) for record in run.records.values()] == [1, 2, 1]
+    nothing_is_left(cluster)
+
+
 # client.cancel
 
 
@@ -348,7 +376,8 @@ def test_restart_while_functions_run_and_wait(how):
     ):
         functions = [Function(i, time.sleep, extra_args=[60], cost={"cpu": 1}) for i in range(2)]
         runs = [handoff.submit(dag_of(*functions), c) for c in (client, other)]
-        until(lambda: runs[0].records[0].status == "running")
+        first = runs[0]
+        until(lambda: first.records[0].status == "running")
         if how == "client":
             client.restart(timeout=60)
         else:
@@ -364,7 +393,7 @@ def test_restart_while_functions_run_and_wait(how):
                 handoff.execute(dag_of(Function("f", identity, extra_args=[1])), c, wait_for_nodes=20)["f"]
                 == 1
             )
-        del runs, run
+        del runs, run, first
         settle(cluster)
 
 
@@ -442,6 +471,16 @@ def test_what_waits_on_a_worker_for_what_it_no_longer_has_comes_back(two):
     nothing_is_left(cluster)
 
 
+@pytest.mark.parametrize("amount", [-1, float("nan"), float("inf")])
+def test_a_resource_set_to_nonsense_is_none(two, amount):
+    cluster, client = two
+    handoff.discover_nodes(client)
+    set_on(client, cluster, "a", slot=amount)
+    assert "slot" not in handoff.discover_nodes(client)["a"]
+    dag = dag_of(Function("f", identity, extra_args=[1], cost={"slot": 1}))
+    assert handoff.execute(dag, client, allocation_strategy="first_available").allocations == {"f": "b"}
+
+
 async def lower(worker, resource):
     worker.state.available_resources[resource] = worker.state.total_resources[resource] = 0
 
@@ -467,7 +506,7 @@ def test_resources_change_while_dask_s_own_tasks_hold_them(two):
 
 
 def test_rebalance_and_replicate_move_results_only(two):
-    cluster, client = two
+    _, client = two
     door = gate("rebalanced")
     run = handoff.submit(
         dag_of(
@@ -521,7 +560,8 @@ def test_the_plugin_is_removed_while_functions_run_and_wait(two, other):
     run = handoff.submit(dag_of(*functions), client)
     door.await_inside(2)
     task = client.submit(identity, run.futures["after"])
-    until(lambda: task.key in cluster.scheduler.tasks)
+    key = task.key
+    until(lambda: key in cluster.scheduler.tasks)
     client.unregister_scheduler_plugin("handoff")
     assert run.wait(SOON)
     with pytest.raises(RunCancelledError, match="plugin was removed"):

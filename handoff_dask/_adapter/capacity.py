@@ -47,8 +47,8 @@ def capacity_of(
     """Capacity of a worker in units.
 
     For each resource, what was registered wins over what the worker declares, and that over what is seen:
-    cores from its threads, memory from its limit, GPUs from its devices. A worker has none of what it declares
-    to have a negative amount of, or one that is no finite number: it would start nothing that asks for it.
+    cores from its threads, memory from its limit, GPUs from its devices. A worker that declares a negative
+    amount, or one that is no finite number, has none: it would start nothing that asks for it.
     """
     seen: dict[str, Any] = {"cpu": ws.nthreads, **detected}
     if ws.memory_limit:

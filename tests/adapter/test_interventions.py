@@ -67,6 +67,10 @@ def nothing_is_left(cluster):
     plugin.state.check()
 
 
+def runs_on(run, id):
+    return lambda: run.records[id].status == "running"
+
+
 # client.retry
 
 
@@ -256,6 +260,37 @@ def test_cancel_when_others_that_are_not_kept_need_it(one, force):
     nothing_is_left(cluster)
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_cancel_by_another_client(one, other, force):
+    """Without force it gives up its own future only."""
+    cluster, client = one
+    door = gate("another client")
+    run = handoff.submit(
+        dag_of(
+            Function("held", pass_gate, extra_args=["another client", 1], cost={"cpu": 1}),
+            Function("next", identity, args=["held"], cost={"cpu": 1}),
+        ),
+        client,
+    )
+    door.await_inside(1)
+    shared = Variable("shared", client=client)
+    shared.set(run.futures["next"])
+    elsewhere = Variable("shared", client=other).get()
+    other.cancel(elsewhere, force=force)
+    assert elsewhere.cancelled()
+    until(lambda: run.done() == force)
+    door.open()
+    assert run.wait(SOON)
+    if force:
+        assert run.futures["next"].cancelled()
+        with pytest.raises(RunCancelledError):
+            run.result(SOON)
+    else:
+        assert run.result(SOON)["next"] == 1
+    shared.delete()
+    nothing_is_left(cluster)
+
+
 def test_cancel_of_a_finished_run_s_future(one):
     _, client = one
     run = handoff.submit(dag_of(*(Function(i, identity, extra_args=[i]) for i in range(2))), client)
@@ -376,8 +411,7 @@ def test_restart_while_functions_run_and_wait(how):
     ):
         functions = [Function(i, time.sleep, extra_args=[60], cost={"cpu": 1}) for i in range(2)]
         runs = [handoff.submit(dag_of(*functions), c) for c in (client, other)]
-        first = runs[0]
-        until(lambda: first.records[0].status == "running")
+        until(runs_on(runs[0], 0))
         if how == "client":
             client.restart(timeout=60)
         else:
@@ -393,7 +427,7 @@ def test_restart_while_functions_run_and_wait(how):
                 handoff.execute(dag_of(Function("f", identity, extra_args=[1])), c, wait_for_nodes=20)["f"]
                 == 1
             )
-        del runs, run, first
+        del runs, run
         settle(cluster)
 
 

@@ -83,8 +83,9 @@ class HandoffPlugin(SchedulerPlugin):
         self._replace(streams, "task-erred", self._before(streams["task-erred"], self._task_erred))
         change = streams["worker-status-change"]
         self._replace(streams, "worker-status-change", self._before(change, self.membership.status_changed))
-        # An administrator may have turned stealing off; functions are recalled by the same messages.
-        confirm = streams.get("steal-response", lambda **message: None)
+        # An administrator may have turned stealing off; functions are recalled by the same messages. What
+        # answers then stays, as below.
+        confirm = streams.setdefault("steal-response", lambda **message: None)
         self._replace(streams, "steal-response", self._after(confirm, self._asked_back))
         self._replace(streams, "cancel-keys", self._cancelling(streams["cancel-keys"]))
         self._replace(handlers, "retry", self._retrying(handlers["retry"]))

@@ -486,9 +486,11 @@ def test_a_resource_is_lowered_while_functions_hold_it(two):
     assert ws.used_resources["slot"] == 0
 
 
-def test_what_waits_on_a_worker_for_what_it_no_longer_has_comes_back(two):
+@pytest.mark.parametrize("stealing", [True, False])
+def test_what_waits_on_a_worker_for_what_it_no_longer_has_comes_back(stealing, request):
     """It was on its way when the worker's resources became others."""
-    cluster, client = two
+    with dask.config.set({"distributed.scheduler.work-stealing": stealing}):
+        cluster, client = request.getfixturevalue("two")
     handoff.discover_nodes(client)
     worker = cluster.workers["a"]
     cluster.sync(lower, worker, "slot")  # the scheduler has not heard of it

@@ -486,6 +486,30 @@ def test_a_resource_is_lowered_while_functions_hold_it(two):
     assert ws.used_resources["slot"] == 0
 
 
+def test_retry_of_what_fitted_nowhere_once_a_node_has_it_again(two):
+    cluster, client = two
+    first, last = gate("before"), gate("beside")
+    run = handoff.submit(
+        dag_of(
+            Function("first", pass_gate, extra_args=["before", 2]),
+            Function("f", identity, args=["first"], cost={"slot": 1}),
+            Function("last", pass_gate, extra_args=["beside", 1]),
+        ),
+        client,
+        fail_fast=False,
+    )
+    last.await_inside(1)
+    for node in "ab":
+        set_on(client, cluster, node, slot=0)
+    first.open()
+    until(lambda: run.records["f"].status == "failed")
+    set_on(client, cluster, "b", slot=1)
+    client.retry(run.futures["f"])
+    until(lambda: run.records["f"].status == "finished")
+    last.open()
+    assert run.result(SOON).results == {"first": 2, "f": 2, "last": 1}
+
+
 @pytest.mark.parametrize("stealing", [True, False])
 def test_what_waits_on_a_worker_for_what_it_no_longer_has_comes_back(stealing, request):
     """It was on its way when the worker's resources became others."""

@@ -10,11 +10,13 @@ for as many events as there were.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import Any
 
 from handoff_dask._model.function import LOADING
+from handoff_dask._model.records import Shortfall
 from handoff_dask._scheduling.audit import check_ledger
 from handoff_dask._scheduling.decisions import (
     Begin,
@@ -421,6 +423,7 @@ class SchedulingState:
             return False
         if f.state is State.FAILED:
             f.run.failed.remove(f)
+            f.run.shortfalls = _without(f.run.shortfalls, f.id)
         f.failures = 0
         f.not_before = 0.0
         f.move(State.WAITING)
@@ -598,3 +601,9 @@ class SchedulingState:
     def check(self) -> None:
         """Raise AssertionError unless the ledger is what the functions that run make it."""
         check_ledger(self.nodes.values(), self.runs.values())
+
+
+def _without(shortfalls: Iterable[Shortfall], id: Any) -> tuple[Shortfall, ...]:
+    """What is left when one function does not fall short any more."""
+    left = [replace(s, function_ids=tuple(i for i in s.function_ids if i != id)) for s in shortfalls]
+    return tuple(s for s in left if s.function_ids)

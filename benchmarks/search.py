@@ -64,9 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return bool(wrong)
 
 
-if __name__ == "__main__":
-    if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets is part of the play
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
+def begin() -> None:
+    """Make this process one for searching: before Dask is imported."""
     from simulated import clock
 
     clock.install()
@@ -74,6 +73,12 @@ if __name__ == "__main__":
 
     cluster.prepare()
     watch.install()
+
+
+if __name__ == "__main__":
+    if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets is part of the play
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
+    begin()
     status = main()
     sys.stdout.flush()
     os._exit(status)

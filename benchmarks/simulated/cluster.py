@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import dask
+import distributed.client
 import distributed.core
 import distributed.node
 import distributed.scheduler
@@ -17,7 +19,7 @@ import distributed.worker
 from distributed import Client, Scheduler, Worker
 
 from simulated.network import Network
-from simulated.threads import VirtualEvent, VirtualThreadPoolExecutor
+from simulated.threads import VirtualEvent, VirtualThreadPoolExecutor, rejoin
 from simulated.trace import on
 
 CONFIG = {
@@ -88,6 +90,13 @@ class _Threading:
         return getattr(__import__("threading"), name)
 
 
+def _no_default_client(client: Any = None) -> Any:
+    """Each machine is a process of its own: none finds the default client of another."""
+    if client is None:
+        raise ValueError("there is no default client")
+    return client
+
+
 def prepare() -> None:
     """Take off Dask what a process needs only once, or not at all here."""
     dask.config.set(CONFIG)
@@ -103,6 +112,8 @@ def prepare() -> None:
     for module in (distributed.scheduler, distributed.worker):
         module.setproctitle = lambda title: None
     distributed.utils.threading = _Threading()
+    sys.modules["distributed.worker_client"].rejoin = rejoin  # a function of that name hides the module
+    distributed.client.default_client = _no_default_client
 
 
 class Machine:

@@ -27,6 +27,10 @@ COSTS: tuple[Mapping[str, float], ...] = (
 )
 
 
+#: Before there are workers and clients.
+BEFORE = -1.0
+
+
 @dataclass(frozen=True)
 class Node:
     """A worker: when it joins, and when it goes."""
@@ -56,6 +60,7 @@ class Planned:
     cost: Mapping[str, float]
     failing: int
     seconds: float
+    inner: int = 0  # functions of a DAG that it runs itself
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class PlannedRun:
         """It as a DAG."""
         dag = DAG(self.name)
         for i, f in enumerate(self.functions):
-            does = {"i": i, "failing": f.failing, "seconds": f.seconds}
+            does = {"i": i, "failing": f.failing, "seconds": f.seconds, "inner": f.inner}
             dag.add_function(
                 Function(i, attempt, args=list(f.inputs), extra_kwargs=does, cost=dict(f.cost))
             )
@@ -100,7 +105,7 @@ class Scenario:
     Attributes
     ----------
     preload : float or None
-        When the plugin is installed as by a preload.
+        When the plugin is installed as by a preload; :data:`BEFORE` all else.
     closes, breaks : dict of str to float
         Client → when it closes, or its connection breaks.
     """
@@ -130,6 +135,7 @@ class Scenario:
             found.append(f"  {run.name} by {run.client} at {run.at:.3f}: {run.how} {run.after:.3f}, {run.options}")
             found += [
                 f"    {i}: needs {list(f.inputs)}, {dict(f.cost)}, fails {f.failing} times, {f.seconds:.3f} s"
+                + (f", runs a DAG of {f.inner}" if f.inner else "")
                 for i, f in enumerate(run.functions)
             ]
         return found
@@ -144,7 +150,9 @@ def draw(seed: int) -> Scenario:
     """The scenario of a seed."""
     rng = random.Random(f"scenario {seed}")
     # Which kinds of trouble there are in this seed: with all of them in each, one hides the other.
-    deaths, joins, ends, breaks, fails, early = (rng.random() < p for p in (0.4, 0.4, 0.4, 0.3, 0.4, 0.5))
+    deaths, joins, ends, breaks, fails, early, nested = (
+        rng.random() < p for p in (0.4, 0.4, 0.4, 0.3, 0.4, 0.5, 0.2)
+    )
     scenario = Scenario()
     for n in range(rng.randint(1, 3)):
         scenario.nodes.append(Node(f"m{n}", f"n{n}", rng.choice(SHAPES), 0.0))
@@ -164,13 +172,14 @@ def draw(seed: int) -> Scenario:
                 scenario.nodes.append(Node(machine, old.name, old.capacity, dies + 0.3 + moment(rng)))
     for n in range(rng.randint(1, 3)):
         scenario.clients[f"c{n}"] = 0.0 if early else moment(rng)
-    if rng.random() < 0.3:
-        scenario.preload = moment(rng) if rng.random() < 0.7 else 0.0
+    scenario.preload = rng.choice((None, BEFORE, BEFORE, moment(rng)))
     for client in scenario.clients:
         if breaks and rng.random() < 0.6:
             scenario.breaks[client] = moment(rng)
         elif ends and rng.random() < 0.3:
             scenario.closes[client] = moment(rng)
+    # A function that runs a DAG holds its thread meanwhile: one has to be left for what it runs.
+    inside = sum(max(1, int(n.capacity["cpu"])) for n in scenario.nodes if n.stays) - 1 if nested else 0
     names = list(scenario.clients)
     for n in range(rng.randint(1, 4)):
         functions = []
@@ -179,7 +188,10 @@ def draw(seed: int) -> Scenario:
             costs = [c for c in COSTS if any(node.holds(c) for node in scenario.nodes if node.stays)]
             failing = rng.choice((1, 1, 2, 4)) if fails and rng.random() < 0.3 else 0
             seconds = rng.choice((0.0, rng.expovariate(200), rng.expovariate(5), rng.uniform(0, 2)))
-            functions.append(Planned(inputs, rng.choice(costs or COSTS[:2]), failing, seconds))
+            cost, inner = rng.choice(costs or COSTS[:2]), 0
+            if inside > 0 and rng.random() < 0.4:
+                cost, inner, inside = {}, rng.randint(1, 3), inside - 1
+            functions.append(Planned(inputs, cost, failing, seconds, inner))
         how = rng.choice(("cancel", "timeout", "drop") if ends and rng.random() < 0.6 else ("execute", "submit"))
         options: dict[str, Any] = {
             "max_retries": rng.choice((0, 2, 3)),

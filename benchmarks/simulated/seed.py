@@ -19,7 +19,7 @@ from simulated.clock import CLOCK
 from simulated.cluster import Cluster
 from simulated.invariants import check_outcome, check_records, describe_stuck, left_over
 from simulated.loop import StuckError, VirtualLoop
-from simulated.scenario import PlannedRun, Scenario, draw
+from simulated.scenario import BEFORE, PlannedRun, Scenario, draw
 from simulated.trace import Trace, on
 
 #: Virtual seconds after which a run that has not ended hangs.
@@ -70,18 +70,19 @@ class Seed:
         for node in scenario.nodes:
             work.LEDGER[0].capacity[node.machine] = {**node.capacity, "threads": max(1, node.capacity["cpu"])}
         await cluster.start()
+        if scenario.preload == BEFORE:
+            await self._preload()
         await asyncio.gather(
             *(cluster.join(n.machine, n.name, n.capacity) for n in scenario.nodes if n.joins == 0)
         )
-        begin = asyncio.get_running_loop().time()
         others = [self._befall(n.joins, cluster.join, n.machine, n.name, n.capacity) for n in scenario.nodes if n.joins]
         others += [
             self._befall(n.dies, cluster.leave if n.gently else self._kill, n.machine)
             for n in scenario.nodes
             if n.dies is not None
         ]
-        if scenario.preload is not None:
-            others.append(self._befall(scenario.preload, dask_setup, cluster.scheduler))
+        if scenario.preload not in (None, BEFORE):
+            others.append(self._befall(scenario.preload, self._preload))
         for name, at in scenario.clients.items():
             self.clients[name] = asyncio.ensure_future(self._connect(name, at))
         others += [self._befall(at, self._close_client, c) for c, at in scenario.closes.items()]
@@ -106,7 +107,7 @@ class Seed:
                 self.trace.note("trouble:", repr(error), watch.where(error))
         if any("hangs" in c for c in self.trace.complaints):
             return  # what it leaves behind is no second finding
-        del begin, runs, task, run
+        del runs, task, run
         self._handles.clear()
         await self._settle()
 
@@ -115,6 +116,10 @@ class Seed:
         result = what(*args)
         if result is not None:
             await result
+
+    async def _preload(self) -> None:
+        with on("scheduler"):
+            await dask_setup(self.cluster.scheduler)
 
     def _kill(self, machine: str) -> None:
         if machine in self.cluster.machines:
@@ -197,7 +202,7 @@ class Seed:
         for machine in self.cluster.machines.values():
             machine.pool.abandon()
         loop.set_exception_handler(lambda loop, context: None)
-        for client in self.cluster.clients.values():
+        for client in list(Client._instances):  # those of workers, too
             client.status = "closed"
         with contextlib.suppress(StuckError):
             for _ in range(20):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import dask
@@ -34,7 +36,7 @@ CONFIG = {
     "distributed.scheduler.allowed-failures": 1_000,
     "distributed.scheduler.http.routes": [],
     "distributed.scheduler.validate": True,
-    "distributed.scheduler.work-stealing-interval": "1s",
+    "distributed.scheduler.work-stealing-interval": "5s",
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
@@ -117,12 +119,12 @@ def prepare() -> None:
 
 
 class Machine:
-    """A node: a worker, its threads, and what it is to have."""
+    """A node: a worker, what starts it, and its threads."""
 
-    def __init__(self, name: str, worker: Any, capacity: Mapping[str, float], pool: Any) -> None:
+    def __init__(self, name: str, worker: Any, joining: asyncio.Future[Any], pool: Any) -> None:
         self.name = name
         self.worker = worker
-        self.capacity = capacity
+        self.joining = joining
         self.pool = pool
         self.alive = True
 
@@ -147,8 +149,13 @@ class Cluster:
         with on("scheduler"):
             self.scheduler = await Scheduler(protocol="inproc", dashboard=False, host=None)
 
-    async def join(self, machine: str, name: str, capacity: Mapping[str, float]) -> None:
-        """Start a worker."""
+    async def join(
+        self, machine: str, name: str, capacity: Mapping[str, float], declares: bool = True
+    ) -> None:
+        """Start a worker, and wait until it is there, unless it dies first.
+
+        It declares its capacity as resources, which it then sees to itself; or only its GPUs.
+        """
         threads = max(1, int(capacity.get("cpu", 1)))
         with on(machine):
             pool = VirtualThreadPoolExecutor(threads, self.network.delay)
@@ -157,17 +164,21 @@ class Cluster:
                 name=name,
                 nthreads=threads,
                 executor={"default": pool, "actor": pool},
-                resources=dict(capacity),
-                memory_limit=0,
+                resources={r: n for r, n in capacity.items() if declares or r == "gpu"},
+                memory_limit=0 if declares else int(capacity["memory"]) * 2**20,
                 heartbeat_interval="5s",
             )
-            self.machines[machine] = Machine(name, worker, capacity, pool)
-            await worker
+            worker.periodic_callbacks["find-missing"].callback_time = 5_000  # milliseconds, instead of 1,000
+            joining = asyncio.ensure_future(worker.start())
+            self.machines[machine] = Machine(name, worker, joining, pool)
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(joining)
 
     def kill(self, machine: str) -> None:
         """End a worker as the operating system would: its threads, its connections, all at once."""
         dead = self.machines[machine]
         dead.alive = False
+        dead.joining.cancel()
         self.network.trace.note(f"{machine} dies")
         dead.pool.abandon()
         self.network.die(machine)

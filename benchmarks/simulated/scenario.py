@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from handoff_dask import DAG, Function
@@ -41,6 +41,7 @@ class Node:
     joins: float
     dies: float | None = None
     gently: bool = False
+    declares: bool = True  # its resources; otherwise its worker keeps nobody from taking more than there is
 
     @property
     def stays(self) -> bool:
@@ -119,7 +120,7 @@ class Scenario:
 
     def lines(self) -> list[str]:
         """It in words."""
-        found = [f"  node {n.name} on {n.machine}: {dict(n.capacity)}, joins at {n.joins:.3f}"
+        found = [f"  node {n.name} on {n.machine}: {dict(n.capacity)}{'' if n.declares else ' undeclared'}, joins at {n.joins:.3f}"
                  + ("" if n.dies is None else f", {'is closed' if n.gently else 'dies'} at {n.dies:.3f}")
                  for n in self.nodes]
         for client, at in self.clients.items():
@@ -155,7 +156,7 @@ def draw(seed: int) -> Scenario:
     )
     scenario = Scenario()
     for n in range(rng.randint(1, 3)):
-        scenario.nodes.append(Node(f"m{n}", f"n{n}", rng.choice(SHAPES), 0.0))
+        scenario.nodes.append(Node(f"m{n}", f"n{n}", rng.choice(SHAPES), 0.0, declares=rng.random() < 0.5))
     if joins:
         for _ in range(rng.randint(1, 2)):
             n = len(scenario.nodes)
@@ -164,9 +165,7 @@ def draw(seed: int) -> Scenario:
         for k in rng.sample(range(len(scenario.nodes)), rng.randint(1, 2) if len(scenario.nodes) > 2 else 1):
             old = scenario.nodes[k]
             dies = old.joins + moment(rng)
-            scenario.nodes[k] = Node(
-                old.machine, old.name, old.capacity, old.joins, dies, rng.random() < 0.3
-            )
+            scenario.nodes[k] = replace(old, dies=dies, gently=rng.random() < 0.3)
             if rng.random() < 0.5:  # one of the same name takes its place
                 machine = f"m{len(scenario.nodes)}"
                 scenario.nodes.append(Node(machine, old.name, old.capacity, dies + 0.3 + moment(rng)))

@@ -1,7 +1,7 @@
 """Search for races: seeds that draw what happens on a simulated cluster, and how long everything takes.
 
-Dask's scheduler, workers and clients, the plugin, ``submit`` and ``execute`` are the real ones; the clock, the
-network and the threads are not. A seed that goes wrong is printed with the command that plays it again.
+Dask's scheduler, workers and clients, the plugin, ``submit`` and ``execute`` are the real ones; the clock,
+the network and the threads are not. A seed that goes wrong is printed with the command that plays it again.
 
     python benchmarks/search.py --seeds 1000
     python benchmarks/search.py --seconds 600 --start 100000

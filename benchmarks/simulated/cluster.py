@@ -188,8 +188,10 @@ class Cluster:
         gone = self.machines[machine]
         self.network.trace.note(f"{machine} is closed")
         gone.alive = False
-        with on(machine):
-            await gone.worker.close()
+        with on(machine), suppress(TimeoutError):
+            # One that is closed while it starts waits for ever, in Dask's own code: then it is killed.
+            await asyncio.wait_for(gone.worker.close(), 30)
+        gone.joining.cancel()
         gone.pool.abandon()
         self.network.die(machine)
 

@@ -81,9 +81,7 @@ class PlannedRun:
         dag = DAG(self.name)
         for i, f in enumerate(self.functions):
             does = {"i": i, "failing": f.failing, "seconds": f.seconds, "inner": f.inner}
-            dag.add_function(
-                Function(i, attempt, args=list(f.inputs), extra_kwargs=does, cost=dict(f.cost))
-            )
+            dag.add_function(Function(i, attempt, args=list(f.inputs), extra_kwargs=does, cost=dict(f.cost)))
         return dag
 
     def expected(self) -> dict[int, int]:
@@ -120,9 +118,11 @@ class Scenario:
 
     def lines(self) -> list[str]:
         """It in words."""
-        found = [f"  node {n.name} on {n.machine}: {dict(n.capacity)}{'' if n.declares else ' undeclared'}, joins at {n.joins:.3f}"
-                 + ("" if n.dies is None else f", {'is closed' if n.gently else 'dies'} at {n.dies:.3f}")
-                 for n in self.nodes]
+        found = []
+        for n in self.nodes:
+            capacity = f"{dict(n.capacity)}{'' if n.declares else ', undeclared'}"
+            end = "" if n.dies is None else f", {'is closed' if n.gently else 'dies'} at {n.dies:.3f}"
+            found.append(f"  node {n.name} on {n.machine}: {capacity}, joins at {n.joins:.3f}{end}")
         for client, at in self.clients.items():
             ends = [
                 f", {what} at {when[client]:.3f}"
@@ -133,7 +133,9 @@ class Scenario:
         if self.preload is not None:
             found.append(f"  the plugin is installed as by a preload at {self.preload:.3f}")
         for run in self.runs:
-            found.append(f"  {run.name} by {run.client} at {run.at:.3f}: {run.how} {run.after:.3f}, {run.options}")
+            found.append(
+                f"  {run.name} by {run.client} at {run.at:.3f}: {run.how} {run.after:.3f}, {run.options}"
+            )
             found += [
                 f"    {i}: needs {list(f.inputs)}, {dict(f.cost)}, fails {f.failing} times, {f.seconds:.3f} s"
                 + (f", runs a DAG of {f.inner}" if f.inner else "")
@@ -191,7 +193,9 @@ def draw(seed: int) -> Scenario:
             if inside > 0 and rng.random() < 0.4:
                 cost, inner, inside = {}, rng.randint(1, 3), inside - 1
             functions.append(Planned(inputs, cost, failing, seconds, inner))
-        how = rng.choice(("cancel", "timeout", "drop") if ends and rng.random() < 0.6 else ("execute", "submit"))
+        how = rng.choice(
+            ("cancel", "timeout", "drop") if ends and rng.random() < 0.6 else ("execute", "submit")
+        )
         options: dict[str, Any] = {
             "max_retries": rng.choice((0, 2, 3)),
             "fail_fast": rng.random() < 0.5,

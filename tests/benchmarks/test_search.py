@@ -61,7 +61,8 @@ PLANTED = {
         "overcommitted: ",
     ),
     "a node that left stays": (
-        "from handoff_dask._adapter.membership import Membership\nMembership.left = lambda self, address: None",
+        "from handoff_dask._adapter.membership import Membership\n"
+        "Membership.left = lambda self, address: None",
         r"nodes of the plugin|KeyError",
     ),
     "a run does not hear of its end": (
@@ -75,8 +76,7 @@ PLANTED = {
         "has wrong results: ",
     ),
     "a run is never forgotten": (
-        "from handoff_dask._adapter.plugin import HandoffPlugin\n"
-        "HandoffPlugin._collect = lambda self: None",
+        "from handoff_dask._adapter.plugin import HandoffPlugin\nHandoffPlugin._collect = lambda self: None",
         "left: plugin.runs: ",
     ),
     "a hook raises": (

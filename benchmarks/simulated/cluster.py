@@ -171,8 +171,13 @@ class Cluster:
             worker.periodic_callbacks["find-missing"].callback_time = 5_000  # milliseconds, instead of 1,000
             joining = asyncio.ensure_future(worker.start())
             self.machines[machine] = Machine(name, worker, joining, pool)
-            with suppress(asyncio.CancelledError):
+            try:
                 await asyncio.shield(joining)
+            except asyncio.CancelledError:
+                pass  # it died meanwhile
+            except Exception as error:  # one of its name is still there, as the scheduler sees it
+                self.network.trace.note("does not join:", repr(error))
+                self.kill(machine)
 
     def kill(self, machine: str) -> None:
         """End a worker as the operating system would: its threads, its connections, all at once."""

@@ -80,11 +80,16 @@ def attempt(*inputs: int, i: int, failing: int, seconds: float, inner: int = 0) 
     trace = ledger.trace
     trace.note("begins", what)
     ledger.begin(machine, what, here.cost, here.devices)
+    seceded = 0
     try:
         threads.sleep(seconds)
         if inner:
+            # Whoever gets a client inside a function gives back the function's thread, though not its cost.
+            seceded = 1
+            ledger.used[machine]["threads"] -= seceded
             nest((here.dag_id, i), inner)
     finally:
+        ledger.used[machine]["threads"] += seceded
         ledger.end(machine, what, here.cost, here.devices)
     trace.note("ends", what)
     if here.attempt <= failing:

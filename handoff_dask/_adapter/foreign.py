@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from handoff_dask._model.resources import to_units
 from handoff_dask._scheduling.state import SchedulingState
 
 if TYPE_CHECKING:
     from distributed import Scheduler
+    from distributed.scheduler import WorkerState
 
 
 class ForeignTasks:
@@ -34,19 +35,35 @@ class ForeignTasks:
         self._totals: dict[str, dict[str, int]] = {}  # address → units
         for ws in scheduler.workers.values():
             for ts in ws.processing:
-                self.moved(ts.key, "waiting", "processing")
+                self.moved(ts.key)
 
-    def moved(self, key: Hashable, start: str, finish: str) -> None:
-        """A task began or ceased to be processed."""
-        if start == "processing" and key in self._held:
-            address, units = self._held.pop(key)
-            self._change(address, units, -1)
-        if finish == "processing":
-            ts = self._scheduler.tasks[key]
-            if ts.resource_restrictions and ts.processing_on is not None:
-                units = {name: to_units(n) for name, n in ts.resource_restrictions.items()}
-                self._held[key] = ts.processing_on.address, units
-                self._change(ts.processing_on.address, units, 1)
+    def moved(self, key: Hashable) -> None:
+        """A task may have begun or ceased to be processed, or gone from one worker to another."""
+        before, now = self._held.get(key), self._holds(key)
+        if before == now:
+            return
+        if before is not None:
+            del self._held[key]
+            self._change(*before, -1)
+        if now is not None:
+            self._held[key] = now
+            self._change(*now, 1)
+
+    def stolen(self, key: Hashable, **message: Any) -> None:
+        """Dask has heard whether a worker gives a task to another; if so, there is no transition."""
+        before = self._held.get(key)
+        self.moved(key)
+        now = self._held.get(key)
+        if before != now:
+            for address, _ in filter(None, (before, now)):
+                recount(self._scheduler.workers.get(address))
+
+    def _holds(self, key: Hashable) -> tuple[str, dict[str, int]] | None:
+        """Where a task is processed, and what it takes there."""
+        ts = self._scheduler.tasks.get(key)
+        if ts is None or ts.processing_on is None or not ts.resource_restrictions:
+            return None
+        return ts.processing_on.address, {name: to_units(n) for name, n in ts.resource_restrictions.items()}
 
     def tell(self, address: str) -> None:
         """Let the core know what is held on a worker."""
@@ -66,3 +83,16 @@ class ForeignTasks:
             totals[name] = totals.get(name, 0) + sign * n
         self.tell(address)
         self._wake()
+
+
+def recount(ws: WorkerState | None) -> None:
+    """Let Dask's own count of what is in use on a worker be what its tasks hold.
+
+    It forgets the count when a worker's resources change, and does not move it along with a stolen task.
+    """
+    if ws is not None:
+        used = dict.fromkeys(ws.resources, 0.0)
+        for ts in ws.processing:
+            for name, amount in (ts.resource_restrictions or {}).items():
+                used[name] = used.get(name, 0.0) + amount
+        ws.used_resources = used

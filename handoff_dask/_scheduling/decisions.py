@@ -42,8 +42,19 @@ class End:
     run: Run
 
 
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Take ``function`` back from its node, to which it was sent ahead and where it has not started.
+
+    It would wait there for functions of which nobody knows how long they take. It is to be reported taken
+    back, and ready again.
+    """
+
+    function: FunctionState
+
+
 #: What is to be carried out.
-Decision = Place | Fail | End
+Decision = Place | Fail | End | Recall
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from handoff_dask._model.function import LOADING
 from handoff_dask._scheduling.audit import check_ledger
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Settings, Starved
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Settings, Starved
 from handoff_dask._scheduling.durations import loading
 from handoff_dask._scheduling.explain import explain
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
@@ -298,14 +298,19 @@ class SchedulingState:
         """
         if f.state is not State.RUNNING:
             return None
-        f.close_attempt("cancelled", None, now)
         hold = None
         if f.booked:
+            f.close_attempt("cancelled", None, now)
             hold = self.placement.bookings.linger(f)
-        else:
+        else:  # it was sent ahead, and has not started
             self.placement.bookings.release(f)
         f.move(State.WAITING if f.run.active else State.CANCELLED)
         return hold
+
+    def seceded(self, f: FunctionState) -> None:
+        """A function has left its thread, to wait for others: it takes as long as these do."""
+        if f.state is State.RUNNING:
+            self.placement.bookings.lasts(f)
 
     def ended_at_last(self, hold: Hold) -> None:
         """A function that had been taken back does not run any more."""
@@ -372,7 +377,19 @@ class SchedulingState:
         if f.run.spec.fail_fast and not f.run.ended:
             self._end(f.run, RunStatus.FAILED)
         else:
+            self._skip_dependents(f)
             self._check_complete(f.run)
+
+    def _skip_dependents(self, f: FunctionState) -> None:
+        """What needs a function that failed for good will not run. Not each is reported skipped."""
+        run = f.run
+        failed = [f.number]
+        while failed and run.spec.dependents:
+            for number in run.spec.dependents[failed.pop()]:
+                dependent = run.functions[number]
+                if dependent.state not in FINAL and dependent.state is not State.RUNNING:
+                    dependent.move(State.SKIPPED)
+                    failed.append(number)
 
     # ------------------------------------------------------------------ decisions
 
@@ -422,6 +439,7 @@ class SchedulingState:
             else:
                 assert isinstance(decision, Place)
                 decisions.append(decision)
+        decisions += map(Recall, self.placement.bookings.take_stuck())
         decisions += [End(run) for run in self._ended]
         self._ended = []
         return decisions

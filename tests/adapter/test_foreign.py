@@ -80,3 +80,30 @@ def test_nothing_stays_held_when_a_task_is_cancelled_or_its_node_leaves(pair):
     until(lambda: "b" not in handoff.discover_nodes(client))
     assert not plugin_of(cluster).foreign._held
     assert handoff.execute(one("x"), client).allocations == {"x": "a"}
+
+
+def test_what_a_stolen_task_holds_goes_with_it(pair):
+    """Dask moves a task between workers without a transition."""
+    cluster, client = pair
+    handoff.discover_nodes(client)
+    first, held = occupy(client, "victim", "a")
+    door = gate("stolen")
+    waiting = client.submit(pass_gate, "stolen", resources={"slot": 1}, workers=["a"], pure=False)
+    scheduler = cluster.scheduler
+    until(lambda: len(scheduler.workers[cluster.workers["a"].address].processing) == 2)
+    client.sync(steal, scheduler, waiting.key, cluster.workers["b"].address)
+    door.await_inside(1)
+    until(lambda: not handoff.resources_available("b", {"slot": 1}, client))
+    first.open()
+    wait(held)
+    until(lambda: handoff.resources_available("a", {"slot": 1}, client))
+    door.open()
+    wait(waiting)
+    until(lambda: handoff.resources_available("b", {"slot": 1}, client))
+    assert not plugin_of(cluster).foreign._held
+
+
+async def steal(scheduler, key, thief):
+    ts = scheduler.tasks[key]
+    stealing = scheduler.extensions["stealing"]
+    stealing.move_task_request(ts, ts.processing_on, scheduler.workers[thief])

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from handoff_dask._model.resources import THREADS, UNIT, parse_amounts
 from handoff_dask._model.retry import RetryPolicy
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Settings
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Settings
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run
@@ -77,6 +77,8 @@ def text_of(decision: Decision) -> str:
             return f"{function.id}@{node.name} peer {peer}"
         case Fail(function, _):
             return f"{function.id} unplaceable"
+        case Recall(function):
+            return f"{function.id} recalled"
         case End(run):
             return f"{run.spec.run_id} {run.status.value}"
     raise AssertionError(decision)
@@ -223,7 +225,7 @@ def one_ahead() -> Core:
     core = Core(ahead_horizon=1.0)
     core.join(node("a", "cpu 4, memory 10", enforced="memory"))
     short = fn("cpu 1, memory 5", code="short")
-    core.run(first=short, next=short, all=fn("memory 10"), ready="first")
+    core.run(first=short, next=short, all=fn("memory 10", code="short"), ready="first")
     core.decide()
     core.finish("first", took=0.001)
     core.ready("all")

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from handoff_dask._model.resources import GPU, THREADS, UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run, RunStatus
@@ -68,6 +68,14 @@ class NodeModel:
         enough = all(units + self.used(r) <= self.capacity.get(r, 0) for r, units in cost.items())
         return enough and devices_hold(self.devices_free(), cost.get(GPU, 0))
 
+    def soon_fits(self, cost: dict[str, int], lasting: Iterable[FunctionState]) -> bool:
+        """Whether there is room once all but those that may go on for long have ended."""
+        staying = [f for f in self.booked if f in lasting]
+        return all(
+            units + sum(f.cost.get(r, 0) for f in staying) <= self.capacity.get(r, 0)
+            for r, units in cost.items()
+        )
+
     def may_start_more(self, cost: dict[str, int]) -> bool:
         """Whether functions sent ahead may take cores that are booked for this cost."""
         wide = cost.get("cpu", 0) > UNIT and "cpu" not in self.enforced
@@ -100,6 +108,7 @@ class Model:
         self.starved: dict[Any, float] = {}  # need and pins → since when no node could hold them
         self.starved_function: dict[FunctionState, float] = {}
         self.finals: dict[FunctionState, list[str]] = {}
+        self.lasting: set[FunctionState] = set()  # placed, and not known to be short
 
     # questions
 
@@ -166,6 +175,7 @@ class Model:
             self.finals.setdefault(f, []).append(status)
 
     def _release(self, f: FunctionState) -> None:
+        self.lasting.discard(f)
         node = self.nodes.get(self.where[f])
         if node is None:
             return
@@ -199,7 +209,16 @@ class Model:
         if run.spec.fail_fast and self.runs[run.spec.run_id] in ("running", "pending"):
             self._end(run, "failed")
         else:
+            self._skip_dependents(f)
             self._complete(run)
+
+    def _skip_dependents(self, f: FunctionState) -> None:
+        """As far as the core knows what depends on what."""
+        if f.run.spec.dependents:
+            for number in f.run.spec.dependents[f.number]:
+                if self.status[other := f.run.functions[number]] in (WAITING, READY):
+                    self._set(other, SKIPPED)
+                    self._skip_dependents(other)
 
     def on_node_joined(self, node: Node, now: float, result: None) -> None:
         assert node.name not in self.nodes
@@ -299,13 +318,24 @@ class Model:
         if self.status[f] == PLACED:
             self._set(f, WAITING if self.live(f) else CANCELLED)
 
+    def on_taken_back(self, f: FunctionState, now: float, result: None) -> None:
+        """One that was sent ahead: it has not started, and no attempt of it is told of."""
+        attempts = f.attempts
+        self.on_lost(f, now, result)
+        assert f.attempts == attempts
+
+    def on_seceded(self, f: FunctionState, result: None) -> None:
+        if self.status[f] == PLACED:
+            self.lasting.add(f)
+
     def on_result_lost(self, f: FunctionState, result: None) -> None:
         if self.status[f] == FINISHED and self.live(f):
             self.finals[f].remove(FINISHED)
             self.status[f] = WAITING
 
     def on_skipped(self, f: FunctionState, now: float, result: None) -> None:
-        self._set(f, SKIPPED)
+        if self.status[f] not in FINAL:
+            self._set(f, SKIPPED)
         self._complete(f.run)
 
     def on_dropped(self, f: FunctionState, now: float, result: None) -> None:
@@ -324,6 +354,7 @@ class Model:
                 self._check_place(decision, now)
             elif isinstance(decision, Fail):
                 self._check_fail(decision, now)
+        self._check_recalled([d.function for d in result if isinstance(d, Recall)])
         for decision in result:
             if isinstance(decision, End):
                 run = decision.run
@@ -395,6 +426,7 @@ class Model:
             self._check_devices(node, f)
         else:
             assert not node.fits(f.cost) or node.may_start_more(f.cost), "there was room"
+            assert node.soon_fits(f.cost, self.lasting), "it may wait for long"
             assert was_bound, "a group's node is decided by a function that has room there"
             assert self.is_short(f)
             assert GPU not in f.cost
@@ -403,6 +435,13 @@ class Model:
             node.ahead.append(f)
         self.status[f] = PLACED
         self.where[f] = node.name
+        if not self.is_short(f):
+            self.lasting.add(f)
+
+    def _check_recalled(self, recalled: list[FunctionState]) -> None:
+        """Just those are taken back that would wait for one of which nobody knows how long it takes."""
+        stuck = [f for n in self.nodes.values() for f in n.ahead if not n.soon_fits(f.cost, self.lasting)]
+        assert sorted(map(id, recalled)) == sorted(map(id, stuck))
 
     def _check_peer(self, decision: Place, node: NodeModel) -> None:
         f = decision.function

@@ -220,6 +220,11 @@ class CoreMachine(RuleBasedStateMachine):
         self.cluster.now += seconds
         self.decide(False)
 
+    @precondition(lambda self: self.cluster.started())
+    @rule(pick=picks)
+    def secede(self, pick):
+        self.cluster.tell("seceded", self.pick(self.cluster.started(), pick))
+
     # and disturbed
 
     @rule(n=st.integers(0, 2), capacity=capacities, enforced=enforced, last_first=st.booleans())

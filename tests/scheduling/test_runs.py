@@ -299,3 +299,18 @@ def test_a_result_lost_after_the_end_is_computed_again(core):
     core.finish("x")
     assert core.decide() == []
     assert core.states("x y") == "finished finished"
+
+
+def test_what_needs_a_failed_function_is_skipped_whoever_says_so(core):
+    core.nodes(a="cpu 2")
+    x = fn("cpu 1")
+    core.run(
+        **dict.fromkeys("abcde", x),
+        ready="a e",
+        options={"fail_fast": False, "dependents": [[1, 2], [3], [3], [], []]},
+    )
+    assert core.decide() == ["a@a", "e@a"]
+    assert not core.fail("a")
+    assert core.states("a b c d e") == "failed skipped skipped skipped running"
+    core.finish("e")
+    assert core.decide() == ["r failed"]

@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.resources import THREADS, UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Settings
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Settings
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run
@@ -213,6 +213,10 @@ class VirtualCluster:
         for decision in decisions:
             if isinstance(decision, Fail):
                 self._skip_dependents(decision.function)
+            elif isinstance(decision, Recall):
+                self._end(decision.function)
+                self.tell("taken_back", decision.function, self.now)
+                self._offer(decision.function)
         return decisions
 
     def start(self) -> list[FunctionState]:

@@ -75,9 +75,7 @@ class PlannedRun:
         dag = DAG(self.name)
         for i, f in enumerate(self.functions):
             does = {"i": i, "failing": f.failing, "seconds": f.seconds}
-            dag.add_function(
-                Function(i, attempt, args=list(f.inputs), extra_kwargs=does, cost=dict(f.cost))
-            )
+            dag.add_function(Function(i, attempt, args=list(f.inputs), extra_kwargs=does, cost=dict(f.cost)))
         return dag
 
     def expected(self) -> dict[int, int]:
@@ -114,9 +112,11 @@ class Scenario:
 
     def lines(self) -> list[str]:
         """It in words."""
-        found = [f"  node {n.name} on {n.machine}: {dict(n.capacity)}, joins at {n.joins:.3f}"
-                 + ("" if n.dies is None else f", {'is closed' if n.gently else 'dies'} at {n.dies:.3f}")
-                 for n in self.nodes]
+        found = [
+            f"  node {n.name} on {n.machine}: {dict(n.capacity)}, joins at {n.joins:.3f}"
+            + ("" if n.dies is None else f", {'is closed' if n.gently else 'dies'} at {n.dies:.3f}")
+            for n in self.nodes
+        ]
         for client, at in self.clients.items():
             ends = [
                 f", {what} at {when[client]:.3f}"
@@ -127,7 +127,9 @@ class Scenario:
         if self.preload is not None:
             found.append(f"  the plugin is installed as by a preload at {self.preload:.3f}")
         for run in self.runs:
-            found.append(f"  {run.name} by {run.client} at {run.at:.3f}: {run.how} {run.after:.3f}, {run.options}")
+            found.append(
+                f"  {run.name} by {run.client} at {run.at:.3f}: {run.how} {run.after:.3f}, {run.options}"
+            )
             found += [
                 f"    {i}: needs {list(f.inputs)}, {dict(f.cost)}, fails {f.failing} times, {f.seconds:.3f} s"
                 for i, f in enumerate(run.functions)
@@ -156,9 +158,7 @@ def draw(seed: int) -> Scenario:
         for k in rng.sample(range(len(scenario.nodes)), rng.randint(1, 2) if len(scenario.nodes) > 2 else 1):
             old = scenario.nodes[k]
             dies = old.joins + moment(rng)
-            scenario.nodes[k] = Node(
-                old.machine, old.name, old.capacity, old.joins, dies, rng.random() < 0.3
-            )
+            scenario.nodes[k] = Node(old.machine, old.name, old.capacity, old.joins, dies, rng.random() < 0.3)
             if rng.random() < 0.5:  # one of the same name takes its place
                 machine = f"m{len(scenario.nodes)}"
                 scenario.nodes.append(Node(machine, old.name, old.capacity, dies + 0.3 + moment(rng)))
@@ -180,7 +180,9 @@ def draw(seed: int) -> Scenario:
             failing = rng.choice((1, 1, 2, 4)) if fails and rng.random() < 0.3 else 0
             seconds = rng.choice((0.0, rng.expovariate(200), rng.expovariate(5), rng.uniform(0, 2)))
             functions.append(Planned(inputs, rng.choice(costs or COSTS[:2]), failing, seconds))
-        how = rng.choice(("cancel", "timeout", "drop") if ends and rng.random() < 0.6 else ("execute", "submit"))
+        how = rng.choice(
+            ("cancel", "timeout", "drop") if ends and rng.random() < 0.6 else ("execute", "submit")
+        )
         options: dict[str, Any] = {
             "max_retries": rng.choice((0, 2, 3)),
             "fail_fast": rng.random() < 0.5,

@@ -74,7 +74,11 @@ class Seed:
             *(cluster.join(n.machine, n.name, n.capacity) for n in scenario.nodes if n.joins == 0)
         )
         begin = asyncio.get_running_loop().time()
-        others = [self._befall(n.joins, cluster.join, n.machine, n.name, n.capacity) for n in scenario.nodes if n.joins]
+        others = [
+            self._befall(n.joins, cluster.join, n.machine, n.name, n.capacity)
+            for n in scenario.nodes
+            if n.joins
+        ]
         others += [
             self._befall(n.dies, cluster.leave if n.gently else self._kill, n.machine)
             for n in scenario.nodes

@@ -93,4 +93,6 @@ def where(error: BaseException | None) -> str:
     if error is None or error.__traceback__ is None:
         return ""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
-    return "at " + " < ".join(f"{f.name} {f.filename.rpartition('/')[2]}:{f.lineno}" for f in reversed(frames))
+    return "at " + " < ".join(
+        f"{f.name} {f.filename.rpartition('/')[2]}:{f.lineno}" for f in reversed(frames)
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
@@ -35,18 +36,20 @@ from handoff_dask._adapter.keeper import KEEPER, Keeper
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.lingering import Lingering
 from handoff_dask._adapter.membership import Membership
-from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED, RUN_ENDED
+from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_BEGUN, RUN_DROPPED, RUN_ENDED
 from handoff_dask._adapter.patches import Patches, after, before
 from handoff_dask._adapter.requests import ActiveRun, Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
+from handoff_dask._adapter.stopping import Stopping
 from handoff_dask._adapter.webpage import Webpage
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall
-from handoff_dask._scheduling.functions import FINAL, FunctionState
+from handoff_dask._scheduling.decisions import Begin, Decision, End, Fail, Place, Recall, Refuse, Stop
+from handoff_dask._scheduling.explain import explain_loss
+from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask._scheduling.state import SchedulingState
 from handoff_dask._version import __version__
-from handoff_dask.exceptions import AllocationError
+from handoff_dask.exceptions import AllocationError, RunEndedError
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -93,6 +96,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.keeper = Keeper(scheduler)
         self.absent = AbsentClients(scheduler, read_client_grace(), self._client_gone)
         self.lingering = Lingering(scheduler, self.state, self.wake)
+        self.stopping = Stopping(scheduler)
         self.foreign = ForeignTasks(scheduler, self.state, self.wake)
         self.membership = Membership(scheduler, self.state, self.intervals, self.foreign, self.wake)
         self.patches = Patches()
@@ -112,8 +116,12 @@ class HandoffPlugin(SchedulerPlugin):
         replace(streams, "worker-status-change", changed)
         replace(streams, "long-running", before(self._seceded, streams["long-running"]))
         replace(streams, "update-graph", self._noting_failure(streams["update-graph"]))
-        if "steal-response" in streams:  # an administrator may have turned stealing off
-            replace(streams, "steal-response", after(streams["steal-response"], self.foreign.stolen))
+        # An administrator may have turned stealing off; functions are recalled by the same messages.
+        confirm = streams.get("steal-response", lambda **message: None)
+        replace(streams, "steal-response", after(confirm, self._asked_back))
+        replace(streams, "cancel-keys", self._cancelling(streams["cancel-keys"]))
+        resources = after(handlers["set_resources"], self.membership.resources_changed)
+        replace(handlers, "set_resources", resources)
         # Every way for a key to be released leads through this method, and one starts at the table.
         releases = before(self._unwanted, scheduler.client_releases_keys)
         replace(vars(scheduler), "client_releases_keys", releases)
@@ -135,6 +143,32 @@ class HandoffPlugin(SchedulerPlugin):
     def snapshot(self) -> Snapshot:
         """What there is to see now."""
         return snapshot(self.state, self.runs, self.archive, self.failures, time())
+
+    def _cancelling(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Dask's ``cancel-keys``, which fails over dependents that nobody wants: it is not told of ours."""
+
+        def cancel(*, keys: Any, client: str, force: bool = False, **message: Any) -> Any:
+            ours = [key for key in keys if key in self.functions]
+            if ours:
+                self._cancel(ours, client, force)
+            others = [key for key in keys if key not in self.functions]
+            return original(keys=others, client=client, force=force, **message)
+
+        return cancel
+
+    def _cancel(self, keys: list[Any], client: str, force: bool) -> None:
+        """A client gives up these futures of functions; with ``force`` nobody is to have them."""
+        wanting = {client}
+        for key in keys:
+            f = self.functions[key]
+            if force or client == self.runs[f.run.spec.run_id].client:
+                self.state.given_up(f)
+            if force:
+                wanting |= {cs.client_key for cs in self.scheduler.tasks[key].who_wants or ()} - {KEEPER}
+        for name in wanting & set(self.scheduler.clients):
+            self.scheduler.client_releases_keys(keys=keys, client=name)
+            self._tell_cancelled(keys, name)
+        self.wake()
 
     def _restarting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """The scheduler's ``restart``, which expects that every key can be released."""
@@ -162,7 +196,8 @@ class HandoffPlugin(SchedulerPlugin):
         for active in list(self.runs.values()):
             self._break(active, RuntimeError("the plugin was removed from the scheduler"))
             self._end(active)
-            self._release(active.client, active.release)
+            self._release_unstarted(active, len(active.release))
+        self._leave_to_dask()
         self.closed = True
         for timer in (self._timer, self._parked_timer):
             if timer is not None:
@@ -171,6 +206,17 @@ class HandoffPlugin(SchedulerPlugin):
         self.lingering.close()
         self.absent.close()
         self.keeper.close()
+
+    def _leave_to_dask(self) -> None:
+        """What was submitted fails where somebody needs it, and Dask may compute again what is lost."""
+        for key, f in self.functions.items():
+            ts = self.scheduler.tasks.get(key)
+            if ts is None:
+                continue
+            ts.worker_restrictions = None
+            if ts.state == "waiting":  # it would become ready after this
+                ts.exception_blame, ts.exception = ts, ended_before(f)
+                self.scheduler.transitions({key: "erred"}, f"handoff-removed-{time()}")
 
     def restart(self, scheduler: Scheduler) -> None:
         """Dask has restarted, and forgotten its metadata: show clients that the plugin is there."""
@@ -193,7 +239,8 @@ class HandoffPlugin(SchedulerPlugin):
         running = []
         for key in keys:
             f = self.functions.get(key)
-            if f is not None and f.booked:
+            # One that was sent ahead goes on for a moment only, unless it may take up to its timeout.
+            if f is not None and (f.booked or (f.state is State.RUNNING and f.kind.isolated)):
                 running.append(key)
         self.keeper.keep(running)
 
@@ -311,6 +358,8 @@ class HandoffPlugin(SchedulerPlugin):
                 hold(self.scheduler.tasks[key])
             elif finish == "waiting":
                 state.result_lost(f)
+                if state.retried(f):
+                    self.runs[f.run.spec.run_id].errors.pop(f.number, None)
 
     def _erred(self, f: FunctionState, key: Hashable, kwargs: dict[str, Any]) -> None:
         if f.state in FINAL:
@@ -321,13 +370,13 @@ class HandoffPlugin(SchedulerPlugin):
             return
         exception = kwargs.get("exception")
         self.runs[f.run.spec.run_id].errors[f.number] = exception
-        self.state.gave_up(f, time(), describe(exception))
+        self.state.gave_up(f, time(), describe(f, exception))
         self.failures.note(f, time())
 
     def _after_end(self, f: FunctionState, key: Hashable) -> None:
         """Give up the result of a function whose run was cancelled, or which nobody wanted, while it ran."""
         self.keeper.ended(key)
-        if f.run.status is RunStatus.CANCELLED:
+        if f.run.status is RunStatus.CANCELLED or f.state is State.CANCELLED:
             active = self.runs[f.run.spec.run_id]
             active.release.append(key)
 
@@ -355,19 +404,22 @@ class HandoffPlugin(SchedulerPlugin):
         if ts.state != "processing" or ts.run_id != run_id:
             return
         started, stopped = report.get("times", (None, None))
-        retry = self.state.failed(
-            f,
-            time(),
-            started=started,
-            stopped=stopped,
-            error=exception_text,
-            traceback=traceback_text,
-            retryable=report.get("retryable", True),
-        )
-        ts.retries = 1 if retry else 0
-        self.failures.note(f, time())
-        if not retry:
-            self.runs[f.run.spec.run_id].errors[f.number] = exception
+        if report.get("stopped"):
+            again = self.state.stopped(f, time(), started=started, stopped=stopped)
+        else:
+            again = self.state.failed(
+                f,
+                time(),
+                started=started,
+                stopped=stopped,
+                error=exception_text,
+                traceback=traceback_text,
+                retryable=report.get("retryable", True),
+            )
+            self.failures.note(f, time())
+            if not again:
+                self.runs[f.run.spec.run_id].errors[f.number] = exception
+        ts.retries = 1 if again else 0
         self.wake()
 
     def _did_not_travel(
@@ -426,12 +478,23 @@ class HandoffPlugin(SchedulerPlugin):
         for decision in decisions:
             if isinstance(decision, Fail):
                 self._fail(decision, stimulus_id)
+            elif isinstance(decision, Refuse):
+                self._refuse(decision.function, stimulus_id)
             elif isinstance(decision, Recall):
-                f = decision.function
-                key = self.runs[f.run.spec.run_id].keys[f.number]
-                self.scheduler.transitions({key: "released"}, stimulus_id)
+                self._recall(decision, stimulus_id)
+            elif isinstance(decision, Begin):
+                self._tell_client(self.runs[decision.run.spec.run_id], op=RUN_BEGUN)
             elif isinstance(decision, End):
                 self._end(self.runs[decision.run.spec.run_id])
+        self._stop([d for d in decisions if isinstance(d, Stop)])
+
+    def _stop(self, stops: list[Stop]) -> None:
+        attempts: defaultdict[str, list[Hashable]] = defaultdict(list)
+        for f, node, number in stops:
+            key = self.runs[f.run.spec.run_id].keys[f.number]
+            attempts[self.scheduler.aliases.get(node.name, "")].append((key, number))
+        for address, those in attempts.items():
+            self.stopping.stop(address, those)
 
     def _carry_out_placements(self, placements: list[Place], stimulus_id: str) -> None:
         placed: dict[Any, FunctionState] = {}
@@ -483,24 +546,62 @@ class HandoffPlugin(SchedulerPlugin):
             error = AllocationError(spec.dag_id, spec.run_id, [decision.shortfall])
             active.errors[f.number] = pickle.dumps(error)
             self.failures.note(f, time(), str(error))
+        self._err(key, active.errors[f.number], stimulus_id)
+
+    def _refuse(self, f: FunctionState, stimulus_id: str) -> None:
+        """Tell whoever waits for a function that its run has ended, rather than let it stay parked."""
+        key = self.runs[f.run.spec.run_id].keys[f.number]
+        self._err(key, ended_before(f), stimulus_id)
+
+    def _err(self, key: Any, exception: Any, stimulus_id: str) -> None:
+        """Let a parked task, and all that needs it, fail; Dask may have released it, as all that failed."""
         ts = self.scheduler.tasks.get(key)
-        if ts is not None and ts.state == "no-worker":  # else Dask has released it: all that needed it failed
+        if ts is not None and ts.state == "no-worker":
             recommendations = self.scheduler.transition(
-                key, "erred", exception=active.errors[f.number], cause=key, stimulus_id=stimulus_id
+                key, "erred", exception=exception, cause=key, stimulus_id=stimulus_id
             )
             self.scheduler.transitions(recommendations, stimulus_id)
 
+    def _recall(self, decision: Recall, stimulus_id: str) -> None:
+        """Ask a worker for what it has not started, by the message with which Dask steals."""
+        f = decision.function
+        stream = self.scheduler.stream_comms.get(self.scheduler.aliases.get(decision.node.name, ""))
+        if stream is not None:
+            key = self.runs[f.run.spec.run_id].keys[f.number]
+            stream.send({"op": "steal-request", "key": key, "stimulus_id": stimulus_id})
+
+    def _asked_back(self, *, key: Hashable, state: str | None, worker: str, **message: Any) -> None:
+        """A worker has given a task back, or has said that it runs it."""
+        f, ts = self.functions.get(key), self.scheduler.tasks.get(key)
+        if f is None:
+            self.foreign.stolen(key)
+            return
+        there = ts is not None and ts.processing_on is not None and ts.processing_on.address == worker
+        if there and state in GIVEN_BACK:
+            self.state.returned(f)
+            self.scheduler.transitions({key: "released"}, f"handoff-returned-{time()}")
+            self.wake()
+    def _tell_client(self, active: ActiveRun, **message: Any) -> None:
+        if active.client in self.scheduler.client_comms:
+            self.scheduler.client_send(active.client, {"run_id": active.run.spec.run_id, **message})
+
     def _end(self, active: ActiveRun) -> None:
         """Tell the client that its run has ended, and have released what will not run."""
-        run, client = active.run, active.client
+        run = active.run
         if active.ended is None:
             active.ended = time()
-        if client in self.scheduler.client_comms:
-            message = {"op": RUN_ENDED, "run_id": run.spec.run_id, "status": run.status.value}
-            self.scheduler.client_send(client, message)
+        self._tell_client(active, op=RUN_ENDED, status=run.status.value)
         if run.status is not RunStatus.FINISHED:
             tasks = self.scheduler.tasks
             active.release += [key for key in active.keys if (ts := tasks.get(key)) and ts.state in UNSTARTED]
+
+    def _release_unstarted(self, active: ActiveRun, most: int) -> None:
+        """Release some of what a run that has ended does not need, and fail it where others need it."""
+        keys, active.release = active.release[:most], active.release[most:]
+        self._release(active.client, keys)
+        for key in keys:
+            if key in self.functions:
+                self._refuse(self.functions[key], f"handoff-{time()}")
 
     def want(self, keys: list[Any], client: str) -> None:
         """A client wants keys again; it is told of those that are gone."""
@@ -515,6 +616,7 @@ class HandoffPlugin(SchedulerPlugin):
         self._tell_cancelled(keys, client)
 
     def _tell_cancelled(self, keys: list[Any], client: str) -> None:
+        """Let a client's futures be cancelled ones."""
         if keys and client in self.scheduler.client_comms:
             message = {"op": "cancelled-keys", "keys": keys, "reason": NAME, "msg": "the run has ended"}
             self.scheduler.report(message, client=client)
@@ -526,8 +628,7 @@ class HandoffPlugin(SchedulerPlugin):
             self._release(client, keys)
         for run_id, active in list(self.runs.items()):
             if active.release:
-                self._release(active.client, active.release[:BATCH])
-                del active.release[:BATCH]
+                self._release_unstarted(active, BATCH)
                 if active.release:
                     self.wake()
             if not active.known and active.run.ended and active.dropped:
@@ -572,6 +673,10 @@ BATCH = 1_000
 UNSTARTED = frozenset({"released", "waiting", "no-worker", "queued"})
 
 
+#: States on a worker of tasks that it gives back when it is asked to.
+GIVEN_BACK = frozenset({"ready", "constrained", "waiting"})
+
+
 def hold(ts: TaskState) -> None:
     """Keep a task from being placed by anyone but us."""
     ts.worker_restrictions = HELD
@@ -580,18 +685,18 @@ def hold(ts: TaskState) -> None:
     ts.loose_restrictions = False
 
 
-def describe(exception: Any) -> str | None:
-    """What a pickled exception of Dask's own says, in words for an attempt."""
+def ended_before(f: FunctionState) -> bytes:
+    """What to tell whoever waits for a function that will not run any more, pickled."""
+    spec = f.run.spec
+    return pickle.dumps(RunEndedError(spec.dag_id, spec.run_id, f.id, f.run.status.value))
+
+
+def describe(f: FunctionState, exception: Any) -> str | None:
+    """What a pickled exception of Dask's own says, in words for the attempt of a function that runs."""
     if not isinstance(exception, bytes):
         return None
     try:
         error = pickle.loads(exception)
     except Exception:
         return None
-    if isinstance(error, KilledWorker):
-        allowed = error.allowed_failures
-        return (
-            f"its node was lost, too: it took down {allowed + 1} nodes"
-            f" (distributed.scheduler.allowed-failures is {allowed}); their logs may say why"
-        )
-    return repr(error)
+    return explain_loss(f, error.allowed_failures) if isinstance(error, KilledWorker) else repr(error)

@@ -121,7 +121,7 @@ class Requests:
             return {"status": "removed"}
         known = plugin.runs.get(run_spec.run_id)
         if known is not None:  # asked again, as the answer was lost
-            return {"status": known.run.status.value}
+            return {"status": known.run.status.value, "waiting": known.run.waiting(time())}
         if client not in plugin.scheduler.clients:
             plugin.absent.expect(client, [])  # its connection has just broken
         self._hint_durations(run_spec)
@@ -134,7 +134,7 @@ class Requests:
             return {"status": "unplaceable", "shortfalls": pickle.dumps(run.shortfalls)}
         plugin.runs[run_spec.run_id] = active
         plugin.wake()
-        return {"status": run.status.value}
+        return {"status": run.status.value, "waiting": run.waiting(now)}
 
     def _hint_durations(self, spec: RunSpec) -> None:
         """Tell the core what Dask has learnt of functions by their names, or was told in configuration."""

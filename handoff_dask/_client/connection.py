@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Client, Future
 from tornado.ioloop import PeriodicCallback
 
-from handoff_dask._adapter.messages import RUN_DROPPED, RUN_ENDED
+from handoff_dask._adapter.messages import RUN_BEGUN, RUN_DROPPED, RUN_ENDED
 
 if TYPE_CHECKING:
     from handoff_dask._client.run import Run
@@ -96,6 +96,7 @@ class Connection:
         self._reattaching = asyncio.Lock()
         self._tasks: set[asyncio.Task[bool]] = set()
         self._checks = PeriodicCallback(self._check, INTERVAL * 1000)
+        client._stream_handlers[RUN_BEGUN] = self._run_begun
         client._stream_handlers[RUN_ENDED] = self._run_ended
 
     def add(self, run: Run) -> None:
@@ -103,6 +104,11 @@ class Connection:
         self.runs[run.id] = run
         if not self._checks.is_running():
             self._checks.start()
+
+    def _run_begun(self, run_id: str) -> None:
+        run = self.runs.get(run_id)
+        if run is not None:
+            run._begun()
 
     def _run_ended(self, run_id: str, status: str) -> None:
         run = self.runs.get(run_id)

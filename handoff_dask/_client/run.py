@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import logging
 import time
 import weakref
-from collections.abc import Callable, Generator, Hashable, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from handoff_dask._client.results import Results
 from handoff_dask._client.rows import Rows
 from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.progress import Progress
+from handoff_dask._model.progress import Progress, Waiting
 from handoff_dask._model.records import Event, Records, Row, events_of, inputs_by_id
 from handoff_dask._model.shown import shown
 from handoff_dask._scheduling.runs import ENDED
@@ -42,6 +43,8 @@ from handoff_dask.exceptions import (
 
 if TYPE_CHECKING:
     from handoff_dask._display.timeline import Timeline
+
+logger = logging.getLogger("handoff_dask")
 
 #: Seconds between looks at whether the client is still connected while waiting for a run.
 _CHECK_INTERVAL = 0.5
@@ -95,6 +98,8 @@ class Run:
         self._recording: asyncio.Task[None] | None = None
         self._timed_out: float | None = None
         self._seen: Progress | None = None
+        self._waiting: Waiting | None = None
+        self._waiting_at = 0.0  # on the monotonic clock
         self._followers: set[asyncio.Task[None]] = set()
         weakref.finalize(self, drop, weakref.ref(client), self.id)
 
@@ -149,7 +154,9 @@ class Run:
         if answer["status"] in ENDED:  # asked again, it had been announced already
             self._finish(answer["status"])
         elif not self._ended.is_set():
-            self._status = answer["status"]
+            if self._status == "submitting":  # it may have begun since this was answered
+                self._status = answer["status"]
+                self._wait_for(answer.get("waiting"))
             self._send_graph()
 
     async def _prepare(self, data: bytes) -> dict[str, Any]:
@@ -214,10 +221,46 @@ class Run:
         """The scheduler has the run still; what was sent while the connection broke may not have arrived."""
         if self._ended.is_set():
             return
+        if status == "running":
+            self._begun()
         if status in ENDED:
             self._finish(status)
         elif self._submitted and not arrived:
             self._send_graph()
+
+    def _wait_for(self, waiting: Any) -> None:
+        """Take note of what it waits for before it begins, if it does."""
+        if waiting is not None and self._status == "pending":
+            first = self._waiting is None
+            self._waiting, self._waiting_at = Waiting(*waiting), time.monotonic()
+            if first:
+                logger.info("Run %s of DAG %r: %s", self.id, self.dag.id, self._waiting)
+
+    def _begun(self) -> None:
+        """It has the nodes that it waited for."""
+        if self._status in ("submitting", "pending"):
+            self._status = "running"
+            self._waited()
+
+    def _waited(self) -> None:
+        if (waiting := self._still_waiting) is not None:
+            self._waiting = None
+            logger.info(
+                "Run %s of DAG %r: %s after %.0f s of waiting for %s",
+                self.id,
+                self.dag.id,
+                self._status,
+                waiting.seconds,
+                waiting.awaited,
+            )
+
+    @property
+    def _still_waiting(self) -> Waiting | None:
+        """What it waits for now, as far as that is known here."""
+        waiting = self._waiting
+        if waiting is None:
+            return None
+        return waiting._replace(seconds=waiting.seconds + time.monotonic() - self._waiting_at)
 
     def _lose(self, reason: str) -> None:
         """The scheduler does not have the run any more."""
@@ -233,6 +276,7 @@ class Run:
     def _finish(self, status: str) -> None:
         """Take note of the end: nothing else gives a run a final status. On the event loop."""
         self._status = status
+        self._waited()
         self._end = time.time()
         self._unkept.clear()
         self._ended.set()
@@ -277,7 +321,10 @@ class Run:
 
     @property
     def _stands(self) -> str:
-        """The status, and why it is lost if it is."""
+        """The status, and what it waits for, or why it is lost if it is."""
+        waiting = self._still_waiting
+        if waiting is not None and self.status == "pending":
+            return f"{self.status}, {waiting}"
         lost = self.status == "cancelled" and self._why_gone is not None
         return f"{self.status}, since {self._why_gone}" if lost else self.status
 
@@ -397,28 +444,32 @@ class Run:
             over = client.scheduler_comm
             try:
                 values = await client._gather(list(futures.values()))
-            except Exception:
-                if client.scheduler_comm is over:
-                    await self._find_lost_result(futures)
-                    raise
-            else:
-                return dict(zip(futures, values, strict=True))
+            except Exception as error:
+                _forget_frames(error, futures.values())
+                if client.scheduler_comm is not over:
+                    continue  # the connection broke; the futures may be there again
+                # Which one is it that does not come? All others do, one by one.
+                values = [await self._gather_one(id, future) for id, future in futures.items()]
+            return dict(zip(futures, values, strict=True))
 
     def _gone_with_results(self) -> RunError:
         reason = f"its results are gone: {self._why_gone}"
         return self._with_run(RunCancelledError(self.dag.id, self.id, reason))
 
-    async def _find_lost_result(self, futures: Mapping[Hashable, Future]) -> None:
-        """Raise for the function whose result cannot be fetched."""
-        for id, future in futures.items():
-            try:
-                await self._client._gather([future])
-            except Exception as error:
-                record = (await self._records())[id]
-                attempts = [a._replace(error=shown(error)) for a in record.attempts]
-                raise self._with_run(
-                    FunctionFailedError(self.dag.id, self.id, id, attempts), error
-                ) from error
+    async def _gather_one(self, id: Hashable, future: Future) -> Any:
+        if future.key not in self._client.futures or future.status == "cancelled":
+            gone = f"the future of function {id!r} was cancelled or released, and its result went with it"
+            raise self._with_run(RunCancelledError(self.dag.id, self.id, gone))
+        try:
+            (value,) = await self._client._gather([future])
+        except Exception as error:
+            _forget_frames(error, [future])
+            self._report = None  # of the end of the run, and more has happened since
+            record = (await self._records())[id]
+            reason = None if record.status == "failed" else shown(error)
+            failure = FunctionFailedError(self.dag.id, self.id, id, record.attempts, reason=reason)
+            raise self._with_run(failure, error) from error
+        return value
 
     # ------------------------------------------------------------------ what is known
 
@@ -466,7 +517,9 @@ class Run:
     async def _progress(self, seen: int) -> dict[str, Any]:
         if not self._compiled.keys:
             return {}
-        return await self._ask("progress", seen=seen) or {}
+        answer: dict[str, Any] = await self._ask("progress", seen=seen) or {}
+        self._wait_for(answer.get("waiting"))
+        return answer
 
     async def _records(self) -> Records:
         await self._started()
@@ -570,7 +623,9 @@ class Run:
     # ------------------------------------------------------------------ ending
 
     def cancel(self) -> Any:
-        """Start nothing more of this run, and release what waits. What runs already is not interrupted.
+        """Start nothing more of this run, release what waits, and stop functions that have a ``timeout``.
+
+        Other functions that run are not interrupted: they keep what they hold of their nodes until they end.
 
         Returns
         -------
@@ -617,3 +672,9 @@ class Run:
         if cause is not None:
             error.__cause__ = cause
         return error
+
+
+def _forget_frames(error: BaseException, futures: Iterable[Future]) -> None:
+    """Keep a future that holds an exception from holding, by its traceback, whoever has fetched it."""
+    if any(error is future._state.exception for future in futures):
+        error.__traceback__ = None

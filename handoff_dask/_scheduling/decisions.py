@@ -35,6 +35,43 @@ class Fail:
     shortfall: Shortfall | None = None
 
 
+class Stop(NamedTuple):
+    """End an attempt of ``function`` on ``node``, in its process: nobody wants its result any more.
+
+    What was booked for it stays so until the attempt is reported to have ended, which it may have by itself.
+    """
+
+    function: FunctionState
+    node: Node
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """``run``, which waited for nodes, has them."""
+
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """``function``, which became ready after the end of its run, will not be placed."""
+
+    function: FunctionState
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Take ``function`` back from ``node`` if it has not started there.
+
+    The node will never have room for it; or it was sent ahead, and would wait for functions of which nobody
+    knows how long they take.
+    """
+
+    function: FunctionState
+    node: Node
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """``run`` has reached a final status; its functions that did not start will not."""
@@ -42,19 +79,8 @@ class End:
     run: Run
 
 
-@dataclass(frozen=True, slots=True)
-class Recall:
-    """Take ``function`` back from its node, to which it was sent ahead and where it has not started.
-
-    It would wait there for functions of which nobody knows how long they take. It is to be reported taken
-    back, and ready again.
-    """
-
-    function: FunctionState
-
-
 #: What is to be carried out.
-Decision = Place | Fail | End | Recall
+Decision = Begin | Place | Fail | Refuse | Recall | Stop | End
 
 
 @dataclass(frozen=True, slots=True)

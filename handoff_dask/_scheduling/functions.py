@@ -54,8 +54,8 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     R: frozenset({P, W, X, S, C, F}),
     P: frozenset({F, W, R, X, S, C}),  # W: failed or lost, R: the node did not take it
     F: frozenset({W, C}),  # W: the result was lost and is needed again
-    X: frozenset(),
-    S: frozenset(),
+    X: frozenset({W}),  # W: somebody asked for one more try
+    S: frozenset({W}),  # W: likewise, of what it needs
     C: frozenset(),
 }
 
@@ -189,6 +189,7 @@ class FunctionState:
         loaded: bool = False,
     ) -> None:
         """Take note that the attempt that runs has ended."""
+        assert error is None or outcome != "finished", f"{self!r} has finished, with the error {error}"
         attempt = self._attempt(outcome, started, stopped, error, traceback, loaded)
         self.attempts += (attempt,)
         if outcome in ("failed", "lost"):

@@ -8,6 +8,7 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from handoff_dask._model.progress import Waiting
 from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import UNIT
 from handoff_dask._scheduling.durations import size_of
@@ -202,6 +203,16 @@ class Run:
     def kind_counts(self) -> Mapping[int, int]:
         """Kind → how many functions are of it."""
         return Counter(self.spec.kind_of)
+
+    def waiting(self, now: float) -> Waiting | None:
+        """What it waits for before it begins, if it does."""
+        if self.status is not RunStatus.PENDING or self.deadline is None:
+            return None
+        first, *others = dict.fromkeys(shortfall.awaited for shortfall in self.shortfalls)
+        if others:
+            first += f" and {len(others):,d} other{'s' if len(others) > 1 else ''}"
+        limit = self.spec.wait_for_nodes
+        return Waiting(first, now - (self.deadline - limit), limit)
 
     @property
     def active(self) -> bool:

@@ -11,12 +11,23 @@ for as many events as there were.
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from handoff_dask._model.function import LOADING
 from handoff_dask._scheduling.audit import check_ledger
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Settings, Starved
+from handoff_dask._scheduling.decisions import (
+    Begin,
+    Decision,
+    End,
+    Fail,
+    Place,
+    Recall,
+    Refuse,
+    Settings,
+    Starved,
+    Stop,
+)
 from handoff_dask._scheduling.durations import loading
 from handoff_dask._scheduling.explain import explain
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
@@ -51,7 +62,10 @@ class SchedulingState:
         self._pending_nodes: list[Node] | None = None  # those the pending runs were last compared with
         self._delayed: list[_Delayed] = []
         self._spent: list[FunctionState] = []  # ready, but they have failed for good
+        self._too_late: list[FunctionState] = []  # ready, but their runs have ended
+        self._recalled: list[FunctionState] = []  # placed where there will never be room for them
         self._ended: list[Run] = []
+        self._stops: list[Stop] = []
         self._unranked: dict[Run, None] = {}  # more is left of them than when they were ranked
         self._sequence = 0
 
@@ -88,8 +102,13 @@ class SchedulingState:
                 self._unranked[run] = None
 
     def node_resized(self, name: Any, capacity: Amounts) -> None:
-        """A node's capacity is now this; what runs there goes on."""
+        """A node's capacity is now this; what runs there goes on.
+
+        What was placed there and no longer fits may still wait on the node, which would never start it.
+        """
         self.placement.resize(name, capacity)
+        node = self.nodes[name]
+        self._recalled += [f for f in (*node.running, *node.ahead) if not node.holds(f.cost)]
         self._nodes_changed()
 
     def node_occupied(self, name: Any, amounts: Amounts) -> None:
@@ -137,7 +156,10 @@ class SchedulingState:
         return run
 
     def run_cancelled(self, run_id: str) -> None:
-        """Nothing more of a run is to start. What runs already keeps its booking until it ends."""
+        """Nothing more of a run is to start. What runs already keeps its booking until it ends.
+
+        What runs in a process of its own is stopped.
+        """
         run = self.runs[run_id]
         if not run.ended:
             self._end(run, RunStatus.CANCELLED)
@@ -147,7 +169,9 @@ class SchedulingState:
         run = self.runs.pop(run_id)
         self._ended = [other for other in self._ended if other is not run]
         self._pending = [other for other in self._pending if other is not run]
+        self._stops = [stop for stop in self._stops if stop.function.run is not run]
         self._unranked.pop(run, None)
+        self._too_late = [f for f in self._too_late if f.run is not run]
         for f in run.functions:
             if f.state is State.RUNNING:
                 self.placement.bookings.release(f)
@@ -162,10 +186,18 @@ class SchedulingState:
         run.deadline = None
         if status is not RunStatus.FINISHED:
             for f in run.functions:
-                if f.state not in FINAL and f.state is not State.RUNNING:
+                if f.state is State.RUNNING:
+                    self._stop(f, len(f.attempts) + 1)
+                elif f.state not in FINAL:
                     f.move(State.CANCELLED)
         self.placement.ended(run)
         self._ended.append(run)
+
+    def _stop(self, f: FunctionState, attempt: int) -> None:
+        """Have an attempt ended where it runs, if that can be done."""
+        if f.kind.isolated:
+            assert f.node is not None
+            self._stops.append(Stop(f, f.node, attempt))
 
     def _rank(self, run: Run, now: float) -> None:
         """Order a run's functions by what is known by now."""
@@ -181,6 +213,8 @@ class SchedulingState:
     def ready(self, f: FunctionState, now: float) -> None:
         """All inputs of a function are there."""
         if f.state is not State.WAITING:
+            if f.state in FINAL and not f.run.active and f.run.spec.run_id in self.runs:
+                self._too_late.append(f)
             return
         if f.failures > f.kind.policy.max_retries:
             f.move(State.READY)
@@ -206,6 +240,12 @@ class SchedulingState:
             self.placement.bookings.release(f)
             f.move(State.READY if f.run.active else State.CANCELLED)
             self.placement.enqueue(f)
+
+    def returned(self, f: FunctionState) -> None:
+        """The node gave back a function that it had not started."""
+        if f.state is State.RUNNING:
+            self.placement.bookings.release(f)
+            f.move(State.WAITING if f.run.active else State.CANCELLED)
 
     def finished(
         self,
@@ -271,6 +311,23 @@ class SchedulingState:
         self._fail(f)
         return False
 
+    def stopped(
+        self, f: FunctionState, now: float, *, started: float | None = None, stopped: float | None = None
+    ) -> bool:
+        """An attempt was ended as a :class:`Stop` asked for; that is no failure of its function.
+
+        Returns
+        -------
+        bool
+            Whether there will be another one: its run goes on.
+        """
+        if f.state is not State.RUNNING:
+            return False
+        f.close_attempt("cancelled", started, stopped if stopped is not None else now)
+        self.placement.bookings.release(f)
+        f.move(State.WAITING if f.run.active else State.CANCELLED)
+        return f.run.active
+
     def gave_up(self, f: FunctionState, now: float, error: str | None = None) -> None:
         """Dask gave a function up by itself: it took down too many nodes."""
         if f.state in FINAL:
@@ -298,11 +355,12 @@ class SchedulingState:
         """
         if f.state is not State.RUNNING:
             return None
+        f.close_attempt("cancelled", None, now)
         hold = None
         if f.booked:
-            f.close_attempt("cancelled", None, now)
+            self._stop(f, len(f.attempts))
             hold = self.placement.bookings.linger(f)
-        else:  # it was sent ahead, and has not started
+        else:
             self.placement.bookings.release(f)
         f.move(State.WAITING if f.run.active else State.CANCELLED)
         return hold
@@ -350,6 +408,48 @@ class SchedulingState:
             f.move(State.WAITING)
             f.run.ranking.forget()
             self._unranked[f.run] = None
+
+    def retried(self, f: FunctionState) -> bool:
+        """Somebody asks for one more try of a function that failed, or of one that it needs.
+
+        Returns
+        -------
+        bool
+            Whether there will be one; not after the end of the run. All its retries are there again.
+        """
+        if f.state not in (State.FAILED, State.SKIPPED) or not f.run.active:
+            return False
+        if f.state is State.FAILED:
+            f.run.failed.remove(f)
+        f.failures = 0
+        f.not_before = 0.0
+        f.move(State.WAITING)
+        self._unskip_dependents(f)
+        f.run.ranking.forget()
+        self._unranked[f.run] = None
+        return True
+
+    def _unskip_dependents(self, f: FunctionState) -> None:
+        """What was skipped for nothing but this function may run after all."""
+        run = f.run
+        if not run.spec.dependents:
+            return
+        numbers = list(run.spec.dependents[f.number])
+        heapify(numbers)  # inputs come first
+        while numbers:
+            dependent = run.functions[heappop(numbers)]
+            inputs = {run.functions[number].state for number in run.inputs[dependent.number]}
+            if dependent.state is State.SKIPPED and inputs.isdisjoint((State.FAILED, State.SKIPPED)):
+                dependent.move(State.WAITING)
+                for number in run.spec.dependents[dependent.number]:
+                    heappush(numbers, number)
+
+    def given_up(self, f: FunctionState) -> None:
+        """Whoever submitted the run does not want this function: without it the run has no end to reach."""
+        functions, dependents = f.run.functions, f.run.spec.dependents
+        needed = any(functions[n].state not in FINAL for n in (dependents[f.number] if dependents else ()))
+        if (f.state not in FINAL or needed) and not f.run.ended:
+            self._end(f.run, RunStatus.CANCELLED)
 
     def skipped(self, f: FunctionState, now: float) -> None:
         """A function that ``f`` needs failed for good."""
@@ -412,7 +512,7 @@ class SchedulingState:
                 self._rank(run, now)
         self._unranked.clear()
         if self._pending:
-            self._start_pending(now)
+            decisions += map(Begin, self._start_pending(now))
         while self._delayed and self._delayed[0][0] <= now:
             f = heappop(self._delayed)[-1]
             if f.state is State.DELAYED:  # still
@@ -439,12 +539,22 @@ class SchedulingState:
             else:
                 assert isinstance(decision, Place)
                 decisions.append(decision)
-        decisions += map(Recall, self.placement.bookings.take_stuck())
+        placed = [(f, f.node) for f in self._recalled if f.state is State.RUNNING and f.node is not None]
+        recalled = {f: node for f, node in placed if not node.holds(f.cost)}
+        self._recalled.clear()
+        recalled.update(self.placement.bookings.take_stuck())
+        decisions += [Recall(f, node) for f, node in recalled.items()]
+        decisions += [Refuse(f) for f in self._too_late if f.state in FINAL]
+        self._too_late.clear()
+        decisions += self._stops
+        self._stops = []
         decisions += [End(run) for run in self._ended]
         self._ended = []
         return decisions
 
-    def _start_pending(self, now: float) -> None:
+    def _start_pending(self, now: float) -> list[Run]:
+        """Begin the runs that have waited for nodes and have them now, and end those that waited too long."""
+        begun = []
         nodes = self.placement.fleet.ordered
         changed = nodes is not self._pending_nodes
         self._pending_nodes = nodes
@@ -454,6 +564,7 @@ class SchedulingState:
                 if not run.shortfalls:
                     run.status = RunStatus.RUNNING
                     run.deadline = None
+                    begun.append(run)
                     self._rank(run, now)
                     for f in run.functions:
                         if f.state is State.READY:
@@ -463,6 +574,7 @@ class SchedulingState:
                 self._end(run, RunStatus.FAILED)
             if run.status is not RunStatus.PENDING:
                 self._pending.remove(run)
+        return begun
 
     def next_wake(self) -> float | None:
         """When :meth:`decide` should be called although nothing happens; None: no need."""

@@ -16,7 +16,17 @@ from __future__ import annotations
 
 from handoff_dask._model.resources import THREADS, UNIT, parse_amounts
 from handoff_dask._model.retry import RetryPolicy
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Settings
+from handoff_dask._scheduling.decisions import (
+    Begin,
+    Decision,
+    End,
+    Fail,
+    Place,
+    Recall,
+    Refuse,
+    Settings,
+    Stop,
+)
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run
@@ -51,6 +61,7 @@ def fn(
     policy: RetryPolicy | None = None,
     code: str = "",
     priority: float = 0,
+    isolated: bool = False,
 ) -> Kind:
     """A function. ``pin`` lists names, addresses or hosts; ``limit`` is what it takes of the run's limits."""
     return Kind(
@@ -61,6 +72,7 @@ def fn(
         policy=policy or RetryPolicy(max_retries=retries),
         code=code,
         priority=priority,
+        isolated=isolated,
     )
 
 
@@ -77,8 +89,14 @@ def text_of(decision: Decision) -> str:
             return f"{function.id}@{node.name} peer {peer}"
         case Fail(function, _):
             return f"{function.id} unplaceable"
-        case Recall(function):
-            return f"{function.id} recalled"
+        case Refuse(function):
+            return f"{function.id} refused"
+        case Recall(function, node):
+            return f"{function.id} back from {node.name}"
+        case Stop(function, node, attempt):
+            return f"stop {function.id}@{node.name}, attempt {attempt}"
+        case Begin(run):
+            return f"{run.spec.run_id} begins"
         case End(run):
             return f"{run.spec.run_id} {run.status.value}"
     raise AssertionError(decision)
@@ -199,6 +217,11 @@ class Core:
         retry = self.state.failed(self[id], self.now, **details)
         self.state.check()
         return retry
+
+    def stopped(self, id: str) -> bool:
+        again = self.state.stopped(self[id], self.now)
+        self.state.check()
+        return again
 
     def lose(self, ids: str) -> None:
         for id in ids.split():

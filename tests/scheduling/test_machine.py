@@ -64,6 +64,7 @@ def functions(draw, limits=(), pins=(None, None, None, "n0", "n1 n2", "host0")):
         policy=draw(policies),
         code=draw(st.sampled_from(["short", "short", "long"])),
         priority=draw(st.sampled_from([0, 0, 0, 1])),
+        isolated=draw(st.booleans()),
     )
 
 
@@ -215,6 +216,11 @@ class CoreMachine(RuleBasedStateMachine):
     def fail(self, pick, retryable):
         self.cluster.fail(self.pick(self.cluster.started(), pick), retryable=retryable)
 
+    @precondition(lambda self: self.cluster.stopping)
+    @rule(pick=picks)
+    def stop(self, pick):
+        self.cluster.stop(self.pick(self.cluster.stopping, pick))
+
     @rule(seconds=st.sampled_from([0.5, 5.0, 29.0, 31.0]))
     def wait(self, seconds):
         self.cluster.now += seconds
@@ -255,7 +261,12 @@ class CoreMachine(RuleBasedStateMachine):
             cluster.tell("node_accepting", name, not cluster.state.nodes[name].accepting)
 
     @precondition(lambda self: self.model.status)
-    @rule(event=st.sampled_from(["lose", "lose result", "lose result", "give up", "drop"]), pick=picks)
+    @rule(
+        event=st.sampled_from(
+            ["lose", "lose result", "lose result", "give up", "drop", "retry", "do without"]
+        ),
+        pick=picks,
+    )
     def function_event(self, event, pick):
         cluster = self.cluster
         if event == "lose" and (running := self.of_state(State.RUNNING)):
@@ -266,6 +277,10 @@ class CoreMachine(RuleBasedStateMachine):
             cluster.give_up(self.pick(these, pick))
         elif event == "drop":
             cluster.drop(self.pick(self.model.status, pick))
+        elif event == "retry" and (failed := self.of_state(State.FAILED)):
+            cluster.retry(self.pick(failed, pick))
+        elif event == "do without" and pick % 4 == 3:
+            cluster.tell("given_up", self.pick(self.model.status, pick))
 
     @precondition(lambda self: len(self.cluster.state.runs) > 1)
     @rule(event=st.sampled_from(["cancel", "remove", "nothing"]), pick=picks)

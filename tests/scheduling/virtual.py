@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.resources import THREADS, UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Settings
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Settings, Stop
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run
@@ -70,6 +70,7 @@ class VirtualCluster:
         self.missing: dict[FunctionState, int] = {}
         self.dependents: dict[FunctionState, list[FunctionState]] = {}
         self.inputs: dict[FunctionState, list[FunctionState]] = {}
+        self.stopping: list[Stop] = []
 
     def tell(self, event: str, *args: Any, **details: Any) -> Any:
         """Every event goes through here, so that a subclass sees it."""
@@ -158,6 +159,15 @@ class VirtualCluster:
         self.tell("gave_up", f, self.now)
         self._skip_dependents(f)
 
+    def retry(self, f: FunctionState) -> None:
+        """Somebody asks for one more try, and so of all that could not run without it."""
+        asked = [f]
+        for each in asked:
+            if self.tell("retried", each):
+                asked += [other for other in self.dependents[each] if other.state is State.SKIPPED]
+        for each in dict.fromkeys(asked):
+            self._offer(each)
+
     def drop(self, f: FunctionState) -> None:
         """Nobody wants it: neither a client nor a function that would need it."""
         for other in self.dependents[f]:
@@ -214,10 +224,25 @@ class VirtualCluster:
             if isinstance(decision, Fail):
                 self._skip_dependents(decision.function)
             elif isinstance(decision, Recall):
-                self._end(decision.function)
-                self.tell("taken_back", decision.function, self.now)
-                self._offer(decision.function)
+                self._give_back(decision.function, decision.node)
+        self.stopping += [d for d in decisions if isinstance(d, Stop)]
         return decisions
+
+    def stop(self, asked: Stop) -> None:
+        """A worker hears that it is to end an attempt, which may have ended."""
+        self.stopping.remove(asked)
+        f = asked.function
+        if f in self.inputs and f.state is State.RUNNING and len(f.attempts) + 1 == asked.attempt:
+            self._end(f)
+            self.tell("stopped", f, self.now)
+
+    def _give_back(self, f: FunctionState, node: Node) -> None:
+        """The node gives back what it has not started."""
+        worker = self.workers[node.name]
+        if f in worker.sent:
+            worker.end(f)
+            self.tell("returned", f)
+            self._offer(f)
 
     def start(self) -> list[FunctionState]:
         """Let workers start what they have."""

@@ -353,13 +353,22 @@ class KeepingMachine(CoreMachine):
     settings_of_core = KEEPING
 
 
-TestCoreMachine = pytest.mark.timeout(900)(CoreMachine.TestCase)  # shrinking a failure takes minutes
-TestCoreMachine.settings = settings(
-    max_examples=150,
+OFTEN = settings(
+    max_examples=200,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 
-TestKeepingMachine = pytest.mark.timeout(900)(KeepingMachine.TestCase)
-TestKeepingMachine.settings = settings(TestCoreMachine.settings, max_examples=100)
+
+def case(machine, options):
+    """A test of a machine, which may take minutes to make a failure smaller."""
+    case = pytest.mark.timeout(900)(type(machine.__name__, (machine.TestCase,), {}))
+    case.settings = options
+    return case
+
+
+TestCoreMachine = case(CoreMachine, settings(OFTEN, max_examples=50))
+TestKeepingMachine = case(KeepingMachine, settings(OFTEN, max_examples=50))
+TestCoreMachineOften = pytest.mark.slow(case(CoreMachine, OFTEN))
+TestKeepingMachineOften = pytest.mark.slow(case(KeepingMachine, OFTEN))

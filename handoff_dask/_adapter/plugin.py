@@ -367,7 +367,10 @@ class HandoffPlugin(SchedulerPlugin):
                 self.keeper.ended(key)
                 self.wake()
             if finish == "released":
-                hold(self.scheduler.tasks[key])
+                ts = self.scheduler.tasks[key]
+                hold(ts)
+                if not (ts.who_wants or ts.waiters):
+                    state.unneeded(f, time())
             elif finish == "waiting":
                 state.result_lost(f)
                 if state.retried(f):
@@ -593,6 +596,7 @@ class HandoffPlugin(SchedulerPlugin):
             self.state.returned(f)
             self.scheduler.transitions({key: "released"}, f"handoff-returned-{time()}")
             self.wake()
+
     def _tell_client(self, active: ActiveRun, **message: Any) -> None:
         if active.client in self.scheduler.client_comms:
             self.scheduler.client_send(active.client, {"run_id": active.run.spec.run_id, **message})

@@ -464,6 +464,16 @@ class SchedulingState:
         f.move(State.SKIPPED)
         self._check_complete(f.run)
 
+    def unneeded(self, f: FunctionState, now: float) -> None:
+        """Nobody needs the result of a function: that is no end of its run if all that did need it failed."""
+        run = f.run
+        needed_by = (
+            [run.functions[n].state for n in run.spec.dependents[f.number]] if run.spec.dependents else []
+        )
+        failed = needed_by and all(state in (State.FAILED, State.SKIPPED) for state in needed_by)
+        if failed and f.state not in FINAL and run.status is RunStatus.RUNNING:
+            self.skipped(f, now)
+
     def dropped(self, f: FunctionState, now: float) -> None:
         """Nobody will ever want this function again."""
         if f.state is State.RUNNING:

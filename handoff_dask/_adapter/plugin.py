@@ -34,7 +34,7 @@ from handoff_dask._adapter.requests import ActiveRun, Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.webpage import Webpage
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Refuse
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, TooLate
 from handoff_dask._scheduling.explain import explain_loss
 from handoff_dask._scheduling.functions import FINAL, FunctionState
 from handoff_dask._scheduling.runs import RunStatus
@@ -461,8 +461,8 @@ class HandoffPlugin(SchedulerPlugin):
         for decision in decisions:
             if isinstance(decision, Fail):
                 self._fail(decision, stimulus_id)
-            elif isinstance(decision, Refuse):
-                self._refuse(decision.function, stimulus_id)
+            elif isinstance(decision, TooLate):
+                self._say_too_late(decision.function, stimulus_id)
             elif isinstance(decision, Recall):
                 self._recall(decision, stimulus_id)
             elif isinstance(decision, End):
@@ -499,7 +499,7 @@ class HandoffPlugin(SchedulerPlugin):
             self.failures.note(f, time(), str(error))
         self._err(key, active.errors[f.number], stimulus_id)
 
-    def _refuse(self, f: FunctionState, stimulus_id: str) -> None:
+    def _say_too_late(self, f: FunctionState, stimulus_id: str) -> None:
         """Tell whoever waits for a function that its run has ended, rather than let it stay parked."""
         run = f.run
         key = self.runs[run.spec.run_id].keys[f.number]
@@ -548,7 +548,7 @@ class HandoffPlugin(SchedulerPlugin):
             self._release(active, keys)
             for key in keys:  # others may want them, or have tasks that need them
                 if key in self.functions:
-                    self._refuse(self.functions[key], f"handoff-{time()}")
+                    self._say_too_late(self.functions[key], f"handoff-{time()}")
 
     def _release(self, active: ActiveRun, keys: list[Any]) -> None:
         if keys and active.client in self.scheduler.clients:

@@ -36,7 +36,7 @@ class Fail:
 
 
 @dataclass(frozen=True, slots=True)
-class Refuse:
+class TooLate:
     """``function``, which became ready after the end of its run, will not be placed."""
 
     function: FunctionState
@@ -58,7 +58,7 @@ class End:
 
 
 #: What is to be carried out.
-Decision = Place | Fail | Refuse | Recall | End
+Decision = Place | Fail | TooLate | Recall | End
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import Any
 from handoff_dask._model.function import LOADING
 from handoff_dask._model.records import Shortfall
 from handoff_dask._scheduling.audit import check_ledger
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Refuse, Settings, Starved
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Settings, Starved, TooLate
 from handoff_dask._scheduling.durations import loading
 from handoff_dask._scheduling.explain import explain
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
@@ -471,7 +471,7 @@ class SchedulingState:
             if f.state is State.RUNNING and f.node is not None and not f.node.holds(f.cost):
                 decisions.append(Recall(f, f.node))
         self._recalled.clear()
-        decisions += [Refuse(f) for f in self._too_late if f.state in FINAL]
+        decisions += [TooLate(f) for f in self._too_late if f.state in FINAL]
         self._too_late.clear()
         decisions += [End(run) for run in self._ended]
         self._ended = []

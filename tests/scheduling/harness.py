@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from handoff_dask._model.resources import THREADS, UNIT, parse_amounts
 from handoff_dask._model.retry import RetryPolicy
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Refuse, Settings
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Settings, TooLate
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run
@@ -77,8 +77,8 @@ def text_of(decision: Decision) -> str:
             return f"{function.id}@{node.name} peer {peer}"
         case Fail(function, _):
             return f"{function.id} unplaceable"
-        case Refuse(function):
-            return f"{function.id} refused"
+        case TooLate(function):
+            return f"{function.id} too late"
         case Recall(function, node):
             return f"{function.id} back from {node.name}"
         case End(run):

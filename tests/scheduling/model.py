@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from handoff_dask._model.resources import GPU, THREADS, UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Refuse
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, TooLate
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run, RunStatus
@@ -100,7 +100,7 @@ class Model:
         self.starved: dict[Any, float] = {}  # need and pins → since when no node could hold them
         self.starved_function: dict[FunctionState, float] = {}
         self.finals: dict[FunctionState, list[str]] = {}
-        self.refused: list[FunctionState] = []  # ready after their end, to be said in the next decision
+        self.too_late: list[FunctionState] = []  # ready after their end, to be said in the next decision
 
     # questions
 
@@ -263,7 +263,7 @@ class Model:
 
     def on_ready(self, f: FunctionState, now: float, result: None) -> None:
         if self.status[f] in FINAL and not self.live(f):
-            self.refused.append(f)
+            self.too_late.append(f)
         if self.status[f] == WAITING:
             self.status[f] = READY
 
@@ -349,8 +349,8 @@ class Model:
                 f, node = decision.function, self.nodes[decision.node.name]
                 assert f in node.booked + node.ahead
                 assert any(units > node.capacity.get(r, 0) for r, units in f.cost.items())
-        assert [d.function for d in result if isinstance(d, Refuse)] == self.refused
-        self.refused.clear()
+        assert [d.function for d in result if isinstance(d, TooLate)] == self.too_late
+        self.too_late.clear()
         for decision in result:
             if isinstance(decision, End):
                 run = decision.run

@@ -7,9 +7,10 @@
 needing one or two of the layer before; and functions that all have different costs. CPU time and memory for
 each function; each row in a process of its own. Beside it, what the barest loop over heaps takes.
 
-``scheduler``: a real scheduler, in a process of its own, with 100,000 functions waiting for one node, while
-another joins and takes its share: the longest time for which its event loop did nothing else, with and
-without what Python's garbage collector took of it.
+``scheduler``: a real scheduler, in a process of its own, with 100,000 functions waiting for one node: the
+longest time for which its event loop did nothing else, with and without what Python's garbage collector took
+of it, while another node joins and takes its share, while the run's records are fetched for the first time
+and again, and while the run is cancelled.
 """
 
 from __future__ import annotations
@@ -217,8 +218,17 @@ def command(*words: str) -> Iterator[None]:
 
 
 def measure_scheduler(functions: int, markdown: bool) -> None:
-    print(f"\na scheduler with {functions:,} functions waiting, while a node joins")
-    table = Table(["event loop blocked at most", "without garbage collection"], [30, 30], markdown)
+    print(f"\na scheduler with {functions:,} functions waiting")
+    headings = ["while", "event loop blocked at most", "without garbage collection"]
+    table = Table(headings, [26, 30, 30], markdown)
+
+    @contextlib.contextmanager
+    def watched(what: str) -> Iterator[None]:
+        client.run_on_scheduler(start_watch)
+        yield
+        blocked, without = client.run_on_scheduler(stop_watch)
+        table.row(what, f"{blocked * 1e3:.0f} ms", f"{without * 1e3:.0f} ms")
+
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/scheduler.json"
         worker = (
@@ -245,13 +255,16 @@ def measure_scheduler(functions: int, markdown: bool) -> None:
             run = handoff.submit(dag, client)
             until(lambda: client.run_on_scheduler(parked) > functions - 1000)
             time.sleep(2)
-            client.run_on_scheduler(start_watch)
             with command(*worker, "--name", "second"):
-                until(lambda: client.run_on_scheduler(processing) == 2)
-                time.sleep(2)  # of usual work
-                blocked, without = client.run_on_scheduler(stop_watch)
-            table.row(f"{blocked * 1e3:.0f} ms", f"{without * 1e3:.0f} ms")
-            run.cancel()
+                with watched("a node joins"):
+                    until(lambda: client.run_on_scheduler(processing) == 2)
+                    time.sleep(2)  # of usual work
+                for what in ("records are fetched", "records are fetched again"):
+                    with watched(what):
+                        assert len(run.records) == functions
+                with watched("the run is cancelled"):
+                    run.cancel()
+                    until(lambda: client.run_on_scheduler(parked) == 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

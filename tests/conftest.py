@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gc
 import signal
 
 import dask
 import pytest
+from dask.system import CPU_COUNT
 from distributed import Client
 from helpers import settle
 from hypothesis import settings
@@ -20,6 +22,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("handoff", deadline=None)
 settings.load_profile("handoff")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at its options
+def pytest_cmdline_main(config) -> None:
+    """Spread the whole suite over the cores; whoever names tests, or debugs, has them in this process."""
+    options = config.option
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    alone = options.usepdb or options.collectonly or hasattr(config, "workerinput")
+    if whole and not alone and config.pluginmanager.has_plugin("xdist") and options.numprocesses is None:
+        options.numprocesses = min(CPU_COUNT, 8)
+        options.dist = "worksteal"  # tests of a file stay together, and so do the clusters that they share
+
+
+def pytest_collection_finish() -> None:
+    """Leave what has been imported out of each garbage collection: it is large, and stays."""
+    gc.collect()
+    gc.freeze()
+
 
 NODES = {
     "node1": {"cpu": 4, "memory": 8192, "gpu": 1},

@@ -20,7 +20,15 @@ from handoff_dask._scheduling.lowering import lower_dag
 from handoff_dask._scheduling.spec import Kind, RunSpec
 from handoff_dask.exceptions import SerializationError
 
+#: Dask's name of a function: what it is called with the id of its run, and its number.
 Key = tuple[str, int]
+
+
+def run_id_in(key: Any) -> str | None:
+    """Id of the run that a Dask key names, if it is a key of ours."""
+    if type(key) is tuple and len(key) == 2 and type(key[0]) is str:
+        return key[0].rpartition("-")[2]
+    return None
 
 
 class Row:

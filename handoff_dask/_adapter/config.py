@@ -41,6 +41,15 @@ def read_archive_bounds() -> tuple[int, int]:
     return runs, int(dask.config.get("handoff.recent-functions", 100_000))
 
 
+def read_client_grace() -> float:
+    """Seconds for which runs go on whose client has lost its connection, from ``handoff.client-grace``.
+
+    30 s unless set: as long as Dask's client tries to come back. 0 ends them at once.
+    """
+    seconds: float = parse_timedelta(dask.config.get("handoff.client-grace", "30s"), "s")
+    return seconds
+
+
 def wants_dashboard() -> bool:
     """Whether a scheduler's dashboard gets a page: ``handoff.dashboard`` (default true)."""
     return bool(dask.config.get("handoff.dashboard", True))

@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,7 +31,12 @@ _START_TIMEOUT = 60.0
 #: Idle processes that are kept.
 _MOST_IDLE = max(4, os.cpu_count() or 1)
 
+#: Attempts to stop that are remembered until they start. Most of them never do.
+_MOST_STOPPED = 10_000
+
 _idle: list[Child] = []
+_running: dict[Hashable, Child] = {}
+_stopped: OrderedDict[Hashable, None] = OrderedDict()
 _lock = threading.Lock()
 
 # Linux ends a child when the thread that started it ends: all are started by one that stays.
@@ -44,16 +50,12 @@ class Child:
     """
 
     def __init__(self) -> None:
+        self.stopped = False
         self.process = _starter.submit(_start).result()
         self._requests: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
         threading.Thread(target=self._converse, name="handoff-child", daemon=True).start()
-        try:
-            if self._reply(_START_TIMEOUT) is None:
-                raise EOFError
-        except (EOFError, queue.Empty) as error:
-            how = f"exit status {self.close()}, see the node's standard error"
-            raise RuntimeError(f"a process for functions with a timeout did not start: {how}") from error
+        self._ready = False
 
     def _converse(self) -> None:
         requests, replies = self.process.stdin, self.process.stdout
@@ -71,21 +73,41 @@ class Child:
         return self._replies.get(timeout=min(timeout, threading.TIMEOUT_MAX))
 
     def ask(self, request: Sequence[Any], timeout: float) -> Sequence[Any] | None:
-        """Hand over an attempt, and wait for what became of it; None when the process has gone.
+        """Hand over an attempt, and wait for what became of it; None when there is nothing to wait for.
+
+        It was stopped, or the process has gone.
 
         Raises
         ------
         queue.Empty
             It takes longer.
+        RuntimeError
+            The process has not started.
         """
+        if not self._ready:
+            try:
+                if self._reply(_START_TIMEOUT) is None:
+                    if self.stopped:
+                        return None
+                    raise EOFError
+            except (EOFError, queue.Empty) as error:
+                how = f"exit status {self.close()}, see the node's standard error"
+                raise RuntimeError(f"a process for functions with a timeout did not start: {how}") from error
+            self._ready = True
         self._requests.put(request)
         return self._reply(timeout)
+
+    def stop(self) -> None:
+        """Have whoever waits for an answer close this. From any thread."""
+        self.stopped = True
+        self._replies.put(None)
 
     def close(self) -> int:
         """End the process and what it has started; its exit status."""
         self._requests.put(None)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(0.1)  # it may be about to end by itself, which tells more
+        if not self.stopped:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.1)  # it may be about to end by itself, which tells more
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -104,8 +126,35 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
+class StoppedError(Exception):
+    """An attempt was ended since its run had. A task of Dask's own that needs its result gets this error."""
+
+    def __init__(self) -> None:
+        super().__init__("the function was stopped, as its run has ended")
+
+    def __reduce__(self) -> tuple[type[StoppedError], tuple[()]]:
+        return StoppedError, ()
+
+
+def stop_attempts(attempts: Iterable[Hashable]) -> None:
+    """End attempts in processes of this node, and those that have not started as soon as they do."""
+    with _lock:
+        for attempt in attempts:
+            child = _running.get(attempt)
+            if child is not None:
+                child.stop()
+            else:
+                _stopped[attempt] = None
+        while len(_stopped) > _MOST_STOPPED:
+            _stopped.popitem(last=False)
+
+
 def run_killable(
-    function: Callable[..., Any], args: Sequence[Any], facts: Current | None, timeout: float
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    facts: Current | None,
+    timeout: float,
+    attempt: Hashable,
 ) -> Any:
     """Call a function in another process, for so many seconds at most.
 
@@ -118,9 +167,13 @@ def run_killable(
         What ``current()`` says there.
     timeout : float
         Seconds. To start a process does not count.
+    attempt : hashable
+        Under which :func:`stop_attempts` knows it.
 
     Raises
     ------
+    StoppedError
+        It was stopped, maybe before it began.
     FunctionTimeoutError
         It took longer. The process was killed.
     FunctionCrashedError
@@ -133,6 +186,15 @@ def run_killable(
         child = _idle.pop() if _idle else None
     if child is None or child.process.poll() is not None:
         child = Child()
+    with _lock:
+        stopped = attempt in _stopped
+        if stopped:
+            del _stopped[attempt]
+        else:
+            _running[attempt] = child
+    if stopped:
+        _give_back(child)
+        raise StoppedError
     try:
         reply = child.ask(request, timeout)
     except queue.Empty:
@@ -141,14 +203,15 @@ def run_killable(
     except BaseException:
         child.close()
         raise
+    finally:
+        with _lock:
+            del _running[attempt]
+    if child.stopped:
+        child.close()
+        raise StoppedError
     if reply is None:
         raise FunctionCrashedError(child.close())
-    with _lock:
-        keep = len(_idle) < _MOST_IDLE
-        if keep:
-            _idle.append(child)
-    if not keep:
-        child.close()
+    _give_back(child)
     succeeded, value = unpacked(reply)
     if succeeded:
         return value
@@ -156,6 +219,15 @@ def run_killable(
     _, raised, traceback = clean_exception(exception, trace)
     assert raised is not None
     raise raised.with_traceback(traceback)
+
+
+def _give_back(child: Child) -> None:
+    with _lock:
+        keep = len(_idle) < _MOST_IDLE
+        if keep:
+            _idle.append(child)
+    if not keep:
+        child.close()
 
 
 def _paths() -> list[str]:
@@ -167,9 +239,10 @@ def _after_fork() -> None:
     global _lock, _starter
     _lock = threading.Lock()
     _starter = ThreadPoolExecutor(1, thread_name_prefix="handoff-starter")
-    for child in _idle:
+    for child in [*_idle, *_running.values()]:
         child.process.returncode = 0  # not ours to wait for
     _idle.clear()
+    _running.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -113,9 +113,11 @@ class StreamIntervals:
 
     async def restore(self) -> None:
         """Put everything back, also where functions run still."""
-        addresses, self._shortened = self._shortened, set()
+        streams = self._scheduler.stream_comms
+        addresses = [address for address in self._shortened if address in streams]  # others are leaving
+        self._shortened.clear()
         for address in addresses:
-            put_back(self._scheduler.stream_comms[address])
+            put_back(streams[address])
         await asyncio.gather(*(self._set_on(address, None) for address in addresses))
 
     async def _set_on(self, address: str, interval: float | None) -> None:

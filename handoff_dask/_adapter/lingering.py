@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from handoff_dask._scheduling.state import SchedulingState
 
 if TYPE_CHECKING:
     from distributed import Scheduler, Worker
+
+logger = logging.getLogger(__name__)
 
 #: Seconds between questions to a worker. Longer than Dask's messages to it wait, so that the one that takes
 #: the function back has arrived before the first.
@@ -58,6 +61,11 @@ class Lingering:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def close(self) -> None:
+        """Ask nothing more."""
+        for task in self._tasks:
+            task.cancel()
+
     async def _look(self, node: Node) -> None:
         holds = self._watched[node]
         function = pickle.dumps(running_keys)
@@ -68,11 +76,14 @@ class Lingering:
                 break  # the node is gone, and all that was booked there with it
             try:
                 answer: Any = await self._scheduler.rpc(address).run(function=function)
+                running = opened(answer["result"]) if answer["status"] == "OK" else None
             except OSError:
                 continue
-            if answer["status"] != "OK":
+            except Exception:
+                logger.exception("handoff_dask could not ask node %r what it runs; it will again", node.name)
                 continue
-            running = opened(answer["result"])
+            if running is None:
+                continue
             for hold, key in list(holds.items()):
                 if key not in running:
                     del holds[hold]

@@ -76,7 +76,8 @@ class Membership:
         try:
             await self._admit(address)
         finally:
-            self._probes.pop(address, None)
+            if self._probes.get(address) is asyncio.current_task():  # not that of a worker that came after
+                del self._probes[address]
 
     async def _admit(self, address: str) -> None:
         try:
@@ -121,6 +122,12 @@ class Membership:
             if address in node.aliases and self._scheduler.aliases.get(name) != address:
                 self._state.node_left(name, time())
         self._wake()
+
+    def vanished(self, node: Node) -> None:
+        """A node's worker is not there, although nobody has said that it left."""
+        if self._state.nodes.get(node.name) is node:
+            self._state.node_left(node.name, time())
+            self._wake()
 
     def refresh_accepting(self) -> None:
         """Look again at nodes that accepted nothing: not every way back to work is announced."""

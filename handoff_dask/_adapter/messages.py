@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from handoff_dask._adapter.checkpoint import Entry
 
 #: Raised by one whenever client and scheduler of different versions could misunderstand each other.
-PROTOCOL = 2
+PROTOCOL = 3
 
 #: Name of the plugins, of their annotation, and of the scheduler's metadata entry that shows they are there.
 NAME = "handoff"
@@ -22,6 +22,9 @@ ATTEMPT_FAILED = "handoff-attempt-failed"
 #: Stream message of a client: nobody will ask about this run any more.
 RUN_DROPPED = "handoff-run-dropped"
 
+
+#: Stream message to a client: its run, which waited for nodes, has them.
+RUN_BEGUN = "handoff-run-begun"
 
 #: Stream message to a client: its run has reached a final status.
 RUN_ENDED = "handoff-run-ended"

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distributed import SchedulerPlugin
@@ -22,21 +22,30 @@ from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker
 
 from handoff_dask._adapter import stealing
+from handoff_dask._adapter.absence import AbsentClients, stand_in
 from handoff_dask._adapter.archive import Archive
-from handoff_dask._adapter.config import read_archive_bounds, read_settings, read_stream_interval
+from handoff_dask._adapter.compile import run_id_in
+from handoff_dask._adapter.config import (
+    read_archive_bounds,
+    read_client_grace,
+    read_settings,
+    read_stream_interval,
+)
 from handoff_dask._adapter.foreign import ForeignTasks
 from handoff_dask._adapter.keeper import KEEPER, Keeper
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.lingering import Lingering
 from handoff_dask._adapter.membership import Membership
-from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED, RUN_ENDED
+from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_BEGUN, RUN_DROPPED, RUN_ENDED
+from handoff_dask._adapter.patches import Patches, after, before
 from handoff_dask._adapter.requests import ActiveRun, Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
+from handoff_dask._adapter.stopping import Stopping
 from handoff_dask._adapter.webpage import Webpage
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, TooLate
+from handoff_dask._scheduling.decisions import Begin, Decision, End, Fail, Place, Recall, Stop, TooLate
 from handoff_dask._scheduling.explain import explain_loss
-from handoff_dask._scheduling.functions import FINAL, FunctionState
+from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask._scheduling.state import SchedulingState
 from handoff_dask._version import __version__
@@ -62,93 +71,80 @@ class HandoffPlugin(SchedulerPlugin):
     state: SchedulingState
 
     async def start(self, scheduler: Scheduler) -> None:
-        """Take over on a scheduler, with the workers it has."""
+        """Take over on a scheduler, with the workers it has.
+
+        Dask calls this before it notes that the plugin is there. Whatever happened between the two would be
+        missed, and a second plugin could be installed: so nothing may be awaited here. It is called again
+        when a scheduler that has loaded the plugin as a preload starts.
+        """
+        if getattr(self, "scheduler", None) is scheduler:
+            return
         self.scheduler = scheduler
         self.loop = asyncio.get_running_loop()
         self.state = SchedulingState(read_settings(), random.random)
-        self.intervals = StreamIntervals(scheduler, read_stream_interval())
+        self.closed = False
         self._tick_due = False
-        self.keeper = Keeper(scheduler)
-        self.lingering = Lingering(scheduler, self.state, self.wake)
-        self.foreign = ForeignTasks(scheduler, self.state, self.wake)
-        self.membership = Membership(scheduler, self.state, self.intervals, self.foreign, self.wake)
+        self._timer: asyncio.TimerHandle | None = None
+        self._parked_timer: asyncio.TimerHandle | None = None
         self.runs: dict[str, ActiveRun] = {}
-        self.archive = Archive(*read_archive_bounds())
-        self.failures = RecentFailures()
         self.functions: dict[Hashable, FunctionState] = {}
         self._reports: dict[Hashable, tuple[int, dict[str, Any]]] = {}  # key → run id of the attempt, report
-        self._timer: asyncio.TimerHandle | None = None
-        self._undo: list[Callable[[], Any]] = []
+        self._strays: dict[str, list[Hashable]] = {}  # client → keys of runs that are not known
+        self.archive = Archive(*read_archive_bounds())
+        self.failures = RecentFailures()
+        self.intervals = StreamIntervals(scheduler, read_stream_interval())
+        self.keeper = Keeper(scheduler)
+        self.absent = AbsentClients(scheduler, read_client_grace(), self._client_gone)
+        self.lingering = Lingering(scheduler, self.state, self.wake)
+        self.stopping = Stopping(scheduler)
+        self.foreign = ForeignTasks(scheduler, self.state, self.wake)
+        self.membership = Membership(scheduler, self.state, self.intervals, self.foreign, self.wake)
+        self.patches = Patches()
+        self._patch()
+        for address in list(scheduler.workers):
+            self.membership.joined(address)
+        if scheduler.no_workers_timeout:
+            self._keep_parked()
+        self.restart(scheduler)
+
+    def _patch(self) -> None:
+        """See what Dask shows to no plugin, and answer what clients ask."""
+        scheduler, replace = self.scheduler, self.patches.replace
         streams, handlers = scheduler.stream_handlers, scheduler.handlers
-        self._replace(streams, "task-erred", self._before(streams["task-erred"], self._task_erred))
-        change = streams["worker-status-change"]
-        self._replace(streams, "worker-status-change", self._before(change, self.membership.status_changed))
+        replace(streams, "task-erred", before(self._task_erred, streams["task-erred"]))
+        changed = before(self.membership.status_changed, streams["worker-status-change"])
+        replace(streams, "worker-status-change", changed)
+        replace(streams, "long-running", before(self._seceded, streams["long-running"]))
+        replace(streams, "update-graph", self._noting_failure(streams["update-graph"]))
         # An administrator may have turned stealing off; functions are recalled by the same messages. What
         # answers then stays, as below.
         confirm = streams.setdefault("steal-response", lambda **message: None)
-        self._replace(streams, "steal-response", self._after(confirm, self._asked_back))
-        self._replace(streams, "cancel-keys", self._cancelling(streams["cancel-keys"]))
-        self._replace(handlers, "retry", self._retrying(handlers["retry"]))
-        resources = self._after(handlers["set_resources"], self.membership.resources_changed)
-        self._replace(handlers, "set_resources", resources)
+        replace(streams, "steal-response", after(confirm, self._asked_back))
+        replace(streams, "cancel-keys", self._cancelling(streams["cancel-keys"]))
+        replace(handlers, "retry", self._retrying(handlers["retry"]))
+        resources = after(handlers["set_resources"], self.membership.resources_changed)
+        replace(handlers, "set_resources", resources)
         # Every way for a key to be released leads through this method, and one starts at the table.
-        releases = self._before(scheduler.client_releases_keys, self._unwanted)
-        self._replace(vars(scheduler), "client_releases_keys", releases)
-        self._replace(streams, "client-releases-keys", releases)
+        releases = before(self._unwanted, scheduler.client_releases_keys)
+        replace(vars(scheduler), "client_releases_keys", releases)
+        replace(streams, "client-releases-keys", releases)
+        # A client that closes comes by the table; one whose connection breaks, by the method alone.
+        replace(vars(scheduler), "remove_client", before(self._connection_lost, scheduler.remove_client))
         restart = self._restarting(scheduler.restart)
-        self._replace(vars(scheduler), "restart", restart)
-        self._replace(handlers, "restart", restart)
+        replace(vars(scheduler), "restart", restart)
+        replace(handlers, "restart", restart)
         # These stay, as they do no harm: a message that is on its way when the plugin is removed would
         # otherwise break the connection it arrives on.
         streams[ATTEMPT_FAILED] = self._attempt_reported
         streams[RUN_DROPPED] = self._run_dropped
         for op, handler in Requests(self).handlers().items():
-            self._replace(handlers, op, handler)
-        self._replace(handlers, "unregister_scheduler_plugin", self._unregister)
-        self._undo.append(Webpage(scheduler, self.snapshot).close)
-        for address in list(scheduler.workers):
-            self.membership.joined(address)
-        await self.membership.settled()
-        if scheduler.no_workers_timeout:
-            self._keep_parked()
-        self.restart(scheduler)
+            replace(handlers, op, handler)
+        replace(handlers, "unregister_scheduler_plugin", self._unregister)
+        self.patches.on_undo(Webpage(scheduler, self.snapshot).close)
 
     def snapshot(self) -> Snapshot:
         """What there is to see now."""
         return snapshot(self.state, self.runs, self.archive, self.failures, time())
-
-    def _replace(self, table: dict[str, Any], name: str, value: Any) -> None:
-        """Set an entry of one of the scheduler's tables, until the plugin is removed."""
-        if name in table:
-            self._undo.append(partial(table.__setitem__, name, table[name]))
-        else:
-            self._undo.append(partial(table.pop, name, None))
-        table[name] = value
-
-    def _before(self, original: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:
-        """A handler that takes note of a message before the original handles it."""
-
-        def handler(*args: Any, **message: Any) -> Any:
-            self._take_note(note, *args, **message)
-            return original(*args, **message)
-
-        return handler
-
-    def _after(self, original: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:
-        """A handler that takes note of a message after the original, which does not wait, has handled it."""
-
-        def handler(*args: Any, **message: Any) -> Any:
-            answer = original(*args, **message)
-            self._take_note(note, *args, **message)
-            return answer
-
-        return handler
-
-    def _take_note(self, note: Callable[..., None], *args: Any, **message: Any) -> None:
-        try:
-            note(*args, **message)
-        except Exception:
-            logger.exception("handoff_dask could not take note of %r", message)
 
     def _cancelling(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Dask's ``cancel-keys``, which fails over dependents that nobody wants: it is not told of ours."""
@@ -183,7 +179,7 @@ class HandoffPlugin(SchedulerPlugin):
                 wanting |= {cs.client_key for cs in self.scheduler.tasks[key].who_wants or ()} - {KEEPER}
         for name in wanting & set(self.scheduler.clients):
             self.scheduler.client_releases_keys(keys=keys, client=name)
-            self._say_cancelled(name, keys)
+            self._tell_cancelled(keys, name)
         self.wake()
 
     def _restarting(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -201,20 +197,27 @@ class HandoffPlugin(SchedulerPlugin):
     async def _unregister(self, name: str) -> None:
         """Dask removes a plugin: put back what this one has changed on the scheduler and its workers."""
         await self.scheduler.unregister_scheduler_plugin(name=name)
-        if name == self.name:
-            for active in list(self.runs.values()):
-                self._break(active, RuntimeError("the plugin was removed from the scheduler"))
-                self._end(active)
-            self._leave_to_dask()
-            for undo in reversed(self._undo):
-                try:
-                    undo()
-                except Exception:
-                    logger.exception("handoff_dask could not put back all that it had changed")
-            self.keeper.close()
+        if name == self.name and not self.closed:
+            self._close()
             self.scheduler.set_metadata([NAME], None)
             await self.membership.settled()  # what is being changed cannot be put back yet
             await self.intervals.restore()
+
+    def _close(self) -> None:
+        """End all runs, and leave the scheduler as it was found."""
+        for active in list(self.runs.values()):
+            self._break(active, RuntimeError("the plugin was removed from the scheduler"))
+            self._end(active)
+            self._release_unstarted(active, len(active.release))
+        self._leave_to_dask()
+        self.closed = True
+        for timer in (self._timer, self._parked_timer):
+            if timer is not None:
+                timer.cancel()
+        self.patches.undo()
+        self.lingering.close()
+        self.absent.close()
+        self.keeper.close()
 
     def _leave_to_dask(self) -> None:
         """What was submitted fails where somebody needs it, and Dask may compute again what is lost."""
@@ -248,36 +251,65 @@ class HandoffPlugin(SchedulerPlugin):
         running = []
         for key in keys:
             f = self.functions.get(key)
-            if f is not None and f.booked:
+            # One that was sent ahead goes on for a moment only, unless it may take up to its timeout.
+            if f is not None and (f.booked or (f.state is State.RUNNING and f.kind.isolated)):
                 running.append(key)
         self.keeper.keep(running)
 
+    def _connection_lost(self, client: str, *args: Any, **kwargs: Any) -> None:
+        """Dask is about to remove a client that did not say that it closes: it may come back."""
+        state = self.scheduler.clients.get(client)
+        if state is not None and any(active.client == client for active in self.runs.values()):
+            self.absent.expect(client, [ts.key for ts in state.wants_what if ts.key in self.functions])
+
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """A client is gone; Dask has released what it alone wanted."""
-        for run_id, active in list(self.runs.items()):
+        if client not in self.absent:
+            self._client_gone(client)
+
+    def _client_gone(self, client: str) -> None:
+        """A client will not ask about its runs any more."""
+        for active in list(self.runs.values()):
             if active.client == client:
                 active.dropped = True
-                if active.known is None:
-                    self._forget(run_id)  # its graph will not come any more
-                elif not active.run.ended:
-                    self.state.run_cancelled(run_id)
+                if not active.run.ended:
+                    self.state.run_cancelled(active.run.spec.run_id)
         self.wake()
 
     # ------------------------------------------------------------------ hooks: tasks
 
     def update_graph(
-        self, scheduler: Scheduler, *, annotations: dict[str, dict[Any, Any]], **kwargs: Any
+        self, scheduler: Scheduler, *, client: str, annotations: dict[str, dict[Any, Any]], **kwargs: Any
     ) -> None:
         """Hold the tasks of a run that arrives."""
         for key, run_id in annotations.get(NAME, {}).items():
-            active = self.runs.get(run_id) if isinstance(run_id, str) else None
-            if active is None or key in self.functions:
+            if not isinstance(run_id, str) or key in self.functions:
+                continue
+            hold(scheduler.tasks[key])
+            active = self.runs.get(run_id)
+            if active is None:
+                # Forgotten meanwhile, or announced to a plugin that was removed: it is not to run unplaced.
+                self._strays.setdefault(client, []).append(key)
+                self.wake()
                 continue
             number = key[1]
             active.keys[number] = key
             active.known = (active.known or 0) + 1
             self.functions[key] = active.run.functions[number]
-            hold(scheduler.tasks[key])
+            if active.run.ended:
+                active.release.append(key)
+                self.wake()
+
+    def _noting_failure(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The scheduler's ``update_graph``, which tells nobody but the client what it could not read."""
+
+        async def update_graph(*args: Any, keys: Any, **message: Any) -> None:
+            await original(*args, keys=keys, **message)
+            active = self.runs.get(run_id_in(next(iter(keys), None)) or "")
+            if active is not None and active.known is None and not active.run.ended:
+                self._break(active, RuntimeError("the scheduler could not read the graph of the run"))
+
+        return update_graph
 
     def transition(
         self, key: Hashable, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any
@@ -356,7 +388,7 @@ class HandoffPlugin(SchedulerPlugin):
     def _after_end(self, f: FunctionState, key: Hashable) -> None:
         """Give up the result of a function whose run was cancelled, or which nobody wanted, while it ran."""
         self.keeper.ended(key)
-        if f.run.status is RunStatus.CANCELLED:
+        if f.run.status is RunStatus.CANCELLED or f.state is State.CANCELLED:
             active = self.runs[f.run.spec.run_id]
             active.release.append(key)
 
@@ -384,19 +416,22 @@ class HandoffPlugin(SchedulerPlugin):
         if ts.state != "processing" or ts.run_id != run_id:
             return
         started, stopped = report.get("times", (None, None))
-        retry = self.state.failed(
-            f,
-            time(),
-            started=started,
-            stopped=stopped,
-            error=exception_text,
-            traceback=traceback_text,
-            retryable=report.get("retryable", True),
-        )
-        ts.retries = 1 if retry else 0
-        self.failures.note(f, time())
-        if not retry:
-            self.runs[f.run.spec.run_id].errors[f.number] = exception
+        if report.get("stopped"):
+            again = self.state.stopped(f, time(), started=started, stopped=stopped)
+        else:
+            again = self.state.failed(
+                f,
+                time(),
+                started=started,
+                stopped=stopped,
+                error=exception_text,
+                traceback=traceback_text,
+                retryable=report.get("retryable", True),
+            )
+            self.failures.note(f, time())
+            if not again:
+                self.runs[f.run.spec.run_id].errors[f.number] = exception
+        ts.retries = 1 if again else 0
         self.wake()
 
     def _did_not_travel(
@@ -416,6 +451,12 @@ class HandoffPlugin(SchedulerPlugin):
             active.dropped = True
             self.wake()
 
+    def _seceded(self, *, key: Hashable, run_id: int, **kwargs: Any) -> None:
+        f, ts = self.functions.get(key), self.scheduler.tasks.get(key)
+        if f is not None and ts is not None and ts.run_id == run_id:
+            self.state.seceded(f)
+            self.wake()
+
     def _attempt_reported(self, *, key: Hashable, run_id: int, **report: Any) -> None:
         if key in self.functions:
             self._reports[key] = run_id, report
@@ -424,17 +465,20 @@ class HandoffPlugin(SchedulerPlugin):
 
     def wake(self) -> None:
         """Decide at the next turn of the event loop, once for all that happens until then."""
-        if not self._tick_due:
+        if not self._tick_due and not self.closed:
             self._tick_due = True
             self.loop.call_soon(self._tick)
 
     def _tick(self) -> None:
         self._tick_due = False
-        if self.scheduler.status is not Status.running:
+        if self.closed or self.scheduler.status is not Status.running:
             return
         try:
             self.keeper.release()
+            self.membership.refresh_accepting()
             self._carry_out(self.state.decide(time()), f"handoff-{time()}")
+            self._collect()
+            self._set_timer()
         except Exception as error:
             logger.exception("handoff_dask could not carry out its decisions; all its runs end")
             for active in list(self.runs.values()):
@@ -442,14 +486,42 @@ class HandoffPlugin(SchedulerPlugin):
                 self._end(active)
 
     def _carry_out(self, decisions: list[Decision], stimulus_id: str) -> None:
-        self.membership.refresh_accepting()
-        placed: dict[Any, FunctionState] = {}
+        self._carry_out_placements([d for d in decisions if isinstance(d, Place)], stimulus_id)
         for decision in decisions:
-            if isinstance(decision, Place):
-                f = decision.function
-                key = self.runs[f.run.spec.run_id].keys[f.number]
-                self._place(key, decision)
-                placed[key] = f
+            if isinstance(decision, Fail):
+                self._fail(decision, stimulus_id)
+            elif isinstance(decision, TooLate):
+                self._say_too_late(decision.function, stimulus_id)
+            elif isinstance(decision, Recall):
+                self._recall(decision, stimulus_id)
+            elif isinstance(decision, Begin):
+                self._tell_client(self.runs[decision.run.spec.run_id], op=RUN_BEGUN)
+            elif isinstance(decision, End):
+                self._end(self.runs[decision.run.spec.run_id])
+        self._stop([d for d in decisions if isinstance(d, Stop)])
+
+    def _stop(self, stops: list[Stop]) -> None:
+        attempts: defaultdict[str, list[Hashable]] = defaultdict(list)
+        for f, node, number in stops:
+            key = self.runs[f.run.spec.run_id].keys[f.number]
+            attempts[self.scheduler.aliases.get(node.name, "")].append((key, number))
+        for address, those in attempts.items():
+            self.stopping.stop(address, those)
+
+    def _carry_out_placements(self, placements: list[Place], stimulus_id: str) -> None:
+        placed: dict[Any, FunctionState] = {}
+        for placement in placements:
+            f, node = placement.function, placement.node
+            if f.node is not node:
+                continue  # the node of a placement before this one was found to be gone
+            address = self.scheduler.aliases.get(node.name)
+            if address is None:
+                self.state.refused(f)
+                self.membership.vanished(node)
+                continue
+            key = self.runs[f.run.spec.run_id].keys[f.number]
+            self._place(key, placement, address)
+            placed[key] = f
         if placed:
             # Dask takes recommendations from the end.
             self.scheduler.transitions(dict.fromkeys(reversed(placed), "processing"), stimulus_id)
@@ -458,22 +530,11 @@ class HandoffPlugin(SchedulerPlugin):
                 if ts is not None and ts.state == "no-worker":
                     hold(ts)
                     self.state.refused(f)
-        for decision in decisions:
-            if isinstance(decision, Fail):
-                self._fail(decision, stimulus_id)
-            elif isinstance(decision, TooLate):
-                self._say_too_late(decision.function, stimulus_id)
-            elif isinstance(decision, Recall):
-                self._recall(decision, stimulus_id)
-            elif isinstance(decision, End):
-                self._end(self.runs[decision.run.spec.run_id])
-        self._collect()
-        self._set_timer()
 
-    def _place(self, key: Any, decision: Place) -> None:
+    def _place(self, key: Any, decision: Place, address: str) -> None:
         f, node = decision.function, decision.node
         ts = self.scheduler.tasks[key]
-        ts.worker_restrictions = {self.scheduler.aliases[node.name]}
+        ts.worker_restrictions = {address}
         # Exact multiples of a power of two: the worker's floats do not drift.
         resources = {name: units / UNIT for name, units in f.cost.items() if name in node.enforced}
         ts.resource_restrictions = resources or None
@@ -501,18 +562,17 @@ class HandoffPlugin(SchedulerPlugin):
 
     def _say_too_late(self, f: FunctionState, stimulus_id: str) -> None:
         """Tell whoever waits for a function that its run has ended, rather than let it stay parked."""
-        run = f.run
-        key = self.runs[run.spec.run_id].keys[f.number]
-        ts = self.scheduler.tasks.get(key)
-        if ts is not None and ts.state == "no-worker":
-            self._err(key, ended_before(f), stimulus_id)
+        key = self.runs[f.run.spec.run_id].keys[f.number]
+        self._err(key, ended_before(f), stimulus_id)
 
     def _err(self, key: Any, exception: Any, stimulus_id: str) -> None:
-        """Let a parked task, and all that needs it, fail."""
-        recommendations = self.scheduler.transition(
-            key, "erred", exception=exception, cause=key, stimulus_id=stimulus_id
-        )
-        self.scheduler.transitions(recommendations, stimulus_id)
+        """Let a parked task, and all that needs it, fail; Dask may have released it, as all that failed."""
+        ts = self.scheduler.tasks.get(key)
+        if ts is not None and ts.state == "no-worker":
+            recommendations = self.scheduler.transition(
+                key, "erred", exception=exception, cause=key, stimulus_id=stimulus_id
+            )
+            self.scheduler.transitions(recommendations, stimulus_id)
 
     def _recall(self, decision: Recall, stimulus_id: str) -> None:
         """Ask a worker for what it has not started, by the message with which Dask steals."""
@@ -534,39 +594,57 @@ class HandoffPlugin(SchedulerPlugin):
             self.scheduler.transitions({key: "released"}, f"handoff-returned-{time()}")
             self.wake()
 
+    def _tell_client(self, active: ActiveRun, **message: Any) -> None:
+        if active.client in self.scheduler.client_comms:
+            self.scheduler.client_send(active.client, {"run_id": active.run.spec.run_id, **message})
+
     def _end(self, active: ActiveRun) -> None:
-        """Tell the client that its run has ended, and release what will not run."""
-        run, client = active.run, active.client
+        """Tell the client that its run has ended, and have released what will not run."""
+        run = active.run
         if active.ended is None:
             active.ended = time()
-        if client in self.scheduler.client_comms:
-            message = {"op": RUN_ENDED, "run_id": run.spec.run_id, "status": run.status.value}
-            self.scheduler.client_send(client, message)
+        self._tell_client(active, op=RUN_ENDED, status=run.status.value)
         if run.status is not RunStatus.FINISHED:
             tasks = self.scheduler.tasks
-            keys = [key for key in active.keys if (ts := tasks.get(key)) and ts.state in UNSTARTED]
-            self._release(active, keys)
-            for key in keys:  # others may want them, or have tasks that need them
-                if key in self.functions:
-                    self._say_too_late(self.functions[key], f"handoff-{time()}")
+            active.release += [key for key in active.keys if (ts := tasks.get(key)) and ts.state in UNSTARTED]
 
-    def _release(self, active: ActiveRun, keys: list[Any]) -> None:
-        if keys and active.client in self.scheduler.clients:
-            self.scheduler.client_releases_keys(keys=keys, client=active.client)
-            self._say_cancelled(active.client, keys)
+    def _release_unstarted(self, active: ActiveRun, most: int) -> None:
+        """Release some of what a run that has ended does not need, and fail it where others need it."""
+        keys, active.release = active.release[:most], active.release[most:]
+        self._release(active.client, keys)
+        for key in keys:
+            if key in self.functions:
+                self._say_too_late(self.functions[key], f"handoff-{time()}")
 
-    def _say_cancelled(self, client: str, keys: list[Any]) -> None:
+    def want(self, keys: list[Any], client: str) -> None:
+        """A client wants keys again; it is told of those that are gone."""
+        tasks = self.scheduler.tasks
+        self.scheduler.client_desires_keys([key for key in keys if key in tasks], client)
+        self._tell_cancelled([key for key in keys if key is not None and key not in tasks], client)
+
+    def _release(self, client: str, keys: list[Any]) -> None:
+        for name in (client, stand_in(client)):
+            if keys and name in self.scheduler.clients:
+                self.scheduler.client_releases_keys(keys=keys, client=name)
+        self._tell_cancelled(keys, client)
+
+    def _tell_cancelled(self, keys: list[Any], client: str) -> None:
         """Let a client's futures be cancelled ones."""
-        message = {"op": "cancelled-keys", "keys": keys, "reason": NAME, "msg": "the run has ended"}
-        self.scheduler.report(message, client=client)
+        if keys and client in self.scheduler.client_comms:
+            message = {"op": "cancelled-keys", "keys": keys, "reason": NAME, "msg": "the run has ended"}
+            self.scheduler.report(message, client=client)
 
     def _collect(self) -> None:
-        """Release results of cancelled runs, and forget runs of which Dask has forgotten everything."""
+        """Release what nobody needs, and forget runs of which Dask has forgotten everything."""
+        strays, self._strays = self._strays, {}
+        for client, keys in strays.items():
+            self._release(client, keys)
         for run_id, active in list(self.runs.items()):
             if active.release:
-                keys, active.release = active.release, []
-                self._release(active, keys)
-            if active.known == 0 and active.run.ended and active.dropped:
+                self._release_unstarted(active, BATCH)
+                if active.release:
+                    self.wake()
+            if not active.known and active.run.ended and active.dropped:
                 self._forget(run_id)
 
     def _forget(self, run_id: str) -> None:
@@ -583,7 +661,7 @@ class HandoffPlugin(SchedulerPlugin):
         for ts in [ts for ts in unrunnable if ts.key in self.functions]:
             del unrunnable[ts]  # the order is that of the times
             unrunnable[ts] = now
-        self.loop.call_later(self.scheduler.no_workers_timeout / 4, self._keep_parked)
+        self._parked_timer = self.loop.call_later(self.scheduler.no_workers_timeout / 4, self._keep_parked)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -601,6 +679,9 @@ class HandoffPlugin(SchedulerPlugin):
         self.wake()
 
 
+#: Keys that are released in one turn of the event loop: Dask needs some 20 microseconds for each.
+BATCH = 1_000
+
 #: Dask states of tasks that have neither started nor ended.
 UNSTARTED = frozenset({"released", "waiting", "no-worker", "queued"})
 
@@ -614,6 +695,7 @@ def hold(ts: TaskState) -> None:
     ts.worker_restrictions = HELD
     ts.host_restrictions = None
     ts.resource_restrictions = None
+    ts.loose_restrictions = False
 
 
 def ended_before(f: FunctionState) -> bytes:

@@ -91,7 +91,17 @@ class Requests:
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Operation → method."""
-        of_runs = ("prepare", "cancel", "report", "progress", "explain", "runs", "records")
+        of_runs = (
+            "prepare",
+            "reattach",
+            "cancel",
+            "report",
+            "rows",
+            "progress",
+            "explain",
+            "runs",
+            "records",
+        )
         names = (*of_runs, "nodes", "register_node", "available")
         return {f"{NAME}_{name}": getattr(self, name) for name in names}
 
@@ -107,8 +117,13 @@ class Requests:
         await plugin.membership.settled()
         if plugin.membership.unusable and not plugin.state.nodes:
             return {"status": "unusable", "workers": dict(plugin.membership.unusable)}
+        if plugin.closed:
+            return {"status": "removed"}
+        known = plugin.runs.get(run_spec.run_id)
+        if known is not None:  # asked again, as the answer was lost
+            return {"status": known.run.status.value, "waiting": known.run.waiting(time())}
         if client not in plugin.scheduler.clients:
-            return {"status": RunStatus.CANCELLED.value}  # it left meanwhile: nobody reads this
+            plugin.absent.expect(client, [])  # its connection has just broken
         self._hint_durations(run_spec)
         now = time()
         active = ActiveRun(run := plugin.state.run_added(run_spec, now), client, now)
@@ -119,7 +134,7 @@ class Requests:
             return {"status": "unplaceable", "shortfalls": pickle.dumps(run.shortfalls)}
         plugin.runs[run_spec.run_id] = active
         plugin.wake()
-        return {"status": run.status.value}
+        return {"status": run.status.value, "waiting": run.waiting(now)}
 
     def _hint_durations(self, spec: RunSpec) -> None:
         """Tell the core what Dask has learnt of functions by their names, or was told in configuration."""
@@ -129,6 +144,26 @@ class Requests:
             prefix = None if name == "lambda" else prefixes.get(name)
             if prefix is not None and prefix.duration_average >= 0:
                 self._plugin.state.placement.durations.hint(kind.code, prefix.duration_average)
+
+    async def reattach(self, client: str, runs: dict[str, list[int]]) -> dict[str, Any]:
+        """A client is back after its connection broke, with these runs and the functions that it wants.
+
+        Answers with the status of each run that is known, and whether its graph has arrived.
+        """
+        plugin = self._plugin
+        if client not in plugin.scheduler.clients:
+            return {"absent": True}  # it broke again
+        for run_id, active in plugin.runs.items():
+            if active.client == client and run_id not in runs:
+                active.dropped = True
+        answer = {}
+        for run_id, numbers in runs.items():
+            if (found := plugin.runs.get(run_id)) is not None:
+                plugin.want([found.keys[n] for n in numbers], client)
+                answer[run_id] = (found.run.status.value, found.known is not None)
+        plugin.absent.returned(client)
+        plugin.wake()
+        return {"runs": answer}
 
     async def cancel(self, run_id: str) -> bool:
         """Start nothing more of a run. Answers whether there was anything to cancel."""
@@ -140,7 +175,7 @@ class Requests:
         return True
 
     async def report(self, run_id: str) -> dict[str, Any] | None:
-        """What is known of a run: status, records by function number, exceptions of failures."""
+        """How a run stands and why; :meth:`rows` has its functions."""
         active = self._plugin.runs.get(run_id)
         if active is None:
             return None
@@ -151,10 +186,26 @@ class Requests:
             "fault": run.fault,
             "shortfalls": pickle.dumps(run.shortfalls),
             "error": error_of(run, active.broken),
-            "rows": pickle.dumps([f.row() for f in run.functions]),
             "failed": [f.number for f in run.failed],
-            "errors": [active.errors.get(f.number) for f in run.failed],
-            "nodes": {
+        }
+
+    async def rows(self, run_id: str, cursor: Any) -> dict[str, Any] | None:
+        """Functions that have changed since the answer with this cursor; at first all, in pieces."""
+        active = self._plugin.runs.get(run_id)
+        if active is None:
+            return None
+        changes = active.run.changes(cursor, CHUNK)
+        functions = [active.run.functions[number] for number in changes.numbers]
+        failed = [number for number in changes.numbers if number in active.errors]
+        return {
+            "piece": pickle.dumps((changes.numbers, [f.row() for f in functions])),
+            "failed": failed,
+            "errors": [active.errors[number] for number in failed],
+            "cursor": changes.cursor,
+            "more": changes.more,
+            "nodes": None
+            if changes.more
+            else {
                 node.name: {r: from_units(n) for r, n in node.capacity.items() if n}
                 for node in self._plugin.state.placement.fleet.ordered
             },

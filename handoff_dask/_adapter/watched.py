@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.metrics import monotonic, time
 
 from handoff_dask._model.resources import from_units
-from handoff_dask._scheduling.functions import NAMES, State
+from handoff_dask._scheduling.functions import FINAL, NAMES, State
 from handoff_dask._scheduling.remaining import TimeLeft, time_left
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 #: Most nodes and attempts in one answer.
 MOST_NODES, MOST_TROUBLES = 12, 10
+
+#: States of functions that have failed, or whose run has ended: there is no other attempt.
+NEVER = FINAL - {State.FINISHED}
 
 #: Share of the scheduler's time that estimates may take.
 SHARE = 0.01
@@ -56,7 +59,8 @@ def progress(active: ActiveRun, state: SchedulingState, seen: int) -> dict[str, 
     for f, number in shown:
         a = f.attempts[number - 1]
         error = None if a.error is None else a.error[:500]
-        troubles.append((f.number, number, a.node, a.outcome, error, f.state is State.FAILED))
+        final = f.state in NEVER and number == len(f.attempts)  # those before it were retried
+        troubles.append((f.number, number, a.node, a.outcome, error, final))
     return {
         "counts": {NAMES[s]: n for s, n in run.counts.items()},
         "nodes": [
@@ -72,5 +76,6 @@ def progress(active: ActiveRun, state: SchedulingState, seen: int) -> dict[str, 
         "tries": len(run.troubles),
         "troubles": troubles,
         "more_troubles": len(new) - len(shown),
+        "waiting": run.waiting(time()),
         "remaining": None if run.ended else active.estimate.at(active, state),
     }

@@ -14,7 +14,7 @@ from distributed.protocol import pickle, serialize
 
 from handoff_dask._adapter import checkpoint
 from handoff_dask._adapter.current import Found, current, facts_of, find_task
-from handoff_dask._adapter.killable import run_killable
+from handoff_dask._adapter.killable import StoppedError, run_killable
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, Blob, Program, Shape, unsealed_id
 
 #: Types of which everything pickles.
@@ -122,7 +122,8 @@ def run_function(program: Program, *values: Any) -> Any:
             result = evaluate(program, values, nodes)
         else:
             facts = None if found is None else current()
-            result = run_killable(evaluate, (program, values, nodes), facts, shape.timeout)
+            attempt = object() if found is None else (found[1].key, facts_of(found[1]).get("attempt", 1))
+            result = run_killable(evaluate, (program, values, nodes), facts, shape.timeout, attempt)
         if program.store is not None and not kept:
             checkpoint.store(program.store, unsealed_id(program.function_id), result)
         elif shape.kept and shape.timeout is None and found is not None:
@@ -175,6 +176,7 @@ def _report(found: Found, retry_on: Blob | None, error: BaseException, started: 
         "run_id": task.run_id,
         "times": (started, time()),
         "retryable": isinstance(error, types),
+        "stopped": isinstance(error, StoppedError),
     }
     # From the thread to the event loop; Dask's message takes the same way after this one.
     worker.loop.add_callback(worker.batched_send, message)

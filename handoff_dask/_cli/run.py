@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any, TextIO
 
@@ -117,14 +119,16 @@ def run(
         dag = load_dag(target)
         dag.validate()  # before a cluster is started for it
         wanted = _kept(dag, keep)
+        silent = progress is False
+        progress = sys.stderr.isatty() if progress is None else progress
         with cluster_for(scheduler, nodes, processes, connect_timeout) as client:
             try:
-                with checked():
+                with checked(), nullcontext() if progress or silent else _saying_what_it_waits_for():
                     result: Result = execute(
                         dag,
                         client,
                         keep=wanted,
-                        progress=sys.stderr.isatty() if progress is None else progress,
+                        progress=progress,
                         allocation_strategy=strategy,
                         fail_fast=not keep_going,
                         **options,
@@ -145,6 +149,20 @@ def run(
     if len(dag):
         click.echo()
         function_table(result.records, result.results)
+
+
+@contextmanager
+def _saying_what_it_waits_for() -> Iterator[None]:
+    """Let a run that waits for nodes say so on standard error, although no progress is shown."""
+    logger, handler = logging.getLogger("handoff_dask"), logging.StreamHandler(sys.stderr)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _kept(dag: DAG, keep: tuple[str, ...]) -> Any:

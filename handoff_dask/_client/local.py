@@ -18,7 +18,7 @@ from typing import Any
 
 from handoff_dask._adapter import checkpoint as checkpoints
 from handoff_dask._adapter import current
-from handoff_dask._adapter.killable import run_killable
+from handoff_dask._adapter.killable import StoppedError, run_killable, stop_attempts
 from handoff_dask._adapter.worker import load_code
 from handoff_dask._client.options import (
     DEFAULT_MAX_RETRIES,
@@ -161,6 +161,7 @@ class LocalRun:
         self._begin = time.time()
         self._deadline = math.inf  # kept by the thread itself when it is the only one
         self._stop = threading.Event()
+        self._isolated: set[Hashable] = set()  # attempts that run in a process of their own
         self._uses_lock = threading.Lock()
         self._elapsed = 0.0
         self._times: dict[Hashable, Times] = {}
@@ -287,6 +288,7 @@ class LocalRun:
         finally:
             with lock:  # nobody is between looking at it and handing the pool more to do
                 stop.set()
+            stop_attempts(tuple(self._isolated))
             pool.shutdown(wait=self._late is None, cancel_futures=True)
             self._elapsed = time.time() - self._begin
         if crashed:
@@ -333,6 +335,12 @@ class LocalRun:
                     error=shown(error),
                     traceback="".join(traceback.format_tb(error.__traceback__)),
                 )
+                if isinstance(error, StoppedError):
+                    failed[id] = (
+                        *attempts,
+                        attempt._replace(outcome="cancelled", error=None, traceback=None),
+                    )
+                    return False
                 attempts = (*attempts, attempt)
                 policy = f.retry or self._options.policy
                 most = policy.max_retries if f.max_retries is None else f.max_retries
@@ -378,7 +386,14 @@ class LocalRun:
             return evaluate(self.id, f, inline, self.results)
         inputs = {id: self.results[id] for id in self._dependencies[f.id]}
         facts = current.Current(self.id, self.dag.id, f.id, attempt, NODE, dict(f.cost or {}))
-        return run_killable(evaluate, (self.id, f, inline, inputs), facts, f.timeout)
+        running = (self.id, f.id, attempt)
+        self._isolated.add(running)
+        try:
+            if self._stop.is_set():  # if not yet, whoever sets it sees this attempt
+                raise StoppedError
+            return run_killable(evaluate, (self.id, f, inline, inputs), facts, f.timeout, running)
+        finally:
+            self._isolated.discard(running)
 
     def _time_out(self) -> None:
         assert self._timeout is not None
@@ -429,7 +444,8 @@ class LocalRun:
 
     def _row(self, id: Hashable) -> Row:
         if id in self._failed:
-            return Row("failed", self._failed[id])
+            attempts = self._failed[id]
+            return Row("cancelled" if attempts[-1].outcome == "cancelled" else "failed", attempts)
         started, stopped, failed = self._times[id]
         last = Attempt(
             len(failed) + 1, NODE, started, started, stopped, "finished", loaded=id in self._restored

@@ -11,7 +11,7 @@ from distributed.protocol import pickle
 
 from handoff_dask._adapter.compile import Compiled
 from handoff_dask._adapter.worker import InterruptedFunctionError
-from handoff_dask._model.records import Row
+from handoff_dask._client.rows import Rows
 from handoff_dask.exceptions import (
     AllocationError,
     AllocatorError,
@@ -28,7 +28,12 @@ _CANCELLED = (
 
 
 def find_error(
-    compiled: Compiled, dag_id: Any, status: str, closed: bool, report: Mapping[str, Any]
+    compiled: Compiled,
+    dag_id: Any,
+    status: str,
+    gone: str | None,
+    report: Mapping[str, Any],
+    rows: Rows,
 ) -> RunError:
     """The error of a run that has not finished.
 
@@ -38,10 +43,12 @@ def find_error(
     dag_id : hashable
     status : str
         As its client was told, or not yet.
-    closed : bool
-        Whether its client is closed.
+    gone : str or None
+        Why the scheduler cannot be asked about it any more, if so.
     report : mapping
         The scheduler's.
+    rows : Rows
+        What is known of its functions.
     """
     run_id = compiled.spec.run_id
     if broken := report.get("broken"):
@@ -52,24 +59,23 @@ def find_error(
         starved = {id for s in pickle.loads(report["shortfalls"]) for id in s.function_ids}
         if compiled.spec.ids[report["failed"][0]] in starved:
             return allocation_error(compiled, dag_id, report["shortfalls"])
-        return _failures(compiled, dag_id, report)
+        return _failures(compiled, dag_id, report, rows)
     if status == "failed":
         return allocation_error(compiled, dag_id, report.get("shortfalls") or pickle.dumps(()))
-    return RunCancelledError(dag_id, run_id, "its client was closed" if closed else _CANCELLED)
+    return RunCancelledError(dag_id, run_id, gone or _CANCELLED)
 
 
-def _failures(compiled: Compiled, dag_id: Any, report: Mapping[str, Any]) -> FunctionFailedError:
+def _failures(compiled: Compiled, dag_id: Any, report: Mapping[str, Any], known: Rows) -> FunctionFailedError:
     """The first failure, with all others."""
-    rows: Sequence[Row] = report["rows"]
 
-    def failure(number: int, error: Any, others: Sequence[FunctionFailedError] = ()) -> FunctionFailedError:
-        id, attempts = compiled.ids[number], rows[number].attempts
+    def failure(number: int, others: Sequence[FunctionFailedError] = ()) -> FunctionFailedError:
+        id, attempts = compiled.ids[number], known.rows[number].attempts
         failed = FunctionFailedError(dag_id, compiled.spec.run_id, id, attempts, others)
-        failed.__cause__ = original_exception(error)
+        failed.__cause__ = original_exception(known.errors.get(number))
         return failed
 
-    first, *others = zip(report["failed"], report["errors"], strict=True)
-    return failure(*first, [failure(*other) for other in others])
+    first, *others = report["failed"]
+    return failure(first, [failure(other) for other in others])
 
 
 def allocation_error(compiled: Compiled, dag_id: Any, shortfalls: bytes) -> AllocationError:

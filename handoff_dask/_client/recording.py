@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -50,15 +51,17 @@ def with_hints(compiled: Compiled, path: str) -> Compiled:
 async def record_run(run: Run, path: str) -> None:
     """Write a run that has ended on a cluster to the history at this path."""
     compiled, spec = run._compiled, run._compiled.spec
-    try:
+    report: dict[str, Any] = {}
+    with contextlib.suppress(OSError):  # the connection is gone
         report = await run._fetch_report()
-    except OSError:  # the connection is gone
-        report = {"rows": []}
-    rows: Sequence[Row] = report["rows"] or [Row("cancelled", ())] * len(compiled.ids)
+        await run._fetch_rows()
+    rows: Sequence[Row] = run._rows.rows
+    if len(rows) < len(compiled.ids):  # nobody knows
+        rows = [Row("cancelled", ())] * len(compiled.ids)
     if run._timed_out is not None:
         why: Any = f"it took longer than {run._timed_out:g} s"
     else:
-        why = report.get("error") or (None if run._error is None else str(run._error))
+        why = report.get("error") or run._reason or (None if run._error is None else str(run._error))
     info = RunInfo(
         id=run.id,
         dag_id=run.dag.id,

@@ -29,7 +29,8 @@ class Results(Mapping[Hashable, Any]):
             return self._run._fetched[id]
         future = self._run.futures[id]
         if future.status != "finished":
-            raise KeyError(f"function {id!r} has no result: its future is {future.status}")
+            why = f", since {self._run._why_gone}" if self._run._why_gone else ""
+            raise KeyError(f"function {id!r} has no result: its future is {future.status}{why}")
         return self._run._client.sync(self._one, id, future)
 
     async def _one(self, id: Hashable, future: Future) -> Any:

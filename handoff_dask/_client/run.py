@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import logging
 import time
 import weakref
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import dask
 from distributed import Client, Future
 from distributed.client import SpanMetadata
 from distributed.protocol import ToPickle, pickle
 
 from handoff_dask._adapter.compile import Compiled, NumberOrder
 from handoff_dask._adapter.messages import PROTOCOL
-from handoff_dask._client.listening import drop, listen
+from handoff_dask._client.connection import CONNECTION_LOST, connection_of, drop, retried, why_closed
 from handoff_dask._client.outcome import allocation_error, find_error
 from handoff_dask._client.recording import record_run, with_hints
 from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
+from handoff_dask._client.rows import Rows
 from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.progress import Progress
+from handoff_dask._model.progress import Progress, Waiting
 from handoff_dask._model.records import Event, Records, Row, events_of, inputs_by_id
 from handoff_dask._model.shown import shown
 from handoff_dask._scheduling.runs import ENDED
@@ -39,6 +43,8 @@ from handoff_dask.exceptions import (
 
 if TYPE_CHECKING:
     from handoff_dask._display.timeline import Timeline
+
+logger = logging.getLogger("handoff_dask")
 
 #: Seconds between looks at whether the client is still connected while waiting for a run.
 _CHECK_INTERVAL = 0.5
@@ -80,8 +86,10 @@ class Run:
         self._status = "submitting"
         self._ended = asyncio.Event()
         self._unkept: list[Future] = []
+        self._submitted = False
         self._fetched: dict[Hashable, Any] = {}
-        self._report: dict[str, Any] | None = None
+        self._rows = Rows()
+        self._reason: str | None = None
         self._error: RunError | None = None
         self._begin = time.time()
         self._end: float | None = None
@@ -90,6 +98,8 @@ class Run:
         self._recording: asyncio.Task[None] | None = None
         self._timed_out: float | None = None
         self._seen: Progress | None = None
+        self._waiting: Waiting | None = None
+        self._waiting_at = 0.0  # on the monotonic clock
         self._followers: set[asyncio.Task[None]] = set()
         weakref.finalize(self, drop, weakref.ref(client), self.id)
 
@@ -99,7 +109,11 @@ class Run:
         try:
             await self._open_history()
             await self._announce()
-        except HandoffError:
+        except OSError as error:
+            self._finish("failed")
+            await self._recorded()
+            raise ClusterNotReadyError(f"the scheduler did not answer: {error!r}") from error
+        except BaseException:
             self._finish("failed")
             await self._recorded()
             raise
@@ -114,17 +128,17 @@ class Run:
 
     async def _announce(self) -> None:
         client, compiled, spec = self._client, self._compiled, self._compiled.spec
-        await ensure_plugin(client)
-        if not compiled.keys:
-            self._finish("finished")
-            return
-        listen(client, self)
         try:
             data = pickle.dumps(spec)
         except Exception as error:
             problem = f"the allocation_strategy {spec.strategy!r} cannot be pickled: {error}"
             raise SerializationError(self.dag.id, [problem]) from error
-        answer = await client.scheduler.handoff_prepare(spec=data, client=client.id, protocol=PROTOCOL)
+        await ensure_plugin(client)
+        if not compiled.keys:
+            self._finish("finished")
+            return
+        connection_of(client).add(self)
+        answer = await self._prepare(data)
         if answer["status"] == "protocol":
             check_protocol(answer)
         if answer["status"] == "unusable":
@@ -137,14 +151,45 @@ class Run:
         if answer["status"] == "unplaceable":
             self._error = self._with_run(allocation_error(self._compiled, self.dag.id, answer["shortfalls"]))
             raise self._error
-        if self._status == "submitting":
-            self._status = answer["status"]
-        futures = client._graph_to_futures(
-            expr=compiled.graph,
-            keys=[compiled.keys[n] for n in compiled.wanted],
-            span_metadata=SpanMetadata(collections=[{"type": "low-level-graph"}]),
-            internal_priority=ToPickle(NumberOrder()),
+        if answer["status"] in ENDED:  # asked again, it had been announced already
+            self._finish(answer["status"])
+        elif not self._ended.is_set():
+            if self._status == "submitting":  # it may have begun since this was answered
+                self._status = answer["status"]
+                self._wait_for(answer.get("waiting"))
+            self._send_graph()
+
+    async def _prepare(self, data: bytes) -> dict[str, Any]:
+        """Announce the run; again if the connection breaks, or the plugin is removed, before the answer."""
+        for _ in range(3):
+            answer: dict[str, Any] | None = await self._ask(
+                "prepare", spec=data, client=self._client.id, protocol=PROTOCOL
+            )
+            if answer is not None and answer["status"] != "removed":
+                return answer
+            await ensure_plugin(self._client)  # which raises an error when the client was closed
+        raise ClusterNotReadyError(
+            "the plugin of handoff_dask was removed from the scheduler as often as it was installed:"
+            " start the scheduler with `dask scheduler --preload handoff_dask.preload`"
         )
+
+    def _send_graph(self) -> None:
+        """Hand the graph to the scheduler. Of annotations in force where this is called only spans count."""
+        span = dask.get_annotations().get("span")
+
+        def send() -> dict[Any, Future]:
+            with dask.annotate(span=span) if span else contextlib.nullcontext():
+                sent: dict[Any, Future] = self._client._graph_to_futures(
+                    expr=compiled.graph,
+                    keys=[compiled.keys[n] for n in compiled.wanted],
+                    span_metadata=SpanMetadata(collections=[{"type": "low-level-graph"}]),
+                    internal_priority=ToPickle(NumberOrder()),
+                )
+            return sent
+
+        compiled = self._compiled
+        futures = contextvars.Context().run(send)
+        self._submitted = True
         kept = set(compiled.kept)
         for number in compiled.wanted:
             future = futures[compiled.keys[number]]
@@ -159,9 +204,79 @@ class Run:
         # Whoever awaits the run gets the error; when nobody does, it is not the loop's to complain about.
         self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
 
+    def _reclaim(self) -> list[int]:
+        """Take up the futures that Dask cancelled when the connection broke: numbers of their functions."""
+        numbers = []
+        for future in (*self.futures.values(), *self._unkept):
+            if self._client.refcount.get(future.key):  # not released meanwhile
+                state = future._state
+                if state.status == "cancelled":
+                    self._client.futures[future.key] = state
+                    state.exception = None
+                    state.reset()
+                numbers.append(future.key[1])
+        return numbers
+
+    def _resume(self, status: str, arrived: bool) -> None:
+        """The scheduler has the run still; what was sent while the connection broke may not have arrived."""
+        if self._ended.is_set():
+            return
+        if status == "running":
+            self._begun()
+        if status in ENDED:
+            self._finish(status)
+        elif self._submitted and not arrived:
+            self._send_graph()
+
+    def _wait_for(self, waiting: Any) -> None:
+        """Take note of what it waits for before it begins, if it does."""
+        if waiting is not None and self._status == "pending":
+            first = self._waiting is None
+            self._waiting, self._waiting_at = Waiting(*waiting), time.monotonic()
+            if first:
+                logger.info("Run %s of DAG %r: %s", self.id, self.dag.id, self._waiting)
+
+    def _begun(self) -> None:
+        """It has the nodes that it waited for."""
+        if self._status in ("submitting", "pending"):
+            self._status = "running"
+            self._waited()
+
+    def _waited(self) -> None:
+        if (waiting := self._still_waiting) is not None:
+            self._waiting = None
+            logger.info(
+                "Run %s of DAG %r: %s after %.0f s of waiting for %s",
+                self.id,
+                self.dag.id,
+                self._status,
+                waiting.seconds,
+                waiting.awaited,
+            )
+
+    @property
+    def _still_waiting(self) -> Waiting | None:
+        """What it waits for now, as far as that is known here."""
+        waiting = self._waiting
+        if waiting is None:
+            return None
+        return waiting._replace(seconds=waiting.seconds + time.monotonic() - self._waiting_at)
+
+    def _lose(self, reason: str) -> None:
+        """The scheduler does not have the run any more."""
+        if not self._submitted:
+            return  # it is being announced
+        self._reason = reason
+        for future in (*self.futures.values(), *self._unkept):
+            future._state.cancel(reason=CONNECTION_LOST, msg=reason)
+            self._client.futures.pop(future.key, None)
+        if not self._ended.is_set():
+            self._finish("cancelled")
+
     def _finish(self, status: str) -> None:
-        """Take note of the end. On the event loop."""
+        """Take note of the end: nothing else gives a run a final status. On the event loop."""
         self._status = status
+        self._waited()
         self._end = time.time()
         self._unkept.clear()
         self._ended.set()
@@ -184,16 +299,34 @@ class Run:
         ``"submitting"``, ``"pending"`` (waits for nodes), ``"running"``, ``"finished"``, ``"failed"`` or
         ``"cancelled"``.
         """
-        if self._status not in ENDED and self._client.status in ("closing", "closed"):
-            return "cancelled"
-        return self._status
+        return "cancelled" if self._status not in ENDED and self._closed else self._status
+
+    @property
+    def _closed(self) -> bool:
+        return self._client.status in ("closing", "closed")
+
+    @property
+    def _why_gone(self) -> str | None:
+        """Why the scheduler cannot be asked about this run any more; None if it can."""
+        if self._reason is not None or not self._closed:
+            return self._reason
+        return why_closed(self._client, self.futures.values())
 
     def done(self) -> bool:
         """Whether the run has ended, however it did."""
         return self.status in ENDED
 
     def __repr__(self) -> str:
-        return f"<Run {self.id} of DAG {self.dag.id!r}: {self.status}>"
+        return f"<Run {self.id} of DAG {self.dag.id!r}: {self._stands}>"
+
+    @property
+    def _stands(self) -> str:
+        """The status, and what it waits for, or why it is lost if it is."""
+        waiting = self._still_waiting
+        if waiting is not None and self.status == "pending":
+            return f"{self.status}, {waiting}"
+        lost = self.status == "cancelled" and self._why_gone is not None
+        return f"{self.status}, since {self._why_gone}" if lost else self.status
 
     def _repr_html_(self) -> str:
         from handoff_dask._display import html
@@ -231,7 +364,7 @@ class Run:
                 return False
             with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), left)
-            if not self._ended.is_set() and self._client.status in ("closing", "closed"):
+            if not self._ended.is_set() and self._closed:
                 self._finish("cancelled")
         await self._recorded()
         if self._followers:  # what a notebook shows of it, is the end; but nobody waits long for a picture
@@ -272,12 +405,9 @@ class Run:
     async def _result(self, timeout: float | None = None) -> Result:
         if not await self._wait(timeout):
             raise TimeoutError(f"run {self.id} of DAG {self.dag.id!r} has not ended within {timeout:g} s")
-        error = self._find_error(await self._fetch_report())
+        error = await self._find_error()
         if error is not None:
             raise error
-        if self.futures and self._client.status in ("closing", "closed"):
-            reason = "its client was closed, and its results went with it"
-            raise self._with_run(RunCancelledError(self.dag.id, self.id, reason))
         values = await self._gather(self.futures)
         records = await self._records()
         return Result(
@@ -306,13 +436,25 @@ class Run:
         return Results(self)
 
     async def _gather(self, futures: Mapping[Hashable, Future]) -> dict[Hashable, Any]:
-        try:
-            values = await self._client._gather(list(futures.values()))
-        except Exception as error:
-            _forget_frames(error, futures.values())
-            # Which one is it that does not come? All others do, one by one.
-            values = [await self._gather_one(id, future) for id, future in futures.items()]
-        return dict(zip(futures, values, strict=True))
+        connection, client = connection_of(self._client), self._client
+        while True:
+            await connection.settled()
+            if self._why_gone is not None and futures:
+                raise self._gone_with_results()
+            over = client.scheduler_comm
+            try:
+                values = await client._gather(list(futures.values()))
+            except Exception as error:
+                _forget_frames(error, futures.values())
+                if client.scheduler_comm is not over:
+                    continue  # the connection broke; the futures may be there again
+                # Which one is it that does not come? All others do, one by one.
+                values = [await self._gather_one(id, future) for id, future in futures.items()]
+            return dict(zip(futures, values, strict=True))
+
+    def _gone_with_results(self) -> RunError:
+        reason = f"its results are gone: {self._why_gone}"
+        return self._with_run(RunCancelledError(self.dag.id, self.id, reason))
 
     async def _gather_one(self, id: Hashable, future: Future) -> Any:
         if future.key not in self._client.futures or future.status == "cancelled":
@@ -331,18 +473,35 @@ class Run:
 
     # ------------------------------------------------------------------ what is known
 
+    async def _ask(self, question: str, **arguments: Any) -> Any:
+        """Ask the plugin about this run; None when nobody there knows it, or can be asked any more.
+
+        Raises
+        ------
+        OSError
+            There is a connection, but nobody answers.
+        """
+
+        async def ask() -> Any:
+            if not await connection_of(self._client).settled() or self._reason is not None:
+                return None
+            return await getattr(self._client.scheduler, f"handoff_{question}")(**arguments)
+
+        if question != "prepare":
+            arguments["run_id"] = self.id
+        return await retried(self._client, ask)
+
     async def _fetch_report(self) -> dict[str, Any]:
-        if self._report is not None:
-            return self._report
-        report = None
-        if self._compiled.keys and self._client.status == "running":
-            report = await self._client.scheduler.handoff_report(run_id=self.id)
-        if report is None:
-            return {"rows": [], "failed": [], "errors": [], "broken": None, "shortfalls": None}
-        report["rows"] = pickle.loads(report["rows"])
-        if self._ended.is_set() and not any(row.status == "running" for row in report["rows"]):
-            self._report = report
-        return report
+        """How the run stands, and why: ``{}`` when the scheduler does not know."""
+        if not self._compiled.keys:
+            return {}
+        return await self._ask("report") or {}
+
+    async def _fetch_rows(self) -> Rows:
+        """What is known of each function, as far as the scheduler knows or was asked before."""
+        if self._compiled.keys:
+            await self._rows.update(self._ask)
+        return self._rows
 
     @property
     def records(self) -> Any:
@@ -356,31 +515,29 @@ class Run:
         return self._client.sync(question)
 
     async def _progress(self, seen: int) -> dict[str, Any]:
-        if not self._compiled.keys or self._client.status != "running":
+        if not self._compiled.keys:
             return {}
-        answer: dict[str, Any] = await self._client.scheduler.handoff_progress(run_id=self.id, seen=seen)
+        answer: dict[str, Any] = await self._ask("progress", seen=seen) or {}
+        self._wait_for(answer.get("waiting"))
         return answer
 
     async def _records(self) -> Records:
         await self._started()
-        return self._records_in(await self._fetch_report())
-
-    def _records_in(self, report: Mapping[str, Any]) -> Records:
+        fetched = await self._fetch_rows()
         # Results keep the records: what these need of a run must not keep the run itself.
-        spec, ids, rows = self._compiled.spec, self._compiled.ids, report["rows"]
+        spec, ids, rows = self._compiled.spec, self._compiled.ids, list(fetched.rows)
         number_of = dict(zip(ids, range(len(rows)), strict=False))
         kinds, kind_of = spec.kinds, spec.kind_of
 
         def row(id: Hashable) -> Row:
-            found: Row = rows[number_of[id]]
-            return found
+            return rows[number_of[id]]
 
         return Records(
             number_of,
             row,
             lambda id: dict(kinds[kind_of[number_of[id]]].asked),
             lambda: inputs_by_id(ids, spec.dependents),
-            report.get("nodes"),
+            fetched.nodes,
         )
 
     def timeline(self, other: Any = None) -> Any:
@@ -442,13 +599,12 @@ class Run:
         if id not in self._compiled.ids:
             return f"function {id!r} need not run: its result, or what follows from it, is in a checkpoint"
         await self._started()
-        text = None
-        if self._client.status == "running":
-            number = self._compiled.ids.index(id)
-            text = await self._client.scheduler.handoff_explain(run_id=self.id, number=number)
-        return (
-            text or f"function {id!r} is not waiting: its run {ENDED.get(self.status, 'is not known there')}"
-        )
+        text: str | None = await self._ask("explain", number=self._compiled.ids.index(id))
+        if text is not None:
+            return text
+        how = ENDED.get(self.status, "is not known there")
+        why = f": {self._why_gone}" if self._why_gone and self.status == "cancelled" else ""
+        return f"function {id!r} is not waiting: its run {how}{why}"
 
     def events(self) -> Any:
         """What has happened so far, in the order of time.
@@ -467,7 +623,9 @@ class Run:
     # ------------------------------------------------------------------ ending
 
     def cancel(self) -> Any:
-        """Start nothing more of this run, and release what waits. What runs already is not interrupted.
+        """Start nothing more of this run, release what waits, and stop functions that have a ``timeout``.
+
+        Other functions that run are not interrupted: they keep what they hold of their nodes until they end.
 
         Returns
         -------
@@ -481,29 +639,31 @@ class Run:
             await self._started()
         if self.done():
             return False
-        cancelled: bool = await self._client.scheduler.handoff_cancel(run_id=self.id)
+        cancelled = await self._ask("cancel")
         if cancelled:
             await self._wait()
-        return cancelled
+        return bool(cancelled)
 
     async def _time_out(self, timeout: float) -> RunError:
         """End the run because it took too long."""
         self._timed_out = timeout
         await self._cancel()
-        rows = (await self._fetch_report())["rows"]
+        rows = (await self._fetch_rows()).rows
         finished = sum(row.status == "finished" for row in rows)
         self._error = self._with_run(
             RunTimeoutError(self.dag.id, self.id, timeout, finished, len(self._compiled.ids))
         )
         return self._error
 
-    def _find_error(self, report: Mapping[str, Any]) -> RunError | None:
+    async def _find_error(self) -> RunError | None:
         """The error with which this run ended."""
         if self._error is None and self.status != "finished":
-            closed = self._client.status in ("closing", "closed")
-            self._error = self._with_run(
-                find_error(self._compiled, self.dag.id, self._status, closed, report)
-            )
+            report, rows = await self._fetch_report(), await self._fetch_rows()
+            error = find_error(self._compiled, self.dag.id, self._status, self._why_gone, report, rows)
+            if report.get("broken"):  # a graph that the scheduler could not read: the futures know why
+                failed = (f._state.exception for f in self.futures.values() if f.status == "error")
+                error.__cause__ = next(failed, None)
+            self._error = self._with_run(error)
         return self._error
 
     def _with_run(self, error: RunError, cause: BaseException | None = None) -> RunError:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import dask
@@ -20,6 +21,7 @@ from distributed.worker import thread_state
 from handoff_dask._adapter.cluster import close_at_exit, embedded_cluster
 from handoff_dask._adapter.messages import NAME, PROTOCOL
 from handoff_dask._adapter.plugin import HandoffPlugin
+from handoff_dask._client.connection import connected, retried
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import ClusterNotReadyError
 
@@ -169,19 +171,29 @@ async def ensure_plugin(client: Client) -> None:
     ClusterNotReadyError
         The cluster does not let us, lacks handoff_dask, or has a version that speaks otherwise.
     """
-    if client.asynchronous and client.status != "running":
-        await client  # made, but not awaited yet
+    if not await connected(client):
+        raise ClusterNotReadyError(f"{client!r} is closed, as it could not connect to its scheduler")
     # Asked each time: somebody may have removed the plugin, or restarted the scheduler.
+    installed = await retried(client, partial(_installed, client))
+    if client.status == "closed":
+        raise ClusterNotReadyError(f"{client!r} was closed, or lost the connection to its scheduler")
+    check_protocol(installed)
+
+
+async def _installed(client: Client) -> Any:
+    """What the plugin says of itself, which is installed unless it is there."""
     installed = await client.scheduler.get_metadata(keys=[NAME], default=None)
     if installed is None:
         try:
             await client.scheduler.register_scheduler_plugin(
                 plugin=pickle.dumps(HandoffPlugin()), name=NAME, idempotent=True
             )
+        except OSError:
+            raise
         except Exception as error:
             raise ClusterNotReadyError(explain_failure(error)) from error
         installed = await client.scheduler.get_metadata(keys=[NAME], default=None)
-    check_protocol(installed)
+    return installed
 
 
 def ask(client: Any, question: Any, *args: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 from handoff_dask._client.run import Run
-from handoff_dask._model.progress import NodeLoad, Progress, Trouble
+from handoff_dask._model.progress import NodeLoad, Progress, Trouble, Waiting
 
 #: Seconds between two looks at a run.
 INTERVAL = 0.25
@@ -96,6 +96,7 @@ def progress_of(answer: dict[str, Any], ids: Sequence[Hashable], elapsed: float)
     nodes = tuple(NodeLoad(*node) for node in answer.get("nodes", ()))
     remaining, known = answer.get("remaining") or (None, 0.0)
     tries = answer.get("tries", 0)
+    waiting = answer.get("waiting")
     return Progress(
         total=len(ids),
         counts=answer.get("counts", {}),
@@ -107,4 +108,5 @@ def progress_of(answer: dict[str, Any], ids: Sequence[Hashable], elapsed: float)
         tries=tries,
         remaining=remaining,
         known=known,
+        waiting=None if waiting is None else Waiting(*waiting),
     )

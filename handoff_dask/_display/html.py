@@ -201,7 +201,7 @@ def run(run: Run) -> str:
 def head_of(run: Run) -> str:
     """How a run stands, in words."""
     return (
-        f"<b>Run {escape(run.id)}</b> of DAG {escape(value_text(run.dag.id))}: {escape(run.status)},"
+        f"<b>Run {escape(run.id)}</b> of DAG {escape(value_text(run.dag.id))}: {escape(run._stands)},"
         f" {len(run.results):,d} of {len(run.futures):,d} results, {seconds(run.elapsed)}"
     )
 

@@ -53,6 +53,8 @@ def in_notebook() -> bool:
 
 def line_of(progress: Progress) -> str:
     """All in one line."""
+    if progress.waiting is not None:
+        return str(progress.waiting)
     parts = [
         f"{progress.finished:,d} of {progress.total:,d} finished",
         *others_of(progress),
@@ -143,11 +145,12 @@ class ProgressLine:
 
 
 class ProgressLog:
-    """A line whenever another tenth is done, or for a while there was none."""
+    """A line whenever another tenth is done, it waits for other nodes, or for a while there was no line."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._tenth = -1
+        self._awaited: str | None = None
         self._said = 0.0
         self._unsaid: Progress | None = None
 
@@ -155,8 +158,10 @@ class ProgressLog:
         """Say it, if it is time to."""
         self._unsaid = progress
         tenth = 10 * progress.finished // max(1, progress.total)
-        if tenth > self._tenth or progress.elapsed - self._said >= PAUSE:
+        awaited = None if progress.waiting is None else progress.waiting.awaited
+        if awaited != self._awaited or tenth > self._tenth or progress.elapsed - self._said >= PAUSE:
             self._tenth = max(tenth, self._tenth)
+            self._awaited = awaited
             self._said = progress.elapsed
             self._unsaid = None
             self._stream.write(f"{line_of(progress)}\n")
@@ -218,7 +223,8 @@ class RichProgress:
         grid.add_column()  # wrapped where the terminal is narrow
         bar = ProgressBar(max(1, progress.total), progress.finished, width=BAR)
         done = f"{progress.finished:,d} of {progress.total:,d}"
-        grid.add_row(Text(self._title, style="bold"), bar, ", ".join((done, *others_of(progress))))
+        stands = str(progress.waiting or ", ".join((done, *others_of(progress))))
+        grid.add_row(Text(self._title, style="bold"), bar, Text(stands))
         for node in progress.nodes:
             # Not the style of what is done: a node that is full is no success.
             share = ProgressBar(
@@ -291,7 +297,7 @@ def html_of(title: str, progress: Progress, troubles: list[str]) -> str:
     """The bar, the nodes, and what failed; in the colours of the page."""
     head = f"<b>{escape(title)}</b> " if title else ""
     parts = [
-        f"{progress.finished:,d} of {progress.total:,d} finished",
+        str(progress.waiting or f"{progress.finished:,d} of {progress.total:,d} finished"),
         *_retries(progress),
         seconds(progress.elapsed),
     ]

@@ -19,7 +19,7 @@ class Trouble(NamedTuple):
         ``"failed"`` or ``"lost"``.
     error : str or None
     final : bool
-        Whether the function failed for good; otherwise there is another attempt.
+        Whether there is no other attempt: the function failed for good, or its run has ended.
     """
 
     function_id: Hashable
@@ -48,6 +48,27 @@ class NodeLoad(NamedTuple):
     capacity: Mapping[str, float]
 
 
+class Waiting(NamedTuple):
+    """What a run waits for before anything of it is placed.
+
+    Attributes
+    ----------
+    awaited : str
+        The nodes that are missing: ``a node with gpu 1``.
+    seconds : float
+        It has waited for so long.
+    limit : float
+        Seconds after which it fails.
+    """
+
+    awaited: str
+    seconds: float
+    limit: float
+
+    def __str__(self) -> str:
+        return f"waiting for {self.awaited} ({int(min(self.seconds, self.limit))} of {self.limit:g} s)"
+
+
 class Progress(NamedTuple):
     """How far a run is.
 
@@ -73,6 +94,8 @@ class Progress(NamedTuple):
         Seconds that it is expected to go on, from what is known of durations; None while nothing is.
     known : float
         Share of the work that is left of which durations are known: 0 to 1.
+    waiting : Waiting or None
+        What it waits for before it begins.
     """
 
     total: int
@@ -85,6 +108,7 @@ class Progress(NamedTuple):
     tries: int = 0
     remaining: float | None = None
     known: float = 0.0
+    waiting: Waiting | None = None
 
     @property
     def finished(self) -> int:

@@ -318,6 +318,8 @@ class Shortfall:
         What rules the nodes out, in words.
     nodes : tuple of str
         A line for each node: why not this one.
+    awaited : str
+        A node that would do, in words: ``a node with gpu 1``.
     """
 
     function_ids: tuple[Hashable, ...]
@@ -326,6 +328,7 @@ class Shortfall:
     offered: Mapping[str, float]
     reason: str
     nodes: tuple[str, ...] = ()
+    awaited: str = "a node"
 
     def __str__(self) -> str:
         shown = ", ".join(repr(i) for i in self.function_ids[:3])

@@ -38,22 +38,28 @@ class Ahead:
         """Whether any functions are known to be short."""
         return bool(self.horizon) and self._durations.least() <= self.horizon
 
+    def is_short(self, f: FunctionState) -> bool:
+        """Whether functions of its code are known to be short."""
+        seconds = self._durations.most(f.kind.code)
+        return seconds is not None and seconds <= self.horizon
+
     def may(self, f: FunctionState) -> bool:
         """Whether a function is short, and nothing but its node holds it back."""
         if not self.horizon or f.run.limits is not None or GPU in f.cost:
             return False
-        seconds = self._durations.most(f.kind.code)
-        return (
-            seconds is not None and seconds <= self.horizon and (f.group is None or f.group.node is not None)
-        )
+        return self.is_short(f) and (f.group is None or f.group.node is not None)
 
     def node(self, f: FunctionState, nodes: Iterable[Node]) -> Node | None:
-        """The node that should hold a function ahead, None when none should."""
+        """The node that should hold a function ahead, None when none should.
+
+        It waits there for short functions only: behind one of which nobody knows how long it takes, it could
+        wait while other nodes idle, and for ever if that one waits for it.
+        """
         cost = f.cost
         seconds = max(self._durations.most(f.kind.code) or 0.0, _SHORTEST)
         each = int(self.horizon / seconds)
         best: Node | None = None
-        able = (n for n in nodes if n.accepting and n.enforces(cost) and n.holds(cost))
+        able = (n for n in nodes if n.accepting and n.enforces(cost) and n.soon_fits(cost))
         for node in islice(able, _LOOKED_AT):
             if len(node.ahead) < min(self._limit, node.at_once(cost) * each) and (
                 best is None or len(node.ahead) < len(best.ahead)

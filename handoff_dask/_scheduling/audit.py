@@ -23,6 +23,7 @@ def check_ledger(nodes: Iterable[Node], runs: Iterable[Run]) -> None:
             assert not f.booked, f
         costs = [f.cost for f in node.running] + [hold.cost for hold in node.lingering]
         assert _total([node.occupied, *costs]) == _positive(node.used), node
+        assert _total(f.cost for f in node.running if f.short) == _positive(node.short), node
     running = [f for node in nodes for f in node.running]
     for run in runs:
         for f in run.functions:

@@ -30,6 +30,7 @@ class Bookings:
 
     def __init__(self, fleet: Fleet, look_again: Callable[[Queue], None]) -> None:
         self.freed: dict[Node, None] = {}
+        self._stuck: dict[FunctionState, None] = {}
         self._fleet = fleet
         self._look_again = look_again
 
@@ -46,6 +47,10 @@ class Bookings:
     def _acquire(self, f: FunctionState, node: Node) -> None:
         f.booked = True
         node.acquire(f.cost)
+        if f.short:
+            _add(node.short, f.cost, 1)
+        else:
+            self._find_stuck(node)
         f.run.hold(f)
         node.running[f] = None
         if GPU in f.cost:
@@ -62,6 +67,8 @@ class Bookings:
         if f.booked:
             del node.running[f]
             node.release(f.cost)
+            if f.short:
+                _add(node.short, f.cost, -1)
             if f.devices:
                 node.devices.give_back(f.devices)
                 f.devices = None
@@ -77,6 +84,7 @@ class Bookings:
         """Take a booked function back from its node, whose thread goes on with it."""
         node, run = f.node, f.run
         assert node is not None
+        self.lasts(f)
         del node.running[f]
         run.give_back(f)
         hold = Hold(node, f.cost, f.devices or {}, run.limits, f.limit_cost)
@@ -84,6 +92,25 @@ class Bookings:
         f.booked = False
         f.devices = None
         return hold
+
+    def lasts(self, f: FunctionState) -> None:
+        """A function goes on for nobody knows how long, however short others of its code were."""
+        if f.short and f.booked:
+            assert f.node is not None
+            _add(f.node.short, f.cost, -1)
+            self._find_stuck(f.node)
+        f.short = False
+
+    def _find_stuck(self, node: Node) -> None:
+        for f in node.ahead:
+            if not node.soon_fits(f.cost):
+                self._stuck[f] = None
+
+    def take_stuck(self) -> dict[FunctionState, Node]:
+        """Functions sent ahead that wait for others of which nobody knows how long they take."""
+        stuck, self._stuck = self._stuck, {}
+        nodes = [(f, f.node) for f in stuck if f.node is not None]
+        return {f: node for f, node in nodes if f in node.ahead and not node.soon_fits(f.cost)}
 
     def ended_at_last(self, hold: Hold) -> None:
         """A function that had been taken back has ended."""
@@ -101,11 +128,13 @@ class Bookings:
         """Change a node's capacity."""
         node.resize(capacity)
         self._move_up(node)
+        self._find_stuck(node)
 
     def occupy(self, node: Node, amounts: Amounts) -> None:
         """Tasks other than functions hold this much of a node now."""
         node.occupy(amounts)
         self._move_up(node)
+        self._find_stuck(node)
 
     def _release_limits(self, limits: Limits, cost: Amounts) -> None:
         limits.release(cost)
@@ -122,3 +151,8 @@ class Bookings:
             self._acquire(f, node)
         self.freed[node] = None
         self._fleet.moved(node)
+
+
+def _add(amounts: dict[str, int], cost: Amounts, sign: int) -> None:
+    for name, units in cost.items():
+        amounts[name] = amounts.get(name, 0) + sign * units

@@ -35,6 +35,24 @@ class Fail:
     shortfall: Shortfall | None = None
 
 
+class Stop(NamedTuple):
+    """End an attempt of ``function`` on ``node``, in its process: nobody wants its result any more.
+
+    What was booked for it stays so until the attempt is reported to have ended, which it may have by itself.
+    """
+
+    function: FunctionState
+    node: Node
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """``run``, which waited for nodes, has them."""
+
+    run: Run
+
+
 @dataclass(frozen=True, slots=True)
 class TooLate:
     """``function``, which became ready after the end of its run, will not be placed."""
@@ -44,7 +62,11 @@ class TooLate:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Take ``function`` back from ``node`` if it has not started: the node will never have room for it."""
+    """Take ``function`` back from ``node`` if it has not started there.
+
+    The node will never have room for it; or it was sent ahead, and would wait for functions of which nobody
+    knows how long they take.
+    """
 
     function: FunctionState
     node: Node
@@ -58,7 +80,7 @@ class End:
 
 
 #: What is to be carried out.
-Decision = Place | Fail | TooLate | Recall | End
+Decision = Begin | Place | Fail | TooLate | Recall | Stop | End
 
 
 @dataclass(frozen=True, slots=True)

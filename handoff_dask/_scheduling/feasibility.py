@@ -87,7 +87,16 @@ def shortfall_of(
         offered,
         reason,
         node_lines(need, pins, nodes),
+        _awaited(shown, pins, allowed),
     )
+
+
+def _awaited(need: Amounts, pins: Pins, nodes: Sequence[Node]) -> str:
+    """The node that is missing: its name, and what it must have that none of these nodes has enough of."""
+    lacking = {r: units for r, units in need.items() if all(n.capacity.get(r, 0) < units for n in nodes)}
+    amounts = _shown(lacking or need)
+    names = " and ".join(sorted(" or ".join(map(repr, sorted(pin))) for pin in pins))
+    return (f"node {names}" if pins else "a node") + (f" with {format_amounts(amounts)}" if amounts else "")
 
 
 def _what_none_has(need: Amounts, nodes: Sequence[Node]) -> str:

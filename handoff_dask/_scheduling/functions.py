@@ -124,6 +124,7 @@ class FunctionState:
         "queued",
         "rank",
         "run",
+        "short",
         "state",
         "ticket",
     )
@@ -150,6 +151,7 @@ class FunctionState:
         self.attempts: tuple[Attempt, ...] = ()
         self.nbytes: int | None = None
         self.placed = 0.0
+        self.short = False
 
     @property
     def id(self) -> Any:
@@ -174,6 +176,7 @@ class FunctionState:
         run.counts[self.state] -= 1
         run.counts[state] += 1
         run.left += (state not in FINAL) - (self.state not in FINAL)
+        run.moved.append(self.number)
         self.state = state
 
     def close_attempt(

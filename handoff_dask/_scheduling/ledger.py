@@ -194,6 +194,8 @@ class Node(Pool):
         Functions sent ahead of their time → None. They run here, but are not booked yet.
     lingering : dict
         :class:`Hold` of functions that were taken back and go on → None.
+    short : dict
+        Units held by functions in ``running`` that are known to be short.
     wide : int
         How many of those in ``running`` ask for more than one core.
     occupied : dict
@@ -215,6 +217,7 @@ class Node(Pool):
         "position",
         "running",
         "shelf",
+        "short",
         "wide",
     )
 
@@ -233,6 +236,7 @@ class Node(Pool):
         self.running: dict[Any, None] = {}
         self.ahead: dict[Any, None] = {}
         self.lingering: dict[Hold, None] = {}
+        self.short: dict[str, int] = {}
         self.wide = 0
         self.occupied: Amounts = {}
         self.devices = Devices(self.capacity.get(GPU, 0))
@@ -311,6 +315,14 @@ class Node(Pool):
                 continue
             return False
         return True
+
+    def soon_fits(self, cost: Amounts) -> bool:
+        """Whether ``cost`` is free as soon as the short functions that run here have ended."""
+        capacity, used, short = self.capacity, self.used, self.short
+        return all(
+            units <= capacity.get(name, 0) - used.get(name, 0) + short.get(name, 0)
+            for name, units in cost.items()
+        )
 
     def spares(self, cost: Amounts) -> bool:
         """Whether functions sent ahead leave a function of this cost what is booked for it.

@@ -237,7 +237,8 @@ class _Kinds:
         if f.max_retries is not None and f.max_retries != policy.max_retries:
             policy = policy.with_max_retries(f.max_retries)
         name = learning_name(f)
-        key: Any = (tuple(cost.items()), pins, f.priority, policy, name)
+        isolated = f.timeout is not None
+        key: Any = (tuple(cost.items()), pins, f.priority, policy, name, isolated)
         try:
             index = self._index.get(key)
         except TypeError:  # amounts that do not hash; rare enough
@@ -262,6 +263,7 @@ class _Kinds:
                     ),
                     code=name,
                     priority=f.priority,
+                    isolated=isolated,
                 )
             )
         return index

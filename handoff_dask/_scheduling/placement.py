@@ -409,6 +409,7 @@ class Placement:
 
     def _carry_out(self, f: FunctionState, node: Node, now: float, ahead: bool) -> Place:
         peer = self._peer(f, node)
+        f.short = self._ahead.is_short(f)
         self.bookings.book(f, node, now, ahead=ahead)
         f.move(State.RUNNING)
         self.reservations.started(f)

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from handoff_dask._model.progress import Waiting
 from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import UNIT
 from handoff_dask._scheduling.durations import size_of
@@ -40,6 +41,23 @@ class RunStatus(Enum):
 
 #: Status of a run that has ended → what to say of it.
 ENDED = {"finished": "has finished", "failed": "has failed", "cancelled": "was cancelled"}
+
+
+class Changes(NamedTuple):
+    """Functions of a run of which something has changed.
+
+    Attributes
+    ----------
+    numbers : list of int
+    cursor : (int, int)
+        For the next look: how many functions were told of, and how many moves.
+    more : bool
+        Whether there are more by now.
+    """
+
+    numbers: list[int]
+    cursor: tuple[int, int]
+    more: bool
 
 
 class Group:
@@ -107,6 +125,8 @@ class Run:
         How many functions are in each state.
     left : int
         How many are in none that is final.
+    moved : list of int
+        Number of a function for each time that it went to another state, in order.
     """
 
     def __init__(self, spec: RunSpec, sequence: int) -> None:
@@ -139,6 +159,7 @@ class Run:
         self.shortfalls: tuple[Shortfall, ...] = ()
         self.failed: list[FunctionState] = []
         self.troubles: list[tuple[FunctionState, int]] = []
+        self.moved: list[int] = []
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         self.counts[State.WAITING] = self.left = len(self.functions)
 
@@ -183,6 +204,16 @@ class Run:
         """Kind → how many functions are of it."""
         return Counter(self.spec.kind_of)
 
+    def waiting(self, now: float) -> Waiting | None:
+        """What it waits for before it begins, if it does."""
+        if self.status is not RunStatus.PENDING or self.deadline is None:
+            return None
+        first, *others = dict.fromkeys(shortfall.awaited for shortfall in self.shortfalls)
+        if others:
+            first += f" and {len(others):,d} other{'s' if len(others) > 1 else ''}"
+        limit = self.spec.wait_for_nodes
+        return Waiting(first, now - (self.deadline - limit), limit)
+
     @property
     def active(self) -> bool:
         """Whether its functions may be placed. A finished run's may: a lost result is computed again."""
@@ -192,6 +223,27 @@ class Run:
     def ended(self) -> bool:
         """Whether it has a final status."""
         return self.status not in (RunStatus.RUNNING, RunStatus.PENDING)
+
+    def changes(self, cursor: Sequence[int] | None, most: int) -> Changes:
+        """Functions that have moved since an earlier look: first all there are, by number, then those.
+
+        Parameters
+        ----------
+        cursor : (int, int) or None
+            That of the earlier look; None: there was none.
+        most : int
+            Functions or moves to look at.
+        """
+        told, seen = (0, len(self.moved)) if cursor is None else cursor
+        if told < len(self.functions):
+            numbers = list(range(told, min(told + most, len(self.functions))))
+            told += len(numbers)
+        else:
+            moves = self.moved[seen : seen + most]
+            seen += len(moves)
+            numbers = list(dict.fromkeys(moves))
+        more = told < len(self.functions) or seen < len(self.moved)
+        return Changes(numbers, (told, seen), more)
 
     def complete(self) -> bool:
         """Whether every function is in a final state."""

@@ -36,6 +36,8 @@ class Kind:
         Name under which durations are learnt.
     priority : float
         Higher first.
+    isolated : bool
+        Whether an attempt runs in a process of its own, which can be ended at any time.
     """
 
     cost: tuple[tuple[str, int], ...] = ()
@@ -45,6 +47,7 @@ class Kind:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     code: str = ""
     priority: float = 0
+    isolated: bool = False
 
     @property
     def pin_sets(self) -> Pins:

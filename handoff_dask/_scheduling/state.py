@@ -12,13 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from handoff_dask._model.function import LOADING
 from handoff_dask._model.records import Shortfall
 from handoff_dask._scheduling.audit import check_ledger
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Settings, Starved, TooLate
+from handoff_dask._scheduling.decisions import (
+    Begin,
+    Decision,
+    End,
+    Fail,
+    Place,
+    Recall,
+    Settings,
+    Starved,
+    Stop,
+    TooLate,
+)
 from handoff_dask._scheduling.durations import loading
 from handoff_dask._scheduling.explain import explain
 from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
@@ -56,6 +67,7 @@ class SchedulingState:
         self._too_late: list[FunctionState] = []  # ready, but their runs have ended
         self._recalled: list[FunctionState] = []  # placed where there will never be room for them
         self._ended: list[Run] = []
+        self._stops: list[Stop] = []
         self._unranked: dict[Run, None] = {}  # more is left of them than when they were ranked
         self._sequence = 0
 
@@ -146,7 +158,10 @@ class SchedulingState:
         return run
 
     def run_cancelled(self, run_id: str) -> None:
-        """Nothing more of a run is to start. What runs already keeps its booking until it ends."""
+        """Nothing more of a run is to start. What runs already keeps its booking until it ends.
+
+        What runs in a process of its own is stopped.
+        """
         run = self.runs[run_id]
         if not run.ended:
             self._end(run, RunStatus.CANCELLED)
@@ -156,6 +171,7 @@ class SchedulingState:
         run = self.runs.pop(run_id)
         self._ended = [other for other in self._ended if other is not run]
         self._pending = [other for other in self._pending if other is not run]
+        self._stops = [stop for stop in self._stops if stop.function.run is not run]
         self._unranked.pop(run, None)
         self._too_late = [f for f in self._too_late if f.run is not run]
         for f in run.functions:
@@ -172,10 +188,18 @@ class SchedulingState:
         run.deadline = None
         if status is not RunStatus.FINISHED:
             for f in run.functions:
-                if f.state not in FINAL and f.state is not State.RUNNING:
+                if f.state is State.RUNNING:
+                    self._stop(f, len(f.attempts) + 1)
+                elif f.state not in FINAL:
                     f.move(State.CANCELLED)
         self.placement.ended(run)
         self._ended.append(run)
+
+    def _stop(self, f: FunctionState, attempt: int) -> None:
+        """Have an attempt ended where it runs, if that can be done."""
+        if f.kind.isolated:
+            assert f.node is not None
+            self._stops.append(Stop(f, f.node, attempt))
 
     def _rank(self, run: Run, now: float) -> None:
         """Order a run's functions by what is known by now."""
@@ -289,6 +313,23 @@ class SchedulingState:
         self._fail(f)
         return False
 
+    def stopped(
+        self, f: FunctionState, now: float, *, started: float | None = None, stopped: float | None = None
+    ) -> bool:
+        """An attempt was ended as a :class:`Stop` asked for; that is no failure of its function.
+
+        Returns
+        -------
+        bool
+            Whether there will be another one: its run goes on.
+        """
+        if f.state is not State.RUNNING:
+            return False
+        f.close_attempt("cancelled", started, stopped if stopped is not None else now)
+        self.placement.bookings.release(f)
+        f.move(State.WAITING if f.run.active else State.CANCELLED)
+        return f.run.active
+
     def gave_up(self, f: FunctionState, now: float, error: str | None = None) -> None:
         """Dask gave a function up by itself: it took down too many nodes."""
         if f.state in FINAL:
@@ -319,11 +360,17 @@ class SchedulingState:
         f.close_attempt("cancelled", None, now)
         hold = None
         if f.booked:
+            self._stop(f, len(f.attempts))
             hold = self.placement.bookings.linger(f)
         else:
             self.placement.bookings.release(f)
         f.move(State.WAITING if f.run.active else State.CANCELLED)
         return hold
+
+    def seceded(self, f: FunctionState) -> None:
+        """A function has left its thread, to wait for others: it takes as long as these do."""
+        if f.state is State.RUNNING:
+            self.placement.bookings.lasts(f)
 
     def ended_at_last(self, hold: Hold) -> None:
         """A function that had been taken back does not run any more."""
@@ -380,9 +427,25 @@ class SchedulingState:
         f.failures = 0
         f.not_before = 0.0
         f.move(State.WAITING)
+        self._unskip_dependents(f)
         f.run.ranking.forget()
         self._unranked[f.run] = None
         return True
+
+    def _unskip_dependents(self, f: FunctionState) -> None:
+        """What was skipped for nothing but this function may run after all."""
+        run = f.run
+        if not run.spec.dependents:
+            return
+        numbers = list(run.spec.dependents[f.number])
+        heapify(numbers)  # inputs come first
+        while numbers:
+            dependent = run.functions[heappop(numbers)]
+            inputs = {run.functions[number].state for number in run.inputs[dependent.number]}
+            if dependent.state is State.SKIPPED and inputs.isdisjoint((State.FAILED, State.SKIPPED)):
+                dependent.move(State.WAITING)
+                for number in run.spec.dependents[dependent.number]:
+                    heappush(numbers, number)
 
     def given_up(self, f: FunctionState) -> None:
         """Whoever submitted the run does not want this function: without it the run has no end to reach."""
@@ -417,7 +480,19 @@ class SchedulingState:
         if f.run.spec.fail_fast and not f.run.ended:
             self._end(f.run, RunStatus.FAILED)
         else:
+            self._skip_dependents(f)
             self._check_complete(f.run)
+
+    def _skip_dependents(self, f: FunctionState) -> None:
+        """What needs a function that failed for good will not run. Not each is reported skipped."""
+        run = f.run
+        failed = [f.number]
+        while failed and run.spec.dependents:
+            for number in run.spec.dependents[failed.pop()]:
+                dependent = run.functions[number]
+                if dependent.state not in FINAL and dependent.state is not State.RUNNING:
+                    dependent.move(State.SKIPPED)
+                    failed.append(number)
 
     # ------------------------------------------------------------------ decisions
 
@@ -440,7 +515,7 @@ class SchedulingState:
                 self._rank(run, now)
         self._unranked.clear()
         if self._pending:
-            self._start_pending(now)
+            decisions += map(Begin, self._start_pending(now))
         while self._delayed and self._delayed[0][0] <= now:
             f = heappop(self._delayed)[-1]
             if f.state is State.DELAYED:  # still
@@ -467,17 +542,22 @@ class SchedulingState:
             else:
                 assert isinstance(decision, Place)
                 decisions.append(decision)
-        for f in self._recalled:
-            if f.state is State.RUNNING and f.node is not None and not f.node.holds(f.cost):
-                decisions.append(Recall(f, f.node))
+        placed = [(f, f.node) for f in self._recalled if f.state is State.RUNNING and f.node is not None]
+        recalled = {f: node for f, node in placed if not node.holds(f.cost)}
         self._recalled.clear()
+        recalled.update(self.placement.bookings.take_stuck())
+        decisions += [Recall(f, node) for f, node in recalled.items()]
         decisions += [TooLate(f) for f in self._too_late if f.state in FINAL]
         self._too_late.clear()
+        decisions += self._stops
+        self._stops = []
         decisions += [End(run) for run in self._ended]
         self._ended = []
         return decisions
 
-    def _start_pending(self, now: float) -> None:
+    def _start_pending(self, now: float) -> list[Run]:
+        """Begin the runs that have waited for nodes and have them now, and end those that waited too long."""
+        begun = []
         nodes = self.placement.fleet.ordered
         changed = nodes is not self._pending_nodes
         self._pending_nodes = nodes
@@ -487,6 +567,7 @@ class SchedulingState:
                 if not run.shortfalls:
                     run.status = RunStatus.RUNNING
                     run.deadline = None
+                    begun.append(run)
                     self._rank(run, now)
                     for f in run.functions:
                         if f.state is State.READY:
@@ -496,6 +577,7 @@ class SchedulingState:
                 self._end(run, RunStatus.FAILED)
             if run.status is not RunStatus.PENDING:
                 self._pending.remove(run)
+        return begun
 
     def next_wake(self) -> float | None:
         """When :meth:`decide` should be called although nothing happens; None: no need."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import types
 
 import dask
 import pytest
@@ -59,6 +60,77 @@ def test_wait_for_nodes_waits_for_a_node_that_can_hold_the_run(small):
     add_node(cluster, "b", cpu=1, gpu=1)
     result = run.result(timeout=20)
     assert result.allocations["big"] == "b"
+
+
+def told(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "handoff_dask"]
+
+
+def test_what_is_waited_for_is_said(small, caplog, capfd):
+    """In the log and by the run itself; nothing is printed."""
+    cluster, client = small
+    f = Function("f", identity, extra_args=[1], cost={"cpu": 1, "gpu": 1})
+    with caplog.at_level("INFO", "handoff_dask"):
+        run = handoff.submit(dag_of(f), client, wait_for_nodes=60)
+        what = "waiting for a node with gpu 1 (0 of 60 s)"
+        assert repr(run) == f"<Run {run.id} of DAG 'test': pending, {what}>"
+        assert what in run._repr_html_()
+        assert told(caplog) == [f"Run {run.id} of DAG 'test': {what}"]
+        add_node(cluster, "b", cpu=1, gpu=1)
+        run.result(timeout=20)
+    begun = f"Run {run.id} of DAG 'test': running after 0 s of waiting for a node with gpu 1"
+    assert told(caplog)[1:] == [begun]
+    assert repr(run) == f"<Run {run.id} of DAG 'test': finished>"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_that_has_its_nodes_is_running(small):
+    cluster, client = small
+    door = gate("waited")
+    run = handoff.submit(
+        dag_of(Function("f", pass_gate, extra_args=["waited"], node="b")), client, wait_for_nodes=60
+    )
+    assert "pending, waiting for node 'b' (0 of 60 s)" in repr(run)
+    add_node(cluster, "b", cpu=1)
+    door.await_inside(1)
+    assert run.status == "running"
+    assert repr(run) == f"<Run {run.id} of DAG 'test': running>"
+    door.open()
+    run.result(timeout=20)
+
+
+def test_the_end_of_waiting_without_success_is_said(small, caplog):
+    _, client = small
+    dag = dag_of(Function("f", identity, extra_args=[1], node="b"))
+    with caplog.at_level("INFO", "handoff_dask"):
+        with pytest.raises(AllocationError):
+            handoff.execute(dag, client, wait_for_nodes=0.1)
+        run = handoff.submit(dag, client, wait_for_nodes=60)
+        run.cancel()
+    assert [message.partition("'test': ")[2] for message in told(caplog)] == [
+        "waiting for node 'b' (0 of 0.1 s)",
+        "failed after 0 s of waiting for node 'b'",
+        "waiting for node 'b' (0 of 60 s)",
+        "cancelled after 0 s of waiting for node 'b'",
+    ]
+
+
+def test_progress_says_what_is_waited_for(small, monkeypatch):
+    cluster, client = small
+    seen = []
+
+    def update(progress):
+        seen.append(progress)
+        if len(seen) == 1:
+            add_node(cluster, "b", cpu=1, gpu=1)
+
+    display = types.SimpleNamespace(update=update, close=lambda: None)
+    monkeypatch.setattr("handoff_dask._display.progress.display_of", lambda title: display)
+    dag = dag_of(Function("f", identity, extra_args=[1], cost={"gpu": 1}))
+    handoff.execute(dag, client, wait_for_nodes=60, progress=True)
+    assert seen[0].waiting.awaited == "a node with gpu 1"
+    assert seen[0].waiting.limit == 60
+    assert seen[-1].waiting is None
 
 
 def test_wait_for_nodes_ends_with_what_is_missing(small):

@@ -10,7 +10,7 @@ from helpers import settle, until
 
 import handoff_dask as handoff
 from handoff_dask import FunctionFailedError, RunCancelledError
-from handoff_dask._client import listening
+from handoff_dask._client.connection import connection_of
 
 NODES = {"node1": {"cpu": 4, "memory": 8192, "gpu": 1}, "node2": {"cpu": 2, "memory": 4096}}
 
@@ -33,7 +33,7 @@ def sizes(cluster, client):
     found["client.futures"] = len(client.futures)
     found["client.refcount"] = len(client.refcount)
     found["client.stream_handlers"] = len(client._stream_handlers)
-    found["listening"] = len(listening._listening[client])
+    found["listening"] = len(connection_of(client).runs)
     return found
 
 

@@ -100,6 +100,14 @@ def test_what_fits_nowhere(call, call_json):
     assert call_json("run", "pipeline:greedy", code=3)["error"]["type"] == "AllocationError"
 
 
+@pytest.mark.parametrize(("option", "times"), [("--json", 1), ("--progress", 1), ("--no-progress", 0)])
+def test_what_is_waited_for_is_said(call, option, times):
+    _, err = call(
+        "run", "pipeline:greedy", "--nodes", "nodes.yaml", "--wait-for-nodes", "0.4", option, code=3
+    )
+    assert err.count("waiting for a node with cpu 10000 (0 of 0.4 s)") == times
+
+
 def test_an_invalid_dag_starts_no_cluster(call, monkeypatch):
     monkeypatch.setattr("handoff_dask._cli.connect.local_cluster", None)
     assert "2 problems" in call("run", "pipeline:invalid", "--nodes", "nodes.yaml", code=2)[1]

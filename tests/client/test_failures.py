@@ -527,3 +527,15 @@ def test_ids_that_do_not_equal_themselves_are_told_from_each_other(client):
         handoff.execute(dag, client)
     assert repr(caught.value.shortfalls[0].function_ids) == "(nan,)"
     assert handoff.execute(dag_of(Function(nan, identity, extra_args=[1])), client).results == {nan: 1}
+
+
+@pytest.mark.parametrize("keep", ["all", "sinks", [3]])
+def test_all_that_needs_a_failed_function_is_skipped(client, keep):
+    """Dask leaves a task alone that nobody wants any more, when all that needed it has failed."""
+    needs = {1: [0], 2: [1], 3: [2], 4: [0, 1], 5: [0, 4]}
+    dag = dag_of(Function(0, fail), *[Function(n, add, args=args) for n, args in needs.items()])
+    run = handoff.submit(dag, client, max_retries=0, fail_fast=False, keep=keep)
+    with pytest.raises(FunctionFailedError) as caught:
+        run.result(20)
+    assert caught.value.function_id == 0
+    assert [record.status for record in run.records.values()] == ["failed", *["skipped"] * 5]

@@ -95,7 +95,9 @@ def vanish(client):
 
 
 @pytest.mark.parametrize("leave", [leave_politely, vanish])
-def test_when_a_client_is_gone_what_runs_stays_booked_until_it_ends(cluster, client, leave):
+def test_when_a_client_is_gone_what_runs_stays_booked_until_it_ends(cluster, client, leave, monkeypatch):
+    handoff.discover_nodes(client)
+    monkeypatch.setattr(plugin_of(cluster).absent, "_grace", 0)
     door = gate("closing")
     dag = dag_of(
         Function("running", pass_gate, extra_args=["closing"], cost={"gpu": 1}),
@@ -281,9 +283,7 @@ def test_results_go_with_their_client(cluster):
     run = handoff.submit(dag_of(Function("f", identity, extra_args=[1])), client)
     run.wait()
     client.close()
-    with pytest.raises(
-        handoff.RunCancelledError, match="its client was closed, and its results went with it"
-    ):
+    with pytest.raises(handoff.RunCancelledError, match="its results are gone: its client was closed"):
         run.result()
 
 

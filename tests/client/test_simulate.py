@@ -347,7 +347,6 @@ def test_records_of_a_real_run_are_durations(client):
         ({}, "durations have nothing for functions 'x', 'y', 'z' and 1 more"),
         (lambda id: None, "durations: that of function 'x' must be a number, not None"),
     ],
-    ids=str,
 )
 def test_wrong_durations(durations, text):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared

@@ -26,7 +26,7 @@ from handoff_dask._display.progress import (
     trouble_of,
     troubles_of,
 )
-from handoff_dask._model.progress import NodeLoad, Progress, Trouble
+from handoff_dask._model.progress import NodeLoad, Progress, Trouble, Waiting
 
 FAILED = Trouble("f", 1, "n1", "failed", "ValueError('[bold]no\nway[/bold]')", False)
 NODE = NodeLoad("[red]1[/red] <b>", 3, {"cpu": 2}, {"cpu": 4, "gpu": 0})
@@ -231,6 +231,35 @@ def test_a_notebook_shows_it_in_one_place(monkeypatch):
     assert made[-1]["text/plain"] == "run: 11 of 20 finished, 11 s"
 
 
+WAITING = of(3, 20.2, {"ready": 3}, waiting=Waiting("a node with [gpu] 1", 20.2, 60))
+WAITS = "waiting for a node with [gpu] 1 (20 of 60 s)"
+
+
+def test_what_a_run_waits_for_is_shown():
+    assert line_of(WAITING) == WAITS
+    assert WAITS in html_of("run", WAITING, [])
+    stream = Terminal()
+    rich = RichProgress("run", stream)
+    rich.update(WAITING)
+    rich.close()
+    assert WAITS in " ".join(stream.getvalue().split())
+
+
+def test_a_log_says_when_waiting_begins_changes_and_ends():
+    stream = io.StringIO()
+    log = ProgressLog(stream)
+    for awaited in ("node 'x'", "node 'x'", "node 'y'", None, None):
+        waiting = None if awaited is None else Waiting(awaited, 1, 60)
+        log.update(of(3, 1, {"ready": 3}, waiting=waiting))
+    log.close()
+    assert stream.getvalue().splitlines() == [
+        "waiting for node 'x' (1 of 60 s)",
+        "waiting for node 'y' (1 of 60 s)",
+        "0 of 3 finished, 3 ready, 1 s",
+        "0 of 3 finished, 3 ready, 1 s",
+    ]
+
+
 def test_html_is_escaped():
     text = html_of("<b>", of(1, 0, {}, nodes=(NODE,), more_nodes=2), ["<script>"])
     assert "<script>" not in text
@@ -280,6 +309,19 @@ def test_attempts_that_failed_are_told_once_with_node_and_error(client, monkeypa
     assert troubles[-1].attempt == 1
     assert troubles[-1].node in handoff.discover_nodes(client)
     assert "division by zero" in troubles[-1].error
+
+
+def test_only_the_last_attempt_of_a_function_is_for_good(client, monkeypatch):
+    """All have failed by the first look."""
+    seen = []
+    monkeypatch.setattr(
+        shown, "display_of", lambda title: types.SimpleNamespace(update=seen.append, close=lambda: None)
+    )
+    dag = dag_of(Function("f", "operator:truediv", extra_args=[1, 0], max_retries=2))
+    with pytest.raises(handoff.FunctionFailedError):
+        handoff.execute(dag, client, progress=True)
+    troubles = [trouble for progress in seen for trouble in progress.troubles]
+    assert [(t.attempt, t.final) for t in troubles] == [(1, False), (2, False), (3, True)]
 
 
 def test_what_runs_where_is_told(client, monkeypatch):

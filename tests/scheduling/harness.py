@@ -16,7 +16,17 @@ from __future__ import annotations
 
 from handoff_dask._model.resources import THREADS, UNIT, parse_amounts
 from handoff_dask._model.retry import RetryPolicy
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Settings, TooLate
+from handoff_dask._scheduling.decisions import (
+    Begin,
+    Decision,
+    End,
+    Fail,
+    Place,
+    Recall,
+    Settings,
+    Stop,
+    TooLate,
+)
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run
@@ -51,6 +61,7 @@ def fn(
     policy: RetryPolicy | None = None,
     code: str = "",
     priority: float = 0,
+    isolated: bool = False,
 ) -> Kind:
     """A function. ``pin`` lists names, addresses or hosts; ``limit`` is what it takes of the run's limits."""
     return Kind(
@@ -61,6 +72,7 @@ def fn(
         policy=policy or RetryPolicy(max_retries=retries),
         code=code,
         priority=priority,
+        isolated=isolated,
     )
 
 
@@ -81,6 +93,10 @@ def text_of(decision: Decision) -> str:
             return f"{function.id} too late"
         case Recall(function, node):
             return f"{function.id} back from {node.name}"
+        case Stop(function, node, attempt):
+            return f"stop {function.id}@{node.name}, attempt {attempt}"
+        case Begin(run):
+            return f"{run.spec.run_id} begins"
         case End(run):
             return f"{run.spec.run_id} {run.status.value}"
     raise AssertionError(decision)
@@ -202,6 +218,11 @@ class Core:
         self.state.check()
         return retry
 
+    def stopped(self, id: str) -> bool:
+        again = self.state.stopped(self[id], self.now)
+        self.state.check()
+        return again
+
     def lose(self, ids: str) -> None:
         for id in ids.split():
             self.state.lost(self[id], self.now)
@@ -227,7 +248,7 @@ def one_ahead() -> Core:
     core = Core(ahead_horizon=1.0)
     core.join(node("a", "cpu 4, memory 10", enforced="memory"))
     short = fn("cpu 1, memory 5", code="short")
-    core.run(first=short, next=short, all=fn("memory 10"), ready="first")
+    core.run(first=short, next=short, all=fn("memory 10", code="short"), ready="first")
     core.decide()
     core.finish("first", took=0.001)
     core.ready("all")

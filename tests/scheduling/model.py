@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from handoff_dask._model.resources import GPU, THREADS, UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, TooLate
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Stop, TooLate
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run, RunStatus
@@ -68,6 +68,14 @@ class NodeModel:
         enough = all(units + self.used(r) <= self.capacity.get(r, 0) for r, units in cost.items())
         return enough and devices_hold(self.devices_free(), cost.get(GPU, 0))
 
+    def soon_fits(self, cost: dict[str, int], lasting: Iterable[FunctionState]) -> bool:
+        """Whether there is room once all but those that may go on for long have ended."""
+        staying = [f for f in self.booked if f in lasting]
+        return all(
+            units + sum(f.cost.get(r, 0) for f in staying) <= self.capacity.get(r, 0)
+            for r, units in cost.items()
+        )
+
     def may_start_more(self, cost: dict[str, int]) -> bool:
         """Whether functions sent ahead may take cores that are booked for this cost."""
         wide = cost.get("cpu", 0) > UNIT and "cpu" not in self.enforced
@@ -100,6 +108,9 @@ class Model:
         self.starved: dict[Any, float] = {}  # need and pins → since when no node could hold them
         self.starved_function: dict[FunctionState, float] = {}
         self.finals: dict[FunctionState, list[str]] = {}
+        self.to_stop: dict[FunctionState, int] = {}  # with the number of the attempt
+        self.lasting: set[FunctionState] = set()  # placed, and not known to be short
+        self.asked_back: set[FunctionState] = set()  # placed, and recalled
         self.too_late: list[FunctionState] = []  # ready after their end, to be said in the next decision
 
     # questions
@@ -167,6 +178,8 @@ class Model:
             self.finals.setdefault(f, []).append(status)
 
     def _release(self, f: FunctionState) -> None:
+        self.lasting.discard(f)
+        self.asked_back.discard(f)
         node = self.nodes.get(self.where[f])
         if node is None:
             return
@@ -184,6 +197,9 @@ class Model:
         self.runs[run.spec.run_id] = status
         self.deadline.pop(run.spec.run_id, None)
         if status != "finished":
+            for f in self.functions(PLACED):
+                if f.run is run and f.kind.isolated:
+                    self.to_stop[f] = len(f.attempts) + 1
             for f in run.functions:
                 if self.status[f] in (WAITING, READY):
                     self._set(f, CANCELLED)
@@ -200,7 +216,16 @@ class Model:
         if run.spec.fail_fast and self.runs[run.spec.run_id] in ("running", "pending"):
             self._end(run, "failed")
         else:
+            self._skip_dependents(f)
             self._complete(run)
+
+    def _skip_dependents(self, f: FunctionState) -> None:
+        """As far as the core knows what depends on what."""
+        if f.run.spec.dependents:
+            for number in f.run.spec.dependents[f.number]:
+                if self.status[other := f.run.functions[number]] in (WAITING, READY):
+                    self._set(other, SKIPPED)
+                    self._skip_dependents(other)
 
     def on_node_joined(self, node: Node, now: float, result: None) -> None:
         assert node.name not in self.nodes
@@ -286,6 +311,23 @@ class Model:
             self.status[f] = WAITING
             self.failures[f] = 0
             self.not_before[f] = 0.0
+            if f.run.spec.dependents:
+                for other in f.run.functions[f.number + 1 :]:  # inputs have lower numbers
+                    inputs = [self.status[f.run.functions[n]] for n in f.run.inputs[other.number]]
+                    freed = f.number in self._ancestors(other)
+                    if self.status[other] == SKIPPED and freed and not {FAILED, SKIPPED} & set(inputs):
+                        self.finals[other].remove(SKIPPED)
+                        self.status[other] = WAITING
+
+    @staticmethod
+    def _ancestors(f: FunctionState) -> set[int]:
+        found: set[int] = set()
+        stack = [f.number]
+        while stack:
+            new = set(f.run.inputs[stack.pop()]) - found
+            found |= new
+            stack += new
+        return found
 
     def on_given_up(self, f: FunctionState, result: None) -> None:
         dependents = f.run.spec.dependents[f.number] if f.run.spec.dependents else ()
@@ -320,13 +362,22 @@ class Model:
         if self.status[f] == PLACED:
             self._set(f, WAITING if self.live(f) else CANCELLED)
 
+    def on_stopped(self, f: FunctionState, now: float, result: bool) -> None:
+        assert result == self.live(f)
+        self.on_lost(f, now, None)
+
+    def on_seceded(self, f: FunctionState, result: None) -> None:
+        if self.status[f] == PLACED:
+            self.lasting.add(f)
+
     def on_result_lost(self, f: FunctionState, result: None) -> None:
         if self.status[f] == FINISHED and self.live(f):
             self.finals[f].remove(FINISHED)
             self.status[f] = WAITING
 
     def on_skipped(self, f: FunctionState, now: float, result: None) -> None:
-        self._set(f, SKIPPED)
+        if self.status[f] not in FINAL:
+            self._set(f, SKIPPED)
         self._complete(f.run)
 
     def on_dropped(self, f: FunctionState, now: float, result: None) -> None:
@@ -346,9 +397,11 @@ class Model:
             elif isinstance(decision, Fail):
                 self._check_fail(decision, now)
             elif isinstance(decision, Recall):
-                f, node = decision.function, self.nodes[decision.node.name]
-                assert f in node.booked + node.ahead
-                assert any(units > node.capacity.get(r, 0) for r, units in f.cost.items())
+                assert (
+                    decision.function
+                    in self.nodes[decision.node.name].booked + self.nodes[decision.node.name].ahead
+                )
+        self._check_recalled([d.function for d in result if isinstance(d, Recall)])
         assert [d.function for d in result if isinstance(d, TooLate)] == self.too_late
         self.too_late.clear()
         for decision in result:
@@ -357,6 +410,9 @@ class Model:
                 assert self.runs[run.spec.run_id] == run.status.value
                 assert run.spec.run_id not in self.announced, "said twice"
                 self.announced.append(run.spec.run_id)
+        asked = [d for d in result if isinstance(d, Stop)]
+        assert {d.function: d.attempt for d in asked} == self.to_stop
+        self.to_stop.clear()
         ended = {run_id for run_id, status in self.runs.items() if status not in ("running", "pending")}
         assert ended <= set(self.announced), "every end is said in the next decision"
         # Where nothing runs, nothing is about to be ready that room could be kept for.
@@ -422,6 +478,7 @@ class Model:
             self._check_devices(node, f)
         else:
             assert not node.fits(f.cost) or node.may_start_more(f.cost), "there was room"
+            assert node.soon_fits(f.cost, self.lasting), "it may wait for long"
             assert was_bound, "a group's node is decided by a function that has room there"
             assert self.is_short(f)
             assert GPU not in f.cost
@@ -430,6 +487,18 @@ class Model:
             node.ahead.append(f)
         self.status[f] = PLACED
         self.where[f] = node.name
+        if not self.is_short(f):
+            self.lasting.add(f)
+
+    def _check_recalled(self, recalled: list[FunctionState]) -> None:
+        """Only what would wait for ever, or for one of which nobody knows how long it takes, is asked back."""
+        stuck = {f for n in self.nodes.values() for f in n.ahead if not n.soon_fits(f.cost, self.lasting)}
+        placed = [(f, n) for n in self.nodes.values() for f in n.booked + n.ahead]
+        too_big = {f for f, n in placed if any(units > n.capacity.get(r, 0) for r, units in f.cost.items())}
+        assert set(recalled) <= stuck | too_big
+        assert len(set(recalled)) == len(recalled)
+        assert stuck <= set(recalled) | self.asked_back
+        self.asked_back = (self.asked_back | set(recalled)) & set(self.functions(PLACED))
 
     def _check_peer(self, decision: Place, node: NodeModel) -> None:
         f = decision.function

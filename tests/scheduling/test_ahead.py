@@ -49,6 +49,63 @@ def test_short_functions_are_sent_ahead(core):
     assert core.states("f21 f22") == "running ready"
 
 
+def test_none_is_sent_behind_one_that_may_take_long(core):
+    """It would wait for that one, although another node may have room soon."""
+    learn(core)
+    core.nodes(a="cpu 2", b="cpu 1")
+    core.run(long=fn("cpu 2", pin="a"))
+    core.decide()
+    core.run(id="other", **many(3, SHORT))
+    assert core.decide() == ["f0@b", "f1@b", "f2@b"]
+    assert ahead(core, "b") == ["f1", "f2"]
+    core.finish("long")
+    core.run(id="more", long2=fn("cpu 1", pin="a"), **many(3, SHORT, "g"))
+    core.decide()
+    assert booked(core, "a") == ["long2", "g0"]
+    assert set(ahead(core, "a") + ahead(core, "b")) == {"f1", "f2", "g1", "g2"}
+
+
+def test_one_is_taken_back_when_what_it_waits_for_takes_long_after_all(core):
+    """As when a function runs a DAG of its own, and waits for that: it must not wait for that function."""
+    learn(core)
+    core.nodes(a="cpu 1")
+    core.run(**many(3, SHORT))
+    core.decide()
+    assert ahead(core) == ["f1", "f2"]
+    core.state.seceded(core["f0"])
+    assert core.decide() == ["f1 back from a", "f2 back from a"]
+    for id in ("f1", "f2"):
+        core.state.returned(core[id])
+    core.ready("f1 f2")
+    assert core.decide() == []
+    assert core.outcomes("f1") == []
+    core.nodes(b="cpu 1")
+    assert core.decide() == ["f1@b", "f2@b"]
+    core.finish("f0 f1 f2")
+    assert core.decide() == ["r finished"]
+
+
+def test_one_is_taken_back_when_one_that_may_take_long_takes_its_room(core):
+    learn(core)
+    core.join(node("a", "cpu 2, threads 4", enforced="cpu"))
+    core.run(x=SHORT, wide=fn("cpu 2", code="short"))
+    core.decide()
+    assert ahead(core) == ["wide"]
+    core.run(id="other", long=fn("cpu 1"), options={"priority": 1})
+    assert core.decide() == ["long@a", "wide back from a"]
+
+
+def test_one_that_seceded_before_it_was_booked(core):
+    learn(core)
+    core.join(node("a", "cpu 1", enforced="cpu"))
+    core.run(**many(3, SHORT))
+    core.decide()
+    core.state.seceded(core["f1"])  # the worker started it first
+    assert core.decide() == []
+    core.finish("f0")
+    assert core.decide() == ["f2 back from a"]
+
+
 def test_they_move_up_in_order_as_room_is_made(core):
     learn(core)
     core.nodes(a="cpu 1")
@@ -304,8 +361,8 @@ def test_a_function_may_take_the_cores_that_functions_sent_ahead_do_not_ask_for(
 def test_those_that_wait_behind_one_that_goes_away_move_up(core):
     learn(core)
     core.join(node("a", "cpu 4, threads 8", enforced="cpu"))
-    core.run(x=fn("cpu 3"), big=fn("cpu 4", code="short"), small=fn("cpu 2", code="short"))
-    core.run(id="other", tiny=fn("cpu 1"), options=LATER)
+    core.run(x=fn("cpu 3", code="short"), big=fn("cpu 4", code="short"), small=fn("cpu 2", code="short"))
+    core.run(id="other", tiny=fn("cpu 1", code="short"), options=LATER)
     assert core.decide() == ["x@a", "big@a", "small@a", "tiny@a"]
     core.finish("tiny")
     core.resize(a="cpu 5")

@@ -234,7 +234,7 @@ def test_a_new_resource(core):
     core.nodes(a="cpu 2", b="licence 1")
     core.run(x=fn("cpu 1"), y=fn("licence 1, cpu 1"), options={"wait_for_nodes": 9})
     core.resize(a="cpu 2, licence 1")
-    assert core.decide() == ["x@a", "y@a"]
+    assert core.decide() == ["r begins", "x@a", "y@a"]
     assert core.used("a") == {"cpu": 2, "licence": 1}
 
 

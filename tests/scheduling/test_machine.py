@@ -64,6 +64,7 @@ def functions(draw, limits=(), pins=(None, None, None, "n0", "n1 n2", "host0")):
         policy=draw(policies),
         code=draw(st.sampled_from(["short", "short", "long"])),
         priority=draw(st.sampled_from([0, 0, 0, 1])),
+        isolated=draw(st.booleans()),
     )
 
 
@@ -215,10 +216,20 @@ class CoreMachine(RuleBasedStateMachine):
     def fail(self, pick, retryable):
         self.cluster.fail(self.pick(self.cluster.started(), pick), retryable=retryable)
 
+    @precondition(lambda self: self.cluster.stopping)
+    @rule(pick=picks)
+    def stop(self, pick):
+        self.cluster.stop(self.pick(self.cluster.stopping, pick))
+
     @rule(seconds=st.sampled_from([0.5, 5.0, 29.0, 31.0]))
     def wait(self, seconds):
         self.cluster.now += seconds
         self.decide(False)
+
+    @precondition(lambda self: self.cluster.started())
+    @rule(pick=picks)
+    def secede(self, pick):
+        self.cluster.tell("seceded", self.pick(self.cluster.started(), pick))
 
     # and disturbed
 
@@ -342,13 +353,22 @@ class KeepingMachine(CoreMachine):
     settings_of_core = KEEPING
 
 
-TestCoreMachine = pytest.mark.timeout(900)(CoreMachine.TestCase)  # shrinking a failure takes minutes
-TestCoreMachine.settings = settings(
-    max_examples=150,
+OFTEN = settings(
+    max_examples=200,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 
-TestKeepingMachine = pytest.mark.timeout(900)(KeepingMachine.TestCase)
-TestKeepingMachine.settings = settings(TestCoreMachine.settings, max_examples=100)
+
+def case(machine, options):
+    """A test of a machine, which may take minutes to make a failure smaller."""
+    case = pytest.mark.timeout(900)(type(machine.__name__, (machine.TestCase,), {}))
+    case.settings = options
+    return case
+
+
+TestCoreMachine = case(CoreMachine, settings(OFTEN, max_examples=50))
+TestKeepingMachine = case(KeepingMachine, settings(OFTEN, max_examples=50))
+TestCoreMachineOften = pytest.mark.slow(case(CoreMachine, OFTEN))
+TestKeepingMachineOften = pytest.mark.slow(case(KeepingMachine, OFTEN))

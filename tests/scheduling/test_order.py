@@ -70,7 +70,7 @@ def test_a_run_that_waited_for_nodes_is_ordered_by_what_they_have():
     )
     assert core.decide() == []
     core.nodes(a="cpu 1")
-    assert core.decide() == ["c0@a"]
+    assert core.decide() == ["r begins", "c0@a"]
 
 
 def test_a_function_whose_result_was_lost_has_its_place_in_the_new_order():

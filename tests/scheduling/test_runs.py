@@ -148,6 +148,84 @@ def test_a_skipped_function_that_runs_gives_back_what_it_holds(core):
     assert core.outcomes("x") == [("a", "cancelled")]
 
 
+# ending what runs in a process of its own
+
+
+def isolated_and_not(core):
+    core.nodes(a="cpu 2", b="cpu 1")
+    core.run(x=fn("cpu 1", isolated=True), y=fn("cpu 1"), z=fn("cpu 1", isolated=True, retries=3))
+    assert core.decide() == ["x@a", "y@a", "z@b"]
+
+
+def test_a_run_that_ends_stops_what_it_can(core):
+    isolated_and_not(core)
+    core.cancel()
+    assert core.decide() == ["stop x@a, attempt 1", "stop z@b, attempt 1", "r cancelled"]
+    assert core.states("x y z") == "running running running"
+    assert core.used("b") == {"cpu": 1}  # until it has ended
+    assert core.stopped("z") is False
+    assert core.states("x y z") == "running running cancelled"
+    assert core.outcomes("z") == [("b", "cancelled")]
+    assert core["z"].failures == 0
+    assert core.used("b") == {}
+    core.finish("y")
+    assert core.stopped("x") is False
+    assert core.decide() == []
+
+
+def test_a_failure_that_ends_a_run_stops_the_others_and_is_the_only_one(core):
+    isolated_and_not(core)
+    core.fail("x")
+    assert core.decide() == ["stop z@b, attempt 1", "r failed"]
+    core.stopped("z")
+    assert [f.id for f in core["x"].run.failed] == ["x"]
+    assert [f.id for f, _ in core["x"].run.troubles] == ["x"]
+
+
+@pytest.mark.parametrize("end", ["finish", "fail", "lose"])
+def test_what_ends_by_itself_before_it_is_stopped_has_ended_so(core, end):
+    isolated_and_not(core)
+    core.cancel()
+    core.decide()
+    getattr(core, end)("x")
+    state = core.states("x")
+    assert core.stopped("x") is False
+    assert core.states("x") == state
+
+
+def test_a_run_that_finishes_stops_nothing(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", isolated=True))
+    core.decide()
+    core.finish("x")
+    assert core.decide() == ["r finished"]
+
+
+def test_what_is_taken_back_is_stopped_and_runs_again(core):
+    """Its input was lost: it is started again, so that the attempt is told by its number."""
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", isolated=True))
+    core.decide()
+    hold = core.state.taken_back(core["x"], core.now)
+    core.ready("x")
+    assert core.decide() == ["stop x@a, attempt 1"]
+    core.state.ended_at_last(hold)
+    assert core.decide() == ["x@a"]
+
+
+def test_an_attempt_that_was_stopped_although_its_run_goes_on_is_made_again(core):
+    """Dask lets a thread go on for the next attempt when it finds it still busy with the last."""
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1", isolated=True))
+    core.decide()
+    assert core.stopped("x") is True
+    assert core.states("x") == "waiting"
+    core.ready("x")
+    assert core.decide() == ["x@a"]
+    core.finish("x")
+    assert core.outcomes("x") == [("a", "cancelled"), ("a", "finished")]
+
+
 # cancelling, dropping, removing
 
 
@@ -299,3 +377,18 @@ def test_a_result_lost_after_the_end_is_computed_again(core):
     core.finish("x")
     assert core.decide() == []
     assert core.states("x y") == "finished finished"
+
+
+def test_what_needs_a_failed_function_is_skipped_whoever_says_so(core):
+    core.nodes(a="cpu 2")
+    x = fn("cpu 1")
+    core.run(
+        **dict.fromkeys("abcde", x),
+        ready="a e",
+        options={"fail_fast": False, "dependents": [[1, 2], [3], [3], [], []]},
+    )
+    assert core.decide() == ["a@a", "e@a"]
+    assert not core.fail("a")
+    assert core.states("a b c d e") == "failed skipped skipped skipped running"
+    core.finish("e")
+    assert core.decide() == ["r failed"]

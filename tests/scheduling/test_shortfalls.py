@@ -167,6 +167,40 @@ def test_what_runs_now_is_no_reason():
 WAIT = {"options": {"wait_for_nodes": 60.0}}
 
 
+@pytest.mark.parametrize(
+    ("nodes", "functions", "awaited"),
+    [
+        ({}, {"x": fn("cpu 2, gpu 1")}, "a node with cpu 2, gpu 1"),
+        ({}, {"x": fn()}, "a node"),
+        ({}, {"x": fn(pin="b")}, "node 'b'"),
+        ({"a": "cpu 4"}, {"x": fn("cpu 2, gpu 1")}, "a node with gpu 1"),
+        ({"a": "cpu 4", "b": "cpu 1, gpu 1"}, {"x": fn("cpu 2, gpu 1")}, "a node with cpu 2, gpu 1"),
+        ({"a": "cpu 4"}, {"x": fn("cpu 1", pin="b c")}, "node 'b' or 'c' with cpu 1"),
+        ({"a": "cpu 4", "b": "cpu 1"}, {"x": fn("cpu 2", pin="b")}, "node 'b' with cpu 2"),
+        (
+            {"a": "cpu 4"},
+            {"x": fn("gpu 1"), "y": fn("gpu 1", priority=1), "z": fn(pin="b"), "w": fn("cpu 8")},
+            "a node with gpu 1 and 2 others",
+        ),
+    ],
+)
+def test_what_a_run_waits_for_is_said_and_for_how_long(core, nodes, functions, awaited):
+    core.nodes(**nodes)
+    run = core.run(**functions, **WAIT)
+    core.wait(20.4)
+    assert str(run.waiting(core.now)) == f"waiting for {awaited} (20 of 60 s)"
+
+
+def test_a_run_that_begins_or_ends_waits_no_more(core):
+    run = core.run(x=fn("cpu 1"), **WAIT)
+    core.nodes(a="cpu 1")
+    assert core.decide() == ["r begins", "x@a"]
+    assert run.waiting(core.now) is None
+    core.run(id="s", y=fn("gpu 1"), **WAIT)
+    core.cancel("s")
+    assert core.state.runs["s"].waiting(core.now) is None
+
+
 def test_a_run_may_wait_for_a_node(core):
     core.nodes(a="cpu 1")
     run = core.run(x=fn("cpu 1"), g=fn("cpu 1, gpu 1"), **WAIT)
@@ -178,7 +212,7 @@ def test_a_run_may_wait_for_a_node(core):
     core.nodes(b="cpu 1")
     assert core.decide() == []
     core.nodes(c="cpu 1, gpu 1")
-    assert core.decide() == ["x@a", "g@c"]
+    assert core.decide() == ["r begins", "x@a", "g@c"]
     assert run.status.value == "running"
     assert run.shortfalls == ()
     assert core.state.next_wake() is None
@@ -190,13 +224,13 @@ def test_a_node_that_grows_serves_as_well(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 2"), **WAIT)
     core.resize(a="cpu 2")
-    assert core.decide() == ["x@a"]
+    assert core.decide() == ["r begins", "x@a"]
 
 
 def test_functions_that_become_ready_later_are_placed_later(core):
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), ready="x", **WAIT)
     core.nodes(a="cpu 2")
-    assert core.decide() == ["x@a"]
+    assert core.decide() == ["r begins", "x@a"]
     core.ready("y")
     assert core.decide() == ["y@a"]
 
@@ -220,7 +254,7 @@ def test_a_node_that_comes_at_the_deadline_is_in_time(core):
     core.run(x=fn("cpu 1"), **WAIT)
     core.wait(60)
     core.nodes(a="cpu 1")
-    assert core.decide() == ["x@a"]
+    assert core.decide() == ["r begins", "x@a"]
 
 
 def test_the_earliest_deadline_is_the_next_wake(core):
@@ -233,7 +267,7 @@ def test_the_earliest_deadline_is_the_next_wake(core):
     assert core.decide() == ["r2 failed"]
     assert core.state.next_wake() == 60
     core.nodes(a="cpu 1")
-    assert core.decide() == ["x@a"]
+    assert core.decide() == ["r1 begins", "x@a"]
 
 
 def test_all_waiting_runs_start_with_the_node_that_serves_them(core):
@@ -241,7 +275,7 @@ def test_all_waiting_runs_start_with_the_node_that_serves_them(core):
         core.run(id=f"r{n}", **{f"x{n}": fn("gpu 1")}, **WAIT)
     core.run(id="s", y=fn("gpu 2"), **WAIT)
     core.nodes(a="cpu 2, gpu 1")
-    assert core.decide() == ["x0@a"]
+    assert core.decide() == ["r0 begins", "r1 begins", "r2 begins", "x0@a"]
     assert [core.state.runs[id].status.value for id in ("r1", "r2", "s")] == ["running", "running", "pending"]
 
 
@@ -266,7 +300,7 @@ def test_what_happens_while_a_run_waits_counts(core):
     assert core.decide() == ["r2 failed"]
     assert core.states("y z") == "failed cancelled"
     core.nodes(a="cpu 1")
-    assert core.decide() == ["r1 finished"]
+    assert core.decide() == ["r1 begins", "r1 finished"]
 
 
 # nodes that leave

@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.resources import THREADS, UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Settings
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Settings, Stop
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run
@@ -70,6 +70,7 @@ class VirtualCluster:
         self.missing: dict[FunctionState, int] = {}
         self.dependents: dict[FunctionState, list[FunctionState]] = {}
         self.inputs: dict[FunctionState, list[FunctionState]] = {}
+        self.stopping: list[Stop] = []
 
     def tell(self, event: str, *args: Any, **details: Any) -> Any:
         """Every event goes through here, so that a subclass sees it."""
@@ -224,7 +225,16 @@ class VirtualCluster:
                 self._skip_dependents(decision.function)
             elif isinstance(decision, Recall):
                 self._give_back(decision.function, decision.node)
+        self.stopping += [d for d in decisions if isinstance(d, Stop)]
         return decisions
+
+    def stop(self, asked: Stop) -> None:
+        """A worker hears that it is to end an attempt, which may have ended."""
+        self.stopping.remove(asked)
+        f = asked.function
+        if f in self.inputs and f.state is State.RUNNING and len(f.attempts) + 1 == asked.attempt:
+            self._end(f)
+            self.tell("stopped", f, self.now)
 
     def _give_back(self, f: FunctionState, node: Node) -> None:
         """The node gives back what it has not started."""

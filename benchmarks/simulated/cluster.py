@@ -1,0 +1,214 @@
+"""Dask's own scheduler, workers and clients, without what costs time and shows nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import dask
+import distributed.client
+import distributed.core
+import distributed.node
+import distributed.scheduler
+import distributed.utils
+import distributed.versions
+import distributed.worker
+from distributed import Client, Scheduler, Worker
+
+from simulated.network import Network
+from simulated.threads import VirtualEvent, VirtualThreadPoolExecutor, rejoin
+from simulated.trace import on
+
+CONFIG = {
+    "distributed.admin.tick.interval": "1h",
+    "distributed.admin.tick.limit": "1000h",
+    "distributed.admin.system-monitor.interval": "1h",
+    "distributed.client.heartbeat": "10s",
+    "distributed.client.scheduler-info-interval": "1h",
+    "distributed.comm.timeouts.connect": "10s",
+    "distributed.diagnostics.nvml": False,
+    "distributed.scheduler.active-memory-manager.start": False,
+    "distributed.scheduler.allowed-failures": 1_000,
+    "distributed.scheduler.http.routes": [],
+    "distributed.scheduler.validate": True,
+    "distributed.scheduler.work-stealing-interval": "5s",
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.validate": True,
+    "handoff.dashboard": False,
+}
+
+
+class _Monitor:
+    """Instead of Dask's, which asks the operating system."""
+
+    count = 0
+
+    def __init__(self, **options: Any) -> None:
+        pass
+
+    def update(self) -> dict[str, Any]:
+        return {}
+
+    def recent(self) -> dict[str, Any]:
+        return {"cpu": 0.0, "memory": 0, "time": 0.0}
+
+    def get_process_memory(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+class _Folder:
+    """A directory that nobody makes, since nothing is spilled to it."""
+
+    dir_path = base_dir = "/nowhere/dask-scratch-space"
+
+    def __init__(self, *names: Any) -> None:
+        pass
+
+    def new_work_dir(self, **options: Any) -> _Folder:
+        return self
+
+    def release(self) -> None:
+        pass
+
+
+class _Threading:
+    """:mod:`threading` as ``distributed.utils.sync`` sees it: it waits with the baton given back."""
+
+    Event = VirtualEvent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(__import__("threading"), name)
+
+
+def _no_default_client(client: Any = None) -> Any:
+    """Each machine is a process of its own: none finds the default client of another."""
+    if client is None:
+        raise ValueError("there is no default client")
+    return client
+
+
+def prepare() -> None:
+    """Take off Dask what a process needs only once, or not at all here."""
+    dask.config.set(CONFIG)
+    distributed.core.SystemMonitor = _Monitor
+    distributed.core.WorkSpace = _Folder
+    versions = functools.cache(distributed.versions.get_versions)()
+    distributed.versions.get_versions = lambda packages=None: versions
+    distributed.node.ServerNode.start_http_server = lambda self, *args, **kwargs: None
+    distributed.scheduler.enable_gc_diagnosis = distributed.scheduler.disable_gc_diagnosis = lambda: None
+    distributed.scheduler.heartbeat_interval = lambda n: 5.0
+    distributed.worker.DEFAULT_METRICS.clear()
+    distributed.worker.DEFAULT_STARTUP_INFORMATION.clear()
+    for module in (distributed.scheduler, distributed.worker):
+        module.setproctitle = lambda title: None
+    distributed.utils.threading = _Threading()
+    sys.modules["distributed.worker_client"].rejoin = rejoin  # a function of that name hides the module
+    distributed.client.default_client = _no_default_client
+
+
+class Machine:
+    """A node: a worker, what starts it, and its threads."""
+
+    def __init__(self, name: str, worker: Any, joining: asyncio.Future[Any], pool: Any) -> None:
+        self.name = name
+        self.worker = worker
+        self.joining = joining
+        self.pool = pool
+        self.alive = True
+
+
+class Cluster:
+    """A scheduler, the workers of a seed and its clients, each on a machine of its own.
+
+    Parameters
+    ----------
+    network : Network
+    """
+
+    def __init__(self, network: Network) -> None:
+        distributed.scheduler.TaskState._run_id_iterator = itertools.count()  # one for the whole process
+        self.network = network
+        self.scheduler: Any = None
+        self.machines: dict[str, Machine] = {}
+        self.clients: dict[str, Any] = {}
+
+    async def start(self) -> None:
+        """Start the scheduler."""
+        with on("scheduler"):
+            self.scheduler = await Scheduler(protocol="inproc", dashboard=False, host=None)
+
+    async def join(
+        self, machine: str, name: str, capacity: Mapping[str, float], declares: bool = True
+    ) -> None:
+        """Start a worker, and wait until it is there, unless it dies first.
+
+        It declares its capacity as resources, which it then sees to itself; or only its GPUs.
+        """
+        threads = max(1, int(capacity.get("cpu", 1)))
+        with on(machine):
+            pool = VirtualThreadPoolExecutor(threads, self.network.delay)
+            worker = Worker(
+                self.scheduler.address,
+                name=name,
+                nthreads=threads,
+                executor={"default": pool, "actor": pool},
+                resources={r: n for r, n in capacity.items() if declares or r == "gpu"},
+                memory_limit=0 if declares else int(capacity["memory"]) * 2**20,
+                heartbeat_interval="5s",
+            )
+            worker.periodic_callbacks["find-missing"].callback_time = 5_000  # milliseconds, instead of 1,000
+            joining = asyncio.ensure_future(worker.start())
+            self.machines[machine] = Machine(name, worker, joining, pool)
+            try:
+                await asyncio.shield(joining)
+            except asyncio.CancelledError:
+                pass  # it died meanwhile
+            except Exception as error:  # one of its name is still there, as the scheduler sees it
+                self.network.trace.note("does not join:", repr(error))
+                self.kill(machine)
+
+    def kill(self, machine: str) -> None:
+        """End a worker as the operating system would: its threads, its connections, all at once."""
+        dead = self.machines[machine]
+        dead.alive = False
+        dead.joining.cancel()
+        self.network.trace.note(f"{machine} dies")
+        dead.pool.abandon()
+        self.network.die(machine)
+
+    async def leave(self, machine: str) -> None:
+        """Close a worker in good order; its process ends when that is done."""
+        gone = self.machines[machine]
+        self.network.trace.note(f"{machine} is closed")
+        gone.alive = False
+        with on(machine), suppress(TimeoutError):
+            # One that is closed while it starts waits for ever, in Dask's own code: then it is killed.
+            await asyncio.wait_for(gone.worker.close(), 30)
+        gone.joining.cancel()
+        gone.pool.abandon()
+        self.network.die(machine)
+
+    async def connect(self, machine: str) -> Any:
+        """Make a client."""
+        with on(machine):
+            client = Client(
+                self.scheduler.address, asynchronous=True, set_as_default=False, name=machine, timeout=30
+            )
+            self.clients[machine] = client
+            return await client
+
+    def plugins(self) -> list[Any]:
+        """The plugin, if it is there."""
+        return [p for name, p in self.scheduler.plugins.items() if name == "handoff"]

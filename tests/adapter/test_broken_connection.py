@@ -1,0 +1,304 @@
+"""The connection to the scheduler breaks for a moment, or the scheduler is another one afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import dask
+import pytest
+from distributed import Client, Scheduler, SpecCluster, Worker
+from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, settle, until
+from proxy import Proxy
+
+import handoff_dask as handoff
+from handoff_dask import Function
+
+
+@contextmanager
+def behind_a_proxy(grace="30s", timeout="10s"):
+    """A cluster in this process, and a client that reaches its scheduler through a proxy."""
+    options = {"protocol": "tcp", "host": "127.0.0.1", "port": 0, "dashboard_address": ":0"}
+    worker = {
+        "cls": Worker,
+        "options": {"nthreads": 2, "resources": {"cpu": 2}, "dashboard": False, "host": "127.0.0.1"},
+    }
+    with (
+        dask.config.set({"handoff.client-grace": grace}),
+        SpecCluster(
+            workers={"a": worker}, scheduler={"cls": Scheduler, "options": options}, silence_logs=50
+        ) as cluster,
+    ):
+        proxy = Proxy(cluster.scheduler_address)
+        try:
+            with Client(proxy.address, set_as_default=False, timeout=timeout) as client:
+                yield cluster, proxy, client
+            settle(cluster)
+        finally:
+            proxy.close()
+
+
+def chain(door):
+    return dag_of(
+        Function("before", identity, extra_args=[1], cost={"cpu": 1}),
+        Function("during", pass_gate, extra_args=[door, 2], cost={"cpu": 1}),
+        Function("after", add, args=["before", "during"], cost={"cpu": 2}),
+    )
+
+
+def reconnected(client, before):
+    return lambda: client.status == "running" and client.scheduler_comm is not before
+
+
+def test_a_run_goes_on_after_a_cut():
+    with behind_a_proxy() as (_, proxy, client):
+        door = gate("cut")
+        run = handoff.submit(chain("cut"), client)
+        door.await_inside(1)
+        futures = dict(run.futures)
+        before = client.scheduler_comm
+        proxy.cut()
+        until(reconnected(client, before))
+        door.open()
+        result = run.result(timeout=20)
+        assert result["after"] == 3
+        assert [len(record.attempts) for record in result.records.values()] == [1, 1, 1]
+        # Futures that the user took before are the same as ever.
+        assert client.gather(futures) == {"before": 1, "during": 2, "after": 3}
+        del futures
+
+
+def test_a_run_that_ends_while_the_connection_is_broken():
+    with behind_a_proxy() as (cluster, proxy, client):
+        door = gate("ends")
+        run = handoff.submit(chain("ends"), client)
+        door.await_inside(1)
+        proxy.cut(refusing=True)
+        until(lambda: client.status == "connecting")
+        door.open()
+        active = plugin_of(cluster).runs[run.id]
+        until(lambda: active.run.ended)
+        proxy.mend()
+        assert run.result(timeout=20)["after"] == 3
+
+
+def test_results_of_a_run_that_had_finished_survive():
+    with behind_a_proxy() as (_, proxy, client):
+        run = handoff.submit(dag_of(Function("x", identity, extra_args=[5])), client)
+        assert run.wait(20)
+        before = client.scheduler_comm
+        proxy.cut()
+        until(reconnected(client, before))
+        until(lambda: "x" in run.results)
+        assert run.results["x"] == 5
+        assert run.result(20).results == {"x": 5}
+
+
+def fail(value):
+    raise ValueError("on purpose")
+
+
+def test_a_failure_while_the_connection_is_broken_is_told_afterwards():
+    with behind_a_proxy() as (cluster, proxy, client):
+        door = gate("fails")
+        dag = dag_of(
+            Function("held", pass_gate, extra_args=["fails"], cost={"cpu": 1}),
+            Function("fails", fail, args=["held"], cost={"cpu": 2}),
+            Function("waits", identity, args=["fails"], cost={"cpu": 1}),
+        )
+        run = handoff.submit(dag, client, max_retries=0)
+        door.await_inside(1)
+        proxy.cut(refusing=True)
+        until(lambda: client.status == "connecting")
+        door.open()
+        active = plugin_of(cluster).runs[run.id]
+        until(lambda: active.run.ended)
+        # Nothing of it is left waiting for the client.
+        until(lambda: not cluster.scheduler.unrunnable)
+        proxy.mend()
+        with pytest.raises(handoff.FunctionFailedError, match="'fails'") as caught:
+            run.result(timeout=20)
+        assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_questions_wait_for_the_connection():
+    with behind_a_proxy() as (_, proxy, client):
+        door = gate("questions")
+        run = handoff.submit(chain("questions"), client)
+        door.await_inside(1)
+        proxy.cut(refusing=True)
+        until(lambda: client.status == "connecting")
+        mending = threading.Timer(0.2, proxy.mend)
+        mending.start()
+        assert run.records["during"].status == "running"
+        assert "before" not in run.explain("after")
+        assert run.cancel()
+        assert run.status == "cancelled"
+        door.open()
+        mending.join()
+
+
+def test_the_grace_is_over():
+    with behind_a_proxy(grace="100ms") as (cluster, proxy, client):
+        door = gate("grace")
+        run = handoff.submit(chain("grace"), client)
+        door.await_inside(1)
+        proxy.cut(refusing=True)
+        plugin = plugin_of(cluster)
+        until(lambda: plugin.runs[run.id].run.ended)
+        door.open()
+        until(lambda: not plugin.runs)
+        assert not cluster.scheduler.unrunnable
+        proxy.mend()
+        check_lost(run, "handoff.client-grace")
+
+
+def check_lost(run, text):
+    """A run says everywhere that it is lost, and why."""
+    with pytest.raises(handoff.RunCancelledError, match=text) as caught:
+        run.result(timeout=20)
+    assert "checkpoint=" in str(caught.value)
+    assert run.done()
+    assert run.status == "cancelled"
+    assert not run.cancel()
+    assert text in run.explain("after")
+    assert "cancelled" in repr(run)
+    assert text in repr(run)
+    assert text in run._repr_html_()
+    assert dict(run.results) == {}
+    with pytest.raises(KeyError, match=text):
+        run.results["before"]
+    assert all(future.cancelled() for future in run.futures.values())
+    assert isinstance(dict(run.records), dict)
+
+
+def test_no_grace():
+    with behind_a_proxy(grace="0s") as (cluster, proxy, client):
+        door = gate("none")
+        run = handoff.submit(chain("none"), client)
+        door.await_inside(1)
+        proxy.cut()
+        plugin = plugin_of(cluster)
+        door.open()
+        until(lambda: not plugin.runs)
+        check_lost(run, "handoff.client-grace")
+
+
+def test_a_client_that_gives_up():
+    with behind_a_proxy(grace="1s", timeout="200ms") as (_, proxy, client):
+        door = gate("gives up")
+        run = handoff.submit(chain("gives up"), client)
+        door.await_inside(1)
+        proxy.cut(refusing=True)
+        with pytest.raises(handoff.RunCancelledError, match="lost the connection"):
+            run.result(timeout=20)
+        door.open()
+        assert not run.cancel()
+        assert "lost the connection" in run.explain("after")
+
+
+def test_runs_that_nobody_holds_any_more_are_given_up_on_return():
+    with behind_a_proxy() as (cluster, proxy, client):
+        door = gate("dropped")
+        run = handoff.submit(chain("dropped"), client)
+        other = handoff.submit(dag_of(Function("y", identity, extra_args=[1])), client)
+        door.await_inside(1)
+        proxy.cut(refusing=True)
+        until(lambda: client.status == "connecting")
+        del run
+        proxy.mend()
+        door.open()
+        assert other.result(20)["y"] == 1
+        plugin = plugin_of(cluster)
+        until(lambda: list(plugin.runs) == [other.id])
+
+
+def test_several_cuts():
+    with behind_a_proxy() as (_, proxy, client):
+        dag = dag_of(*[Function(n, slow, extra_args=[n], cost={"cpu": 1}) for n in range(40)])
+        running = [handoff.submit(dag, client) for _ in range(2)]
+        for _ in range(4):
+            before = client.scheduler_comm
+            proxy.cut()
+            until(reconnected(client, before))
+        for run in running:
+            result = run.result(timeout=30)
+            assert result.results == {n: n for n in range(40)}
+
+
+def slow(n):
+    time.sleep(0.01)
+    return n
+
+
+def test_an_asynchronous_client():
+    with behind_a_proxy() as (_, proxy, _):
+
+        async def main():
+            async with Client(proxy.address, asynchronous=True, set_as_default=False) as client:
+                door = gate("asynchronous")
+                run = handoff.submit(chain("asynchronous"), client)
+                while not door.inside:
+                    await asyncio.sleep(0.01)
+                proxy.cut()
+                door.open()
+                return (await run)["after"]
+
+        assert asyncio.run(main()) == 3
+
+
+SCHEDULER = """
+import asyncio, sys
+from distributed import Scheduler
+
+async def main():
+    async with Scheduler(host="127.0.0.1", port=int(sys.argv[1]), dashboard=False) as scheduler:
+        print(scheduler.address, flush=True)
+        await scheduler.finished()
+
+asyncio.run(main())
+"""
+
+
+def start_scheduler(port):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCHEDULER, str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    return process, process.stdout.readline().strip()
+
+
+def test_the_scheduler_is_killed_and_started_again():
+    process, address = start_scheduler(0)
+    again = None
+    try:
+        worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "2"]
+        worker += ["--no-dashboard", "--no-nanny", "--death-timeout", "20"]
+        nodes = subprocess.Popen(worker, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with Client(address, set_as_default=False, timeout="20s") as client:
+            client.wait_for_workers(1, timeout=30)
+            run = handoff.submit(
+                dag_of(
+                    Function("before", abs, extra_args=[1]), Function("after", "time:sleep", extra_args=[60])
+                ),
+                client,
+            )
+            until(lambda: run.records["before"].status == "finished")
+            process.kill()
+            process.wait()
+            again, _ = start_scheduler(int(address.rpartition(":")[2]))
+            check_lost(run, "restarted")
+            assert run.records["before"].status == "finished"
+    finally:
+        for started in (process, again, nodes):
+            if started is not None:
+                started.kill()
+                started.wait()
+                if started.stdout:
+                    started.stdout.close()

@@ -1,0 +1,224 @@
+"""The first use of a cluster, by several at once, while workers come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from distributed import Client, Worker, secede, worker_client
+from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, settle, until
+
+import handoff_dask as handoff
+from handoff_dask import Function
+from handoff_dask._adapter.messages import RUN_DROPPED
+from handoff_dask.preload import dask_setup
+
+
+@pytest.fixture
+def cluster():
+    """A cluster that nobody has used yet."""
+    with handoff.local_cluster({"a": {"cpu": 2}, "b": {"cpu": 2}}) as cluster:
+        yield cluster
+
+
+def dag(id="first"):
+    return dag_of(
+        Function("x", identity, extra_args=[1], cost={"cpu": 1}),
+        Function("y", identity, extra_args=[2], cost={"cpu": 2}),
+        Function("z", add, args=["x", "y"], cost={"cpu": 1}),
+        id=id,
+    )
+
+
+def unused(test):
+    """Call a test with a cluster that nobody has used yet, on the event loop of that cluster."""
+
+    async def main():
+        async with handoff.local_cluster({"a": {"cpu": 2}, "b": {"cpu": 2}}, asynchronous=True) as cluster:
+            await asyncio.wait_for(test(cluster), 30)
+
+    def run():
+        asyncio.run(main())
+
+    run.__name__ = test.__name__
+    return run
+
+
+def check_nodes(cluster):
+    """Each worker is a node, and nothing else is."""
+    plugin = plugin_of(cluster)
+    scheduler = cluster.scheduler
+    until(lambda: set(plugin.state.nodes) == set(scheduler.aliases), what="nodes and workers differ")
+
+
+def test_several_threads_at_once(cluster):
+    answers = {}
+    with Client(cluster, set_as_default=False) as client:
+        start = threading.Barrier(4)
+
+        def work(number):
+            start.wait()
+            answers[number] = handoff.execute(dag(number), client)["z"]
+
+        threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert answers == dict.fromkeys(range(4), 3)
+        check_nodes(cluster)
+    settle(cluster)
+
+
+def test_several_clients_at_once(cluster):
+    answers = {}
+    start = threading.Barrier(3)
+
+    def work(number):
+        with Client(cluster, set_as_default=False) as client:
+            start.wait()
+            answers[number] = handoff.execute(dag(number), client)["z"]
+
+    threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert answers == dict.fromkeys(range(3), 3)
+    settle(cluster)
+
+
+@unused
+async def test_gathered(cluster):
+    async with Client(cluster, asynchronous=True, set_as_default=False) as client:
+        results = await asyncio.wait_for(
+            asyncio.gather(*(handoff.execute(dag(n), client) for n in range(4))), 20
+        )
+        assert [r["z"] for r in results] == [3] * 4
+
+
+@unused
+async def test_beside_a_preload(cluster):
+    async with Client(cluster, asynchronous=True, set_as_default=False) as client:
+        installing = [dask_setup(cluster.scheduler) for _ in range(3)]
+        running = [handoff.execute(dag(n), client) for n in range(2)]
+        *_, one, two = await asyncio.wait_for(asyncio.gather(*installing, *running), 20)
+        assert one["z"] == two["z"] == 3
+        # One plugin handles what comes in: the one that Dask knows.
+        plugin = plugin_of(cluster)
+        handler = cluster.scheduler.handlers["handoff_prepare"]
+        assert handler.__self__._plugin is plugin
+
+
+@unused
+async def test_a_worker_joins_and_another_leaves_while_it_is_installed(cluster):
+    scheduler = cluster.scheduler
+    async with Client(cluster, asynchronous=True, set_as_default=False) as client:
+        running = asyncio.ensure_future(handoff.execute(dag(), client))
+        while RUN_DROPPED not in scheduler.stream_handlers:
+            await asyncio.sleep(0)
+        leaving = scheduler.aliases["b"]
+        removing = asyncio.ensure_future(scheduler.remove_worker(leaving, stimulus_id="test", close=True))
+        async with Worker(scheduler.address, name="c", nthreads=2, resources={"cpu": 2}, dashboard=False):
+            assert (await asyncio.wait_for(running, 20))["z"] == 3
+            await removing
+            plugin = plugin_of(cluster)
+            await plugin.membership.settled()
+            assert set(plugin.state.nodes) == set(scheduler.aliases) == {"a", "c"}
+
+
+def test_dask_tasks_that_end_meanwhile_are_not_charged(cluster):
+    door = gate("charged")
+    with Client(cluster, set_as_default=False) as client:
+        tasks = [client.submit(pass_gate, "charged", n, resources={"cpu": 1}, pure=False) for n in range(3)]
+        door.await_inside(3)
+        # They end on the event loop while the plugin is being installed.
+        running = threading.Thread(target=lambda: handoff.execute(dag(), client), daemon=True)
+        running.start()
+        door.open()
+        running.join(20)
+        client.gather(tasks)
+        until(lambda: not any(any(n.used.values()) for n in plugin_of(cluster).state.nodes.values()))
+        assert handoff.execute(dag(), client)["z"] == 3
+
+
+def test_a_worker_that_has_just_gone_is_no_end_of_all_runs(cluster):
+    with Client(cluster, set_as_default=False) as client:
+        handoff.execute(dag(), client)
+        plugin, scheduler = plugin_of(cluster), cluster.scheduler
+        decide = plugin.state.decide
+        gone = []
+
+        def decide_and_lose(now):
+            decisions = decide(now)
+            placed = [d for d in decisions if hasattr(d, "node")]
+            if placed and not gone:
+                gone.append(placed[0].node.name)
+                # As when the hook for its going raises: the core does not know yet.
+                scheduler.aliases.pop(placed[0].node.name)
+            return decisions
+
+        plugin.state.decide = decide_and_lose
+        try:
+            assert handoff.execute(dag(), client)["z"] == 3
+        finally:
+            plugin.state.decide = decide
+        (name,) = gone
+        assert name not in plugin.state.nodes
+        address = next(a for a, ws in scheduler.workers.items() if ws.name == name)
+        scheduler.aliases[name] = address
+
+
+def nested(value):
+    with worker_client() as client:
+        return handoff.execute(dag(), client)["z"] + value
+
+
+def test_nested_first_use_by_several_functions():
+    """The client of a worker is made by whoever asks for it first, and others get it half made."""
+    functions = [Function(n, nested, extra_args=[n], cost={"cpu": 1}, node="a") for n in range(3)]
+    with (
+        handoff.local_cluster({"a": {"cpu": 3}, "b": {"cpu": 2}}, processes=True) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        assert handoff.execute(dag_of(*functions, id="outer"), client).results == {0: 3, 1: 4, 2: 5}
+
+
+def perhaps_secede(door):
+    if door is not None:
+        pass_gate(f"{door} entered")
+        secede()  # as worker_client does
+        pass_gate(door)
+    return door
+
+
+def test_a_function_sent_ahead_is_not_left_behind_one_that_waits_for_others():
+    nodes = {"a": {"cpu": 1}, "b": {"cpu": 1}}
+    entered, door, other = gate("recall entered"), gate("recall"), gate("recall b")
+    with handoff.local_cluster(nodes) as cluster, Client(cluster, set_as_default=False) as client:
+        short = [("waits", perhaps_secede, [None]), ("later", identity, [1])]
+        handoff.execute(dag_of(*[Function(i, code, extra_args=args) for i, code, args in short]), client)
+        durations = plugin_of(cluster).state.placement.durations
+        for seen in durations._seen.values():  # however slow this machine was
+            seen.most = 0.001
+        dag = dag_of(
+            Function("held", pass_gate, extra_args=["recall b"], cost={"cpu": 1}, node="b"),
+            Function("waits", perhaps_secede, extra_args=["recall"], cost={"cpu": 1}, node="a"),
+        )
+        run = handoff.submit(dag, client)
+        entered.await_inside(1)
+        other.await_inside(1)
+        later = handoff.submit(dag_of(Function("later", identity, extra_args=[2], cost={"cpu": 1})), client)
+        node = plugin_of(cluster).state.nodes["a"]
+        until(lambda: node.ahead)
+        entered.open()
+        until(lambda: not node.ahead)
+        other.open()
+        result = later.result(20)
+        assert result.allocations == {"later": "b"}
+        assert len(result.records["later"].attempts) == 1
+        door.open()
+        run.result(20)
+        del run, later
+        settle(cluster)

@@ -1,0 +1,187 @@
+"""What happens to a run before its graph has arrived on the scheduler, and to one whose graph never does."""
+
+from __future__ import annotations
+
+import asyncio
+
+import dask
+import distributed.scheduler
+import pytest
+from distributed import Client
+from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, settle, until
+
+import handoff_dask as handoff
+from handoff_dask import Function
+from handoff_dask._adapter import compile as compiling
+
+
+@pytest.fixture
+def door(monkeypatch, client):
+    """No graph arrives before this is opened."""
+    opened = client.loop.asyncio_loop.create_future()
+    offload = distributed.scheduler.offload
+    seen = []
+
+    async def wait_and_offload(*args, **kwargs):
+        seen.append(args)
+        await asyncio.shield(opened)
+        return await offload(*args, **kwargs)
+
+    def open_door():
+        client.loop.add_callback(lambda: opened.done() or opened.set_result(None))
+
+    monkeypatch.setattr(distributed.scheduler, "offload", wait_and_offload)
+    open_door.seen = seen
+    yield open_door
+    open_door()
+
+
+def wide(n=200):
+    return dag_of(*[Function(i, identity, extra_args=[i], cost={"cpu": 1}) for i in range(n)])
+
+
+def nothing_left(cluster):
+    scheduler, plugin = cluster.scheduler, plugin_of(cluster)
+    return not scheduler.unrunnable and not plugin.functions and not scheduler.tasks
+
+
+def test_cancel_before_the_graph_has_arrived(client, cluster, door):
+    run = handoff.submit(wide(), client)
+    until(lambda: door.seen)
+    assert run.cancel()
+    assert run.status == "cancelled"
+    futures = dict(run.futures)
+    door()
+    until(lambda: nothing_left(cluster))
+    until(lambda: all(future.cancelled() for future in futures.values()))
+    assert cluster.scheduler.adaptive_target() == 0
+    with pytest.raises(handoff.RunCancelledError):
+        run.result(10)
+    assert {r.status for r in run.records.values()} == {"cancelled"}
+    assert not any(r.attempts for r in run.records.values())
+
+
+def test_time_out_before_the_graph_has_arrived(client, cluster, door):
+    with pytest.raises(handoff.RunTimeoutError):
+        handoff.execute(wide(), client, timeout=0.05)
+    door()
+    until(lambda: not cluster.scheduler._active_graph_updates)
+    until(lambda: nothing_left(cluster))
+
+
+def test_a_handle_that_goes_before_the_graph_has_arrived(client, cluster, door):
+    run = handoff.submit(wide(), client)
+    until(lambda: door.seen)
+    del run
+    door()
+    until(lambda: nothing_left(cluster))
+    until(lambda: not plugin_of(cluster).runs)
+
+
+def test_a_client_that_closes_before_the_graph_has_arrived(cluster, door):
+    with Client(cluster, set_as_default=False) as other:
+        handoff.submit(wide(), other)
+        until(lambda: door.seen)
+    door()
+    until(lambda: not plugin_of(cluster).runs)
+    until(lambda: nothing_left(cluster))
+
+
+def test_a_graph_of_a_run_that_the_plugin_does_not_know(client, cluster, door):
+    run = handoff.submit(wide(), client)
+    until(lambda: door.seen)
+    plugin = plugin_of(cluster)
+    client.sync(forget, plugin, run.id)
+    door()
+    until(lambda: all(future.cancelled() for future in run.futures.values()))
+    until(lambda: nothing_left(cluster))
+
+
+def test_a_run_that_has_ended_when_the_answer_to_its_announcement_comes(client, cluster):
+    """As when the connection broke, and the run was given up, before the client heard that it was known."""
+    handoff.discover_nodes(client)
+    handlers = cluster.scheduler.handlers
+    prepare = handlers["handoff_prepare"]
+
+    async def prepare_and_cancel(**message):
+        await prepare(**message)
+        plugin = plugin_of(cluster)
+        plugin._client_gone(message["client"])
+        plugin.wake()
+        return await prepare(**message)
+
+    handlers["handoff_prepare"] = prepare_and_cancel
+    try:
+        run = handoff.submit(wide(), client)
+    finally:
+        handlers["handoff_prepare"] = prepare
+    assert run.done()
+    assert run.wait(0)
+    with pytest.raises(handoff.RunCancelledError):
+        run.result(10)
+    until(lambda: nothing_left(cluster))
+
+
+async def forget(plugin, run_id):
+    plugin._forget(run_id)
+
+
+def test_a_graph_that_the_scheduler_cannot_read(client, cluster, monkeypatch):
+    def refuse(graph):
+        raise ValueError("not here")
+
+    monkeypatch.setattr(compiling.Graph, "__dask_graph__", refuse)
+    run = handoff.submit(wide(5), client)
+    with pytest.raises(handoff.RunError, match="could not read the graph") as caught:
+        run.result(10)
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert run.done()
+    monkeypatch.undo()
+    assert handoff.execute(wide(5), client).results == {n: n for n in range(5)}
+
+
+@pytest.mark.parametrize(
+    "ambient",
+    [
+        {"allow_other_workers": True},
+        {"workers": ["node2"]},
+        {"workers": ["node2"], "allow_other_workers": True},
+        {"resources": {"cpu": 2}},
+        {"resources": {"nothing": 1}},
+        {"priority": -5},
+        {"retries": 7},
+        {"handoff": "something"},
+    ],
+    ids=str,
+)
+def test_ambient_annotations_do_not_reach_functions(client, cluster, ambient):
+    door = gate(str(ambient))
+    dag = dag_of(
+        *[Function(n, pass_gate, extra_args=[str(ambient), n], cost={"cpu": 1, "gpu": 1}) for n in range(4)],
+        Function("sum", add, args=[0, 1, 2, 3]),
+    )
+    with dask.annotate(**ambient):
+        run = handoff.submit(dag, client, max_retries=0)
+    door.await_inside(1)
+    plugin = plugin_of(cluster)
+    tasks = [cluster.scheduler.tasks[key] for key in plugin.runs[run.id].keys]
+    assert {ts.retries for ts in tasks} == {0}
+    assert len({ts.priority[:2] for ts in tasks}) == 1
+    assert not any(ts.loose_restrictions for ts in tasks)
+    assert tasks[0].priority[0] == 0
+    door.open()
+    result = run.result(20)
+    assert door.most == 1  # there is one GPU
+    assert result["sum"] == 6
+    assert {result.allocations[n] for n in range(4)} == {"node1"}
+    assert all(len(result.records[n].attempts) == 1 for n in range(4))
+
+
+def test_a_span_reaches_functions(client, cluster):
+    with distributed.span("mine"):
+        run = handoff.submit(dag_of(Function("x", identity, extra_args=[1])), client)
+    run.result(20)
+    spans = cluster.scheduler.extensions["spans"]
+    assert spans.spans_search_by_name["mine",]
+    del run
+    settle(cluster)

@@ -1,0 +1,112 @@
+"""Nothing of the plugin goes on after it was removed, and no node that fails stops the rest."""
+
+from __future__ import annotations
+
+import asyncio
+
+import dask
+from distributed import Client
+from helpers import dag_of, gate, identity, pass_gate, plugin_of, settle, until
+
+import handoff_dask as handoff
+from handoff_dask import Function
+
+DAG = dag_of(Function("f", identity, extra_args=[1], cost={"cpu": 1}))
+
+
+async def scheduled(module="handoff_dask"):
+    """What the event loop is going to call of ours, at once or later, and our tasks."""
+    loop = asyncio.get_running_loop()
+    calls = [h for h in (*loop._ready, *loop._scheduled) if not h.cancelled()]
+    names = [getattr(h._callback, "__module__", "") for h in calls]
+    coroutines = [task.get_coro() for task in asyncio.all_tasks()]
+    tasks = [c.cr_code.co_filename for c in coroutines if hasattr(c, "cr_code")]
+    return [name for name in names if module in name] + [name for name in tasks if module in name]
+
+
+def test_timers_end_with_the_plugin():
+    with (
+        dask.config.set({"distributed.scheduler.no-workers-timeout": "1h", "handoff.client-grace": "1h"}),
+        handoff.local_cluster({"a": {"cpu": 1}, "b": {"cpu": 1}}) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        door = gate("timers")
+        held = dag_of(Function("made", identity, extra_args=[1], node="a", cost={"cpu": 1}))
+        held.add_function(Function("held", pass_gate, extra_args=["timers"], node="b", cost={"cpu": 1}))
+        for number in range(2):  # one of them waits for a node, with a deadline
+            held.add_function(Function(number, identity, args=["held"], cost={"cpu": 1}))
+        with Client(cluster, set_as_default=False) as other:
+            run = handoff.submit(held, other)
+            door.await_inside(1)
+            other.sync(other.scheduler_comm.comm.close)  # its runs are kept for an hour
+            waiting = handoff.submit(
+                dag_of(Function("f", identity, cost={"gpu": 1}, extra_args=[1])), client, wait_for_nodes=3600
+            )
+            until(lambda: other.id in plugin_of(cluster).absent or other.status == "running")
+            client.unregister_scheduler_plugin("handoff")
+            assert waiting.wait(20)
+            del run
+        door.open()
+        # The clients' connections look after themselves.
+        until(lambda: not client.sync(scheduled, "handoff_dask._adapter"))
+        assert handoff.execute(DAG, client)["f"] == 1
+
+
+def test_pauses_are_put_back_although_a_node_is_leaving():
+    with (
+        handoff.local_cluster({"a": {"cpu": 1}, "b": {"cpu": 1}}) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        before = {a: float(s.interval) for a, s in cluster.scheduler.stream_comms.items()}
+        handoff.execute(DAG, client)
+        plugin = plugin_of(cluster)
+        # As when the hook for its leaving raises.
+        plugin.intervals._shortened.add("inproc://gone")
+        client.unregister_scheduler_plugin("handoff")
+        assert {a: s.interval for a, s in cluster.scheduler.stream_comms.items()} == before
+
+
+def test_a_node_that_cannot_be_asked_is_asked_again(monkeypatch):
+    """What was taken back there is not booked for ever."""
+    asked = []
+    with (
+        handoff.local_cluster({"a": {"cpu": 1}, "b": {"cpu": 1}}) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        door = gate("asked")
+        dag = dag_of(
+            Function("made", identity, extra_args=["asked"], node="a"),
+            Function("held", pass_gate, args=["made"], cost={"cpu": 1}, node="b"),
+        )
+        run = handoff.submit(dag, client)
+        door.await_inside(1)
+        scheduler = cluster.scheduler
+        rpc = scheduler.rpc
+
+        class Failing:
+            def __init__(self, address):
+                self._core = rpc(address)
+
+            async def run(self, **message):
+                asked.append(message)
+                if len(asked) < 3:
+                    raise RuntimeError("not now")
+                return await self._core.run(**message)
+
+            def __getattr__(self, name):
+                return getattr(self._core, name)
+
+        monkeypatch.setattr(scheduler, "rpc", Failing)
+        made = next(key for key in scheduler.tasks if key[0].startswith("identity"))
+        client.sync(lose_result, scheduler, made)
+        until(lambda: len(asked) > 2)
+        monkeypatch.undo()
+        door.open()
+        assert run.result(20)["held"] is None
+        until(lambda: handoff.resources_available("b", {"cpu": 1}, client))
+        del run
+        settle(cluster)
+
+
+async def lose_result(scheduler, key):
+    scheduler.transitions({key: "released"}, "test")

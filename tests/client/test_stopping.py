@@ -1,0 +1,208 @@
+"""What runs in a process of its own ends with its run."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from client.test_timeouts import deaf, process_id, stuck_with_the_interpreters_lock
+from distributed import Client
+from helpers import dag_of, gate, pass_gate, settle, until
+
+import handoff_dask as handoff
+from handoff_dask import Function, FunctionFailedError, RunCancelledError, RunTimeoutError
+
+
+def note_and(code, path):
+    """Say in which process this is, and go on with what never ends."""
+    Path(path).write_text(str(process_id()))
+    code()
+
+
+def sleep_long():
+    time.sleep(3600)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    nodes = {"a": {"cpu": 2, "seat": 1}, "b": {"cpu": 1}}
+    with handoff.local_cluster(nodes, processes=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def in_process():
+    with handoff.local_cluster({"a": {"cpu": 2, "seat": 1}, "b": {"cpu": 1}}) as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["in_process", "processes"])
+def on(request):
+    cluster = request.getfixturevalue(request.param)
+    with Client(cluster, set_as_default=False) as observer:
+        handoff.execute(dag_of(Function("warm", process_id, timeout=60, node="a")), observer)
+        cluster.observer = observer
+        yield cluster
+    if request.param == "in_process":
+        settle(cluster)
+
+
+class Stuck:
+    """A function of a DAG that never ends by itself, and takes all seats."""
+
+    def __init__(self, path, code=sleep_long, **options):
+        self.path = path
+        self.function = Function(
+            "stuck",
+            note_and,
+            extra_args=[code, str(path)],
+            timeout=3600,
+            cost={"seat": 1},
+            max_retries=3,
+            **options,
+        )
+
+    def await_running(self):
+        until(lambda: self.path.exists() and self.path.read_text())
+        self.pid = int(self.path.read_text())
+
+    def assert_stopped(self, observer):
+        """It is gone, and what it held is free, within a second."""
+        until(lambda: handoff.resources_available("a", {"seat": 1}, observer), 1)
+        assert not psutil.pid_exists(self.pid)
+
+
+@pytest.fixture
+def stuck(tmp_path):
+    return Stuck(tmp_path / "pid")
+
+
+def assert_recorded(run):
+    record = run.records["stuck"]
+    assert record.status == "cancelled"
+    (attempt,) = record.attempts
+    assert (attempt.node, attempt.outcome, attempt.error) == ("a", "cancelled", None)
+    assert attempt.started < attempt.stopped
+
+
+@pytest.mark.parametrize("code", [sleep_long, deaf, stuck_with_the_interpreters_lock])
+def test_cancel_ends_it(on, tmp_path, code):
+    stuck = Stuck(tmp_path / "pid", code)
+    dag = dag_of(stuck.function, Function("after", process_id, args=["stuck"]))
+    with Client(on, set_as_default=False) as client:
+        run = handoff.submit(dag, client)
+        stuck.await_running()
+        run.cancel()
+        stuck.assert_stopped(on.observer)
+        until(lambda: run.records["stuck"].status == "cancelled")
+        assert_recorded(run)
+        assert run.records["after"].status == "cancelled"
+        until(lambda: run.futures["stuck"].status == "cancelled")
+        with pytest.raises(RunCancelledError):
+            run.result()
+        # The node goes on.
+        assert handoff.execute(dag_of(Function("f", process_id, timeout=60, cost={"seat": 1})), client)
+
+
+def test_a_run_that_takes_too_long_ends_it(on, stuck):
+    with pytest.raises(RunTimeoutError) as caught:
+        handoff.execute(dag_of(stuck.function), on.observer, timeout=1)
+    stuck.await_running()
+    stuck.assert_stopped(on.observer)
+    until(lambda: caught.value.run.records["stuck"].status == "cancelled")
+    assert_recorded(caught.value.run)
+
+
+def fail_when(path):
+    until(lambda: Path(path).exists())
+    raise ValueError("the first")
+
+
+def test_the_failure_of_another_ends_it_and_is_the_only_failure(on, stuck, tmp_path):
+    bad = Function("bad", fail_when, extra_args=[str(tmp_path / "now")], max_retries=0)
+    run = handoff.submit(dag_of(stuck.function, bad), on.observer)
+    stuck.await_running()
+    (tmp_path / "now").touch()
+    with pytest.raises(FunctionFailedError) as caught:
+        run.result()
+    assert caught.value.function_id == "bad"
+    assert caught.value.failures == (caught.value,)
+    stuck.assert_stopped(on.observer)
+    until(lambda: run.records["stuck"].status == "cancelled")
+    assert_recorded(run)
+
+
+def test_a_client_that_is_closed_ends_it(on, stuck):
+    with Client(on, set_as_default=False) as client:
+        run = handoff.submit(dag_of(stuck.function), client)
+        stuck.await_running()
+    stuck.assert_stopped(on.observer)
+    assert run.done()
+    until(lambda: handoff.run_records(run.id, on.observer)["stuck"].status == "cancelled")
+
+
+def test_ctrl_c_ends_it(on, stuck):
+    def interrupted(number, frame):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, interrupted)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1)
+        with pytest.raises(KeyboardInterrupt):
+            handoff.execute(dag_of(stuck.function), on.observer)
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    stuck.await_running()
+    stuck.assert_stopped(on.observer)
+
+
+def touch(path):
+    Path(path).touch()
+
+
+def test_what_has_not_started_on_its_node_does_not_start_any_more(in_process, tmp_path):
+    """A task of Dask's own has the only thread of the node, to which the function was sent already."""
+    held = gate("thread")
+    with Client(in_process, set_as_default=False) as client:
+        thread = client.submit(pass_gate, "thread", workers=["b"], pure=False)
+        held.await_inside(1)
+        f = Function("f", touch, extra_args=[str(tmp_path / "ran")], timeout=60, node="b")
+        run = handoff.submit(dag_of(f), client)
+        until(lambda: run.records["f"].status == "running")
+        run.cancel()
+        held.open()
+        thread.result()
+        until(lambda: run.records["f"].status == "cancelled")
+    settle(in_process)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_task_of_dasks_own_that_needs_it_is_told(in_process, stuck):
+    with Client(in_process, set_as_default=False) as client:
+        run = handoff.submit(dag_of(stuck.function), client)
+        stuck.await_running()
+        later = client.submit(str, run.futures["stuck"])
+        run.cancel()
+        with pytest.raises((Exception, asyncio.CancelledError), match=r"stopped|cancelled"):
+            later.result(timeout=10)
+
+
+def test_in_this_process_it_ends_too(tmp_path):
+    """Where a run fails or takes too long."""
+    stuck = Stuck(tmp_path / "pid")
+    begin = time.monotonic()
+    with pytest.raises(RunTimeoutError):
+        handoff.execute_local(dag_of(stuck.function), timeout=1)
+    stuck.await_running()
+    until(lambda: not psutil.pid_exists(stuck.pid), 1)
+    stuck.path.unlink()
+    bad = Function("bad", fail_when, extra_args=[str(stuck.path)], max_retries=0)
+    with pytest.raises(FunctionFailedError) as caught:
+        handoff.execute_local(dag_of(stuck.function, bad), max_concurrency=2)
+    assert caught.value.function_id == "bad"
+    assert time.monotonic() - begin < 20
+    assert not psutil.pid_exists(int(stuck.path.read_text()))

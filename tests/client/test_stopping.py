@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def test_cancel_ends_it(on, tmp_path, code):
 
 def test_a_run_that_takes_too_long_ends_it(on, stuck):
     with pytest.raises(RunTimeoutError) as caught:
-        handoff.execute(dag_of(stuck.function), on.observer, timeout=1)
+        handoff.execute(dag_of(stuck.function), on.observer, timeout=2)
     stuck.await_running()
     stuck.assert_stopped(on.observer)
     until(lambda: caught.value.run.records["stuck"].status == "cancelled")
@@ -149,14 +150,19 @@ def test_ctrl_c_ends_it(on, stuck):
     def interrupted(number, frame):
         raise KeyboardInterrupt
 
+    def interrupt():
+        stuck.await_running()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+
     previous = signal.signal(signal.SIGALRM, interrupted)
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
     try:
-        signal.setitimer(signal.ITIMER_REAL, 1)
         with pytest.raises(KeyboardInterrupt):
             handoff.execute(dag_of(stuck.function), on.observer)
     finally:
+        interrupting.join()
         signal.signal(signal.SIGALRM, previous)
-    stuck.await_running()
     stuck.assert_stopped(on.observer)
 
 
@@ -194,9 +200,10 @@ def test_a_task_of_dasks_own_that_needs_it_is_told(in_process, stuck):
 def test_in_this_process_it_ends_too(tmp_path):
     """Where a run fails or takes too long."""
     stuck = Stuck(tmp_path / "pid")
+    handoff.execute_local(dag_of(Function("warm", process_id, timeout=60)))
     begin = time.monotonic()
     with pytest.raises(RunTimeoutError):
-        handoff.execute_local(dag_of(stuck.function), timeout=1)
+        handoff.execute_local(dag_of(stuck.function), timeout=2)
     stuck.await_running()
     until(lambda: not psutil.pid_exists(stuck.pid), 1)
     stuck.path.unlink()

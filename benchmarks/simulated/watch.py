@@ -7,10 +7,9 @@ import logging
 import traceback
 from typing import Any
 
-from simulated.trace import Trace
-
 from handoff_dask._adapter.plugin import HandoffPlugin
 from handoff_dask._scheduling.state import SchedulingState
+from simulated.trace import Trace
 
 #: Of the seed that is running.
 TRACE: list[Trace] = []

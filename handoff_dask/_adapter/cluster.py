@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -122,6 +123,16 @@ def embedded_cluster() -> SpecCluster:
             _embedded = local_cluster({"embedded": capacity})
             close_at_exit(_embedded)
         return _embedded
+
+
+def _after_fork() -> None:
+    """Another thread may have held the lock; the cluster itself is closed here."""
+    global _embedded_lock
+    _embedded_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def close_at_exit(resource: Any) -> None:

@@ -116,10 +116,12 @@ class HandoffPlugin(SchedulerPlugin):
         replace(streams, "worker-status-change", changed)
         replace(streams, "long-running", before(self._seceded, streams["long-running"]))
         replace(streams, "update-graph", self._noting_failure(streams["update-graph"]))
-        # An administrator may have turned stealing off; functions are recalled by the same messages.
-        confirm = streams.get("steal-response", lambda **message: None)
+        # An administrator may have turned stealing off; functions are recalled by the same messages. What
+        # answers then stays, as below.
+        confirm = streams.setdefault("steal-response", lambda **message: None)
         replace(streams, "steal-response", after(confirm, self._asked_back))
         replace(streams, "cancel-keys", self._cancelling(streams["cancel-keys"]))
+        replace(handlers, "retry", self._retrying(handlers["retry"]))
         resources = after(handlers["set_resources"], self.membership.resources_changed)
         replace(handlers, "set_resources", resources)
         # Every way for a key to be released leads through this method, and one starts at the table.
@@ -155,6 +157,16 @@ class HandoffPlugin(SchedulerPlugin):
             return original(keys=others, client=client, force=force, **message)
 
         return cancel
+
+    def _retrying(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Dask's ``retry``, which also starts again what runs, and gives up results that are there."""
+
+        def retry(*, keys: Any, **message: Any) -> Any:
+            tasks, ours = self.scheduler.tasks, self.functions
+            failed = [key for key in keys if key not in ours or tasks[key].state == "erred"]
+            return original(keys=failed, **message)
+
+        return retry
 
     def _cancel(self, keys: list[Any], client: str, force: bool) -> None:
         """A client gives up these futures of functions; with ``force`` nobody is to have them."""
@@ -355,7 +367,10 @@ class HandoffPlugin(SchedulerPlugin):
                 self.keeper.ended(key)
                 self.wake()
             if finish == "released":
-                hold(self.scheduler.tasks[key])
+                ts = self.scheduler.tasks[key]
+                hold(ts)
+                if not (ts.who_wants or ts.waiters):
+                    state.unneeded(f, time())
             elif finish == "waiting":
                 state.result_lost(f)
                 if state.retried(f):
@@ -581,6 +596,7 @@ class HandoffPlugin(SchedulerPlugin):
             self.state.returned(f)
             self.scheduler.transitions({key: "released"}, f"handoff-returned-{time()}")
             self.wake()
+
     def _tell_client(self, active: ActiveRun, **message: Any) -> None:
         if active.client in self.scheduler.client_comms:
             self.scheduler.client_send(active.client, {"run_id": active.run.spec.run_id, **message})

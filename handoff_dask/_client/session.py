@@ -19,6 +19,7 @@ from distributed.protocol import pickle
 from distributed.worker import thread_state
 
 from handoff_dask._adapter.cluster import close_at_exit, embedded_cluster
+from handoff_dask._adapter.forks import explain_inherited, inherited
 from handoff_dask._adapter.messages import NAME, PROTOCOL
 from handoff_dask._adapter.plugin import HandoffPlugin
 from handoff_dask._client.connection import connected, retried
@@ -53,10 +54,12 @@ def resolve_client(client: Any, *, reuse: bool) -> tuple[Client, bool]:
     ValueError
         A text that is no address.
     ClusterNotReadyError
-        The client is closed, or no scheduler answers at the address.
+        The client is closed or was made before this process was forked, or no scheduler answers.
     """
     if client is None:
         return _default_client(), False
+    if inherited(client):
+        raise ClusterNotReadyError(explain_inherited(client))
     if isinstance(client, Client):
         if client.status in ("closed", "closing"):
             raise ClusterNotReadyError(

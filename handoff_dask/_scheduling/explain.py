@@ -36,7 +36,8 @@ def explain_loss(f: FunctionState, allowed: int) -> str:
     return (
         f"its node was lost, too: {while_running} {were} lost while it ran, and {finished} that held its"
         f" result after it had finished ({setting}); their logs may say why. Nodes that run out of memory"
-        ' need more of it, or fewer results at once: keep="sinks" or a list of ids, and results fetched one by one'
+        ' need more of it, or fewer results at once: keep="sinks" or a list of ids, and results fetched one'
+        " by one"
     )
 
 

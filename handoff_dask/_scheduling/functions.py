@@ -31,7 +31,7 @@ class State(Enum):
     FINISHED = "finished"
     #: Failed for good.
     FAILED = "failed"
-    #: A function that it needs failed.
+    #: A function that it needs failed, or all that need it did or were skipped.
     SKIPPED = "skipped"
     #: The run ended before it started, or nobody wants it any more.
     CANCELLED = "cancelled"

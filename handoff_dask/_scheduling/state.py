@@ -10,11 +10,13 @@ for as many events as there were.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import Any
 
 from handoff_dask._model.function import LOADING
+from handoff_dask._model.records import Shortfall
 from handoff_dask._scheduling.audit import check_ledger
 from handoff_dask._scheduling.decisions import (
     Begin,
@@ -421,6 +423,7 @@ class SchedulingState:
             return False
         if f.state is State.FAILED:
             f.run.failed.remove(f)
+            f.run.shortfalls = _without(f.run.shortfalls, f.id)
         f.failures = 0
         f.not_before = 0.0
         f.move(State.WAITING)
@@ -460,6 +463,16 @@ class SchedulingState:
             self.placement.bookings.release(f)
         f.move(State.SKIPPED)
         self._check_complete(f.run)
+
+    def unneeded(self, f: FunctionState, now: float) -> None:
+        """Nobody needs the result of a function: that is no end of its run if all that did need it failed."""
+        run = f.run
+        needed_by = (
+            [run.functions[n].state for n in run.spec.dependents[f.number]] if run.spec.dependents else []
+        )
+        failed = needed_by and all(state in (State.FAILED, State.SKIPPED) for state in needed_by)
+        if failed and f.state not in FINAL and run.status is RunStatus.RUNNING:
+            self.skipped(f, now)
 
     def dropped(self, f: FunctionState, now: float) -> None:
         """Nobody will ever want this function again."""
@@ -598,3 +611,9 @@ class SchedulingState:
     def check(self) -> None:
         """Raise AssertionError unless the ledger is what the functions that run make it."""
         check_ledger(self.nodes.values(), self.runs.values())
+
+
+def _without(shortfalls: Iterable[Shortfall], id: Any) -> tuple[Shortfall, ...]:
+    """What is left when one function does not fall short any more."""
+    left = [replace(s, function_ids=tuple(i for i in s.function_ids if i != id)) for s in shortfalls]
+    return tuple(s for s in left if s.function_ids)

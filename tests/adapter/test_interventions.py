@@ -67,6 +67,10 @@ def nothing_is_left(cluster):
     plugin.state.check()
 
 
+def runs_on(run, id):
+    return lambda: run.records[id].status == "running"
+
+
 # client.retry
 
 
@@ -134,6 +138,34 @@ def test_retry_after_the_end_of_the_run_is_refused(one, fail_fast):
     nothing_is_left(cluster)
     with pytest.raises(FunctionFailedError, match="ended is broken"):
         run.result(SOON)
+
+
+def test_retry_leaves_what_has_not_failed_as_it_is(one):
+    """Dask would start again what runs, and compute again what is there."""
+    cluster, client = one
+    BROKEN.add("one of many")
+    door = gate("retry all")
+    run = handoff.submit(
+        dag_of(
+            Function("made", identity, extra_args=[1], cost={"cpu": 0.5}),
+            Function("broken", unless_broken, extra_args=["one of many"], max_retries=0, cost={"cpu": 0.5}),
+            Function("held", pass_gate, extra_args=["retry all", 3], cost={"cpu": 0.5}),
+        ),
+        client,
+        fail_fast=False,
+    )
+    door.await_inside(1)
+    until(lambda: [run.records[id].status for id in ("made", "broken")] == ["finished", "failed"])
+    client.retry(list(run.futures.values()))
+    until(lambda: len(run.records["broken"].attempts) == 2)
+    door.open()
+    assert run.wait(SOON)
+    client.retry(list(run.futures.values()))
+    with pytest.raises(handoff.RunEndedError, match="'broken'"):
+        run.futures["broken"].result(SOON)
+    assert run.results.gather() == {"made": 1, "held": 3}
+    assert [len(record.attempts) for record in run.records.values()] == [1, 2, 1]
+    nothing_is_left(cluster)
 
 
 # client.cancel
@@ -225,6 +257,37 @@ def test_cancel_when_others_that_are_not_kept_need_it(one, force):
     with pytest.raises(RunCancelledError, match="cancelled"):
         run.result(SOON)
     door.open()
+    nothing_is_left(cluster)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_cancel_by_another_client(one, other, force):
+    """Without force it gives up its own future only."""
+    cluster, client = one
+    door = gate("another client")
+    run = handoff.submit(
+        dag_of(
+            Function("held", pass_gate, extra_args=["another client", 1], cost={"cpu": 1}),
+            Function("next", identity, args=["held"], cost={"cpu": 1}),
+        ),
+        client,
+    )
+    door.await_inside(1)
+    shared = Variable("shared", client=client)
+    shared.set(run.futures["next"])
+    elsewhere = Variable("shared", client=other).get()
+    other.cancel(elsewhere, force=force)
+    assert elsewhere.cancelled()
+    until(lambda: run.done() == force)
+    door.open()
+    assert run.wait(SOON)
+    if force:
+        assert run.futures["next"].cancelled()
+        with pytest.raises(RunCancelledError):
+            run.result(SOON)
+    else:
+        assert run.result(SOON)["next"] == 1
+    shared.delete()
     nothing_is_left(cluster)
 
 
@@ -348,7 +411,7 @@ def test_restart_while_functions_run_and_wait(how):
     ):
         functions = [Function(i, time.sleep, extra_args=[60], cost={"cpu": 1}) for i in range(2)]
         runs = [handoff.submit(dag_of(*functions), c) for c in (client, other)]
-        until(lambda: runs[0].records[0].status == "running")
+        until(runs_on(runs[0], 0))
         if how == "client":
             client.restart(timeout=60)
         else:
@@ -423,9 +486,35 @@ def test_a_resource_is_lowered_while_functions_hold_it(two):
     assert ws.used_resources["slot"] == 0
 
 
-def test_what_waits_on_a_worker_for_what_it_no_longer_has_comes_back(two):
-    """It was on its way when the worker's resources became others."""
+def test_retry_of_what_fitted_nowhere_once_a_node_has_it_again(two):
     cluster, client = two
+    first, last = gate("before"), gate("beside")
+    run = handoff.submit(
+        dag_of(
+            Function("first", pass_gate, extra_args=["before", 2]),
+            Function("f", identity, args=["first"], cost={"slot": 1}),
+            Function("last", pass_gate, extra_args=["beside", 1]),
+        ),
+        client,
+        fail_fast=False,
+    )
+    last.await_inside(1)
+    for node in "ab":
+        set_on(client, cluster, node, slot=0)
+    first.open()
+    until(lambda: run.records["f"].status == "failed")
+    set_on(client, cluster, "b", slot=1)
+    client.retry(run.futures["f"])
+    until(lambda: run.records["f"].status == "finished")
+    last.open()
+    assert run.result(SOON).results == {"first": 2, "f": 2, "last": 1}
+
+
+@pytest.mark.parametrize("stealing", [True, False])
+def test_what_waits_on_a_worker_for_what_it_no_longer_has_comes_back(stealing, request):
+    """It was on its way when the worker's resources became others."""
+    with dask.config.set({"distributed.scheduler.work-stealing": stealing}):
+        cluster, client = request.getfixturevalue("two")
     handoff.discover_nodes(client)
     worker = cluster.workers["a"]
     cluster.sync(lower, worker, "slot")  # the scheduler has not heard of it
@@ -440,6 +529,16 @@ def test_what_waits_on_a_worker_for_what_it_no_longer_has_comes_back(two):
     assert [a.outcome for a in result.records["f"].attempts] == ["finished"]
     run = None
     nothing_is_left(cluster)
+
+
+@pytest.mark.parametrize("amount", [-1, float("nan"), float("inf")])
+def test_a_resource_set_to_nonsense_is_none(two, amount):
+    cluster, client = two
+    handoff.discover_nodes(client)
+    set_on(client, cluster, "a", slot=amount)
+    assert "slot" not in handoff.discover_nodes(client)["a"]
+    dag = dag_of(Function("f", identity, extra_args=[1], cost={"slot": 1}))
+    assert handoff.execute(dag, client, allocation_strategy="first_available").allocations == {"f": "b"}
 
 
 async def lower(worker, resource):
@@ -467,7 +566,7 @@ def test_resources_change_while_dask_s_own_tasks_hold_them(two):
 
 
 def test_rebalance_and_replicate_move_results_only(two):
-    cluster, client = two
+    _, client = two
     door = gate("rebalanced")
     run = handoff.submit(
         dag_of(
@@ -521,7 +620,8 @@ def test_the_plugin_is_removed_while_functions_run_and_wait(two, other):
     run = handoff.submit(dag_of(*functions), client)
     door.await_inside(2)
     task = client.submit(identity, run.futures["after"])
-    until(lambda: task.key in cluster.scheduler.tasks)
+    key = task.key
+    until(lambda: key in cluster.scheduler.tasks)
     client.unregister_scheduler_plugin("handoff")
     assert run.wait(SOON)
     with pytest.raises(RunCancelledError, match="plugin was removed"):

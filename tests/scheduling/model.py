@@ -380,6 +380,13 @@ class Model:
             self._set(f, SKIPPED)
         self._complete(f.run)
 
+    def on_unneeded(self, f: FunctionState, now: float, result: None) -> None:
+        numbers = f.run.spec.dependents[f.number] if f.run.spec.dependents else ()
+        statuses = {self.status[f.run.functions[n]] for n in numbers}
+        running = self.runs[f.run.spec.run_id] == "running"
+        if statuses and statuses <= {FAILED, SKIPPED} and self.status[f] not in FINAL and running:
+            self.on_skipped(f, now, None)
+
     def on_dropped(self, f: FunctionState, now: float, result: None) -> None:
         if self.status[f] not in FINAL:
             self._set(f, CANCELLED)

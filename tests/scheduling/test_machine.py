@@ -263,7 +263,7 @@ class CoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.status)
     @rule(
         event=st.sampled_from(
-            ["lose", "lose result", "lose result", "give up", "drop", "retry", "do without"]
+            ["lose", "lose result", "lose result", "give up", "drop", "retry", "do without", "forget"]
         ),
         pick=picks,
     )
@@ -279,6 +279,8 @@ class CoreMachine(RuleBasedStateMachine):
             cluster.drop(self.pick(self.model.status, pick))
         elif event == "retry" and (failed := self.of_state(State.FAILED)):
             cluster.retry(self.pick(failed, pick))
+        elif event == "forget" and (these := self.of_state(State.RUNNING, State.READY, State.WAITING)):
+            cluster.forget(self.pick(these, pick))
         elif event == "do without" and pick % 4 == 3:
             cluster.tell("given_up", self.pick(self.model.status, pick))
 

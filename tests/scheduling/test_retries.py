@@ -403,3 +403,25 @@ def test_a_function_given_up_says_how_often_its_nodes_were_lost_and_when(core, e
         ("lost", text),
     ]
     core.state.check()
+
+
+def test_a_function_that_fitted_nowhere_is_tried_again_when_there_is_room(core):
+    core.nodes(a="cpu 2", b="gpu 1")
+    run = core.run(x=fn("gpu 1"), y=fn("gpu 1"), z=fn("cpu 1"), options={"fail_fast": False})
+    core.leave("b")
+    core.decide()
+    core.wait(31)
+    assert core.decide() == ["x unplaceable", "y unplaceable"]
+    assert [s.function_ids for s in run.shortfalls] == [("x", "y")]
+    core.nodes(b="gpu 1")
+    assert core.state.retried(core["x"])
+    assert [s.function_ids for s in run.shortfalls] == [("y",)]
+    core.ready("x")
+    assert core.decide() == ["x@b"]
+    assert core.state.retried(core["y"])
+    assert run.shortfalls == ()
+    core.ready("y")
+    core.finish("x")
+    core.decide()
+    core.finish("y z")
+    assert core.decide() == ["r finished"]

@@ -168,6 +168,16 @@ class VirtualCluster:
         for each in dict.fromkeys(asked):
             self._offer(each)
 
+    def forget(self, f: FunctionState) -> None:
+        """Dask takes back what nobody needs any more."""
+        if f.state is State.RUNNING:
+            self._end(f)
+            self.tell("lost", f, self.now)
+        elif f.state is State.READY:
+            self.tell("withdrawn", f)
+        self.tell("unneeded", f, self.now)
+        self._offer(f)
+
     def drop(self, f: FunctionState) -> None:
         """Nobody wants it: neither a client nor a function that would need it."""
         for other in self.dependents[f]:

@@ -1,0 +1,61 @@
+"""A process that was forked has none of the threads in which clients and clusters run: they are closed there.
+
+Otherwise whatever is asked of them is never answered, since it waits for an event loop that does not turn.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from distributed import Client, Scheduler, SpecCluster, Worker, utils
+from distributed.core import Status
+
+from handoff_dask.exceptions import ClusterNotReadyError
+
+#: Clients, clusters and servers of the process that this one was forked from. If collected, they would
+#: close connections, and take them from an event loop's selector, which both processes share.
+_inherited: list[Any] = []
+
+
+def inherited(client: Any) -> bool:
+    """Whether a client or a cluster was made before this process was forked."""
+    return any(client is other for other in _inherited)
+
+
+def explain_inherited(client: Any) -> str:
+    """Why it cannot be used, and what to do."""
+    return (
+        f"{client!r} was made before this process was forked, and works only in the process that made it:"
+        " make a client here, Client(address), or pass none to use an embedded cluster of this process; or"
+        ' start processes with multiprocessing.get_context("spawn")'
+    )
+
+
+def _after_fork() -> None:
+    utils._offload_executor = ThreadPoolExecutor(1, thread_name_prefix="Dask-Offload")
+    for client in list(Client._instances):
+        if client.status != "closed":
+            client.status = "closed"
+            vars(client)["sync"] = _refusing(client)
+            _inherited.append(client)
+    for cluster in list(SpecCluster._instances):
+        if cluster.status is not Status.closed:
+            cluster.status = Status.closed  # Dask would close it at exit, and wait for it
+            _inherited.append(cluster)
+    for server in [*Scheduler._instances, *Worker._instances]:
+        if (directory := getattr(server, "_workdir", None)) is not None:
+            directory._finalizer.atexit = False  # it would remove what its own process has there
+        _inherited.append(server)
+
+
+def _refusing(client: Client) -> Any:
+    def sync(*args: Any, **kwargs: Any) -> Any:
+        raise ClusterNotReadyError(explain_inherited(client))
+
+    return sync
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

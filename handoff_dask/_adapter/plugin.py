@@ -43,7 +43,7 @@ from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.stopping import Stopping
 from handoff_dask._adapter.webpage import Webpage
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.decisions import Begin, Decision, End, Fail, Place, Recall, Refuse, Stop
+from handoff_dask._scheduling.decisions import Begin, Decision, End, Fail, Place, Recall, Stop, TooLate
 from handoff_dask._scheduling.explain import explain_loss
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.runs import RunStatus
@@ -493,8 +493,8 @@ class HandoffPlugin(SchedulerPlugin):
         for decision in decisions:
             if isinstance(decision, Fail):
                 self._fail(decision, stimulus_id)
-            elif isinstance(decision, Refuse):
-                self._refuse(decision.function, stimulus_id)
+            elif isinstance(decision, TooLate):
+                self._say_too_late(decision.function, stimulus_id)
             elif isinstance(decision, Recall):
                 self._recall(decision, stimulus_id)
             elif isinstance(decision, Begin):
@@ -563,7 +563,7 @@ class HandoffPlugin(SchedulerPlugin):
             self.failures.note(f, time(), str(error))
         self._err(key, active.errors[f.number], stimulus_id)
 
-    def _refuse(self, f: FunctionState, stimulus_id: str) -> None:
+    def _say_too_late(self, f: FunctionState, stimulus_id: str) -> None:
         """Tell whoever waits for a function that its run has ended, rather than let it stay parked."""
         key = self.runs[f.run.spec.run_id].keys[f.number]
         self._err(key, ended_before(f), stimulus_id)
@@ -617,7 +617,7 @@ class HandoffPlugin(SchedulerPlugin):
         self._release(active.client, keys)
         for key in keys:
             if key in self.functions:
-                self._refuse(self.functions[key], f"handoff-{time()}")
+                self._say_too_late(self.functions[key], f"handoff-{time()}")
 
     def want(self, keys: list[Any], client: str) -> None:
         """A client wants keys again; it is told of those that are gone."""

@@ -54,7 +54,7 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
-class Refuse:
+class TooLate:
     """``function``, which became ready after the end of its run, will not be placed."""
 
     function: FunctionState
@@ -80,7 +80,7 @@ class End:
 
 
 #: What is to be carried out.
-Decision = Begin | Place | Fail | Refuse | Recall | Stop | End
+Decision = Begin | Place | Fail | TooLate | Recall | Stop | End
 
 
 @dataclass(frozen=True, slots=True)

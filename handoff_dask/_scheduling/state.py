@@ -25,10 +25,10 @@ from handoff_dask._scheduling.decisions import (
     Fail,
     Place,
     Recall,
-    Refuse,
     Settings,
     Starved,
     Stop,
+    TooLate,
 )
 from handoff_dask._scheduling.durations import loading
 from handoff_dask._scheduling.explain import explain
@@ -557,7 +557,7 @@ class SchedulingState:
         self._recalled.clear()
         recalled.update(self.placement.bookings.take_stuck())
         decisions += [Recall(f, node) for f, node in recalled.items()]
-        decisions += [Refuse(f) for f in self._too_late if f.state in FINAL]
+        decisions += [TooLate(f) for f in self._too_late if f.state in FINAL]
         self._too_late.clear()
         decisions += self._stops
         self._stops = []

@@ -23,9 +23,9 @@ from handoff_dask._scheduling.decisions import (
     Fail,
     Place,
     Recall,
-    Refuse,
     Settings,
     Stop,
+    TooLate,
 )
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
@@ -89,8 +89,8 @@ def text_of(decision: Decision) -> str:
             return f"{function.id}@{node.name} peer {peer}"
         case Fail(function, _):
             return f"{function.id} unplaceable"
-        case Refuse(function):
-            return f"{function.id} refused"
+        case TooLate(function):
+            return f"{function.id} too late"
         case Recall(function, node):
             return f"{function.id} back from {node.name}"
         case Stop(function, node, attempt):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from handoff_dask._model.resources import GPU, THREADS, UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Refuse, Stop
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Stop, TooLate
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run, RunStatus
@@ -111,7 +111,7 @@ class Model:
         self.to_stop: dict[FunctionState, int] = {}  # with the number of the attempt
         self.lasting: set[FunctionState] = set()  # placed, and not known to be short
         self.asked_back: set[FunctionState] = set()  # placed, and recalled
-        self.refused: list[FunctionState] = []  # ready after their end, to be said in the next decision
+        self.too_late: list[FunctionState] = []  # ready after their end, to be said in the next decision
 
     # questions
 
@@ -288,7 +288,7 @@ class Model:
 
     def on_ready(self, f: FunctionState, now: float, result: None) -> None:
         if self.status[f] in FINAL and not self.live(f):
-            self.refused.append(f)
+            self.too_late.append(f)
         if self.status[f] == WAITING:
             self.status[f] = READY
 
@@ -409,8 +409,8 @@ class Model:
                     in self.nodes[decision.node.name].booked + self.nodes[decision.node.name].ahead
                 )
         self._check_recalled([d.function for d in result if isinstance(d, Recall)])
-        assert [d.function for d in result if isinstance(d, Refuse)] == self.refused
-        self.refused.clear()
+        assert [d.function for d in result if isinstance(d, TooLate)] == self.too_late
+        self.too_late.clear()
         for decision in result:
             if isinstance(decision, End):
                 run = decision.run

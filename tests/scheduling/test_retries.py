@@ -362,7 +362,7 @@ def test_there_is_no_other_try_after_the_end_of_the_run(core):
     assert core.decide() == ["r failed"]
     assert not core.state.retried(core["x"])
     core.ready("x")
-    assert core.decide() == ["x refused"]
+    assert core.decide() == ["x too late"]
 
 
 def test_an_attempt_that_finished_has_no_error(core):

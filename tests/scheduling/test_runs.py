@@ -243,7 +243,7 @@ def test_cancelling_starts_nothing_more(core):
     assert core.used("a") == {}
     assert core.decide() == []
     core.ready("waiting stuck")
-    assert core.decide() == ["waiting refused", "stuck refused"]
+    assert core.decide() == ["waiting too late", "stuck too late"]
 
 
 def test_cancelling_an_ended_run_changes_nothing(core):

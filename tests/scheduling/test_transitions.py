@@ -120,12 +120,12 @@ def test_a_final_event_comes_from_any_state(core, event, state):
 
 
 @pytest.mark.parametrize("state", [F, X, S, C])
-def test_what_becomes_ready_after_its_end_is_refused(core, state):
+def test_what_becomes_ready_after_its_end_is_too_late(core, state):
     """Or it would stay parked: its result was lost after the run was cancelled, or somebody asked for it."""
     f = function_in(core, state)
     core.cancel()
     assert core.decide() == ["r cancelled"]
     core.ready("x")
-    assert core.decide() == ["x refused"]
+    assert core.decide() == ["x too late"]
     assert f.state is state
     assert core.decide() == []

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
+import sys
+import tempfile
 
 import dask
 import pytest
@@ -11,6 +14,13 @@ from helpers import settle
 from hypothesis import settings
 
 import handoff_dask as handoff
+
+# Where the interpreter is told to store no compiled code, as in many images, each process that a test starts would
+# compile the whole package.
+if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="handoff-tests-")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = compiled.name
 
 # Dask checks its own invariants after every step: a plugin that upsets them fails here.
 dask.config.set({"distributed.scheduler.validate": True, "distributed.admin.tick.limit": "1h"})

@@ -21,7 +21,7 @@ from handoff_dask import Collocated, Function, FunctionFailedError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed and stopped by signals")
 
-TTL = 5.0  # seconds: Dask takes no less than ten heartbeats
+TTL = 3.0  # seconds
 
 
 @pytest.fixture
@@ -30,8 +30,10 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def abc():
+def abc(monkeypatch):
     """A cluster of three nodes, and a client."""
+    # Dask takes no less than ten of them for the time-to-live.
+    monkeypatch.setattr("distributed.scheduler.heartbeat_interval", lambda n: TTL / 10)
     with (
         dask.config.set({"distributed.scheduler.worker-ttl": f"{TTL}s"}),
         ProcessCluster({name: {"cpu": 2} for name in "abc"}, threads=2) as cluster,

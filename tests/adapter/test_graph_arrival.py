@@ -123,7 +123,7 @@ def test_a_run_that_has_ended_when_the_answer_to_its_announcement_comes(client, 
 
 
 async def forget(plugin, run_id):
-    plugin._forget(run_id)
+    plugin.enactor.forget(run_id)
 
 
 def test_a_graph_that_the_scheduler_cannot_read(client, cluster, monkeypatch):

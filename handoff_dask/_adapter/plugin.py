@@ -168,7 +168,11 @@ class HandoffPlugin(SchedulerPlugin):
         self.keeper.close()
 
     def restart(self, scheduler: Scheduler) -> None:
-        """Dask has restarted, and forgotten its metadata: show clients that the plugin is there."""
+        """Dask has restarted, and forgotten its tasks and metadata: what has not arrived is over, too."""
+        for active in self.runs.values():
+            if active.known is None and not active.run.ended:
+                self.state.run_cancelled(active.run.spec.run_id)
+        self.wake()
         scheduler.set_metadata([NAME], {"version": __version__, "protocol": PROTOCOL})
 
     # ------------------------------------------------------------------ hooks: workers and clients

@@ -185,3 +185,14 @@ def test_a_span_reaches_functions(client, cluster):
     assert spans.spans_search_by_name["mine",]
     del run
     settle(cluster)
+
+
+def test_a_restart_before_the_graph_has_arrived(client, cluster, door):
+    run = handoff.submit(wide(), client)
+    until(lambda: door.seen)
+    client.sync(cluster.scheduler.restart, stimulus_id="test", timeout=10, wait_for_workers=False)
+    with pytest.raises(handoff.RunCancelledError):
+        run.result(10)
+    door()
+    until(lambda: not cluster.scheduler._active_graph_updates)
+    until(lambda: nothing_left(cluster))

@@ -34,6 +34,7 @@ __all__ = [
     "MissingFunctionError",
     "NodeNotFoundError",
     "RunCancelledError",
+    "RunEndedError",
     "RunError",
     "RunNotFoundError",
     "RunTimeoutError",
@@ -336,6 +337,8 @@ class FunctionFailedError(RunError):
         Every attempt: number, node, times, outcome, error and traceback text.
     others : tuple of FunctionFailedError
         The same of all others that failed for good, in the order in which they did.
+    reason : str or None
+        Why its result could not be fetched, where it has one: none of its attempts failed then.
     """
 
     def __init__(
@@ -345,9 +348,11 @@ class FunctionFailedError(RunError):
         function_id: Any,
         attempts: Sequence[Attempt],
         others: Sequence[FunctionFailedError] = (),
+        reason: str | None = None,
     ) -> None:
-        super().__init__(dag_id, run_id, function_id, tuple(attempts), tuple(others))
+        super().__init__(dag_id, run_id, function_id, tuple(attempts), tuple(others), reason)
         self.function_id = function_id
+        self.reason = reason
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
         self.others: tuple[FunctionFailedError, ...] = tuple(others)
 
@@ -366,6 +371,11 @@ class FunctionFailedError(RunError):
             f"function {self.function_id!r} of DAG {self.dag_id!r} failed"
             f" after {n} attempt{'s' if n != 1 else ''}"
         )
+        if self.reason is not None:
+            head = (
+                f"the result of function {self.function_id!r} of DAG {self.dag_id!r} could not be fetched:"
+                f" {self.reason}. Its attempts"
+            )
         lines = (f"attempt {a.number} on {a.node!r}: {a.error or a.outcome}" for a in self.attempts[-_SHOWN:])
         return f"{head}:\n{_listed(lines, n)}" if n else head
 
@@ -432,6 +442,30 @@ class RunCancelledError(RunError):
 
     def __str__(self) -> str:
         return f"run {self.run_id} of DAG {self.dag_id!r} was cancelled: {self.reason}"
+
+
+class RunEndedError(RunError):
+    """A function will not run, since its run has ended: what a future says that somebody still waits for.
+
+    Attributes
+    ----------
+    function_id : hashable
+        Id of the function.
+    status : str
+        Status of the run.
+    """
+
+    def __init__(self, dag_id: Any, run_id: str, function_id: Any, status: str) -> None:
+        super().__init__(dag_id, run_id, function_id, status)
+        self.function_id = function_id
+        self.status = status
+
+    def __str__(self) -> str:
+        ended = "was cancelled" if self.status == "cancelled" else f"has {self.status}"
+        return (
+            f"function {self.function_id!r} does not run any more: run {self.run_id} of DAG {self.dag_id!r}"
+            f" {ended}. Submit the DAG again; with checkpoint= only what is missing runs."
+        )
 
 
 class RunTimeoutError(RunError, TimeoutError):

@@ -1,15 +1,26 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
+import sys
+import tempfile
 
 import dask
 import pytest
+from dask.system import CPU_COUNT
 from distributed import Client
 from helpers import settle
 from hypothesis import settings
 
 import handoff_dask as handoff
+
+# Where the interpreter is told to store no compiled code, as in many images, each process that a test starts would
+# compile the whole package.
+if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="handoff-tests-")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = compiled.name
 
 # Dask checks its own invariants after every step: a plugin that upsets them fails here.
 dask.config.set({"distributed.scheduler.validate": True, "distributed.admin.tick.limit": "1h"})
@@ -21,6 +32,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("handoff", deadline=None)
 settings.load_profile("handoff")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at its options
+def pytest_cmdline_main(config) -> None:
+    """Spread the whole suite over the cores; whoever names tests, or debugs, has them in this process."""
+    options = config.option
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    alone = options.usepdb or options.collectonly or hasattr(config, "workerinput")
+    if whole and not alone and config.pluginmanager.has_plugin("xdist") and options.numprocesses is None:
+        options.numprocesses = min(CPU_COUNT, 8)
+        options.dist = "worksteal"  # tests of a file stay together, and so do the clusters that they share
 
 
 def pytest_collection_finish() -> None:

@@ -1,6 +1,6 @@
 """Run inside ``unshare -rn``: a cluster whose nodes are hosts of a network of their own, with links to cut.
 
-    unshare -rn python tests/network.py FOLDER SECONDS
+    unshare -rn python tests/network.py FOLDER SECONDS TTL
 
 Prints what became of a run during which the link of one node was cut, as JSON.
 """
@@ -16,14 +16,13 @@ import time
 from pathlib import Path
 
 import dask
+import distributed.scheduler
 from distributed import Client, Scheduler, SpecCluster
 from faulty import attempt, entered, wait_for
 from helpers import add, dag_of, until
 
 import handoff_dask as handoff
 from handoff_dask import Collocated, Function
-
-TTL = 3.0  # seconds; Dask takes no less than 5
 
 
 def ip(*arguments, host=None):
@@ -93,12 +92,13 @@ def dag(folder):
     )
 
 
-def main(folder, seconds):
-    """Cut the link of the node on which "held" runs, for so long."""
+def main(folder, seconds, ttl):
+    """Cut the link of the node on which "held" runs, for so long, with this time-to-live of workers."""
     check_permission()
+    distributed.scheduler.heartbeat_interval = lambda n: ttl / 10  # Dask takes no less than ten of them
     options = {"protocol": "tcp", "host": "10.99.0.1", "port": 0, "dashboard": False}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(dask.config.set({"distributed.scheduler.worker-ttl": f"{TTL}s"}))
+        stack.enter_context(dask.config.set({"distributed.scheduler.worker-ttl": f"{ttl}s"}))
         hosts = {name: Host(n, name) for n, name in enumerate("abc", 2)}
         for host in hosts.values():
             stack.callback(host.close)
@@ -144,4 +144,4 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["permission"]:
         check_permission()
     else:
-        main(sys.argv[1], float(sys.argv[2]))
+        main(sys.argv[1], *map(float, sys.argv[2:]))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import dask
+import distributed.client
 import distributed.core
 import distributed.node
 import distributed.scheduler
@@ -17,7 +21,7 @@ import distributed.worker
 from distributed import Client, Scheduler, Worker
 
 from simulated.network import Network
-from simulated.threads import VirtualEvent, VirtualThreadPoolExecutor
+from simulated.threads import VirtualEvent, VirtualThreadPoolExecutor, rejoin
 from simulated.trace import on
 
 CONFIG = {
@@ -32,7 +36,7 @@ CONFIG = {
     "distributed.scheduler.allowed-failures": 1_000,
     "distributed.scheduler.http.routes": [],
     "distributed.scheduler.validate": True,
-    "distributed.scheduler.work-stealing-interval": "1s",
+    "distributed.scheduler.work-stealing-interval": "5s",
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
@@ -88,6 +92,13 @@ class _Threading:
         return getattr(__import__("threading"), name)
 
 
+def _no_default_client(client: Any = None) -> Any:
+    """Each machine is a process of its own: none finds the default client of another."""
+    if client is None:
+        raise ValueError("there is no default client")
+    return client
+
+
 def prepare() -> None:
     """Take off Dask what a process needs only once, or not at all here."""
     dask.config.set(CONFIG)
@@ -103,15 +114,17 @@ def prepare() -> None:
     for module in (distributed.scheduler, distributed.worker):
         module.setproctitle = lambda title: None
     distributed.utils.threading = _Threading()
+    sys.modules["distributed.worker_client"].rejoin = rejoin  # a function of that name hides the module
+    distributed.client.default_client = _no_default_client
 
 
 class Machine:
-    """A node: a worker, its threads, and what it is to have."""
+    """A node: a worker, what starts it, and its threads."""
 
-    def __init__(self, name: str, worker: Any, capacity: Mapping[str, float], pool: Any) -> None:
+    def __init__(self, name: str, worker: Any, joining: asyncio.Future[Any], pool: Any) -> None:
         self.name = name
         self.worker = worker
-        self.capacity = capacity
+        self.joining = joining
         self.pool = pool
         self.alive = True
 
@@ -136,8 +149,13 @@ class Cluster:
         with on("scheduler"):
             self.scheduler = await Scheduler(protocol="inproc", dashboard=False, host=None)
 
-    async def join(self, machine: str, name: str, capacity: Mapping[str, float]) -> None:
-        """Start a worker."""
+    async def join(
+        self, machine: str, name: str, capacity: Mapping[str, float], declares: bool = True
+    ) -> None:
+        """Start a worker, and wait until it is there, unless it dies first.
+
+        It declares its capacity as resources, which it then sees to itself; or only its GPUs.
+        """
         threads = max(1, int(capacity.get("cpu", 1)))
         with on(machine):
             pool = VirtualThreadPoolExecutor(threads, self.network.delay)
@@ -146,17 +164,26 @@ class Cluster:
                 name=name,
                 nthreads=threads,
                 executor={"default": pool, "actor": pool},
-                resources=dict(capacity),
-                memory_limit=0,
+                resources={r: n for r, n in capacity.items() if declares or r == "gpu"},
+                memory_limit=0 if declares else int(capacity["memory"]) * 2**20,
                 heartbeat_interval="5s",
             )
-            self.machines[machine] = Machine(name, worker, capacity, pool)
-            await worker
+            worker.periodic_callbacks["find-missing"].callback_time = 5_000  # milliseconds, instead of 1,000
+            joining = asyncio.ensure_future(worker.start())
+            self.machines[machine] = Machine(name, worker, joining, pool)
+            try:
+                await asyncio.shield(joining)
+            except asyncio.CancelledError:
+                pass  # it died meanwhile
+            except Exception as error:  # one of its name is still there, as the scheduler sees it
+                self.network.trace.note("does not join:", repr(error))
+                self.kill(machine)
 
     def kill(self, machine: str) -> None:
         """End a worker as the operating system would: its threads, its connections, all at once."""
         dead = self.machines[machine]
         dead.alive = False
+        dead.joining.cancel()
         self.network.trace.note(f"{machine} dies")
         dead.pool.abandon()
         self.network.die(machine)
@@ -166,8 +193,10 @@ class Cluster:
         gone = self.machines[machine]
         self.network.trace.note(f"{machine} is closed")
         gone.alive = False
-        with on(machine):
-            await gone.worker.close()
+        with on(machine), suppress(TimeoutError):
+            # One that is closed while it starts waits for ever, in Dask's own code: then it is killed.
+            await asyncio.wait_for(gone.worker.close(), 30)
+        gone.joining.cancel()
         gone.pool.abandon()
         self.network.die(machine)
 

@@ -84,6 +84,13 @@ def left_over(cluster: Cluster) -> Iterator[str]:
         yield f"parked: {sorted(str(ts.key) for ts in scheduler.unrunnable)[:5]}"
 
 
+def still_parked(cluster: Cluster, run: PlannedRun, run_id: str) -> Iterator[str]:
+    """Complaints about what is parked of a run that has ended, whose handle is still there."""
+    keys = sorted(str(ts.key) for ts in cluster.scheduler.unrunnable if str(ts.key[0]).endswith(run_id))
+    if keys:
+        yield f"{run.name} has ended, and is parked still: {keys[:5]}"
+
+
 def describe_stuck(cluster: Cluster, name: str) -> str:
     """What the scheduler knows of a run that does not end."""
     for plugin in cluster.plugins():

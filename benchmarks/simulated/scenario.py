@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from handoff_dask import DAG, Function
@@ -27,6 +27,10 @@ COSTS: tuple[Mapping[str, float], ...] = (
 )
 
 
+#: Before there are workers and clients.
+BEFORE = -1.0
+
+
 @dataclass(frozen=True)
 class Node:
     """A worker: when it joins, and when it goes."""
@@ -37,6 +41,7 @@ class Node:
     joins: float
     dies: float | None = None
     gently: bool = False
+    declares: bool = True  # its resources; otherwise its worker keeps nobody from taking more than there is
 
     @property
     def stays(self) -> bool:
@@ -56,6 +61,7 @@ class Planned:
     cost: Mapping[str, float]
     failing: int
     seconds: float
+    inner: int = 0  # functions of a DAG that it runs itself
 
 
 @dataclass(frozen=True)
@@ -74,10 +80,8 @@ class PlannedRun:
         """It as a DAG."""
         dag = DAG(self.name)
         for i, f in enumerate(self.functions):
-            does = {"i": i, "failing": f.failing, "seconds": f.seconds}
-            dag.add_function(
-                Function(i, attempt, args=list(f.inputs), extra_kwargs=does, cost=dict(f.cost))
-            )
+            does = {"i": i, "failing": f.failing, "seconds": f.seconds, "inner": f.inner}
+            dag.add_function(Function(i, attempt, args=list(f.inputs), extra_kwargs=does, cost=dict(f.cost)))
         return dag
 
     def expected(self) -> dict[int, int]:
@@ -100,7 +104,7 @@ class Scenario:
     Attributes
     ----------
     preload : float or None
-        When the plugin is installed as by a preload.
+        When the plugin is installed as by a preload; :data:`BEFORE` all else.
     closes, breaks : dict of str to float
         Client → when it closes, or its connection breaks.
     """
@@ -114,9 +118,11 @@ class Scenario:
 
     def lines(self) -> list[str]:
         """It in words."""
-        found = [f"  node {n.name} on {n.machine}: {dict(n.capacity)}, joins at {n.joins:.3f}"
-                 + ("" if n.dies is None else f", {'is closed' if n.gently else 'dies'} at {n.dies:.3f}")
-                 for n in self.nodes]
+        found = []
+        for n in self.nodes:
+            capacity = f"{dict(n.capacity)}{'' if n.declares else ', undeclared'}"
+            end = "" if n.dies is None else f", {'is closed' if n.gently else 'dies'} at {n.dies:.3f}"
+            found.append(f"  node {n.name} on {n.machine}: {capacity}, joins at {n.joins:.3f}{end}")
         for client, at in self.clients.items():
             ends = [
                 f", {what} at {when[client]:.3f}"
@@ -127,9 +133,12 @@ class Scenario:
         if self.preload is not None:
             found.append(f"  the plugin is installed as by a preload at {self.preload:.3f}")
         for run in self.runs:
-            found.append(f"  {run.name} by {run.client} at {run.at:.3f}: {run.how} {run.after:.3f}, {run.options}")
+            found.append(
+                f"  {run.name} by {run.client} at {run.at:.3f}: {run.how} {run.after:.3f}, {run.options}"
+            )
             found += [
                 f"    {i}: needs {list(f.inputs)}, {dict(f.cost)}, fails {f.failing} times, {f.seconds:.3f} s"
+                + (f", runs a DAG of {f.inner}" if f.inner else "")
                 for i, f in enumerate(run.functions)
             ]
         return found
@@ -144,10 +153,12 @@ def draw(seed: int) -> Scenario:
     """The scenario of a seed."""
     rng = random.Random(f"scenario {seed}")
     # Which kinds of trouble there are in this seed: with all of them in each, one hides the other.
-    deaths, joins, ends, breaks, fails, early = (rng.random() < p for p in (0.4, 0.4, 0.4, 0.3, 0.4, 0.5))
+    deaths, joins, ends, breaks, fails, early, nested = (
+        rng.random() < p for p in (0.4, 0.4, 0.4, 0.3, 0.4, 0.5, 0.2)
+    )
     scenario = Scenario()
     for n in range(rng.randint(1, 3)):
-        scenario.nodes.append(Node(f"m{n}", f"n{n}", rng.choice(SHAPES), 0.0))
+        scenario.nodes.append(Node(f"m{n}", f"n{n}", rng.choice(SHAPES), 0.0, declares=rng.random() < 0.5))
     if joins:
         for _ in range(rng.randint(1, 2)):
             n = len(scenario.nodes)
@@ -156,21 +167,20 @@ def draw(seed: int) -> Scenario:
         for k in rng.sample(range(len(scenario.nodes)), rng.randint(1, 2) if len(scenario.nodes) > 2 else 1):
             old = scenario.nodes[k]
             dies = old.joins + moment(rng)
-            scenario.nodes[k] = Node(
-                old.machine, old.name, old.capacity, old.joins, dies, rng.random() < 0.3
-            )
+            scenario.nodes[k] = replace(old, dies=dies, gently=rng.random() < 0.3)
             if rng.random() < 0.5:  # one of the same name takes its place
                 machine = f"m{len(scenario.nodes)}"
                 scenario.nodes.append(Node(machine, old.name, old.capacity, dies + 0.3 + moment(rng)))
     for n in range(rng.randint(1, 3)):
         scenario.clients[f"c{n}"] = 0.0 if early else moment(rng)
-    if rng.random() < 0.3:
-        scenario.preload = moment(rng) if rng.random() < 0.7 else 0.0
+    scenario.preload = rng.choice((None, BEFORE, BEFORE, moment(rng)))
     for client in scenario.clients:
         if breaks and rng.random() < 0.6:
             scenario.breaks[client] = moment(rng)
         elif ends and rng.random() < 0.3:
             scenario.closes[client] = moment(rng)
+    # A function that runs a DAG holds its thread meanwhile: one has to be left for what it runs.
+    inside = sum(max(1, int(n.capacity["cpu"])) for n in scenario.nodes if n.stays) - 1 if nested else 0
     names = list(scenario.clients)
     for n in range(rng.randint(1, 4)):
         functions = []
@@ -179,8 +189,13 @@ def draw(seed: int) -> Scenario:
             costs = [c for c in COSTS if any(node.holds(c) for node in scenario.nodes if node.stays)]
             failing = rng.choice((1, 1, 2, 4)) if fails and rng.random() < 0.3 else 0
             seconds = rng.choice((0.0, rng.expovariate(200), rng.expovariate(5), rng.uniform(0, 2)))
-            functions.append(Planned(inputs, rng.choice(costs or COSTS[:2]), failing, seconds))
-        how = rng.choice(("cancel", "timeout", "drop") if ends and rng.random() < 0.6 else ("execute", "submit"))
+            cost, inner = rng.choice(costs or COSTS[:2]), 0
+            if inside > 0 and rng.random() < 0.4:
+                cost, inner, inside = {}, rng.randint(1, 3), inside - 1
+            functions.append(Planned(inputs, cost, failing, seconds, inner))
+        how = rng.choice(
+            ("cancel", "timeout", "drop") if ends and rng.random() < 0.6 else ("execute", "submit")
+        )
         options: dict[str, Any] = {
             "max_retries": rng.choice((0, 2, 3)),
             "fail_fast": rng.random() < 0.5,

@@ -17,16 +17,19 @@ from handoff_dask.preload import dask_setup
 from simulated import network, watch, work
 from simulated.clock import CLOCK
 from simulated.cluster import Cluster
-from simulated.invariants import check_outcome, check_records, describe_stuck, left_over
+from simulated.invariants import check_outcome, check_records, describe_stuck, left_over, still_parked
 from simulated.loop import StuckError, VirtualLoop
-from simulated.scenario import PlannedRun, Scenario, draw
+from simulated.scenario import BEFORE, PlannedRun, Scenario, draw
 from simulated.trace import Trace, on
 
 #: Virtual seconds after which a run that has not ended hangs.
-LIMIT = 300.0
+LIMIT = 120.0
 
 #: Virtual seconds after which what nobody wants must be forgotten.
 SETTLE = 60.0
+
+#: Virtual seconds after which nothing of a run that has ended may wait any more.
+SOON = 10.0
 
 
 class Seed:
@@ -68,20 +71,26 @@ class Seed:
     async def _play(self) -> None:
         scenario, cluster = self.scenario, self.cluster
         for node in scenario.nodes:
-            work.LEDGER[0].capacity[node.machine] = {**node.capacity, "threads": max(1, node.capacity["cpu"])}
+            threads = max(1, int(node.capacity["cpu"]))
+            work.LEDGER[0].capacity[node.machine] = {**node.capacity, "threads": threads}
         await cluster.start()
+        if scenario.preload == BEFORE:
+            await self._preload()
         await asyncio.gather(
-            *(cluster.join(n.machine, n.name, n.capacity) for n in scenario.nodes if n.joins == 0)
+            *(cluster.join(n.machine, n.name, n.capacity, n.declares) for n in scenario.nodes if n.joins == 0)
         )
-        begin = asyncio.get_running_loop().time()
-        others = [self._befall(n.joins, cluster.join, n.machine, n.name, n.capacity) for n in scenario.nodes if n.joins]
+        others = [
+            self._befall(n.joins, cluster.join, n.machine, n.name, n.capacity, n.declares)
+            for n in scenario.nodes
+            if n.joins
+        ]
         others += [
             self._befall(n.dies, cluster.leave if n.gently else self._kill, n.machine)
             for n in scenario.nodes
             if n.dies is not None
         ]
-        if scenario.preload is not None:
-            others.append(self._befall(scenario.preload, dask_setup, cluster.scheduler))
+        if scenario.preload not in (None, BEFORE):
+            others.append(self._befall(scenario.preload, self._preload))
         for name, at in scenario.clients.items():
             self.clients[name] = asyncio.ensure_future(self._connect(name, at))
         others += [self._befall(at, self._close_client, c) for c, at in scenario.closes.items()]
@@ -106,7 +115,7 @@ class Seed:
                 self.trace.note("trouble:", repr(error), watch.where(error))
         if any("hangs" in c for c in self.trace.complaints):
             return  # what it leaves behind is no second finding
-        del begin, runs, task, run
+        del runs, task, run
         self._handles.clear()
         await self._settle()
 
@@ -115,6 +124,10 @@ class Seed:
         result = what(*args)
         if result is not None:
             await result
+
+    async def _preload(self) -> None:
+        with on("scheduler"):
+            await dask_setup(self.cluster.scheduler)
 
     def _kill(self, machine: str) -> None:
         if machine in self.cluster.machines:
@@ -155,6 +168,11 @@ class Seed:
             return
         for complaint in check_outcome(self.scenario, run, outcome):
             self.trace.complain(complaint)
+        handle = self._handles.get(run.name) or getattr(outcome, "run", None)
+        if handle is not None and client.status == "running" and run.client not in self.scenario.breaks:
+            await asyncio.sleep(SOON)
+            for complaint in still_parked(self.cluster, run, handle.id):
+                self.trace.complain(complaint)
 
     async def _outcome(self, run: PlannedRun, client: Client) -> Any:
         dag = run.dag()
@@ -197,7 +215,7 @@ class Seed:
         for machine in self.cluster.machines.values():
             machine.pool.abandon()
         loop.set_exception_handler(lambda loop, context: None)
-        for client in self.cluster.clients.values():
+        for client in list(Client._instances):  # those of workers, too
             client.status = "closed"
         with contextlib.suppress(StuckError):
             for _ in range(20):

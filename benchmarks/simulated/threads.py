@@ -13,6 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from distributed.threadpoolexecutor import thread_state
+
 from simulated.trace import MACHINE
 
 
@@ -35,6 +37,8 @@ class VirtualThread(threading.Thread):
     def run(self) -> None:
         """Run the function once the baton is there."""
         self._go.acquire()
+        thread_state.executor = self.pool  # where Dask's secede() looks for it
+        thread_state.proceed = True
         try:
             if not self._abandoned:
                 self._function()
@@ -85,6 +89,11 @@ def sleep(seconds: float) -> None:
     thread.park()
 
 
+def rejoin() -> None:
+    """Instead of Dask's: take a place among the threads of the pool again, without waiting for one."""
+    here().pool._threads.add(here())
+
+
 class VirtualEvent(threading.Event):
     """Waits in a virtual thread, until it is set on the event loop."""
 
@@ -124,7 +133,7 @@ class VirtualThreadPoolExecutor(Executor):
         self._size = size
         self._delay = delay
         self._queue: deque[VirtualThread] = deque()
-        self._threads: set[threading.Thread] = set()  # Dask's secede() takes a thread out, rejoin() is noted
+        self._threads: set[threading.Thread] = set()  # Dask's secede() takes a thread out
         self._all: dict[VirtualThread, None] = {}
         self._abandoned = False
 

@@ -7,10 +7,9 @@ import logging
 import traceback
 from typing import Any
 
-from simulated.trace import Trace
-
 from handoff_dask._adapter.plugin import HandoffPlugin
 from handoff_dask._scheduling.state import SchedulingState
+from simulated.trace import Trace
 
 #: Of the seed that is running.
 TRACE: list[Trace] = []
@@ -93,4 +92,6 @@ def where(error: BaseException | None) -> str:
     if error is None or error.__traceback__ is None:
         return ""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
-    return "at " + " < ".join(f"{f.name} {f.filename.rpartition('/')[2]}:{f.lineno}" for f in reversed(frames))
+    return "at " + " < ".join(
+        f"{f.name} {f.filename.rpartition('/')[2]}:{f.lineno}" for f in reversed(frames)
+    )

@@ -6,7 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from distributed import worker_client
+
 import handoff_dask as handoff
+from handoff_dask import DAG, Function
 from simulated import threads
 from simulated.trace import Trace
 
@@ -69,17 +72,41 @@ def combine(i: int, inputs: Iterable[int]) -> int:
     return value
 
 
-def attempt(*inputs: int, i: int, failing: int, seconds: float) -> int:
-    """Take some time, and fail as often as planned."""
+def attempt(*inputs: int, i: int, failing: int, seconds: float, inner: int = 0) -> int:
+    """Take some time, run a DAG of ``inner`` functions inside, and fail as often as planned."""
     (ledger,) = LEDGER
     here = handoff.current()
     machine, what = threads.here().pool.machine, (here.dag_id, i, here.attempt)
     trace = ledger.trace
     trace.note("begins", what)
     ledger.begin(machine, what, here.cost, here.devices)
-    threads.sleep(seconds)
-    ledger.end(machine, what, here.cost, here.devices)
+    seceded = 0
+    try:
+        threads.sleep(seconds)
+        if inner:
+            # Whoever gets a client inside a function gives back the function's thread, though not its cost.
+            seceded = 1
+            ledger.used[machine]["threads"] -= seceded
+            nest((here.dag_id, i), inner)
+    finally:
+        ledger.used[machine]["threads"] += seceded
+        ledger.end(machine, what, here.cost, here.devices)
     trace.note("ends", what)
     if here.attempt <= failing:
         raise PlannedError(f"attempt {here.attempt} of {failing} that fail")
     return combine(i, inputs)
+
+
+def nest(name: Any, n: int) -> None:
+    """Run a DAG from inside a function, as users do."""
+    dag = DAG(name)
+    for k in range(n):
+        does = {"i": k, "failing": 0, "seconds": 0.01}
+        dag.add_function(Function(k, attempt, args=[k - 1] if k else [], extra_kwargs=does))
+    with worker_client() as client:
+        results = handoff.execute(dag, client).results
+    expected = 0
+    for k in range(n):
+        expected = combine(k, [expected] if k else [])
+        if results[k] != expected:
+            LEDGER[0].trace.complain(f"{k} of {name}, inside a function, is {results[k]}, not {expected}")

@@ -47,16 +47,27 @@ def capacity_of(
     """Capacity of a worker in units.
 
     For each resource, what was registered wins over what the worker declares, and that over what is seen:
-    cores from its threads, memory from its limit, GPUs from its devices.
+    cores from its threads, memory from its limit, GPUs from its devices. A worker that declares a negative
+    amount, or one that is no finite number, has none: it would start nothing that asks for it.
     """
     seen: dict[str, Any] = {"cpu": ws.nthreads, **detected}
     if ws.memory_limit:
         seen["memory"] = ws.memory_limit // MB
-    amounts = {**seen, **ws.resources, **registered}
+    declared = {name: amount for name, amount in ws.resources.items() if _is_amount(amount)}
+    absent = dict.fromkeys(ws.resources.keys() - declared.keys(), 0)
+    amounts = {**seen, **declared, **absent, **registered}
     capacity = {name: to_units(amount) for name, amount in amounts.items()}
     capacity = {name: units for name, units in capacity.items() if units}
     capacity[THREADS] = ws.nthreads * UNIT
     return capacity
+
+
+def _is_amount(amount: Any) -> bool:
+    try:
+        to_units(amount)
+    except ValueError:
+        return False
+    return True
 
 
 def node_of(ws: WorkerState, detected: Mapping[str, Any], registered: Mapping[str, Any]) -> Node:

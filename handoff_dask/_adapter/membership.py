@@ -13,7 +13,7 @@ from distributed.metrics import time
 from distributed.protocol import Serialize, Serialized, deserialize, pickle
 
 from handoff_dask._adapter.capacity import capacity_of, node_of, probe_node
-from handoff_dask._adapter.foreign import ForeignTasks
+from handoff_dask._adapter.foreign import ForeignTasks, recount
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._scheduling.ledger import Node
@@ -144,6 +144,15 @@ class Membership:
             self._state.node_accepting(ws.name, running)
             self._wake()
 
+    def resources_changed(self, *, worker: str, **message: Any) -> None:
+        """A worker's resources are others now."""
+        ws = self._scheduler.workers[worker]
+        recount(ws)
+        node = self._state.nodes.get(ws.name)
+        if node is not None and worker in self._detected:
+            node.enforced |= set(ws.resources) - set(self._registered.get(ws.name, ()))
+            self._resize(node, worker)
+
     def called(self, name: Any) -> Node | None:
         """The node of this name, whether that is text or a number."""
         return next((node for n, node in self._state.nodes.items() if str(n) == str(name)), None)
@@ -153,8 +162,12 @@ class Membership:
         registered = self._registered.setdefault(node.name, {})
         registered.update(capacity)
         node.enforced -= set(capacity)
-        ws = self._scheduler.workers[self._scheduler.aliases[node.name]]
-        self._state.node_resized(node.name, capacity_of(ws, self._detected[ws.address], registered))
+        self._resize(node, self._scheduler.aliases[node.name])
+
+    def _resize(self, node: Node, address: str) -> None:
+        ws, registered = self._scheduler.workers[address], self._registered.get(node.name, {})
+        self._state.node_resized(node.name, capacity_of(ws, self._detected[address], registered))
+        self._foreign.tell(address)
         self._wake()
 
 

@@ -43,12 +43,13 @@ from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.stopping import Stopping
 from handoff_dask._adapter.webpage import Webpage
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.decisions import Begin, Decision, End, Fail, Place, Recall, Stop
+from handoff_dask._scheduling.decisions import Begin, Decision, End, Fail, Place, Recall, Stop, TooLate
+from handoff_dask._scheduling.explain import explain_loss
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask._scheduling.state import SchedulingState
 from handoff_dask._version import __version__
-from handoff_dask.exceptions import AllocationError
+from handoff_dask.exceptions import AllocationError, RunEndedError
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -115,8 +116,14 @@ class HandoffPlugin(SchedulerPlugin):
         replace(streams, "worker-status-change", changed)
         replace(streams, "long-running", before(self._seceded, streams["long-running"]))
         replace(streams, "update-graph", self._noting_failure(streams["update-graph"]))
-        if "steal-response" in streams:  # an administrator may have turned stealing off
-            replace(streams, "steal-response", after(streams["steal-response"], self.foreign.stolen))
+        # An administrator may have turned stealing off; functions are recalled by the same messages. What
+        # answers then stays, as below.
+        confirm = streams.setdefault("steal-response", lambda **message: None)
+        replace(streams, "steal-response", after(confirm, self._asked_back))
+        replace(streams, "cancel-keys", self._cancelling(streams["cancel-keys"]))
+        replace(handlers, "retry", self._retrying(handlers["retry"]))
+        resources = after(handlers["set_resources"], self.membership.resources_changed)
+        replace(handlers, "set_resources", resources)
         # Every way for a key to be released leads through this method, and one starts at the table.
         releases = before(self._unwanted, scheduler.client_releases_keys)
         replace(vars(scheduler), "client_releases_keys", releases)
@@ -138,6 +145,42 @@ class HandoffPlugin(SchedulerPlugin):
     def snapshot(self) -> Snapshot:
         """What there is to see now."""
         return snapshot(self.state, self.runs, self.archive, self.failures, time())
+
+    def _cancelling(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Dask's ``cancel-keys``, which fails over dependents that nobody wants: it is not told of ours."""
+
+        def cancel(*, keys: Any, client: str, force: bool = False, **message: Any) -> Any:
+            ours = [key for key in keys if key in self.functions]
+            if ours:
+                self._cancel(ours, client, force)
+            others = [key for key in keys if key not in self.functions]
+            return original(keys=others, client=client, force=force, **message)
+
+        return cancel
+
+    def _retrying(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Dask's ``retry``, which also starts again what runs, and gives up results that are there."""
+
+        def retry(*, keys: Any, **message: Any) -> Any:
+            tasks, ours = self.scheduler.tasks, self.functions
+            failed = [key for key in keys if key not in ours or tasks[key].state == "erred"]
+            return original(keys=failed, **message)
+
+        return retry
+
+    def _cancel(self, keys: list[Any], client: str, force: bool) -> None:
+        """A client gives up these futures of functions; with ``force`` nobody is to have them."""
+        wanting = {client}
+        for key in keys:
+            f = self.functions[key]
+            if force or client == self.runs[f.run.spec.run_id].client:
+                self.state.given_up(f)
+            if force:
+                wanting |= {cs.client_key for cs in self.scheduler.tasks[key].who_wants or ()} - {KEEPER}
+        for name in wanting & set(self.scheduler.clients):
+            self.scheduler.client_releases_keys(keys=keys, client=name)
+            self._tell_cancelled(keys, name)
+        self.wake()
 
     def _restarting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """The scheduler's ``restart``, which expects that every key can be released."""
@@ -165,7 +208,8 @@ class HandoffPlugin(SchedulerPlugin):
         for active in list(self.runs.values()):
             self._break(active, RuntimeError("the plugin was removed from the scheduler"))
             self._end(active)
-            self._release(active.client, active.release)
+            self._release_unstarted(active, len(active.release))
+        self._leave_to_dask()
         self.closed = True
         for timer in (self._timer, self._parked_timer):
             if timer is not None:
@@ -174,6 +218,17 @@ class HandoffPlugin(SchedulerPlugin):
         self.lingering.close()
         self.absent.close()
         self.keeper.close()
+
+    def _leave_to_dask(self) -> None:
+        """What was submitted fails where somebody needs it, and Dask may compute again what is lost."""
+        for key, f in self.functions.items():
+            ts = self.scheduler.tasks.get(key)
+            if ts is None:
+                continue
+            ts.worker_restrictions = None
+            if ts.state == "waiting":  # it would become ready after this
+                ts.exception_blame, ts.exception = ts, ended_before(f)
+                self.scheduler.transitions({key: "erred"}, f"handoff-removed-{time()}")
 
     def restart(self, scheduler: Scheduler) -> None:
         """Dask has restarted, and forgotten its metadata: show clients that the plugin is there."""
@@ -312,9 +367,14 @@ class HandoffPlugin(SchedulerPlugin):
                 self.keeper.ended(key)
                 self.wake()
             if finish == "released":
-                hold(self.scheduler.tasks[key])
+                ts = self.scheduler.tasks[key]
+                hold(ts)
+                if not (ts.who_wants or ts.waiters):
+                    state.unneeded(f, time())
             elif finish == "waiting":
                 state.result_lost(f)
+                if state.retried(f):
+                    self.runs[f.run.spec.run_id].errors.pop(f.number, None)
 
     def _erred(self, f: FunctionState, key: Hashable, kwargs: dict[str, Any]) -> None:
         if f.state in FINAL:
@@ -325,7 +385,7 @@ class HandoffPlugin(SchedulerPlugin):
             return
         exception = kwargs.get("exception")
         self.runs[f.run.spec.run_id].errors[f.number] = exception
-        self.state.gave_up(f, time(), describe(exception))
+        self.state.gave_up(f, time(), describe(f, exception))
         self.failures.note(f, time())
 
     def _after_end(self, f: FunctionState, key: Hashable) -> None:
@@ -433,10 +493,10 @@ class HandoffPlugin(SchedulerPlugin):
         for decision in decisions:
             if isinstance(decision, Fail):
                 self._fail(decision, stimulus_id)
+            elif isinstance(decision, TooLate):
+                self._say_too_late(decision.function, stimulus_id)
             elif isinstance(decision, Recall):
-                f = decision.function
-                key = self.runs[f.run.spec.run_id].keys[f.number]
-                self.scheduler.transitions({key: "released"}, stimulus_id)
+                self._recall(decision, stimulus_id)
             elif isinstance(decision, Begin):
                 self._tell_client(self.runs[decision.run.spec.run_id], op=RUN_BEGUN)
             elif isinstance(decision, End):
@@ -501,12 +561,41 @@ class HandoffPlugin(SchedulerPlugin):
             error = AllocationError(spec.dag_id, spec.run_id, [decision.shortfall])
             active.errors[f.number] = pickle.dumps(error)
             self.failures.note(f, time(), str(error))
+        self._err(key, active.errors[f.number], stimulus_id)
+
+    def _say_too_late(self, f: FunctionState, stimulus_id: str) -> None:
+        """Tell whoever waits for a function that its run has ended, rather than let it stay parked."""
+        key = self.runs[f.run.spec.run_id].keys[f.number]
+        self._err(key, ended_before(f), stimulus_id)
+
+    def _err(self, key: Any, exception: Any, stimulus_id: str) -> None:
+        """Let a parked task, and all that needs it, fail; Dask may have released it, as all that failed."""
         ts = self.scheduler.tasks.get(key)
-        if ts is not None and ts.state == "no-worker":  # else Dask has released it: all that needed it failed
+        if ts is not None and ts.state == "no-worker":
             recommendations = self.scheduler.transition(
-                key, "erred", exception=active.errors[f.number], cause=key, stimulus_id=stimulus_id
+                key, "erred", exception=exception, cause=key, stimulus_id=stimulus_id
             )
             self.scheduler.transitions(recommendations, stimulus_id)
+
+    def _recall(self, decision: Recall, stimulus_id: str) -> None:
+        """Ask a worker for what it has not started, by the message with which Dask steals."""
+        f = decision.function
+        stream = self.scheduler.stream_comms.get(self.scheduler.aliases.get(decision.node.name, ""))
+        if stream is not None:
+            key = self.runs[f.run.spec.run_id].keys[f.number]
+            stream.send({"op": "steal-request", "key": key, "stimulus_id": stimulus_id})
+
+    def _asked_back(self, *, key: Hashable, state: str | None, worker: str, **message: Any) -> None:
+        """A worker has given a task back, or has said that it runs it."""
+        f, ts = self.functions.get(key), self.scheduler.tasks.get(key)
+        if f is None:
+            self.foreign.stolen(key)
+            return
+        there = ts is not None and ts.processing_on is not None and ts.processing_on.address == worker
+        if there and state in GIVEN_BACK:
+            self.state.returned(f)
+            self.scheduler.transitions({key: "released"}, f"handoff-returned-{time()}")
+            self.wake()
 
     def _tell_client(self, active: ActiveRun, **message: Any) -> None:
         if active.client in self.scheduler.client_comms:
@@ -522,6 +611,14 @@ class HandoffPlugin(SchedulerPlugin):
             tasks = self.scheduler.tasks
             active.release += [key for key in active.keys if (ts := tasks.get(key)) and ts.state in UNSTARTED]
 
+    def _release_unstarted(self, active: ActiveRun, most: int) -> None:
+        """Release some of what a run that has ended does not need, and fail it where others need it."""
+        keys, active.release = active.release[:most], active.release[most:]
+        self._release(active.client, keys)
+        for key in keys:
+            if key in self.functions:
+                self._say_too_late(self.functions[key], f"handoff-{time()}")
+
     def want(self, keys: list[Any], client: str) -> None:
         """A client wants keys again; it is told of those that are gone."""
         tasks = self.scheduler.tasks
@@ -535,6 +632,7 @@ class HandoffPlugin(SchedulerPlugin):
         self._tell_cancelled(keys, client)
 
     def _tell_cancelled(self, keys: list[Any], client: str) -> None:
+        """Let a client's futures be cancelled ones."""
         if keys and client in self.scheduler.client_comms:
             message = {"op": "cancelled-keys", "keys": keys, "reason": NAME, "msg": "the run has ended"}
             self.scheduler.report(message, client=client)
@@ -546,8 +644,7 @@ class HandoffPlugin(SchedulerPlugin):
             self._release(client, keys)
         for run_id, active in list(self.runs.items()):
             if active.release:
-                self._release(active.client, active.release[:BATCH])
-                del active.release[:BATCH]
+                self._release_unstarted(active, BATCH)
                 if active.release:
                     self.wake()
             if not active.known and active.run.ended and active.dropped:
@@ -592,6 +689,10 @@ BATCH = 1_000
 UNSTARTED = frozenset({"released", "waiting", "no-worker", "queued"})
 
 
+#: States on a worker of tasks that it gives back when it is asked to.
+GIVEN_BACK = frozenset({"ready", "constrained", "waiting"})
+
+
 def hold(ts: TaskState) -> None:
     """Keep a task from being placed by anyone but us."""
     ts.worker_restrictions = HELD
@@ -600,18 +701,18 @@ def hold(ts: TaskState) -> None:
     ts.loose_restrictions = False
 
 
-def describe(exception: Any) -> str | None:
-    """What a pickled exception of Dask's own says, in words for an attempt."""
+def ended_before(f: FunctionState) -> bytes:
+    """What to tell whoever waits for a function that will not run any more, pickled."""
+    spec = f.run.spec
+    return pickle.dumps(RunEndedError(spec.dag_id, spec.run_id, f.id, f.run.status.value))
+
+
+def describe(f: FunctionState, exception: Any) -> str | None:
+    """What a pickled exception of Dask's own says, in words for the attempt of a function that runs."""
     if not isinstance(exception, bytes):
         return None
     try:
         error = pickle.loads(exception)
     except Exception:
         return None
-    if isinstance(error, KilledWorker):
-        allowed = error.allowed_failures
-        return (
-            f"its node was lost, too: it took down {allowed + 1} nodes"
-            f" (distributed.scheduler.allowed-failures is {allowed}); their logs may say why"
-        )
-    return repr(error)
+    return explain_loss(f, error.allowed_failures) if isinstance(error, KilledWorker) else repr(error)

@@ -21,7 +21,10 @@ from handoff_dask.exceptions import (
 )
 
 #: What can have cancelled a run when its client is there.
-_CANCELLED = "run.cancel() was called, its futures were cancelled, or the cluster was restarted"
+_CANCELLED = (
+    "run.cancel() was called, futures that it needs were cancelled or released, the cluster was restarted, or"
+    " the handoff_dask plugin was removed from the scheduler"
+)
 
 
 def find_error(

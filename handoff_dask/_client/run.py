@@ -8,7 +8,7 @@ import contextvars
 import logging
 import time
 import weakref
-from collections.abc import Callable, Generator, Hashable, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -444,28 +444,32 @@ class Run:
             over = client.scheduler_comm
             try:
                 values = await client._gather(list(futures.values()))
-            except Exception:
-                if client.scheduler_comm is over:
-                    await self._find_lost_result(futures)
-                    raise
-            else:
-                return dict(zip(futures, values, strict=True))
+            except Exception as error:
+                _forget_frames(error, futures.values())
+                if client.scheduler_comm is not over:
+                    continue  # the connection broke; the futures may be there again
+                # Which one is it that does not come? All others do, one by one.
+                values = [await self._gather_one(id, future) for id, future in futures.items()]
+            return dict(zip(futures, values, strict=True))
 
     def _gone_with_results(self) -> RunError:
         reason = f"its results are gone: {self._why_gone}"
         return self._with_run(RunCancelledError(self.dag.id, self.id, reason))
 
-    async def _find_lost_result(self, futures: Mapping[Hashable, Future]) -> None:
-        """Raise for the function whose result cannot be fetched."""
-        for id, future in futures.items():
-            try:
-                await self._client._gather([future])
-            except Exception as error:
-                record = (await self._records())[id]
-                attempts = [a._replace(error=shown(error)) for a in record.attempts]
-                raise self._with_run(
-                    FunctionFailedError(self.dag.id, self.id, id, attempts), error
-                ) from error
+    async def _gather_one(self, id: Hashable, future: Future) -> Any:
+        if future.key not in self._client.futures or future.status == "cancelled":
+            gone = f"the future of function {id!r} was cancelled or released, and its result went with it"
+            raise self._with_run(RunCancelledError(self.dag.id, self.id, gone))
+        try:
+            (value,) = await self._client._gather([future])
+        except Exception as error:
+            _forget_frames(error, [future])
+            self._report = None  # of the end of the run, and more has happened since
+            record = (await self._records())[id]
+            reason = None if record.status == "failed" else shown(error)
+            failure = FunctionFailedError(self.dag.id, self.id, id, record.attempts, reason=reason)
+            raise self._with_run(failure, error) from error
+        return value
 
     # ------------------------------------------------------------------ what is known
 
@@ -668,3 +672,9 @@ class Run:
         if cause is not None:
             error.__cause__ = cause
         return error
+
+
+def _forget_frames(error: BaseException, futures: Iterable[Future]) -> None:
+    """Keep a future that holds an exception from holding, by its traceback, whoever has fetched it."""
+    if any(error is future._state.exception for future in futures):
+        error.__traceback__ = None

@@ -1,4 +1,4 @@
-"""Whether the books are right."""
+"""Whether the books are right, and what is written down of attempts."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ def check_ledger(nodes: Iterable[Node], runs: Iterable[Run]) -> None:
         assert _total(f.cost for f in node.running if f.short) == _positive(node.short), node
     running = [f for node in nodes for f in node.running]
     for run in runs:
+        for f in run.functions:
+            assert not any(a.outcome == "finished" and a.error is not None for a in f.attempts), f
         assert run.share == sum(run.weight(f) for f in running if f.run is run), run
         if run.limits is not None:
             costs = [f.limit_cost for f in running if f.run is run]

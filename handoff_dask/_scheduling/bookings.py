@@ -106,10 +106,11 @@ class Bookings:
             if not node.soon_fits(f.cost):
                 self._stuck[f] = None
 
-    def take_stuck(self) -> list[FunctionState]:
+    def take_stuck(self) -> dict[FunctionState, Node]:
         """Functions sent ahead that wait for others of which nobody knows how long they take."""
         stuck, self._stuck = self._stuck, {}
-        return [f for f in stuck if f.node and f in f.node.ahead and not f.node.soon_fits(f.cost)]
+        nodes = [(f, f.node) for f in stuck if f.node is not None]
+        return {f: node for f, node in nodes if f in node.ahead and not node.soon_fits(f.cost)}
 
     def ended_at_last(self, hold: Hold) -> None:
         """A function that had been taken back has ended."""

@@ -54,25 +54,33 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
+class TooLate:
+    """``function``, which became ready after the end of its run, will not be placed."""
+
+    function: FunctionState
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Take ``function`` back from ``node`` if it has not started there.
+
+    The node will never have room for it; or it was sent ahead, and would wait for functions of which nobody
+    knows how long they take.
+    """
+
+    function: FunctionState
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """``run`` has reached a final status; its functions that did not start will not."""
 
     run: Run
 
 
-@dataclass(frozen=True, slots=True)
-class Recall:
-    """Take ``function`` back from its node, to which it was sent ahead and where it has not started.
-
-    It would wait there for functions of which nobody knows how long they take. It is to be reported taken
-    back, and ready again.
-    """
-
-    function: FunctionState
-
-
 #: What is to be carried out.
-Decision = Begin | Place | Fail | Stop | End | Recall
+Decision = Begin | Place | Fail | TooLate | Recall | Stop | End
 
 
 @dataclass(frozen=True, slots=True)

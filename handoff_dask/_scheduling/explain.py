@@ -18,6 +18,29 @@ if TYPE_CHECKING:
 _NAMED = 8
 
 
+def explain_loss(f: FunctionState, allowed: int) -> str:
+    """Why a function is given up that runs on a node which was just lost.
+
+    Parameters
+    ----------
+    f : FunctionState
+    allowed : int
+        Nodes that may be lost while one function runs, as configured.
+    """
+    while_running = 1 + sum(a.outcome == "lost" for a in f.attempts)
+    setting = f"distributed.scheduler.allowed-failures is {allowed}"
+    if not (finished := sum(a.outcome == "finished" for a in f.attempts)):
+        nodes = f"{while_running} node{'s' if while_running > 1 else ''}"
+        return f"its node was lost, too: it took down {nodes} ({setting}); their logs may say why"
+    were = "nodes were" if while_running > 1 else "node was"
+    return (
+        f"its node was lost, too: {while_running} {were} lost while it ran, and {finished} that held its"
+        f" result after it had finished ({setting}); their logs may say why. Nodes that run out of memory"
+        ' need more of it, or fewer results at once: keep="sinks" or a list of ids, and results fetched one'
+        " by one"
+    )
+
+
 def explain(state: SchedulingState, f: FunctionState, now: float) -> str:
     """What a function does, and if it is not running, what it waits for.
 

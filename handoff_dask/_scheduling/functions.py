@@ -31,7 +31,7 @@ class State(Enum):
     FINISHED = "finished"
     #: Failed for good.
     FAILED = "failed"
-    #: A function that it needs failed.
+    #: A function that it needs failed, or all that need it did or were skipped.
     SKIPPED = "skipped"
     #: The run ended before it started, or nobody wants it any more.
     CANCELLED = "cancelled"
@@ -54,8 +54,8 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     R: frozenset({P, W, X, S, C, F}),
     P: frozenset({F, W, R, X, S, C}),  # W: failed or lost, R: the node did not take it
     F: frozenset({W, C}),  # W: the result was lost and is needed again
-    X: frozenset(),
-    S: frozenset(),
+    X: frozenset({W}),  # W: somebody asked for one more try
+    S: frozenset({W}),  # W: likewise, of what it needs
     C: frozenset(),
 }
 
@@ -189,6 +189,7 @@ class FunctionState:
         loaded: bool = False,
     ) -> None:
         """Take note that the attempt that runs has ended."""
+        assert error is None or outcome != "finished", f"{self!r} has finished, with the error {error}"
         attempt = self._attempt(outcome, started, stopped, error, traceback, loaded)
         self.attempts += (attempt,)
         if outcome in ("failed", "lost"):

@@ -10,11 +10,13 @@ for as many events as there were.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from heapq import heappop, heappush
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from handoff_dask._model.function import LOADING
+from handoff_dask._model.records import Shortfall
 from handoff_dask._scheduling.audit import check_ledger
 from handoff_dask._scheduling.decisions import (
     Begin,
@@ -26,6 +28,7 @@ from handoff_dask._scheduling.decisions import (
     Settings,
     Starved,
     Stop,
+    TooLate,
 )
 from handoff_dask._scheduling.durations import loading
 from handoff_dask._scheduling.explain import explain
@@ -61,6 +64,8 @@ class SchedulingState:
         self._pending_nodes: list[Node] | None = None  # those the pending runs were last compared with
         self._delayed: list[_Delayed] = []
         self._spent: list[FunctionState] = []  # ready, but they have failed for good
+        self._too_late: list[FunctionState] = []  # ready, but their runs have ended
+        self._recalled: list[FunctionState] = []  # placed where there will never be room for them
         self._ended: list[Run] = []
         self._stops: list[Stop] = []
         self._unranked: dict[Run, None] = {}  # more is left of them than when they were ranked
@@ -99,8 +104,13 @@ class SchedulingState:
                 self._unranked[run] = None
 
     def node_resized(self, name: Any, capacity: Amounts) -> None:
-        """A node's capacity is now this; what runs there goes on."""
+        """A node's capacity is now this; what runs there goes on.
+
+        What was placed there and no longer fits may still wait on the node, which would never start it.
+        """
         self.placement.resize(name, capacity)
+        node = self.nodes[name]
+        self._recalled += [f for f in (*node.running, *node.ahead) if not node.holds(f.cost)]
         self._nodes_changed()
 
     def node_occupied(self, name: Any, amounts: Amounts) -> None:
@@ -163,6 +173,7 @@ class SchedulingState:
         self._pending = [other for other in self._pending if other is not run]
         self._stops = [stop for stop in self._stops if stop.function.run is not run]
         self._unranked.pop(run, None)
+        self._too_late = [f for f in self._too_late if f.run is not run]
         for f in run.functions:
             if f.state is State.RUNNING:
                 self.placement.bookings.release(f)
@@ -204,6 +215,8 @@ class SchedulingState:
     def ready(self, f: FunctionState, now: float) -> None:
         """All inputs of a function are there."""
         if f.state is not State.WAITING:
+            if f.state in FINAL and not f.run.active and f.run.spec.run_id in self.runs:
+                self._too_late.append(f)
             return
         if f.failures > f.kind.policy.max_retries:
             f.move(State.READY)
@@ -229,6 +242,12 @@ class SchedulingState:
             self.placement.bookings.release(f)
             f.move(State.READY if f.run.active else State.CANCELLED)
             self.placement.enqueue(f)
+
+    def returned(self, f: FunctionState) -> None:
+        """The node gave back a function that it had not started."""
+        if f.state is State.RUNNING:
+            self.placement.bookings.release(f)
+            f.move(State.WAITING if f.run.active else State.CANCELLED)
 
     def finished(
         self,
@@ -338,12 +357,12 @@ class SchedulingState:
         """
         if f.state is not State.RUNNING:
             return None
+        f.close_attempt("cancelled", None, now)
         hold = None
         if f.booked:
-            f.close_attempt("cancelled", None, now)
             self._stop(f, len(f.attempts))
             hold = self.placement.bookings.linger(f)
-        else:  # it was sent ahead, and has not started
+        else:
             self.placement.bookings.release(f)
         f.move(State.WAITING if f.run.active else State.CANCELLED)
         return hold
@@ -392,6 +411,49 @@ class SchedulingState:
             f.run.ranking.forget()
             self._unranked[f.run] = None
 
+    def retried(self, f: FunctionState) -> bool:
+        """Somebody asks for one more try of a function that failed, or of one that it needs.
+
+        Returns
+        -------
+        bool
+            Whether there will be one; not after the end of the run. All its retries are there again.
+        """
+        if f.state not in (State.FAILED, State.SKIPPED) or not f.run.active:
+            return False
+        if f.state is State.FAILED:
+            f.run.failed.remove(f)
+            f.run.shortfalls = _without(f.run.shortfalls, f.id)
+        f.failures = 0
+        f.not_before = 0.0
+        f.move(State.WAITING)
+        self._unskip_dependents(f)
+        f.run.ranking.forget()
+        self._unranked[f.run] = None
+        return True
+
+    def _unskip_dependents(self, f: FunctionState) -> None:
+        """What was skipped for nothing but this function may run after all."""
+        run = f.run
+        if not run.spec.dependents:
+            return
+        numbers = list(run.spec.dependents[f.number])
+        heapify(numbers)  # inputs come first
+        while numbers:
+            dependent = run.functions[heappop(numbers)]
+            inputs = {run.functions[number].state for number in run.inputs[dependent.number]}
+            if dependent.state is State.SKIPPED and inputs.isdisjoint((State.FAILED, State.SKIPPED)):
+                dependent.move(State.WAITING)
+                for number in run.spec.dependents[dependent.number]:
+                    heappush(numbers, number)
+
+    def given_up(self, f: FunctionState) -> None:
+        """Whoever submitted the run does not want this function: without it the run has no end to reach."""
+        functions, dependents = f.run.functions, f.run.spec.dependents
+        needed = any(functions[n].state not in FINAL for n in (dependents[f.number] if dependents else ()))
+        if (f.state not in FINAL or needed) and not f.run.ended:
+            self._end(f.run, RunStatus.CANCELLED)
+
     def skipped(self, f: FunctionState, now: float) -> None:
         """A function that ``f`` needs failed for good."""
         if f.state in FINAL:
@@ -401,6 +463,16 @@ class SchedulingState:
             self.placement.bookings.release(f)
         f.move(State.SKIPPED)
         self._check_complete(f.run)
+
+    def unneeded(self, f: FunctionState, now: float) -> None:
+        """Nobody needs the result of a function: that is no end of its run if all that did need it failed."""
+        run = f.run
+        needed_by = (
+            [run.functions[n].state for n in run.spec.dependents[f.number]] if run.spec.dependents else []
+        )
+        failed = needed_by and all(state in (State.FAILED, State.SKIPPED) for state in needed_by)
+        if failed and f.state not in FINAL and run.status is RunStatus.RUNNING:
+            self.skipped(f, now)
 
     def dropped(self, f: FunctionState, now: float) -> None:
         """Nobody will ever want this function again."""
@@ -480,7 +552,13 @@ class SchedulingState:
             else:
                 assert isinstance(decision, Place)
                 decisions.append(decision)
-        decisions += map(Recall, self.placement.bookings.take_stuck())
+        placed = [(f, f.node) for f in self._recalled if f.state is State.RUNNING and f.node is not None]
+        recalled = {f: node for f, node in placed if not node.holds(f.cost)}
+        self._recalled.clear()
+        recalled.update(self.placement.bookings.take_stuck())
+        decisions += [Recall(f, node) for f, node in recalled.items()]
+        decisions += [TooLate(f) for f in self._too_late if f.state in FINAL]
+        self._too_late.clear()
         decisions += self._stops
         self._stops = []
         decisions += [End(run) for run in self._ended]
@@ -533,3 +611,9 @@ class SchedulingState:
     def check(self) -> None:
         """Raise AssertionError unless the ledger is what the functions that run make it."""
         check_ledger(self.nodes.values(), self.runs.values())
+
+
+def _without(shortfalls: Iterable[Shortfall], id: Any) -> tuple[Shortfall, ...]:
+    """What is left when one function does not fall short any more."""
+    left = [replace(s, function_ids=tuple(i for i in s.function_ids if i != id)) for s in shortfalls]
+    return tuple(s for s in left if s.function_ids)

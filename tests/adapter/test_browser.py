@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import time
+from functools import partialmethod
 
 import pytest
 from distributed import Client, Scheduler, SpecCluster, Worker
@@ -85,6 +86,15 @@ def browser():
 
 
 @pytest.fixture
+def _short_sessions(monkeypatch):
+    """Bokeh gives pages that were left up after some 3 seconds, not 15 to 32."""
+    tornado = pytest.importorskip("bokeh.server.tornado")
+    start = tornado.BokehTornado.__init__
+    options = {"check_unused_sessions_milliseconds": 200, "unused_session_lifetime_milliseconds": 3000}
+    monkeypatch.setattr(tornado.BokehTornado, "__init__", partialmethod(start, **options))
+
+
+@pytest.fixture
 def cluster():
     nodes = {"large": {"cpu": 2, "memory": 8000}, "small": {"cpu": 1, "memory": 1000}}
     options = {"memory_limit": 0, "dashboard": False, "protocol": "inproc"}
@@ -139,8 +149,8 @@ def test_the_page_shows_a_run_and_follows_it(cluster, browser):
 
         browser.set_window_size(500, 1400)
         until(lambda: "that ask for this" in text())
-        wide = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")
-        assert wide <= 0  # nothing sticks out
+        wide = "return document.documentElement.scrollWidth - innerWidth"
+        until(lambda: browser.execute_script(wide) <= 0, what="nothing sticks out")
 
         door.open()
         run.wait(20)
@@ -171,6 +181,7 @@ def hover(browser, condition):
     raise AssertionError("nothing is shown about the function")
 
 
+@pytest.mark.usefixtures("_short_sessions")
 def test_it_is_read_only_while_somebody_looks(cluster, browser, monkeypatch):
     from handoff_dask._adapter import webpage
 

@@ -36,8 +36,8 @@ def _namespaces():
         pytest.skip(reason)
 
 
-def run(folder, seconds):
-    done = in_a_network(str(folder), str(seconds))
+def run(folder, seconds, ttl):
+    done = in_a_network(str(folder), str(seconds), str(ttl))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -52,7 +52,7 @@ def check(found):
 
 
 def test_a_link_that_is_cut_for_less_than_the_worker_ttl(tmp_path):
-    found = run(tmp_path, 2)
+    found = run(tmp_path, 2, ttl=5)
     check(found)
     assert not found["done before"]
     assert not found["gone"]
@@ -62,7 +62,7 @@ def test_a_link_that_is_cut_for_less_than_the_worker_ttl(tmp_path):
 
 
 def test_a_link_that_is_cut_for_longer_than_the_worker_ttl(tmp_path):
-    found = run(tmp_path, 15)
+    found = run(tmp_path, 9, ttl=3)
     check(found)
     assert found["done before"], "the run goes on without the node"
     assert found["gone"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -11,7 +12,7 @@ import dask
 import pytest
 from distributed import Client
 from distributed.scheduler import KilledWorker
-from faulty import attempt, entered, marks, take_down, wait_first, wait_for
+from faulty import attempt, entered, finish_once, marks, take_down, wait_first, wait_for
 from helpers import dag_of, plugin_of, settle, until
 from processes import ProcessCluster
 
@@ -20,7 +21,7 @@ from handoff_dask import Collocated, Function, FunctionFailedError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed and stopped by signals")
 
-TTL = 5.0  # seconds: Dask takes no less than ten heartbeats
+TTL = 3.0  # seconds
 
 
 @pytest.fixture
@@ -29,8 +30,10 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def abc():
+def abc(monkeypatch):
     """A cluster of three nodes, and a client."""
+    # Dask takes no less than ten of them for the time-to-live.
+    monkeypatch.setattr("distributed.scheduler.heartbeat_interval", lambda n: TTL / 10)
     with (
         dask.config.set({"distributed.scheduler.worker-ttl": f"{TTL}s"}),
         ProcessCluster({name: {"cpu": 2} for name in "abc"}, threads=2) as cluster,
@@ -161,6 +164,37 @@ def test_a_function_that_takes_nodes_down_is_stopped(folder, allowed):
         result = handoff.execute(dag_of(Function("fine", "operator:add", extra_args=[1, 2])), client)
         assert result["fine"] == 3
         del error, caught
+        settle(cluster)
+
+
+def test_a_result_whose_nodes_die_while_it_is_fetched_says_so(folder):
+    """As when nodes run out of memory: its attempts have finished, and its node was lost all the same."""
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        handoff.local_cluster({name: {"cpu": 1} for name in "ab"}, processes=True) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        dag = dag_of(Function("large", finish_once, extra_args=[folder]))
+        run = handoff.submit(dag, client)
+        assert run.wait(20)
+        assert outcomes(run.records["large"]) == ["finished"]
+        os.kill(int(marks(folder)[0][-1]), signal.SIGKILL)
+        until(lambda: len(marks(folder)) > 1)
+        with pytest.raises(FunctionFailedError) as caught:
+            run.result(60)
+        error = caught.value
+        assert [(a.outcome, a.error is not None) for a in error.attempts] == [
+            ("finished", False),
+            ("lost", False),
+            ("lost", True),
+        ]
+        assert isinstance(error.__cause__, KilledWorker)
+        text = str(error)
+        assert "2 nodes were lost while it ran, and 1 that held its result after it had finished" in text
+        assert 'keep="sinks"' in text
+        assert "memory" in text
+        assert outcomes(run.records["large"]) == ["finished", "lost", "lost"]
+        del error, caught, run
         settle(cluster)
 
 

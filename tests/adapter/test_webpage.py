@@ -114,9 +114,10 @@ def test_what_opens_the_page_costs_one_snapshot_for_all(cluster, client, monkeyp
     installed(client)
     taken = []
     page = next(
-        a for a in plugin_of(cluster)._undo if isinstance(getattr(a, "__self__", None), webpage.Webpage)
+        a.__self__
+        for a in plugin_of(cluster).patches._undo
+        if isinstance(getattr(a, "__self__", None), webpage.Webpage)
     )
-    page = page.__self__
     original = page._snapshot
     monkeypatch.setattr(page, "_snapshot", lambda: taken.append(1) or original())
     monkeypatch.setattr(webpage, "monotonic", lambda: 1e9)

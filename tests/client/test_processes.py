@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from distributed import Client
-from helpers import dag_of, identity
+from helpers import dag_of, identity, until
 
 import handoff_dask as handoff
 from handoff_dask import Function, FunctionFailedError
@@ -47,8 +47,22 @@ def test_a_result_that_cannot_be_moved_is_its_functions_failure(processes, code)
     assert isinstance(error.__cause__, Exception)
     statuses = {id: record.status for id, record in error.run.records.items()}
     assert statuses == {"makes": "failed", "uses": "skipped", "other": "finished"}
-    assert handoff.resources_available("a", {"cpu": 2}, processes)
-    assert handoff.resources_available("b", {"cpu": 2}, processes)
+    # A run ends before a node has said that it no longer waits for what cannot come.
+    for name in "ab":
+        until(lambda name=name: handoff.resources_available(name, {"cpu": 2}, processes))
+
+
+def test_a_result_that_cannot_be_loaded_here_is_named(processes):
+    """Its function has not failed: it is no attempt that has an error."""
+    dag = dag_of(Function("bad", Unloadable), Function("good", identity, extra_args=[1]))
+    with pytest.raises(
+        FunctionFailedError, match=r"result of function 'bad'.*be fetched.*ValueError"
+    ) as info:
+        handoff.execute(dag, processes, timeout=60)
+    assert info.value.function_id == "bad"
+    assert isinstance(info.value.__cause__, ValueError)
+    assert [(a.outcome, a.error) for a in info.value.attempts] == [("finished", None)]
+    assert info.value.run.results["good"] == 1
 
 
 def test_the_next_attempt_is_where_it_need_not_be_moved(processes):

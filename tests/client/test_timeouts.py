@@ -95,18 +95,18 @@ both = pytest.mark.parametrize("run", [on_a_cluster, locally])
 def test_an_attempt_is_ended_whatever_it_does(client, run, code):
     warm = dag_of(Function("warm", process_id, timeout=60))
     run(warm, client)  # to start a process does not count
-    dag = dag_of(Function("stuck", code, timeout=0.5, max_retries=1, cost={"cpu": 4}))
+    dag = dag_of(Function("stuck", code, timeout=0.2, max_retries=1, cost={"cpu": 4}))
     with pytest.raises(FunctionFailedError) as caught:
         run(dag, client)
     error = caught.value
     assert isinstance(error.__cause__, FunctionTimeoutError)
-    assert error.__cause__.timeout == 0.5
+    assert error.__cause__.timeout == 0.2
     assert [a.outcome for a in error.attempts] == ["failed", "failed"]
-    assert "ran longer than its timeout of 0.5 s and was ended" in str(error)
+    assert "ran longer than its timeout of 0.2 s and was ended" in str(error)
     for attempt in error.attempts:
         assert attempt.stopped is not None
         assert attempt.started is not None
-        assert attempt.stopped - attempt.started >= 0.5
+        assert attempt.stopped - attempt.started >= 0.2
 
 
 def test_the_node_runs_the_next_function_on_what_was_freed(client):

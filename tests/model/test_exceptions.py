@@ -36,6 +36,7 @@ EXAMPLES = [
     handoff.AllocationError("mine", "run1", [SHORTFALL]),
     handoff.AllocatorError("mine", "run1", "it placed 'a' on 'x'"),
     handoff.RunCancelledError("mine", "run1", "somebody did"),
+    handoff.RunEndedError("mine", "run1", ("f", 1), "failed"),
     handoff.RunTimeoutError("mine", "run1", 2.5, 3, 7),
 ]
 every = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
@@ -133,6 +134,7 @@ def test_base(error):
         ("AllocationError", handoff.RunError),
         ("AllocatorError", handoff.RunError),
         ("RunCancelledError", handoff.RunError),
+        ("RunEndedError", handoff.RunError),
         ("RunTimeoutError", handoff.RunError),
         ("RunTimeoutError", TimeoutError),
     ],

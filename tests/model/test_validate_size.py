@@ -31,7 +31,14 @@ def test_chain():
     assert len(dag.subset(N - 1)) == N
 
 
-@pytest.mark.parametrize(("depth", "width"), [(1000, 100), (100, 1000)])
+@pytest.mark.parametrize(
+    ("depth", "width"),
+    [
+        (1000, 20),
+        (20, 1000),
+        *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in [(1000, 100), (100, 1000)]),
+    ],
+)
 def test_layers(depth, width):
     dag = DAG()
     for layer in reversed(range(depth)):

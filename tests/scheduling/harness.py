@@ -16,7 +16,17 @@ from __future__ import annotations
 
 from handoff_dask._model.resources import THREADS, UNIT, parse_amounts
 from handoff_dask._model.retry import RetryPolicy
-from handoff_dask._scheduling.decisions import Begin, Decision, End, Fail, Place, Recall, Settings, Stop
+from handoff_dask._scheduling.decisions import (
+    Begin,
+    Decision,
+    End,
+    Fail,
+    Place,
+    Recall,
+    Settings,
+    Stop,
+    TooLate,
+)
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run
@@ -79,10 +89,12 @@ def text_of(decision: Decision) -> str:
             return f"{function.id}@{node.name} peer {peer}"
         case Fail(function, _):
             return f"{function.id} unplaceable"
+        case TooLate(function):
+            return f"{function.id} too late"
+        case Recall(function, node):
+            return f"{function.id} back from {node.name}"
         case Stop(function, node, attempt):
             return f"stop {function.id}@{node.name}, attempt {attempt}"
-        case Recall(function):
-            return f"{function.id} recalled"
         case Begin(run):
             return f"{run.spec.run_id} begins"
         case End(run):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from handoff_dask._model.resources import GPU, THREADS, UNIT
-from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Stop
+from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Stop, TooLate
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import Run, RunStatus
@@ -110,6 +110,8 @@ class Model:
         self.finals: dict[FunctionState, list[str]] = {}
         self.to_stop: dict[FunctionState, int] = {}  # with the number of the attempt
         self.lasting: set[FunctionState] = set()  # placed, and not known to be short
+        self.asked_back: set[FunctionState] = set()  # placed, and recalled
+        self.too_late: list[FunctionState] = []  # ready after their end, to be said in the next decision
 
     # questions
 
@@ -177,6 +179,7 @@ class Model:
 
     def _release(self, f: FunctionState) -> None:
         self.lasting.discard(f)
+        self.asked_back.discard(f)
         node = self.nodes.get(self.where[f])
         if node is None:
             return
@@ -284,6 +287,8 @@ class Model:
             self.group_at.pop(id(f.group), None)
 
     def on_ready(self, f: FunctionState, now: float, result: None) -> None:
+        if self.status[f] in FINAL and not self.live(f):
+            self.too_late.append(f)
         if self.status[f] == WAITING:
             self.status[f] = READY
 
@@ -294,6 +299,41 @@ class Model:
     def on_refused(self, f: FunctionState, result: None) -> None:
         self.nodes[self.where[f]].accepting = False
         self._set(f, READY if self.live(f) else CANCELLED)
+
+    def on_returned(self, f: FunctionState, result: None) -> None:
+        if self.status[f] == PLACED:
+            self._set(f, WAITING if self.live(f) else CANCELLED)
+
+    def on_retried(self, f: FunctionState, result: bool) -> None:
+        assert result == (self.status[f] in (FAILED, SKIPPED) and self.live(f))
+        if result:
+            self.finals[f].remove(self.status[f])
+            self.status[f] = WAITING
+            self.failures[f] = 0
+            self.not_before[f] = 0.0
+            if f.run.spec.dependents:
+                for other in f.run.functions[f.number + 1 :]:  # inputs have lower numbers
+                    inputs = [self.status[f.run.functions[n]] for n in f.run.inputs[other.number]]
+                    freed = f.number in self._ancestors(other)
+                    if self.status[other] == SKIPPED and freed and not {FAILED, SKIPPED} & set(inputs):
+                        self.finals[other].remove(SKIPPED)
+                        self.status[other] = WAITING
+
+    @staticmethod
+    def _ancestors(f: FunctionState) -> set[int]:
+        found: set[int] = set()
+        stack = [f.number]
+        while stack:
+            new = set(f.run.inputs[stack.pop()]) - found
+            found |= new
+            stack += new
+        return found
+
+    def on_given_up(self, f: FunctionState, result: None) -> None:
+        dependents = f.run.spec.dependents[f.number] if f.run.spec.dependents else ()
+        needed = any(self.status[f.run.functions[n]] not in FINAL for n in dependents)
+        if self.status[f] not in FINAL or needed:
+            self.on_run_cancelled(f.run.spec.run_id, None)
 
     def on_finished(self, f: FunctionState, now: float, result: None, **times: float) -> None:
         if self.status[f] not in FINAL:
@@ -326,12 +366,6 @@ class Model:
         assert result == self.live(f)
         self.on_lost(f, now, None)
 
-    def on_taken_back(self, f: FunctionState, now: float, result: None) -> None:
-        """One that was sent ahead: it has not started, and no attempt of it is told of."""
-        attempts = f.attempts
-        self.on_lost(f, now, result)
-        assert f.attempts == attempts
-
     def on_seceded(self, f: FunctionState, result: None) -> None:
         if self.status[f] == PLACED:
             self.lasting.add(f)
@@ -345,6 +379,13 @@ class Model:
         if self.status[f] not in FINAL:
             self._set(f, SKIPPED)
         self._complete(f.run)
+
+    def on_unneeded(self, f: FunctionState, now: float, result: None) -> None:
+        numbers = f.run.spec.dependents[f.number] if f.run.spec.dependents else ()
+        statuses = {self.status[f.run.functions[n]] for n in numbers}
+        running = self.runs[f.run.spec.run_id] == "running"
+        if statuses and statuses <= {FAILED, SKIPPED} and self.status[f] not in FINAL and running:
+            self.on_skipped(f, now, None)
 
     def on_dropped(self, f: FunctionState, now: float, result: None) -> None:
         if self.status[f] not in FINAL:
@@ -362,7 +403,14 @@ class Model:
                 self._check_place(decision, now)
             elif isinstance(decision, Fail):
                 self._check_fail(decision, now)
+            elif isinstance(decision, Recall):
+                assert (
+                    decision.function
+                    in self.nodes[decision.node.name].booked + self.nodes[decision.node.name].ahead
+                )
         self._check_recalled([d.function for d in result if isinstance(d, Recall)])
+        assert [d.function for d in result if isinstance(d, TooLate)] == self.too_late
+        self.too_late.clear()
         for decision in result:
             if isinstance(decision, End):
                 run = decision.run
@@ -450,9 +498,14 @@ class Model:
             self.lasting.add(f)
 
     def _check_recalled(self, recalled: list[FunctionState]) -> None:
-        """Just those are taken back that would wait for one of which nobody knows how long it takes."""
-        stuck = [f for n in self.nodes.values() for f in n.ahead if not n.soon_fits(f.cost, self.lasting)]
-        assert sorted(map(id, recalled)) == sorted(map(id, stuck))
+        """Only what would wait for ever, or for one of which nobody knows how long it takes, is asked back."""
+        stuck = {f for n in self.nodes.values() for f in n.ahead if not n.soon_fits(f.cost, self.lasting)}
+        placed = [(f, n) for n in self.nodes.values() for f in n.booked + n.ahead]
+        too_big = {f for f, n in placed if any(units > n.capacity.get(r, 0) for r, units in f.cost.items())}
+        assert set(recalled) <= stuck | too_big
+        assert len(set(recalled)) == len(recalled)
+        assert stuck <= set(recalled) | self.asked_back
+        self.asked_back = (self.asked_back | set(recalled)) & set(self.functions(PLACED))
 
     def _check_peer(self, decision: Place, node: NodeModel) -> None:
         f = decision.function

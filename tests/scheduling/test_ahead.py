@@ -73,9 +73,9 @@ def test_one_is_taken_back_when_what_it_waits_for_takes_long_after_all(core):
     core.decide()
     assert ahead(core) == ["f1", "f2"]
     core.state.seceded(core["f0"])
-    assert core.decide() == ["f1 recalled", "f2 recalled"]
+    assert core.decide() == ["f1 back from a", "f2 back from a"]
     for id in ("f1", "f2"):
-        assert core.state.taken_back(core[id], core.now) is None
+        core.state.returned(core[id])
     core.ready("f1 f2")
     assert core.decide() == []
     assert core.outcomes("f1") == []
@@ -92,7 +92,7 @@ def test_one_is_taken_back_when_one_that_may_take_long_takes_its_room(core):
     core.decide()
     assert ahead(core) == ["wide"]
     core.run(id="other", long=fn("cpu 1"), options={"priority": 1})
-    assert core.decide() == ["long@a", "wide recalled"]
+    assert core.decide() == ["long@a", "wide back from a"]
 
 
 def test_one_that_seceded_before_it_was_booked(core):
@@ -103,7 +103,7 @@ def test_one_that_seceded_before_it_was_booked(core):
     core.state.seceded(core["f1"])  # the worker started it first
     assert core.decide() == []
     core.finish("f0")
-    assert core.decide() == ["f2 recalled"]
+    assert core.decide() == ["f2 back from a"]
 
 
 def test_they_move_up_in_order_as_room_is_made(core):

@@ -261,7 +261,12 @@ class CoreMachine(RuleBasedStateMachine):
             cluster.tell("node_accepting", name, not cluster.state.nodes[name].accepting)
 
     @precondition(lambda self: self.model.status)
-    @rule(event=st.sampled_from(["lose", "lose result", "lose result", "give up", "drop"]), pick=picks)
+    @rule(
+        event=st.sampled_from(
+            ["lose", "lose result", "lose result", "give up", "drop", "retry", "do without", "forget"]
+        ),
+        pick=picks,
+    )
     def function_event(self, event, pick):
         cluster = self.cluster
         if event == "lose" and (running := self.of_state(State.RUNNING)):
@@ -272,6 +277,12 @@ class CoreMachine(RuleBasedStateMachine):
             cluster.give_up(self.pick(these, pick))
         elif event == "drop":
             cluster.drop(self.pick(self.model.status, pick))
+        elif event == "retry" and (failed := self.of_state(State.FAILED)):
+            cluster.retry(self.pick(failed, pick))
+        elif event == "forget" and (these := self.of_state(State.RUNNING, State.READY, State.WAITING)):
+            cluster.forget(self.pick(these, pick))
+        elif event == "do without" and pick % 4 == 3:
+            cluster.tell("given_up", self.pick(self.model.status, pick))
 
     @precondition(lambda self: len(self.cluster.state.runs) > 1)
     @rule(event=st.sampled_from(["cancel", "remove", "nothing"]), pick=picks)
@@ -344,13 +355,22 @@ class KeepingMachine(CoreMachine):
     settings_of_core = KEEPING
 
 
-TestCoreMachine = pytest.mark.timeout(900)(CoreMachine.TestCase)  # shrinking a failure takes minutes
-TestCoreMachine.settings = settings(
-    max_examples=150,
+OFTEN = settings(
+    max_examples=200,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 
-TestKeepingMachine = pytest.mark.timeout(900)(KeepingMachine.TestCase)
-TestKeepingMachine.settings = settings(TestCoreMachine.settings, max_examples=100)
+
+def case(machine, options):
+    """A test of a machine, which may take minutes to make a failure smaller."""
+    case = pytest.mark.timeout(900)(type(machine.__name__, (machine.TestCase,), {}))
+    case.settings = options
+    return case
+
+
+TestCoreMachine = case(CoreMachine, settings(OFTEN, max_examples=50))
+TestKeepingMachine = case(KeepingMachine, settings(OFTEN, max_examples=50))
+TestCoreMachineOften = pytest.mark.slow(case(CoreMachine, OFTEN))
+TestKeepingMachineOften = pytest.mark.slow(case(KeepingMachine, OFTEN))

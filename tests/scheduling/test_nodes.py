@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scheduling.harness import Core, fn, many, node
+from scheduling.harness import Core, fn, many, node, one_ahead
 
 from handoff_dask._scheduling.functions import State
 
@@ -300,4 +300,42 @@ def test_what_was_only_sent_ahead_takes_nothing_when_it_is_taken_back():
     assert core.state.taken_back(core["f1"], core.now) is None
     assert core.state.taken_back(core["f1"], core.now) is None
     core.finish("f0")
+    assert core.used("a") == {}
+
+
+# nodes that have become too small for what they were sent
+
+
+def test_what_a_node_will_never_start_is_asked_back(core):
+    core = one_ahead()
+    core.resize(a="cpu 4, memory 4")
+    assert core.decide() == ["all back from a", "next back from a"]
+    core.state.returned(core["next"])
+    assert core.states("all next") == "running waiting"  # the first has started
+    assert core["next"].attempts == ()
+    core.ready("next")
+    core.finish("all")
+    assert "next@a" not in core.decide()
+    core.resize(a="cpu 4, memory 5")
+    assert core.decide() == ["next@a"]
+
+
+def test_what_fits_again_before_the_decision_is_not_asked_back(core):
+    core.nodes(a="cpu 4")
+    core.run(x=fn("cpu 3"))
+    core.decide()
+    core.resize(a="cpu 2")
+    core.resize(a="cpu 4")
+    assert core.decide() == []
+
+
+def test_what_was_asked_back_from_a_run_that_was_cancelled_does_not_run(core):
+    core.nodes(a="cpu 4")
+    core.run(x=fn("cpu 3"))
+    core.decide()
+    core.resize(a="cpu 2")
+    core.cancel()
+    assert core.decide() == ["x back from a", "r cancelled"]
+    core.state.returned(core["x"])
+    assert core.states("x") == "cancelled"
     assert core.used("a") == {}

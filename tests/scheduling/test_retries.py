@@ -6,6 +6,7 @@ import pytest
 from scheduling.harness import Core, fn, many
 
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._scheduling.explain import explain_loss
 
 
 def again(core, id):
@@ -320,3 +321,107 @@ def test_a_result_of_a_run_that_was_cancelled_meanwhile_need_not_travel(core):
     core.state.run_cancelled("r")
     assert core.state.unmovable(core["x"], core.now, "it does not pickle") is False
     assert core.outcomes("x") == [("a", "finished")]
+
+
+# one more try that somebody asks for
+
+
+def test_a_function_that_failed_is_tried_again_with_all_its_retries(core):
+    core.nodes(a="cpu 1, threads 3")
+    run = core.run(
+        x=fn("cpu 0.25", retries=1), y=fn(), z=fn("cpu 0.5"), ready="x z", options={"fail_fast": False}
+    )
+    assert core.decide() == ["x@a", "z@a"]
+    for _ in range(2):
+        core.fail("x")
+        core.ready("x")
+        core.decide()
+    core.state.skipped(core["y"], core.now)
+    assert core.states("x y z") == "failed skipped running"
+    assert core.state.retried(core["x"])
+    assert core.state.retried(core["y"])
+    assert run.failed == []
+    core.ready("x")
+    assert core.decide() == ["x@a"]
+    assert core.fail("x")
+    core.ready("x")
+    core.decide()
+    core.finish("x")
+    core.ready("y")
+    assert core.decide() == ["y@a"]
+    core.finish("y z")
+    assert core.decide() == ["r finished"]
+    assert [a.number for a in core["x"].attempts] == [1, 2, 3, 4]
+
+
+def test_there_is_no_other_try_after_the_end_of_the_run(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1"))
+    core.decide()
+    core.fail("x")
+    assert core.decide() == ["r failed"]
+    assert not core.state.retried(core["x"])
+    core.ready("x")
+    assert core.decide() == ["x too late"]
+
+
+def test_an_attempt_that_finished_has_no_error(core):
+    core.nodes(a="cpu 1")
+    core.run(x=fn("cpu 1"))
+    core.decide()
+    with pytest.raises(AssertionError, match="has finished, with the error broken"):
+        core["x"].close_attempt("finished", None, None, "broken")
+    core.finish("x")
+    core["x"].attempts = (core["x"].attempts[0]._replace(error="broken"),)
+    with pytest.raises(AssertionError, match="'x'"):
+        core.state.check()
+    core["x"].attempts = ()
+
+
+@pytest.mark.parametrize("ends", [1, 3])
+def test_a_function_given_up_says_how_often_its_nodes_were_lost_and_when(core, ends):
+    core.run(x=fn("cpu 1"), options={"wait_for_nodes": 9.0})
+    for i in range(ends):
+        core.nodes(**{f"n{i}": "cpu 1"})
+        core.decide()
+        core.finish("x")
+        core.leave(f"n{i}")
+        core.state.result_lost(core["x"])
+        core.ready("x")
+    for i in range(2):
+        core.nodes(**{f"m{i}": "cpu 1"})
+        assert f"x@m{i}" in core.decide()
+        if not i:
+            core.leave("m0")
+            core.ready("x")
+    text = explain_loss(core["x"], 1)
+    assert f"2 nodes were lost while it ran, and {ends} that held its result after it had finished" in text
+    core.state.gave_up(core["x"], core.now, text)
+    assert [(a.outcome, a.error) for a in core["x"].attempts] == [
+        *[("finished", None)] * ends,
+        ("lost", None),
+        ("lost", text),
+    ]
+    core.state.check()
+
+
+def test_a_function_that_fitted_nowhere_is_tried_again_when_there_is_room(core):
+    core.nodes(a="cpu 2", b="gpu 1")
+    run = core.run(x=fn("gpu 1"), y=fn("gpu 1"), z=fn("cpu 1"), options={"fail_fast": False})
+    core.leave("b")
+    core.decide()
+    core.wait(31)
+    assert core.decide() == ["x unplaceable", "y unplaceable"]
+    assert [s.function_ids for s in run.shortfalls] == [("x", "y")]
+    core.nodes(b="gpu 1")
+    assert core.state.retried(core["x"])
+    assert [s.function_ids for s in run.shortfalls] == [("y",)]
+    core.ready("x")
+    assert core.decide() == ["x@b"]
+    assert core.state.retried(core["y"])
+    assert run.shortfalls == ()
+    core.ready("y")
+    core.finish("x")
+    core.decide()
+    core.finish("y z")
+    assert core.decide() == ["r finished"]

@@ -243,7 +243,7 @@ def test_cancelling_starts_nothing_more(core):
     assert core.used("a") == {}
     assert core.decide() == []
     core.ready("waiting stuck")
-    assert core.decide() == []
+    assert core.decide() == ["waiting too late", "stuck too late"]
 
 
 def test_cancelling_an_ended_run_changes_nothing(core):
@@ -392,3 +392,31 @@ def test_what_needs_a_failed_function_is_skipped_whoever_says_so(core):
     assert core.states("a b c d e") == "failed skipped skipped skipped running"
     core.finish("e")
     assert core.decide() == ["r failed"]
+
+
+def test_what_only_failed_functions_needed_need_not_run(core):
+    core.nodes(a="cpu 2")
+    x = fn("cpu 1")
+    core.run(
+        **dict.fromkeys("abcd", x),
+        ready="a b",
+        options={"fail_fast": False, "dependents": [[2], [2], [3], []]},
+    )
+    core.decide()
+    core.fail("a")
+    assert core.states("a b c d") == "failed running skipped skipped"
+    core.state.lost(core["b"], core.now)  # Dask takes it back
+    core.state.unneeded(core["b"], core.now)
+    assert core.states("b") == "skipped"
+    assert core.decide() == ["r failed"]
+
+
+def test_what_nobody_needs_for_other_reasons_is_not_skipped(core):
+    core.nodes(a="cpu 2")
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"), z=fn("cpu 1"), options={"dependents": [[1], [], []]})
+    core.decide()
+    core.fail("z")
+    before = core.states("x y")
+    for id in "xy":
+        core.state.unneeded(core[id], core.now)
+    assert core.states("x y") == before

@@ -49,7 +49,8 @@ def test_legal_steps_are_counted(core, old, new):
 def test_what_the_table_must_say():
     assert set(TRANSITIONS) == set(State)
     assert {a for a, b in LEGAL if b is P} == {R}, "only a ready function is placed"
-    assert {a for a in State if not TRANSITIONS[a]} == {X, S, C}
+    assert {a for a in State if not TRANSITIONS[a]} == {C}
+    assert TRANSITIONS[X] == TRANSITIONS[S] == {W}, "there may be one more try, and no other way on"
     assert TRANSITIONS[F] <= {W, C}, "a result can only be lost"
     assert all(not TRANSITIONS[a] <= FINAL or a in FINAL for a in State)
     for state in {W, D, R, P}:
@@ -63,6 +64,9 @@ QUIET = {
     "ready": (D, R, P, F, X, S, C),
     "withdrawn": (W, P, F, X, S, C),
     "refused": (W, D, R, F, X, S, C),
+    "returned": (W, D, R, F, X, S, C),
+    "retried": (W, D, R, P, F, C),
+    "given_up": (F, X, S, C),
     "finished": (F, X, S, C),
     "failed": (W, D, R, F, X, S, C),
     "gave_up": (F, X, S, C),
@@ -77,7 +81,7 @@ QUIET = {
 def test_events_that_do_not_concern_a_function_change_nothing(core, event, state):
     f = function_in(core, state)
     before = f.run.status
-    takes_no_time = {"withdrawn", "refused", "result_lost"}
+    takes_no_time = {"withdrawn", "refused", "result_lost", "returned", "retried", "given_up"}
     getattr(core.state, event)(f, *([] if event in takes_no_time else [0.0]))
     assert f.state is state
     assert f.attempts == ()
@@ -113,3 +117,15 @@ def test_a_final_event_comes_from_any_state(core, event, state):
     core.wait(10)
     assert core.decide() == []
     assert core.state.next_wake() is None
+
+
+@pytest.mark.parametrize("state", [F, X, S, C])
+def test_what_becomes_ready_after_its_end_is_too_late(core, state):
+    """Or it would stay parked: its result was lost after the run was cancelled, or somebody asked for it."""
+    f = function_in(core, state)
+    core.cancel()
+    assert core.decide() == ["r cancelled"]
+    core.ready("x")
+    assert core.decide() == ["x too late"]
+    assert f.state is state
+    assert core.decide() == []

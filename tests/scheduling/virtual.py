@@ -159,6 +159,25 @@ class VirtualCluster:
         self.tell("gave_up", f, self.now)
         self._skip_dependents(f)
 
+    def retry(self, f: FunctionState) -> None:
+        """Somebody asks for one more try, and so of all that could not run without it."""
+        asked = [f]
+        for each in asked:
+            if self.tell("retried", each):
+                asked += [other for other in self.dependents[each] if other.state is State.SKIPPED]
+        for each in dict.fromkeys(asked):
+            self._offer(each)
+
+    def forget(self, f: FunctionState) -> None:
+        """Dask takes back what nobody needs any more."""
+        if f.state is State.RUNNING:
+            self._end(f)
+            self.tell("lost", f, self.now)
+        elif f.state is State.READY:
+            self.tell("withdrawn", f)
+        self.tell("unneeded", f, self.now)
+        self._offer(f)
+
     def drop(self, f: FunctionState) -> None:
         """Nobody wants it: neither a client nor a function that would need it."""
         for other in self.dependents[f]:
@@ -215,9 +234,7 @@ class VirtualCluster:
             if isinstance(decision, Fail):
                 self._skip_dependents(decision.function)
             elif isinstance(decision, Recall):
-                self._end(decision.function)
-                self.tell("taken_back", decision.function, self.now)
-                self._offer(decision.function)
+                self._give_back(decision.function, decision.node)
         self.stopping += [d for d in decisions if isinstance(d, Stop)]
         return decisions
 
@@ -228,6 +245,13 @@ class VirtualCluster:
         if f in self.inputs and f.state is State.RUNNING and len(f.attempts) + 1 == asked.attempt:
             self._end(f)
             self.tell("stopped", f, self.now)
+
+    def _give_back(self, f: FunctionState, node: Node) -> None:
+        """The node gives back what it has not started."""
+        worker = self.workers[node.name]
+        if f in worker.sent:
+            worker.end(f)
+            self.tell("returned", f)
             self._offer(f)
 
     def start(self) -> list[FunctionState]:

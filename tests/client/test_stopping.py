@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 import time
+import types
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ from helpers import dag_of, gate, pass_gate, settle, until
 
 import handoff_dask as handoff
 from handoff_dask import Function, FunctionFailedError, RunCancelledError, RunTimeoutError
+from handoff_dask._adapter import stopping
 
 
 def note_and(code, path):
@@ -213,3 +215,29 @@ def test_in_this_process_it_ends_too(tmp_path):
     assert caught.value.function_id == "bad"
     assert time.monotonic() - begin < 20
     assert not psutil.pid_exists(int(stuck.path.read_text()))
+
+
+@pytest.mark.parametrize("failures", [2, 99])
+def test_a_node_that_does_not_answer_is_told_again_and_then_left(monkeypatch, caplog, failures):
+    monkeypatch.setattr(stopping, "PAUSE", 0)
+    told = []
+
+    async def run(function, kwargs):
+        told.append(kwargs)
+        if len(told) <= failures:
+            raise OSError("not now")
+        return {"status": "OK"}
+
+    scheduler = types.SimpleNamespace(
+        workers={"tcp://a": None}, rpc=lambda address: types.SimpleNamespace(run=run)
+    )
+
+    async def tell():
+        telling = stopping.Stopping(scheduler)
+        telling.stop("tcp://a", [("key", 1)])
+        telling.stop("tcp://gone", [("other", 1)])
+        await asyncio.gather(*telling._tasks)
+
+    asyncio.run(tell())
+    assert len(told) == min(failures + 1, stopping.TRIES)
+    assert ("could not be told to end" in caplog.text) == (failures == 99)

@@ -328,9 +328,7 @@ def test_a_process_that_died_idle_is_reaped_with_its_threads(client, run):
 
 
 def threads_of(pid):
-    return [
-        t for t in threading.enumerate() if t.name.startswith("handoff-child") and t.name.endswith(str(pid))
-    ]
+    return [t for t in threading.enumerate() if re.fullmatch(rf"handoff-child_.*-{pid}", t.name)]
 
 
 def start_another_process(path):

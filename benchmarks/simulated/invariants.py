@@ -21,6 +21,9 @@ def check_outcome(scenario: Scenario, run: PlannedRun, outcome: Any) -> Iterator
     if isinstance(outcome, BaseException):
         if not _allowed(scenario, run, outcome):
             yield f"{run.name} ended with {type(outcome).__name__}: {str(outcome)[:500]}"
+        for a in getattr(outcome, "attempts", ()):
+            if a.outcome == "finished" and a.error is not None:
+                yield f"{run.name} ended with the attempt {a.number} finished, and its error {a.error}"
         return
     expected = run.expected()
     wrong = {i: value for i, value in outcome.results.items() if expected[i] != value}

@@ -9,6 +9,8 @@ import random
 from typing import Any
 
 import distributed.client
+import distributed.core
+import distributed.utils
 from distributed import Client
 
 import handoff_dask as handoff
@@ -229,3 +231,5 @@ class Seed:
         loop.close()
         asyncio.set_event_loop(None)
         distributed.client._global_clients.clear()
+        for cache in (distributed.core._expects_comm, distributed.utils.has_keyword):
+            cache.cache_clear()  # they keep methods, and with them every server there was

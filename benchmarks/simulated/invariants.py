@@ -46,6 +46,12 @@ def _allowed(scenario: Scenario, run: PlannedRun, error: BaseException) -> bool:
         or (isinstance(error, RunTimeoutError) and run.how == "timeout")
         or (isinstance(error, AllocationError) and not stays)
         or (isinstance(error, FunctionFailedError) and run.fails)
+        # Its results were lost with their node before they were fetched, and no other node can make them.
+        or (
+            isinstance(error, FunctionFailedError)
+            and not stays
+            and isinstance(error.__cause__, AllocationError)
+        )
     )
 
 

@@ -30,8 +30,9 @@ LIMIT = 120.0
 #: Virtual seconds after which what nobody wants must be forgotten.
 SETTLE = 60.0
 
-#: Virtual seconds after which nothing of a run that has ended may wait any more.
-SOON = 10.0
+#: Virtual seconds after which nothing of a run that has ended may wait any more: longer than lost results
+#: wait for a node (``handoff.node-timeout``).
+SOON = 40.0
 
 
 class Seed:

@@ -392,8 +392,14 @@ class HandoffPlugin(SchedulerPlugin):
     def _run_dropped(self, *, dropped: str, **kwargs: Any) -> None:
         active = self.runs.get(dropped)
         if active is not None:
-            active.dropped = True
-            self.wake()
+            self.drop(active)
+
+    def drop(self, active: ActiveRun) -> None:
+        """Nobody will ask about a run any more; a graph that has not arrived by now was lost on its way."""
+        active.dropped = True
+        if active.known is None and not active.run.ended:
+            self.state.run_cancelled(active.run.spec.run_id)
+        self.wake()
 
     def _seceded(self, *, key: Hashable, run_id: int, **kwargs: Any) -> None:
         f, ts = self.functions.get(key), self.scheduler.tasks.get(key)

@@ -15,8 +15,8 @@ from hypothesis import settings
 
 import handoff_dask as handoff
 
-# Where the interpreter is told to store no compiled code, as in many images, each process that a test starts would
-# compile the whole package.
+# Where the interpreter is told to store no compiled code, as in many images, each process that a test starts
+# would compile the whole package.
 if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
     compiled = tempfile.TemporaryDirectory(prefix="handoff-tests-")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

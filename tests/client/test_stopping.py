@@ -194,6 +194,8 @@ def test_a_task_of_dasks_own_that_needs_it_is_told(in_process, stuck):
 def test_in_this_process_it_ends_too(tmp_path):
     """Where a run fails or takes too long."""
     stuck = Stuck(tmp_path / "pid")
+    # To start a process may take longer than the run may.
+    handoff.execute_local(dag_of(Function("warm", process_id, timeout=60)))
     begin = time.monotonic()
     with pytest.raises(RunTimeoutError):
         handoff.execute_local(dag_of(stuck.function), timeout=1)

@@ -22,7 +22,7 @@ from distributed import Client, Scheduler, Worker
 
 from simulated.network import Network
 from simulated.threads import VirtualEvent, VirtualThreadPoolExecutor, rejoin
-from simulated.trace import on
+from simulated.trace import MACHINE, on
 
 CONFIG = {
     "distributed.admin.tick.interval": "1h",
@@ -92,11 +92,23 @@ class _Threading:
         return getattr(__import__("threading"), name)
 
 
-def _no_default_client(client: Any = None) -> Any:
+def _default_clients_by_machine() -> None:
     """Each machine is a process of its own: none finds the default client of another."""
-    if client is None:
-        raise ValueError("there is no default client")
-    return client
+    dask_client = distributed.client
+    original = dask_client._set_global_client
+
+    def set_global_client(client: Any) -> None:
+        original(client)
+        if client is not None:
+            client.machine = MACHINE.get()
+
+    def get_global_client() -> Any:
+        newest_first = sorted(dask_client._global_clients.items(), reverse=True)
+        alive = [client for _, client in newest_first if client.status != "closed"]
+        return next((client for client in alive if client.machine == MACHINE.get()), None)
+
+    dask_client._set_global_client = set_global_client
+    dask_client._get_global_client = get_global_client
 
 
 def prepare() -> None:
@@ -115,7 +127,7 @@ def prepare() -> None:
         module.setproctitle = lambda title: None
     distributed.utils.threading = _Threading()
     sys.modules["distributed.worker_client"].rejoin = rejoin  # a function of that name hides the module
-    distributed.client.default_client = _no_default_client
+    _default_clients_by_machine()
 
 
 class Machine:

@@ -21,6 +21,9 @@ def check_outcome(scenario: Scenario, run: PlannedRun, outcome: Any) -> Iterator
     if isinstance(outcome, BaseException):
         if not _allowed(scenario, run, outcome):
             yield f"{run.name} ended with {type(outcome).__name__}: {str(outcome)[:500]}"
+        for a in getattr(outcome, "attempts", ()):
+            if a.outcome == "finished" and a.error is not None:
+                yield f"{run.name} ended with the attempt {a.number} finished, and its error {a.error}"
         return
     expected = run.expected()
     wrong = {i: value for i, value in outcome.results.items() if expected[i] != value}
@@ -43,6 +46,12 @@ def _allowed(scenario: Scenario, run: PlannedRun, error: BaseException) -> bool:
         or (isinstance(error, RunTimeoutError) and run.how == "timeout")
         or (isinstance(error, AllocationError) and not stays)
         or (isinstance(error, FunctionFailedError) and run.fails)
+        # Its results were lost with their node before they were fetched, and no other node can make them.
+        or (
+            isinstance(error, FunctionFailedError)
+            and not stays
+            and isinstance(error.__cause__, AllocationError)
+        )
     )
 
 

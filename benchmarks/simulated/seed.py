@@ -9,6 +9,8 @@ import random
 from typing import Any
 
 import distributed.client
+import distributed.core
+import distributed.utils
 from distributed import Client
 
 import handoff_dask as handoff
@@ -28,8 +30,9 @@ LIMIT = 120.0
 #: Virtual seconds after which what nobody wants must be forgotten.
 SETTLE = 60.0
 
-#: Virtual seconds after which nothing of a run that has ended may wait any more.
-SOON = 10.0
+#: Virtual seconds after which nothing of a run that has ended may wait any more: longer than lost results
+#: wait for a node (``handoff.node-timeout``).
+SOON = 40.0
 
 
 class Seed:
@@ -229,3 +232,5 @@ class Seed:
         loop.close()
         asyncio.set_event_loop(None)
         distributed.client._global_clients.clear()
+        for cache in (distributed.core._expects_comm, distributed.utils.has_keyword):
+            cache.cache_clear()  # they keep methods, and with them every server there was

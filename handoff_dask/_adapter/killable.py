@@ -46,7 +46,7 @@ _starter = ThreadPoolExecutor(1, thread_name_prefix="handoff-starter")
 class Child:
     """A process that runs one attempt at a time.
 
-    A thread talks to it: whoever waits for an answer can stop waiting, whatever holds the pipes open.
+    Threads talk to it: whoever waits for an answer can stop waiting, whatever holds the pipes open.
     """
 
     def __init__(self) -> None:
@@ -54,20 +54,34 @@ class Child:
         self.process = _starter.submit(_start).result()
         self._requests: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._converse, name="handoff-child", daemon=True).start()
         self._ready = False
+        for work in (self._write, self._read):
+            name = f"handoff-child{work.__name__}-{self.process.pid}"
+            threading.Thread(target=work, name=name, daemon=True).start()
 
-    def _converse(self) -> None:
-        requests, replies = self.process.stdin, self.process.stdout
-        assert requests is not None
-        assert replies is not None
-        with contextlib.suppress(EOFError, OSError), requests, replies:
-            self._replies.put(read(replies))
+    def _write(self) -> None:
+        stream = self.process.stdin
+        assert stream is not None
+        with contextlib.suppress(OSError), stream:
             while (request := self._requests.get()) is not None:
-                write(requests, request)
+                write(stream, request)
                 del request  # not kept while the process is idle
-                self._replies.put(read(replies))
         self._replies.put(None)
+
+    def _read(self) -> None:
+        stream = self.process.stdout
+        assert stream is not None
+        with contextlib.suppress(EOFError, OSError), stream:
+            while True:
+                self._replies.put(read(stream))
+        self._replies.put(None)
+        self._requests.put(None)
+        with _lock:
+            idle = self in _idle
+            if idle:
+                _idle.remove(self)
+        if idle:
+            self.close()
 
     def _reply(self, timeout: float) -> Sequence[Any] | None:
         return self._replies.get(timeout=min(timeout, threading.TIMEOUT_MAX))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import defaultdict
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,8 @@ from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker
 
 from handoff_dask._adapter import stealing
-from handoff_dask._adapter.absence import AbsentClients, stand_in
+from handoff_dask._adapter.absence import AbsentClients
+from handoff_dask._adapter.active import ActiveRun
 from handoff_dask._adapter.archive import Archive
 from handoff_dask._adapter.compile import run_id_in
 from handoff_dask._adapter.config import (
@@ -31,34 +31,29 @@ from handoff_dask._adapter.config import (
     read_settings,
     read_stream_interval,
 )
+from handoff_dask._adapter.enact import Enactor, park
 from handoff_dask._adapter.foreign import ForeignTasks
+from handoff_dask._adapter.interventions import Interventions
 from handoff_dask._adapter.keeper import KEEPER, Keeper
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.lingering import Lingering
 from handoff_dask._adapter.membership import Membership
-from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_BEGUN, RUN_DROPPED, RUN_ENDED
+from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED
 from handoff_dask._adapter.patches import Patches, after, before
-from handoff_dask._adapter.requests import ActiveRun, Requests
+from handoff_dask._adapter.requests import Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.stopping import Stopping
 from handoff_dask._adapter.webpage import Webpage
-from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.decisions import Begin, Decision, End, Fail, Place, Recall, Stop, TooLate
 from handoff_dask._scheduling.explain import explain_loss
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask._scheduling.state import SchedulingState
 from handoff_dask._version import __version__
-from handoff_dask.exceptions import AllocationError, RunEndedError
 
 if TYPE_CHECKING:
     from distributed import Scheduler
-    from distributed.scheduler import TaskState
 
 logger = logging.getLogger(__name__)
-
-#: No worker has this address: a task restricted to it is parked.
-HELD = frozenset({"handoff://held"})
 
 
 class HandoffPlugin(SchedulerPlugin):
@@ -89,7 +84,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.runs: dict[str, ActiveRun] = {}
         self.functions: dict[Hashable, FunctionState] = {}
         self._reports: dict[Hashable, tuple[int, dict[str, Any]]] = {}  # key → run id of the attempt, report
-        self._strays: dict[str, list[Hashable]] = {}  # client → keys of runs that are not known
+        self.strays: dict[str, list[Hashable]] = {}  # client → keys of runs that are not known
         self.archive = Archive(*read_archive_bounds())
         self.failures = RecentFailures()
         self.intervals = StreamIntervals(scheduler, read_stream_interval())
@@ -99,6 +94,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.stopping = Stopping(scheduler)
         self.foreign = ForeignTasks(scheduler, self.state, self.wake)
         self.membership = Membership(scheduler, self.state, self.intervals, self.foreign, self.wake)
+        self.enactor = Enactor(self)
         self.patches = Patches()
         self._patch()
         for address in list(scheduler.workers):
@@ -109,7 +105,7 @@ class HandoffPlugin(SchedulerPlugin):
 
     def _patch(self) -> None:
         """See what Dask shows to no plugin, and answer what clients ask."""
-        scheduler, replace = self.scheduler, self.patches.replace
+        scheduler, replace, interventions = self.scheduler, self.patches.replace, Interventions(self)
         streams, handlers = scheduler.stream_handlers, scheduler.handlers
         replace(streams, "task-erred", before(self._task_erred, streams["task-erred"]))
         changed = before(self.membership.status_changed, streams["worker-status-change"])
@@ -120,8 +116,8 @@ class HandoffPlugin(SchedulerPlugin):
         # answers then stays, as below.
         confirm = streams.setdefault("steal-response", lambda **message: None)
         replace(streams, "steal-response", after(confirm, self._asked_back))
-        replace(streams, "cancel-keys", self._cancelling(streams["cancel-keys"]))
-        replace(handlers, "retry", self._retrying(handlers["retry"]))
+        replace(streams, "cancel-keys", interventions.cancelling(streams["cancel-keys"]))
+        replace(handlers, "retry", interventions.retrying(handlers["retry"]))
         resources = after(handlers["set_resources"], self.membership.resources_changed)
         replace(handlers, "set_resources", resources)
         # Every way for a key to be released leads through this method, and one starts at the table.
@@ -130,7 +126,7 @@ class HandoffPlugin(SchedulerPlugin):
         replace(streams, "client-releases-keys", releases)
         # A client that closes comes by the table; one whose connection breaks, by the method alone.
         replace(vars(scheduler), "remove_client", before(self._connection_lost, scheduler.remove_client))
-        restart = self._restarting(scheduler.restart)
+        restart = interventions.restarting(scheduler.restart)
         replace(vars(scheduler), "restart", restart)
         replace(handlers, "restart", restart)
         # These stay, as they do no harm: a message that is on its way when the plugin is removed would
@@ -146,54 +142,6 @@ class HandoffPlugin(SchedulerPlugin):
         """What there is to see now."""
         return snapshot(self.state, self.runs, self.archive, self.failures, time())
 
-    def _cancelling(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Dask's ``cancel-keys``, which fails over dependents that nobody wants: it is not told of ours."""
-
-        def cancel(*, keys: Any, client: str, force: bool = False, **message: Any) -> Any:
-            ours = [key for key in keys if key in self.functions]
-            if ours:
-                self._cancel(ours, client, force)
-            others = [key for key in keys if key not in self.functions]
-            return original(keys=others, client=client, force=force, **message)
-
-        return cancel
-
-    def _retrying(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Dask's ``retry``, which also starts again what runs, and gives up results that are there."""
-
-        def retry(*, keys: Any, **message: Any) -> Any:
-            tasks, ours = self.scheduler.tasks, self.functions
-            failed = [key for key in keys if key not in ours or tasks[key].state == "erred"]
-            return original(keys=failed, **message)
-
-        return retry
-
-    def _cancel(self, keys: list[Any], client: str, force: bool) -> None:
-        """A client gives up these futures of functions; with ``force`` nobody is to have them."""
-        wanting = {client}
-        for key in keys:
-            f = self.functions[key]
-            if force or client == self.runs[f.run.spec.run_id].client:
-                self.state.given_up(f)
-            if force:
-                wanting |= {cs.client_key for cs in self.scheduler.tasks[key].who_wants or ()} - {KEEPER}
-        for name in wanting & set(self.scheduler.clients):
-            self.scheduler.client_releases_keys(keys=keys, client=name)
-            self._tell_cancelled(keys, name)
-        self.wake()
-
-    def _restarting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """The scheduler's ``restart``, which expects that every key can be released."""
-
-        async def restart(*args: Any, **kwargs: Any) -> Any:
-            self.keeper.paused = True
-            try:
-                return await original(*args, **kwargs)
-            finally:
-                self.keeper.paused = False
-
-        return restart
-
     async def _unregister(self, name: str) -> None:
         """Dask removes a plugin: put back what this one has changed on the scheduler and its workers."""
         await self.scheduler.unregister_scheduler_plugin(name=name)
@@ -207,9 +155,9 @@ class HandoffPlugin(SchedulerPlugin):
         """End all runs, and leave the scheduler as it was found."""
         for active in list(self.runs.values()):
             self._break(active, RuntimeError("the plugin was removed from the scheduler"))
-            self._end(active)
-            self._release_unstarted(active, len(active.release))
-        self._leave_to_dask()
+            self.enactor.end(active)
+            self.enactor.release_unstarted(active, len(active.release))
+        self.enactor.leave_to_dask()
         self.closed = True
         for timer in (self._timer, self._parked_timer):
             if timer is not None:
@@ -219,19 +167,12 @@ class HandoffPlugin(SchedulerPlugin):
         self.absent.close()
         self.keeper.close()
 
-    def _leave_to_dask(self) -> None:
-        """What was submitted fails where somebody needs it, and Dask may compute again what is lost."""
-        for key, f in self.functions.items():
-            ts = self.scheduler.tasks.get(key)
-            if ts is None:
-                continue
-            ts.worker_restrictions = None
-            if ts.state == "waiting":  # it would become ready after this
-                ts.exception_blame, ts.exception = ts, ended_before(f)
-                self.scheduler.transitions({key: "erred"}, f"handoff-removed-{time()}")
-
     def restart(self, scheduler: Scheduler) -> None:
-        """Dask has restarted, and forgotten its metadata: show clients that the plugin is there."""
+        """Dask has restarted, and forgotten its tasks and metadata: what has not arrived is over, too."""
+        for active in self.runs.values():
+            if active.known is None and not active.run.ended:
+                self.state.run_cancelled(active.run.spec.run_id)
+        self.wake()
         scheduler.set_metadata([NAME], {"version": __version__, "protocol": PROTOCOL})
 
     # ------------------------------------------------------------------ hooks: workers and clients
@@ -285,11 +226,11 @@ class HandoffPlugin(SchedulerPlugin):
         for key, run_id in annotations.get(NAME, {}).items():
             if not isinstance(run_id, str) or key in self.functions:
                 continue
-            hold(scheduler.tasks[key])
+            park(scheduler.tasks[key])
             active = self.runs.get(run_id)
             if active is None:
                 # Forgotten meanwhile, or announced to a plugin that was removed: it is not to run unplaced.
-                self._strays.setdefault(client, []).append(key)
+                self.strays.setdefault(client, []).append(key)
                 self.wake()
                 continue
             number = key[1]
@@ -368,7 +309,7 @@ class HandoffPlugin(SchedulerPlugin):
                 self.wake()
             if finish == "released":
                 ts = self.scheduler.tasks[key]
-                hold(ts)
+                park(ts)
                 if not (ts.who_wants or ts.waiters):
                     state.unneeded(f, time())
             elif finish == "waiting":
@@ -464,6 +405,18 @@ class HandoffPlugin(SchedulerPlugin):
         if key in self.functions:
             self._reports[key] = run_id, report
 
+    def _asked_back(self, *, key: Hashable, state: str | None, worker: str, **message: Any) -> None:
+        """A worker has given a task back, or has said that it runs it."""
+        f, ts = self.functions.get(key), self.scheduler.tasks.get(key)
+        if f is None:
+            self.foreign.stolen(key)
+            return
+        there = ts is not None and ts.processing_on is not None and ts.processing_on.address == worker
+        if there and state in GIVEN_BACK:
+            self.state.returned(f)
+            self.scheduler.transitions({key: "released"}, f"handoff-returned-{time()}")
+            self.wake()
+
     # ------------------------------------------------------------------ decisions
 
     def wake(self) -> None:
@@ -479,183 +432,14 @@ class HandoffPlugin(SchedulerPlugin):
         try:
             self.keeper.release()
             self.membership.refresh_accepting()
-            self._carry_out(self.state.decide(time()), f"handoff-{time()}")
-            self._collect()
+            self.enactor.carry_out(self.state.decide(time()), f"handoff-{time()}")
+            self.enactor.collect()
             self._set_timer()
         except Exception as error:
             logger.exception("handoff_dask could not carry out its decisions; all its runs end")
             for active in list(self.runs.values()):
                 self._break(active, error)
-                self._end(active)
-
-    def _carry_out(self, decisions: list[Decision], stimulus_id: str) -> None:
-        self._carry_out_placements([d for d in decisions if isinstance(d, Place)], stimulus_id)
-        for decision in decisions:
-            if isinstance(decision, Fail):
-                self._fail(decision, stimulus_id)
-            elif isinstance(decision, TooLate):
-                self._say_too_late(decision.function, stimulus_id)
-            elif isinstance(decision, Recall):
-                self._recall(decision, stimulus_id)
-            elif isinstance(decision, Begin):
-                self._tell_client(self.runs[decision.run.spec.run_id], op=RUN_BEGUN)
-            elif isinstance(decision, End):
-                self._end(self.runs[decision.run.spec.run_id])
-        self._stop([d for d in decisions if isinstance(d, Stop)])
-
-    def _stop(self, stops: list[Stop]) -> None:
-        attempts: defaultdict[str, list[Hashable]] = defaultdict(list)
-        for f, node, number in stops:
-            key = self.runs[f.run.spec.run_id].keys[f.number]
-            attempts[self.scheduler.aliases.get(node.name, "")].append((key, number))
-        for address, those in attempts.items():
-            self.stopping.stop(address, those)
-
-    def _carry_out_placements(self, placements: list[Place], stimulus_id: str) -> None:
-        placed: dict[Any, FunctionState] = {}
-        for placement in placements:
-            f, node = placement.function, placement.node
-            if f.node is not node:
-                continue  # the node of a placement before this one was found to be gone
-            address = self.scheduler.aliases.get(node.name)
-            if address is None:
-                self.state.refused(f)
-                self.membership.vanished(node)
-                continue
-            key = self.runs[f.run.spec.run_id].keys[f.number]
-            self._place(key, placement, address)
-            placed[key] = f
-        if placed:
-            # Dask takes recommendations from the end.
-            self.scheduler.transitions(dict.fromkeys(reversed(placed), "processing"), stimulus_id)
-            for key, f in placed.items():
-                ts = self.scheduler.tasks.get(key)
-                if ts is not None and ts.state == "no-worker":
-                    hold(ts)
-                    self.state.refused(f)
-
-    def _place(self, key: Any, decision: Place, address: str) -> None:
-        f, node = decision.function, decision.node
-        ts = self.scheduler.tasks[key]
-        ts.worker_restrictions = {address}
-        # Exact multiples of a power of two: the worker's floats do not drift.
-        resources = {name: units / UNIT for name, units in f.cost.items() if name in node.enforced}
-        ts.resource_restrictions = resources or None
-        facts: dict[str, Any] = {}
-        if f.attempts:
-            facts["attempt"] = len(f.attempts) + 1
-        if f.devices:
-            facts["devices"] = {name: list(indices) for name, indices in f.device_indices().items()}
-        if decision.peer is not None:
-            facts["peer"] = decision.peer
-        if facts:  # what is not there is an attempt's default: most messages stay small
-            ts.annotations[NAME] = facts
-
-    def _fail(self, decision: Fail, stimulus_id: str) -> None:
-        """Let Dask know that a task will never run, so that its dependents and clients do."""
-        f = decision.function
-        spec = f.run.spec
-        active = self.runs[spec.run_id]
-        key = active.keys[f.number]
-        if decision.shortfall is not None:
-            error = AllocationError(spec.dag_id, spec.run_id, [decision.shortfall])
-            active.errors[f.number] = pickle.dumps(error)
-            self.failures.note(f, time(), str(error))
-        self._err(key, active.errors[f.number], stimulus_id)
-
-    def _say_too_late(self, f: FunctionState, stimulus_id: str) -> None:
-        """Tell whoever waits for a function that its run has ended, rather than let it stay parked."""
-        key = self.runs[f.run.spec.run_id].keys[f.number]
-        self._err(key, ended_before(f), stimulus_id)
-
-    def _err(self, key: Any, exception: Any, stimulus_id: str) -> None:
-        """Let a parked task, and all that needs it, fail; Dask may have released it, as all that failed."""
-        ts = self.scheduler.tasks.get(key)
-        if ts is not None and ts.state == "no-worker":
-            recommendations = self.scheduler.transition(
-                key, "erred", exception=exception, cause=key, stimulus_id=stimulus_id
-            )
-            self.scheduler.transitions(recommendations, stimulus_id)
-
-    def _recall(self, decision: Recall, stimulus_id: str) -> None:
-        """Ask a worker for what it has not started, by the message with which Dask steals."""
-        f = decision.function
-        stream = self.scheduler.stream_comms.get(self.scheduler.aliases.get(decision.node.name, ""))
-        if stream is not None:
-            key = self.runs[f.run.spec.run_id].keys[f.number]
-            stream.send({"op": "steal-request", "key": key, "stimulus_id": stimulus_id})
-
-    def _asked_back(self, *, key: Hashable, state: str | None, worker: str, **message: Any) -> None:
-        """A worker has given a task back, or has said that it runs it."""
-        f, ts = self.functions.get(key), self.scheduler.tasks.get(key)
-        if f is None:
-            self.foreign.stolen(key)
-            return
-        there = ts is not None and ts.processing_on is not None and ts.processing_on.address == worker
-        if there and state in GIVEN_BACK:
-            self.state.returned(f)
-            self.scheduler.transitions({key: "released"}, f"handoff-returned-{time()}")
-            self.wake()
-
-    def _tell_client(self, active: ActiveRun, **message: Any) -> None:
-        if active.client in self.scheduler.client_comms:
-            self.scheduler.client_send(active.client, {"run_id": active.run.spec.run_id, **message})
-
-    def _end(self, active: ActiveRun) -> None:
-        """Tell the client that its run has ended, and have released what will not run."""
-        run = active.run
-        if active.ended is None:
-            active.ended = time()
-        self._tell_client(active, op=RUN_ENDED, status=run.status.value)
-        if run.status is not RunStatus.FINISHED:
-            tasks = self.scheduler.tasks
-            active.release += [key for key in active.keys if (ts := tasks.get(key)) and ts.state in UNSTARTED]
-
-    def _release_unstarted(self, active: ActiveRun, most: int) -> None:
-        """Release some of what a run that has ended does not need, and fail it where others need it."""
-        keys, active.release = active.release[:most], active.release[most:]
-        self._release(active.client, keys)
-        for key in keys:
-            if key in self.functions:
-                self._say_too_late(self.functions[key], f"handoff-{time()}")
-
-    def want(self, keys: list[Any], client: str) -> None:
-        """A client wants keys again; it is told of those that are gone."""
-        tasks = self.scheduler.tasks
-        self.scheduler.client_desires_keys([key for key in keys if key in tasks], client)
-        self._tell_cancelled([key for key in keys if key is not None and key not in tasks], client)
-
-    def _release(self, client: str, keys: list[Any]) -> None:
-        for name in (client, stand_in(client)):
-            if keys and name in self.scheduler.clients:
-                self.scheduler.client_releases_keys(keys=keys, client=name)
-        self._tell_cancelled(keys, client)
-
-    def _tell_cancelled(self, keys: list[Any], client: str) -> None:
-        """Let a client's futures be cancelled ones."""
-        if keys and client in self.scheduler.client_comms:
-            message = {"op": "cancelled-keys", "keys": keys, "reason": NAME, "msg": "the run has ended"}
-            self.scheduler.report(message, client=client)
-
-    def _collect(self) -> None:
-        """Release what nobody needs, and forget runs of which Dask has forgotten everything."""
-        strays, self._strays = self._strays, {}
-        for client, keys in strays.items():
-            self._release(client, keys)
-        for run_id, active in list(self.runs.items()):
-            if active.release:
-                self._release_unstarted(active, BATCH)
-                if active.release:
-                    self.wake()
-            if not active.known and active.run.ended and active.dropped:
-                self._forget(run_id)
-
-    def _forget(self, run_id: str) -> None:
-        active = self.runs.pop(run_id)
-        self.state.run_removed(run_id)
-        if active.ended is None:
-            active.ended = time()
-        self.archive.add(active.info(active.ended), active.run)
+                self.enactor.end(active)
 
     def _keep_parked(self) -> None:
         """Keep Dask from failing parked tasks where an administrator has set its no-workers-timeout."""
@@ -682,29 +466,8 @@ class HandoffPlugin(SchedulerPlugin):
         self.wake()
 
 
-#: Keys that are released in one turn of the event loop: Dask needs some 20 microseconds for each.
-BATCH = 1_000
-
-#: Dask states of tasks that have neither started nor ended.
-UNSTARTED = frozenset({"released", "waiting", "no-worker", "queued"})
-
-
 #: States on a worker of tasks that it gives back when it is asked to.
 GIVEN_BACK = frozenset({"ready", "constrained", "waiting"})
-
-
-def hold(ts: TaskState) -> None:
-    """Keep a task from being placed by anyone but us."""
-    ts.worker_restrictions = HELD
-    ts.host_restrictions = None
-    ts.resource_restrictions = None
-    ts.loose_restrictions = False
-
-
-def ended_before(f: FunctionState) -> bytes:
-    """What to tell whoever waits for a function that will not run any more, pickled."""
-    spec = f.run.spec
-    return pickle.dumps(RunEndedError(spec.dag_id, spec.run_id, f.id, f.run.status.value))
 
 
 def describe(f: FunctionState, exception: Any) -> str | None:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from distributed.metrics import time
 from distributed.protocol import pickle
 
+from handoff_dask._adapter.active import ActiveRun
 from handoff_dask._adapter.archive import asked_of, error_of
 from handoff_dask._adapter.messages import NAME, PROTOCOL
-from handoff_dask._adapter.watched import Estimate, progress
+from handoff_dask._adapter.watched import progress
 from handoff_dask._model.records import Row
 from handoff_dask._model.resources import THREADS, UNIT, from_units, parse_amounts
-from handoff_dask._model.runinfo import RunInfo
-from handoff_dask._scheduling.functions import NAMES
-from handoff_dask._scheduling.runs import Run, RunStatus
+from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask._scheduling.spec import RunSpec
 from handoff_dask._version import __version__
 
@@ -25,62 +24,6 @@ if TYPE_CHECKING:
 
 #: Rows that are pickled before the scheduler gets to do something else.
 CHUNK = 2_000
-
-
-class ActiveRun:
-    """A run on this scheduler: the core's run, and what Dask knows of it.
-
-    Attributes
-    ----------
-    run : Run
-    client : str
-        Id of the client that submitted it.
-    submitted, ended : float or None
-        Seconds since the epoch.
-    keys : list
-        Function number → Dask key.
-    known : int or None
-        Keys that the scheduler has not forgotten yet; None before the graph has arrived.
-    errors : dict
-        Function number → exception of its final failure, as Dask sends it.
-    dropped : bool
-        Nobody will ask about it any more.
-    broken : str or None
-        What went wrong in the plugin.
-    release : list
-        Keys of results to give up: they were running when the run was cancelled.
-    estimate : Estimate
-        How long it will go on.
-    """
-
-    def __init__(self, run: Run, client: str, submitted: float) -> None:
-        self.run = run
-        self.client = client
-        self.submitted = submitted
-        self.ended: float | None = None
-        self.keys: list[Any] = [None] * len(run.functions)
-        self.known: int | None = None
-        self.errors: dict[int, Any] = {}
-        self.dropped = False
-        self.broken: str | None = None
-        self.release: list[Any] = []
-        self.estimate = Estimate()
-
-    def info(self, now: float) -> RunInfo:
-        """The run in short."""
-        run = self.run
-        return RunInfo(
-            id=run.spec.run_id,
-            dag_id=run.spec.dag_id,
-            status=run.status.value,
-            client=self.client,
-            submitted=self.submitted,
-            ended=self.ended,
-            elapsed=(now if self.ended is None else self.ended) - self.submitted,
-            counts={NAMES[state]: n for state, n in run.counts.items() if n},
-            priority=run.spec.priority,
-            error=error_of(run, self.broken),
-        )
 
 
 class Requests:
@@ -159,7 +102,7 @@ class Requests:
         answer = {}
         for run_id, numbers in runs.items():
             if (found := plugin.runs.get(run_id)) is not None:
-                plugin.want([found.keys[n] for n in numbers], client)
+                plugin.enactor.want([found.keys[n] for n in numbers], client)
                 answer[run_id] = (found.run.status.value, found.known is not None)
         plugin.absent.returned(client)
         plugin.wake()

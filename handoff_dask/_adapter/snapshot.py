@@ -13,8 +13,8 @@ from heapq import nlargest, nsmallest
 from itertools import islice
 from typing import Any, TypedDict
 
+from handoff_dask._adapter.active import ActiveRun
 from handoff_dask._adapter.archive import SHORTFALLS, Archive, KeptFunctions, troubled
-from handoff_dask._adapter.requests import ActiveRun
 from handoff_dask._model.records import Row
 from handoff_dask._model.resources import CPU, THREADS, UNIT, from_units
 from handoff_dask._model.runinfo import RunInfo

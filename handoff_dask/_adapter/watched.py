@@ -11,7 +11,7 @@ from handoff_dask._scheduling.functions import FINAL, NAMES, State
 from handoff_dask._scheduling.remaining import TimeLeft, time_left
 
 if TYPE_CHECKING:
-    from handoff_dask._adapter.requests import ActiveRun
+    from handoff_dask._adapter.active import ActiveRun
     from handoff_dask._scheduling.state import SchedulingState
 
 #: Most nodes and attempts in one answer.

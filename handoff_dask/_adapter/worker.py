@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,8 +22,10 @@ from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, Blob, Program, 
 #: Types of which everything pickles.
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
 
+#: Codes that stay loaded. A function that runs keeps its own, however many are loaded meanwhile.
 _CACHED = 512
-_cache: OrderedDict[tuple[str, bytes], Callable[..., Any]] = OrderedDict()
+_cache: OrderedDict[tuple[str, bytes], _Code] = OrderedDict()
+_cache_lock = threading.Lock()
 
 
 class InterruptedFunctionError(Exception):
@@ -42,7 +46,10 @@ class InterruptedFunctionError(Exception):
 
 
 def load_code(run_id: str, code: bytes | str) -> Callable[..., Any]:
-    """The callable itself. Loaded once per run, so that state in it is shared by no other run."""
+    """The callable itself. Loaded once per run, so that state in it is shared by no other run.
+
+    It is loaded again when :data:`_CACHED` others were used since it was last.
+    """
     if isinstance(code, str):
         module, _, name = code.partition(":")
         found: Any = importlib.import_module(module)
@@ -53,12 +60,42 @@ def load_code(run_id: str, code: bytes | str) -> Callable[..., Any]:
         loaded: Callable[..., Any] = found
         return loaded
     key = (run_id, code)
-    cached = _cache.get(key)
-    if cached is None:
-        cached = _cache[key] = pickle.loads(code)
-        while len(_cache) > _CACHED:
-            _cache.popitem(last=False)
-    return cached
+    with _cache_lock:
+        cached = _cache.get(key)
+        if cached is None:
+            cached = _cache[key] = _Code(code)
+            while len(_cache) > _CACHED:
+                _cache.popitem(last=False)
+        else:
+            _cache.move_to_end(key)
+    return cached.load()
+
+
+class _Code:
+    """Pickled code, which the first thread that needs it loads, while others that need it wait."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data: bytes | None = data
+        self._lock = threading.RLock()
+
+    def load(self) -> Callable[..., Any]:
+        if self._data is not None:
+            with self._lock:
+                if self._data is not None:
+                    self._callable: Callable[..., Any] = pickle.loads(self._data)
+                    self._data = None
+        return self._callable
+
+
+def _after_fork() -> None:
+    """Other threads may have held the locks."""
+    global _cache_lock
+    _cache_lock = threading.Lock()
+    _cache.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def call(

@@ -141,7 +141,7 @@ class Connection:
         """Take up this client's runs over a connection that is new."""
         comm = client.scheduler_comm
         runs = list(self.runs.values())
-        wanted = {run.id: run._reclaim() for run in runs}
+        wanted = {run.id: run._submission.reclaim() for run in runs}
         answer = await client.scheduler.handoff_reattach(client=client.id, runs=wanted)
         if client.scheduler_comm is not comm or (answer is not None and "runs" not in answer):
             return  # it broke again

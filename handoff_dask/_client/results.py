@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Future
 
+from handoff_dask._client.gathering import gather
+
 if TYPE_CHECKING:
     from handoff_dask._client.run import Run
 
@@ -19,7 +21,7 @@ class Results(Mapping[Hashable, Any]):
 
     async def fetch(self) -> None:
         """Fetch what is there, to have it when the client is closed."""
-        self._run._fetched = await self._run._gather(self._there())
+        self._run._fetched = await gather(self._run, self._there())
 
     def _there(self) -> dict[Hashable, Future]:
         return {id: future for id, future in self._run.futures.items() if future.status == "finished"}
@@ -34,11 +36,11 @@ class Results(Mapping[Hashable, Any]):
         return self._run._client.sync(self._one, id, future)
 
     async def _one(self, id: Hashable, future: Future) -> Any:
-        return (await self._run._gather({id: future}))[id]
+        return (await gather(self._run, {id: future}))[id]
 
     def gather(self) -> Any:
         """All results that are there, fetched together: a dict, or an awaitable of one."""
-        return self._run._client.sync(self._run._gather, self._there())
+        return self._run._client.sync(gather, self._run, self._there())
 
     def __iter__(self) -> Iterator[Hashable]:
         return iter(self._run._fetched or self._there())

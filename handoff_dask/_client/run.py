@@ -4,47 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
-import logging
 import time
 import weakref
-from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
+from collections.abc import Callable, Generator, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import dask
-from distributed import Client, Future
-from distributed.client import SpanMetadata
-from distributed.protocol import ToPickle, pickle
+from distributed import Client
 
-from handoff_dask._adapter.compile import Compiled, NumberOrder
-from handoff_dask._adapter.messages import PROTOCOL
-from handoff_dask._client.connection import CONNECTION_LOST, connection_of, drop, retried, why_closed
-from handoff_dask._client.outcome import allocation_error, find_error
+from handoff_dask._adapter.compile import Compiled
+from handoff_dask._client.connection import connection_of, drop, retried, why_closed
+from handoff_dask._client.gathering import gather
+from handoff_dask._client.node_wait import NodeWait
+from handoff_dask._client.outcome import find_error
 from handoff_dask._client.recording import record_run, with_hints
 from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
 from handoff_dask._client.rows import Rows
-from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
+from handoff_dask._client.session import ensure_plugin
+from handoff_dask._client.submission import Submission, pickled
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.progress import Progress, Waiting
+from handoff_dask._model.progress import Progress
 from handoff_dask._model.records import Event, Records, Row, events_of, inputs_by_id
-from handoff_dask._model.shown import shown
 from handoff_dask._scheduling.runs import ENDED
 from handoff_dask.exceptions import (
+    AllocationError,
     ClusterNotReadyError,
     FunctionFailedError,
     HandoffError,
-    RunCancelledError,
     RunError,
     RunTimeoutError,
-    SerializationError,
 )
 
 if TYPE_CHECKING:
     from handoff_dask._display.timeline import Timeline
-
-logger = logging.getLogger("handoff_dask")
 
 #: Seconds between looks at whether the client is still connected while waiting for a run.
 _CHECK_INTERVAL = 0.5
@@ -79,14 +72,13 @@ class Run:
     ) -> None:
         self.id = compiled.spec.run_id
         self.dag = dag
-        self.futures: dict[Hashable, Future] = {}
+        self._submission = Submission(client, compiled)
+        self.futures = self._submission.futures
         self.restored = restored
         self._client = client
         self._compiled = compiled
         self._status = "submitting"
         self._ended = asyncio.Event()
-        self._unkept: list[Future] = []
-        self._submitted = False
         self._fetched: dict[Hashable, Any] = {}
         self._rows = Rows()
         self._reason: str | None = None
@@ -98,8 +90,7 @@ class Run:
         self._recording: asyncio.Task[None] | None = None
         self._timed_out: float | None = None
         self._seen: Progress | None = None
-        self._waiting: Waiting | None = None
-        self._waiting_at = 0.0  # on the monotonic clock
+        self._node_wait = NodeWait(self.id, dag.id)
         self._followers: set[asyncio.Task[None]] = set()
         weakref.finalize(self, drop, weakref.ref(client), self.id)
 
@@ -127,76 +118,24 @@ class Run:
             self._history = path
 
     async def _announce(self) -> None:
-        client, compiled, spec = self._client, self._compiled, self._compiled.spec
-        try:
-            data = pickle.dumps(spec)
-        except Exception as error:
-            problem = f"the allocation_strategy {spec.strategy!r} cannot be pickled: {error}"
-            raise SerializationError(self.dag.id, [problem]) from error
-        await ensure_plugin(client)
-        if not compiled.keys:
+        spec = pickled(self._compiled, self.dag.id)
+        await ensure_plugin(self._client)
+        if not self._compiled.keys:
             self._finish("finished")
             return
-        connection_of(client).add(self)
-        answer = await self._prepare(data)
-        if answer["status"] == "protocol":
-            check_protocol(answer)
-        if answer["status"] == "unusable":
-            raise ClusterNotReadyError(explain_unusable(answer["workers"]))
-        if answer["status"] == "unreadable":
-            raise ClusterNotReadyError(
-                f"the scheduler cannot load the run's allocation_strategy: {answer['error']}."
-                " Its code must be importable there."
-            )
-        if answer["status"] == "unplaceable":
-            self._error = self._with_run(allocation_error(self._compiled, self.dag.id, answer["shortfalls"]))
-            raise self._error
+        connection_of(self._client).add(self)
+        try:
+            answer = await self._submission.announce(self.dag.id, spec, self._ask)
+        except AllocationError as error:
+            self._error = self._with_run(error)
+            raise
         if answer["status"] in ENDED:  # asked again, it had been announced already
             self._finish(answer["status"])
         elif not self._ended.is_set():
             if self._status == "submitting":  # it may have begun since this was answered
                 self._status = answer["status"]
                 self._wait_for(answer.get("waiting"))
-            self._send_graph()
-
-    async def _prepare(self, data: bytes) -> dict[str, Any]:
-        """Announce the run; again if the connection breaks, or the plugin is removed, before the answer."""
-        for _ in range(3):
-            answer: dict[str, Any] | None = await self._ask(
-                "prepare", spec=data, client=self._client.id, protocol=PROTOCOL
-            )
-            if answer is not None and answer["status"] != "removed":
-                return answer
-            await ensure_plugin(self._client)  # which raises an error when the client was closed
-        raise ClusterNotReadyError(
-            "the plugin of handoff_dask was removed from the scheduler as often as it was installed:"
-            " start the scheduler with `dask scheduler --preload handoff_dask.preload`"
-        )
-
-    def _send_graph(self) -> None:
-        """Hand the graph to the scheduler. Of annotations in force where this is called only spans count."""
-        span = dask.get_annotations().get("span")
-
-        def send() -> dict[Any, Future]:
-            with dask.annotate(span=span) if span else contextlib.nullcontext():
-                sent: dict[Any, Future] = self._client._graph_to_futures(
-                    expr=compiled.graph,
-                    keys=[compiled.keys[n] for n in compiled.wanted],
-                    span_metadata=SpanMetadata(collections=[{"type": "low-level-graph"}]),
-                    internal_priority=ToPickle(NumberOrder()),
-                )
-            return sent
-
-        compiled = self._compiled
-        futures = contextvars.Context().run(send)
-        self._submitted = True
-        kept = set(compiled.kept)
-        for number in compiled.wanted:
-            future = futures[compiled.keys[number]]
-            if number in kept:
-                self.futures[compiled.ids[number]] = future
-            else:
-                self._unkept.append(future)
+            self._submission.send()
 
     def _start_soon(self) -> None:
         """Start in the background, on the event loop that calls this."""
@@ -204,18 +143,16 @@ class Run:
         # Whoever awaits the run gets the error; when nobody does, it is not the loop's to complain about.
         self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
 
-    def _reclaim(self) -> list[int]:
-        """Take up the futures that Dask cancelled when the connection broke: numbers of their functions."""
-        numbers = []
-        for future in (*self.futures.values(), *self._unkept):
-            if self._client.refcount.get(future.key):  # not released meanwhile
-                state = future._state
-                if state.status == "cancelled":
-                    self._client.futures[future.key] = state
-                    state.exception = None
-                    state.reset()
-                numbers.append(future.key[1])
-        return numbers
+    def _wait_for(self, waiting: Any) -> None:
+        """Take note of what it waits for before it begins, if it does."""
+        if self._status == "pending":
+            self._node_wait.note(waiting)
+
+    def _begun(self) -> None:
+        """It has the nodes that it waited for."""
+        if self._status in ("submitting", "pending"):
+            self._status = "running"
+            self._node_wait.over(self._status)
 
     def _resume(self, status: str, arrived: bool) -> None:
         """The scheduler has the run still; what was sent while the connection broke may not have arrived."""
@@ -225,60 +162,24 @@ class Run:
             self._begun()
         if status in ENDED:
             self._finish(status)
-        elif self._submitted and not arrived:
-            self._send_graph()
-
-    def _wait_for(self, waiting: Any) -> None:
-        """Take note of what it waits for before it begins, if it does."""
-        if waiting is not None and self._status == "pending":
-            first = self._waiting is None
-            self._waiting, self._waiting_at = Waiting(*waiting), time.monotonic()
-            if first:
-                logger.info("Run %s of DAG %r: %s", self.id, self.dag.id, self._waiting)
-
-    def _begun(self) -> None:
-        """It has the nodes that it waited for."""
-        if self._status in ("submitting", "pending"):
-            self._status = "running"
-            self._waited()
-
-    def _waited(self) -> None:
-        if (waiting := self._still_waiting) is not None:
-            self._waiting = None
-            logger.info(
-                "Run %s of DAG %r: %s after %.0f s of waiting for %s",
-                self.id,
-                self.dag.id,
-                self._status,
-                waiting.seconds,
-                waiting.awaited,
-            )
-
-    @property
-    def _still_waiting(self) -> Waiting | None:
-        """What it waits for now, as far as that is known here."""
-        waiting = self._waiting
-        if waiting is None:
-            return None
-        return waiting._replace(seconds=waiting.seconds + time.monotonic() - self._waiting_at)
+        elif self._submission.sent and not arrived:
+            self._submission.send()
 
     def _lose(self, reason: str) -> None:
         """The scheduler does not have the run any more."""
-        if not self._submitted:
+        if not self._submission.sent:
             return  # it is being announced
         self._reason = reason
-        for future in (*self.futures.values(), *self._unkept):
-            future._state.cancel(reason=CONNECTION_LOST, msg=reason)
-            self._client.futures.pop(future.key, None)
+        self._submission.lose(reason)
         if not self._ended.is_set():
             self._finish("cancelled")
 
     def _finish(self, status: str) -> None:
         """Take note of the end: nothing else gives a run a final status. On the event loop."""
         self._status = status
-        self._waited()
+        self._node_wait.over(status)
         self._end = time.time()
-        self._unkept.clear()
+        self._submission.ended()
         self._ended.set()
         if self._history is not None and self._recording is None:
             self._recording = asyncio.ensure_future(record_run(self, self._history))
@@ -322,7 +223,7 @@ class Run:
     @property
     def _stands(self) -> str:
         """The status, and what it waits for, or why it is lost if it is."""
-        waiting = self._still_waiting
+        waiting = self._node_wait.now
         if waiting is not None and self.status == "pending":
             return f"{self.status}, {waiting}"
         lost = self.status == "cancelled" and self._why_gone is not None
@@ -408,7 +309,7 @@ class Run:
         error = await self._find_error()
         if error is not None:
             raise error
-        values = await self._gather(self.futures)
+        values = await gather(self, self.futures)
         records = await self._records()
         return Result(
             dag_id=self.dag.id,
@@ -434,42 +335,6 @@ class Run:
     def results(self) -> Results:
         """Function id → value, of functions that have finished, gathered when looked at."""
         return Results(self)
-
-    async def _gather(self, futures: Mapping[Hashable, Future]) -> dict[Hashable, Any]:
-        connection, client = connection_of(self._client), self._client
-        while True:
-            await connection.settled()
-            if self._why_gone is not None and futures:
-                raise self._gone_with_results()
-            over = client.scheduler_comm
-            try:
-                values = await client._gather(list(futures.values()))
-            except Exception as error:
-                _forget_frames(error, futures.values())
-                if client.scheduler_comm is not over:
-                    continue  # the connection broke; the futures may be there again
-                # Which one is it that does not come? All others do, one by one.
-                values = [await self._gather_one(id, future) for id, future in futures.items()]
-            return dict(zip(futures, values, strict=True))
-
-    def _gone_with_results(self) -> RunError:
-        reason = f"its results are gone: {self._why_gone}"
-        return self._with_run(RunCancelledError(self.dag.id, self.id, reason))
-
-    async def _gather_one(self, id: Hashable, future: Future) -> Any:
-        if future.key not in self._client.futures or future.status == "cancelled":
-            gone = f"the future of function {id!r} was cancelled or released, and its result went with it"
-            raise self._with_run(RunCancelledError(self.dag.id, self.id, gone))
-        try:
-            (value,) = await self._client._gather([future])
-        except Exception as error:
-            _forget_frames(error, [future])
-            self._report = None  # of the end of the run, and more has happened since
-            record = (await self._records())[id]
-            reason = None if record.status == "failed" else shown(error)
-            failure = FunctionFailedError(self.dag.id, self.id, id, record.attempts, reason=reason)
-            raise self._with_run(failure, error) from error
-        return value
 
     # ------------------------------------------------------------------ what is known
 
@@ -661,8 +526,7 @@ class Run:
             report, rows = await self._fetch_report(), await self._fetch_rows()
             error = find_error(self._compiled, self.dag.id, self._status, self._why_gone, report, rows)
             if report.get("broken"):  # a graph that the scheduler could not read: the futures know why
-                failed = (f._state.exception for f in self.futures.values() if f.status == "error")
-                error.__cause__ = next(failed, None)
+                error.__cause__ = self._submission.why_unread()
             self._error = self._with_run(error)
         return self._error
 
@@ -672,9 +536,3 @@ class Run:
         if cause is not None:
             error.__cause__ = cause
         return error
-
-
-def _forget_frames(error: BaseException, futures: Iterable[Future]) -> None:
-    """Keep a future that holds an exception from holding, by its traceback, whoever has fetched it."""
-    if any(error is future._state.exception for future in futures):
-        error.__traceback__ = None

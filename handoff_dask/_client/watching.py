@@ -31,19 +31,27 @@ class Display(Protocol):
 
 async def watch(run: Run, timeout: float | None, display: Display) -> bool:
     """Wait for the end and show how far the run is meanwhile. Answers whether it has ended."""
-    seen = 0
+    progress = progress_of({}, run._compiled.ids, run.elapsed)
     try:
         while True:
             left = INTERVAL if timeout is None else min(INTERVAL, timeout - run.elapsed)
             ended = await run._wait(max(0.0, left))
-            answer = await run._progress(seen)
-            progress = progress_of(answer, run._compiled.ids, run.elapsed)
-            seen = progress.tries
+            answer = await run._progress(progress.tries)
+            progress = _after(progress, answer, run)
             display.update(progress)
             if ended or left < INTERVAL:
                 return ended
     finally:
         display.close()
+
+
+def _after(before: Progress, answer: dict[str, Any], run: Run) -> Progress:
+    """How far a run is, by the scheduler's answer; or how far it was, if the scheduler knows it no more."""
+    if answer or not run._compiled.keys:
+        return progress_of(answer, run._compiled.ids, run.elapsed)
+    return before._replace(
+        elapsed=run.elapsed, troubles=(), more_troubles=0, remaining=None, lost=run._why_gone
+    )
 
 
 def follow_soon(run: Run, display: Display) -> None:
@@ -76,10 +84,11 @@ async def _follow(reference: Callable[[], Run | None], display: Display) -> None
             answer: dict[str, Any] = {}
             with contextlib.suppress(OSError):  # the connection is gone: then the client is soon closed
                 answer = await run._progress(seen)
-            if answer:
-                run._seen = progress_of(answer, run._compiled.ids, run.elapsed)
-                seen = run._seen.tries
-                display.update(run._seen)
+            progress = _after(run._seen or progress_of({}, run._compiled.ids, run.elapsed), answer, run)
+            if answer or progress.lost is not None:
+                run._seen = progress
+                seen = progress.tries
+                display.update(progress)
             if ended:
                 return
             event, pause = run._ended, min(SLOW, max(INTERVAL, run.elapsed / 40))

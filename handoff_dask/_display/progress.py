@@ -62,7 +62,12 @@ def line_of(progress: Progress) -> str:
     ]
     if left := left_of(progress):
         parts.append(left)
-    return ", ".join(parts)
+    return ", ".join(parts) + lost_of(progress)
+
+
+def lost_of(progress: Progress) -> str:
+    """Why there is nothing more to show."""
+    return "" if progress.lost is None else f"; lost: {progress.lost}"
 
 
 def others_of(progress: Progress) -> list[str]:
@@ -236,7 +241,7 @@ class RichProgress:
             times.insert(0, f"and {progress.more_nodes:,d} more nodes")
         if left := left_of(progress):
             times.append(left)
-        return Group(grid, Text("  " + ", ".join(times)))
+        return Group(grid, Text("  " + ", ".join(times) + lost_of(progress)))
 
     def close(self) -> None:
         """Leave what is shown last as it is."""
@@ -304,7 +309,7 @@ def html_of(title: str, progress: Progress, troubles: list[str]) -> str:
     if left := left_of(progress):
         parts.append(left)
     stand = states(progress.counts, progress.total)
-    shown = f"<p>{head}{escape(', '.join(parts))}<br>{stand}</p>"
+    shown = f"<p>{head}{escape(', '.join(parts) + lost_of(progress))}<br>{stand}</p>"
     nodes = "".join(
         f"<tr><td style='text-align:left'>{escape(name_text(node.name))}</td>"
         f"<td style='text-align:left'>{bar([(busy_share(node), BUSY)], '8em')}</td>"

@@ -96,6 +96,8 @@ class Progress(NamedTuple):
         Share of the work that is left of which durations are known: 0 to 1.
     waiting : Waiting or None
         What it waits for before it begins.
+    lost : str or None
+        Why nothing more is known of it, once that is so.
     """
 
     total: int
@@ -109,6 +111,7 @@ class Progress(NamedTuple):
     remaining: float | None = None
     known: float = 0.0
     waiting: Waiting | None = None
+    lost: str | None = None
 
     @property
     def finished(self) -> int:

@@ -17,6 +17,8 @@ from proxy import Proxy
 
 import handoff_dask as handoff
 from handoff_dask import Function
+from handoff_dask._client.watching import watch
+from handoff_dask._display.progress import html_of, line_of
 
 
 @contextmanager
@@ -157,8 +159,25 @@ def test_the_grace_is_over():
         check_lost(run, "handoff.client-grace")
 
 
+class Seen:
+    """A display that remembers what it was shown."""
+
+    def __init__(self):
+        self.updates = []
+
+    def update(self, progress):
+        self.updates.append(progress)
+
+    def close(self):
+        pass
+
+
 def check_lost(run, text):
     """A run says everywhere that it is lost, and why."""
+    seen = Seen()
+    assert run._client.sync(watch, run, 20, seen)
+    assert text in line_of(seen.updates[-1])
+    assert text in html_of("", seen.updates[-1], [])
     with pytest.raises(handoff.RunCancelledError, match=text) as caught:
         run.result(timeout=20)
     assert "checkpoint=" in str(caught.value)

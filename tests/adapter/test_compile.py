@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import operator
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from dask._task_spec import Task
 from helpers import add, dag_of, identity
 
 from handoff_dask import DAG, Argument, Collocated, Function, RetryPolicy
+from handoff_dask._adapter import worker
 from handoff_dask._adapter.compile import NumberOrder, compile_dag
 from handoff_dask._adapter.worker import load_code, run_function
 from handoff_dask._model.resources import UNIT
@@ -161,3 +165,65 @@ def test_ids_that_are_not_plain_travel_as_text_and_come_back_as_themselves():
     assert got.ids == ids
     assert got.spec.ids == ["text", ("a", 1), "frozenset({1})", None]
     assert got.spec.dag_id == "frozenset({2})"
+
+
+class Slow:
+    """Its loading takes until all others have asked for it, or might have."""
+
+    loaded = 0
+
+    def __reduce__(self):
+        return load_slowly, ()
+
+
+def load_slowly():
+    Slow.loaded += 1
+    asking.wait(0.2)
+    return len
+
+
+asking = threading.Event()
+
+
+def test_code_is_loaded_once_by_however_many_threads():
+    """State in it is one, for all functions of a run on a node."""
+    Slow.loaded = 0
+    code = pickle.dumps(Slow())
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: load_code("run", code), range(8)))
+    assert found == [len] * 8
+    assert Slow.loaded == 1
+
+
+def test_code_that_is_in_use_stays_loaded():
+    """However many others are loaded since."""
+    code = pickle.dumps([])
+    first = load_code("in use", code)
+    for n in range(2 * worker._CACHED):
+        load_code("other", pickle.dumps((n, operator.add)))
+        assert load_code("in use", code) is first
+    assert len(worker._cache) <= worker._CACHED
+
+
+class Unsteady:
+    """Cannot be loaded at first."""
+
+    def __reduce__(self):
+        return load_the_second_time, ()
+
+
+tries = []
+
+
+def load_the_second_time():
+    tries.append(1)
+    if len(tries) == 1:
+        raise OSError("not yet")
+    return len
+
+
+def test_code_that_could_not_be_loaded_is_tried_again():
+    code = pickle.dumps(Unsteady())
+    with pytest.raises(OSError, match="not yet"):
+        load_code("run", code)
+    assert load_code("run", code) is len

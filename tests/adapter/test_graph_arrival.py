@@ -123,7 +123,7 @@ def test_a_run_that_has_ended_when_the_answer_to_its_announcement_comes(client, 
 
 
 async def forget(plugin, run_id):
-    plugin._forget(run_id)
+    plugin.enactor.forget(run_id)
 
 
 def test_a_graph_that_the_scheduler_cannot_read(client, cluster, monkeypatch):
@@ -185,3 +185,14 @@ def test_a_span_reaches_functions(client, cluster):
     assert spans.spans_search_by_name["mine",]
     del run
     settle(cluster)
+
+
+def test_a_restart_before_the_graph_has_arrived(client, cluster, door):
+    run = handoff.submit(wide(), client)
+    until(lambda: door.seen)
+    client.sync(cluster.scheduler.restart, stimulus_id="test", timeout=10, wait_for_workers=False)
+    with pytest.raises(handoff.RunCancelledError):
+        run.result(10)
+    door()
+    until(lambda: not cluster.scheduler._active_graph_updates)
+    until(lambda: nothing_left(cluster))

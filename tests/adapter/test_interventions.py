@@ -412,6 +412,7 @@ def test_restart_while_functions_run_and_wait(how):
         functions = [Function(i, time.sleep, extra_args=[60], cost={"cpu": 1}) for i in range(2)]
         runs = [handoff.submit(dag_of(*functions), c) for c in (client, other)]
         until(runs_on(runs[0], 0))
+        until(lambda: len(cluster.scheduler.tasks) == 4)  # the graphs come on another way than restarts do
         if how == "client":
             client.restart(timeout=60)
         else:

@@ -9,8 +9,8 @@ from time import perf_counter
 import pytest
 from scheduling.harness import Core, fn, many, node
 
+from handoff_dask._adapter.active import ActiveRun
 from handoff_dask._adapter.archive import Archive
-from handoff_dask._adapter.requests import ActiveRun
 from handoff_dask._adapter.snapshot import (
     BARS,
     ENDED_RUNS,

@@ -76,7 +76,7 @@ PLANTED = {
         "has wrong results: ",
     ),
     "a run is never forgotten": (
-        "from handoff_dask._adapter.plugin import HandoffPlugin\nHandoffPlugin._collect = lambda self: None",
+        "from handoff_dask._adapter.enact import Enactor\nEnactor.collect = lambda self: None",
         "left: plugin.runs: ",
     ),
     "a hook raises": (

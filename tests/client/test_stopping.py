@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 import time
+import types
 from pathlib import Path
 
 import psutil
@@ -15,6 +17,7 @@ from helpers import dag_of, gate, pass_gate, settle, until
 
 import handoff_dask as handoff
 from handoff_dask import Function, FunctionFailedError, RunCancelledError, RunTimeoutError
+from handoff_dask._adapter import stopping
 
 
 def note_and(code, path):
@@ -110,7 +113,7 @@ def test_cancel_ends_it(on, tmp_path, code):
 
 def test_a_run_that_takes_too_long_ends_it(on, stuck):
     with pytest.raises(RunTimeoutError) as caught:
-        handoff.execute(dag_of(stuck.function), on.observer, timeout=1)
+        handoff.execute(dag_of(stuck.function), on.observer, timeout=2)
     stuck.await_running()
     stuck.assert_stopped(on.observer)
     until(lambda: caught.value.run.records["stuck"].status == "cancelled")
@@ -149,14 +152,19 @@ def test_ctrl_c_ends_it(on, stuck):
     def interrupted(number, frame):
         raise KeyboardInterrupt
 
+    def interrupt():
+        stuck.await_running()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+
     previous = signal.signal(signal.SIGALRM, interrupted)
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
     try:
-        signal.setitimer(signal.ITIMER_REAL, 1)
         with pytest.raises(KeyboardInterrupt):
             handoff.execute(dag_of(stuck.function), on.observer)
     finally:
+        interrupting.join()
         signal.signal(signal.SIGALRM, previous)
-    stuck.await_running()
     stuck.assert_stopped(on.observer)
 
 
@@ -194,11 +202,10 @@ def test_a_task_of_dasks_own_that_needs_it_is_told(in_process, stuck):
 def test_in_this_process_it_ends_too(tmp_path):
     """Where a run fails or takes too long."""
     stuck = Stuck(tmp_path / "pid")
-    # To start a process may take longer than the run may.
     handoff.execute_local(dag_of(Function("warm", process_id, timeout=60)))
     begin = time.monotonic()
     with pytest.raises(RunTimeoutError):
-        handoff.execute_local(dag_of(stuck.function), timeout=1)
+        handoff.execute_local(dag_of(stuck.function), timeout=2)
     stuck.await_running()
     until(lambda: not psutil.pid_exists(stuck.pid), 1)
     stuck.path.unlink()
@@ -208,3 +215,29 @@ def test_in_this_process_it_ends_too(tmp_path):
     assert caught.value.function_id == "bad"
     assert time.monotonic() - begin < 20
     assert not psutil.pid_exists(int(stuck.path.read_text()))
+
+
+@pytest.mark.parametrize("failures", [2, 99])
+def test_a_node_that_does_not_answer_is_told_again_and_then_left(monkeypatch, caplog, failures):
+    monkeypatch.setattr(stopping, "PAUSE", 0)
+    told = []
+
+    async def run(function, kwargs):
+        told.append(kwargs)
+        if len(told) <= failures:
+            raise OSError("not now")
+        return {"status": "OK"}
+
+    scheduler = types.SimpleNamespace(
+        workers={"tcp://a": None}, rpc=lambda address: types.SimpleNamespace(run=run)
+    )
+
+    async def tell():
+        telling = stopping.Stopping(scheduler)
+        telling.stop("tcp://a", [("key", 1)])
+        telling.stop("tcp://gone", [("other", 1)])
+        await asyncio.gather(*telling._tasks)
+
+    asyncio.run(tell())
+    assert len(told) == min(failures + 1, stopping.TRIES)
+    assert ("could not be told to end" in caplog.text) == (failures == 99)

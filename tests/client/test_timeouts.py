@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -313,6 +314,21 @@ def test_what_does_not_travel_is_a_failure(client, run, code):
 def test_processes_are_used_again(client, run):
     dag = dag_of(*(Function(i, process_id, args=[i - 1] if i else [], timeout=60) for i in range(5)))
     assert len(set(run(dag, client).results.values())) == 1
+
+
+@both
+def test_a_process_that_died_idle_is_reaped_with_its_threads(client, run):
+    """At once, and not only when the next function would need it."""
+    pid = run(dag_of(Function("f", process_id, timeout=60)), client).results["f"]
+    assert threads_of(pid)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not psutil.pid_exists(pid))
+    until(lambda: not threads_of(pid))
+    assert run(dag_of(Function("f", process_id, timeout=60)), client).results["f"] != pid
+
+
+def threads_of(pid):
+    return [t for t in threading.enumerate() if re.fullmatch(rf"handoff-child_.*-{pid}", t.name)]
 
 
 def start_another_process(path):

@@ -498,7 +498,7 @@ class Model:
             self.lasting.add(f)
 
     def _check_recalled(self, recalled: list[FunctionState]) -> None:
-        """Only what would wait for ever, or for one of which nobody knows how long it takes, is asked back."""
+        """Only what would wait for ever, or for one that may take long, is asked back."""
         stuck = {f for n in self.nodes.values() for f in n.ahead if not n.soon_fits(f.cost, self.lasting)}
         placed = [(f, n) for n in self.nodes.values() for f in n.booked + n.ahead]
         too_big = {f for f, n in placed if any(units > n.capacity.get(r, 0) for r, units in f.cost.items())}

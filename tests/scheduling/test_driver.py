@@ -195,8 +195,8 @@ def test_many_functions(fits, n):
     cluster.add(spec, needs)
     assert_done(cluster, cluster.run(lambda f: 1.0))
     assert cluster.now == n / cores
-    # For each placement a look at each node, and one when it is booked. In the end, in each of two decisions for
-    # each layer, a look at each node for each kind.
+    # For each placement a look at each node, and one when it is booked. In the end, in each decision (two for
+    # each layer), a look at each node for each kind.
     assert len(fits) <= 10 * n + n + 2 * (n // width) * 10 * len(kinds)
 
 

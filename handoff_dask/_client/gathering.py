@@ -1,0 +1,68 @@
+"""Fetching results of a run from the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from distributed import Future
+
+from handoff_dask._client.connection import connection_of
+from handoff_dask._model.shown import shown
+from handoff_dask.exceptions import FunctionFailedError, RunCancelledError, RunError
+
+if TYPE_CHECKING:
+    from handoff_dask._client.run import Run
+
+
+async def gather(run: Run, futures: Mapping[Hashable, Future]) -> dict[Hashable, Any]:
+    """Fetch results, again if the connection breaks meanwhile.
+
+    Raises
+    ------
+    FunctionFailedError
+        A result cannot be fetched: by its function's name, with the cause.
+    RunCancelledError
+        The results are gone: the client was closed, the scheduler restarted, or a future was released.
+    """
+    connection, client = connection_of(run._client), run._client
+    while True:
+        await connection.settled()
+        if run._why_gone is not None and futures:
+            raise _gone_with_results(run)
+        over = client.scheduler_comm
+        try:
+            values = await client._gather(list(futures.values()))
+        except Exception as error:
+            _forget_frames(error, futures.values())
+            if client.scheduler_comm is not over:
+                continue  # the connection broke; the futures may be there again
+            # Which one is it that does not come? All others do, one by one.
+            values = [await _gather_one(run, id, future) for id, future in futures.items()]
+        return dict(zip(futures, values, strict=True))
+
+
+def _gone_with_results(run: Run) -> RunError:
+    reason = f"its results are gone: {run._why_gone}"
+    return run._with_run(RunCancelledError(run.dag.id, run.id, reason))
+
+
+async def _gather_one(run: Run, id: Hashable, future: Future) -> Any:
+    if future.key not in run._client.futures or future.status == "cancelled":
+        gone = f"the future of function {id!r} was cancelled or released, and its result went with it"
+        raise run._with_run(RunCancelledError(run.dag.id, run.id, gone))
+    try:
+        (value,) = await run._client._gather([future])
+    except Exception as error:
+        _forget_frames(error, [future])
+        record = (await run._records())[id]
+        reason = None if record.status == "failed" else shown(error)
+        failure = FunctionFailedError(run.dag.id, run.id, id, record.attempts, reason=reason)
+        raise run._with_run(failure, error) from error
+    return value
+
+
+def _forget_frames(error: BaseException, futures: Iterable[Future]) -> None:
+    """Keep a future that holds an exception from holding, by its traceback, whoever has fetched it."""
+    if any(error is future._state.exception for future in futures):
+        error.__traceback__ = None

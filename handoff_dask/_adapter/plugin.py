@@ -44,6 +44,7 @@ from handoff_dask._adapter.requests import Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.stopping import Stopping
 from handoff_dask._adapter.webpage import Webpage
+from handoff_dask._scheduling.decisions import Stop
 from handoff_dask._scheduling.explain import explain_loss
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.runs import RunStatus
@@ -157,6 +158,8 @@ class HandoffPlugin(SchedulerPlugin):
             self._break(active, RuntimeError("the plugin was removed from the scheduler"))
             self.enactor.end(active)
             self.enactor.release_unstarted(active, len(active.release))
+        stops = [d for d in self.state.decide(time()) if isinstance(d, Stop)]
+        self.enactor.carry_out(stops, f"handoff-removed-{time()}")
         self.enactor.leave_to_dask()
         self.closed = True
         for timer in (self._timer, self._parked_timer):

@@ -200,6 +200,21 @@ class HandoffPlugin(SchedulerPlugin):
                 running.append(key)
         self.keeper.keep(running)
 
+    def add_client(self, scheduler: Scheduler, client: str) -> None:
+        """A client registers, maybe again before its former connection was found to be broken.
+
+        Dask forgets then what the client wants, though not that somebody wants it, and would keep it for ever.
+        """
+        state = scheduler.clients[client]
+        for active in self.runs.values():
+            if active.client == client:
+                for key in active.keys:
+                    ts = scheduler.tasks.get(key)
+                    if ts is not None and ts.who_wants and state in ts.who_wants:  # one of the same id
+                        ts.who_wants.discard(state)
+                        ts.who_wants.add(state)
+                        state.wants_what.add(ts)
+
     def _connection_lost(self, client: str, *args: Any, **kwargs: Any) -> None:
         """Dask is about to remove a client that did not say that it closes: it may come back."""
         state = self.scheduler.clients.get(client)

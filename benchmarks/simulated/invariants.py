@@ -42,7 +42,7 @@ def _allowed(scenario: Scenario, run: PlannedRun, error: BaseException) -> bool:
         return isinstance(error, HandoffError)
     stays = all(any(n.holds(f.cost) for n in scenario.nodes if n.stays) for f in run.functions)
     return (
-        (isinstance(error, RunCancelledError) and (run.how == "cancel" or run.client in scenario.breaks))
+        (isinstance(error, RunCancelledError) and run.how == "cancel")
         or (isinstance(error, RunTimeoutError) and run.how == "timeout")
         or (isinstance(error, AllocationError) and not stays)
         or (isinstance(error, FunctionFailedError) and run.fails)

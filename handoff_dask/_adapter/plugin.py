@@ -44,6 +44,7 @@ from handoff_dask._adapter.requests import Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.stopping import Stopping
 from handoff_dask._adapter.webpage import Webpage
+from handoff_dask._scheduling.decisions import Stop
 from handoff_dask._scheduling.explain import explain_loss
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.runs import RunStatus
@@ -157,6 +158,8 @@ class HandoffPlugin(SchedulerPlugin):
             self._break(active, RuntimeError("the plugin was removed from the scheduler"))
             self.enactor.end(active)
             self.enactor.release_unstarted(active, len(active.release))
+        stops = [d for d in self.state.decide(time()) if isinstance(d, Stop)]
+        self.enactor.carry_out(stops, f"handoff-removed-{time()}")
         self.enactor.leave_to_dask()
         self.closed = True
         for timer in (self._timer, self._parked_timer):
@@ -196,6 +199,21 @@ class HandoffPlugin(SchedulerPlugin):
             if f is not None and (f.booked or (f.state is State.RUNNING and f.kind.isolated)):
                 running.append(key)
         self.keeper.keep(running)
+
+    def add_client(self, scheduler: Scheduler, client: str) -> None:
+        """A client registers, maybe again before its former connection was found to be broken.
+
+        Dask forgets then what the client wants, though not that somebody wants it, and would keep it for ever.
+        """
+        state = scheduler.clients[client]
+        for active in self.runs.values():
+            if active.client == client:
+                for key in active.keys:
+                    ts = scheduler.tasks.get(key)
+                    if ts is not None and ts.who_wants and state in ts.who_wants:  # one of the same id
+                        ts.who_wants.discard(state)
+                        ts.who_wants.add(state)
+                        state.wants_what.add(ts)
 
     def _connection_lost(self, client: str, *args: Any, **kwargs: Any) -> None:
         """Dask is about to remove a client that did not say that it closes: it may come back."""
@@ -392,8 +410,14 @@ class HandoffPlugin(SchedulerPlugin):
     def _run_dropped(self, *, dropped: str, **kwargs: Any) -> None:
         active = self.runs.get(dropped)
         if active is not None:
-            active.dropped = True
-            self.wake()
+            self.drop(active)
+
+    def drop(self, active: ActiveRun) -> None:
+        """Nobody will ask about a run any more; a graph that has not arrived by now was lost on its way."""
+        active.dropped = True
+        if active.known is None and not active.run.ended:
+            self.state.run_cancelled(active.run.spec.run_id)
+        self.wake()
 
     def _seceded(self, *, key: Hashable, run_id: int, **kwargs: Any) -> None:
         f, ts = self.functions.get(key), self.scheduler.tasks.get(key)

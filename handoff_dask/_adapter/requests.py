@@ -98,7 +98,7 @@ class Requests:
             return {"absent": True}  # it broke again
         for run_id, active in plugin.runs.items():
             if active.client == client and run_id not in runs:
-                active.dropped = True
+                plugin.drop(active)
         answer = {}
         for run_id, numbers in runs.items():
             if (found := plugin.runs.get(run_id)) is not None:

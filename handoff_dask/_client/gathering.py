@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -32,14 +33,18 @@ async def gather(run: Run, futures: Mapping[Hashable, Future]) -> dict[Hashable,
             raise _gone_with_results(run)
         over = client.scheduler_comm
         try:
-            values = await client._gather(list(futures.values()))
-        except Exception as error:
-            _forget_frames(error, futures.values())
-            if client.scheduler_comm is not over:
-                continue  # the connection broke; the futures may be there again
-            # Which one is it that does not come? All others do, one by one.
-            values = [await _gather_one(run, id, future) for id, future in futures.items()]
-        return dict(zip(futures, values, strict=True))
+            try:
+                values = await client._gather(list(futures.values()))
+            except Exception as error:
+                _forget_frames(error, futures.values())
+                # Which one is it that does not come? All others do, one by one.
+                values = [await _gather_one(run, id, future) for id, future in futures.items()]
+        except RunError:
+            if over is None or (client.scheduler_comm is over and not over.closed()):
+                raise
+            await asyncio.sleep(0.01)  # the connection broke: Dask takes note of it, and makes another
+        else:
+            return dict(zip(futures, values, strict=True))
 
 
 def _gone_with_results(run: Run) -> RunError:

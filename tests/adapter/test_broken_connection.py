@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import dask
 import pytest
 from distributed import Client, Scheduler, SpecCluster, Worker
+from distributed.scheduler import ClientState
 from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, settle, until
 from proxy import Proxy
 
@@ -321,3 +322,17 @@ def test_the_scheduler_is_killed_and_started_again():
                 started.wait()
                 if started.stdout:
                     started.stdout.close()
+
+
+def test_a_client_that_registers_again_before_its_former_connection_is_found_broken():
+    with behind_a_proxy() as (cluster, _, client):
+        run = handoff.submit(dag_of(Function("x", identity, extra_args=[5])), client)
+        assert run.result(20)["x"] == 5
+        client.sync(register_again, cluster.scheduler, client.id)
+        del run  # settles: nobody wants its task any more
+
+
+async def register_again(scheduler, client):
+    """As Dask does, which forgets what the client wants."""
+    scheduler.clients[client] = ClientState(client)
+    scheduler.plugins["handoff"].add_client(scheduler, client)

@@ -111,6 +111,19 @@ def test_cancel_ends_it(on, tmp_path, code):
         assert handoff.execute(dag_of(Function("f", process_id, timeout=60, cost={"seat": 1})), client)
 
 
+def test_removing_the_plugin_ends_it(tmp_path):
+    stuck = Stuck(tmp_path / "pid")
+    with (
+        handoff.local_cluster({"a": {"seat": 1, "cpu": 1}}) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        run = handoff.submit(dag_of(stuck.function), client)
+        stuck.await_running()
+        client.unregister_scheduler_plugin("handoff")
+        until(lambda: not psutil.pid_exists(stuck.pid), 5)
+        assert run.wait(20)
+
+
 def test_a_run_that_takes_too_long_ends_it(on, stuck):
     with pytest.raises(RunTimeoutError) as caught:
         handoff.execute(dag_of(stuck.function), on.observer, timeout=2)

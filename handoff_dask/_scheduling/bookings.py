@@ -154,5 +154,10 @@ class Bookings:
 
 
 def _add(amounts: dict[str, int], cost: Amounts, sign: int) -> None:
+    """Add a cost to amounts, or take it away; what is not in use has no entry."""
     for name, units in cost.items():
-        amounts[name] = amounts.get(name, 0) + sign * units
+        total = amounts.get(name, 0) + sign * units
+        if total:
+            amounts[name] = total
+        else:
+            amounts.pop(name, None)

@@ -15,9 +15,8 @@ from handoff_dask import Function
 from handoff_dask._adapter import compile as compiling
 
 
-@pytest.fixture
-def door(monkeypatch, client):
-    """No graph arrives before this is opened."""
+def hold_graphs_back(monkeypatch, client):
+    """No graph arrives on an in-process scheduler before what this returns is called."""
     opened = client.loop.asyncio_loop.create_future()
     offload = distributed.scheduler.offload
     seen = []
@@ -32,8 +31,14 @@ def door(monkeypatch, client):
 
     monkeypatch.setattr(distributed.scheduler, "offload", wait_and_offload)
     open_door.seen = seen
-    yield open_door
-    open_door()
+    return open_door
+
+
+@pytest.fixture
+def door(monkeypatch, client):
+    door = hold_graphs_back(monkeypatch, client)
+    yield door
+    door()
 
 
 def wide(n=200):
@@ -187,12 +192,18 @@ def test_a_span_reaches_functions(client, cluster):
     settle(cluster)
 
 
-def test_a_restart_before_the_graph_has_arrived(client, cluster, door):
-    run = handoff.submit(wide(), client)
-    until(lambda: door.seen)
-    client.sync(cluster.scheduler.restart, stimulus_id="test", timeout=10, wait_for_workers=False)
-    with pytest.raises(handoff.RunCancelledError):
-        run.result(10)
-    door()
-    until(lambda: not cluster.scheduler._active_graph_updates)
-    until(lambda: nothing_left(cluster))
+def test_a_restart_before_the_graph_has_arrived(monkeypatch):
+    """On a cluster of its own, since its nodes do not come back."""
+    with (
+        handoff.local_cluster({"a": {"cpu": 1}}) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        door = hold_graphs_back(monkeypatch, client)
+        run = handoff.submit(wide(), client)
+        until(lambda: door.seen)
+        client.sync(cluster.scheduler.restart, stimulus_id="test", timeout=10, wait_for_workers=False)
+        with pytest.raises(handoff.RunCancelledError):
+            run.result(10)
+        door()
+        until(lambda: not cluster.scheduler._active_graph_updates)
+        until(lambda: nothing_left(cluster))

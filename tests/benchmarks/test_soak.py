@@ -81,6 +81,8 @@ def test_what_grows_is_seen():
     assert soak.differences(before, {**before, "objects: Program": 9}) == {"objects: Program": (4, 9)}
     assert soak.differences(before, {**before, "a": 0}) == {"a": (1, 0)}
     assert soak.differences(before, {**before, "objects: Run": 1}) == {"objects: Run": (0, 1)}
+    assert soak.differences(before, {**before, "objects: _Code": 512}) == {}
+    assert soak.differences(before, {**before, "objects: _Code": 513}) == {"objects: _Code": (0, 513)}
     assert soak.differences(before, {**before, "objects: Shelf": 9_999}) == {"objects: Shelf": (3, 9_999)}
 
 

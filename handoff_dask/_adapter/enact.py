@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distributed.metrics import time
@@ -43,7 +43,7 @@ class Enactor:
     def _key(self, f: FunctionState) -> Any:
         return self._plugin.runs[f.run.spec.run_id].keys[f.number]
 
-    def carry_out(self, decisions: list[Decision], stimulus_id: str) -> None:
+    def carry_out(self, decisions: Sequence[Decision], stimulus_id: str) -> None:
         """Carry decisions out: placements first, all in one step of Dask's."""
         self._carry_out_placements([d for d in decisions if isinstance(d, Place)], stimulus_id)
         for decision in decisions:

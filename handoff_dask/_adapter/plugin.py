@@ -203,7 +203,7 @@ class HandoffPlugin(SchedulerPlugin):
     def add_client(self, scheduler: Scheduler, client: str) -> None:
         """A client registers, maybe again before its former connection was found to be broken.
 
-        Dask forgets then what the client wants, though not that somebody wants it, and would keep it for ever.
+        Dask forgets then what the client wants, though not that somebody wants it: it would be kept for ever.
         """
         state = scheduler.clients[client]
         for active in self.runs.values():

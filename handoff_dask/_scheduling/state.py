@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import Any
 
 from handoff_dask._model.function import LOADING
@@ -29,6 +29,12 @@ from handoff_dask._scheduling.decisions import (
     Starved,
     Stop,
     TooLate,
+)
+from handoff_dask._scheduling.dependents import (
+    dependents_of,
+    only_failed_need,
+    skip_dependents,
+    unskip_dependents,
 )
 from handoff_dask._scheduling.durations import loading
 from handoff_dask._scheduling.explain import explain
@@ -427,30 +433,14 @@ class SchedulingState:
         f.failures = 0
         f.not_before = 0.0
         f.move(State.WAITING)
-        self._unskip_dependents(f)
+        unskip_dependents(f)
         f.run.ranking.forget()
         self._unranked[f.run] = None
         return True
 
-    def _unskip_dependents(self, f: FunctionState) -> None:
-        """What was skipped for nothing but this function may run after all."""
-        run = f.run
-        if not run.spec.dependents:
-            return
-        numbers = list(run.spec.dependents[f.number])
-        heapify(numbers)  # inputs come first
-        while numbers:
-            dependent = run.functions[heappop(numbers)]
-            inputs = {run.functions[number].state for number in run.inputs[dependent.number]}
-            if dependent.state is State.SKIPPED and inputs.isdisjoint((State.FAILED, State.SKIPPED)):
-                dependent.move(State.WAITING)
-                for number in run.spec.dependents[dependent.number]:
-                    heappush(numbers, number)
-
     def given_up(self, f: FunctionState) -> None:
         """Whoever submitted the run does not want this function: without it the run has no end to reach."""
-        functions, dependents = f.run.functions, f.run.spec.dependents
-        needed = any(functions[n].state not in FINAL for n in (dependents[f.number] if dependents else ()))
+        needed = any(dependent.state not in FINAL for dependent in dependents_of(f))
         if (f.state not in FINAL or needed) and not f.run.ended:
             self._end(f.run, RunStatus.CANCELLED)
 
@@ -466,12 +456,7 @@ class SchedulingState:
 
     def unneeded(self, f: FunctionState, now: float) -> None:
         """Nobody needs the result of a function: that is no end of its run if all that did need it failed."""
-        run = f.run
-        needed_by = (
-            [run.functions[n].state for n in run.spec.dependents[f.number]] if run.spec.dependents else []
-        )
-        failed = needed_by and all(state in (State.FAILED, State.SKIPPED) for state in needed_by)
-        if failed and f.state not in FINAL and run.status is RunStatus.RUNNING:
+        if f.state not in FINAL and f.run.status is RunStatus.RUNNING and only_failed_need(f):
             self.skipped(f, now)
 
     def dropped(self, f: FunctionState, now: float) -> None:
@@ -490,19 +475,8 @@ class SchedulingState:
         if f.run.spec.fail_fast and not f.run.ended:
             self._end(f.run, RunStatus.FAILED)
         else:
-            self._skip_dependents(f)
+            skip_dependents(f)
             self._check_complete(f.run)
-
-    def _skip_dependents(self, f: FunctionState) -> None:
-        """What needs a function that failed for good will not run. Not each is reported skipped."""
-        run = f.run
-        failed = [f.number]
-        while failed and run.spec.dependents:
-            for number in run.spec.dependents[failed.pop()]:
-                dependent = run.functions[number]
-                if dependent.state not in FINAL and dependent.state is not State.RUNNING:
-                    dependent.move(State.SKIPPED)
-                    failed.append(number)
 
     # ------------------------------------------------------------------ decisions
 

@@ -278,6 +278,7 @@ class Model:
             self._end(run, "cancelled")
 
     def on_run_removed(self, run_id: str, result: None) -> None:
+        self.to_stop = {f: n for f, n in self.to_stop.items() if f.run.spec.run_id != run_id}
         del self.runs[run_id]
         self.deadline.pop(run_id, None)
         for f in [f for f in self.status if f.run.spec.run_id == run_id]:

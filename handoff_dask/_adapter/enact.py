@@ -142,8 +142,13 @@ class Enactor:
             stream.send({"op": "steal-request", "key": key, "stimulus_id": stimulus_id})
 
     def _tell_client(self, active: ActiveRun, **message: Any) -> None:
-        if active.client in self._scheduler.client_comms:
+        if self._hears(active.client):
             self._scheduler.client_send(active.client, {"run_id": active.run.spec.run_id, **message})
+
+    def _hears(self, client: str) -> bool:
+        """Whether a client is connected: Dask complains aloud of messages to one that is not."""
+        comm = self._scheduler.client_comms.get(client)
+        return comm is not None and not comm.closed()
 
     def end(self, active: ActiveRun) -> None:
         """Tell the client that its run has ended, and have released what will not run."""
@@ -177,7 +182,7 @@ class Enactor:
 
     def tell_cancelled(self, keys: list[Any], client: str) -> None:
         """Let a client's futures be cancelled ones."""
-        if keys and client in self._scheduler.client_comms:
+        if keys and self._hears(client):
             message = {"op": "cancelled-keys", "keys": keys, "reason": NAME, "msg": "the run has ended"}
             self._scheduler.report(message, client=client)
 

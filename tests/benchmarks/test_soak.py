@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import dask
 import pytest
 import soak
@@ -13,6 +15,14 @@ from handoff_dask import FunctionFailedError, RunCancelledError
 from handoff_dask._client.connection import connection_of
 
 NODES = {"node1": {"cpu": 4, "memory": 8192, "gpu": 1}, "node2": {"cpu": 2, "memory": 4096}}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_logged():
+    """A record of an error keeps its traceback, with all that the frames hold, while pytest keeps the record."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ NODES = {"node1": {"cpu": 4, "memory": 8192, "gpu": 1}, "node2": {"cpu": 2, "mem
 
 @pytest.fixture(autouse=True)
 def _nothing_is_logged():
-    """A record of an error keeps its traceback, with all that the frames hold, while pytest keeps the record."""
+    """pytest keeps what is logged, and with the traceback of an error all that its frames hold."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)

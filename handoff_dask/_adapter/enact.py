@@ -15,6 +15,7 @@ from handoff_dask._adapter.messages import NAME, RUN_BEGUN, RUN_ENDED
 from handoff_dask._model.resources import UNIT
 from handoff_dask._scheduling.decisions import Begin, Decision, End, Fail, Place, Recall, Stop, TooLate
 from handoff_dask._scheduling.functions import FunctionState
+from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask.exceptions import AllocationError, RunEndedError
 
@@ -69,18 +70,19 @@ class Enactor:
 
     def _carry_out_placements(self, placements: list[Place], stimulus_id: str) -> None:
         placed: dict[Any, FunctionState] = {}
+        gone: dict[Node, None] = {}
         for placement in placements:
             f, node = placement.function, placement.node
-            if f.node is not node:
-                continue  # the node of a placement before this one was found to be gone
             address = self._scheduler.aliases.get(node.name)
             if address is None:
-                self._plugin.state.refused(f)
-                self._plugin.membership.vanished(node)
+                self._plugin.state.refused(f)  # it has not started, and is not lost with its node
+                gone[node] = None
                 continue
             key = self._key(f)
             self._place(key, placement, address)
             placed[key] = f
+        for node in gone:
+            self._plugin.membership.vanished(node)
         if placed:
             # Dask takes recommendations from the end.
             self._scheduler.transitions(dict.fromkeys(reversed(placed), "processing"), stimulus_id)
@@ -208,14 +210,18 @@ class Enactor:
 
     def leave_to_dask(self) -> None:
         """What was submitted fails where somebody needs it, and Dask may compute again what is lost."""
-        for key, f in self._plugin.functions.items():
+        parked = []
+        for key, f in list(self._plugin.functions.items()):
             ts = self._scheduler.tasks.get(key)
             if ts is None:
                 continue
             ts.worker_restrictions = None
-            if ts.state == "waiting":  # it would become ready after this
+            if ts.state == "no-worker":  # a result that is needed again
+                parked.append(key)
+            elif ts.state == "waiting":  # it would become ready after this
                 ts.exception_blame, ts.exception = ts, ended_before(f)
                 self._scheduler.transitions({key: "erred"}, f"handoff-removed-{time()}")
+        self._scheduler.transitions(dict.fromkeys(parked, "processing"), f"handoff-removed-{time()}")
 
 
 def park(ts: TaskState) -> None:

@@ -58,10 +58,10 @@ class Interventions:
         """The scheduler's ``restart``, which expects that every key can be released."""
 
         async def restart(*args: Any, **kwargs: Any) -> Any:
-            self._plugin.keeper.paused = True
+            self._plugin.keeper.paused += 1
             try:
                 return await original(*args, **kwargs)
             finally:
-                self._plugin.keeper.paused = False
+                self._plugin.keeper.paused -= 1
 
         return restart

@@ -27,15 +27,15 @@ class Keeper:
 
     Attributes
     ----------
-    paused : bool
-        While the scheduler restarts its workers, and with them whatever runs, nothing more is kept.
+    paused : int
+        Restarts that are going on: with its workers ends whatever runs, and nothing more is kept.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._kept: set[Any] = set()
         self._ended: list[Any] = []
-        self.paused = False
+        self.paused = 0
         # From the start, as Dask's own fire-and-forget: the scheduler may be going through its clients.
         scheduler.clients[KEEPER] = ClientState(KEEPER)
 

@@ -67,7 +67,12 @@ class Lingering:
             task.cancel()
 
     async def _look(self, node: Node) -> None:
-        holds = self._watched[node]
+        try:
+            await self._ask(node, self._watched[node])
+        finally:
+            del self._watched[node]
+
+    async def _ask(self, node: Node, holds: dict[Hold, Hashable]) -> None:
         function = pickle.dumps(running_keys)
         while holds:
             await asyncio.sleep(INTERVAL)
@@ -83,10 +88,11 @@ class Lingering:
                 logger.exception("handoff_dask could not ask node %r what it runs; it will again", node.name)
                 continue
             if running is None:
+                logger.warning("Node %r does not say what it runs: %s", node.name, answer.get("text"))
+                await asyncio.sleep(1)
                 continue
             for hold, key in list(holds.items()):
                 if key not in running:
                     del holds[hold]
                     self._state.ended_at_last(hold)
                     self._wake()
-        del self._watched[node]

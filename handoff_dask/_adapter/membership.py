@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Seconds until a worker is asked again that could not be reached.
+PROBE_PAUSE = 0.5
+
 #: Seconds to wait for a worker's answer before going on without it.
 PROBE_TIMEOUT = 5.0
 
@@ -79,9 +82,19 @@ class Membership:
             if self._probes.get(address) is asyncio.current_task():  # not that of a worker that came after
                 del self._probes[address]
 
+    async def _ask(self, address: str) -> Any:
+        """Ask a worker what it has; again while nothing is heard of it, though it is there."""
+        while True:
+            try:
+                return await self._scheduler.rpc(address).run(function=pickle.dumps(probe_node))
+            except OSError:
+                if address not in self._scheduler.workers:
+                    raise
+                await asyncio.sleep(PROBE_PAUSE)
+
     async def _admit(self, address: str) -> None:
         try:
-            answer = await self._scheduler.rpc(address).run(function=pickle.dumps(probe_node))
+            answer = await self._ask(address)
             facts = opened(answer.get("result")) if answer["status"] == "OK" else {}
             problem = None
             if facts.get("protocol") != PROTOCOL:

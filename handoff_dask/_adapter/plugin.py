@@ -84,7 +84,7 @@ class HandoffPlugin(SchedulerPlugin):
         self._parked_timer: asyncio.TimerHandle | None = None
         self.runs: dict[str, ActiveRun] = {}
         self.functions: dict[Hashable, FunctionState] = {}
-        self._reports: dict[Hashable, tuple[int, dict[str, Any]]] = {}  # key → run id of the attempt, report
+        self._reports: dict[tuple[Hashable, int], dict[str, Any]] = {}  # key, Dask's run id of it → report
         self.strays: dict[str, list[Hashable]] = {}  # client → keys of runs that are not known
         self.archive = Archive(*read_archive_bounds())
         self.failures = RecentFailures()
@@ -308,7 +308,8 @@ class HandoffPlugin(SchedulerPlugin):
             state.dropped(f, time())
             self.keeper.ended(key)
             stealing.forget(self.scheduler, self.scheduler.tasks[key])
-            self._reports.pop(key, None)  # its node may have been lost between the report and the failure
+            for report in [report for report in self._reports if report[0] == key]:
+                del self._reports[report]  # its node was lost between the report and the failure
             del self.functions[key]
             active = self.runs[f.run.spec.run_id]
             assert active.known is not None
@@ -368,9 +369,7 @@ class HandoffPlugin(SchedulerPlugin):
         """An attempt failed: let the core decide, and Dask carry out what it decides."""
         f = self.functions.get(key)
         ts = self.scheduler.tasks.get(key)
-        reported, report = self._reports.pop(key, (run_id, {}))
-        if reported != run_id:
-            report = {}
+        report = self._reports.pop((key, run_id), {})
         if f is None or ts is None:
             return
         if ts.state == "memory" and all(ws.address != worker for ws in ts.who_has or ()):
@@ -427,7 +426,7 @@ class HandoffPlugin(SchedulerPlugin):
 
     def _attempt_reported(self, *, key: Hashable, run_id: int, **report: Any) -> None:
         if key in self.functions:
-            self._reports[key] = run_id, report
+            self._reports[key, run_id] = report
 
     def _asked_back(self, *, key: Hashable, state: str | None, worker: str, **message: Any) -> None:
         """A worker has given a task back, or has said that it runs it."""
@@ -484,8 +483,8 @@ class HandoffPlugin(SchedulerPlugin):
 
     def _break(self, active: ActiveRun, error: Exception) -> None:
         """An error of ours is the failure of the run concerned, not something to be swallowed."""
-        active.broken = f"{type(error).__name__}: {error}"
         if not active.run.ended:
+            active.broken = f"{type(error).__name__}: {error}"
             self.state.run_cancelled(active.run.spec.run_id)
         self.wake()
 

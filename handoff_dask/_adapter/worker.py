@@ -18,6 +18,7 @@ from handoff_dask._adapter import checkpoint
 from handoff_dask._adapter.current import Found, current, facts_of, find_task
 from handoff_dask._adapter.killable import StoppedError, run_killable
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, Blob, Program, Shape, unsealed_id
+from handoff_dask.exceptions import RunEndedError
 
 #: Types of which everything pickles.
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
@@ -168,6 +169,9 @@ def run_function(program: Program, *values: Any) -> Any:
     except BaseException as error:
         if found is not None:
             _report(found, shape.retry_on, error, started)
+        if isinstance(error, StoppedError):
+            ids = unsealed_id(program.dag_id), program.run_id, unsealed_id(program.function_id)
+            raise RunEndedError(*ids, "ended") from None
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
             raise InterruptedFunctionError(error) from error
         raise

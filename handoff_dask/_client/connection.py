@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+import dask
+from dask.utils import parse_timedelta
 from distributed import Client, Future
 from tornado.ioloop import PeriodicCallback
 
@@ -22,9 +25,6 @@ if TYPE_CHECKING:
 
 #: Seconds between looks at whether the client has another connection than before: Dask announces none.
 INTERVAL = 0.25
-
-#: How often something is asked while nobody answers.
-PATIENCE = 40
 
 #: Reason that Dask gives for futures which it takes for cancelled since the connection broke.
 CONNECTION_LOST = "scheduler-connection-lost"
@@ -61,15 +61,15 @@ async def retried(client: Client, ask: Callable[[], Awaitable[Any]]) -> Any:
     Raises
     ------
     OSError
-        There is a connection, but nobody answers.
+        There is a connection, but nobody has answered for ``distributed.comm.timeouts.connect``.
     """
-    for attempt in range(PATIENCE):
-        if not await connected(client):
-            break
+    patience = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"), "s")
+    until = time.monotonic() + patience
+    while await connected(client):
         try:
             return await ask()
         except OSError:  # Dask connects again, or closes the client
-            if attempt == PATIENCE - 1:
+            if time.monotonic() >= until:
                 raise
             await asyncio.sleep(INTERVAL)
     return None

@@ -60,9 +60,10 @@ async def _gather_one(run: Run, id: Hashable, future: Future) -> Any:
         (value,) = await run._client._gather([future])
     except Exception as error:
         _forget_frames(error, [future])
-        record = (await run._records())[id]
-        reason = None if record.status == "failed" else shown(error)
-        failure = FunctionFailedError(run.dag.id, run.id, id, record.attempts, reason=reason)
+        record = (await run._records()).get(id)  # None: the plugin was removed before anybody asked
+        reason = None if record is not None and record.status == "failed" else shown(error)
+        attempts = () if record is None else record.attempts
+        failure = FunctionFailedError(run.dag.id, run.id, id, attempts, reason=reason)
         raise run._with_run(failure, error) from error
     return value
 

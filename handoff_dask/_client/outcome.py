@@ -69,7 +69,8 @@ def _failures(compiled: Compiled, dag_id: Any, report: Mapping[str, Any], known:
     """The first failure, with all others."""
 
     def failure(number: int, others: Sequence[FunctionFailedError] = ()) -> FunctionFailedError:
-        id, attempts = compiled.ids[number], known.rows[number].attempts
+        id, rows = compiled.ids[number], known.rows  # none if the plugin was removed meanwhile
+        attempts = rows[number].attempts if number < len(rows) else ()
         failed = FunctionFailedError(dag_id, compiled.spec.run_id, id, attempts, others)
         failed.__cause__ = original_exception(known.errors.get(number))
         return failed

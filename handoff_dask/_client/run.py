@@ -176,6 +176,8 @@ class Run:
 
     def _finish(self, status: str) -> None:
         """Take note of the end: nothing else gives a run a final status. On the event loop."""
+        if self._ended.is_set():
+            return
         self._status = status
         self._node_wait.over(status)
         self._end = time.time()
@@ -343,7 +345,7 @@ class Run:
 
         Raises
         ------
-        OSError
+        ClusterNotReadyError
             There is a connection, but nobody answers.
         """
 
@@ -354,7 +356,10 @@ class Run:
 
         if question != "prepare":
             arguments["run_id"] = self.id
-        return await retried(self._client, ask)
+        try:
+            return await retried(self._client, ask)
+        except OSError as error:
+            raise ClusterNotReadyError(f"the scheduler does not answer: {error!r}") from error
 
     async def _fetch_report(self) -> dict[str, Any]:
         """How the run stands, and why: ``{}`` when the scheduler does not know."""

@@ -31,10 +31,14 @@ def unskip_dependents(f: FunctionState) -> None:
     run = f.run
     numbers = [dependent.number for dependent in dependents_of(f)]
     heapify(numbers)  # inputs come before what needs them
+    seen: set[int] = set()
     while numbers:
-        dependent = run.functions[heappop(numbers)]
-        inputs = {run.functions[number].state for number in run.inputs[dependent.number]}
-        if dependent.state is State.SKIPPED and inputs.isdisjoint(FAILED):
+        number = heappop(numbers)
+        dependent = run.functions[number]
+        if number in seen or dependent.state is not State.SKIPPED:
+            continue
+        seen.add(number)
+        if not any(run.functions[other].state in FAILED for other in run.inputs[number]):
             dependent.move(State.WAITING)
             for other in dependents_of(dependent):
                 heappush(numbers, other.number)

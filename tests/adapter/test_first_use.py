@@ -11,6 +11,7 @@ from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, settle, u
 
 import handoff_dask as handoff
 from handoff_dask import Function
+from handoff_dask._adapter import membership
 from handoff_dask._adapter.messages import RUN_DROPPED
 from handoff_dask.preload import dask_setup
 
@@ -222,3 +223,49 @@ def test_a_function_sent_ahead_is_not_left_behind_one_that_waits_for_others():
         run.result(20)
         del run, later
         settle(cluster)
+
+
+def test_several_placements_on_a_worker_that_has_just_gone(cluster):
+    with Client(cluster, set_as_default=False) as client:
+        handoff.execute(dag(), client)
+        plugin, scheduler = plugin_of(cluster), cluster.scheduler
+        decide = plugin.state.decide
+        gone = {}
+
+        def decide_and_lose(now):
+            decisions = decide(now)
+            if not gone and any(getattr(getattr(d, "node", None), "name", None) == "a" for d in decisions):
+                gone["a"] = scheduler.aliases.pop("a")
+            return decisions
+
+        plugin.state.decide = decide_and_lose
+        try:
+            wide = dag_of(*[Function(n, identity, extra_args=[n], cost={"cpu": 1}) for n in range(8)])
+            result = handoff.execute(wide, client)
+        finally:
+            plugin.state.decide = decide
+            scheduler.aliases.update(gone)
+        assert gone
+        assert set(result.allocations.values()) == {"b"}
+        assert all(len(record.attempts) == 1 for record in result.records.values())
+
+
+def test_a_worker_that_cannot_be_reached_at_first_becomes_a_node(cluster, monkeypatch):
+    scheduler = cluster.scheduler
+    rpc, refused = scheduler.rpc, []
+
+    class Unreachable:
+        async def run(self, **message):
+            raise OSError("busy")
+
+    def unreachable_once(address):
+        if len(refused) < 2:
+            refused.append(address)
+            return Unreachable()
+        return rpc(address)
+
+    monkeypatch.setattr(scheduler, "rpc", unreachable_once)
+    monkeypatch.setattr(membership, "PROBE_PAUSE", 0.01)
+    with Client(cluster, set_as_default=False) as client:
+        assert set(handoff.discover_nodes(client)) == {"a", "b"}
+    assert len(refused) == 2

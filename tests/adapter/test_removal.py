@@ -110,3 +110,23 @@ def test_a_node_that_cannot_be_asked_is_asked_again(monkeypatch):
 
 async def lose_result(scheduler, key):
     scheduler.transitions({key: "released"}, "test")
+
+
+def test_a_result_that_was_lost_before_the_removal_is_computed_by_dask():
+    with (
+        handoff.local_cluster({"a": {"cpu": 1}, "b": {"cpu": 1}}) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        run = handoff.submit(dag_of(Function("f", identity, extra_args=[1], cost={"cpu": 1})), client)
+        assert run.result(20)["f"] == 1
+        door = gate("lost first")
+        busy = [Function(n, pass_gate, extra_args=["lost first"], node=n, cost={"cpu": 1}) for n in "ab"]
+        other = handoff.submit(dag_of(*busy), client)
+        door.await_inside(2)
+        (key,) = [key for key in cluster.scheduler.tasks if key[0].startswith("identity")]
+        client.sync(lose_result, cluster.scheduler, key)
+        until(lambda: cluster.scheduler.tasks[key].state == "no-worker")
+        client.unregister_scheduler_plugin("handoff")
+        door.open()
+        assert run.futures["f"].result(timeout=20) == 1
+        assert other.wait(20)

@@ -79,6 +79,21 @@ PLANTED = {
         "from handoff_dask._adapter.enact import Enactor\nEnactor.collect = lambda self: None",
         "left: plugin.runs: ",
     ),
+    "the plugin awaits something while it is installed": (
+        "import asyncio\n"
+        "from handoff_dask._adapter.plugin import HandoffPlugin\n"
+        "start = HandoffPlugin.start\n"
+        "async def late(self, scheduler):\n"
+        "    await asyncio.sleep(0.5)\n"
+        "    await start(self, scheduler)\n"
+        "HandoffPlugin.start = late",
+        "could not read the graph| hangs: |nodes of the plugin",
+    ),
+    "a break of a connection loses what runs need": (
+        "from handoff_dask._adapter.absence import AbsentClients\n"
+        "AbsentClients.expect = lambda self, client, keys: None",
+        "RunCancelledError",
+    ),
     "a hook raises": (
         "from handoff_dask._adapter.membership import Membership\n"
         "Membership.joined = lambda self, address: 1 / 0",

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: Seconds between looks at whether the client has another connection than before: Dask announces none.
 INTERVAL = 0.25
 
+#: Seconds until a scheduler that does not answer is asked again for this client's runs.
+REATTACH = 5.0
+
 #: Reason that Dask gives for futures which it takes for cancelled since the connection broke.
 CONNECTION_LOST = "scheduler-connection-lost"
 
@@ -67,7 +70,8 @@ async def retried(client: Client, ask: Callable[[], Awaitable[Any]]) -> Any:
     until = time.monotonic() + patience
     while await connected(client):
         try:
-            return await ask()
+            # An answer may be lost without anybody's noticing: a NAT forgets connections silently.
+            return await asyncio.wait_for(ask(), patience)
         except OSError:  # Dask connects again, or closes the client
             if time.monotonic() >= until:
                 raise
@@ -142,9 +146,15 @@ class Connection:
         comm = client.scheduler_comm
         runs = list(self.runs.values())
         wanted = {run.id: run._submission.reclaim() for run in runs}
-        answer = await client.scheduler.handoff_reattach(client=client.id, runs=wanted)
-        if client.scheduler_comm is not comm or (answer is not None and "runs" not in answer):
+        ask = client.scheduler.handoff_reattach(client=client.id, runs=wanted)
+        answer = await asyncio.wait_for(ask, REATTACH)
+        if client.scheduler_comm is not comm:
             return  # it broke again
+        if answer is not None and "runs" not in answer:
+            # The scheduler found the former connection broken after this one was made, and took this client,
+            # of the same id, for gone. Dask makes another one.
+            comm.abort()
+            return
         self._comm = comm
         known = {} if answer is None else answer["runs"]
         for run in runs:

@@ -102,10 +102,8 @@ def test_what_fits_nowhere(call, call_json):
 
 @pytest.mark.parametrize(("option", "times"), [("--json", 1), ("--progress", 1), ("--no-progress", 0)])
 def test_what_is_waited_for_is_said(call, option, times):
-    _, err = call(
-        "run", "pipeline:greedy", "--nodes", "nodes.yaml", "--wait-for-nodes", "0.4", option, code=3
-    )
-    assert err.count("waiting for a node with cpu 10000 (0 of 0.4 s)") == times
+    _, err = call("run", "pipeline:greedy", "--nodes", "nodes.yaml", "--wait-for-nodes", "2", option, code=3)
+    assert err.count("waiting for a node with cpu 10000 (0 of 2 s)") == times
 
 
 def test_an_invalid_dag_starts_no_cluster(call, monkeypatch):

@@ -148,9 +148,12 @@ class Enactor:
             self._scheduler.client_send(active.client, {"run_id": active.run.spec.run_id, **message})
 
     def _hears(self, client: str) -> bool:
-        """Whether a client is connected: Dask complains aloud of messages to one that is not."""
+        """Whether a client is connected: Dask complains aloud of messages to one that is not.
+
+        And one that has just connected breaks if anything comes with the first message; it asks by itself.
+        """
         comm = self._scheduler.client_comms.get(client)
-        return comm is not None and not comm.closed()
+        return comm is not None and not comm.closed() and comm.batch_count > 0
 
     def end(self, active: ActiveRun) -> None:
         """Tell the client that its run has ended, and have released what will not run."""

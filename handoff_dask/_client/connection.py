@@ -49,11 +49,18 @@ def connection_of(client: Client) -> Connection:
     return connection
 
 
+def is_closed(client: Client) -> bool:
+    """Whether a client is closed, or hears nothing from the scheduler any more and will not connect again."""
+    listening = getattr(client, "_handle_report_task", None)
+    broken = client.status == "connecting" and listening is not None and listening.done()
+    return broken or client.status in ("closing", "closed")
+
+
 async def connected(client: Client) -> bool:
     """Wait while a client is connecting, for the first time or again; False if it is closed then."""
     if client.asynchronous and client.status == "newly-created":
         await client  # made, but not awaited yet
-    while client.status in CONNECTING:  # made by another thread, or its connection broke
+    while client.status in CONNECTING and not is_closed(client):  # made by another thread, or it broke
         await asyncio.sleep(0.01)
     return bool(client.status == "running")
 
@@ -121,7 +128,7 @@ class Connection:
 
     def _check(self) -> None:
         client = self._client()
-        if client is None or client.status in ("closing", "closed") or not self.runs:
+        if client is None or is_closed(client) or not self.runs:
             self._checks.stop()
         elif client.status == "running" and client.scheduler_comm is not self._comm and not self._tasks:
             task = asyncio.get_running_loop().create_task(self.settled())

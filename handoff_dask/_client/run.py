@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Client
 
 from handoff_dask._adapter.compile import Compiled
-from handoff_dask._client.connection import connection_of, drop, retried, why_closed
+from handoff_dask._client.connection import connection_of, drop, is_closed, retried, why_closed
 from handoff_dask._client.gathering import gather
 from handoff_dask._client.node_wait import NodeWait
 from handoff_dask._client.outcome import find_error
@@ -206,7 +206,7 @@ class Run:
 
     @property
     def _closed(self) -> bool:
-        return self._client.status in ("closing", "closed")
+        return is_closed(self._client)
 
     @property
     def _why_gone(self) -> str | None:

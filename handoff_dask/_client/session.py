@@ -22,7 +22,7 @@ from handoff_dask._adapter.cluster import close_at_exit, embedded_cluster
 from handoff_dask._adapter.forks import explain_inherited, inherited
 from handoff_dask._adapter.messages import NAME, PROTOCOL
 from handoff_dask._adapter.plugin import HandoffPlugin
-from handoff_dask._client.connection import connected, retried
+from handoff_dask._client.connection import connected, is_closed, retried
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import ClusterNotReadyError
 
@@ -178,7 +178,7 @@ async def ensure_plugin(client: Client) -> None:
         raise ClusterNotReadyError(f"{client!r} is closed, as it could not connect to its scheduler")
     # Asked each time: somebody may have removed the plugin, or restarted the scheduler.
     installed = await retried(client, partial(_installed, client))
-    if client.status == "closed":
+    if is_closed(client):
         raise ClusterNotReadyError(f"{client!r} was closed, or lost the connection to its scheduler")
     check_protocol(installed)
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import dask
 import pytest
@@ -18,6 +19,7 @@ from proxy import Proxy
 
 import handoff_dask as handoff
 from handoff_dask import Function
+from handoff_dask._client.connection import is_closed
 from handoff_dask._client.watching import watch
 from handoff_dask._display.progress import html_of, line_of
 
@@ -336,3 +338,19 @@ async def register_again(scheduler, client):
     """As Dask does, which forgets what the client wants."""
     scheduler.clients[client] = ClientState(client)
     scheduler.plugins["handoff"].add_client(scheduler, client)
+
+
+@pytest.mark.parametrize(
+    ("status", "listens", "expected"),
+    [
+        ("connecting", True, False),
+        ("connecting", False, True),
+        ("running", True, False),
+        ("closed", True, True),
+    ],
+)
+def test_a_client_that_hears_nothing_any_more_is_as_good_as_closed(status, listens, expected):
+    """Dask's client stops to listen when what it reads first is not what it expects."""
+    listening = SimpleNamespace(done=lambda: not listens)
+    client = SimpleNamespace(status=status, _handle_report_task=listening)
+    assert is_closed(client) == expected

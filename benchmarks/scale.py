@@ -36,8 +36,8 @@ from distributed import Client
 import handoff_dask as handoff
 from handoff_dask import DAG, Function
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.simulation import Simulation
+from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.simulate import Simulation
 from handoff_dask._scheduling.spec import Kind, RunSpec
 
 #: (cores, MB) of functions of the usual kinds.

@@ -174,7 +174,7 @@ def differences(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str
     found = {}
     for name in sorted(before.keys() | after.keys()):
         pair = before.get(name, 0), after.get(name, 0)
-        if name == "objects: Shelf" or "shelf" in name or name.startswith("plugin.state.placement.fleet."):
+        if name == "objects: Shelf" or "shelf" in name or name.startswith("plugin.state.placement.nodes."):
             good = pair[1] <= MOST_SHELVES * SHELF
         elif name.startswith("plugin.failures."):  # the last ones are shown on the dashboard
             good = pair[1] <= FAILURES * len(FailureView.__annotations__)

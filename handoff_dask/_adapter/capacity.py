@@ -13,7 +13,7 @@ from distributed.system import MEMORY_LIMIT
 
 from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._model.resources import GPU, THREADS, UNIT, to_units
-from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.node import Node
 
 if TYPE_CHECKING:
     from distributed import Worker

@@ -16,7 +16,7 @@ from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function, Transfer, code_name
 from handoff_dask._model.resources import UNIT
 from handoff_dask._model.retry import RetryPolicy
-from handoff_dask._scheduling.lowering import lower_dag
+from handoff_dask._scheduling.lower import lower_dag
 from handoff_dask._scheduling.spec import Kind, RunSpec
 from handoff_dask.exceptions import SerializationError
 
@@ -176,7 +176,7 @@ def compile_dag(
     Parameters
     ----------
     dag, run_id, policy, limits, **options
-        As for :func:`~handoff_dask._scheduling.lowering.lower_dag`.
+        As for :func:`~handoff_dask._scheduling.lower.lower_dag`.
     keep : {"all", "sinks"} or list of ids
         Functions whose results are wanted.
     stores : mapping of id to Entry, optional

@@ -60,20 +60,19 @@ def read_settings() -> Settings:
 
     ``handoff.node-timeout``
         How long a function waits when no node is left that could ever hold it (default 30 s).
-    ``handoff.ahead.horizon``
-        Work that a node may hold ahead of time (default 10 ms); 0 turns sending ahead off.
-    ``handoff.ahead.limit``
-        Functions that a node may hold ahead of time (default 40).
-    ``handoff.patience``
-        How long the most urgent function may be overtaken before a node is kept free for it (default 10 s).
+    ``handoff.prefetch.horizon``
+        Work that a node may prefetch (default 10 ms); 0 turns prefetching off.
+    ``handoff.prefetch.limit``
+        Functions that a node may prefetch (default 40).
     ``distributed.scheduler.bandwidth``
         Bytes per second between nodes (Dask's default: 100 MB/s).
     """
     default = Settings()
     return Settings(
         node_timeout=parse_timedelta(dask.config.get("handoff.node-timeout", default.node_timeout), "s"),
-        ahead_horizon=parse_timedelta(dask.config.get("handoff.ahead.horizon", default.ahead_horizon), "s"),
-        ahead_limit=int(dask.config.get("handoff.ahead.limit", default.ahead_limit)),
-        patience=parse_timedelta(dask.config.get("handoff.patience", default.patience), "s"),
+        prefetch_horizon=parse_timedelta(
+            dask.config.get("handoff.prefetch.horizon", default.prefetch_horizon), "s"
+        ),
+        prefetch_limit=int(dask.config.get("handoff.prefetch.limit", default.prefetch_limit)),
         bandwidth=parse_bytes(dask.config.get("distributed.scheduler.bandwidth", default.bandwidth)),
     )

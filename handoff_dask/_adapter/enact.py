@@ -15,7 +15,7 @@ from handoff_dask._adapter.messages import NAME, RUN_BEGUN, RUN_ENDED
 from handoff_dask._model.resources import UNIT
 from handoff_dask._scheduling.decisions import Begin, Decision, End, Fail, Place, Recall, Stop, TooLate
 from handoff_dask._scheduling.functions import FunctionState
-from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask.exceptions import AllocationError, RunEndedError
 

@@ -69,7 +69,7 @@ class ForeignTasks:
         """Let the core know what is held on a worker."""
         ws = self._scheduler.workers.get(address)
         if ws is not None:
-            self._state.node_occupied(ws.name, self._totals.get(address, {}))
+            self._state.node_external(ws.name, self._totals.get(address, {}))
 
     def left(self, address: str) -> None:
         """A worker is gone."""

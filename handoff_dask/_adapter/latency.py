@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from distributed.comm import CommClosedError
 from distributed.protocol import pickle
 
-from handoff_dask._scheduling.ledger import STOCK, Node
+from handoff_dask._scheduling.node import STOCK, Node
 
 if TYPE_CHECKING:
     from distributed import Scheduler, Worker

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from distributed.protocol import pickle
 
 from handoff_dask._adapter.membership import opened
-from handoff_dask._scheduling.ledger import Hold, Node
+from handoff_dask._scheduling.ledger import Orphan
+from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.state import SchedulingState
 
 if TYPE_CHECKING:
@@ -46,10 +47,10 @@ class Lingering:
         self._scheduler = scheduler
         self._state = state
         self._wake = wake
-        self._watched: dict[Node, dict[Hold, Hashable]] = {}
+        self._watched: dict[Node, dict[Orphan, Hashable]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def watch(self, node: Node, key: Hashable, hold: Hold | None) -> None:
+    def watch(self, node: Node, key: Hashable, orphan: Orphan | None) -> None:
         """Look after what a function goes on to take of a node."""
         if hold is None:
             return
@@ -72,7 +73,7 @@ class Lingering:
         finally:
             del self._watched[node]
 
-    async def _ask(self, node: Node, holds: dict[Hold, Hashable]) -> None:
+    async def _ask(self, node: Node, holds: dict[Orphan, Hashable]) -> None:
         function = pickle.dumps(running_keys)
         while holds:
             await asyncio.sleep(INTERVAL)
@@ -94,5 +95,5 @@ class Lingering:
             for hold, key in list(holds.items()):
                 if key not in running:
                     del holds[hold]
-                    self._state.ended_at_last(hold)
+                    self._state.orphan_ended(hold)
                     self._wake()

@@ -16,7 +16,7 @@ from handoff_dask._adapter.capacity import capacity_of, node_of, probe_node
 from handoff_dask._adapter.foreign import ForeignTasks, recount
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.messages import PROTOCOL
-from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.state import SchedulingState
 
 if TYPE_CHECKING:

@@ -86,7 +86,7 @@ class Requests:
             name = kind.code.partition(" ")[0]
             prefix = None if name == "lambda" else prefixes.get(name)
             if prefix is not None and prefix.duration_average >= 0:
-                self._plugin.state.placement.durations.hint(kind.code, prefix.duration_average)
+                self._plugin.state.placement.estimates.hint(kind.code, prefix.duration_average)
 
     async def reattach(self, client: str, runs: dict[str, list[int]]) -> dict[str, Any]:
         """A client is back after its connection broke, with these runs and the functions that it wants.
@@ -150,7 +150,7 @@ class Requests:
             if changes.more
             else {
                 node.name: {r: from_units(n) for r, n in node.capacity.items() if n}
-                for node in self._plugin.state.placement.fleet.ordered
+                for node in self._plugin.state.placement.nodes.ordered
             },
         }
 
@@ -207,9 +207,9 @@ class Requests:
                 "name": node.name,
                 "address": self._plugin.scheduler.aliases.get(node.name),
                 "capacity": {r: from_units(n) for r, n in node.capacity.items() if n and r != THREADS},
-                "free": {r: from_units(node.free(r)) for r, n in node.capacity.items() if n},
+                "free": {r: from_units(node.available(r)) for r, n in node.capacity.items() if n},
             }
-            for node in self._plugin.state.placement.fleet.ordered
+            for node in self._plugin.state.placement.nodes.ordered
         ]
 
     async def register_node(self, name: Any, capacity: dict[str, Any]) -> bool | list[Any]:

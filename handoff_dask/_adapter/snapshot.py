@@ -19,8 +19,8 @@ from handoff_dask._model.records import Row
 from handoff_dask._model.resources import CPU, THREADS, UNIT, from_units
 from handoff_dask._model.runinfo import RunInfo
 from handoff_dask._scheduling.functions import FunctionState, State
-from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.queues import Queue, Urgency
+from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.queues import Queue, SortKey, sort_key
 from handoff_dask._scheduling.runs import WHOLE, Run, RunStatus
 from handoff_dask._scheduling.state import SchedulingState
 
@@ -182,8 +182,8 @@ def snapshot(
         Seconds since the epoch.
     """
     live = [a for a in active.values() if not a.run.ended]
-    shown = nsmallest(RUNS, live, key=lambda a: _run_urgency(a.run))
-    fleet = state.placement.fleet
+    shown = nsmallest(RUNS, live, key=lambda a: _run_order(a.run))
+    nodes = state.placement.nodes
     shares = _shares(state)
     waiting, queues = _waiting(state, (a.run for a in shown), now)
     return {
@@ -193,30 +193,30 @@ def snapshot(
         "waiting": waiting,
         "queues_there": queues,
         "functions_waiting": sum(a.run.counts[State.READY] for a in live),
-        "nodes": [_node(node) for node in fleet.ordered[:NODES]],
-        "nodes_there": len(fleet.ordered),
+        "nodes": [_node(node) for node in nodes.ordered[:NODES]],
+        "nodes_there": len(nodes.ordered),
         "failures": failures.latest,
         "timeline": _timeline(active.values(), archive, now),
     }
 
 
-def _run_urgency(run: Run) -> tuple[bool, float, int, int]:
+def _run_order(run: Run) -> tuple[bool, float, int, int]:
     return run.status is RunStatus.PENDING, -run.spec.priority, run.share, run.sequence
 
 
 def _shares(state: SchedulingState) -> dict[Run, float] | None:
     """What each run holds; None when so much is running that adding it up would take long."""
-    fleet = state.placement.fleet
-    if fleet.capacity(THREADS) > ADDED_UP * UNIT:
+    nodes = state.placement.nodes
+    if nodes.total(THREADS) > ADDED_UP * UNIT:
         return None
     held: dict[Run, dict[str, int]] = {}
-    for node in fleet.ordered:
+    for node in nodes.ordered:
         for f in node.running:
             used = held.setdefault(f.run, {})
             for name, units in f.cost.items():
                 used[name] = used.get(name, 0) + units
     names = {name for used in held.values() for name in used}
-    total = {name: fleet.capacity(name) for name in names}
+    total = {name: nodes.total(name) for name in names}
     return {
         run: max(units / max(units, total[name]) for name, units in used.items())
         for run, used in held.items()
@@ -256,7 +256,7 @@ def _run(info: RunInfo, functions: int, share: float | None) -> RunView:
 
 def _waiting(state: SchedulingState, runs: Iterable[Run], now: float) -> tuple[list[WaitingView], int]:
     """The most urgent function of each of the most urgent queues, and the number of queues."""
-    heads: list[tuple[Urgency, FunctionState, Queue]] = []
+    heads: list[tuple[SortKey, FunctionState, Queue]] = []
     pending = []
     queues = 0
     left = LOOKED_AT
@@ -264,14 +264,14 @@ def _waiting(state: SchedulingState, runs: Iterable[Run], now: float) -> tuple[l
         if run.status is RunStatus.PENDING:
             pending.append(run)
             continue
-        queues += len(run.queues)
-        for queue in islice(run.queues, left):
+        queues += len(run.backlog.queues)
+        for queue in islice(run.backlog.queues.values(), left):
             left -= 1
-            f = queue.head()
+            f = queue.head
             if f is None:
                 queues -= 1
             else:
-                heads.append((queue.urgency, f, queue))
+                heads.append((sort_key(f), f, queue))
     views = [
         _waits(state, f, queue.at_most, now)
         for _, f, queue in nsmallest(QUEUES, heads, key=lambda head: head[0])
@@ -306,7 +306,7 @@ def _node(node: Node) -> NodeView:
     return {
         "name": named(node.name),
         "accepting": node.accepting,
-        "running": len(node.running) + len(node.ahead),
+        "running": len(node.running) + len(node.prefetched),
         "amounts": [
             {
                 "resource": shortened(name, ID),

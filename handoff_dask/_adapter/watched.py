@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from distributed.metrics import monotonic, time
 
 from handoff_dask._model.resources import from_units
+from handoff_dask._scheduling.eta import TimeLeft, time_left
 from handoff_dask._scheduling.functions import FINAL, NAMES, State
-from handoff_dask._scheduling.remaining import TimeLeft, time_left
 
 if TYPE_CHECKING:
     from handoff_dask._adapter.active import ActiveRun
@@ -37,7 +37,7 @@ class Estimate:
         begin = monotonic()
         if begin >= self._due:
             placement = state.placement
-            self._left = time_left(active.run, placement.fleet, placement.durations, time())
+            self._left = time_left(active.run, placement.nodes, placement.estimates, time())
             self._made = monotonic()
             self._due = self._made + (self._made - begin) / SHARE
         elif self._left is not None:
@@ -48,7 +48,7 @@ class Estimate:
 def progress(active: ActiveRun, state: SchedulingState, seen: int) -> dict[str, Any]:
     """What :class:`Progress` is made of, after somebody has seen so many attempts that came to nothing."""
     run = active.run
-    nodes = [] if run.ended else state.placement.fleet.ordered  # what they do then is no longer of interest
+    nodes = [] if run.ended else state.placement.nodes.ordered  # what they do then is no longer of interest
     loads = [(sum(f.run is run for f in node.running), node) for node in nodes]
     busiest = sorted(loads, key=lambda load: -load[0])[:MOST_NODES]
     busiest.sort(key=lambda load: load[1].position)  # each stays in its place

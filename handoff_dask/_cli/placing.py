@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from handoff_dask._client.options import DEFAULT_STRATEGY
-from handoff_dask._scheduling.strategies import STRATEGIES
+from handoff_dask._scheduling.allocators import ALLOCATORS
 
 
 def placement_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how functions are placed."""
     strategy = click.option(
         "--strategy",
-        type=click.Choice(list(STRATEGIES)),
+        type=click.Choice(list(ALLOCATORS)),
         default=DEFAULT_STRATEGY,
         show_default=True,
         help="Which of several nodes gets a function that fits on each.",

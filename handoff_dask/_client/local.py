@@ -35,7 +35,7 @@ from handoff_dask._model.function import Function, Transfer
 from handoff_dask._model.records import Attempt, Records, Row
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._model.shown import shown
-from handoff_dask._scheduling.lowering import depth_first, inline_order, placed_dependencies
+from handoff_dask._scheduling.lower import depth_first, inline_order, placed_dependencies
 from handoff_dask.exceptions import FunctionFailedError, InvalidFunctionError, RunError, RunTimeoutError
 
 #: Name of the one node there is.

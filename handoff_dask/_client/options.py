@@ -14,8 +14,8 @@ from handoff_dask._model.allocator import Allocator
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.resources import parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
+from handoff_dask._scheduling.allocators import ALLOCATORS
 from handoff_dask._scheduling.runs import CONCURRENCY
-from handoff_dask._scheduling.strategies import STRATEGIES
 
 #: What ``allocation_strategy`` takes instead of a name.
 AllocatorLike = Allocator | Callable[[Any, Any], Mapping[Hashable, Any]]
@@ -67,8 +67,8 @@ class RunOptions:
             if CONCURRENCY in self.limits:
                 raise ValueError(f"a limit cannot be called {CONCURRENCY!r}: that is an option of its own")
         strategy = self.allocation_strategy
-        known = ", ".join(repr(s) for s in STRATEGIES)
-        if isinstance(strategy, str) and strategy not in STRATEGIES:
+        known = ", ".join(repr(s) for s in ALLOCATORS)
+        if isinstance(strategy, str) and strategy not in ALLOCATORS:
             raise ValueError(f"allocation_strategy must be one of {known} or an Allocator, not {strategy!r}")
         if isinstance(strategy, type) or not (isinstance(strategy, (str, Allocator)) or callable(strategy)):
             raise TypeError(f"allocation_strategy must be one of {known} or an Allocator, not {strategy!r}")

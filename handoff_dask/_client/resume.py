@@ -14,7 +14,7 @@ from handoff_dask._adapter.checkpoint import Checkpoint, Directory, Entry, file_
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.fingerprint import UnreadableError, fingerprints
 from handoff_dask._model.function import Collocated, Function, Transfer
-from handoff_dask._scheduling.lowering import collocation_groups, inline_order, placed_dependencies
+from handoff_dask._scheduling.lower import collocation_groups, inline_order, placed_dependencies
 from handoff_dask.exceptions import SerializationError
 
 #: What ``checkpoint`` takes.

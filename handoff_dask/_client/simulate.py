@@ -16,9 +16,9 @@ from handoff_dask._model.resources import THREADS, from_units, parse_nodes, to_u
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.bounds import lower_bounds
 from handoff_dask._scheduling.functions import State
-from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.lowering import lower_dag
-from handoff_dask._scheduling.simulation import Simulation
+from handoff_dask._scheduling.lower import lower_dag
+from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.simulate import Simulation
 from handoff_dask.exceptions import AllocationError, AllocatorError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Schedule:
             lambda: inputs_by_id(simulation.run.spec.ids, simulation.run.spec.dependents),
             {
                 node.name: {r: from_units(units) for r, units in node.capacity.items()}
-                for node in simulation.state.placement.fleet.ordered
+                for node in simulation.state.placement.nodes.ordered
             },
         )
         self._simulation = simulation
@@ -73,7 +73,7 @@ class Schedule:
         (``"cpu of node1+node2"``): the work there is over the capacity there is; functions of at least
         some cost, of which so many fit at once; limits of the run; collocated groups.
         """
-        nodes = self._simulation.state.placement.fleet.ordered
+        nodes = self._simulation.state.placement.nodes.ordered
         return lower_bounds(self._simulation.run, nodes, self._seconds)
 
     @property
@@ -86,7 +86,7 @@ class Schedule:
     def utilisation(self) -> dict[Any, dict[str, float]]:
         """Node → resource → share of its capacity that was in use, over the whole makespan."""
         used: dict[Any, dict[str, float]] = {}
-        nodes = self._simulation.state.placement.fleet.ordered
+        nodes = self._simulation.state.placement.nodes.ordered
         for node in nodes:
             used[node.name] = {r: 0.0 for r, units in node.capacity.items() if units and r != THREADS}
         for f, took in zip(self._simulation.run.functions, self._seconds, strict=True):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from handoff_dask._model.records import Shortfall
 from handoff_dask._scheduling.functions import FunctionState
-from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.runs import Run
 
 
@@ -64,8 +64,7 @@ class TooLate:
 class Recall:
     """Take ``function`` back from ``node`` if it has not started there.
 
-    The node will never have room for it; or it was sent ahead, and would wait for functions of which nobody
-    knows how long they take.
+    The node will never have room for it, or it was prefetched and would wait for functions of unknown length.
     """
 
     function: FunctionState
@@ -91,19 +90,16 @@ class Settings:
     ----------
     node_timeout : float
         Seconds that a function waits when no node is left that could ever hold it.
-    ahead_horizon : float
-        Seconds of work that a node may hold ahead of time, so that short functions do not each wait for a
-        message to the scheduler and back. 0 turns sending ahead off.
-    ahead_limit : int
-        Functions that a node may hold ahead of time at most.
-    patience : float
-        Seconds that the most urgent function may be overtaken by others before a node is kept free for it.
+    prefetch_horizon : float
+        Seconds of work that a node may prefetch, so that short functions do not each wait for a message to
+        the scheduler and back. 0 turns prefetching off.
+    prefetch_limit : int
+        Functions that a node may prefetch.
     bandwidth : float
         Bytes per second between nodes.
     """
 
     node_timeout: float = 30.0
-    ahead_horizon: float = 0.01
-    ahead_limit: int = 40
-    patience: float = 10.0
+    prefetch_horizon: float = 0.01
+    prefetch_limit: int = 40
     bandwidth: float = 100e6

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handoff_dask._model.records import Attempt, Row
 
 if TYPE_CHECKING:
-    from handoff_dask._scheduling.ledger import Node
+    from handoff_dask._scheduling.node import Node
     from handoff_dask._scheduling.runs import Group, Run
     from handoff_dask._scheduling.spec import Kind
 
@@ -62,6 +62,29 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 del W, D, R, P, F, X, S, C
 
 
+#: States in which a function's result is there or being computed.
+STARTED = frozenset({State.RUNNING, State.FINISHED})
+
+
+class Retry(NamedTuple):
+    """When and where a function may be tried again.
+
+    Attributes
+    ----------
+    not_before : float
+        Seconds on the clock that all events use.
+    avoid : frozenset
+        Names of nodes on which it failed: they come last.
+    """
+
+    not_before: float = 0.0
+    avoid: frozenset[Any] = frozenset()
+
+
+#: Of functions that have not failed.
+AT_ONCE = Retry()
+
+
 class IllegalTransition(AssertionError):
     """A function was sent from one state to another that does not follow it. A bug: please report it."""
 
@@ -83,17 +106,17 @@ class FunctionState:
     node : Node or None
         Where it runs or ran last.
     booked : bool
-        Whether its cost is in the ledger. False for one sent ahead of its time.
+        Whether its cost is in the ledger. False while it is prefetched.
     devices : dict
         Device index → units, while it runs with devices.
     failures : int
         Attempts that counted against the retry policy.
-    avoid : frozenset
-        Names of nodes on which it failed.
+    retry : Retry or None
+        When and where it may run next; None once it has no retries left.
     rank : float
         Smaller goes first, among functions of one run and priority.
-    not_before : float
-        Time of the next retry.
+    short : bool
+        Whether it is known not to take long.
     queued : float or None
         When it last became ready.
     ticket : int
@@ -108,7 +131,6 @@ class FunctionState:
 
     __slots__ = (
         "attempts",
-        "avoid",
         "booked",
         "cost",
         "devices",
@@ -118,11 +140,11 @@ class FunctionState:
         "limit_cost",
         "nbytes",
         "node",
-        "not_before",
         "number",
         "placed",
         "queued",
         "rank",
+        "retry",
         "run",
         "short",
         "state",
@@ -143,8 +165,7 @@ class FunctionState:
         self.booked = False
         self.devices: dict[int, int] | None = None
         self.failures = 0
-        self.avoid: frozenset[Any] = frozenset()
-        self.not_before = 0.0
+        self.retry: Retry | None = AT_ONCE
         self.rank: float = number
         self.queued: float | None = None
         self.ticket = 0
@@ -163,21 +184,28 @@ class FunctionState:
         return {"gpu": tuple(sorted(self.devices))} if self.devices else {}
 
     def move(self, state: State) -> None:
-        """Go to another state.
+        """Enter another state.
 
         Raises
         ------
         IllegalTransition
             Nothing was changed.
         """
-        if state not in TRANSITIONS[self.state]:
+        before = self.state
+        if state not in TRANSITIONS[before]:
             raise IllegalTransition(f"{self!r} cannot become {state.value}")
         run = self.run
-        run.counts[self.state] -= 1
-        run.counts[state] += 1
-        run.left += (state not in FINAL) - (self.state not in FINAL)
+        counts = run.counts
+        counts[before] -= 1
+        counts[state] += 1
+        if state in FINAL:
+            run.left -= before not in FINAL
+        elif before in FINAL:
+            run.left += 1
         run.moved.append(self.number)
         self.state = state
+        if run.unstarted is not None and (before in STARTED) != (state in STARTED):
+            run.count_started(self, state in STARTED)
 
     def close_attempt(
         self,
@@ -188,7 +216,7 @@ class FunctionState:
         traceback: str | None = None,
         loaded: bool = False,
     ) -> None:
-        """Take note that the attempt that runs has ended."""
+        """Record that the running attempt has ended."""
         assert error is None or outcome != "finished", f"{self!r} has finished, with the error {error}"
         attempt = self._attempt(outcome, started, stopped, error, traceback, loaded)
         self.attempts += (attempt,)
@@ -212,7 +240,7 @@ class FunctionState:
         )
 
     def row(self) -> Row:
-        """What is known of it, the attempt that runs included."""
+        """What is known of it, the running attempt included."""
         running = (self._attempt(),) if self.state is State.RUNNING else ()
         return Row(NAMES[self.state], self.attempts + running, self.nbytes)
 

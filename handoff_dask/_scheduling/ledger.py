@@ -1,151 +1,24 @@
-"""Who holds what: capacities, and what is in use, exactly."""
+"""The ledger: what functions hold of nodes and of their runs' limits.
+
+Every booking and every release on behalf of a function is made here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
-from handoff_dask._model.resources import CPU, GPU, THREADS, UNIT
-from handoff_dask._scheduling.spec import Amounts, Pins
-
-if TYPE_CHECKING:
-    from handoff_dask._scheduling.queues import Queue
-
-#: Functions sent ahead of their time that keep a node busy for a while: about as many as the scheduler can
-#: take note of between two of Dask's batches of messages to a worker.
-STOCK = 8
+from handoff_dask._model.resources import CPU, GPU, UNIT
+from handoff_dask._scheduling.functions import FunctionState, State
+from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.nodes import Nodes
+from handoff_dask._scheduling.pool import Pool
+from handoff_dask._scheduling.runs import Run
+from handoff_dask._scheduling.spec import Amounts
 
 
-class LedgerError(AssertionError):
-    """The ledger was asked to do what must never happen. A bug of handoff_dask: please report it."""
-
-
-class Pool:
-    """Amounts of resources that are acquired and released.
-
-    Invariant: ``0 <= used[r]`` for every resource, and what :meth:`acquire` takes fitted at that time. A
-    capacity that shrinks below what is in use is legal: nothing fits until enough was released.
-    """
-
-    __slots__ = ("capacity", "used")
-
-    def __init__(self, capacity: Amounts) -> None:
-        self.capacity: dict[str, int] = dict(capacity)
-        self.used: dict[str, int] = dict.fromkeys(capacity, 0)
-
-    def fits(self, cost: Amounts) -> bool:
-        """Whether ``cost`` is free now."""
-        capacity, used = self.capacity, self.used
-        for name, units in cost.items():  # noqa: SIM110 - a generator doubles the time of the hottest loop
-            if units > capacity.get(name, 0) - used.get(name, 0):
-                return False
-        return True
-
-    def holds(self, cost: Amounts) -> bool:
-        """Whether ``cost`` would fit if nothing were in use."""
-        capacity = self.capacity
-        return all(units <= capacity.get(name, 0) for name, units in cost.items())
-
-    def at_once(self, cost: Amounts) -> int:
-        """How many of ``cost`` would fit together if nothing else were in use. It takes something."""
-        capacity = self.capacity
-        return min(capacity.get(name, 0) // units for name, units in cost.items())
-
-    def free(self, name: str) -> int:
-        """Free units of a resource; never below 0."""
-        return max(0, self.capacity.get(name, 0) - self.used.get(name, 0))
-
-    def acquire(self, cost: Amounts) -> None:
-        """Book ``cost``.
-
-        Raises
-        ------
-        LedgerError
-            It does not fit. Nothing is booked.
-        """
-        capacity, used = self.capacity, self.used
-        for name, units in cost.items():
-            if units > capacity.get(name, 0) - used.get(name, 0):
-                raise LedgerError(f"{dict(cost)} does not fit: {used} of {capacity} in use")
-        for name, units in cost.items():
-            used[name] = used.get(name, 0) + units
-
-    def release(self, cost: Amounts) -> None:
-        """Give ``cost`` back.
-
-        Raises
-        ------
-        LedgerError
-            More than is in use. Nothing is released.
-        """
-        for name, units in cost.items():
-            if units > self.used.get(name, 0):
-                raise LedgerError(f"release of {dict(cost)}, but only {self.used} is in use")
-        for name, units in cost.items():
-            self.used[name] -= units
-
-
-class Devices:
-    """Devices of one node with an index of their own: whole ones are exclusive, a fraction shares one."""
-
-    __slots__ = ("free",)
-
-    def __init__(self, units: int, held: Sequence[Mapping[int, int]] = ()) -> None:
-        #: Device index → free units of it. A fraction of capacity left over is a device as well.
-        self.free: list[int] = [UNIT] * (units // UNIT) + ([units % UNIT] if units % UNIT else [])
-        # What is held of devices that are gone stays below zero: nobody else gets them.
-        count = max((1 + i for chosen in held for i in chosen), default=0)
-        self.free += [0] * (count - len(self.free))
-        for chosen in held:
-            self.take(chosen)
-
-    def choose(self, units: int) -> dict[int, int] | None:
-        """Devices for a cost of ``units``: index → units of it; None when they are not free."""
-        whole, part = divmod(units, UNIT)
-        chosen: dict[int, int] = {}
-        if part:
-            # The fullest device that still takes it: keeps others whole.
-            fitting = [(free, i) for i, free in enumerate(self.free) if free >= part]
-            if not fitting:
-                return None
-            chosen[min(fitting)[1]] = part
-        for i, free in enumerate(self.free):
-            if not whole:
-                break
-            if free == UNIT and i not in chosen:
-                chosen[i] = UNIT
-                whole -= 1
-        return None if whole else chosen
-
-    def take(self, chosen: Mapping[int, int]) -> None:
-        """Book what :meth:`choose` chose."""
-        for i, units in chosen.items():
-            self.free[i] -= units
-
-    def give_back(self, chosen: Mapping[int, int]) -> None:
-        """Release it."""
-        for i, units in chosen.items():
-            self.free[i] += units
-
-
-class Limits(Pool):
-    """What a run may use at once on all nodes together.
-
-    Attributes
-    ----------
-    waiting : dict of Queue to None
-        Queues that wait for some of it to be given back.
-    """
-
-    __slots__ = ("waiting",)
-
-    def __init__(self, capacity: Amounts) -> None:
-        super().__init__(capacity)
-        self.waiting: dict[Queue, None] = {}
-
-
-class Hold:
-    """What a function still takes of its node after it was taken back: its thread goes on.
+class Orphan:
+    """An attempt that Dask took back although its thread goes on: what it still holds.
 
     Attributes
     ----------
@@ -153,7 +26,7 @@ class Hold:
     cost : dict
     devices : dict
         Device index → units.
-    limits : Limits or None
+    limits : Pool or None
         Those of its run.
     limit_cost : dict
     """
@@ -161,12 +34,7 @@ class Hold:
     __slots__ = ("cost", "devices", "limit_cost", "limits", "node")
 
     def __init__(
-        self,
-        node: Node,
-        cost: Amounts,
-        devices: Mapping[int, int],
-        limits: Limits | None,
-        limit_cost: Amounts,
+        self, node: Node, cost: Amounts, devices: Mapping[int, int], limits: Pool | None, limit_cost: Amounts
     ) -> None:
         self.node = node
         self.cost = cost
@@ -175,164 +43,199 @@ class Hold:
         self.limit_cost = limit_cost
 
 
-class Node(Pool):
-    """A node: its capacity, threads included, and the functions that it runs.
+class Stuck(NamedTuple):
+    """A prefetched function that waits behind functions of unknown length."""
+
+    function: FunctionState
+    node: Node
+
+
+class Ledger:
+    """Books functions on nodes and releases what they held.
+
+    Parameters
+    ----------
+    nodes : Nodes
+        Told of every node on which something has changed.
 
     Attributes
     ----------
-    name : hashable
-        The worker's name.
-    aliases : frozenset of str
-        Name, address and host: what a pin may call it.
-    enforced : frozenset of str
-        Resources that the node itself holds back functions for, so that more may be sent than fits.
-    accepting : bool
-        False while it is paused or retiring: nothing new is placed there.
-    running : dict
-        Functions placed here → None. Ordered.
-    ahead : dict
-        Functions sent ahead of their time → None. They run here, but are not booked yet.
-    lingering : dict
-        :class:`Hold` of functions that were taken back and go on → None.
-    short : dict
-        Units held by functions in ``running`` that are known to be short.
-    wide : int
-        How many of those in ``running`` ask for more than one core.
-    occupied : dict
-        Units that tasks other than functions hold. They count as in use.
-    position, form, shelf
-        Where the node is in its :class:`~handoff_dask._scheduling.fleet.Fleet`.
+    freed : dict of Node to None
+        Nodes on which capacity may have become free since the last placement.
     """
 
-    __slots__ = (
-        "accepting",
-        "ahead",
-        "aliases",
-        "devices",
-        "enforced",
-        "form",
-        "lingering",
-        "name",
-        "occupied",
-        "position",
-        "running",
-        "shelf",
-        "short",
-        "wide",
-    )
+    def __init__(self, nodes: Nodes) -> None:
+        self.freed: dict[Node, None] = {}
+        self._nodes = nodes
+        self._stuck: dict[FunctionState, None] = {}
 
-    def __init__(
-        self,
-        name: Any,
-        capacity: Amounts,
-        aliases: Iterable[str] = (),
-        enforced: Iterable[str] = (),
-    ) -> None:
-        super().__init__(capacity)
-        self.name = name
-        self.aliases = frozenset({str(name), *aliases})
-        self.enforced = frozenset(enforced)
-        self.accepting = True
-        self.running: dict[Any, None] = {}
-        self.ahead: dict[Any, None] = {}
-        self.lingering: dict[Hold, None] = {}
-        self.short: dict[str, int] = {}
-        self.wide = 0
-        self.occupied: Amounts = {}
-        self.devices = Devices(self.capacity.get(GPU, 0))
-        self.position = 0
-        self.form: tuple[tuple[str, int], ...] = ()
-        self.shelf: Any = None
+    def book(self, f: FunctionState, node: Node, now: float) -> None:
+        """Book a function on a node."""
+        f.node = node
+        f.placed = now
+        self._acquire(f, node)
+        self._nodes.changed[node] = None
 
-    @property
-    def stocked(self) -> bool:
-        """Whether so many functions wait on the node itself that the next need not come at once."""
-        return len(self.ahead) >= STOCK
+    def prefetch(self, f: FunctionState, node: Node, now: float) -> None:
+        """Note a function as sent to a node; it is booked as soon as it fits."""
+        f.node = node
+        f.placed = now
+        node.prefetched[f] = None
+        self._nodes.changed[node] = None
 
-    def allowed(self, pins: Pins) -> bool:
-        """Whether all pins allow this node."""
-        return all(not pin.isdisjoint(self.aliases) for pin in pins)
+    def _acquire(self, f: FunctionState, node: Node) -> None:
+        cost, run = f.cost, f.run
+        f.booked = True
+        node.acquire(cost)
+        node.wide += cost.get(CPU, 0) > UNIT
+        if f.short:
+            _add(node.short, cost, 1)
+        elif node.prefetched:
+            self._find_stuck(node)
+        run.share += run.weights[run.spec.kind_of[f.number]]
+        node.running[f] = None
+        if GPU in cost:
+            f.devices = node.devices.choose(cost[GPU])
+            assert f.devices is not None
+            node.devices.take(f.devices)
+        if run.limits is not None:
+            run.limits.acquire(f.limit_cost)
 
-    def acquire(self, cost: Amounts) -> None:
-        """Book ``cost``."""
-        super().acquire(cost)
-        self.wide += cost.get(CPU, 0) > UNIT
+    def release(self, f: FunctionState) -> None:
+        """Release what a function holds; prefetched functions are booked in its place."""
+        node = f.node
+        assert node is not None
+        if f.booked:
+            self._unbook(f, node)
+            node.release(f.cost)
+            node.wide -= f.cost.get(CPU, 0) > UNIT
+            if f.devices:
+                node.devices.give_back(f.devices)
+                f.devices = None
+            if f.run.limits is not None:
+                f.run.limits.release(f.limit_cost)
+        else:
+            del node.prefetched[f]
+        self._freed(node)
 
-    def release(self, cost: Amounts) -> None:
-        """Give ``cost`` back."""
-        super().release(cost)
-        self.wide -= cost.get(CPU, 0) > UNIT
+    def _unbook(self, f: FunctionState, node: Node) -> None:
+        """Take a function off its node's list; what it holds stays in use."""
+        run = f.run
+        del node.running[f]
+        f.booked = False
+        if f.short:
+            _add(node.short, f.cost, -1)
+        run.share -= run.weights[run.spec.kind_of[f.number]]
 
-    def fits(self, cost: Amounts) -> bool:
-        """Whether ``cost`` is free now, on devices as they are divided up."""
-        if not super().fits(cost):
-            return False
-        return GPU not in cost or self.devices.choose(cost[GPU]) is not None
+    def orphan(self, f: FunctionState) -> Orphan:
+        """Detach an attempt that Dask took back: what it holds stays in use until its thread ends."""
+        node = f.node
+        assert node is not None
+        self.lengthen(f)
+        self._unbook(f, node)
+        orphan = Orphan(node, f.cost, f.devices or {}, f.run.limits, f.limit_cost)
+        node.orphans[orphan] = None
+        f.devices = None
+        return orphan
 
-    def takes(self, cost: Amounts) -> bool:
-        """Whether a function of this cost can start here now."""
-        if not self.accepting:
-            return False
-        capacity, used = self.capacity, self.used
-        for name, units in cost.items():  # as fits() does: the hottest loop there is
-            if units > capacity.get(name, 0) - used.get(name, 0):
-                return False
-        if GPU in cost and self.devices.choose(cost[GPU]) is None:
-            return False
-        return not self.ahead or self.spares(cost)
+    def release_orphan(self, orphan: Orphan) -> None:
+        """Release what an orphan held. Does nothing the second time."""
+        node = orphan.node
+        if orphan not in node.orphans:
+            return
+        del node.orphans[orphan]
+        node.release(orphan.cost)
+        node.wide -= orphan.cost.get(CPU, 0) > UNIT
+        node.devices.give_back(orphan.devices)
+        if orphan.limits is not None:
+            orphan.limits.release(orphan.limit_cost)
+        self._freed(node)
 
-    def occupy(self, amounts: Amounts) -> None:
-        """Tasks other than functions hold this much now."""
-        for name in {*self.occupied, *amounts} & set(self.capacity):
-            change = amounts.get(name, 0) - self.occupied.get(name, 0)
-            self.used[name] = self.used.get(name, 0) + change
-        self.occupied = {name: units for name, units in amounts.items() if name in self.capacity and units}
+    def lengthen(self, f: FunctionState) -> None:
+        """Note that a function takes unknown time from now on, however short others of its code were."""
+        if f.short and f.booked:
+            assert f.node is not None
+            _add(f.node.short, f.cost, -1)
+            self._find_stuck(f.node)
+        f.short = False
 
-    def resize(self, capacity: Amounts) -> None:
-        """Change the capacity while functions run: what they hold stays booked."""
-        for name in set(self.capacity) - set(capacity) - {THREADS}:
-            self.capacity[name] = 0
-        self.capacity.update(capacity)
-        for name in capacity:
-            self.used.setdefault(name, 0)
-        held = [f.devices for f in self.running if f.devices]
-        held += [hold.devices for hold in self.lingering]
-        self.devices = Devices(self.capacity.get(GPU, 0), held)
+    def resize(self, node: Node, capacity: Amounts) -> None:
+        """Change a node's capacity."""
+        node.resize(capacity)
+        self._freed(node)
+        self._find_stuck(node)
 
-    def enforces(self, cost: Amounts) -> bool:
-        """Whether the node itself would hold back a function of this cost until it fits."""
-        for name, units in cost.items():
-            if name in self.enforced or name == THREADS:
-                continue
-            # A thread stands for a core where there are no fewer cores than threads, and as long as nothing
-            # that runs takes more than one with its thread.
-            if (
-                name == CPU
-                and units <= UNIT
-                and not self.wide
-                and self.capacity.get(CPU, 0) >= self.capacity.get(THREADS, 0)
-            ):
-                continue
-            return False
-        return True
+    def set_external(self, node: Node, amounts: Amounts) -> None:
+        """Record what Dask's own tasks hold of a node."""
+        node.set_external(amounts)
+        self._freed(node)
+        self._find_stuck(node)
 
-    def soon_fits(self, cost: Amounts) -> bool:
-        """Whether ``cost`` is free as soon as the short functions that run here have ended."""
-        capacity, used, short = self.capacity, self.used, self.short
-        return all(
-            units <= capacity.get(name, 0) - used.get(name, 0) + short.get(name, 0)
-            for name, units in cost.items()
-        )
+    def _freed(self, node: Node) -> None:
+        """Book prefetched functions where they fit now, in order; the rest of the capacity is free."""
+        if node.prefetched:
+            for f in list(node.prefetched):
+                if not node.fits(f.cost):
+                    break
+                del node.prefetched[f]
+                self._acquire(f, node)
+        self.freed[node] = None
+        self._nodes.changed[node] = None
 
-    def spares(self, cost: Amounts) -> bool:
-        """Whether functions sent ahead leave a function of this cost what is booked for it.
+    def _find_stuck(self, node: Node) -> None:
+        for f in node.prefetched:
+            if not node.soon_fits(f.cost):
+                self._stuck[f] = None
 
-        They do take threads, and what the node enforces: of these it gives nobody more than there is. What
-        remains is that they rely on a thread for each core.
-        """
-        if CPU in self.enforced or cost.get(CPU, 0) <= UNIT:
-            return True
-        return not any(CPU in f.cost for f in self.ahead)
+    def take_stuck(self) -> list[Stuck]:
+        """Prefetched functions that now wait behind functions of unknown length. Each is returned once."""
+        stuck, self._stuck = self._stuck, {}
+        at = [Stuck(f, f.node) for f in stuck if f.node is not None]
+        return [s for s in at if s.function in s.node.prefetched and not s.node.soon_fits(s.function.cost)]
 
-    def __repr__(self) -> str:
-        return f"<Node {self.name!r}: {len(self.running)} running, {len(self.ahead)} ahead>"
+
+def check_ledger(nodes: Iterable[Node], runs: Iterable[Run]) -> None:
+    """Raise AssertionError unless what is in use is what running functions, orphans and Dask's tasks hold."""
+    nodes = list(nodes)
+    for node in nodes:
+        for f in node.running:
+            assert f.state is State.RUNNING, f
+            assert f.node is node, f
+            assert f.booked, f
+        for f in node.prefetched:
+            assert f.state is State.RUNNING, f
+            assert not f.booked, f
+        costs = [f.cost for f in node.running] + [orphan.cost for orphan in node.orphans]
+        assert _total([node.external, *costs]) == _positive(node.used), node
+        assert _total(f.cost for f in node.running if f.short) == _positive(node.short), node
+        assert node.wide == sum(cost.get(CPU, 0) > UNIT for cost in costs), node
+    running = [f for node in nodes for f in node.running]
+    for run in runs:
+        for f in run.functions:
+            assert not any(a.outcome == "finished" and a.error is not None for a in f.attempts), f
+        assert run.share == sum(run.weights[f.run.spec.kind_of[f.number]] for f in running if f.run is run)
+        if run.limits is not None:
+            costs = [f.limit_cost for f in running if f.run is run]
+            costs += [o.limit_cost for node in nodes for o in node.orphans if o.limits is run.limits]
+            assert _total(costs) == _positive(run.limits.used), run
+
+
+def _total(costs: Iterable[Amounts]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for cost in costs:
+        _add(total, cost, 1)
+    return _positive(total)
+
+
+def _positive(amounts: Amounts) -> dict[str, int]:
+    return {name: units for name, units in amounts.items() if units}
+
+
+def _add(amounts: dict[str, int], cost: Amounts, sign: int) -> None:
+    """Add a cost to amounts, or subtract it; a resource with nothing left has no entry."""
+    for name, units in cost.items():
+        total = amounts.get(name, 0) + sign * units
+        if total:
+            amounts[name] = total
+        else:
+            amounts.pop(name, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from handoff_dask._model.progress import Waiting
 from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.durations import size_of
-from handoff_dask._scheduling.functions import FunctionState, State
-from handoff_dask._scheduling.ledger import Limits, Node
-from handoff_dask._scheduling.order import Ranking
+from handoff_dask._scheduling.estimates import size_of
+from handoff_dask._scheduling.functions import STARTED, FunctionState, State
+from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.pool import Pool
+from handoff_dask._scheduling.queues import Backlog
+from handoff_dask._scheduling.rank import Ranking
 from handoff_dask._scheduling.spec import Pins, RunSpec
 
 if TYPE_CHECKING:
-    from handoff_dask._scheduling.fleet import Fleet
-    from handoff_dask._scheduling.queues import Queue
+    from handoff_dask._scheduling.nodes import Nodes
 
 #: All there is of a resource, in parts.
 WHOLE = 2**30
@@ -97,17 +98,20 @@ class Run:
         Number of the run: earlier ones go first.
     functions : list of FunctionState
         By number.
-    limits : Limits or None
+    limits : Pool or None
     sizes : list of float
         Kind → how much its functions ask for, on a logarithmic scale.
     ranking : Ranking
         The order of its functions.
+    backlog : Backlog
+        Its ready functions.
     share : int
-        How much of the cluster its functions hold, in parts of :data:`WHOLE`: each counts with the largest
-        part that it takes of all that the nodes have of a resource. The run that has least goes first.
-    queues, usual_queues
-        Where its functions wait: all these queues; by the kind of functions to which nothing unusual has
-        happened. Kept by the placement.
+        Its dominant share of the cluster, in parts of :data:`WHOLE`: each running function counts with the
+        largest part of all there is of a resource. The run with the smallest share goes first.
+    weights : list of int
+        Kind → what one of its functions adds to the share.
+    unstarted : list of int or None
+        Function number → how many of its inputs are neither there nor running. None until asked for.
     fault : str or None
         What the run's own allocator did wrong.
     heavy : bool
@@ -145,13 +149,15 @@ class Run:
         capacity = dict(spec.limits)
         if spec.max_concurrency is not None:
             capacity[CONCURRENCY] = spec.max_concurrency * UNIT
-        self.limits = Limits(capacity) if capacity else None
+        self.limits = Pool(capacity) if capacity else None
+        self.backlog = Backlog({tuple(sorted(cost.items())) for cost in costs})
         self.sizes = [size_of(kind.cost) for kind in spec.kinds]
         self.ranking = Ranking()
         self.share = 0
-        self._weights: list[int] = []
-        self.queues: dict[Queue, None] = {}
-        self.usual_queues: dict[int, Queue] = {}
+        self.weights: list[int] = [0] * len(spec.kinds)
+        self.weighed = -1  # the version of the nodes that the weights are for
+        self.compared = -1  # the version of the nodes that a pending run was compared with
+        self.unstarted: list[int] | None = None
         self.fault: str | None = None
         self.heavy = False
         self.deadline: float | None = None
@@ -168,27 +174,43 @@ class Run:
         """Whether an allocator of the user's own places its functions."""
         return not isinstance(self.spec.strategy, str)
 
-    def weigh(self, fleet: Fleet) -> None:
-        """The nodes are others, and so are all parts of them; nothing is held as yet."""
-        total = {name: fleet.capacity(name) for name in {n for k in self.spec.kinds for n in k.node_cost}}
-        # What runs may ask for more than there is by now.
-        self._weights = [
-            min(WHOLE, max(units * WHOLE // max(1, total[name]) for name, units in kind.node_cost.items()))
-            for kind in self.spec.kinds
+    def weigh(self, nodes: Nodes) -> None:
+        """Work out the weights for the nodes there are now, and the share anew."""
+        if self.weighed == nodes.version:
+            return
+        self.weighed = nodes.version
+        # Runs may ask for more than there is by now.
+        costs = [kind.node_cost for kind in self.spec.kinds]
+        total = {name: max(1, nodes.total(name)) for cost in costs for name in cost}
+        self.weights = [
+            min(WHOLE, max(units * WHOLE // total[name] for name, units in cost.items())) for cost in costs
         ]
         self.share = 0
+        if self.counts[State.RUNNING]:
+            kind_of = self.spec.kind_of
+            self.share = sum(self.weights[kind_of[f.number]] for f in self.functions if f.booked)
 
-    def weight(self, f: FunctionState) -> int:
-        """The part of the cluster that one of its functions takes."""
-        return self._weights[self.spec.kind_of[f.number]]
+    def inputs_of(self, f: FunctionState) -> list[FunctionState]:
+        """The functions whose results a function takes."""
+        return [self.functions[n] for n in self.inputs[f.number]]
 
-    def hold(self, f: FunctionState) -> None:
-        """Count what one of its functions takes from now on."""
-        self.share += self._weights[self.spec.kind_of[f.number]]
+    def is_coming(self, f: FunctionState) -> bool:
+        """Whether every input of a function is there or being computed."""
+        if self.unstarted is None:
+            started = [g.state in STARTED for g in self.functions]
+            self.unstarted = [sum(not started[n] for n in inputs) for inputs in self.inputs]
+        return not self.unstarted[f.number]
 
-    def give_back(self, f: FunctionState) -> None:
-        """Count no more what one of its functions took."""
-        self.share -= self._weights[self.spec.kind_of[f.number]]
+    def count_started(self, f: FunctionState, started: bool) -> None:
+        """Count a function that was placed, or that is not running any more, at those that need it."""
+        assert self.unstarted is not None
+        for n in self.spec.dependents[f.number] if self.spec.dependents else ():
+            self.unstarted[n] -= 1 if started else -1
+
+    @cached_property
+    def number_of(self) -> Mapping[Hashable, int]:
+        """Id → function number."""
+        return {id: n for n, id in enumerate(self.spec.ids)}
 
     @cached_property
     def inputs(self) -> list[list[int]]:

@@ -26,8 +26,8 @@ def test_defaults():
 def test_everything_can_be_set_as_dask_writes_such_things():
     values = {
         "handoff.node-timeout": "2 minutes",
-        "handoff.ahead.horizon": "5ms",
-        "handoff.ahead.limit": 7,
+        "handoff.prefetch.horizon": "5ms",
+        "handoff.prefetch.limit": 7,
         "handoff.patience": "90s",
         "handoff.stream-interval": "500us",
         "handoff.recent-runs": 7,
@@ -36,7 +36,7 @@ def test_everything_can_be_set_as_dask_writes_such_things():
     }
     with dask.config.set(values):
         assert read_settings() == Settings(
-            node_timeout=120.0, ahead_horizon=0.005, ahead_limit=7, patience=90.0, bandwidth=2_000_000_000
+            node_timeout=120.0, prefetch_horizon=0.005, prefetch_limit=7, bandwidth=2_000_000_000
         )
         assert read_stream_interval() == 0.0005
         assert read_archive_bounds() == (7, 2000)

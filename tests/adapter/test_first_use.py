@@ -200,7 +200,7 @@ def test_a_function_sent_ahead_is_not_left_behind_one_that_waits_for_others():
     with handoff.local_cluster(nodes) as cluster, Client(cluster, set_as_default=False) as client:
         short = [("waits", perhaps_secede, [None]), ("later", identity, [1])]
         handoff.execute(dag_of(*[Function(i, code, extra_args=args) for i, code, args in short]), client)
-        durations = plugin_of(cluster).state.placement.durations
+        durations = plugin_of(cluster).state.placement.estimates
         for seen in durations._seen.values():  # however slow this machine was
             seen.most = 0.001
         dag = dag_of(

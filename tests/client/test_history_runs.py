@@ -391,7 +391,7 @@ def test_what_was_loaded_after_it_was_lost_took_what_it_took_to_compute(tmp_path
         door.open()
         computed, loaded = run.result(timeout=30).records["slow"].attempts
         assert (computed.loaded, loaded.loaded) == (False, True)
-        learnt = plugin_of(cluster).state.placement.durations
+        learnt = plugin_of(cluster).state.placement.estimates
         assert learnt.most("takes_long slow") >= 0.5
         assert learnt.expected([("takes_long slow", 0.0)])[0] >= 0.5, "not the mean of that and of loading"
         written, records = only_run(path)
@@ -416,7 +416,7 @@ def test_loading_is_not_taken_for_a_function_of_that_name(tmp_path):
     dag = dag_of(Function("f", load, extra_args=[0.2]))
     with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
         handoff.execute(dag, client, checkpoint=tmp_path)
-        learnt = plugin_of(cluster).state.placement.durations
+        learnt = plugin_of(cluster).state.placement.estimates
         for _ in range(5):
             assert handoff.execute(dag, client, checkpoint=tmp_path).restored == ("f",)
         assert learnt.expected([("load f", 0.0)])[0] >= 0.2

@@ -28,7 +28,7 @@ from handoff_dask._scheduling.decisions import (
     TooLate,
 )
 from handoff_dask._scheduling.functions import FunctionState
-from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Kind, RunSpec
 from handoff_dask._scheduling.state import SchedulingState
@@ -216,7 +216,7 @@ class Core:
     def fail(self, id: str, **details) -> bool:
         retry = self.state.failed(self[id], self.now, **details)
         self.state.check()
-        return retry
+        return retry is not None
 
     def stopped(self, id: str) -> bool:
         again = self.state.stopped(self[id], self.now)
@@ -243,9 +243,31 @@ class Core:
         return [text_of(decision) for decision in self.decisions]
 
 
+def overtaken() -> Core:
+    """Node ``a`` of cpu 4, which ``wide`` claims after many narrow functions have overtaken it.
+
+    ``last`` of these would still fit there.
+    """
+    core = Core(prefetch_horizon=0.0)
+    core.nodes(a="cpu 4")
+    core.run(id="first", **many(4, fn("cpu 1", code="narrow"), "n"))
+    core.decide()
+    core.run(id="r0", wide=fn("cpu 4"))
+    core.run(id="r1", **many(40, fn("cpu 1", code="narrow"), "m"), last=fn("cpu 1", code="narrow"))
+    while not core.state.placement.claims.any:
+        core.wait(2)
+        core.finish(next(iter(core.state.nodes["a"].running)).id, took=8)
+        assert core.decide()
+    for i in range(40):
+        core.state.withdrawn(core[f"m{i}"])
+    core.finish(next(iter(core.state.nodes["a"].running)).id, took=8)
+    assert core.decide() == []
+    return core
+
+
 def one_ahead() -> Core:
     """Node ``a`` of cpu 4, memory 10; ``next`` was sent there ahead, since ``all`` takes the memory."""
-    core = Core(ahead_horizon=1.0)
+    core = Core(prefetch_horizon=1.0)
     core.join(node("a", "cpu 4, memory 10", enforced="memory"))
     short = fn("cpu 1, memory 5", code="short")
     core.run(first=short, next=short, all=fn("memory 10", code="short"), ready="first")
@@ -255,5 +277,5 @@ def one_ahead() -> Core:
     core.decide()
     core.ready("next")
     assert core.decide() == ["next@a"]
-    assert list(core.state.nodes["a"].ahead) == [core["next"]]
+    assert list(core.state.nodes["a"].prefetched) == [core["next"]]
     return core

@@ -12,8 +12,8 @@ from typing import Any
 
 from handoff_dask._model.resources import GPU, THREADS, UNIT
 from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Stop, TooLate
-from handoff_dask._scheduling.functions import FunctionState
-from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.functions import FunctionState, Retry
+from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.runs import Run, RunStatus
 from handoff_dask._scheduling.state import SchedulingState
 
@@ -43,7 +43,7 @@ class NodeModel:
         self.capacity = dict(node.capacity)
         self.accepting = node.accepting
         self.booked: list[FunctionState] = []
-        self.ahead: list[FunctionState] = []
+        self.prefetched: list[FunctionState] = []
 
     def device_sizes(self) -> list[int]:
         units = self.capacity.get(GPU, 0)
@@ -79,19 +79,17 @@ class NodeModel:
     def may_start_more(self, cost: dict[str, int]) -> bool:
         """Whether functions sent ahead may take cores that are booked for this cost."""
         wide = cost.get("cpu", 0) > UNIT and "cpu" not in self.enforced
-        return wide and any("cpu" in f.cost for f in self.ahead)
+        return wide and any("cpu" in f.cost for f in self.prefetched)
 
 
 class Model:
     """The rules of placement. Every method raises AssertionError where the core breaks one.
 
-    With ``keeps_room``, what could be placed may be held back for others for a while.
+    With ``claims``, what could be placed may be held back for others for a while.
     """
 
-    def __init__(
-        self, state: SchedulingState, node_timeout: float, is_short, keeps_room: bool = False
-    ) -> None:
-        self.keeps_room = keeps_room
+    def __init__(self, state: SchedulingState, node_timeout: float, is_short, claims: bool = False) -> None:
+        self.claims = claims
         self.state = state
         self.node_timeout = node_timeout
         self.is_short = is_short
@@ -186,12 +184,12 @@ class Model:
         if f in node.booked:
             node.booked.remove(f)
         else:
-            node.ahead.remove(f)
+            node.prefetched.remove(f)
         self._move_up(node)
 
     def _move_up(self, node: NodeModel) -> None:
-        while node.ahead and node.fits(node.ahead[0].cost):
-            node.booked.append(node.ahead.pop(0))
+        while node.prefetched and node.fits(node.prefetched[0].cost):
+            node.booked.append(node.prefetched.pop(0))
 
     def _end(self, run: Run, status: str) -> None:
         self.runs[run.spec.run_id] = status
@@ -233,7 +231,7 @@ class Model:
 
     def on_node_left(self, name: Any, now: float, result: None) -> None:
         node = self.nodes.pop(name)
-        for f in node.booked + node.ahead:
+        for f in node.booked + node.prefetched:
             self._set(f, WAITING if self.live(f) else CANCELLED)
         for group, at in self.group_at.items():
             if at == name:
@@ -341,17 +339,20 @@ class Model:
             self._set(f, FINISHED)
             self._complete(f.run)
 
-    def on_failed(self, f: FunctionState, now: float, retryable: bool, result: bool) -> None:
+    def on_failed(self, f: FunctionState, now: float, retryable: bool, result: Retry | None) -> None:
         self.failures[f] += 1
         policy = f.kind.policy
-        assert result == (retryable and self.live(f) and self.failures[f] <= policy.max_retries)
-        if result:
+        again = retryable and self.live(f) and self.failures[f] <= policy.max_retries
+        assert (result is not None) == again
+        if result is not None:
             self._set(f, WAITING)
             if policy.delay:
                 wait = min(policy.max_delay, policy.delay * policy.backoff ** (self.failures[f] - 1))
                 self.not_before[f] = now + wait
             if policy.elsewhere:
                 self.avoid[f].add(self.where[f])
+            assert max(result.not_before, now) == max(self.not_before[f], now)
+            assert result.avoid == self.avoid[f]
         else:
             self._fail(f)
 
@@ -407,7 +408,7 @@ class Model:
             elif isinstance(decision, Recall):
                 assert (
                     decision.function
-                    in self.nodes[decision.node.name].booked + self.nodes[decision.node.name].ahead
+                    in self.nodes[decision.node.name].booked + self.nodes[decision.node.name].prefetched
                 )
         self._check_recalled([d.function for d in result if isinstance(d, Recall)])
         assert [d.function for d in result if isinstance(d, TooLate)] == self.too_late
@@ -424,7 +425,7 @@ class Model:
         ended = {run_id for run_id, status in self.runs.items() if status not in ("running", "pending")}
         assert ended <= set(self.announced), "every end is said in the next decision"
         # Where nothing runs, nothing is about to be ready that room could be kept for.
-        if not self.keeps_room or (not self.functions(PLACED) and not self._looks_again()):
+        if not self.claims or (not self.functions(PLACED) and not self._looks_again()):
             self._check_nothing_overlooked(now)
         self._check_order([d.function for d in result if isinstance(d, Place)], now)
         self._check_wake(now)
@@ -492,7 +493,7 @@ class Model:
             assert GPU not in f.cost
             assert not f.run.spec.limits
             assert f.run.spec.max_concurrency is None
-            node.ahead.append(f)
+            node.prefetched.append(f)
         self.status[f] = PLACED
         self.where[f] = node.name
         if not self.is_short(f):
@@ -500,8 +501,10 @@ class Model:
 
     def _check_recalled(self, recalled: list[FunctionState]) -> None:
         """Only what would wait for ever, or for one that may take long, is asked back."""
-        stuck = {f for n in self.nodes.values() for f in n.ahead if not n.soon_fits(f.cost, self.lasting)}
-        placed = [(f, n) for n in self.nodes.values() for f in n.booked + n.ahead]
+        stuck = {
+            f for n in self.nodes.values() for f in n.prefetched if not n.soon_fits(f.cost, self.lasting)
+        }
+        placed = [(f, n) for n in self.nodes.values() for f in n.booked + n.prefetched]
         too_big = {f for f, n in placed if any(units > n.capacity.get(r, 0) for r, units in f.cost.items())}
         assert set(recalled) <= stuck | too_big
         assert len(set(recalled)) == len(recalled)
@@ -547,7 +550,7 @@ class Model:
                     )
 
     def _looks_again(self) -> bool:
-        return self.state.placement.reservations.recheck is not None
+        return self.state.placement.claims.recheck is not None
 
     def _check_order(self, placed: list[FunctionState], now: float) -> None:
         """Of two functions that ask for the same, the more urgent one goes first.
@@ -585,7 +588,7 @@ class Model:
             if plain(f) and f.booked:
                 rivals.remove(f)
                 for g in rivals:
-                    if f.cost == g.cost and (f.run is g.run or not self.keeps_room):
+                    if f.cost == g.cost and (f.run is g.run or not self.claims):
                         assert urgency(f) < urgency(g), f"{f} was placed before {g}"
             if f.booked:
                 count(f, 1)
@@ -597,7 +600,7 @@ class Model:
         exact = [*delayed, *self.deadline.values()]
         starving = [f for f in self.functions(READY) if self.due(f, now) and self._starves(f)]
         wake = self.state.next_wake()
-        if not starving and not self.keeps_room:
+        if not starving and not self.claims:
             assert wake == min(exact, default=None)
             return
         if not starving:  # it may be earlier, to look at those again that were turned away
@@ -606,7 +609,7 @@ class Model:
             assert wake is None or wake > now or wake == float("-inf")
             return
         assert wake is not None
-        assert now < wake or self.keeps_room
+        assert now < wake or self.claims
         assert wake <= min([*exact, *(self.starved_function[f] + self.node_timeout for f in starving)])
 
     # after every event
@@ -622,7 +625,7 @@ class Model:
         assert set(state.nodes) == set(self.nodes)
         for node in self.nodes.values():
             real = state.nodes[node.name]
-            assert list(real.ahead) == node.ahead
+            assert list(real.prefetched) == node.prefetched
             assert set(real.running) == set(node.booked)
             assert +Counter(real.capacity) == +Counter(node.capacity)
             assert real.accepting == node.accepting
@@ -649,6 +652,6 @@ class Model:
         for node in self.state.nodes.values():
             assert not any(node.used.values())
             assert not node.running
-            assert not node.ahead
+            assert not node.prefetched
         for run in runs:
             assert run.limits is None or not any(run.limits.used.values())

@@ -8,8 +8,8 @@ from scheduling.harness import Core, amounts, fn, node
 
 from handoff_dask._model.resources import THREADS
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._scheduling.allocators import ALLOCATORS
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
-from handoff_dask._scheduling.strategies import STRATEGIES
 
 COSTS = [
     "", "cpu 1", "cpu 0.5", "cpu 2", "cpu 0.5, memory 32", "cpu 0.25, memory 3", "memory 20", "cpu 3",
@@ -142,7 +142,7 @@ class Scenario:
         needs = [random.sample(range(i), random.randint(0, min(i, 2))) * self.paths for i in range(n)]
         run = core.run(
             id=name,
-            strategy=self.pick(STRATEGIES),
+            strategy=self.pick(ALLOCATORS),
             groups=(f"{name}f0 {name}f1",) if n > 1 and random.random() < 0.3 else (),
             ready="",
             options={

@@ -18,7 +18,7 @@ COSTS = ["cpu 1"] * 4 + ["cpu 4, gpu 1", "gpu 0.5", "memory 60", "cpu 1, gpu 2"]
 
 
 def trace_of(seed: int) -> list[list[str]]:
-    core = Core(ahead_horizon=0.01 * (seed % 2), patience=2.0)
+    core = Core(prefetch_horizon=0.01 * (seed % 2))
     return Scenario(core, seed, NODES, 2 + seed % 10, COSTS, paths=True).play(60)
 
 

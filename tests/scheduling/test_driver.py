@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from scheduling.harness import fn, node
 from scheduling.virtual import VirtualCluster, make_spec
 
+from handoff_dask._scheduling.allocators import ALLOCATORS
 from handoff_dask._scheduling.decisions import Settings
 from handoff_dask._scheduling.functions import State
-from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.strategies import STRATEGIES
+from handoff_dask._scheduling.node import Node
 
-strategies = st.sampled_from(sorted(STRATEGIES))
+strategies = st.sampled_from(sorted(ALLOCATORS))
 
 
 def cluster_of(cores, **options):
@@ -32,7 +32,7 @@ def assert_done(cluster, runs):
     for n in cluster.state.nodes.values():
         assert not any(n.used.values())
         assert not n.running
-        assert not n.ahead
+        assert not n.prefetched
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(0, 60), strategies)
@@ -113,7 +113,7 @@ def test_runs_share_a_cluster_without_waiting_for_each_other():
 
 def test_sending_ahead_changes_when_functions_are_sent_not_when_they_run():
     for horizon in (0.0, 0.01):
-        cluster = cluster_of([3, 2], ahead_horizon=horizon)
+        cluster = cluster_of([3, 2], prefetch_horizon=horizon)
         cluster.add(make_spec([fn("cpu 1", code="short")] * 1000), {})
         assert_done(cluster, cluster.run(lambda f: 1 / 1024))
         assert cluster.now == 200 / 1024

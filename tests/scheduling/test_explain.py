@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scheduling.harness import Core, fn, many, node, one_ahead
+from scheduling.harness import fn, many, node, one_ahead, overtaken
 
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.functions import State
@@ -243,20 +243,11 @@ def test_limits_of_the_run(core):
     }
 
 
-def test_room_that_is_kept_for_others():
-    core = Core(patience=10.0)
-    core.nodes(a="cpu 4")
-    core.run(s=fn("cpu 1"), t=fn("cpu 1"), ready="s t")
-    core.decide()
-    core.run(id="wide", wide=fn("cpu 4"), options={"priority": 1})
-    core.decide()
-    core.wait(30)
-    core.decide()
-    core.run(id="small", x=fn("cpu 1"))
-    core.decide()
-    assert core.states("wide x") == "ready ready"
-    assert ready(core, "x")["a"] == "has room, which is kept for more urgent functions"
-    assert ready(core, "wide")["a"] == "asks for cpu 4, free 2 of 4"
+def test_room_that_others_claim():
+    core = overtaken()
+    assert core.states("wide last") == "ready ready"
+    assert ready(core, "last")["a"] == "has room, which more urgent functions claim"
+    assert ready(core, "wide")["a"] == "asks for cpu 4, free 1 of 4"
 
 
 def test_an_allocator_that_has_not_chosen(core):

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scheduling.harness import Core, amounts, fn, many, node
 
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.ledger import Devices, LedgerError, Node, Pool
+from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.pool import Devices, LedgerError, Pool
 
 
 def test_refuses_to_acquire_more_than_is_free():
@@ -18,7 +19,7 @@ def test_refuses_to_acquire_more_than_is_free():
         pool.acquire({"memory": 1, "cpu": 2})
     assert pool.used == {"cpu": 2, "memory": 4}
     pool.acquire({"cpu": 1})
-    assert pool.free("cpu") == 0
+    assert pool.available("cpu") == 0
 
 
 def test_refuses_to_release_more_than_is_used():
@@ -35,7 +36,7 @@ def test_a_resource_that_is_not_there_is_none_of():
     pool = Pool({"cpu": 3})
     assert not pool.fits({"gpu": 1})
     assert not pool.holds({"gpu": 1})
-    assert pool.free("gpu") == 0
+    assert pool.available("gpu") == 0
     with pytest.raises(LedgerError):
         pool.acquire({"cpu": 1, "gpu": 1})
 
@@ -209,7 +210,7 @@ def test_shrinking_below_what_is_used_waits_for_releases(core):
     core.run(**many(6, fn("cpu 1")))
     assert len(core.decide()) == 4
     core.resize(a="cpu 2")
-    assert core.state.nodes["a"].free("cpu") == 0
+    assert core.state.nodes["a"].available("cpu") == 0
     core.finish("f0 f1")
     assert core.decide() == []
     core.finish("f2")

@@ -77,7 +77,7 @@ def test_every_way_to_stop_gives_a_limit_back(core):
 
     def next_of(id):
         assert core.decide() == [f"{id}@a"]
-        assert limits.free("db") == 0
+        assert limits.available("db") == 0
 
     next_of("f0")
     core.finish("f0")
@@ -98,7 +98,7 @@ def test_every_way_to_stop_gives_a_limit_back(core):
     core.resume("a")
     next_of("f7")
     core.state.dropped(core["f7"], core.now)
-    assert limits.free("db") == limits.capacity["db"]
+    assert limits.available("db") == limits.capacity["db"]
 
 
 def test_a_limit_that_stays_taken_does_not_block_functions_without_it(core):

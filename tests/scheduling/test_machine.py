@@ -14,17 +14,17 @@ from scheduling.model import Model
 from scheduling.virtual import VirtualCluster, make_spec
 
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._scheduling.allocators import ALLOCATORS
 from handoff_dask._scheduling.decisions import Settings
-from handoff_dask._scheduling.functions import FunctionState, State
-from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.functions import FunctionState, Retry, State
+from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.state import SchedulingState
-from handoff_dask._scheduling.strategies import STRATEGIES
 
-#: No room is kept for anybody, so that the model can tell exactly what is placed.
-SETTINGS = Settings(node_timeout=30.0, ahead_horizon=0.0105, ahead_limit=4, patience=float("inf"))
+#: Nobody claims a node, so that the model can tell exactly what is placed.
+SETTINGS = Settings(node_timeout=30.0, prefetch_horizon=0.0105, prefetch_limit=4)
 
-#: Room is kept, for functions about to be ready and soon for those that wait.
-KEEPING = replace(SETTINGS, patience=1.0)
+#: With claims.
+CLAIMING = replace(SETTINGS)
 
 SECONDS = {"short": 1 / 1024, "long": 1.0}
 
@@ -97,7 +97,7 @@ def runs(draw):
         "groups": groups,
         "peers": peers,
         "max_concurrency": draw(st.sampled_from([None, None, None, None, 1, 2])),
-        "strategy": draw(st.sampled_from(sorted(STRATEGIES))),
+        "strategy": draw(st.sampled_from(sorted(ALLOCATORS))),
         "priority": draw(st.sampled_from([0, 0, 1])),
         "fail_fast": draw(st.booleans()),
         "wait_for_nodes": draw(st.sampled_from([0.0, 20.0])),
@@ -105,9 +105,10 @@ def runs(draw):
     return kinds, needs, options
 
 
-def keep_for_nobody(state: SchedulingState) -> None:
-    """Let a core forget at once who is about to be ready."""
-    state.placement.reservations.started = lambda f: None
+def without_claims(state: SchedulingState) -> None:
+    """Let nobody claim a node."""
+    state.placement.claims.started = lambda f: None
+    state.placement.claims.overtaken = lambda *_: None
 
 
 class Watched(VirtualCluster):
@@ -117,9 +118,9 @@ class Watched(VirtualCluster):
         super().__init__(settings)
         self.settings = settings
         if settings is SETTINGS:
-            keep_for_nobody(self.state)
+            without_claims(self.state)
         self.model = Model(
-            self.state, settings.node_timeout, lambda f: f.kind.code == "short", settings is KEEPING
+            self.state, settings.node_timeout, lambda f: f.kind.code == "short", settings is CLAIMING
         )
         self.trace: list[tuple[str, list[Any], dict[str, Any], Any]] = []
         self.broken = False
@@ -145,13 +146,15 @@ class Watched(VirtualCluster):
 
     @staticmethod
     def _read(result: Any) -> Any:
-        return [text_of(d) for d in result] if isinstance(result, list) else result is True
+        if isinstance(result, list):
+            return [text_of(d) for d in result]
+        return isinstance(result, bool | Retry) and result
 
     def replay(self) -> None:
         """The same events lead to the same decisions."""
         state = SchedulingState(self.settings)
         if self.settings is SETTINGS:
-            keep_for_nobody(state)
+            without_claims(state)
         for event, written, details, result in self.trace:
             args = [arg(state) if callable(arg) else arg for arg in written]
             if event == "node_resized":
@@ -187,7 +190,7 @@ class CoreMachine(RuleBasedStateMachine):
         kinds, needs, options = run
         self.added += 1
         # Every other run is ordered by its paths; room is kept for such runs alone.
-        known = needs if self.added % 2 or self.model.keeps_room else None
+        known = needs if self.added % 2 or self.model.claims else None
         self.cluster.add(make_spec(kinds, f"r{self.added}", known, **options), needs)
         if decide:
             self.decide(False)
@@ -352,7 +355,7 @@ class CoreMachine(RuleBasedStateMachine):
 class KeepingMachine(CoreMachine):
     """Such that what could be placed is held back for others, and let in later."""
 
-    settings_of_core = KEEPING
+    settings_of_core = CLAIMING
 
 
 OFTEN = settings(

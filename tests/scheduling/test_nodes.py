@@ -83,7 +83,7 @@ def test_a_single_attempt_may_be_lost_or_cancelled(core):
     core.lose("x")
     core.ready("x")
     assert core.decide() == ["x@a"]
-    core.state.ended_at_last(core.state.taken_back(core["x"], core.now))
+    core.state.orphan_ended(core.state.taken_back(core["x"], core.now))
     assert core.outcomes("x") == [("a", "lost"), ("a", "cancelled")]
     assert core.used("a") == {}
 
@@ -255,8 +255,8 @@ def test_what_is_taken_back_goes_on_to_take_what_it_took(core):
     assert core.used("a") == {"cpu": 1, "gpu": 1}
     assert core["x"].run.share == 0, "its run is not charged for what it does not get"
     assert core.decide() == [], "neither its node nor the limits of its run have room"
-    core.state.ended_at_last(hold)
-    core.state.ended_at_last(hold)
+    core.state.orphan_ended(hold)
+    core.state.orphan_ended(hold)
     core.state.check()
     assert core.used("a") == {}
     assert core.decide() == ["y@a", "z@a"]
@@ -287,13 +287,13 @@ def test_what_is_taken_back_goes_with_its_node(core):
     assert core.decide() == [], "its limits are held"
     core.leave("a")
     assert core.decide() == ["x@b"]
-    core.state.ended_at_last(hold)
+    core.state.orphan_ended(hold)
     core.state.check()
 
 
 def test_what_was_only_sent_ahead_takes_nothing_when_it_is_taken_back():
-    core = Core(ahead_horizon=10)
-    core.state.placement.durations.learn("short", 0.0, 0.001)
+    core = Core(prefetch_horizon=10)
+    core.state.placement.estimates.learn("short", 0.0, 0.001)
     core.nodes(a="cpu 1")
     core.run(**many(2, fn("cpu 1", code="short")))
     core.decide()

@@ -280,7 +280,7 @@ def test_a_result_that_does_not_travel_was_a_failed_attempt(core):
     core.decide()
     assert core.state.unmovable(core["x"], core.now, "it does not pickle", "line 1") is True
     assert core.state.unmovable(core["x"], core.now, "told twice") is False
-    core.state.ended_at_last(core.state.taken_back(core["y"], core.now))
+    core.state.orphan_ended(core.state.taken_back(core["y"], core.now))
     assert core.states("x y") == "waiting waiting"
     assert core["x"].attempts[0][5:8] == ("failed", "it does not pickle", "line 1")
     core.ready("x")

@@ -209,7 +209,7 @@ def test_what_is_taken_back_is_stopped_and_runs_again(core):
     hold = core.state.taken_back(core["x"], core.now)
     core.ready("x")
     assert core.decide() == ["stop x@a, attempt 1"]
-    core.state.ended_at_last(hold)
+    core.state.orphan_ended(hold)
     assert core.decide() == ["x@a"]
 
 
@@ -346,7 +346,7 @@ def test_the_end_is_said_once(core):
 def test_a_run_that_has_ended_leaves_no_queues(core, how):
     """Not even while somebody still holds its results: they would be looked at in every decision."""
     core.nodes(a="cpu 1")
-    core.run(**many(3, fn("cpu 1")))
+    run = core.run(**many(3, fn("cpu 1")))
     core.decide()
     if how == "finishes":
         for i in range(3):
@@ -360,8 +360,8 @@ def test_a_run_that_has_ended_leaves_no_queues(core, how):
         core.remove()
     core.decide()
     placement = core.state.placement
-    assert not placement._queues
-    assert not list(placement._board)
+    assert not placement._waiting
+    assert not run.backlog.queues
 
 
 def test_a_result_lost_after_the_end_is_computed_again(core):

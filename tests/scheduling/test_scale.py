@@ -6,9 +6,9 @@ import pytest
 from scheduling.harness import Core, fn, node
 from scheduling.virtual import VirtualCluster, make_spec
 
+from handoff_dask._scheduling.decisions import Settings
 from handoff_dask._scheduling.functions import State
-from handoff_dask._scheduling.ledger import Node
-from handoff_dask._scheduling.placement import Settings
+from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.queues import Queue
 
 
@@ -35,7 +35,7 @@ def counts(monkeypatch):
 def test_twenty_thousand_functions_on_a_thousand_nodes(counts):
     """Of four kinds: a placement looks at the first node of some shelves, not at a thousand."""
     n = 20_000
-    cluster = VirtualCluster(Settings(ahead_horizon=0.0))
+    cluster = VirtualCluster(Settings(prefetch_horizon=0.0))
     for i in range(1000):
         cluster.join(node(f"n{i:04}", ["cpu 4, memory 16", "cpu 8, memory 16"][i % 2]))
     kinds = [fn("cpu 1"), fn("cpu 2, memory 1"), fn("cpu 1, memory 4"), fn("memory 2")]
@@ -49,7 +49,7 @@ def test_twenty_thousand_functions_on_a_thousand_nodes(counts):
 def test_thousands_of_queues_in_front_of_ten_nodes(counts):
     """Each function has a cost of its own: what is freed is compared with all at once."""
     n = 5000
-    core = Core(ahead_horizon=0.0)
+    core = Core(prefetch_horizon=0.0)
     for i in range(10):
         core.join(node(f"n{i}", "cpu 6000, threads 2"))
     # The most urgent are mostly too large for what is freed.

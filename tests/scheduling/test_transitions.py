@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scheduling.harness import fn
 
-from handoff_dask._scheduling.functions import FINAL, NAMES, TRANSITIONS, IllegalTransition, State
+from handoff_dask._scheduling.functions import FINAL, NAMES, TRANSITIONS, IllegalTransition, Retry, State
 
 LEGAL = [(a, b) for a in State for b in State if b in TRANSITIONS[a]]
 ILLEGAL = [(a, b) for a in State for b in State if b not in TRANSITIONS[a]]
@@ -104,7 +104,7 @@ def test_a_final_event_comes_from_any_state(core, event, state):
     core.run(x=fn("cpu 1"), ready="")
     f = core["x"]
     if state is D:
-        f.not_before = 5.0
+        f.retry = Retry(not_before=5.0)
     if state is not W:
         core.ready("x")
     if state is P:

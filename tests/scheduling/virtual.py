@@ -14,7 +14,7 @@ from typing import Any
 from handoff_dask._model.resources import THREADS, UNIT
 from handoff_dask._scheduling.decisions import Decision, End, Fail, Place, Recall, Settings, Stop
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
-from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Kind, RunSpec
 from handoff_dask._scheduling.state import SchedulingState
@@ -137,7 +137,7 @@ class VirtualCluster:
 
     def fail(self, f: FunctionState, *, retryable: bool = True) -> bool:
         self._end(f)
-        retry: bool = self.tell("failed", f, self.now, retryable=retryable)
+        retry: bool = self.tell("failed", f, self.now, retryable=retryable) is not None
         if retry:
             self._offer(f)
         else:

@@ -8,13 +8,13 @@ from heapq import heappop, heappush
 
 from handoff_dask._scheduling.decisions import Place, Settings
 from handoff_dask._scheduling.functions import FunctionState
-from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import RunSpec
 from handoff_dask._scheduling.state import SchedulingState
 
-#: There are no messages to wait for, so nothing is sent ahead of its time.
-SETTINGS = Settings(ahead_horizon=0.0)
+#: There are no messages to wait for, so nothing is prefetched.
+SETTINGS = Settings(prefetch_horizon=0.0)
 
 
 class Simulation:

@@ -15,12 +15,12 @@ from collections.abc import Iterable, Sequence
 from heapq import heapreplace
 from typing import TYPE_CHECKING
 
-from handoff_dask._scheduling.durations import Durations
-from handoff_dask._scheduling.fleet import Fleet
+from handoff_dask._scheduling.estimates import Estimates
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
-from handoff_dask._scheduling.ledger import Node
+from handoff_dask._scheduling.node import Node
 
 if TYPE_CHECKING:
+    from handoff_dask._scheduling.nodes import Nodes
     from handoff_dask._scheduling.runs import Run
 
 #: The longest path may bound the end when it is longer than this share of what the nodes need for all that
@@ -127,16 +127,14 @@ class Ranking:
             return self._known[f.number]
         return self._estimates[f.run.spec.kind_of[f.number]] if self._estimates else 1.0
 
-    def update(self, run: Run, fleet: Fleet, durations: Durations, now: float) -> bool:
+    def update(self, run: Run, nodes: Nodes, estimates: Estimates, now: float) -> bool:
         """Set the ranks of all functions.
 
         Parameters
         ----------
         run : Run
-        fleet : Fleet
-            For how long the nodes would need for all that is left.
-        durations : Durations
-            What has been learnt.
+        nodes : Nodes
+        estimates : Estimates
         now : float
 
         Returns
@@ -151,29 +149,27 @@ class Ranking:
             self._half = finished + max(1, (total - finished + 1) // 2)
         self._next = finished + 1 if total <= _SMALL else min(max(1, 4 * finished), self._half)
         self._known = spec.seconds
-        if not spec.dependents or (len(spec.kinds) == 1 and not any(spec.dependents)):
-            return False  # nothing is known of the order, or all are alike
+        changed = halved
         if not self._known:
             if not self._sizes:
                 self._sizes = [(kind.code, size) for kind, size in zip(spec.kinds, run.sizes, strict=True)]
-            estimates = durations.expected(self._sizes, _running(run, fleet, now))
-            if _differ(estimates, self._estimates):
-                self._estimates = estimates
+            learnt = estimates.expected(self._sizes, _running(run, estimates, now))
+            if _differ(learnt, self._estimates):
+                self._estimates = learnt
                 self._paths = ()
-            elif not halved:
-                return False
-        elif not halved:
-            return False
-        self._rank(run, fleet, _share(run, durations))
+                changed = True
+        if not changed or not spec.dependents or (len(spec.kinds) == 1 and not any(spec.dependents)):
+            return False  # nothing new, nothing is known about the order, or all functions are alike
+        self._rank(run, nodes, _share(run, estimates))
         return True
 
-    def _rank(self, run: Run, fleet: Fleet, share: float) -> None:
+    def _rank(self, run: Run, nodes: Nodes, share: float) -> None:
         spec = run.spec
-        self._nodes = len(fleet.nodes)
+        self._nodes = len(nodes.by_name)
         seconds = self._known or [self._estimates[k] for k in spec.kind_of]
         left = [f.number for f in run.functions if f.state not in FINAL]
         paths = self._paths = self._paths or path_lengths(spec.dependents, seconds, left)
-        work = _Work(run, fleet, seconds, left)
+        work = _Work(run, nodes, seconds, left)
         longest = max((paths[n] for n in left), default=0.0)
         bound = share * work.needed
         turns, self.scarce = _take_turns(work, paths, bound - longest)
@@ -186,21 +182,22 @@ class Ranking:
                 functions[n].rank = n
 
 
-def _running(run: Run, fleet: Fleet, now: float) -> dict[str, float]:
-    """Code → seconds for which a function has been running."""
+def _running(run: Run, estimates: Estimates, now: float) -> dict[str, float]:
+    """Code of which nothing is known → seconds for which a function of it has been running."""
     running: dict[str, float] = {}
-    for node in fleet.nodes.values():
-        for f in node.running:
-            if f.run is run:
-                running[f.kind.code] = max(now - f.placed, running.get(f.kind.code, 0.0))
+    if all(estimates.has_run(kind.code) for kind in run.spec.kinds):
+        return running
+    for f in run.functions:
+        if f.state is State.RUNNING and f.booked:
+            running[f.kind.code] = max(now - f.placed, running.get(f.kind.code, 0.0))
     return running
 
 
-def _share(run: Run, durations: Durations) -> float:
+def _share(run: Run, estimates: Estimates) -> float:
     """From which share of the time for all that is left the longest path counts."""
     if run.spec.keep_all:
         return LIGHT_SHARE
-    sizes = [durations.result_bytes(kind.code) for kind in run.spec.kinds]
+    sizes = [estimates.result_bytes(kind.code) for kind in run.spec.kinds]
     known = [nbytes for nbytes in sizes if nbytes is not None]
     if not known:
         return CRITICAL_SHARE
@@ -213,7 +210,7 @@ def _share(run: Run, durations: Durations) -> float:
 class _Work:
     """What is left of a run, by kind and by the nodes that can do it."""
 
-    def __init__(self, run: Run, fleet: Fleet, seconds: Sequence[float], left: Sequence[int]) -> None:
+    def __init__(self, run: Run, nodes: Nodes, seconds: Sequence[float], left: Sequence[int]) -> None:
         self.seconds = seconds
         kind_of = run.spec.kind_of
         self.costs = [kind.node_cost for kind in run.spec.kinds]
@@ -225,8 +222,8 @@ class _Work:
         self.holders: dict[frozenset[Node] | None, list[int]] = {}
         for k, kind in enumerate(run.spec.kinds):
             if self.members[k]:
-                self.holders.setdefault(fleet.holders(self.costs[k], kind.pin_sets), []).append(k)
-        self.capacity = {name: fleet.capacity(name) for name in {n for cost in self.costs for n in cost}}
+                self.holders.setdefault(nodes.only_holders(self.costs[k], kind.pin_sets), []).append(k)
+        self.capacity = {name: nodes.total(name) for name in {n for cost in self.costs for n in cost}}
         everything = range(len(self.costs))
         self.needed = max(
             (self.area(everything, name) / units for name, units in self.capacity.items() if units),

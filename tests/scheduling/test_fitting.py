@@ -1,4 +1,4 @@
-"""The nodes on their shelves: looking at one of each shelf finds what looking at every node finds."""
+"""The node index: comparing a cost with all nodes at once finds what looking at every node finds."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def able(f, nodes):
     ]
     if f.group is not None and f.group.node is not None:
         return [n for n in found if n is f.group.node]
-    if f.avoid:
-        return [n for n in found if n.accepting and n.name not in f.avoid] or found
+    if f.retry.avoid:
+        return [n for n in found if n.accepting and n.name not in f.retry.avoid] or found
     return found
 
 
@@ -70,24 +70,27 @@ class Watched(Core):
         super().__init__(**settings)
         self.exact = exact
         self.choices = 0
+        self.state.placement.claims.refuse = lambda *_: False
         self._carry_out = self.state.placement._carry_out
         self.state.placement._carry_out = self.choose
 
-    def choose(self, f, chosen, now, ahead):
+    def choose(self, f, chosen, now, *, prefetch):
         nodes = sorted(self.state.nodes.values(), key=lambda n: str(n.name))
         candidates = able(f, nodes)
-        free = [n for n in candidates if n.accepting and n.fits(f.cost) and (not n.ahead or n.spares(f.cost))]
+        free = [
+            n for n in candidates if n.accepting and n.fits(f.cost) and (not n.prefetched or n.spares(f.cost))
+        ]
         assert chosen in candidates
-        if ahead:
+        if prefetch:
             assert not free
-            return self._carry_out(f, chosen, now, ahead)
+            return self._carry_out(f, chosen, now, prefetch=prefetch)
         assert chosen in free
         scores = {n: suits_how_little(f, n, nodes) for n in free}
         assert scores[chosen] <= min(scores.values()) + 1e-9
         if self.exact or f.run.spec.strategy != "best_fit":
             assert chosen is next(n for n in free if scores[n] == scores[chosen])
         self.choices += len(free) > 1
-        return self._carry_out(f, chosen, now, ahead)
+        return self._carry_out(f, chosen, now, prefetch=prefetch)
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -100,7 +103,7 @@ class Watched(Core):
 )
 @settings(deadline=None, max_examples=150)
 def test_each_choice_is_that_of_looking_at_every_node(exact, nodes, steps, horizon, costs, seed):
-    core = Watched(exact, ahead_horizon=horizon, ahead_limit=3, patience=float("inf"))
+    core = Watched(exact, prefetch_horizon=horizon, prefetch_limit=3)
     Scenario(core, seed, EXACT if exact else ROUNDED, nodes, costs).play(steps)
     event(f"{core.choices // 50 * 50} choices or more")
 

@@ -1,14 +1,16 @@
-"""Room that is kept for functions about to be ready, and for one that has waited for long."""
+"""Claims of functions that are about to be ready, and of one that others have overtaken."""
 
 from __future__ import annotations
 
 import pytest
 from scheduling.harness import Core, fn, many, node
+from scheduling.harness import overtaken as overtaken_core
 from scheduling.virtual import make_spec
 
-from handoff_dask._scheduling import board
+from handoff_dask._scheduling import queues
+from handoff_dask._scheduling.claims import Claims
 from handoff_dask._scheduling.functions import State
-from handoff_dask._scheduling.simulation import Simulation
+from handoff_dask._scheduling.simulate import Simulation
 
 # the bench: eight functions that need the one GPU, after a source, and others that could use its cores
 
@@ -216,52 +218,44 @@ def overtaken(core, wide, narrow, seconds=1.0):
     return None
 
 
-@pytest.mark.parametrize("table", [False, True])
+@pytest.mark.parametrize("fanout", [2, 8])
 @pytest.mark.parametrize("same_run", [True, False])
-def test_a_wide_function_starts_although_narrow_ones_come_all_the_time(same_run, table, monkeypatch):
-    if table:
-        monkeypatch.setattr(board, "MANY", 0)
-    core = Core(ahead_horizon=0.0, patience=10.0)
+def test_a_wide_function_starts_although_narrow_ones_come_all_the_time(same_run, fanout, monkeypatch):
+    monkeypatch.setattr(queues, "_FANOUT", fanout)
+    due = overtaken_by_a_stream(same_run)
+    # The wait for a first look, as long as the function is expected to take, and as long as what runs there.
+    assert due is not None
+    assert due <= 10.0 + 2.5 + 2.0
+
+
+def overtaken_by_a_stream(same_run):
+    core = Core(prefetch_horizon=0.0)
     core.nodes(a="cpu 4", b="cpu 2")
-    stream = many(1000, fn("cpu 1", code="narrow"), "n")
+    stream = many(2000, fn("cpu 1", code="narrow"), "n")
     if same_run:
         core.run(**many(6, fn("cpu 1", code="narrow"), "n"), wide=fn("cpu 4", code="wide"))
     else:
         core.run(id="early", **many(6, fn("cpu 1", code="narrow"), "early"))
         core.run(id="r0", wide=fn("cpu 4", code="wide"))
     core.run(id="stream", ready="", **{f"m{i}": kind for i, kind in enumerate(stream.values())})
-    due = overtaken(core, "wide", lambda n: core.ready(" ".join(f"m{8 * n + i}" for i in range(8))))
-    # After the patience, a quarter of it, and as long as what runs there takes.
-    assert due is not None
-    assert due <= 10.0 + 2.5 + 2.0
+    return overtaken(core, "wide", lambda n: core.ready(" ".join(f"m{8 * n + i}" for i in range(8))))
 
 
-def test_without_patience_it_is_overtaken_for_ever():
-    core = Core(ahead_horizon=0.0, patience=float("inf"))
-    core.nodes(a="cpu 4", b="cpu 2")
-    core.run(**many(6, fn("cpu 1", code="narrow"), "n"), wide=fn("cpu 4", code="wide"))
-    core.run(id="stream", ready="", **many(2000, fn("cpu 1", code="narrow"), "m"))
-    assert overtaken(core, "wide", lambda n: core.ready(" ".join(f"m{8 * n + i}" for i in range(8)))) is None
+def test_without_a_claim_it_is_overtaken_for_ever(monkeypatch):
+    monkeypatch.setattr(Claims, "refuse", lambda *_: False)
+    assert overtaken_by_a_stream(same_run=True) is None
 
 
-def test_priority_wins_over_patience():
-    core = Core(ahead_horizon=0.0, patience=10.0)
+def test_priority_wins_over_claims():
+    core = Core(prefetch_horizon=0.0)
     core.nodes(a="cpu 4")
     core.run(**many(4, fn("cpu 1"), "n"), wide=fn("cpu 4"))
     core.run(id="stream", ready="", options={"priority": 1}, **many(2000, fn("cpu 1"), "m"))
     assert overtaken(core, "wide", lambda n: core.ready(" ".join(f"m{8 * n + i}" for i in range(8)))) is None
 
 
-def test_a_kept_node_is_given_up_when_the_function_is_cancelled():
-    core = Core(ahead_horizon=0.0, patience=10.0)
-    core.nodes(a="cpu 4")
-    core.run(id="first", **many(4, fn("cpu 1"), "n"))
-    core.run(id="r0", wide=fn("cpu 4"))
-    core.run(id="r1", **many(4, fn("cpu 1"), "m"))
-    core.decide()
-    core.wait(20)
-    core.finish("n0")
-    assert core.decide() == []  # kept for the wide one
+def test_a_claim_is_withdrawn_when_its_function_is_cancelled():
+    core = overtaken_core()
     core.cancel("r0")
     core.decide()
-    assert core["m0"].state is State.RUNNING
+    assert core["last"].state is State.RUNNING

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from handoff_dask._scheduling.durations import Durations
-from handoff_dask._scheduling.fleet import Fleet
+from handoff_dask._scheduling.estimates import Estimates
 from handoff_dask._scheduling.functions import FINAL, State
-from handoff_dask._scheduling.order import path_lengths
+from handoff_dask._scheduling.nodes import Nodes
+from handoff_dask._scheduling.rank import path_lengths
 from handoff_dask._scheduling.runs import Run
 
 #: A function that has been running for longer than expected is taken to go on for this share of that time.
@@ -30,7 +30,7 @@ class TimeLeft(NamedTuple):
     known: float
 
 
-def time_left(run: Run, fleet: Fleet, durations: Durations, now: float) -> TimeLeft | None:
+def time_left(run: Run, nodes: Nodes, estimates: Estimates, now: float) -> TimeLeft | None:
     """Estimate it. None while nothing is known of any function that is left.
 
     What other runs and Dask's own tasks hold at the moment is taken to stay theirs.
@@ -40,17 +40,17 @@ def time_left(run: Run, fleet: Fleet, durations: Durations, now: float) -> TimeL
     if not left:
         return TimeLeft(0.0, 1.0)
     kinds = spec.kinds
-    knows = [bool(spec.seconds) or durations.knows(kind.code) for kind in kinds]
+    knows = [bool(spec.seconds) or estimates.knows(kind.code) for kind in kinds]
     kind_of = spec.kind_of
     if not any(knows[kind_of[f.number]] for f in left):
         return None
-    estimates = durations.expected([(kind.code, size) for kind, size in zip(kinds, run.sizes, strict=True)])
+    learnt = estimates.expected([(kind.code, size) for kind, size in zip(kinds, run.sizes, strict=True)])
     seconds = [0.0] * len(run.functions)
     by_kind = [0.0] * len(kinds)
     own: dict[str, int] = {}
     for f in left:
         k = kind_of[f.number]
-        takes = spec.seconds[f.number] if spec.seconds else estimates[k]
+        takes = spec.seconds[f.number] if spec.seconds else learnt[k]
         if f.state is State.RUNNING:
             ran = now - f.placed
             takes = max(takes - ran, _OVERDUE * ran)
@@ -68,8 +68,8 @@ def time_left(run: Run, fleet: Fleet, durations: Durations, now: float) -> TimeL
         for name, units in kind.limit_cost:
             limits[name] = limits.get(name, 0.0) + units * total
     for name, work in asked.items():
-        others = sum(node.used.get(name, 0) for node in fleet.ordered) - own.get(name, 0)
-        units = max(fleet.capacity(name) - others, own.get(name, 0))
+        others = sum(node.used.get(name, 0) for node in nodes.ordered) - own.get(name, 0)
+        units = max(nodes.total(name) - others, own.get(name, 0))
         if units:
             most = max(most, work / units)
     limit_of = dict(spec.limits)

@@ -14,7 +14,7 @@ SHORT = fn("cpu 1", code="short")
 @pytest.fixture
 def core():
     """The horizon allows for ten of 1 ms for each core."""
-    core = Core(ahead_horizon=0.0105, ahead_limit=40)
+    core = Core(prefetch_horizon=0.0105, prefetch_limit=40)
     yield core
     core.state.check()
 
@@ -31,7 +31,7 @@ def learn(core, code="short", took=0.001):
 
 
 def ahead(core, name="a"):
-    return [f.id for f in core.state.nodes[name].ahead]
+    return [f.id for f in core.state.nodes[name].prefetched]
 
 
 def booked(core, name="a"):
@@ -155,7 +155,7 @@ def test_all_are_lost_with_their_node(core):
 
 
 def test_the_limit_holds(core):
-    core = Core(ahead_horizon=10, ahead_limit=3)
+    core = Core(prefetch_horizon=10, prefetch_limit=3)
     learn(core)
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(**many(30, SHORT))
@@ -179,7 +179,7 @@ def test_they_are_spread(core):
 
 
 def test_a_horizon_of_nothing_turns_it_off():
-    core = Core(ahead_horizon=0)
+    core = Core(prefetch_horizon=0)
     learn(core, took=0.0)
     core.nodes(a="cpu 1")
     core.run(**many(3, SHORT))
@@ -373,7 +373,7 @@ def test_those_that_wait_behind_one_that_goes_away_move_up(core):
 
 def test_short_functions_that_all_ask_for_something_else_are_sent_ahead():
     """More queues than are looked at one by one."""
-    core = Core(ahead_horizon=0.0105, ahead_limit=40)
+    core = Core(prefetch_horizon=0.0105, prefetch_limit=40)
     learn(core)
     core.join(node("a", "cpu 1, memory 1000", enforced="memory"))
     core.run(**{f"f{i}": fn(f"cpu 1, memory {100 + i}", code="short") for i in range(100)})

@@ -14,8 +14,7 @@ from scheduling.harness import Core, fn, many, node, one_ahead
 
 from handoff_dask._model.allocator import ReadyFunction
 from handoff_dask._model.retry import RetryPolicy
-from handoff_dask._scheduling.decisions import End
-from handoff_dask._scheduling.placement import Place
+from handoff_dask._scheduling.decisions import End, Place
 from handoff_dask._scheduling.runs import RunStatus
 
 

@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 from scheduling.harness import Core, fn, many, node
 from scheduling.virtual import make_spec
 
-from handoff_dask._scheduling.remaining import time_left
-from handoff_dask._scheduling.simulation import Simulation
+from handoff_dask._scheduling.eta import time_left
+from handoff_dask._scheduling.simulate import Simulation
 
 
 def left(core, run):
     placement = core.state.placement
-    return time_left(run, placement.fleet, placement.durations, core.now)
+    return time_left(run, placement.nodes, placement.estimates, core.now)
 
 
 def test_nothing_is_said_before_anything_is_known():
@@ -114,7 +114,7 @@ def test_with_all_durations_known_it_is_never_more_than_it_takes(functions, grap
     spec = make_spec((fn(cost) for cost, _ in functions), needs=needs, seconds=seconds)
     simulation = Simulation([node("a", "cpu 3, gpu 1"), node("b", "cpu 2")], spec, seconds)
     placement = simulation.state.placement
-    expected = time_left(simulation.run, placement.fleet, placement.durations, 0.0)
+    expected = time_left(simulation.run, placement.nodes, placement.estimates, 0.0)
     simulation.play()
     assert expected.seconds <= simulation.now + 1e-9
     assert expected.seconds >= max(seconds)

@@ -1,4 +1,4 @@
-"""Blocked queues: looking at them one by one and comparing them in a table lead to the same decisions."""
+"""Clean queues: however the tree over their costs is built, the decisions are the same."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from hypothesis import strategies as st
 from scheduling.harness import Core, fn
 from scheduling.scenarios import COSTS, Scenario
 
-from handoff_dask._scheduling import board
-from handoff_dask._scheduling.reservations import Reservations
+from handoff_dask._scheduling import queues
+from handoff_dask._scheduling.claims import Claims
 
 NODES = ["cpu 4, memory 64, gpu 1", "cpu 2, memory 32", "cpu 4, gpu 2, memory 64, threads 8", "cpu 8"]
 
 #: Costs of queues by the dozen, some with a resource of their own.
 MANY_COSTS = COSTS + [f"cpu {i / 16}, memory {i % 5}" for i in range(1, 40)]
 
-ONE_BY_ONE, SOME, TABLE = 10**9, 2, 0
+ONE_BY_ONE, SOME, DEEP = 10**9, 5, 2
 
 
-@pytest.fixture(params=[ONE_BY_ONE, TABLE], ids=["one by one", "in a table"])
+@pytest.fixture(params=[ONE_BY_ONE, DEEP], ids=["one by one", "in a deep tree"])
 def compared(request, monkeypatch):
-    """Queues are looked at in this way, however many there are."""
-    monkeypatch.setattr(board, "MANY", request.param)
+    """Queues are compared in this way, however many there are."""
+    monkeypatch.setattr(queues, "_FANOUT", request.param)
 
 
-def played(many_are, nodes, steps, costs, paths, seed):
-    """What is decided when so many queues are many; no room is kept for anybody, since what is turned away
-    is remembered by node, and so depends on how it was found."""
+def played(fanout, nodes, steps, costs, paths, seed):
+    """What is decided with a tree of this fanout; nobody claims a node, since it is remembered by node who was
+    refused, which depends on how it was found."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(board, "MANY", many_are)
-        patch.setattr(Reservations, "denies", lambda *_: False)
-        core = Core(ahead_horizon=0.0, patience=float("inf"))
+        patch.setattr(queues, "_FANOUT", fanout)
+        patch.setattr(Claims, "refuse", lambda *_: False)
+        core = Core(prefetch_horizon=0.0)
         trace = Scenario(core, seed, NODES, nodes, costs, paths).play(steps)
     # Functions that wait in vain all fail at once, in any order.
     return [
@@ -54,7 +54,7 @@ def placed(core):
 def test_however_queues_are_compared_the_decisions_are_the_same(nodes, steps, costs, paths, seed):
     trace = played(ONE_BY_ONE, nodes, steps, costs, paths, seed)
     assert played(SOME, nodes, steps, costs, paths, seed) == trace
-    assert played(TABLE, nodes, steps, costs, paths, seed) == trace
+    assert played(DEEP, nodes, steps, costs, paths, seed) == trace
     placements = sum("@" in text for decided in trace for text in decided)
     event(f"{placements // 50 * 50} placements or more")
 
@@ -72,7 +72,7 @@ def test_ranks_that_change_while_queues_are_blocked_count(compared):
     assert placed(core) == ["t@a"]
     core.ready("q s")
     assert placed(core) == []
-    core.state.placement.durations.learn("slow", 0.0, 50.0)
+    core.state.placement.estimates.learn("slow", 0.0, 50.0)
     core.finish("t", took=1)
     # What is slow goes first, now that it is known to be.
     assert placed(core) == ["s@a"]
@@ -178,7 +178,7 @@ def test_amounts_may_be_any_numbers(compared, most):
 
 def test_thousands_of_queues(monkeypatch):
     """Each of its own cost, and with a resource in a hundred; they go one after the other, as they should."""
-    core = Core(patience=float("inf"))
+    core = Core()
     core.nodes(a="cpu 4000, threads 1, " + ", ".join(f"r{i} 1" for i in range(40)))
     core.run(**{f"f{i}": fn(f"cpu {1 + i}, r{i % 40} 1", priority=i * 7919 % 3001) for i in range(3001)})
     order = []

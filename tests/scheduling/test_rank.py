@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scheduling.harness import Core, fn, many
 
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.durations import Durations, size_of
-from handoff_dask._scheduling.order import path_lengths
+from handoff_dask._scheduling.estimates import Estimates, size_of
+from handoff_dask._scheduling.rank import path_lengths
 
 
 @st.composite
@@ -165,7 +165,7 @@ def test_priorities_win_over_the_longest_path():
 
 
 def test_estimates_of_durations():
-    durations = Durations()
+    durations = Estimates()
     one, four = size_of([("memory", UNIT)]), size_of([("memory", 4 * UNIT)])
     assert durations.expected([("a", one), ("b", one)]) == [1.5, 1.5]
     assert durations.most("a") is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handoff_dask._scheduling.lowering import depth_first
+from handoff_dask._scheduling.lower import depth_first
 
 
 @st.composite

@@ -1,0 +1,320 @@
+"""Claims: capacity that is kept for functions that need it more than those that could take it now.
+
+As in EASY backfilling (Lifka 1995; Mu'alem & Feitelson 2001), a claim says which functions need how much on
+which nodes, and from when on. Less urgent functions may use that capacity if they are expected to be gone by
+then, or if what they leave is enough. Two kinds of functions have a claim:
+
+* functions that are about to be ready, as all their inputs are there or being computed, if the few nodes that
+  can hold them are the bottleneck of the run: whatever delays these nodes delays the end of the run;
+* the most urgent function that waits, once it was overtaken by as many functions as run at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+
+from handoff_dask._scheduling.functions import FunctionState, State
+from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.nodes import Nodes
+from handoff_dask._scheduling.queues import Queue, SortKey, sort_key
+from handoff_dask._scheduling.runs import Run
+from handoff_dask._scheduling.spec import Amounts
+
+#: Kinds of functions that have a claim at once.
+_MOST_KINDS = 16
+
+
+class Claim:
+    """Capacity that functions of one cost need.
+
+    Attributes
+    ----------
+    cost : dict
+    key : SortKey
+        Of the most urgent of them.
+    at : float
+        When it will need the capacity. Seconds.
+    expected : float
+        The same, but for what is overdue.
+    """
+
+    __slots__ = ("at", "cost", "expected", "key")
+
+    def __init__(self, cost: Amounts) -> None:
+        self.cost = cost
+        self.key: SortKey = (0, 0, 0, 0, 0, 0)
+        self.at = self.expected = 0.0
+
+    def refresh(self, now: float) -> bool:
+        """Bring it up to date for a decision; False if nobody needs it any more."""
+        raise NotImplementedError
+
+    def count(self, node: Node) -> int:
+        """For how many functions a node has to have room."""
+        raise NotImplementedError
+
+
+class _Coming(Claim):
+    """The claim of functions of one kind that are about to be ready.
+
+    Attributes
+    ----------
+    functions : dict of FunctionState to None
+        Roughly in the order in which they will be ready.
+    """
+
+    __slots__ = ("_before", "_first", "_inputs", "functions")
+
+    def __init__(self, nodes: Iterable[Node], cost: Amounts) -> None:
+        super().__init__(cost)
+        self.functions: dict[FunctionState, None] = {}
+        self._first: FunctionState | None = None
+        self._inputs: deque[FunctionState] = deque()  # of the first, by their expected ends
+        # How many functions the nodes before each one take.
+        self._before: dict[Node, int] = {}
+        count = 0
+        for node in sorted(nodes, key=lambda n: n.position):
+            self._before[node] = count
+            count += node.at_once(cost)
+
+    def refresh(self, now: float) -> bool:
+        while self.functions:
+            f = next(iter(self.functions))
+            if f.state is State.WAITING and f.run.is_coming(f):
+                break
+            del self.functions[f]
+        else:
+            return False
+        if f is not self._first:
+            self._first = f
+            running = [g for g in f.run.inputs_of(f) if g.state is State.RUNNING]
+            self._inputs = deque(sorted(running, key=_expected_end))
+        inputs = self._inputs
+        while inputs and inputs[-1].state is not State.RUNNING:
+            inputs.pop()
+        while inputs and inputs[0].state is not State.RUNNING:
+            inputs.popleft()
+        self.key = sort_key(f)
+        self.expected = _expected_end(inputs[-1]) if inputs else now
+        # The input that is overdue for longest is assumed to overrun most.
+        self.at = max(end_of(inputs[-1], now), end_of(inputs[0], now)) if inputs else now
+        return True
+
+    def count(self, node: Node) -> int:
+        before = self._before.get(node)
+        if before is None:
+            return 0
+        return max(0, min(len(self.functions) - before, node.at_once(self.cost)))
+
+
+class _Overtaken(Claim):
+    """The claim of a function that others have overtaken: on the node that can hold it first."""
+
+    __slots__ = ("_node", "function")
+
+    def __init__(self, f: FunctionState, node: Node) -> None:
+        super().__init__(f.cost)
+        self.function = f
+        self._node = node
+
+    def refresh(self, now: float) -> bool:
+        f = self.function
+        if f.state is not State.READY:
+            return False
+        self.key = sort_key(f)
+        self.at = self.expected = _when_free(self._node, self.cost, now)
+        return True
+
+    def count(self, node: Node) -> int:
+        return int(node is self._node)
+
+
+class Claims:
+    """All claims.
+
+    Parameters
+    ----------
+    nodes : Nodes
+
+    Attributes
+    ----------
+    refused : dict of Node to None
+        Nodes that functions were kept from since it was last tried again.
+    recheck : float or None
+        When functions that were refused could be let in although nothing happens.
+    """
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.recheck: float | None = None
+        self._nodes = nodes
+        self._version = 0
+        self._coming: dict[tuple[Run, int], _Coming] = {}
+        self._overtaken: _Overtaken | None = None
+        self.refused: dict[Node, None] = {}
+        self._fresh: set[Claim] = set()  # brought up to date for this decision
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a claim."""
+        return bool(self._coming) or self._overtaken is not None
+
+    def begin(self, now: float) -> dict[Node, None]:
+        """Begin a decision.
+
+        Returns
+        -------
+        dict of Node to None
+            Nodes where functions were refused that may be let in now.
+        """
+        self._fresh.clear()
+        if self._version != self._nodes.version:
+            self._version = self._nodes.version
+            self._coming.clear()
+            self._overtaken = None
+            self.recheck = -math.inf
+        elif self.refused:
+            self._drop_stale(now)
+        if not self.refused:
+            self.recheck = None
+            return {}
+        if self.any and (self.recheck is None or now < self.recheck):
+            return {}
+        refused, self.refused = self.refused, {}
+        self.recheck = None
+        return refused
+
+    def _drop_stale(self, now: float) -> None:
+        for key, claim in list(self._coming.items()):
+            if not self._is_current(claim, now):
+                del self._coming[key]
+                self.recheck = -math.inf
+        if self._overtaken is not None and not self._is_current(self._overtaken, now):
+            self._overtaken = None
+            self.recheck = -math.inf
+
+    def _is_current(self, claim: Claim, now: float) -> bool:
+        if claim in self._fresh:
+            return True
+        if not claim.refresh(now):
+            return False
+        self._fresh.add(claim)
+        return True
+
+    # ------------------------------------------------------------------ who has one
+
+    def started(self, f: FunctionState) -> None:
+        """A function was placed: those that need only its result may be about to be ready."""
+        run = f.run
+        scarce = run.ranking.scarce
+        if not scarce:
+            return
+        for n in run.spec.dependents[f.number]:
+            kind = run.spec.kind_of[n]
+            if kind not in scarce:
+                continue
+            g = run.functions[n]
+            if g.group is not None or g.state is not State.WAITING or not run.is_coming(g):
+                continue
+            claim = self._coming.get((run, kind))
+            if claim is None:
+                by_name = self._nodes.by_name
+                there = [n for n in scarce[kind] if by_name.get(n.name) is n]  # others have left
+                if not there or len(self._coming) >= _MOST_KINDS:
+                    continue
+                claim = self._coming[run, kind] = _Coming(there, g.cost)
+            claim.functions[g] = None
+
+    def ready(self, f: FunctionState) -> None:
+        """A function is ready: it takes the capacity itself."""
+        if self._coming:
+            claim = self._coming.get((f.run, f.run.spec.kind_of[f.number]))
+            if claim is not None:
+                claim.functions.pop(f, None)
+
+    def overtaken(self, f: FunctionState, queue: Queue, now: float) -> None:
+        """The most urgent function that waits was overtaken by others for long."""
+        if self._overtaken is not None and self._overtaken.function is f:
+            return
+        rows = queue.rows(self._nodes)
+        nodes = self._nodes.ordered
+        able = nodes if rows is None else [nodes[row] for row in rows.tolist()]
+        able = [n for n in able if n.accepting and queue.admits(n, self._nodes)]
+        self.withdraw()
+        if able:
+            self._overtaken = _Overtaken(f, min(able, key=lambda n: _when_free(n, queue.cost, now)))
+
+    def withdraw(self) -> None:
+        """Nobody is being overtaken."""
+        if self._overtaken is not None:
+            self._overtaken = None
+            self.recheck = -math.inf
+
+    def forget(self, run: Run) -> None:
+        """A run needs nothing any more."""
+        for key in [key for key in self._coming if key[0] is run]:
+            del self._coming[key]
+            self.recheck = -math.inf
+        if self._overtaken is not None and self._overtaken.function.run is run:
+            self.withdraw()
+
+    # ------------------------------------------------------------------ who is refused
+
+    def refuse(self, f: FunctionState, node: Node, now: float) -> bool:
+        """Whether a node with room for a function is claimed by more urgent ones that it would delay."""
+        claims: list[Claim] = list(self._coming.values())
+        if self._overtaken is not None:
+            claims.append(self._overtaken)
+        for claim in claims:
+            count = claim.count(node)
+            if not count or not self._is_current(claim, now) or claim.key >= sort_key(f):
+                continue
+            seconds = f.run.ranking.expected(f)
+            if not seconds or now + seconds < claim.at:
+                continue
+            if _both_fit(node, f.cost, claim.cost, count, ()):
+                continue
+            ending = [g for g in node.running if end_of(g, now) <= claim.at]
+            if not ending or not _both_fit(node, f.cost, claim.cost, count, ending):
+                self.refused[node] = None
+                again = max(claim.expected + seconds, now + seconds / 4)
+                if self.recheck is None or again < self.recheck:
+                    self.recheck = again
+                return True
+        return False
+
+
+def _both_fit(
+    node: Node, cost: Amounts, claimed: Amounts, count: int, ending: Iterable[FunctionState]
+) -> bool:
+    """Whether a node has room for a function and so many others, after some functions have ended."""
+    for name, units in claimed.items():
+        free = node.available(name) - cost.get(name, 0) + sum(g.cost.get(name, 0) for g in ending)
+        if free < count * units:
+            return False
+    return True
+
+
+def _expected_end(f: FunctionState) -> float:
+    return f.placed + f.run.ranking.expected(f)
+
+
+def end_of(f: FunctionState, now: float) -> float:
+    """When a running function is expected to end. If overdue, assume it overruns by as much again."""
+    end = _expected_end(f)
+    return end if end >= now else now + (now - end)
+
+
+def _when_free(node: Node, cost: Amounts, now: float) -> float:
+    """When a node is expected to have room for a cost; infinity if never."""
+    short = {name: units - node.free.get(name, 0) for name, units in cost.items()}
+    short = {name: units for name, units in short.items() if units > 0}
+    at = now
+    for end, _, f in sorted((end_of(f, now), n, f) for n, f in enumerate(node.running)):
+        if not short:
+            break
+        at = end
+        short = {name: units - f.cost.get(name, 0) for name, units in short.items()}
+        short = {name: units for name, units in short.items() if units > 0}
+    return math.inf if short else at

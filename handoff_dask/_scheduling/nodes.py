@@ -1,0 +1,253 @@
+"""The node index: all nodes in the order of their names, and which of them have room for a cost.
+
+What is free is kept in one array per resource, so that a cost is compared with all nodes at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handoff_dask._model.resources import THREADS
+from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.spec import Amounts, Pins
+
+#: Positions of nodes, ascending.
+Rows = NDArray[np.intp]
+
+#: Scores of nodes, the lowest the best; None where the first by name is the best.
+Scores = NDArray[np.float64] | None
+
+#: Larger amounts count as this much in the arrays. Every candidate is checked exactly afterwards.
+_MOST = 2**62
+
+#: Scores that differ by less are equal.
+_SAME = 1e-9
+
+
+class Nodes:
+    """All nodes.
+
+    Attributes
+    ----------
+    by_name : dict of name to Node
+    version : int
+        Grows whenever a node joins, leaves, pauses or resumes, or changes its capacity.
+    changed : dict of Node to None
+        Nodes on which something was booked or released since the arrays were updated.
+    """
+
+    def __init__(self) -> None:
+        self.by_name: dict[Any, Node] = {}
+        self.version = 0
+        self.changed: dict[Node, None] = {}
+        self._sorted = -1  # the version that everything below was made for
+        self._ordered: list[Node] = []
+        self._aliases: dict[str, list[Node]] = {}
+        self._capacity: dict[str, NDArray[np.int64]] = {}
+        self._free: dict[str, NDArray[np.int64]] = {}
+        self._unit: dict[str, float] = {}
+        self._slack: NDArray[np.float64] = np.zeros(0)
+        self._total: dict[str, int] = {}
+        self._alike: list[tuple[Node, list[int]]] = []  # for each capacity a node, and all that have it
+        self._holders: dict[Any, Rows] = {}
+        self._holder_sets: dict[Any, frozenset[Node]] = {}
+
+    def invalidate(self) -> None:
+        """Note that a node, its capacity or whether it accepts functions has changed."""
+        self.version += 1
+
+    @property
+    def ordered(self) -> list[Node]:
+        """The nodes by name."""
+        if self._sorted != self.version:
+            self._sort()
+        return self._ordered
+
+    def _sort(self) -> None:
+        self._sorted = self.version
+        nodes = self._ordered = sorted(self.by_name.values(), key=lambda n: str(n.name))
+        self._aliases = {}
+        self._holders = {}
+        self._holder_sets = {}
+        names: dict[str, None] = {THREADS: None}
+        alike: dict[Any, list[int]] = {}
+        for position, node in enumerate(nodes):
+            node.position = position
+            names.update(dict.fromkeys(node.capacity))
+            for alias in node.aliases:
+                self._aliases.setdefault(alias, []).append(node)
+            alike.setdefault(tuple(sorted(node.capacity.items())), []).append(position)
+        self._alike = [(nodes[rows[0]], rows) for rows in alike.values()]
+        self._unit = unit_amounts([node.capacity for node, _ in self._alike])
+        self._total = {name: sum(node.capacity.get(name, 0) for node in nodes) for name in names}
+        self._capacity = {
+            name: np.array([min(n.capacity.get(name, 0), _MOST) for n in nodes], dtype=np.int64)
+            for name in names
+        }
+        self._free = {name: np.zeros(len(nodes), dtype=np.int64) for name in names}
+        self._slack = np.zeros(len(nodes))
+        self.changed = dict.fromkeys(nodes)
+
+    def _update(self) -> None:
+        """Bring the arrays up to date."""
+        if self._sorted != self.version:
+            self._sort()
+        columns, unit, slack = self._free, self._unit, self._slack
+        for node in self.changed:
+            row = node.position
+            left = 0.0
+            for name, units in node.free.items():
+                columns[name][row] = units if units < _MOST else _MOST
+                if name != THREADS and node.capacity[name]:
+                    left += units / unit[name]
+            slack[row] = left
+            if not node.accepting:
+                columns[THREADS][row] = 0  # every function takes a thread
+        self.changed.clear()
+
+    # ------------------------------------------------------------------ capacity
+
+    def total(self, name: str) -> int:
+        """Units of a resource that all nodes together have."""
+        if self._sorted != self.version:
+            self._sort()
+        return self._total.get(name, 0)
+
+    def can_hold(self, need: Amounts) -> bool:
+        """Whether some node could hold this if nothing else ran there."""
+        if self._sorted != self.version:
+            self._sort()
+        return any(node.holds(need) for node, _ in self._alike)
+
+    def pinned(self, pins: Pins) -> list[Node]:
+        """Nodes that all pins allow, by name. There must be a pin."""
+        if self._sorted != self.version:
+            self._sort()
+        called = self._aliases
+        found = set.intersection(*({n for alias in pin for n in called.get(alias, ())} for pin in pins))
+        return sorted(found, key=lambda n: n.position)
+
+    def holders(self, need: Amounts, pins: Pins) -> Rows:
+        """Positions of nodes that could hold this if nothing else ran there."""
+        if pins:
+            return np.array([n.position for n in self.pinned(pins) if n.holds(need)], dtype=np.intp)
+        if self._sorted != self.version:
+            self._sort()
+        able = tuple(i for i, (node, _) in enumerate(self._alike) if node.holds(need))
+        found = self._holders.get(able)
+        if found is None:
+            rows = [self._alike[i][1] for i in able]
+            found = self._holders[able] = np.array(sorted(chain.from_iterable(rows)), dtype=np.intp)
+        return found
+
+    def only_holders(self, need: Amounts, pins: Pins) -> frozenset[Node] | None:
+        """Nodes that could hold this if nothing else ran there; None if all could."""
+        rows = self.holders(need, pins)
+        if rows.size == len(self._ordered):
+            return None
+        key = rows.tobytes()
+        found = self._holder_sets.get(key)
+        if found is None:
+            found = self._holder_sets[key] = frozenset(self._ordered[row] for row in rows.tolist())
+        return found
+
+    # ------------------------------------------------------------------ free capacity
+
+    def fitting(
+        self,
+        cost: Amounts,
+        score: Callable[[Nodes, Rows, Amounts], Scores],
+        rows: Rows | None = None,
+        adjust: Callable[[Rows, Scores], Scores] | None = None,
+    ) -> Iterator[Node]:
+        """Nodes on which a function of this cost can start now, the best first; equal ones by name.
+
+        Parameters
+        ----------
+        cost : mapping of str to int
+        score : callable
+            An allocator's: how well nodes suit the cost.
+        rows : array of int, optional
+            The only nodes to look at; all if not given.
+        adjust : callable, optional
+            Changes the scores for one function.
+        """
+        if self.changed or self._sorted != self.version:
+            self._update()
+        rows = self._with_room(cost, rows)
+        if not rows.size:
+            return
+        nodes = self._ordered
+        scores = score(self, rows, cost)
+        if adjust is not None:
+            scores = adjust(rows, scores)
+        if scores is not None:
+            first = int((scores <= scores.min() + _SAME).argmax()) if rows.size > 1 else 0
+            node = nodes[rows[first]]
+            if node.takes(cost):
+                yield node
+            # Few ask for more than the first.
+            scores[first] = np.inf
+            order = np.argsort(np.round(scores, 9), kind="stable")[:-1]
+            rows = rows[order]
+        for row in rows.tolist():
+            if nodes[row].takes(cost):
+                yield nodes[row]
+
+    def _with_room(self, cost: Amounts, rows: Rows | None) -> Rows:
+        """Positions of nodes where a cost is free, as far as the arrays tell."""
+        mask: NDArray[np.bool_] | None = None
+        for name, units in cost.items():
+            if not units:
+                continue
+            column = self._free.get(name)
+            if column is None:
+                return np.zeros(0, dtype=np.intp)
+            enough = (column if rows is None else column[rows]) >= (units if units < _MOST else _MOST)
+            if mask is None:
+                mask = enough
+            else:
+                mask &= enough
+        assert mask is not None  # every function takes a thread
+        return mask.nonzero()[0] if rows is None else rows[mask]
+
+    def slack(self, rows: Rows) -> NDArray[np.float64]:
+        """Free capacity of nodes, all resources but threads added up, each in its own unit.
+
+        A function's cost lowers the slack by the same amount on every node where it fits.
+        """
+        return self._slack[rows]
+
+    def load(self, rows: Rows, cost: Amounts) -> NDArray[np.float64]:
+        """Share of the fullest resource in use on nodes, with a cost added."""
+        fullest = np.zeros(rows.size)
+        for name, column in self._capacity.items():
+            capacity = column[rows]
+            taken = capacity - self._free[name][rows] + cost.get(name, 0)
+            share = np.divide(taken, capacity, out=np.zeros(rows.size), where=capacity > 0)
+            np.maximum(fullest, share, out=fullest)
+        return fullest
+
+
+def unit_amounts(capacities: Iterable[Mapping[str, int]]) -> dict[str, float]:
+    """Resource → the amount of it that counts as 1 in a node's slack.
+
+    It is the most that any node has. Of a resource that not every node has, so much less counts as 1 that a
+    node with the most of it outweighs all resources that every node has.
+    """
+    capacities = list(capacities)
+    largest: dict[str, int] = {}
+    holders: Counter[str] = Counter()
+    for capacity in capacities:
+        for name, total in capacity.items():
+            largest[name] = max(total, largest.get(name, 0))
+            holders[name] += total > 0
+    everywhere = {name for name, n in holders.items() if n == len(capacities) and name != THREADS}
+    rare = 1 << len(everywhere).bit_length()  # more than there are; a power of two keeps shares exact
+    return {name: total if name in everywhere else total / rare for name, total in largest.items()}

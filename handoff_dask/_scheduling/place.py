@@ -1,0 +1,407 @@
+"""Placement: which ready function goes to which node.
+
+The most urgent function goes first, to the node that the allocator of its run chooses; a queue whose first
+function fits nowhere waits until capacity is freed, and is compared with that only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from heapq import heappop, heappush
+from typing import Any
+
+from handoff_dask._model.resources import THREADS
+from handoff_dask._scheduling.allocators import ALLOCATORS, Rejected, best_fit, move_costs, propose
+from handoff_dask._scheduling.claims import Claims
+from handoff_dask._scheduling.decisions import Place, Settings, Starved
+from handoff_dask._scheduling.estimates import Estimates
+from handoff_dask._scheduling.explain import shortfall_of
+from handoff_dask._scheduling.functions import FunctionState, State
+from handoff_dask._scheduling.ledger import Ledger
+from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.nodes import Nodes
+from handoff_dask._scheduling.prefetch import Prefetch
+from handoff_dask._scheduling.queues import Entry, Queue, sort_key
+from handoff_dask._scheduling.runs import Group, Run
+from handoff_dask._scheduling.spec import Amounts
+
+#: After so many functions that a claim kept from a node, a decision leaves that node alone.
+_MOST_REFUSALS = 32
+
+#: A run that takes part in a decision: its place in the order, a number that tells such entries apart, the
+#: run, and its most urgent function that may fit with its queue. None for a run with an allocator of its own.
+_Candidate = tuple[tuple[float, float, int, int], int, Run, tuple[Entry, Queue] | None]
+
+
+class Placement:
+    """The nodes, the ledger and the runs with ready functions.
+
+    Attributes
+    ----------
+    nodes : Nodes
+    ledger : Ledger
+    estimates : Estimates
+    claims : Claims
+    next_starved : float or None
+        When the next functions will have waited too long for a node that could hold them.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.nodes = Nodes()
+        self.ledger = Ledger(self.nodes)
+        self.estimates = Estimates(settings.prefetch_horizon)
+        self.claims = Claims(self.nodes)
+        self.next_starved: float | None = None
+        self._prefetch = Prefetch(settings.prefetch_horizon, settings.prefetch_limit, self.estimates)
+        self._waiting: dict[Run, None] = {}  # runs with ready functions, and some without
+        self._starved: dict[Queue, float | None] = {}  # queues that no node can hold, and since when
+        self._shrunk = False  # a node has left, paused or become smaller
+        self._offered = 0
+        self._overtakes = 0  # placements since the most urgent function that waits was looked at
+        self._most_urgent: FunctionState | None = None
+
+    # ------------------------------------------------------------------ nodes
+
+    def join(self, node: Node) -> None:
+        """Add a node."""
+        self.nodes.by_name[node.name] = node
+        self.nodes.invalidate()
+        self.ledger.freed[node] = None
+
+    def leave(self, name: Any) -> Node | None:
+        """Remove a node. What is booked there is for the caller to release."""
+        node = self.nodes.by_name.pop(name, None)
+        if node is not None:
+            node.accepting = False
+            self._shrunk = True
+            for orphan in list(node.orphans):
+                self.ledger.release_orphan(orphan)
+            self.nodes.invalidate()
+        return node
+
+    def resize(self, name: Any, capacity: Amounts) -> None:
+        """Change a node's capacity."""
+        self.ledger.resize(self.nodes.by_name[name], capacity)
+        self._shrunk = True
+        self.nodes.invalidate()
+
+    def set_external(self, name: Any, amounts: Amounts) -> None:
+        """Record what Dask's own tasks hold of a node."""
+        node = self.nodes.by_name.get(name)
+        if node is not None:
+            self.ledger.set_external(node, amounts)
+
+    def accept(self, name: Any, accepting: bool) -> None:
+        """Pause or resume a node."""
+        node = self.nodes.by_name.get(name)
+        if node is not None and node.accepting != accepting:
+            node.accepting = accepting
+            self._shrunk |= not accepting
+            self.ledger.freed[node] = None
+            self.nodes.invalidate()
+
+    # ------------------------------------------------------------------ runs and functions
+
+    def enqueue(self, f: FunctionState) -> None:
+        """Let a ready function wait for a node."""
+        run = f.run
+        if not run.active:  # a pending run's functions are queued when it starts
+            return
+        if self.claims.any:
+            self.claims.ready(f)
+        queue = run.backlog.push(f)
+        self._waiting[run] = None
+        if not queue.is_possible(self.nodes):
+            self._starved.setdefault(queue, None)
+
+    def ended(self, run: Run) -> None:
+        """Forget what waits in a run's queues; there are new ones if a result is lost afterwards."""
+        self.claims.forget(run)
+        for queue in run.backlog.queues.values():
+            self._starved.pop(queue, None)
+        run.backlog.clear()
+        self._waiting.pop(run, None)
+
+    def bind(self, group: Group, node: Node | None) -> None:
+        """Bind a collocated group to a node, or to none yet."""
+        if group.node is not None:
+            group.node.groups.pop(group, None)
+        group.node = node
+        if node is not None:
+            node.groups[group] = None
+        for f in group.members:
+            if f.state is State.READY:
+                self.enqueue(f)
+
+    # ------------------------------------------------------------------ decisions
+
+    def place(self, now: float) -> list[Place | Starved | Rejected]:
+        """Place everything that can be placed now."""
+        room = self._begin(now)
+        decided: list[Place | Starved | Rejected] = []
+        aside: list[Queue] = []  # clean again at the end of the decision
+        heap: list[_Candidate] = []
+        for run in self._waiting:
+            self._offer(heap, run, room)
+        refusals = 0
+        while heap:
+            _, _, run, found = heappop(heap)
+            if found is None:
+                decided += self._ask_allocator(run, now)
+                room.stale = True
+                continue
+            entry, queue = found
+            f = entry[4]
+            if queue.first() is entry:
+                if run.limits is not None and not run.limits.fits(f.limit_cost):
+                    run.backlog.soil(queue)  # it waits for the limits, and then for any node
+                else:
+                    node, refused = self._choose(f, queue, room, now)
+                    if node is not None:
+                        decided.append(self._carry_out(f, node, now, prefetch=not node.takes(f.cost)))
+                        run.backlog.took(queue)
+                        room.took(node)
+                    elif queue.clean and room.stale:
+                        room.refresh()
+                    else:
+                        run.backlog.set_aside(queue)
+                        aside.append(queue)
+                        refusals += refused
+                        if refusals > _MOST_REFUSALS:
+                            room.leave_out(self.claims.refused)
+            self._offer(heap, run, room)
+        for queue in aside:
+            queue.run.backlog.clean(queue)
+        self.ledger.freed.clear()
+        if self._starved or self.next_starved is not None:
+            decided += self._starving(now)
+        self._look_after_the_most_urgent(len(decided), now)
+        return decided
+
+    def _begin(self, now: float) -> _Room:
+        """A decision begins: the capacity that was freed since the last one."""
+        freed = self.ledger.freed
+        freed.update(self.claims.begin(now))
+        nodes = self.nodes
+        if self._shrunk:
+            self._shrunk = False
+            for run in self._waiting:
+                for queue in run.backlog.queues.values():
+                    if not queue.is_possible(nodes):
+                        self._starved.setdefault(queue, None)
+                    elif queue.clean and queue.key.avoid:
+                        run.backlog.soil(queue)  # others may not be able to take over any more
+        for queue in [queue for queue in self._starved if queue.key.bound is not None]:
+            self._unbind(queue)
+        for run in [run for run in self._waiting if not run.counts[State.READY]]:
+            del self._waiting[run]
+        for run in self._waiting:
+            run.weigh(nodes)
+        return _Room((n for n in freed if nodes.by_name.get(n.name) is n), self._prefetch.is_likely)
+
+    def _offer(self, heap: list[_Candidate], run: Run, room: _Room) -> None:
+        """Let the most urgent function of a run that may fit take part in a decision."""
+        if not run.active:
+            return
+        backlog, own = run.backlog, run.has_allocator
+        found = backlog.first_dirty(None if own or run.limits is None else run.limits.free)
+        if room.free is not None:
+            clean = backlog.first_clean(room.free)
+            if clean is not None and (found is None or clean[0] < found[0]):
+                found = clean
+        if found is not None:
+            key = (-run.spec.priority, found[0][0], run.share, run.sequence)
+            self._offered += 1
+            heappush(heap, (key, self._offered, run, None if own else found))
+
+    def _choose(self, f: FunctionState, queue: Queue, room: _Room, now: float) -> tuple[Node | None, bool]:
+        """The node for a function, None if there is none; whether a claim kept it from one."""
+        refused = False
+        for node in self._fitting(f, queue, room):
+            if not self.claims.any or not self.claims.refuse(f, node, now):
+                return node, False
+            refused = True
+        if refused or self.claims.any or not self._prefetch.allows(f):
+            return None, refused
+        nodes: Iterable[Node] = room.nodes if queue.clean else self.nodes.ordered
+        return self._prefetch.choose(f, (n for n in nodes if queue.admits(n, self.nodes))), False
+
+    def _fitting(self, f: FunctionState, queue: Queue, room: _Room) -> Iterator[Node]:
+        """Nodes on which a function can start now, the best first."""
+        if queue.clean and len(room.nodes) == 1:
+            (node,) = room.nodes
+            if node.takes(queue.cost) and queue.admits(node, self.nodes):
+                yield node
+            return
+        run = f.run
+        score = ALLOCATORS[run.spec.strategy]
+        moves = (
+            move_costs(f, self.nodes, self.settings.bandwidth) if run.heavy and score is best_fit else None
+        )
+        avoided = queue.avoided(self.nodes)
+        for node in self.nodes.fitting(queue.cost, score, queue.rows(self.nodes), moves):
+            if node.name not in avoided:
+                yield node
+
+    def _ask_allocator(self, run: Run, now: float) -> Iterator[Place | Rejected]:
+        """Let a run's own allocator place its functions."""
+        for answer in propose(run, self.nodes):
+            if isinstance(answer, Rejected):
+                yield answer
+                return
+            f, node = answer
+            queue = run.backlog.queue_of(f)
+            yield self._carry_out(f, node, now, prefetch=False)
+            run.backlog.took(queue)
+
+    def _carry_out(self, f: FunctionState, node: Node, now: float, *, prefetch: bool) -> Place:
+        peer = self._peer(f, node)
+        f.short = self._prefetch.is_short(f)
+        if prefetch:
+            self.ledger.prefetch(f, node, now)
+        else:
+            self.ledger.book(f, node, now)
+        f.move(State.RUNNING)
+        if f.run.ranking.scarce:
+            self.claims.started(f)
+        if f.group is not None and f.group.node is None:
+            self.bind(f.group, node)
+        return Place(f, node, peer)
+
+    def _peer(self, f: FunctionState, node: Node) -> Any:
+        """Where the other half of a transfer is; a serializer's is decided now, since it is told."""
+        number = f.run.spec.peers.get(f.number)
+        if number is None:
+            return None
+        other = f.run.functions[number]
+        if number < f.number:  # f is the deserializer
+            return None if other.node is None else other.node.name
+        group = other.group
+        if group is None:
+            return None
+        if group is f.group:
+            return node.name
+        if group.node is None:
+            score = best_fit if f.run.has_allocator else ALLOCATORS[f.run.spec.strategy]
+            ordered = self.nodes.ordered
+            rows = self.nodes.holders(group.need, group.pins)
+            there = next(self.nodes.fitting(group.need, score, rows), None)
+            if there is None:
+                able = [ordered[row] for row in rows.tolist()]
+                there = next((n for n in able if n.accepting), able[0] if able else None)
+            if there is None:
+                return None
+            self.bind(group, there)
+        return None if group.node is None else group.node.name
+
+    # ------------------------------------------------------------------ functions that wait for long
+
+    def _look_after_the_most_urgent(self, decided: int, now: float) -> None:
+        """Let the most urgent function claim a node once as many others as run at once have overtaken it."""
+        self._overtakes += decided
+        f = self._most_urgent
+        if f is not None and f.state is not State.READY:
+            self._most_urgent = f = None
+            self.claims.withdraw()
+        if not decided or self._overtakes <= sum(run.counts[State.RUNNING] for run in self._waiting):
+            return
+        self._overtakes = 0
+        heads = [run.backlog.most_urgent() for run in self._waiting if run.active and not run.has_allocator]
+        first = min((head[0][4] for head in heads if head is not None), default=None, key=sort_key)
+        if f is not None and first is f and now - (f.queued or 0.0) > f.run.ranking.expected(f):
+            self.claims.overtaken(f, f.run.backlog.queue_of(f), now)
+        self._most_urgent = first
+
+    def _unbind(self, queue: Queue) -> None:
+        """Let groups go whose node has become too small, as soon as none of them runs there."""
+        for group in {f.group: None for f in queue}:
+            if group is not None and not any(f.state is State.RUNNING for f in group.members):
+                self.bind(group, None)
+
+    def _starving(self, now: float) -> Iterator[Starved]:
+        """The functions that no node can hold, once they have waited long enough."""
+        self.next_starved = None
+        for queue, since in list(self._starved.items()):
+            if queue.head is None or queue.is_possible(self.nodes):
+                del self._starved[queue]
+                continue
+            if queue.key.bound is not None:
+                continue  # others of its group run on their node, which is too small now
+            if since is None:
+                since = self._starved[queue] = now
+            due = since + self.settings.node_timeout
+            if now < due:
+                self.next_starved = due if self.next_starved is None else min(due, self.next_starved)
+            else:
+                yield self._starved_of(list(queue), queue)
+
+    def _starved_of(self, functions: list[FunctionState], queue: Queue) -> Starved:
+        shortfall = shortfall_of(functions, queue.need, queue.key.pins, self.nodes.ordered)
+        assert shortfall is not None
+        lost = max(sum(a.outcome == "lost" for a in f.attempts) for f in functions)
+        if lost > 1:  # it may be what takes the nodes down
+            reason = f"{shortfall.reason}, after {lost} of its attempts were lost with their nodes"
+            shortfall = replace(shortfall, reason=reason)
+        return Starved(tuple(functions), shortfall)
+
+
+class _Room:
+    """Nodes on which capacity was freed, and what each of them has at most.
+
+    Parameters
+    ----------
+    nodes : iterable of Node
+    soon : bool
+        Count what short functions hold as free: others may be prefetched behind them.
+
+    Attributes
+    ----------
+    free : mapping or None
+        Resource → the most units that any of the nodes has free; None if there are no nodes.
+    stale : bool
+        Whether it may be less by now.
+    """
+
+    def __init__(self, nodes: Iterable[Node], soon: bool) -> None:
+        self.nodes = dict.fromkeys(nodes)
+        self._soon = soon
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Work out what is free."""
+        self.stale = False
+        soon = self._soon
+        self.nodes = {
+            n: None
+            for n in self.nodes
+            if n.accepting and (n.free[THREADS] > 0 or (soon and THREADS in n.short))
+        }
+        self.free: Amounts | None = None
+        for node in self.nodes:
+            amounts = node.free
+            if soon and node.short:
+                amounts = {name: units + node.short.get(name, 0) for name, units in amounts.items()}
+            if self.free is None:
+                self.free = amounts
+            else:
+                most = dict(self.free)
+                for name, units in amounts.items():
+                    if units > most.get(name, 0):
+                        most[name] = units
+                self.free = most
+
+    def took(self, node: Node) -> None:
+        """Note that a function was placed on a node."""
+        if node in self.nodes:
+            if len(self.nodes) == 1:
+                self.refresh()
+            else:
+                self.stale = True
+
+    def leave_out(self, nodes: Iterable[Node]) -> None:
+        """Look at some nodes no more in this decision."""
+        for node in nodes:
+            self.nodes.pop(node, None)
+        self.refresh()

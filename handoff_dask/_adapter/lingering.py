@@ -52,12 +52,12 @@ class Lingering:
 
     def watch(self, node: Node, key: Hashable, orphan: Orphan | None) -> None:
         """Look after what a function goes on to take of a node."""
-        if hold is None:
+        if orphan is None:
             return
         if node in self._watched:
-            self._watched[node][hold] = key
+            self._watched[node][orphan] = key
             return
-        self._watched[node] = {hold: key}
+        self._watched[node] = {orphan: key}
         task = asyncio.get_running_loop().create_task(self._look(node))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -92,8 +92,8 @@ class Lingering:
                 logger.warning("Node %r does not say what it runs: %s", node.name, answer.get("text"))
                 await asyncio.sleep(1)
                 continue
-            for hold, key in list(holds.items()):
+            for orphan, key in list(holds.items()):
                 if key not in running:
-                    del holds[hold]
-                    self._state.orphan_ended(hold)
+                    del holds[orphan]
+                    self._state.orphan_ended(orphan)
                     self._wake()

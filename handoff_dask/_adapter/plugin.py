@@ -380,7 +380,7 @@ class HandoffPlugin(SchedulerPlugin):
         if report.get("stopped"):
             again = self.state.stopped(f, time(), started=started, stopped=stopped)
         else:
-            again = self.state.failed(
+            retry = self.state.failed(
                 f,
                 time(),
                 started=started,
@@ -389,6 +389,7 @@ class HandoffPlugin(SchedulerPlugin):
                 traceback=traceback_text,
                 retryable=report.get("retryable", True),
             )
+            again = retry is not None
             self.failures.note(f, time())
             if not again:
                 self.runs[f.run.spec.run_id].errors[f.number] = exception

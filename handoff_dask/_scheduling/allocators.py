@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any, NamedTuple, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from handoff_dask._model.allocator import ReadyFunction
 from handoff_dask._model.resources import UNIT, format_amounts, from_units
@@ -103,7 +104,8 @@ def move_costs(f: FunctionState, nodes: Nodes, bandwidth: float) -> Callable[[Ro
             at = int(np.searchsorted(rows, node.position))
             if at < rows.size and rows[at] == node.position:
                 moves[at] = min(_MOST_MOVE, (total - nbytes) * scale)
-        return scores + moves
+        adjusted: NDArray[np.float64] = scores + moves
+        return adjusted
 
     return adjust
 

@@ -237,9 +237,9 @@ class Placement:
             return
         run = f.run
         score = ALLOCATORS[run.spec.strategy]
-        moves = (
-            move_costs(f, self.nodes, self.settings.bandwidth) if run.heavy and score is best_fit else None
-        )
+        moves = None
+        if run.heavy and score is best_fit:
+            moves = move_costs(f, self.nodes, self.settings.bandwidth)
         avoided = queue.avoided(self.nodes)
         for node in self.nodes.fitting(queue.cost, score, queue.rows(self.nodes), moves):
             if node.name not in avoided:

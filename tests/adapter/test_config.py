@@ -28,7 +28,7 @@ def test_everything_can_be_set_as_dask_writes_such_things():
         "handoff.node-timeout": "2 minutes",
         "handoff.prefetch.horizon": "5ms",
         "handoff.prefetch.limit": 7,
-        "handoff.patience": "90s",
+        "handoff.client-grace": "90s",
         "handoff.stream-interval": "500us",
         "handoff.recent-runs": 7,
         "handoff.recent-functions": "2000",
@@ -98,8 +98,11 @@ def test_the_reference_has_every_key_with_its_default():
 
 
 def test_a_file_of_the_user_wins(tmp_path):
-    (tmp_path / "mine.yaml").write_text("handoff:\n  patience: 1m\n")
-    code = "import dask, handoff_dask as _; c = dask.config.get('handoff'); print(c['patience'], c['ahead'])"
+    (tmp_path / "mine.yaml").write_text("handoff:\n  client-grace: 1m\n")
+    code = (
+        "import dask, handoff_dask as _; c = dask.config.get('handoff');"
+        " print(c['client-grace'], c['prefetch'])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "DASK_CONFIG": str(tmp_path)},

@@ -26,8 +26,10 @@ def compared(request, monkeypatch):
 
 
 def played(fanout, nodes, steps, costs, paths, seed):
-    """What is decided with a tree of this fanout; nobody claims a node, since it is remembered by node who was
-    refused, which depends on how it was found."""
+    """What is decided with a tree of this fanout, without claims.
+
+    Refusals are remembered by node, and so depend on how nodes were found.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(queues, "_FANOUT", fanout)
         patch.setattr(Claims, "refuse", lambda *_: False)

@@ -14,13 +14,12 @@ import random
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
-from distributed import SchedulerPlugin
-from distributed.core import Status
+from distributed import KilledWorker, SchedulerPlugin, Status
 from distributed.metrics import monotonic, time
 from distributed.protocol import pickle
-from distributed.scheduler import KilledWorker
 
-from handoff_dask._adapter import stealing
+from handoff_dask._adapter._dask import clients, hooks, tasks
+from handoff_dask._adapter._dask.tasks import park
 from handoff_dask._adapter.absence import AbsentClients
 from handoff_dask._adapter.active import ActiveRun
 from handoff_dask._adapter.archive import Archive
@@ -31,7 +30,7 @@ from handoff_dask._adapter.config import (
     read_settings,
     read_stream_interval,
 )
-from handoff_dask._adapter.enact import Enactor, park
+from handoff_dask._adapter.enact import Enactor
 from handoff_dask._adapter.foreign import ForeignTasks
 from handoff_dask._adapter.interventions import Interventions
 from handoff_dask._adapter.keeper import KEEPER, Keeper
@@ -39,7 +38,6 @@ from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.lingering import Lingering
 from handoff_dask._adapter.membership import Membership
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED
-from handoff_dask._adapter.patches import Patches, after, before
 from handoff_dask._adapter.requests import Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.stopping import Stopping
@@ -96,7 +94,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.foreign = ForeignTasks(scheduler, self.state, self.wake)
         self.membership = Membership(scheduler, self.state, self.intervals, self.foreign, self.wake)
         self.enactor = Enactor(self)
-        self.patches = Patches()
+        self.patches = hooks.Patches()
         self._patch()
         for address in list(scheduler.workers):
             self.membership.joined(address)
@@ -106,37 +104,23 @@ class HandoffPlugin(SchedulerPlugin):
 
     def _patch(self) -> None:
         """See what Dask shows to no plugin, and answer what clients ask."""
-        scheduler, replace, interventions = self.scheduler, self.patches.replace, Interventions(self)
-        streams, handlers = scheduler.stream_handlers, scheduler.handlers
-        replace(streams, "task-erred", before(self._task_erred, streams["task-erred"]))
-        changed = before(self.membership.status_changed, streams["worker-status-change"])
-        replace(streams, "worker-status-change", changed)
-        replace(streams, "long-running", before(self._seceded, streams["long-running"]))
-        replace(streams, "update-graph", self._noting_failure(streams["update-graph"]))
-        # An administrator may have turned stealing off; functions are recalled by the same messages. What
-        # answers then stays, as below.
-        confirm = streams.setdefault("steal-response", lambda **message: None)
-        replace(streams, "steal-response", after(confirm, self._asked_back))
-        replace(streams, "cancel-keys", interventions.cancelling(streams["cancel-keys"]))
-        replace(handlers, "retry", interventions.retrying(handlers["retry"]))
-        resources = after(handlers["set_resources"], self.membership.resources_changed)
-        replace(handlers, "set_resources", resources)
-        # Every way for a key to be released leads through this method, and one starts at the table.
-        releases = before(self._unwanted, scheduler.client_releases_keys)
-        replace(vars(scheduler), "client_releases_keys", releases)
-        replace(streams, "client-releases-keys", releases)
-        # A client that closes comes by the table; one whose connection breaks, by the method alone.
-        replace(vars(scheduler), "remove_client", before(self._connection_lost, scheduler.remove_client))
-        restart = interventions.restarting(scheduler.restart)
-        replace(vars(scheduler), "restart", restart)
-        replace(handlers, "restart", restart)
-        # These stay, as they do no harm: a message that is on its way when the plugin is removed would
-        # otherwise break the connection it arrives on.
-        streams[ATTEMPT_FAILED] = self._attempt_reported
-        streams[RUN_DROPPED] = self._run_dropped
+        scheduler, patches, interventions = self.scheduler, self.patches, Interventions(self)
+        hooks.before_task_erred(patches, scheduler, self._task_erred)
+        hooks.before_status_change(patches, scheduler, self.membership.status_changed)
+        hooks.before_long_running(patches, scheduler, self._seceded)
+        hooks.around_update_graph(patches, scheduler, self._noting_failure)
+        hooks.after_steal_response(patches, scheduler, self._asked_back)
+        hooks.around_cancel(patches, scheduler, interventions.cancelling)
+        hooks.around_retry(patches, scheduler, interventions.retrying)
+        hooks.after_resources(patches, scheduler, self.membership.resources_changed)
+        hooks.before_release(patches, scheduler, self._unwanted)
+        hooks.before_connection_lost(patches, scheduler, self._connection_lost)
+        hooks.around_restart(patches, scheduler, interventions.restarting)
+        hooks.hear(scheduler, ATTEMPT_FAILED, self._attempt_reported)
+        hooks.hear(scheduler, RUN_DROPPED, self._run_dropped)
         for op, handler in Requests(self).handlers().items():
-            replace(handlers, op, handler)
-        replace(handlers, "unregister_scheduler_plugin", self._unregister)
+            hooks.answer(patches, scheduler, op, handler)
+        hooks.instead_of_unregister(patches, scheduler, self._unregister)
         self.patches.on_undo(Webpage(scheduler, self.snapshot).close)
 
     def snapshot(self) -> Snapshot:
@@ -201,19 +185,14 @@ class HandoffPlugin(SchedulerPlugin):
         self.keeper.keep(running)
 
     def add_client(self, scheduler: Scheduler, client: str) -> None:
-        """A client registers, maybe again before its former connection was found to be broken.
-
-        Dask forgets then what the client wants, though not that somebody wants it: it would be kept for ever.
-        """
+        """A client registers, maybe again before its former connection was found to be broken."""
         state = scheduler.clients[client]
         for active in self.runs.values():
             if active.client == client:
                 for key in active.keys:
                     ts = scheduler.tasks.get(key)
-                    if ts is not None and ts.who_wants and state in ts.who_wants:  # one of the same id
-                        ts.who_wants.discard(state)
-                        ts.who_wants.add(state)
-                        state.wants_what.add(ts)
+                    if ts is not None:
+                        clients.restore_wish(ts, state)
 
     def _connection_lost(self, client: str, *args: Any, **kwargs: Any) -> None:
         """Dask is about to remove a client that did not say that it closes: it may come back."""
@@ -307,7 +286,7 @@ class HandoffPlugin(SchedulerPlugin):
         elif finish == "forgotten":
             state.dropped(f, time())
             self.keeper.ended(key)
-            stealing.forget(self.scheduler, self.scheduler.tasks[key])
+            tasks.forget_stealing(self.scheduler, self.scheduler.tasks[key])
             for report in [report for report in self._reports if report[0] == key]:
                 del self._reports[report]  # its node was lost between the report and the failure
             del self.functions[key]
@@ -374,7 +353,7 @@ class HandoffPlugin(SchedulerPlugin):
             return
         if ts.state == "memory" and all(ws.address != worker for ws in ts.who_has or ()):
             self._did_not_travel(f, key, exception, exception_text, traceback_text)
-        if ts.state != "processing" or ts.run_id != run_id:
+        if not tasks.is_attempt(ts, run_id):
             return
         started, stopped = report.get("times", (None, None))
         if report.get("stopped"):
@@ -392,7 +371,7 @@ class HandoffPlugin(SchedulerPlugin):
             self.failures.note(f, time())
             if not again:
                 self.runs[f.run.spec.run_id].errors[f.number] = exception
-        ts.retries = 1 if again else 0
+        tasks.allow_retry(ts, again)
         self.wake()
 
     def _did_not_travel(
@@ -403,7 +382,7 @@ class HandoffPlugin(SchedulerPlugin):
         if self.state.unmovable(f, time(), error, traceback_text):
             self.failures.note(f, time())
             self.runs[f.run.spec.run_id].errors[f.number] = exception
-            self.scheduler.transitions({key: "released"}, f"handoff-unmovable-{time()}")
+            tasks.move(self.scheduler, {key: "released"}, f"handoff-unmovable-{time()}")
             self.wake()
 
     def _run_dropped(self, *, dropped: str, **kwargs: Any) -> None:
@@ -420,7 +399,7 @@ class HandoffPlugin(SchedulerPlugin):
 
     def _seceded(self, *, key: Hashable, run_id: int, **kwargs: Any) -> None:
         f, ts = self.functions.get(key), self.scheduler.tasks.get(key)
-        if f is not None and ts is not None and ts.run_id == run_id:
+        if f is not None and tasks.is_attempt(ts, run_id):
             self.state.seceded(f)
             self.wake()
 
@@ -437,7 +416,7 @@ class HandoffPlugin(SchedulerPlugin):
         there = ts is not None and ts.processing_on is not None and ts.processing_on.address == worker
         if there and state in GIVEN_BACK:
             self.state.returned(f)
-            self.scheduler.transitions({key: "released"}, f"handoff-returned-{time()}")
+            tasks.move(self.scheduler, {key: "released"}, f"handoff-returned-{time()}")
             self.wake()
 
     # ------------------------------------------------------------------ decisions
@@ -466,11 +445,7 @@ class HandoffPlugin(SchedulerPlugin):
 
     def _keep_parked(self) -> None:
         """Keep Dask from failing parked tasks where an administrator has set its no-workers-timeout."""
-        now = monotonic()
-        unrunnable = self.scheduler.unrunnable
-        for ts in [ts for ts in unrunnable if ts.key in self.functions]:
-            del unrunnable[ts]  # the order is that of the times
-            unrunnable[ts] = now
+        tasks.postpone_timeout(self.scheduler, self.functions.__contains__, monotonic())
         self._parked_timer = self.loop.call_later(self.scheduler.no_workers_timeout / 4, self._keep_parked)
 
     def _set_timer(self) -> None:

@@ -15,7 +15,8 @@ from distributed.metrics import time
 from distributed.protocol import pickle, serialize
 
 from handoff_dask._adapter import checkpoint
-from handoff_dask._adapter.current import Found, current, facts_of, find_task
+from handoff_dask._adapter._dask.running import Running, attempt_id, tell_scheduler
+from handoff_dask._adapter.current import current, facts_of, find_task
 from handoff_dask._adapter.killable import StoppedError, run_killable
 from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, Blob, Program, Shape, unsealed_id
 from handoff_dask.exceptions import RunEndedError
@@ -182,7 +183,7 @@ def run_function(program: Program, *values: Any) -> Any:
     return None if shape.discard else result
 
 
-def _transfer_nodes(program: Program, found: Found | None) -> tuple[Any, Any]:
+def _transfer_nodes(program: Program, found: Running | None) -> tuple[Any, Any]:
     """Names of the producer's and the consumer's node."""
     if found is None:
         return "local", "local"
@@ -207,17 +208,16 @@ def _check_pickles(result: Any, worker: Any) -> None:
         raise TypeError(f"its result, of type {name}, does not pickle: {cause}") from cause
 
 
-def _report(found: Found, retry_on: Blob | None, error: BaseException, started: float) -> None:
+def _report(found: Running, retry_on: Blob | None, error: BaseException, started: float) -> None:
     """Tell the scheduler about a failed attempt what Dask's own message, which follows, does not say."""
     types = (Exception,) if retry_on is None else pickle.loads(retry_on.data)
     worker, task = found
     message = {
         "op": ATTEMPT_FAILED,
         "key": task.key,
-        "run_id": task.run_id,
+        "run_id": attempt_id(task),
         "times": (started, time()),
         "retryable": isinstance(error, types),
         "stopped": isinstance(error, StoppedError),
     }
-    # From the thread to the event loop; Dask's message takes the same way after this one.
-    worker.loop.add_callback(worker.batched_send, message)
+    tell_scheduler(worker, message)

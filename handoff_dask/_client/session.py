@@ -16,8 +16,9 @@ from distributed.comm.addressing import parse_address, parse_host_port
 from distributed.comm.core import connect
 from distributed.comm.registry import get_backend
 from distributed.protocol import pickle
-from distributed.worker import thread_state
 
+from handoff_dask._adapter._dask.client import request, was_made_by_worker
+from handoff_dask._adapter._dask.running import in_task
 from handoff_dask._adapter.cluster import close_at_exit, embedded_cluster
 from handoff_dask._adapter.forks import explain_inherited, inherited
 from handoff_dask._adapter.messages import NAME, PROTOCOL
@@ -156,7 +157,7 @@ def _default_client() -> Client:
     with contextlib.suppress(ValueError):
         found = default_client()
         # A node in this process may have made a client for its functions, and left it when it closed.
-        others = found.id.startswith("Client-worker-") and not hasattr(thread_state, "key")
+        others = was_made_by_worker(found) and not in_task()
         if found.status not in ("closed", "closing") and not others:
             return found
     cluster = embedded_cluster()
@@ -185,17 +186,16 @@ async def ensure_plugin(client: Client) -> None:
 
 async def _installed(client: Client) -> Any:
     """What the plugin says of itself, which is installed unless it is there."""
-    installed = await client.scheduler.get_metadata(keys=[NAME], default=None)
+    installed = await request(client, "get_metadata", keys=[NAME], default=None)
     if installed is None:
         try:
-            await client.scheduler.register_scheduler_plugin(
-                plugin=pickle.dumps(HandoffPlugin()), name=NAME, idempotent=True
-            )
+            plugin = pickle.dumps(HandoffPlugin())
+            await request(client, "register_scheduler_plugin", plugin=plugin, name=NAME, idempotent=True)
         except OSError:
             raise
         except Exception as error:
             raise ClusterNotReadyError(explain_failure(error)) from error
-        installed = await client.scheduler.get_metadata(keys=[NAME], default=None)
+        installed = await request(client, "get_metadata", keys=[NAME], default=None)
     return installed
 
 

@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
-from distributed import KilledWorker, SchedulerPlugin, Status
+from distributed import SchedulerPlugin, Status
 from distributed.metrics import monotonic, time
 from distributed.protocol import pickle
 
@@ -476,4 +476,5 @@ def describe(f: FunctionState, exception: Any) -> str | None:
         error = pickle.loads(exception)
     except Exception:
         return None
-    return explain_loss(f, error.allowed_failures) if isinstance(error, KilledWorker) else repr(error)
+    allowed = tasks.allowed_failures(error)
+    return repr(error) if allowed is None else explain_loss(f, allowed)

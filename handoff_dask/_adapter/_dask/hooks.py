@@ -188,7 +188,7 @@ def before_connection_lost(patches: Patches, scheduler: Scheduler, note: Note) -
     """See that the connection of a client broke, before what it wants is released.
 
     Reaches: ``Scheduler.remove_client(client)``, replaced on the instance. The stream handler
-    ``close-client`` keeps the original: a client that closes itself comes that way.
+    ``close-client`` keeps the original, and forgets a client that closes itself before it comes this way.
     Why: ``SchedulerPlugin.remove_client`` is called afterwards, and for both cases alike.
     From: Dask 2025.7.
     """

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from distributed import KilledWorker
+
 if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.scheduler import TaskState
@@ -172,3 +174,13 @@ def learnt_duration(scheduler: Scheduler, name: str) -> float | None:
         return None
     duration: float = prefix.duration_average
     return duration
+
+
+def allowed_failures(error: Any) -> int | None:
+    """How many workers a task may take down, if this is the error of one that took down more; else None.
+
+    Reaches: ``KilledWorker.allowed_failures``.
+    Why: the exception is documented, its attributes are not.
+    From: Dask 2025.7.
+    """
+    return error.allowed_failures if isinstance(error, KilledWorker) else None

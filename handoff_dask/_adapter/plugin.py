@@ -37,7 +37,7 @@ from handoff_dask._adapter.keeper import KEEPER, Keeper
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.lingering import Lingering
 from handoff_dask._adapter.membership import Membership
-from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED
+from handoff_dask._adapter.messages import NAME, PROTOCOL, RUN_DROPPED, Report
 from handoff_dask._adapter.requests import Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.stopping import Stopping
@@ -82,7 +82,6 @@ class HandoffPlugin(SchedulerPlugin):
         self._parked_timer: asyncio.TimerHandle | None = None
         self.runs: dict[str, ActiveRun] = {}
         self.functions: dict[Hashable, FunctionState] = {}
-        self._reports: dict[tuple[Hashable, int], dict[str, Any]] = {}  # key, Dask's run id of it → report
         self.strays: dict[str, list[Hashable]] = {}  # client → keys of runs that are not known
         self.archive = Archive(*read_archive_bounds())
         self.failures = RecentFailures()
@@ -116,8 +115,7 @@ class HandoffPlugin(SchedulerPlugin):
         hooks.before_release(patches, scheduler, self._unwanted)
         hooks.before_connection_lost(patches, scheduler, self._connection_lost)
         hooks.around_restart(patches, scheduler, interventions.restarting)
-        hooks.hear(scheduler, ATTEMPT_FAILED, self._attempt_reported)
-        hooks.hear(scheduler, RUN_DROPPED, self._run_dropped)
+        hooks.hear(patches, scheduler, RUN_DROPPED, self._run_dropped)
         for op, handler in Requests(self).handlers().items():
             hooks.answer(patches, scheduler, op, handler)
         hooks.instead_of_unregister(patches, scheduler, self._unregister)
@@ -274,9 +272,15 @@ class HandoffPlugin(SchedulerPlugin):
             state.ready(f, time())
             self.wake()
         elif finish == "memory":
-            started, stopped, *loaded = (kwargs.get("metadata") or {}).get(NAME, (None, None))
-            nbytes = kwargs.get("nbytes")
-            state.finished(f, time(), started=started, stopped=stopped, nbytes=nbytes, loaded=bool(loaded))
+            report = report_in(kwargs.get("startstops"), tasks.attempt_id(self.scheduler.tasks[key]))
+            state.finished(
+                f,
+                time(),
+                started=report.started,
+                stopped=report.stopped,
+                nbytes=kwargs.get("nbytes"),
+                loaded=report.outcome == "loaded",
+            )
             self._after_end(f, key)
             self.wake()
         elif finish == "erred":
@@ -287,8 +291,6 @@ class HandoffPlugin(SchedulerPlugin):
             state.dropped(f, time())
             self.keeper.ended(key)
             tasks.forget_stealing(self.scheduler, self.scheduler.tasks[key])
-            for report in [report for report in self._reports if report[0] == key]:
-                del self._reports[report]  # its node was lost between the report and the failure
             del self.functions[key]
             active = self.runs[f.run.spec.run_id]
             assert active.known is not None
@@ -343,30 +345,30 @@ class HandoffPlugin(SchedulerPlugin):
         exception: Any = None,
         exception_text: str = "",
         traceback_text: str = "",
+        startstops: Any = None,
         **kwargs: Any,
     ) -> None:
         """An attempt failed: let the core decide, and Dask carry out what it decides."""
         f = self.functions.get(key)
         ts = self.scheduler.tasks.get(key)
-        report = self._reports.pop((key, run_id), {})
         if f is None or ts is None:
             return
         if ts.state == "memory" and all(ws.address != worker for ws in ts.who_has or ()):
             self._did_not_travel(f, key, exception, exception_text, traceback_text)
         if not tasks.is_attempt(ts, run_id):
             return
-        started, stopped = report.get("times", (None, None))
-        if report.get("stopped"):
-            again = self.state.stopped(f, time(), started=started, stopped=stopped)
+        report = report_in(startstops, run_id)
+        if report.outcome == "stopped":
+            again = self.state.stopped(f, time(), started=report.started, stopped=report.stopped)
         else:
             again = self.state.failed(
                 f,
                 time(),
-                started=started,
-                stopped=stopped,
+                started=report.started,
+                stopped=report.stopped,
                 error=exception_text,
                 traceback=traceback_text,
-                retryable=report.get("retryable", True),
+                retryable=report.retryable,
             )
             self.failures.note(f, time())
             if not again:
@@ -402,10 +404,6 @@ class HandoffPlugin(SchedulerPlugin):
         if f is not None and tasks.is_attempt(ts, run_id):
             self.state.seceded(f)
             self.wake()
-
-    def _attempt_reported(self, *, key: Hashable, run_id: int, **report: Any) -> None:
-        if key in self.functions:
-            self._reports[key, run_id] = report
 
     def _asked_back(self, *, key: Hashable, state: str | None, worker: str, **message: Any) -> None:
         """A worker has given a task back, or has said that it runs it."""
@@ -466,6 +464,12 @@ class HandoffPlugin(SchedulerPlugin):
 
 #: States on a worker of tasks that it gives back when it is asked to.
 GIVEN_BACK = frozenset({"ready", "constrained", "waiting"})
+
+
+def report_in(startstops: Any, attempt: int) -> Report:
+    """What the node has said of an attempt, along with its outcome."""
+    report = Report(*(tasks.enclosed(startstops, NAME) or ()))
+    return report if report.attempt == attempt else Report()
 
 
 def describe(f: FunctionState, exception: Any) -> str | None:

@@ -81,7 +81,7 @@ def before_task_erred(patches: Patches, scheduler: Scheduler, note: Note) -> Non
     """See that an attempt failed before Dask decides whether it is tried again.
 
     Reaches: the stream handler ``task-erred``, with ``key``, ``worker``, ``run_id``, ``exception``,
-    ``exception_text`` and ``traceback_text``.
+    ``exception_text``, ``traceback_text`` and ``startstops``.
     Why: ``SchedulerPlugin.transition`` is called after Dask has counted a retry, or failed the task for good.
     From: Dask 2025.7.
     """
@@ -231,12 +231,18 @@ def answer(patches: Patches, scheduler: Scheduler, op: str, handler: Callable[..
     patches.replace(scheduler.handlers, op, handler)
 
 
-def hear(scheduler: Scheduler, op: str, handler: Note) -> None:
-    """Hear messages by the name ``op`` in streams of workers and clients, from now on.
+def hear(patches: Patches, scheduler: Scheduler, op: str, handler: Note) -> None:
+    """Hear messages by the name ``op`` in streams of workers and clients.
 
-    Reaches: the table ``Server.stream_handlers``. The entry stays when the plugin is removed: Dask closes a
+    Reaches: the table ``Server.stream_handlers``. An entry stays when the plugin is removed: Dask closes a
     connection on which a message comes that nobody hears. From a worker there is ``worker`` among the fields.
     Why: plugins have no public way to take part in the protocol.
     From: Dask 2025.7.
     """
-    scheduler.stream_handlers[op] = handler
+    table = scheduler.stream_handlers
+    table[op] = handler
+    patches.on_undo(partial(table.__setitem__, op, _ignore))
+
+
+def _ignore(**message: Any) -> None:
+    """Hear a message that was on its way as the plugin was removed."""

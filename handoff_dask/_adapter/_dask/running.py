@@ -80,17 +80,18 @@ def attempt_id(task: Any) -> int:
     return run_id
 
 
-def tell_scheduler(worker: Any, message: dict[str, Any]) -> None:
-    """Send the scheduler a message, which :func:`hooks.hear` hears there, from the thread of a task.
+def enclose(task: Any, name: str, value: Any, at: float) -> None:
+    """Have what Dask says of the outcome of a task, whether success or failure, carry a value along.
 
-    It arrives before what Dask says of the outcome of the task: both go from the thread to the event loop,
-    and from there into the same stream, one after the other.
+    :func:`tasks.enclosed` finds it on the scheduler. ``at`` is a time at which the task ran.
 
-    Reaches: ``Worker.batched_send(message)``.
-    Why: ``Worker.log_event``, which is public, goes to all who have subscribed to a topic, and is logged.
+    Reaches: ``TaskState.startstops`` of a worker's task: the intervals that go to the scheduler with
+    ``task-finished`` and ``task-erred`` alike. One more, of no length, of an action that Dask's diagnostics
+    know, has the value as another field.
+    Why: ``TaskState.metadata``, which is meant for such values, goes along with success only.
     From: Dask 2025.7.
     """
-    worker.loop.add_callback(worker.batched_send, message)
+    task.startstops.append({"action": "deserialize", "start": at, "stop": at, name: value})
 
 
 def packed_error(error: BaseException) -> tuple[bytes, bytes | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distributed import KilledWorker
@@ -116,6 +116,28 @@ def is_attempt(ts: TaskState | None, run_id: int) -> bool:
     From: Dask 2025.7.
     """
     return ts is not None and ts.state == "processing" and ts.run_id == run_id
+
+
+def attempt_id(ts: TaskState) -> int:
+    """What the attempt of a task is known by that was sent to a worker last, as :func:`is_attempt` has it.
+
+    Reaches: ``TaskState.run_id``.
+    Why: nothing that is documented tells attempts of a task apart.
+    From: Dask 2025.7.
+    """
+    run_id: int = ts.run_id
+    return run_id
+
+
+def enclosed(startstops: Sequence[Mapping[str, Any]] | None, name: str) -> Any:
+    """What :func:`running.enclose` has given last along with the outcome of a task; None if nothing.
+
+    Reaches: ``startstops``, which Dask hands on as it comes from the worker: with ``task-erred``, and to
+    ``SchedulerPlugin.transition`` when a task has finished.
+    Why: see there.
+    From: Dask 2025.7.
+    """
+    return next((each[name] for each in reversed(startstops or ()) if name in each), None)
 
 
 def postpone_timeout(scheduler: Scheduler, ours: Callable[[Hashable], bool], now: float) -> None:

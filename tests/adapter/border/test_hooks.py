@@ -28,7 +28,15 @@ def test_before_task_erred(client, scheduler, patches, on_loop):
     wait(client.submit(fails, pure=False))
     ((state, fields),) = seen
     assert state == "processing", "Dask handles the failure first: the plugin decides too late about a retry"
-    missing = {"key", "worker", "run_id", "exception", "exception_text", "traceback_text"} - fields
+    missing = {
+        "key",
+        "worker",
+        "run_id",
+        "exception",
+        "exception_text",
+        "traceback_text",
+        "startstops",
+    } - fields
     assert not missing, f"task-erred lacks {missing}, which HandoffPlugin._task_erred reads"
 
 
@@ -169,9 +177,9 @@ def test_answer(client, scheduler, patches, on_loop):
     assert answer == 2, "requests are not answered by Server.handlers: Requests"
 
 
-def test_hear(client, scheduler, on_loop):
+def test_hear(client, scheduler, patches, on_loop):
     heard = []
-    on_loop(hooks.hear, scheduler, "test-hear", lambda **message: heard.append(message))
+    on_loop(hooks.hear, patches, scheduler, "test-hear", lambda **message: heard.append(message))
     client.run(lambda dask_worker: dask_worker.batched_send({"op": "test-hear", "x": 1}))
     client._send_to_scheduler({"op": "test-hear", "x": 2})
     until(lambda: len(heard) == 3)
@@ -181,4 +189,10 @@ def test_hear(client, scheduler, on_loop):
     assert {m["worker"] for m in heard if m["x"] == 1} == set(scheduler.workers), (
         "it does not say who sends it"
     )
+    on_loop(patches.undo)
+    wait(client.submit(identity, 1, pure=False))
+    client.run(lambda dask_worker: dask_worker.batched_send({"op": "test-hear", "x": 3}))
+    wait(client.submit(identity, 1, pure=False, workers=["a"]))
+    assert len(heard) == 3
+    assert len(scheduler.workers) == 2, "a message that nobody hears breaks the connection"
     del scheduler.stream_handlers["test-hear"]

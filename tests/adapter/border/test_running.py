@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import dask
 import pytest
-from distributed import wait
+from distributed import Client, SchedulerPlugin, wait
+from distributed.diagnostics import progress_stream, task_stream, websocket
+from distributed.metrics import time
 from helpers import gate, pass_gate
 
+import handoff_dask as handoff
 from handoff_dask._adapter._dask import running, tasks
 
 
@@ -73,21 +78,42 @@ def test_attempt_id(client, cluster):
     )
 
 
-def say_before(fail):
-    worker, task = running.find_running()
-    running.tell_scheduler(worker, {"op": "test-say", "key": task.key})
+def enclose_and(fail):
+    running.enclose(running.find_running().task, "test", [1, "x", None, True], time())
     return fails() if fail else None
 
 
-@pytest.mark.parametrize("fail", [False, True])
-def test_tell_scheduler(client, cluster, fail):
-    states = []
-    known = cluster.scheduler.tasks
-    cluster.scheduler.stream_handlers["test-say"] = lambda key, worker: states.append(known[key].state)
-    for _ in range(20):
-        wait(client.submit(say_before, fail, pure=False))
-    del cluster.scheduler.stream_handlers["test-say"]
-    assert states == ["processing"] * 20, "Dask's message about the outcome came first: what is said is lost"
+@pytest.mark.parametrize("processes", [False, True])
+def test_enclose(processes):
+    with handoff.local_cluster({"a": {"cpu": 1}}, processes=processes) as cluster, Client(cluster) as client:
+        carried = []
+
+        class Plugin(SchedulerPlugin):
+            name = "test-enclose"
+
+            def transition(self, key, start, finish, *args, startstops=None, **kwargs):
+                if start == "processing":
+                    carried.append((finish, tasks.enclosed(startstops, "test")))
+
+        async def install():
+            cluster.scheduler.add_plugin(Plugin())
+
+        client.sync(install)
+        wait([client.submit(enclose_and, False, pure=False)])
+        wait([client.submit(enclose_and, True, pure=False)])
+        assert [(finish, list(value)) for finish, value in carried] == [
+            ("memory", [1, "x", None, True]),
+            ("erred", [1, "x", None, True]),
+        ], "Dask does not carry along what a node says of an attempt: worker.run_function, plugin.report_in"
+
+
+@pytest.mark.parametrize("module", [progress_stream, task_stream, websocket])
+def test_enclose_adds_what_diagnostics_know(module):
+    task = SimpleNamespace(startstops=[])
+    running.enclose(task, "test", 1, 5.0)
+    (interval,) = task.startstops
+    assert interval["action"] in module.colors, "Dask's diagnostics break on it: running.enclose"
+    assert (interval["start"], interval["stop"]) == (5.0, 5.0)
 
 
 def test_packed_error():

@@ -125,6 +125,26 @@ def test_is_attempt(client, scheduler, patches, on_loop):
     assert not tasks.is_attempt(None, second)
 
 
+def test_attempt_id(client, scheduler, patches, on_loop):
+    same = []
+
+    def note(key, run_id, **message):
+        same.append(tasks.attempt_id(scheduler.tasks[key]) == run_id)
+
+    on_loop(hooks.before_task_erred, patches, scheduler, note)
+    wait(client.submit(fails, pure=False))
+    assert same == [True], "messages of a worker have not the run id of the task: plugin.report_in"
+
+
+def test_enclosed():
+    other = {"action": "compute", "start": 1.0, "stop": 2.0}
+    first, last = ({**other, "test": n} for n in (1, 2))
+    assert tasks.enclosed([first, other, last, other], "test") == 2
+    assert (
+        tasks.enclosed([other], "test") is tasks.enclosed([], "test") is tasks.enclosed(None, "test") is None
+    )
+
+
 def test_postpone_timeout(parked, scheduler, on_loop):
     ours, other = parked(name="ours"), parked(name="other")
     for task in (ours, other):

@@ -15,6 +15,7 @@ from handoff_dask._adapter._dask.workers import declared_resources, memory_limit
 from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._model.resources import GPU, THREADS, UNIT, to_units
 from handoff_dask._scheduling.ledger import Node
+from handoff_dask._version import __version__
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -84,7 +85,8 @@ def probe_node(dask_worker: Worker) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``protocol``; ``detected``: GPUs, and the machine's memory where the worker has no limit.
+        ``protocol``; ``version`` of handoff_dask; ``detected``: GPUs, and the machine's memory where the
+        worker has no limit.
     """
     declared = declared_resources(dask_worker)
     detected: dict[str, Any] = {}
@@ -92,4 +94,4 @@ def probe_node(dask_worker: Worker) -> dict[str, Any]:
         detected[GPU] = n
     if "memory" not in declared and not memory_limit(dask_worker):
         detected["memory"] = MEMORY_LIMIT // MB
-    return {"protocol": PROTOCOL, "detected": detected}
+    return {"protocol": PROTOCOL, "version": __version__, "detected": detected}

@@ -18,6 +18,7 @@ from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._scheduling.ledger import Node
 from handoff_dask._scheduling.state import SchedulingState
+from handoff_dask._version import __version__
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -97,7 +98,8 @@ class Membership:
             answer = await self._ask(address)
             facts, problem = answer
             if problem is None and facts.get("protocol") != PROTOCOL:
-                problem = "another version of handoff_dask"
+                other = facts.get("version", "of an unknown version")
+                problem = f"that it runs handoff_dask {other}, which does not understand {__version__}"
         except (OSError, CommClosedError):
             return  # it is gone again
         except Exception as error:

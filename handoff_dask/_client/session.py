@@ -23,6 +23,7 @@ from handoff_dask._adapter.cluster import close_at_exit, embedded_cluster
 from handoff_dask._adapter.forks import explain_inherited, inherited
 from handoff_dask._adapter.messages import NAME, PROTOCOL
 from handoff_dask._adapter.plugin import HandoffPlugin
+from handoff_dask._adapter.versions import with_versions
 from handoff_dask._client.connection import connected, is_closed, retried
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import ClusterNotReadyError
@@ -181,7 +182,10 @@ async def ensure_plugin(client: Client) -> None:
     installed = await retried(client, partial(_installed, client))
     if is_closed(client):
         raise ClusterNotReadyError(f"{client!r} was closed, or lost the connection to its scheduler")
-    check_protocol(installed)
+    try:
+        check_protocol(installed)
+    except ClusterNotReadyError as error:
+        raise await with_versions(client, error) from None
 
 
 async def _installed(client: Client) -> Any:
@@ -194,7 +198,7 @@ async def _installed(client: Client) -> Any:
         except OSError:
             raise
         except Exception as error:
-            raise ClusterNotReadyError(explain_failure(error)) from error
+            raise await with_versions(client, ClusterNotReadyError(explain_failure(error))) from error
         installed = await request(client, "get_metadata", keys=[NAME], default=None)
     return installed
 

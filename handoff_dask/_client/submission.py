@@ -14,6 +14,7 @@ from distributed.protocol import pickle
 from handoff_dask._adapter._dask import client as border
 from handoff_dask._adapter.compile import Compiled, NumberOrder
 from handoff_dask._adapter.messages import PROTOCOL
+from handoff_dask._adapter.versions import with_versions
 from handoff_dask._client.outcome import allocation_error
 from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
 from handoff_dask.exceptions import ClusterNotReadyError, SerializationError
@@ -59,7 +60,10 @@ class Submission:
                 "prepare", spec=spec, client=self._client.id, protocol=PROTOCOL
             )
             if answer is not None and answer["status"] != "removed":
-                self._check(answer, dag_id)
+                try:
+                    self._check(answer, dag_id)
+                except ClusterNotReadyError as error:
+                    raise await with_versions(self._client, error) from None
                 return answer
             await ensure_plugin(self._client)  # which raises an error when the client was closed
         raise ClusterNotReadyError(

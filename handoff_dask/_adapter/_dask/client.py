@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 from distributed import Client, Future
 from distributed.client import SpanMetadata
 from distributed.protocol import ToPickle
+from distributed.versions import get_versions
 
 #: Reason that Dask gives for futures which it takes for cancelled since the connection broke.
 CONNECTION_LOST = "scheduler-connection-lost"
@@ -28,6 +30,34 @@ async def request(client: Client, op: str, /, **arguments: Any) -> Any:
         What is raised there.
     """
     return await getattr(client.scheduler, op)(**arguments)
+
+
+async def ask_versions(
+    client: Client, packages: Iterable[str]
+) -> tuple[dict[str, str | None], dict[str, str | None], dict[str, dict[str, str | None]]]:
+    """Versions of packages at the client, at the scheduler, and by address at each worker; None if not there.
+
+    Reaches: the requests ``versions``, and ``broadcast`` of it to the workers, of the scheduler; and
+    ``distributed.versions.get_versions``.
+    Why: ``Client.get_versions`` blocks, unless the whole client is asynchronous.
+    From: Dask 2025.7.
+
+    Raises
+    ------
+    OSError
+        The connection broke.
+    """
+    names = list(packages)
+    scheduler, workers = await asyncio.gather(
+        client.scheduler.versions(packages=names),
+        client.scheduler.broadcast(msg={"op": "versions", "packages": names}, on_error="ignore"),
+    )
+
+    def chosen(answer: Any) -> dict[str, str | None]:
+        return {name: answer["packages"].get(name) for name in names}
+
+    here = chosen(get_versions(packages=names))
+    return here, chosen(scheduler), {address: chosen(answer) for address, answer in workers.items()}
 
 
 def send(client: Client, message: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 
+import distributed
 import pytest
 from distributed import Client, Worker, wait
 from helpers import identity, until
@@ -23,6 +24,13 @@ def test_request(client):
     )
     with pytest.raises(TypeError, match="nothing"):  # what is raised there
         client.sync(ends.request, client, "ncores", nothing=1)
+
+
+def test_ask_versions(client, cluster):
+    here, there, workers = client.sync(ends.ask_versions, client, ["distributed", "not-there"])
+    assert here == {"distributed": distributed.__version__, "not-there": None}, "versions.with_versions"
+    assert there == here
+    assert workers == dict.fromkeys(cluster.scheduler.workers, here)
 
 
 def test_send(client, cluster):

@@ -277,7 +277,7 @@ def left_over(cluster: ProcessCluster) -> Iterator[str]:
     gc.collect()
     cluster.wait_until(lambda: not plugin.runs, "the scheduler has forgotten the run")
     cluster.sync(plugin.membership.settled)
-    for what in (plugin.functions, plugin._reports, plugin.state.runs, cluster.scheduler.tasks):
+    for what in (plugin.functions, plugin.state.runs, cluster.scheduler.tasks):
         if what:
             yield f"left: {what}"
     for node in plugin.state.nodes.values():

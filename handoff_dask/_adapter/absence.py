@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.metrics import time
 
+from handoff_dask._adapter._dask import clients
 from handoff_dask._adapter.messages import NAME
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class AbsentClients:
         if not self._grace:
             return
         if keys:
-            self._scheduler.client_desires_keys(keys, stand_in(client))
+            clients.want(self._scheduler, keys, stand_in(client))
         if client not in self._timers:
             loop = asyncio.get_running_loop()
             self._timers[client] = loop.call_later(self._grace, self._give_up, client)
@@ -66,8 +67,8 @@ class AbsentClients:
         state = self._scheduler.clients.get(name)
         if state is not None:
             keys = [ts.key for ts in state.wants_what]
-            self._scheduler.client_releases_keys(keys, name, f"{name}-{time()}")
-            del self._scheduler.clients[name]
+            clients.unwant(self._scheduler, keys, name, f"{name}-{time()}")
+            clients.forget_name(self._scheduler, name)
 
     def close(self) -> None:
         """Expect nobody any more."""

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from distributed.comm.addressing import get_address_host
 from distributed.system import MEMORY_LIMIT
 
+from handoff_dask._adapter._dask.workers import declared_resources, memory_limit
 from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._model.resources import GPU, THREADS, UNIT, to_units
 from handoff_dask._scheduling.node import Node
+from handoff_dask._version import __version__
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -83,12 +85,13 @@ def probe_node(dask_worker: Worker) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``protocol``; ``detected``: GPUs, and the machine's memory where the worker has no limit.
+        ``protocol``; ``version`` of handoff_dask; ``detected``: GPUs, and the machine's memory where the
+        worker has no limit.
     """
-    declared = dask_worker.state.total_resources
+    declared = declared_resources(dask_worker)
     detected: dict[str, Any] = {}
     if GPU not in declared and (n := count_gpus()):
         detected[GPU] = n
-    if "memory" not in declared and not dask_worker.memory_manager.memory_limit:
+    if "memory" not in declared and not memory_limit(dask_worker):
         detected["memory"] = MEMORY_LIMIT // MB
-    return {"protocol": PROTOCOL, "detected": detected}
+    return {"protocol": PROTOCOL, "version": __version__, "detected": detected}

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import IO, Any
 
-from distributed.core import error_message
 from distributed.protocol import pickle
 
 from handoff_dask._adapter import current
+from handoff_dask._adapter._dask.running import packed_error
 
 _COUNT = struct.Struct("<Q")
 
@@ -121,9 +121,7 @@ def _run(frames: Sequence[Any]) -> list[Any]:
         current.local.current = facts
         return packed((True, function(*args)))
     except BaseException as error:
-        message = error_message(error)
-        trace = message["traceback"]
-        return packed((False, (message["exception"].data, None if trace is None else trace.data)))
+        return packed((False, packed_error(error)))
     finally:
         current.local.current = None
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dask._task_spec import Task, TaskRef
 from distributed.protocol import pickle
 
+from handoff_dask._adapter._dask.graphs import Task, TaskRef
 from handoff_dask._adapter.checkpoint import Entry
 from handoff_dask._adapter.messages import NAME, Blob, Program, Shape, Step, is_plain, sealed_id, wire_id
 from handoff_dask._adapter.worker import run_function

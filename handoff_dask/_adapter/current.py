@@ -7,8 +7,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from distributed.worker import thread_state
-
+from handoff_dask._adapter._dask.running import Running, annotation, find_running, first_argument
 from handoff_dask._adapter.messages import NAME, Program, unsealed_id
 
 
@@ -39,9 +38,6 @@ class Current:
     devices: Mapping[str, list[int]] = field(default_factory=dict)
 
 
-#: A Dask worker and one of its tasks.
-Found = tuple[Any, Any]
-
 #: ``local.current`` is set by what runs functions without Dask: a :class:`Current`, or what one is made from:
 #: (run id, DAG id, function, attempt).
 local = threading.local()
@@ -70,7 +66,7 @@ def current() -> Current:
     if found is None:
         raise RuntimeError("current() was called outside of a function that handoff_dask runs")
     worker, task = found
-    program: Program = task.run_spec.args[0]
+    program: Program = first_argument(task)
     facts = facts_of(task)
     return Current(
         run_id=program.run_id,
@@ -85,18 +81,10 @@ def current() -> Current:
 
 def facts_of(task: Any) -> Mapping[str, Any]:
     """What the scheduler said of this attempt: ``attempt`` unless the first, ``devices``, ``peer``."""
-    facts = task.annotations.get(NAME)
-    return facts if isinstance(facts, Mapping) else {}
+    return annotation(task, NAME)
 
 
-def find_task() -> Found | None:
+def find_task() -> Running | None:
     """The Dask worker and its task that this thread runs; None when it runs none of ours."""
-    key = getattr(thread_state, "key", None)
-    if key is None:
-        return None
-    worker = thread_state.execution_state["worker"]
-    task = worker.state.tasks.get(key)
-    args = getattr(getattr(task, "run_spec", None), "args", ())
-    if not args or not isinstance(args[0], Program):
-        return None
-    return worker, task
+    found = find_running()
+    return found if found is not None and isinstance(first_argument(found.task), Program) else None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from distributed.metrics import time
 from distributed.protocol import pickle
 
+from handoff_dask._adapter._dask import clients, tasks
+from handoff_dask._adapter._dask.tasks import park
 from handoff_dask._adapter.absence import stand_in
 from handoff_dask._adapter.active import ActiveRun
 from handoff_dask._adapter.messages import NAME, RUN_BEGUN, RUN_ENDED
@@ -20,12 +22,7 @@ from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask.exceptions import AllocationError, RunEndedError
 
 if TYPE_CHECKING:
-    from distributed.scheduler import TaskState
-
     from handoff_dask._adapter.plugin import HandoffPlugin
-
-#: No worker has this address: a task restricted to it is parked.
-HELD = frozenset({"handoff://held"})
 
 #: Keys that are released in one turn of the event loop: Dask needs some 20 microseconds for each.
 BATCH = 1_000
@@ -85,7 +82,7 @@ class Enactor:
             self._plugin.membership.vanished(node)
         if placed:
             # Dask takes recommendations from the end.
-            self._scheduler.transitions(dict.fromkeys(reversed(placed), "processing"), stimulus_id)
+            tasks.move(self._scheduler, dict.fromkeys(reversed(placed), "processing"), stimulus_id)
             for key, f in placed.items():
                 ts = self._scheduler.tasks.get(key)
                 if ts is not None and ts.state == "no-worker":
@@ -95,10 +92,8 @@ class Enactor:
     def _place(self, key: Any, decision: Place, address: str) -> None:
         f, node = decision.function, decision.node
         ts = self._scheduler.tasks[key]
-        ts.worker_restrictions = {address}
         # Exact multiples of a power of two: the worker's floats do not drift.
-        resources = {name: units / UNIT for name, units in f.cost.items() if name in node.enforced}
-        ts.resource_restrictions = resources or None
+        tasks.pin(ts, address, {name: n / UNIT for name, n in f.cost.items() if name in node.enforced})
         facts: dict[str, Any] = {}
         if f.attempts:
             facts["attempt"] = len(f.attempts) + 1
@@ -107,7 +102,7 @@ class Enactor:
         if decision.peer is not None:
             facts["peer"] = decision.peer
         if facts:  # what is not there is an attempt's default: most messages stay small
-            ts.annotations[NAME] = facts
+            tasks.annotate(ts, NAME, facts)
 
     def _fail(self, decision: Fail, stimulus_id: str) -> None:
         """Let Dask know that a task will never run, so that its dependents and clients do."""
@@ -130,30 +125,15 @@ class Enactor:
         """Let a parked task, and all that needs it, fail; Dask may have released it, as all that failed."""
         ts = self._scheduler.tasks.get(key)
         if ts is not None and ts.state == "no-worker":
-            recommendations = self._scheduler.transition(
-                key, "erred", exception=exception, cause=key, stimulus_id=stimulus_id
-            )
-            self._scheduler.transitions(recommendations, stimulus_id)
+            tasks.fail_parked(self._scheduler, key, exception, stimulus_id)
 
     def _recall(self, decision: Recall, stimulus_id: str) -> None:
-        """Ask a worker for what it has not started, by the message with which Dask steals."""
-        f = decision.function
-        stream = self._scheduler.stream_comms.get(self._scheduler.aliases.get(decision.node.name, ""))
-        if stream is not None:
-            key = self._key(f)
-            stream.send({"op": "steal-request", "key": key, "stimulus_id": stimulus_id})
+        """Ask a worker for what it has not started."""
+        address = self._scheduler.aliases.get(decision.node.name, "")
+        tasks.recall(self._scheduler, address, self._key(decision.function), stimulus_id)
 
     def _tell_client(self, active: ActiveRun, **message: Any) -> None:
-        if self._hears(active.client):
-            self._scheduler.client_send(active.client, {"run_id": active.run.spec.run_id, **message})
-
-    def _hears(self, client: str) -> bool:
-        """Whether a client is connected: Dask complains aloud of messages to one that is not.
-
-        And one that has just connected breaks if anything comes with the first message; it asks by itself.
-        """
-        comm = self._scheduler.client_comms.get(client)
-        return comm is not None and not comm.closed() and comm.batch_count > 0
+        clients.send(self._scheduler, active.client, {"run_id": active.run.spec.run_id, **message})
 
     def end(self, active: ActiveRun) -> None:
         """Tell the client that its run has ended, and have released what will not run."""
@@ -162,8 +142,8 @@ class Enactor:
             active.ended = time()
         self._tell_client(active, op=RUN_ENDED, status=run.status.value)
         if run.status is not RunStatus.FINISHED:
-            tasks = self._scheduler.tasks
-            active.release += [key for key in active.keys if (ts := tasks.get(key)) and ts.state in UNSTARTED]
+            known = self._scheduler.tasks
+            active.release += [key for key in active.keys if (ts := known.get(key)) and ts.state in UNSTARTED]
 
     def release_unstarted(self, active: ActiveRun, most: int) -> None:
         """Release some of what a run that has ended does not need, and fail it where others need it."""
@@ -175,21 +155,19 @@ class Enactor:
 
     def want(self, keys: list[Any], client: str) -> None:
         """A client wants keys again; it is told of those that are gone."""
-        tasks = self._scheduler.tasks
-        self._scheduler.client_desires_keys([key for key in keys if key in tasks], client)
-        self.tell_cancelled([key for key in keys if key is not None and key not in tasks], client)
+        known = self._scheduler.tasks
+        clients.want(self._scheduler, [key for key in keys if key in known], client)
+        self.tell_cancelled([key for key in keys if key is not None and key not in known], client)
 
     def _release(self, client: str, keys: list[Any]) -> None:
         for name in (client, stand_in(client)):
             if keys and name in self._scheduler.clients:
-                self._scheduler.client_releases_keys(keys=keys, client=name)
+                clients.unwant(self._scheduler, keys, name)
         self.tell_cancelled(keys, client)
 
     def tell_cancelled(self, keys: list[Any], client: str) -> None:
         """Let a client's futures be cancelled ones."""
-        if keys and self._hears(client):
-            message = {"op": "cancelled-keys", "keys": keys, "reason": NAME, "msg": "the run has ended"}
-            self._scheduler.report(message, client=client)
+        clients.tell_cancelled(self._scheduler, client, keys, NAME, "the run has ended")
 
     def collect(self) -> None:
         """Release what nobody needs, and forget runs of which Dask has forgotten everything."""
@@ -218,21 +196,12 @@ class Enactor:
             ts = self._scheduler.tasks.get(key)
             if ts is None:
                 continue
-            ts.worker_restrictions = None
+            tasks.unpin(ts)
             if ts.state == "no-worker":  # a result that is needed again
                 parked.append(key)
             elif ts.state == "waiting":  # it would become ready after this
-                ts.exception_blame, ts.exception = ts, ended_before(f)
-                self._scheduler.transitions({key: "erred"}, f"handoff-removed-{time()}")
-        self._scheduler.transitions(dict.fromkeys(parked, "processing"), f"handoff-removed-{time()}")
-
-
-def park(ts: TaskState) -> None:
-    """Keep a task from being placed by anyone but us. Dask reports when its inputs are there."""
-    ts.worker_restrictions = HELD
-    ts.host_restrictions = None
-    ts.resource_restrictions = None
-    ts.loose_restrictions = False
+                tasks.fail_waiting(self._scheduler, ts, ended_before(f), f"handoff-removed-{time()}")
+        tasks.move(self._scheduler, dict.fromkeys(parked, "processing"), f"handoff-removed-{time()}")
 
 
 def ended_before(f: FunctionState) -> bytes:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
+from handoff_dask._adapter._dask.workers import recount_resources
 from handoff_dask._model.resources import to_units
 from handoff_dask._scheduling.state import SchedulingState
 
 if TYPE_CHECKING:
     from distributed import Scheduler
-    from distributed.scheduler import WorkerState
 
 
 class ForeignTasks:
@@ -56,7 +56,8 @@ class ForeignTasks:
         now = self._held.get(key)
         if before != now:
             for address, _ in filter(None, (before, now)):
-                recount(self._scheduler.workers.get(address))
+                if (ws := self._scheduler.workers.get(address)) is not None:
+                    recount_resources(ws)
 
     def _holds(self, key: Hashable) -> tuple[str, dict[str, int]] | None:
         """Where a task is processed, and what it takes there."""
@@ -83,16 +84,3 @@ class ForeignTasks:
             totals[name] = totals.get(name, 0) + sign * n
         self.tell(address)
         self._wake()
-
-
-def recount(ws: WorkerState | None) -> None:
-    """Let Dask's own count of what is in use on a worker be what its tasks hold.
-
-    It forgets the count when a worker's resources change, and does not move it along with a stolen task.
-    """
-    if ws is not None:
-        used = dict.fromkeys(ws.resources, 0.0)
-        for ts in ws.processing:
-            for name, amount in (ts.resource_restrictions or {}).items():
-                used[name] = used.get(name, 0.0) + amount
-        ws.used_resources = used

@@ -6,12 +6,9 @@ Otherwise whatever is asked of them is never answered, since it waits for an eve
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from distributed import Client, Scheduler, SpecCluster, Worker, utils
-from distributed.core import Status
-
+from handoff_dask._adapter._dask import forked
 from handoff_dask.exceptions import ClusterNotReadyError
 
 #: Clients, clusters and servers of the process that this one was forked from. If collected, they would
@@ -34,23 +31,15 @@ def explain_inherited(client: Any) -> str:
 
 
 def _after_fork() -> None:
-    utils._offload_executor = ThreadPoolExecutor(1, thread_name_prefix="Dask-Offload")
-    for client in list(Client._instances):
-        if client.status != "closed":
-            client.status = "closed"
-            vars(client)["sync"] = _refusing(client)
-            _inherited.append(client)
-    for cluster in list(SpecCluster._instances):
-        if cluster.status is not Status.closed:
-            cluster.status = Status.closed  # Dask would close it at exit, and wait for it
-            _inherited.append(cluster)
-    for server in [*Scheduler._instances, *Worker._instances]:
-        if (directory := getattr(server, "_workdir", None)) is not None:
-            directory._finalizer.atexit = False  # it would remove what its own process has there
+    forked.renew_offload()
+    _inherited.extend(client for client in forked.clients() if forked.shut_client(client, _refusing(client)))
+    _inherited.extend(cluster for cluster in forked.clusters() if forked.shut_cluster(cluster))
+    for server in forked.servers():
+        forked.keep_directory(server)
         _inherited.append(server)
 
 
-def _refusing(client: Client) -> Any:
+def _refusing(client: Any) -> Any:
     def sync(*args: Any, **kwargs: Any) -> Any:
         raise ClusterNotReadyError(explain_inherited(client))
 

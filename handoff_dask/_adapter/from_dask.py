@@ -8,7 +8,11 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 import dask
-from dask._task_spec import (
+from dask.base import is_dask_collection
+from dask.highlevelgraph import HighLevelGraph
+from dask.utils import ensure_dict, funcname
+
+from handoff_dask._adapter._dask.graphs import (
     Alias,
     DataNode,
     Dict,
@@ -19,12 +23,9 @@ from dask._task_spec import (
     Task,
     TaskRef,
     Tuple,
-    convert_legacy_graph,
+    convert_graph,
+    is_given,
 )
-from dask.base import is_dask_collection
-from dask.highlevelgraph import HighLevelGraph
-from dask.utils import ensure_dict, funcname
-
 from handoff_dask._model.function import Function
 from handoff_dask.exceptions import InvalidFunctionError, MissingFunctionError
 
@@ -179,7 +180,7 @@ def _annotations_of(graph: Any) -> dict[Any, dict[str, Any]]:
             for key in layer:
                 said = {n: v(key) if callable(v) else v for n, v in layer.annotations.items()}
                 # Dask puts such objects where nothing was said.
-                found[key] = {n: v for n, v in said.items() if type(v).__name__ != "_AnnotationsTombstone"}
+                found[key] = {n: v for n, v in said.items() if is_given(v)}
     return found
 
 
@@ -228,7 +229,7 @@ class _Conversion:
         if not (cost is None or callable(cost) or isinstance(cost, Mapping)):
             raise TypeError(f"cost must be a mapping, or a callable of key and task, not {cost!r}")
         self.dag_id = dag_id
-        self.graph: dict[Any, GraphNode] = convert_legacy_graph(graph)
+        self.graph: dict[Any, GraphNode] = convert_graph(graph)
         self.result = next(iter(extra), None) if extra else None
         self.graph.update(extra or {})
         self.annotations = annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from handoff_dask._adapter._dask import clients
 from handoff_dask._adapter.keeper import KEEPER
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Interventions:
             if force:
                 wanting |= {cs.client_key for cs in self._scheduler.tasks[key].who_wants or ()} - {KEEPER}
         for name in wanting & set(self._scheduler.clients):
-            self._scheduler.client_releases_keys(keys=keys, client=name)
+            clients.unwant(self._scheduler, keys, name)
             self._plugin.enactor.tell_cancelled(keys, name)
         self._plugin.wake()
 

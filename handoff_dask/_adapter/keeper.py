@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from distributed.metrics import time
-from distributed.scheduler import ClientState
+
+from handoff_dask._adapter._dask import clients
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -37,14 +38,14 @@ class Keeper:
         self._ended: list[Any] = []
         self.paused = 0
         # From the start, as Dask's own fire-and-forget: the scheduler may be going through its clients.
-        scheduler.clients[KEEPER] = ClientState(KEEPER)
+        clients.want(scheduler, (), KEEPER)
 
     def keep(self, keys: Iterable[Any]) -> None:
         """Want these keys, which are being processed, until they have ended."""
         new = [key for key in keys if key not in self._kept]
         if new and not self.paused:
             self._kept.update(new)
-            self._scheduler.client_desires_keys(new, KEEPER)
+            clients.want(self._scheduler, new, KEEPER)
 
     def ended(self, key: Any) -> None:
         """A key does not run any more; :meth:`release` lets it go."""
@@ -56,11 +57,11 @@ class Keeper:
         """Let go what has ended. Not from within a transition, and before anything is placed again."""
         if self._ended:
             keys, self._ended = self._ended, []
-            self._scheduler.client_releases_keys(keys, KEEPER, f"{KEEPER}-{time()}")
+            clients.unwant(self._scheduler, keys, KEEPER, f"{KEEPER}-{time()}")
 
     def close(self) -> None:
         """Want nothing any more."""
         for key in list(self._kept):
             self.ended(key)
         self.release()
-        self._scheduler.clients.pop(KEEPER, None)
+        clients.forget_name(self._scheduler, KEEPER)

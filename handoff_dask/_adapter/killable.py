@@ -18,9 +18,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from distributed.core import clean_exception
 from distributed.protocol import pickle
 
+from handoff_dask._adapter._dask.running import unpacked_error
 from handoff_dask._adapter.child import packed, read, unpacked, write
 from handoff_dask._adapter.current import Current
 from handoff_dask.exceptions import FunctionCrashedError, FunctionTimeoutError
@@ -229,10 +229,7 @@ def run_killable(
     succeeded, value = unpacked(reply)
     if succeeded:
         return value
-    exception, trace = value
-    _, raised, traceback = clean_exception(exception, trace)
-    assert raised is not None
-    raise raised.with_traceback(traceback)
+    raise unpacked_error(*value)
 
 
 def _give_back(child: Child) -> None:

@@ -12,16 +12,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distributed.comm import CommClosedError
-from distributed.protocol import pickle
 
+from handoff_dask._adapter._dask import workers
 from handoff_dask._scheduling.node import STOCK, Node
 
 if TYPE_CHECKING:
     from distributed import Scheduler, Worker
-    from distributed.batched import BatchedSend
 
 
 class Pause(float):
@@ -62,26 +61,27 @@ class Pause(float):
     __add__ = __radd__
 
 
-def shorten(stream: BatchedSend, interval: float, stocked: Callable[[], bool]) -> None:
+def shorten(stream: Any, interval: float, stocked: Callable[[], bool]) -> None:
     """Shorten a stream's pause, unless it is that short already."""
-    own = float(stream.interval)
+    own = float(workers.pause_of(stream))
     if own > interval:
-        stream.interval = Pause(own, interval, stocked)
+        workers.set_pause(stream, Pause(own, interval, stocked))
 
 
-def put_back(stream: BatchedSend) -> None:
+def put_back(stream: Any) -> None:
     """Give a stream its own pause again, unless somebody has changed it since."""
-    if isinstance(stream.interval, Pause):
-        stream.interval = float(stream.interval)
+    pause = workers.pause_of(stream)
+    if isinstance(pause, Pause):
+        workers.set_pause(stream, float(pause))
 
 
 def set_worker_interval(dask_worker: Worker, interval: float | None) -> None:
     """Run on a worker: shorten the pause between its messages to the scheduler; None puts it back."""
-    stream, state = dask_worker.batched_stream, dask_worker.state
+    stream = workers.stream_from(dask_worker)
     if interval is None:
         put_back(stream)
     else:
-        shorten(stream, interval, lambda: len(state.ready) + len(state.constrained) >= STOCK)
+        shorten(stream, interval, lambda: workers.count_waiting(dask_worker) >= STOCK)
 
 
 class StreamIntervals:
@@ -101,7 +101,7 @@ class StreamIntervals:
 
     async def shorten(self, address: str, node: Node) -> None:
         """Shorten pauses towards a worker, and of its own messages."""
-        stream = self._scheduler.stream_comms.get(address)
+        stream = workers.stream_to(self._scheduler, address)
         if self._interval and stream is not None:
             self._shortened.add(address)
             shorten(stream, self._interval, lambda: node.stocked)
@@ -113,15 +113,13 @@ class StreamIntervals:
 
     async def restore(self) -> None:
         """Put everything back, also where functions run still."""
-        streams = self._scheduler.stream_comms
-        addresses = [address for address in self._shortened if address in streams]  # others are leaving
+        streams = {address: workers.stream_to(self._scheduler, address) for address in self._shortened}
         self._shortened.clear()
-        for address in addresses:
+        there = [address for address, stream in streams.items() if stream is not None]  # others are leaving
+        for address in there:
             put_back(streams[address])
-        await asyncio.gather(*(self._set_on(address, None) for address in addresses))
+        await asyncio.gather(*(self._set_on(address, None) for address in there))
 
     async def _set_on(self, address: str, interval: float | None) -> None:
         with contextlib.suppress(OSError, CommClosedError):  # it is gone
-            await self._scheduler.rpc(address).run(
-                function=pickle.dumps(set_worker_interval), kwargs=pickle.dumps({"interval": interval})
-            )
+            await workers.call_on(self._scheduler, address, set_worker_interval, interval=interval)

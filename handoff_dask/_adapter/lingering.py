@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from distributed.protocol import pickle
-
-from handoff_dask._adapter.membership import opened
+from handoff_dask._adapter._dask.workers import call_on, running_keys
 from handoff_dask._scheduling.ledger import Orphan
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.state import SchedulingState
@@ -24,10 +22,9 @@ logger = logging.getLogger(__name__)
 INTERVAL = 0.1
 
 
-def running_keys(dask_worker: Worker) -> list[Hashable]:
+def keys_in_threads(dask_worker: Worker) -> list[Hashable]:
     """Run on a worker: keys of tasks in its threads."""
-    with dask_worker.active_threads_lock:
-        return list(dask_worker.active_threads.values())
+    return running_keys(dask_worker)
 
 
 class Lingering:
@@ -74,26 +71,24 @@ class Lingering:
             del self._watched[node]
 
     async def _ask(self, node: Node, holds: dict[Orphan, Hashable]) -> None:
-        function = pickle.dumps(running_keys)
         while holds:
             await asyncio.sleep(INTERVAL)
             address = self._scheduler.aliases.get(node.name)
             if address is None or self._state.nodes.get(node.name) is not node:
                 break  # the node is gone, and all that was booked there with it
             try:
-                answer: Any = await self._scheduler.rpc(address).run(function=function)
-                running = opened(answer["result"]) if answer["status"] == "OK" else None
+                answer = await call_on(self._scheduler, address, keys_in_threads)
             except OSError:
                 continue
             except Exception:
                 logger.exception("handoff_dask could not ask node %r what it runs; it will again", node.name)
                 continue
-            if running is None:
-                logger.warning("Node %r does not say what it runs: %s", node.name, answer.get("text"))
+            if answer.problem is not None:
+                logger.warning("Node %r does not say what it runs: %s", node.name, answer.problem)
                 await asyncio.sleep(1)
                 continue
-            for orphan, key in list(holds.items()):
-                if key not in running:
-                    del holds[orphan]
-                    self._state.orphan_ended(orphan)
+            for hold, key in list(holds.items()):
+                if key not in answer.value:
+                    del holds[hold]
+                    self._state.orphan_ended(hold)
                     self._wake()

@@ -7,17 +7,18 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from distributed import Status
 from distributed.comm import CommClosedError
-from distributed.core import Status
 from distributed.metrics import time
-from distributed.protocol import Serialize, Serialized, deserialize, pickle
 
+from handoff_dask._adapter._dask.workers import Answer, call_on, recount_resources
 from handoff_dask._adapter.capacity import capacity_of, node_of, probe_node
-from handoff_dask._adapter.foreign import ForeignTasks, recount
+from handoff_dask._adapter.foreign import ForeignTasks
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.state import SchedulingState
+from handoff_dask._version import __version__
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -82,11 +83,11 @@ class Membership:
             if self._probes.get(address) is asyncio.current_task():  # not that of a worker that came after
                 del self._probes[address]
 
-    async def _ask(self, address: str) -> Any:
+    async def _ask(self, address: str) -> Answer:
         """Ask a worker what it has; again while nothing is heard of it, though it is there."""
         while True:
             try:
-                return await self._scheduler.rpc(address).run(function=pickle.dumps(probe_node))
+                return await call_on(self._scheduler, address, probe_node)
             except OSError:
                 if address not in self._scheduler.workers:
                     raise
@@ -95,10 +96,10 @@ class Membership:
     async def _admit(self, address: str) -> None:
         try:
             answer = await self._ask(address)
-            facts = opened(answer.get("result")) if answer["status"] == "OK" else {}
-            problem = None
-            if facts.get("protocol") != PROTOCOL:
-                problem = answer.get("exception_text") or "another version of handoff_dask"
+            facts, problem = answer
+            if problem is None and facts.get("protocol") != PROTOCOL:
+                other = facts.get("version", "of an unknown version")
+                problem = f"that it runs handoff_dask {other}, which does not understand {__version__}"
         except (OSError, CommClosedError):
             return  # it is gone again
         except Exception as error:
@@ -160,7 +161,7 @@ class Membership:
     def resources_changed(self, *, worker: str, **message: Any) -> None:
         """A worker's resources are others now."""
         ws = self._scheduler.workers[worker]
-        recount(ws)
+        recount_resources(ws)
         node = self._state.nodes.get(ws.name)
         if node is not None and worker in self._detected:
             node.enforced |= set(ws.resources) - set(self._registered.get(ws.name, ()))
@@ -182,12 +183,3 @@ class Membership:
         self._state.node_resized(node.name, capacity_of(ws, self._detected[address], registered))
         self._foreign.tell(address)
         self._wake()
-
-
-def opened(value: Any) -> Any:
-    """A value that came in a message and was not unpacked, since the scheduler unpacks none."""
-    if isinstance(value, Serialize):
-        return value.data
-    if isinstance(value, Serialized):
-        return deserialize(value.header, value.frames)
-    return value

@@ -10,14 +10,11 @@ if TYPE_CHECKING:
     from handoff_dask._adapter.checkpoint import Entry
 
 #: Raised by one whenever client and scheduler of different versions could misunderstand each other.
-PROTOCOL = 3
+PROTOCOL = 4
 
 #: Name of the plugins, of their annotation, and of the scheduler's metadata entry that shows they are there.
 NAME = "handoff"
 
-
-#: Stream message of a worker: when a failed attempt ran, and whether its policy retries such a failure.
-ATTEMPT_FAILED = "handoff-attempt-failed"
 
 #: Stream message of a client: nobody will ask about this run any more.
 RUN_DROPPED = "handoff-run-dropped"
@@ -28,6 +25,31 @@ RUN_BEGUN = "handoff-run-begun"
 
 #: Stream message to a client: its run has reached a final status.
 RUN_ENDED = "handoff-run-ended"
+
+
+class Report(NamedTuple):
+    """What a node says of an attempt that has ended, however it did. Dask's own message about it carries it.
+
+    Its fields are plain values. The defaults hold for an attempt of which nothing was said, such as one that
+    could not be loaded.
+
+    Attributes
+    ----------
+    attempt : int
+        By which Dask knows the attempt: a task may be tried again on a worker that still has it.
+    started, stopped : float or None
+        Seconds since the epoch, by the node's clock.
+    outcome : str or None
+        ``"finished"``, ``"loaded"`` (from a checkpoint), ``"failed"`` or ``"stopped"`` (its run has ended).
+    retryable : bool
+        Whether the retry policy counts such a failure as one that may be tried again.
+    """
+
+    attempt: int = -1
+    started: float | None = None
+    stopped: float | None = None
+    outcome: str | None = None
+    retryable: bool = True
 
 
 class Blob(NamedTuple):

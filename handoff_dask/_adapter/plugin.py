@@ -14,13 +14,12 @@ import random
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
-from distributed import SchedulerPlugin
-from distributed.core import Status
+from distributed import SchedulerPlugin, Status
 from distributed.metrics import monotonic, time
 from distributed.protocol import pickle
-from distributed.scheduler import KilledWorker
 
-from handoff_dask._adapter import stealing
+from handoff_dask._adapter._dask import clients, hooks, tasks
+from handoff_dask._adapter._dask.tasks import park
 from handoff_dask._adapter.absence import AbsentClients
 from handoff_dask._adapter.active import ActiveRun
 from handoff_dask._adapter.archive import Archive
@@ -31,15 +30,14 @@ from handoff_dask._adapter.config import (
     read_settings,
     read_stream_interval,
 )
-from handoff_dask._adapter.enact import Enactor, park
+from handoff_dask._adapter.enact import Enactor
 from handoff_dask._adapter.foreign import ForeignTasks
 from handoff_dask._adapter.interventions import Interventions
 from handoff_dask._adapter.keeper import KEEPER, Keeper
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.lingering import Lingering
 from handoff_dask._adapter.membership import Membership
-from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, PROTOCOL, RUN_DROPPED
-from handoff_dask._adapter.patches import Patches, after, before
+from handoff_dask._adapter.messages import NAME, PROTOCOL, RUN_DROPPED, Report
 from handoff_dask._adapter.requests import Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.stopping import Stopping
@@ -84,7 +82,6 @@ class HandoffPlugin(SchedulerPlugin):
         self._parked_timer: asyncio.TimerHandle | None = None
         self.runs: dict[str, ActiveRun] = {}
         self.functions: dict[Hashable, FunctionState] = {}
-        self._reports: dict[tuple[Hashable, int], dict[str, Any]] = {}  # key, Dask's run id of it → report
         self.strays: dict[str, list[Hashable]] = {}  # client → keys of runs that are not known
         self.archive = Archive(*read_archive_bounds())
         self.failures = RecentFailures()
@@ -96,7 +93,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.foreign = ForeignTasks(scheduler, self.state, self.wake)
         self.membership = Membership(scheduler, self.state, self.intervals, self.foreign, self.wake)
         self.enactor = Enactor(self)
-        self.patches = Patches()
+        self.patches = hooks.Patches()
         self._patch()
         for address in list(scheduler.workers):
             self.membership.joined(address)
@@ -106,37 +103,22 @@ class HandoffPlugin(SchedulerPlugin):
 
     def _patch(self) -> None:
         """See what Dask shows to no plugin, and answer what clients ask."""
-        scheduler, replace, interventions = self.scheduler, self.patches.replace, Interventions(self)
-        streams, handlers = scheduler.stream_handlers, scheduler.handlers
-        replace(streams, "task-erred", before(self._task_erred, streams["task-erred"]))
-        changed = before(self.membership.status_changed, streams["worker-status-change"])
-        replace(streams, "worker-status-change", changed)
-        replace(streams, "long-running", before(self._seceded, streams["long-running"]))
-        replace(streams, "update-graph", self._noting_failure(streams["update-graph"]))
-        # An administrator may have turned stealing off; functions are recalled by the same messages. What
-        # answers then stays, as below.
-        confirm = streams.setdefault("steal-response", lambda **message: None)
-        replace(streams, "steal-response", after(confirm, self._asked_back))
-        replace(streams, "cancel-keys", interventions.cancelling(streams["cancel-keys"]))
-        replace(handlers, "retry", interventions.retrying(handlers["retry"]))
-        resources = after(handlers["set_resources"], self.membership.resources_changed)
-        replace(handlers, "set_resources", resources)
-        # Every way for a key to be released leads through this method, and one starts at the table.
-        releases = before(self._unwanted, scheduler.client_releases_keys)
-        replace(vars(scheduler), "client_releases_keys", releases)
-        replace(streams, "client-releases-keys", releases)
-        # A client that closes comes by the table; one whose connection breaks, by the method alone.
-        replace(vars(scheduler), "remove_client", before(self._connection_lost, scheduler.remove_client))
-        restart = interventions.restarting(scheduler.restart)
-        replace(vars(scheduler), "restart", restart)
-        replace(handlers, "restart", restart)
-        # These stay, as they do no harm: a message that is on its way when the plugin is removed would
-        # otherwise break the connection it arrives on.
-        streams[ATTEMPT_FAILED] = self._attempt_reported
-        streams[RUN_DROPPED] = self._run_dropped
+        scheduler, patches, interventions = self.scheduler, self.patches, Interventions(self)
+        hooks.before_task_erred(patches, scheduler, self._task_erred)
+        hooks.before_status_change(patches, scheduler, self.membership.status_changed)
+        hooks.before_long_running(patches, scheduler, self._seceded)
+        hooks.around_update_graph(patches, scheduler, self._noting_failure)
+        hooks.after_steal_response(patches, scheduler, self._asked_back)
+        hooks.around_cancel(patches, scheduler, interventions.cancelling)
+        hooks.around_retry(patches, scheduler, interventions.retrying)
+        hooks.after_resources(patches, scheduler, self.membership.resources_changed)
+        hooks.before_release(patches, scheduler, self._unwanted)
+        hooks.before_connection_lost(patches, scheduler, self._connection_lost)
+        hooks.around_restart(patches, scheduler, interventions.restarting)
+        hooks.hear(patches, scheduler, RUN_DROPPED, self._run_dropped)
         for op, handler in Requests(self).handlers().items():
-            replace(handlers, op, handler)
-        replace(handlers, "unregister_scheduler_plugin", self._unregister)
+            hooks.answer(patches, scheduler, op, handler)
+        hooks.instead_of_unregister(patches, scheduler, self._unregister)
         self.patches.on_undo(Webpage(scheduler, self.snapshot).close)
 
     def snapshot(self) -> Snapshot:
@@ -201,19 +183,14 @@ class HandoffPlugin(SchedulerPlugin):
         self.keeper.keep(running)
 
     def add_client(self, scheduler: Scheduler, client: str) -> None:
-        """A client registers, maybe again before its former connection was found to be broken.
-
-        Dask forgets then what the client wants, though not that somebody wants it: it would be kept for ever.
-        """
+        """A client registers, maybe again before its former connection was found to be broken."""
         state = scheduler.clients[client]
         for active in self.runs.values():
             if active.client == client:
                 for key in active.keys:
                     ts = scheduler.tasks.get(key)
-                    if ts is not None and ts.who_wants and state in ts.who_wants:  # one of the same id
-                        ts.who_wants.discard(state)
-                        ts.who_wants.add(state)
-                        state.wants_what.add(ts)
+                    if ts is not None:
+                        clients.restore_wish(ts, state)
 
     def _connection_lost(self, client: str, *args: Any, **kwargs: Any) -> None:
         """Dask is about to remove a client that did not say that it closes: it may come back."""
@@ -295,9 +272,15 @@ class HandoffPlugin(SchedulerPlugin):
             state.ready(f, time())
             self.wake()
         elif finish == "memory":
-            started, stopped, *loaded = (kwargs.get("metadata") or {}).get(NAME, (None, None))
-            nbytes = kwargs.get("nbytes")
-            state.finished(f, time(), started=started, stopped=stopped, nbytes=nbytes, loaded=bool(loaded))
+            report = report_in(kwargs.get("startstops"), tasks.attempt_id(self.scheduler.tasks[key]))
+            state.finished(
+                f,
+                time(),
+                started=report.started,
+                stopped=report.stopped,
+                nbytes=kwargs.get("nbytes"),
+                loaded=report.outcome == "loaded",
+            )
             self._after_end(f, key)
             self.wake()
         elif finish == "erred":
@@ -307,9 +290,7 @@ class HandoffPlugin(SchedulerPlugin):
         elif finish == "forgotten":
             state.dropped(f, time())
             self.keeper.ended(key)
-            stealing.forget(self.scheduler, self.scheduler.tasks[key])
-            for report in [report for report in self._reports if report[0] == key]:
-                del self._reports[report]  # its node was lost between the report and the failure
+            tasks.forget_stealing(self.scheduler, self.scheduler.tasks[key])
             del self.functions[key]
             active = self.runs[f.run.spec.run_id]
             assert active.known is not None
@@ -364,36 +345,36 @@ class HandoffPlugin(SchedulerPlugin):
         exception: Any = None,
         exception_text: str = "",
         traceback_text: str = "",
+        startstops: Any = None,
         **kwargs: Any,
     ) -> None:
         """An attempt failed: let the core decide, and Dask carry out what it decides."""
         f = self.functions.get(key)
         ts = self.scheduler.tasks.get(key)
-        report = self._reports.pop((key, run_id), {})
         if f is None or ts is None:
             return
         if ts.state == "memory" and all(ws.address != worker for ws in ts.who_has or ()):
             self._did_not_travel(f, key, exception, exception_text, traceback_text)
-        if ts.state != "processing" or ts.run_id != run_id:
+        if not tasks.is_attempt(ts, run_id):
             return
-        started, stopped = report.get("times", (None, None))
-        if report.get("stopped"):
-            again = self.state.stopped(f, time(), started=started, stopped=stopped)
+        report = report_in(startstops, run_id)
+        if report.outcome == "stopped":
+            again = self.state.stopped(f, time(), started=report.started, stopped=report.stopped)
         else:
             retry = self.state.failed(
                 f,
                 time(),
-                started=started,
-                stopped=stopped,
+                started=report.started,
+                stopped=report.stopped,
                 error=exception_text,
                 traceback=traceback_text,
-                retryable=report.get("retryable", True),
+                retryable=report.retryable,
             )
             again = retry is not None
             self.failures.note(f, time())
             if not again:
                 self.runs[f.run.spec.run_id].errors[f.number] = exception
-        ts.retries = 1 if again else 0
+        tasks.allow_retry(ts, again)
         self.wake()
 
     def _did_not_travel(
@@ -404,7 +385,7 @@ class HandoffPlugin(SchedulerPlugin):
         if self.state.unmovable(f, time(), error, traceback_text):
             self.failures.note(f, time())
             self.runs[f.run.spec.run_id].errors[f.number] = exception
-            self.scheduler.transitions({key: "released"}, f"handoff-unmovable-{time()}")
+            tasks.move(self.scheduler, {key: "released"}, f"handoff-unmovable-{time()}")
             self.wake()
 
     def _run_dropped(self, *, dropped: str, **kwargs: Any) -> None:
@@ -421,13 +402,9 @@ class HandoffPlugin(SchedulerPlugin):
 
     def _seceded(self, *, key: Hashable, run_id: int, **kwargs: Any) -> None:
         f, ts = self.functions.get(key), self.scheduler.tasks.get(key)
-        if f is not None and ts is not None and ts.run_id == run_id:
+        if f is not None and tasks.is_attempt(ts, run_id):
             self.state.seceded(f)
             self.wake()
-
-    def _attempt_reported(self, *, key: Hashable, run_id: int, **report: Any) -> None:
-        if key in self.functions:
-            self._reports[key, run_id] = report
 
     def _asked_back(self, *, key: Hashable, state: str | None, worker: str, **message: Any) -> None:
         """A worker has given a task back, or has said that it runs it."""
@@ -438,7 +415,7 @@ class HandoffPlugin(SchedulerPlugin):
         there = ts is not None and ts.processing_on is not None and ts.processing_on.address == worker
         if there and state in GIVEN_BACK:
             self.state.returned(f)
-            self.scheduler.transitions({key: "released"}, f"handoff-returned-{time()}")
+            tasks.move(self.scheduler, {key: "released"}, f"handoff-returned-{time()}")
             self.wake()
 
     # ------------------------------------------------------------------ decisions
@@ -467,11 +444,7 @@ class HandoffPlugin(SchedulerPlugin):
 
     def _keep_parked(self) -> None:
         """Keep Dask from failing parked tasks where an administrator has set its no-workers-timeout."""
-        now = monotonic()
-        unrunnable = self.scheduler.unrunnable
-        for ts in [ts for ts in unrunnable if ts.key in self.functions]:
-            del unrunnable[ts]  # the order is that of the times
-            unrunnable[ts] = now
+        tasks.postpone_timeout(self.scheduler, self.functions.__contains__, monotonic())
         self._parked_timer = self.loop.call_later(self.scheduler.no_workers_timeout / 4, self._keep_parked)
 
     def _set_timer(self) -> None:
@@ -494,6 +467,12 @@ class HandoffPlugin(SchedulerPlugin):
 GIVEN_BACK = frozenset({"ready", "constrained", "waiting"})
 
 
+def report_in(startstops: Any, attempt: int) -> Report:
+    """What the node has said of an attempt, along with its outcome."""
+    report = Report(*(tasks.enclosed(startstops, NAME) or ()))
+    return report if report.attempt == attempt else Report()
+
+
 def describe(f: FunctionState, exception: Any) -> str | None:
     """What a pickled exception of Dask's own says, in words for the attempt of a function that runs."""
     if not isinstance(exception, bytes):
@@ -502,4 +481,5 @@ def describe(f: FunctionState, exception: Any) -> str | None:
         error = pickle.loads(exception)
     except Exception:
         return None
-    return explain_loss(f, error.allowed_failures) if isinstance(error, KilledWorker) else repr(error)
+    allowed = tasks.allowed_failures(error)
+    return repr(error) if allowed is None else explain_loss(f, allowed)

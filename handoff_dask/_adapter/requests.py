@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.metrics import time
 from distributed.protocol import pickle
 
+from handoff_dask._adapter._dask.tasks import learnt_duration
 from handoff_dask._adapter.active import ActiveRun
 from handoff_dask._adapter.archive import asked_of, error_of
 from handoff_dask._adapter.messages import NAME, PROTOCOL
@@ -81,12 +82,11 @@ class Requests:
 
     def _hint_durations(self, spec: RunSpec) -> None:
         """Tell the core what Dask has learnt of functions by their names, or was told in configuration."""
-        prefixes = self._plugin.scheduler.task_prefixes
         for kind in spec.kinds:
             name = kind.code.partition(" ")[0]
-            prefix = None if name == "lambda" else prefixes.get(name)
-            if prefix is not None and prefix.duration_average >= 0:
-                self._plugin.state.placement.estimates.hint(kind.code, prefix.duration_average)
+            seconds = None if name == "lambda" else learnt_duration(self._plugin.scheduler, name)
+            if seconds is not None:
+                self._plugin.state.placement.estimates.hint(kind.code, seconds)
 
     async def reattach(self, client: str, runs: dict[str, list[int]]) -> dict[str, Any]:
         """A client is back after its connection broke, with these runs and the functions that it wants.

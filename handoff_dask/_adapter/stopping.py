@@ -7,8 +7,7 @@ import logging
 from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING
 
-from distributed.protocol import pickle
-
+from handoff_dask._adapter._dask.workers import call_on
 from handoff_dask._adapter.killable import stop_attempts
 
 if TYPE_CHECKING:
@@ -39,18 +38,15 @@ class Stopping:
         task.add_done_callback(self._tasks.discard)
 
     async def _tell(self, address: str, attempts: list[Hashable]) -> None:
-        arguments = pickle.dumps({"attempts": attempts})
         problem: object = None
         for _ in range(TRIES):
             if address not in self._scheduler.workers:
                 return  # it is gone, and so is what ran there
             try:
-                answer = await self._scheduler.rpc(address).run(
-                    function=pickle.dumps(stop_attempts), kwargs=arguments
-                )
-                if answer["status"] == "OK":
+                answer = await call_on(self._scheduler, address, stop_attempts, attempts=attempts)
+                if answer.problem is None:
                     return
-                problem = answer.get("exception_text")
+                problem = answer.problem
             except Exception as error:
                 problem = error
             await asyncio.sleep(PAUSE)

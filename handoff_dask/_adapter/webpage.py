@@ -10,9 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distributed.metrics import monotonic
-from tornado.ioloop import IOLoop
 from tornado.web import Application, RequestHandler
 
+from handoff_dask._adapter._dask import dashboard
 from handoff_dask._adapter.config import wants_dashboard
 from handoff_dask._adapter.messages import NAME
 from handoff_dask._adapter.snapshot import Snapshot
@@ -56,44 +56,26 @@ class Webpage:
             self.close()
 
     def _open(self) -> None:
-        dashboard = dashboard_of(self._scheduler)
-        if dashboard is None or not wants_dashboard():
+        found = dashboard.find(self._scheduler)
+        if found is None or not wants_dashboard():
             return
-        # Dask has imported Bokeh by now; where there is no dashboard, nobody should have to.
-        from distributed.dashboard.core import BokehApplication
-        from distributed.dashboard.scheduler import template_variables
-
-        variables = template_variables(self._scheduler)
-        page = BokehApplication(
-            {f"/{NAME}": self._document},
-            self._scheduler,
-            prefix=dashboard.prefix,
-            template_variables=variables,
-        )
-        page.initialize(IOLoop.current())
-        page.start()
-        self._add(page)
-        self._add(Application([(rf"{dashboard.prefix}/{NAME}\.json", Json, {"read": self.read})]))
-        # One list, which all of Dask's pages show.
-        self._pages = variables["pages"]
+        self._add(dashboard.start_page(self._scheduler, f"/{NAME}", found.prefix, self._document))
+        self._add(Application([(rf"{found.prefix}/{NAME}\.json", Json, {"read": self.read})]))
+        self._pages = dashboard.pages(self._scheduler)
         if NAME not in self._pages:
             self._pages.append(NAME)
 
     def _add(self, application: Application) -> None:
-        self._scheduler.http_application.add_application(application)
+        dashboard.add(self._scheduler, application)
         self._added.append(application)
 
     def _document(self, scheduler: Scheduler, extra: dict[str, Any], doc: Any) -> None:
         """Fill a page for somebody who has opened it."""
-        from distributed.dashboard.components.scheduler import BOKEH_THEME, env
-
-        from handoff_dask._display import dashboard
+        from handoff_dask._display.dashboard import fill
 
         doc.title = "Dask: Handoff"
-        doc.template = env.get_template("simple.html")
-        doc.template_variables.update(extra)
-        doc.theme = BOKEH_THEME
-        dashboard.fill(doc, self._read_on_loop)
+        dashboard.dress(doc, extra)
+        fill(doc, self._read_on_loop)
 
     def _read_on_loop(self) -> Snapshot | None:
         """A snapshot, taken where nothing changes meanwhile: new versions of Bokeh make pages in threads."""
@@ -120,8 +102,7 @@ class Webpage:
         self._closed = True
         self._taken = None
         for application in self._added:
-            if application in self._scheduler.http_application.applications:
-                self._scheduler.http_application.applications.remove(application)
+            dashboard.remove(self._scheduler, application)
             if hasattr(application, "stop"):
                 # Not at once: open pages are to say why they change no more. It may not wait on this loop.
                 self._loop.call_later(LINGER, partial(application.stop, wait=False))
@@ -144,10 +125,3 @@ class Json(RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Cache-Control", "no-store")
         self.write(json.dumps(self._read()))
-
-
-def dashboard_of(scheduler: Scheduler) -> Any:
-    """The Bokeh application of a scheduler's dashboard, None if it has none."""
-    http = getattr(scheduler, "http_application", None)
-    applications = getattr(http, "applications", ())
-    return next((a for a in applications if "/status" in getattr(a, "app_paths", ())), None)

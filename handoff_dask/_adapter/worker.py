@@ -15,9 +15,10 @@ from distributed.metrics import time
 from distributed.protocol import pickle, serialize
 
 from handoff_dask._adapter import checkpoint
-from handoff_dask._adapter.current import Found, current, facts_of, find_task
+from handoff_dask._adapter._dask.running import Running, attempt_id, enclose
+from handoff_dask._adapter.current import current, facts_of, find_task
 from handoff_dask._adapter.killable import StoppedError, run_killable
-from handoff_dask._adapter.messages import ATTEMPT_FAILED, NAME, Blob, Program, Shape, unsealed_id
+from handoff_dask._adapter.messages import NAME, Blob, Program, Report, Shape, unsealed_id
 from handoff_dask.exceptions import RunEndedError
 
 #: Types of which everything pickles.
@@ -148,11 +149,12 @@ def run_function(program: Program, *values: Any) -> Any:
     """
     shape = program.shape
     found = find_task()
+    number = 0 if found is None else attempt_id(found.task)
     started = time()
     try:
         nodes = _transfer_nodes(program, found) if shape.transfer else ()
         # An attempt before this one may have finished, on a node that was then lost.
-        again = found is not None and "attempt" in facts_of(found[1])
+        again = found is not None and "attempt" in facts_of(found.task)
         kept = checkpoint.recall(program.store) if again and program.store is not None else ()
         if kept:
             (result,) = kept
@@ -160,15 +162,17 @@ def run_function(program: Program, *values: Any) -> Any:
             result = evaluate(program, values, nodes)
         else:
             facts = None if found is None else current()
-            attempt = object() if found is None else (found[1].key, facts_of(found[1]).get("attempt", 1))
+            attempt = object() if found is None else (found.task.key, facts_of(found.task).get("attempt", 1))
             result = run_killable(evaluate, (program, values, nodes), facts, shape.timeout, attempt)
         if program.store is not None and not kept:
             checkpoint.store(program.store, unsealed_id(program.function_id), result)
         elif shape.kept and shape.timeout is None and found is not None:
-            _check_pickles(result, found[0])
+            _check_pickles(result, found.worker)
     except BaseException as error:
         if found is not None:
-            _report(found, shape.retry_on, error, started)
+            outcome = "stopped" if isinstance(error, StoppedError) else "failed"
+            retryable = _is_retryable(error, shape.retry_on)
+            _report(found, Report(number, started, time(), outcome, retryable))
         if isinstance(error, StoppedError):
             ids = unsealed_id(program.dag_id), program.run_id, unsealed_id(program.function_id)
             raise RunEndedError(*ids, "ended") from None
@@ -176,13 +180,11 @@ def run_function(program: Program, *values: Any) -> Any:
             raise InterruptedFunctionError(error) from error
         raise
     if found is not None:
-        # Dask's own times are shifted by its estimate of the clocks' difference, which wanders by
-        # milliseconds: two attempts that followed each other on a node would seem to overlap.
-        found[1].metadata[NAME] = (started, time(), True) if kept else (started, time())
+        _report(found, Report(number, started, time(), "loaded" if kept else "finished"))
     return None if shape.discard else result
 
 
-def _transfer_nodes(program: Program, found: Found | None) -> tuple[Any, Any]:
+def _transfer_nodes(program: Program, found: Running | None) -> tuple[Any, Any]:
     """Names of the producer's and the consumer's node."""
     if found is None:
         return "local", "local"
@@ -207,17 +209,15 @@ def _check_pickles(result: Any, worker: Any) -> None:
         raise TypeError(f"its result, of type {name}, does not pickle: {cause}") from cause
 
 
-def _report(found: Found, retry_on: Blob | None, error: BaseException, started: float) -> None:
-    """Tell the scheduler about a failed attempt what Dask's own message, which follows, does not say."""
-    types = (Exception,) if retry_on is None else pickle.loads(retry_on.data)
-    worker, task = found
-    message = {
-        "op": ATTEMPT_FAILED,
-        "key": task.key,
-        "run_id": task.run_id,
-        "times": (started, time()),
-        "retryable": isinstance(error, types),
-        "stopped": isinstance(error, StoppedError),
-    }
-    # From the thread to the event loop; Dask's message takes the same way after this one.
-    worker.loop.add_callback(worker.batched_send, message)
+def _is_retryable(error: BaseException, retry_on: Blob | None) -> bool:
+    """Whether the policy of a function, which is given in pickled form, retries such a failure."""
+    return isinstance(error, Exception if retry_on is None else pickle.loads(retry_on.data))
+
+
+def _report(found: Running, report: Report) -> None:
+    """Tell the scheduler what an attempt was.
+
+    Dask's own times are no substitute: they are shifted by its estimate of the clocks' difference, which
+    wanders by milliseconds, so that two attempts which followed each other on a node would seem to overlap.
+    """
+    enclose(found.task, NAME, tuple(report), time())

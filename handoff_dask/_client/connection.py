@@ -18,6 +18,7 @@ from dask.utils import parse_timedelta
 from distributed import Client, Future
 from tornado.ioloop import PeriodicCallback
 
+from handoff_dask._adapter._dask import client as border
 from handoff_dask._adapter.messages import RUN_BEGUN, RUN_DROPPED, RUN_ENDED
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ INTERVAL = 0.25
 
 #: Seconds until a scheduler that does not answer is asked again for this client's runs.
 REATTACH = 5.0
-
-#: Reason that Dask gives for futures which it takes for cancelled since the connection broke.
-CONNECTION_LOST = "scheduler-connection-lost"
 
 #: What helps against losing runs.
 ADVICE = "With checkpoint=, the next run goes on from what has finished"
@@ -51,9 +49,7 @@ def connection_of(client: Client) -> Connection:
 
 def is_closed(client: Client) -> bool:
     """Whether a client is closed, or hears nothing from the scheduler any more and will not connect again."""
-    listening = getattr(client, "_handle_report_task", None)
-    broken = client.status == "connecting" and listening is not None and listening.done()
-    return broken or client.status in ("closing", "closed")
+    return border.has_stopped_listening(client) or client.status in ("closing", "closed")
 
 
 async def connected(client: Client) -> bool:
@@ -103,12 +99,12 @@ class Connection:
     def __init__(self, client: Client) -> None:
         self._client = weakref.ref(client)
         self.runs: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
-        self._comm = client.scheduler_comm
+        self._comm = border.connection(client)
         self._reattaching = asyncio.Lock()
         self._tasks: set[asyncio.Task[bool]] = set()
         self._checks = PeriodicCallback(self._check, INTERVAL * 1000)
-        client._stream_handlers[RUN_BEGUN] = self._run_begun
-        client._stream_handlers[RUN_ENDED] = self._run_ended
+        border.hear(client, RUN_BEGUN, self._run_begun)
+        border.hear(client, RUN_ENDED, self._run_ended)
 
     def add(self, run: Run) -> None:
         """Tell a run of its end, and of what becomes of the connection."""
@@ -130,7 +126,7 @@ class Connection:
         client = self._client()
         if client is None or is_closed(client) or not self.runs:
             self._checks.stop()
-        elif client.status == "running" and client.scheduler_comm is not self._comm and not self._tasks:
+        elif client.status == "running" and border.connection(client) is not self._comm and not self._tasks:
             task = asyncio.get_running_loop().create_task(self.settled())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -140,22 +136,22 @@ class Connection:
         client = self._client()
         while client is not None and await connected(client):
             async with self._reattaching:
-                if client.scheduler_comm is self._comm:
+                if border.connection(client) is self._comm:
                     return True
                 with contextlib.suppress(OSError):  # it broke again
                     await self._reattach(client)
-            if client.scheduler_comm is not self._comm:
+            if border.connection(client) is not self._comm:
                 await asyncio.sleep(INTERVAL)
         return False
 
     async def _reattach(self, client: Client) -> None:
         """Take up this client's runs over a connection that is new."""
-        comm = client.scheduler_comm
+        comm = border.connection(client)
         runs = list(self.runs.values())
         wanted = {run.id: run._submission.reclaim() for run in runs}
-        ask = client.scheduler.handoff_reattach(client=client.id, runs=wanted)
+        ask = border.request(client, "handoff_reattach", client=client.id, runs=wanted)
         answer = await asyncio.wait_for(ask, REATTACH)
-        if client.scheduler_comm is not comm:
+        if border.connection(client) is not comm:
             return  # it broke again
         if answer is not None and "runs" not in answer:
             # The scheduler found the former connection broken after this one was made, and took this client,
@@ -180,13 +176,12 @@ def drop(client: Callable[[], Client | None], run_id: str) -> None:
     live = client()
     if live is not None and live.status in ("running", *CONNECTING):
         with contextlib.suppress(RuntimeError):  # the loop is closed: so is the client
-            live.loop.add_callback(live._send_to_scheduler, {"op": RUN_DROPPED, "dropped": run_id})
+            border.send(live, {"op": RUN_DROPPED, "dropped": run_id})
 
 
 def why_closed(client: Client, futures: Iterable[Future]) -> str:
     """Why the runs of a closed client have ended; futures of it tell whether its connection broke."""
-    lost = (getattr(future._state.exception, "reason", None) == CONNECTION_LOST for future in futures)
-    if any(lost):
+    if any(map(border.lost_connection, futures)):
         return (
             "its client lost the connection to the scheduler, and closed as it could not connect again in"
             f" time. {ADVICE}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Future
 
+from handoff_dask._adapter._dask import client as border
 from handoff_dask._client.connection import connection_of
 from handoff_dask._model.shown import shown
 from handoff_dask.exceptions import FunctionFailedError, RunCancelledError, RunError
@@ -31,16 +32,16 @@ async def gather(run: Run, futures: Mapping[Hashable, Future]) -> dict[Hashable,
         await connection.settled()
         if run._why_gone is not None and futures:
             raise _gone_with_results(run)
-        over = client.scheduler_comm
+        over = border.connection(client)
         try:
             try:
-                values = await client._gather(list(futures.values()))
+                values = await border.gather(client, futures.values())
             except Exception as error:
                 _forget_frames(error, futures.values())
                 # Which one is it that does not come? All others do, one by one.
                 values = [await _gather_one(run, id, future) for id, future in futures.items()]
         except RunError:
-            if over is None or (client.scheduler_comm is over and not over.closed()):
+            if over is None or border.is_connected_by(client, over):
                 raise
             await asyncio.sleep(0.01)  # the connection broke: Dask takes note of it, and makes another
         else:
@@ -53,11 +54,11 @@ def _gone_with_results(run: Run) -> RunError:
 
 
 async def _gather_one(run: Run, id: Hashable, future: Future) -> Any:
-    if future.key not in run._client.futures or future.status == "cancelled":
+    if not border.is_known(run._client, future) or future.status == "cancelled":
         gone = f"the future of function {id!r} was cancelled or released, and its result went with it"
         raise run._with_run(RunCancelledError(run.dag.id, run.id, gone))
     try:
-        (value,) = await run._client._gather([future])
+        (value,) = await border.gather(run._client, [future])
     except Exception as error:
         _forget_frames(error, [future])
         record = (await run._records()).get(id)  # None: the plugin was removed before anybody asked
@@ -70,5 +71,5 @@ async def _gather_one(run: Run, id: Hashable, future: Future) -> Any:
 
 def _forget_frames(error: BaseException, futures: Iterable[Future]) -> None:
     """Keep a future that holds an exception from holding, by its traceback, whoever has fetched it."""
-    if any(error is future._state.exception for future in futures):
+    if any(error is border.error_of(future) for future in futures):
         error.__traceback__ = None

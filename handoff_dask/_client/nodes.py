@@ -7,6 +7,7 @@ from typing import Any
 
 from distributed import Client
 
+from handoff_dask._adapter._dask.client import request
 from handoff_dask._client.session import ask
 from handoff_dask._model.resources import parse_amounts
 from handoff_dask.exceptions import NodeNotFoundError
@@ -45,7 +46,7 @@ def discover_nodes(client: Any = None) -> Any:
 
 
 async def _discover(client: Client) -> Nodes:
-    found = await client.scheduler.handoff_nodes()
+    found = await request(client, "handoff_nodes")
     return Nodes({node["name"]: dict(node["capacity"]) for node in found})
 
 
@@ -76,7 +77,7 @@ def register_node(name: Any, capacity: Mapping[str, Any], client: Any = None) ->
 
 
 async def _register(client: Client, name: Any, capacity: dict[str, float]) -> None:
-    known = await client.scheduler.handoff_register_node(name=name, capacity=capacity)
+    known = await request(client, "handoff_register_node", name=name, capacity=capacity)
     if known is not True:
         raise NodeNotFoundError(name, known)
 
@@ -109,7 +110,7 @@ def resources_available(name: Any, cost: Mapping[str, Any], client: Any = None) 
 
 
 async def _available(client: Client, name: Any, cost: dict[str, float]) -> bool:
-    answer = await client.scheduler.handoff_available(name=name, cost=cost)
+    answer = await request(client, "handoff_available", name=name, cost=cost)
     if not isinstance(answer, bool):
         raise NodeNotFoundError(name, answer)
     return answer

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from distributed.core import clean_exception
 from distributed.protocol import pickle
 
+from handoff_dask._adapter._dask.running import unpacked_error
 from handoff_dask._adapter.compile import Compiled
 from handoff_dask._adapter.worker import InterruptedFunctionError
 from handoff_dask._client.rows import Rows
@@ -92,7 +92,5 @@ def original_exception(error: Any) -> BaseException | None:
     """The exception a function raised, from what Dask sent."""
     if error is None:
         return None
-    _, exception, traceback = clean_exception(error)
-    if isinstance(exception, InterruptedFunctionError):
-        return exception.original
-    return exception.with_traceback(traceback) if exception is not None else None
+    exception = unpacked_error(error)
+    return exception.original if isinstance(exception, InterruptedFunctionError) else exception

@@ -8,6 +8,7 @@ from typing import Any
 from distributed import Client
 from distributed.protocol import pickle
 
+from handoff_dask._adapter._dask.client import request
 from handoff_dask._client.session import ask
 from handoff_dask._model.records import Records, Row
 from handoff_dask._model.runinfo import RunInfo, tell_apart
@@ -39,7 +40,7 @@ def runs(client: Any = None) -> Any:
 
 
 async def _runs(client: Client) -> list[RunInfo]:
-    found: list[RunInfo] = pickle.loads(await client.scheduler.handoff_runs())
+    found: list[RunInfo] = pickle.loads(await request(client, "handoff_runs"))
     return found
 
 
@@ -74,7 +75,7 @@ def run_records(run_id: str, client: Any = None) -> Any:
 
 
 async def _run_records(client: Client, run_id: str) -> Records:
-    answer = await client.scheduler.handoff_records(run_id=run_id)
+    answer = await request(client, "handoff_records", run_id=run_id)
     if "known" in answer:
         raise RunNotFoundError(run_id, answer["known"])
     if "most" in answer:

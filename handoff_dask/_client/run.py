@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Client
 
+from handoff_dask._adapter._dask.client import request
 from handoff_dask._adapter.compile import Compiled
 from handoff_dask._client.connection import connection_of, drop, is_closed, retried, why_closed
 from handoff_dask._client.gathering import gather
@@ -352,7 +353,7 @@ class Run:
         async def ask() -> Any:
             if not await connection_of(self._client).settled() or self._reason is not None:
                 return None
-            return await getattr(self._client.scheduler, f"handoff_{question}")(**arguments)
+            return await request(self._client, f"handoff_{question}", **arguments)
 
         if question != "prepare":
             arguments["run_id"] = self.id

@@ -16,12 +16,14 @@ from distributed.comm.addressing import parse_address, parse_host_port
 from distributed.comm.core import connect
 from distributed.comm.registry import get_backend
 from distributed.protocol import pickle
-from distributed.worker import thread_state
 
+from handoff_dask._adapter._dask.client import request, was_made_by_worker
+from handoff_dask._adapter._dask.running import in_task
 from handoff_dask._adapter.cluster import close_at_exit, embedded_cluster
 from handoff_dask._adapter.forks import explain_inherited, inherited
 from handoff_dask._adapter.messages import NAME, PROTOCOL
 from handoff_dask._adapter.plugin import HandoffPlugin
+from handoff_dask._adapter.versions import with_versions
 from handoff_dask._client.connection import connected, is_closed, retried
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import ClusterNotReadyError
@@ -156,7 +158,7 @@ def _default_client() -> Client:
     with contextlib.suppress(ValueError):
         found = default_client()
         # A node in this process may have made a client for its functions, and left it when it closed.
-        others = found.id.startswith("Client-worker-") and not hasattr(thread_state, "key")
+        others = was_made_by_worker(found) and not in_task()
         if found.status not in ("closed", "closing") and not others:
             return found
     cluster = embedded_cluster()
@@ -180,22 +182,24 @@ async def ensure_plugin(client: Client) -> None:
     installed = await retried(client, partial(_installed, client))
     if is_closed(client):
         raise ClusterNotReadyError(f"{client!r} was closed, or lost the connection to its scheduler")
-    check_protocol(installed)
+    try:
+        check_protocol(installed)
+    except ClusterNotReadyError as error:
+        raise await with_versions(client, error) from None
 
 
 async def _installed(client: Client) -> Any:
     """What the plugin says of itself, which is installed unless it is there."""
-    installed = await client.scheduler.get_metadata(keys=[NAME], default=None)
+    installed = await request(client, "get_metadata", keys=[NAME], default=None)
     if installed is None:
         try:
-            await client.scheduler.register_scheduler_plugin(
-                plugin=pickle.dumps(HandoffPlugin()), name=NAME, idempotent=True
-            )
+            plugin = pickle.dumps(HandoffPlugin())
+            await request(client, "register_scheduler_plugin", plugin=plugin, name=NAME, idempotent=True)
         except OSError:
             raise
         except Exception as error:
-            raise ClusterNotReadyError(explain_failure(error)) from error
-        installed = await client.scheduler.get_metadata(keys=[NAME], default=None)
+            raise await with_versions(client, ClusterNotReadyError(explain_failure(error))) from error
+        installed = await request(client, "get_metadata", keys=[NAME], default=None)
     return installed
 
 

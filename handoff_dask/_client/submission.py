@@ -9,12 +9,12 @@ from typing import Any
 
 import dask
 from distributed import Client, Future
-from distributed.client import SpanMetadata
-from distributed.protocol import ToPickle, pickle
+from distributed.protocol import pickle
 
+from handoff_dask._adapter._dask import client as border
 from handoff_dask._adapter.compile import Compiled, NumberOrder
 from handoff_dask._adapter.messages import PROTOCOL
-from handoff_dask._client.connection import CONNECTION_LOST
+from handoff_dask._adapter.versions import with_versions
 from handoff_dask._client.outcome import allocation_error
 from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
 from handoff_dask.exceptions import ClusterNotReadyError, SerializationError
@@ -60,7 +60,10 @@ class Submission:
                 "prepare", spec=spec, client=self._client.id, protocol=PROTOCOL
             )
             if answer is not None and answer["status"] != "removed":
-                self._check(answer, dag_id)
+                try:
+                    self._check(answer, dag_id)
+                except ClusterNotReadyError as error:
+                    raise await with_versions(self._client, error) from None
                 return answer
             await ensure_plugin(self._client)  # which raises an error when the client was closed
         raise ClusterNotReadyError(
@@ -88,13 +91,8 @@ class Submission:
 
         def hand_over() -> dict[Any, Future]:
             with dask.annotate(span=span) if span else contextlib.nullcontext():
-                futures: dict[Any, Future] = self._client._graph_to_futures(
-                    expr=compiled.graph,
-                    keys=[compiled.keys[n] for n in compiled.wanted],
-                    span_metadata=SpanMetadata(collections=[{"type": "low-level-graph"}]),
-                    internal_priority=ToPickle(NumberOrder()),
-                )
-            return futures
+                keys = [compiled.keys[n] for n in compiled.wanted]
+                return border.send_graph(self._client, compiled.graph, keys, NumberOrder())
 
         futures = contextvars.Context().run(hand_over)
         self.sent = True
@@ -110,20 +108,15 @@ class Submission:
         """Take up the futures that Dask cancelled when the connection broke: numbers of their functions."""
         numbers = []
         for future in (*self.futures.values(), *self._unkept):
-            if self._client.refcount.get(future.key):  # not released meanwhile
-                state = future._state
-                if state.status == "cancelled":
-                    self._client.futures[future.key] = state
-                    state.exception = None
-                    state.reset()
+            if border.is_held(self._client, future):  # not released meanwhile
+                border.take_up(self._client, future)
                 numbers.append(future.key[1])
         return numbers
 
     def lose(self, reason: str) -> None:
         """Cancel the futures: the scheduler does not have the run any more."""
         for future in (*self.futures.values(), *self._unkept):
-            future._state.cancel(reason=CONNECTION_LOST, msg=reason)
-            self._client.futures.pop(future.key, None)
+            border.cancel_here(self._client, future, reason)
 
     def ended(self) -> None:
         """Give up what nobody keeps."""
@@ -131,7 +124,7 @@ class Submission:
 
     def why_unread(self) -> BaseException | None:
         """Why the scheduler could not read the graph, as futures have it."""
-        failed = (f._state.exception for f in self.futures.values() if f.status == "error")
+        failed = (border.error_of(f) for f in self.futures.values() if f.status == "error")
         return next(failed, None)
 
 

@@ -6,13 +6,15 @@ import asyncio
 import subprocess
 import sys
 
+import dask
+import distributed
 import pytest
 from distributed import Client, Scheduler, Worker
 from helpers import dag_of, identity
 
 import handoff_dask as handoff
 from handoff_dask import ClusterNotReadyError, Function
-from handoff_dask._adapter import capacity, membership, plugin, requests
+from handoff_dask._adapter import capacity, membership, plugin, requests, versions
 
 DAG = dag_of(Function("f", identity, extra_args=[1]))
 
@@ -53,8 +55,72 @@ def test_a_scheduler_of_another_version_is_told_apart(monkeypatch):
     with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
         for module in (plugin, requests, capacity, membership):
             monkeypatch.setattr(module, "PROTOCOL", 0)
-        with pytest.raises(ClusterNotReadyError, match=r"install the same version on both"):
+        with pytest.raises(ClusterNotReadyError, match=r"install the same version on both") as caught:
             handoff.execute(DAG, client)
+        assert_names_versions(caught.value, cluster)
+
+
+def test_a_scheduler_that_answers_in_another_protocol_is_told_apart(monkeypatch):
+    """The plugin was replaced after the client looked."""
+    with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
+        handoff.discover_nodes(client)
+        monkeypatch.setattr(requests, "PROTOCOL", 0)
+        with pytest.raises(ClusterNotReadyError, match=r"install the same version on both") as caught:
+            handoff.execute(DAG, client)
+        assert_names_versions(caught.value, cluster)
+
+
+@pytest.mark.parametrize(
+    ("answer", "version"), [({"version": "0.0.7"}, "0.0.7"), ({}, "of an unknown version")]
+)
+def test_a_worker_of_another_version_is_told_apart(monkeypatch, answer, version):
+    monkeypatch.setattr(membership, "probe_node", lambda dask_worker: {"protocol": 0, **answer})
+    with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
+        match = rf"handoff_dask {version}.*in the environment of every worker"
+        with pytest.raises(ClusterNotReadyError, match=match) as caught:
+            handoff.execute(DAG, client)
+        assert_names_versions(caught.value, cluster)
+
+
+def test_a_plugin_that_cannot_start_on_the_schedulers_dask_names_versions(monkeypatch):
+    async def start(self, scheduler):
+        raise AttributeError("'Scheduler' object has no attribute 'stream_handlers'")
+
+    monkeypatch.setattr(plugin.HandoffPlugin, "start", start)
+    with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
+        with pytest.raises(ClusterNotReadyError, match=r"could not install .* 'stream_handlers'") as caught:
+            handoff.execute(DAG, client)
+        assert_names_versions(caught.value, cluster)
+
+
+def assert_names_versions(error, cluster):
+    """The error ends with what client, scheduler and workers have."""
+    here = f"dask {dask.__version__}, distributed {distributed.__version__}"
+    here = f"handoff_dask {handoff.__version__}, {here}"
+    (address,) = cluster.scheduler.workers
+    assert str(error).endswith(f" Versions: client: {here}; scheduler: {here}; worker {address}: {here}")
+
+
+def test_versions_in_words():
+    new = {"handoff_dask": "2.0", "dask": "2026.8.0", "distributed": "2026.8.1"}
+    old = {"handoff_dask": None, "dask": "2025.1.0", "distributed": "2025.1.0"}
+    workers = {"tcp://old": old, **{f"tcp://{n}": new for n in range(5)}}
+    assert versions.describe_versions(new, old, workers) == (
+        "client: handoff_dask 2.0, dask 2026.8.0, distributed 2026.8.1;"
+        " scheduler: handoff_dask not installed, dask 2025.1.0, distributed 2025.1.0;"
+        " worker tcp://old: handoff_dask not installed, dask 2025.1.0, distributed 2025.1.0;"
+        " workers tcp://0, tcp://1, tcp://2 and 2 more: handoff_dask 2.0, dask 2026.8.0, distributed 2026.8.1"
+    )
+
+
+def test_an_error_does_not_wait_for_versions_that_nobody_tells(monkeypatch):
+    async def silent(client, packages):
+        await asyncio.sleep(3600)
+
+    error = ClusterNotReadyError("something")
+    monkeypatch.setattr(versions, "ask_versions", silent)
+    monkeypatch.setattr(versions, "TIMEOUT", 0.01)
+    assert asyncio.run(versions.with_versions(None, error)) is error
 
 
 def test_a_worker_without_handoff_dask_is_left_alone(monkeypatch):
@@ -82,6 +148,13 @@ class Refuse:
         if name.split(".")[0] == "handoff_dask":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Refuse())
+import importlib.metadata
+version = importlib.metadata.version
+def version_without(name):
+    if name == "handoff_dask":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return version(name)
+importlib.metadata.version = version_without
 from distributed import Scheduler, Worker
 async def main():
     async with Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address=":0") as scheduler:
@@ -105,7 +178,9 @@ def test_a_scheduler_without_handoff_dask_is_told_what_to_install():
         with (
             Client(address, set_as_default=False) as client,
             pytest.raises(
-                ClusterNotReadyError, match=r"install handoff-dask .* scheduler and of every worker"
+                ClusterNotReadyError,
+                match=r"install handoff-dask .* scheduler and of every worker.*"
+                r"client: handoff_dask \d.*; scheduler: handoff_dask not installed, dask \d.*; worker tcp://",
             ),
         ):
             handoff.execute(DAG, client)

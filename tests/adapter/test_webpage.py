@@ -152,7 +152,7 @@ def test_a_page_that_cannot_be_added_harms_nobody(cluster, client, monkeypatch):
     def fail(*args):
         raise RuntimeError("another Dask")
 
-    monkeypatch.setattr(webpage, "dashboard_of", fail)
+    monkeypatch.setattr(webpage.dashboard, "find", fail)
     assert handoff.execute(dag_of(Function("f", len, extra_args=["abc"])), client)["f"] == 3
     assert get(cluster, "handoff")[0] == 404
 

@@ -1,0 +1,60 @@
+"""What handoff_dask relies on in Dask without a promise of Dask's: a module for each one of the border.
+
+A test that fails with a new Dask says what has changed, and what in handoff_dask relies on it.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+from distributed import SchedulerPlugin
+
+from handoff_dask._adapter import _dask
+
+
+def fails(*args):
+    raise ValueError("on purpose")
+
+
+MODULES = [
+    importlib.import_module(f"{_dask.__name__}.{m.name}") for m in pkgutil.iter_modules(_dask.__path__)
+]
+FUNCTIONS = [
+    (module.__name__.rpartition(".")[2], f)
+    for module in MODULES
+    for f in vars(module).values()
+    if inspect.isfunction(f) and f.__module__ == module.__name__ and not f.__name__.startswith("_")
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "f"), FUNCTIONS, ids=[f"{module}.{f.__name__}" for module, f in FUNCTIONS]
+)
+def test_each_way_in_is_explained_and_tested(module, f):
+    for part in ("Reaches", "Why", "From"):
+        assert re.search(rf"^    {part}: ", f.__doc__, re.MULTILINE), f"its docstring lacks the part {part}"
+    tests = ast.parse(Path(__file__).with_name(f"test_{module}.py").read_text("utf-8"))
+    assert f"test_{f.__name__}" in {node.name for node in tests.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_no_hook_fires_between_the_start_of_a_plugin_and_its_registration(client, scheduler):
+    """Dask awaits ``start`` before it notes that the plugin is there: so the plugin's awaits nothing."""
+    known = []
+
+    class Plugin(SchedulerPlugin):
+        name = "test-start"
+
+        async def start(self, scheduler):
+            known.append(self.name in scheduler.plugins)
+            await asyncio.sleep(0)
+
+    client.sync(scheduler.register_scheduler_plugin, Plugin(), idempotent=True)
+    assert known == [False], "HandoffPlugin.start need not be free of awaits any more"
+    client.unregister_scheduler_plugin("test-start")

@@ -1,0 +1,138 @@
+"""The task that a worker's thread runs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import dask
+import pytest
+from distributed import Client, SchedulerPlugin, wait
+from distributed.diagnostics import progress_stream, task_stream, websocket
+from distributed.metrics import time
+from helpers import gate, pass_gate
+
+import handoff_dask as handoff
+from handoff_dask._adapter._dask import running, tasks
+
+
+def fails(*args):
+    raise ValueError("on purpose")
+
+
+def test_in_task(client):
+    assert client.submit(running.in_task, pure=False).result(20), "thread_state.key is not set: session"
+    assert not running.in_task()
+
+
+def mine(x):
+    found = running.find_running()
+    return found.worker.name, found.task.key
+
+
+def test_find_running(client):
+    future = client.submit(mine, 1, pure=False, workers=["a"])
+    assert future.result(20) == ("a", future.key), (
+        "the task of a thread is found otherwise: current.find_task"
+    )
+    assert running.find_running() is None
+
+
+def my_argument(*args):
+    return running.first_argument(running.find_running().task)
+
+
+def test_first_argument(client):
+    assert client.submit(my_argument, 5, 6, pure=False).result(20) == 5, (
+        "tasks have other arguments: current()"
+    )
+    assert client.submit(my_argument, pure=False).result(20) is None
+
+
+def my_annotation(name):
+    return running.annotation(running.find_running().task, name)
+
+
+def test_annotation(client):
+    with dask.annotate(mine={"x": 1}, odd=3):
+        futures = [client.submit(my_annotation, name, pure=False) for name in ("mine", "odd", "none")]
+    assert client.gather(futures) == [{"x": 1}, {}, {}], (
+        "annotations reach workers otherwise: current.facts_of"
+    )
+
+
+def my_attempt(name):
+    pass_gate(name)
+    return running.attempt_id(running.find_running().task)
+
+
+def test_attempt_id(client, cluster):
+    door = gate("attempt")
+    future = client.submit(my_attempt, "attempt", pure=False)
+    door.await_inside(1)
+    here = cluster.scheduler.tasks[future.key]
+    run_id = here.run_id
+    assert tasks.is_attempt(here, run_id)
+    door.open()
+    assert future.result(20) == run_id, (
+        "worker and scheduler know an attempt by different ids: worker.run_function"
+    )
+
+
+def enclose_and(fail):
+    running.enclose(running.find_running().task, "test", [1, "x", None, True], time())
+    return fails() if fail else None
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_enclose(processes):
+    with handoff.local_cluster({"a": {"cpu": 1}}, processes=processes) as cluster, Client(cluster) as client:
+        carried = []
+
+        class Plugin(SchedulerPlugin):
+            name = "test-enclose"
+
+            def transition(self, key, start, finish, *args, startstops=None, **kwargs):
+                if start == "processing":
+                    carried.append((finish, tasks.enclosed(startstops, "test")))
+
+        async def install():
+            cluster.scheduler.add_plugin(Plugin())
+
+        client.sync(install)
+        wait([client.submit(enclose_and, False, pure=False)])
+        wait([client.submit(enclose_and, True, pure=False)])
+        assert [(finish, list(value)) for finish, value in carried] == [
+            ("memory", [1, "x", None, True]),
+            ("erred", [1, "x", None, True]),
+        ], "Dask does not carry along what a node says of an attempt: worker.run_function, plugin.report_in"
+
+
+@pytest.mark.parametrize("module", [progress_stream, task_stream, websocket])
+def test_enclose_adds_what_diagnostics_know(module):
+    task = SimpleNamespace(startstops=[])
+    running.enclose(task, "test", 1, 5.0)
+    (interval,) = task.startstops
+    assert interval["action"] in module.colors, "Dask's diagnostics break on it: running.enclose"
+    assert (interval["start"], interval["stop"]) == (5.0, 5.0)
+
+
+def test_packed_error():
+    try:
+        fails()
+    except ValueError as error:
+        exception, trace = running.packed_error(error)
+    assert isinstance(exception, bytes), "error_message has another form: child"
+    assert isinstance(trace, bytes)
+
+
+def test_unpacked_error(client):
+    try:
+        fails()
+    except ValueError as error:
+        packed = running.packed_error(error)
+    again = running.unpacked_error(*packed)
+    assert repr(again) == "ValueError('on purpose')", (
+        "clean_exception gives something else: killable, outcome"
+    )
+    assert again.__traceback__ is not None
+    assert repr(running.unpacked_error(packed[0])) == repr(again)

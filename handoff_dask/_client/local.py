@@ -32,10 +32,10 @@ from handoff_dask._client.result import Result
 from handoff_dask._client.resume import CheckpointLike, Plan, Selection, plan_run
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function, Transfer
+from handoff_dask._model.graph import count_inputs, depth_first, inline_order, placed_dependencies
 from handoff_dask._model.records import Attempt, Records, Row
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._model.shown import shown
-from handoff_dask._scheduling.lowering import depth_first, inline_order, placed_dependencies
 from handoff_dask.exceptions import FunctionFailedError, InvalidFunctionError, RunError, RunTimeoutError
 
 #: Name of the one node there is.
@@ -170,12 +170,8 @@ class LocalRun:
         self._late: RunTimeoutError | None = None
         self._functions = functions = plan.dag.functions
         self._stores = plan.stores
-        self._inlined = inline_order(functions, tuple(plan.dag) if self._has_inline(functions) else ())
-        self._dependencies = {
-            id: placed_dependencies(f, functions, self._inlined)
-            for id, f in functions.items()
-            if f.type != "inline"
-        }
+        self._inlined = inline_order(functions, plan.dag)
+        self._dependencies = placed_dependencies(functions, self._inlined)
         keep = options.keep
         self._uses: dict[Hashable, int] | None = None
         if keep != "all":
@@ -187,10 +183,6 @@ class LocalRun:
             for id in kept:
                 uses[id] += 1
             self._uses = uses
-
-    @staticmethod
-    def _has_inline(functions: Mapping[Hashable, Function]) -> bool:
-        return any(f.type == "inline" for f in functions.values())
 
     # ------------------------------------------------------------------ running
 
@@ -226,17 +218,7 @@ class LocalRun:
         pool: a chain never changes threads.
         """
         functions = self._functions
-        waiting: dict[Hashable, int] = {}
-        dependents: dict[Hashable, list[Hashable]] = {}
-        ready = []
-        for id, deps in self._dependencies.items():
-            distinct = set(deps)
-            for d in distinct:
-                dependents.setdefault(d, []).append(id)
-            if distinct:
-                waiting[id] = len(distinct)
-            else:
-                ready.append(id)
+        ready, waiting, dependents = count_inputs(self._dependencies)
         lock = threading.Lock()
         all_done = threading.Event()
         open_chains = len(ready)

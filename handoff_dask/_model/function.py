@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -188,6 +189,10 @@ class Transfer(Function):
 LOADING = "load-checkpoint"
 
 
+#: The end of an id that numbers it, or tells it apart in hexadecimal.
+_NUMBERING = re.compile(r"[\W_]*(?:\d+|[0-9a-f]{8,})$")
+
+
 def _is_plain_iterable(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
 
@@ -198,6 +203,21 @@ def code_name(code: Any) -> str:
         code = code.func
     name = code if isinstance(code, str) else getattr(code, "__qualname__", None) or type(code).__qualname__
     return name.rpartition(":")[2].rpartition(".")[2].strip("<>") or "function"
+
+
+def stem_of(id: Hashable) -> str:
+    """The part of an id that functions of one sort share: ``blur-17`` and ``blur-3`` are ``blur``.
+
+    Functions of the same code can differ in their arguments; their ids often tell the sorts apart.
+    """
+    while type(id) is tuple and id:
+        id = id[0]
+    return _NUMBERING.sub("", id) if type(id) is str else ""
+
+
+def learning_name(f: Function) -> str:
+    """Name under which durations are learnt: that of the code, a space, and the stem of the id."""
+    return f"{code_name(f.code)} {stem_of(f.id)}"
 
 
 def expand_arguments(function: Function) -> tuple[Function, list[Function]]:

@@ -17,7 +17,7 @@ from handoff_dask._model.records import Row
 from handoff_dask._model.runinfo import RunInfo
 
 if TYPE_CHECKING:
-    from handoff_dask._client.local import LocalRun
+    from handoff_dask._client.local_run import LocalRun
     from handoff_dask._client.run import Run
 
 

@@ -313,6 +313,15 @@ class DAG:
         self._order = order
         self._valid_size = len(self._functions)
 
+    def _validate_to_run(self) -> None:
+        """Validate, and refuse input functions."""
+        self.validate()
+        if inputs := [id for id, f in self._functions.items() if f.type == "input"]:
+            texts = [
+                f"function {id!r} is an input function: it has a value only in a stream" for id in inputs
+            ]
+            raise InvalidFunctionError(self.id, texts, inputs)
+
     def _topological_order(self) -> tuple[Hashable, ...]:
         if len(self._order) != len(self._functions):
             error, order = find_problems(self.id, self._functions, graph_only=True)

@@ -205,6 +205,14 @@ def code_name(code: Any) -> str:
     return name.rpartition(":")[2].rpartition(".")[2].strip("<>") or "function"
 
 
+def policy_of(f: Function, default: RetryPolicy) -> RetryPolicy:
+    """The retry policy in force: the function's own or its run's, with the function's number of retries."""
+    policy = f.retry or default
+    if f.max_retries is None or f.max_retries == policy.max_retries:
+        return policy
+    return policy.with_max_retries(f.max_retries)
+
+
 def stem_of(id: Hashable) -> str:
     """The part of an id that functions of one sort share: ``blur-17`` and ``blur-3`` are ``blur``.
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.function import Collocated, Function, Transfer, learning_name
+from handoff_dask._model.function import Collocated, Function, Transfer, learning_name, policy_of
 from handoff_dask._model.graph import collocation_groups, depth_first, inline_order, placed_dependencies
 from handoff_dask._model.resources import parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.spec import Kind, RunSpec
-from handoff_dask.exceptions import InvalidFunctionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +67,8 @@ def lower_dag(
     InvalidDAGError
         Also for input functions, which have values in a stream only.
     """
-    dag.validate()
+    dag._validate_to_run()
     functions = dag.functions
-    if inputs := [id for id, f in functions.items() if f.type == "input"]:
-        raise InvalidFunctionError(
-            dag.id,
-            [f"function {id!r} is an input function: it has a value only in a stream" for id in inputs],
-            inputs,
-        )
     inlined = inline_order(functions, dag._topological_order())
     dependencies = placed_dependencies(functions, inlined)
     order = depth_first(dependencies)
@@ -130,9 +123,7 @@ class _Kinds:
         pins = f.node if f.node is None or type(f.node) is tuple else (f.node,)
         if isinstance(f.node, Collocated):
             pins = None
-        policy = f.retry or self.policy
-        if f.max_retries is not None and f.max_retries != policy.max_retries:
-            policy = policy.with_max_retries(f.max_retries)
+        policy = policy_of(f, self.policy)
         name = learning_name(f)
         isolated = f.timeout is not None
         key: Any = (tuple(cost.items()), pins, f.priority, policy, name, isolated)

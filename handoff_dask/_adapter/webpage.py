@@ -16,6 +16,7 @@ from tornado.web import Application, RequestHandler
 from handoff_dask._adapter.config import wants_dashboard
 from handoff_dask._adapter.messages import NAME
 from handoff_dask._adapter.snapshot import Snapshot
+from handoff_dask._model.hooks import module_for
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -87,13 +88,11 @@ class Webpage:
         """Fill a page for somebody who has opened it."""
         from distributed.dashboard.components.scheduler import BOKEH_THEME, env
 
-        from handoff_dask._display import dashboard
-
         doc.title = "Dask: Handoff"
         doc.template = env.get_template("simple.html")
         doc.template_variables.update(extra)
         doc.theme = BOKEH_THEME
-        dashboard.fill(doc, self._read_on_loop)
+        module_for("dashboard").fill(doc, self._read_on_loop)
 
     def _read_on_loop(self) -> Snapshot | None:
         """A snapshot, taken where nothing changes meanwhile: new versions of Bokeh make pages in threads."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal
 
+from handoff_dask._model.hooks import module_for
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._model.shown import shown
 
@@ -164,9 +165,8 @@ class Function:
         return f"Function({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
-        from handoff_dask._display import html
-
-        return html.function(self)
+        text: str = module_for("html").function(self)
+        return text
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

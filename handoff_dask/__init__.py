@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from handoff_dask import _wiring
 from handoff_dask._adapter.checkpoint import Checkpoint
 from handoff_dask._adapter.cluster import local_cluster
 from handoff_dask._adapter.current import Current, current
@@ -47,6 +48,8 @@ from handoff_dask.exceptions import (
     RunTimeoutError,
     SerializationError,
 )
+
+_wiring.connect()
 
 __all__ = [
     "DAG",

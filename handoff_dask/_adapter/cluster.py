@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import contextlib
 import logging
-import os
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +11,7 @@ from distributed import Nanny, Scheduler, Security, SpecCluster, Worker
 from distributed.system import MEMORY_LIMIT
 
 from handoff_dask._adapter.capacity import MB, count_gpus
+from handoff_dask._adapter.shared import shared
 from handoff_dask._model.resources import GPU, THREADS, UNIT, parse_nodes
 
 
@@ -108,40 +104,14 @@ def local_cluster(
     )
 
 
-_embedded: SpecCluster | None = None
-_embedded_lock = threading.Lock()
-
-
 def embedded_cluster() -> SpecCluster:
-    """The cluster in this process: one node with its cores and memory. Started when first needed."""
-    global _embedded
-    with _embedded_lock:
-        if _embedded is None or _embedded.status.name != "running":
-            capacity = {"cpu": CPU_COUNT, "memory": MEMORY_LIMIT // MB}
-            if gpus := count_gpus():
-                capacity[GPU] = gpus
-            _embedded = local_cluster({"embedded": capacity})
-            close_at_exit(_embedded)
-        return _embedded
+    """Return the cluster in this process: one node with its cores and memory. Started at first use."""
+    cluster: SpecCluster = shared("embedded", _start_embedded)
+    return cluster
 
 
-def _after_fork() -> None:
-    """Another thread may have held the lock; the cluster itself is closed here."""
-    global _embedded_lock
-    _embedded_lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def close_at_exit(resource: Any) -> None:
-    """Close a cluster or a client when the interpreter goes, without a word."""
-
-    def close() -> None:
-        # Nobody wants to read how it closes, and where that would be written may be closed already.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
-        with contextlib.suppress(Exception, asyncio.CancelledError):
-            resource.close(timeout=5)
-
-    atexit.register(close)
+def _start_embedded() -> SpecCluster:
+    capacity = {"cpu": CPU_COUNT, "memory": MEMORY_LIMIT // MB}
+    if gpus := count_gpus():
+        capacity[GPU] = gpus
+    return local_cluster({"embedded": capacity})

@@ -16,6 +16,7 @@ from handoff_dask._adapter._dask import dashboard
 from handoff_dask._adapter.config import wants_dashboard
 from handoff_dask._adapter.messages import NAME
 from handoff_dask._adapter.snapshot import Snapshot
+from handoff_dask._model.hooks import module_for
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -71,11 +72,9 @@ class Webpage:
 
     def _document(self, scheduler: Scheduler, extra: dict[str, Any], doc: Any) -> None:
         """Fill a page for somebody who has opened it."""
-        from handoff_dask._display.dashboard import fill
-
         doc.title = "Dask: Handoff"
         dashboard.dress(doc, extra)
-        fill(doc, self._read_on_loop)
+        module_for("dashboard").fill(doc, self._read_on_loop)
 
     def _read_on_loop(self) -> Snapshot | None:
         """A snapshot, taken where nothing changes meanwhile: new versions of Bokeh make pages in threads."""

@@ -10,7 +10,8 @@ import click
 import dask
 from distributed import Client
 
-from handoff_dask._adapter.cluster import close_at_exit, local_cluster
+from handoff_dask._adapter.cluster import local_cluster
+from handoff_dask._adapter.shared import close_at_exit
 from handoff_dask._cli.errors import ExitCode, Failure
 from handoff_dask._cli.interrupts import Deaf, children_uninterrupted, uninterrupted
 from handoff_dask._cli.loading import load_nodes

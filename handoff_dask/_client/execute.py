@@ -25,6 +25,7 @@ from handoff_dask._client.run import Run
 from handoff_dask._client.session import resolve_client
 from handoff_dask._client.watching import Display, watch
 from handoff_dask._model.dag import DAG
+from handoff_dask._model.hooks import module_for
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask.exceptions import RunError
 
@@ -272,9 +273,7 @@ async def _execute_async(
 
 
 def _display_of(run: Run) -> Display:
-    from handoff_dask._display.progress import display_of
-
-    return display_of(str(run.dag.id))
+    return module_for("progress").display_of(str(run.dag.id))
 
 
 async def _result_within(run: Run, timeout: float | None, display: Display | None) -> Result:

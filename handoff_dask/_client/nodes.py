@@ -9,6 +9,7 @@ from distributed import Client
 
 from handoff_dask._adapter._dask.client import request
 from handoff_dask._client.session import ask
+from handoff_dask._model.hooks import module_for
 from handoff_dask._model.resources import parse_amounts
 from handoff_dask.exceptions import NodeNotFoundError
 
@@ -17,9 +18,7 @@ class Nodes(dict[Any, dict[str, float]]):
     """Node name → resource → amount: a dict that notebooks show as a table."""
 
     def _repr_html_(self) -> str:
-        from handoff_dask._display import html
-
-        return html.nodes(self)
+        return module_for("html").nodes(self)
 
 
 def discover_nodes(client: Any = None) -> Any:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from handoff_dask._adapter.compile import Compiled
 from handoff_dask._client.history import Entry, History
+from handoff_dask._model.function import learning_name
 from handoff_dask._model.records import Row
 from handoff_dask._model.runinfo import RunInfo
-from handoff_dask._scheduling.lower import learning_name
 
 if TYPE_CHECKING:
-    from handoff_dask._client.local import LocalRun
+    from handoff_dask._client.local_run import LocalRun
     from handoff_dask._client.run import Run
 
 

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from handoff_dask._model.hooks import module_for
 from handoff_dask._model.records import FunctionRecord
 
 if TYPE_CHECKING:
@@ -59,22 +60,10 @@ class Result:
         Timeline
             Of a result that was pickled, without the critical path and the capacities of nodes.
         """
-        from handoff_dask._display.timeline import timeline_of
-
-        return timeline_of(f"run of DAG {self.dag_id!r}", self.records, other)
+        return module_for("timeline").timeline_of(f"run of DAG {self.dag_id!r}", self.records, other)
 
     def __repr__(self) -> str:
-        # A notebook stores it with every cell that shows it, so a result of many functions is cut short.
-        from handoff_dask._display.text import value_text
-        from handoff_dask._display.words import seconds
-
-        results, allocations = value_text(dict(self.results)), value_text(dict(self.allocations))
-        return (
-            f"<Result of DAG {value_text(self.dag_id)} in {seconds(self.elapsed)}:"
-            f" results {results}, allocations {allocations}>"
-        )
+        return module_for("text").result_text(self)
 
     def _repr_html_(self) -> str:
-        from handoff_dask._display import html
-
-        return html.result(self)
+        return module_for("html").result(self)

@@ -14,7 +14,7 @@ from handoff_dask._adapter.checkpoint import Checkpoint, Directory, Entry, file_
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.fingerprint import UnreadableError, fingerprints
 from handoff_dask._model.function import Collocated, Function, Transfer
-from handoff_dask._scheduling.lower import collocation_groups, inline_order, placed_dependencies
+from handoff_dask._model.graph import collocation_groups, inline_order, placed_dependencies
 from handoff_dask.exceptions import SerializationError
 
 #: What ``checkpoint`` takes.
@@ -133,9 +133,7 @@ def plan_run(
     sealed = directory.sealed()
     entries = {id: Entry(sealed, file_name(id, prints[id]), prints[id]) for id in order if id in wanted_files}
     inlined = inline_order(functions, order)
-    dependencies = {
-        id: placed_dependencies(f, functions, inlined) for id, f in functions.items() if f.type != "inline"
-    }
+    dependencies = placed_dependencies(functions, inlined)
     needed = set().union(*dependencies.values()) if dependencies else set()
     if keep == "all":
         wanted = set(dependencies)
@@ -212,11 +210,8 @@ def _nodes(dag: DAG, run: set[Hashable], loaded: set[Hashable]) -> dict[Hashable
     What is loaded is loaded beside those of its group that run, and anywhere if none does.
     """
     functions = dag.functions
-    number_of = {id: n for n, id in enumerate(functions)}
-    ids = list(functions)
     nodes: dict[Hashable, Any] = {}
-    for group in collocation_groups(functions, number_of):
-        members = [ids[n] for n in group]
+    for members in collocation_groups(functions):
         left = [id for id in members if id in run or id in loaded]
         if len(left) == len(members) and run.issuperset(left):
             continue

@@ -25,6 +25,7 @@ from handoff_dask._client.rows import Rows
 from handoff_dask._client.session import ensure_plugin
 from handoff_dask._client.submission import Submission, pickled
 from handoff_dask._model.dag import DAG
+from handoff_dask._model.hooks import module_for
 from handoff_dask._model.progress import Progress
 from handoff_dask._model.records import Event, Records, Row, events_of, inputs_by_id
 from handoff_dask._scheduling.runs import ENDED
@@ -233,14 +234,10 @@ class Run:
         return f"{self.status}, since {self._why_gone}" if lost else self.status
 
     def _repr_html_(self) -> str:
-        from handoff_dask._display import html
-
-        return html.run(self)
+        return module_for("html").run(self)
 
     def _ipython_display_(self) -> None:
-        from handoff_dask._display import live
-
-        live.show(self)
+        module_for("live").show(self)
 
     # ------------------------------------------------------------------ waiting
 
@@ -427,10 +424,9 @@ class Run:
         return self._sync(partial(self._timeline, other))
 
     async def _timeline(self, other: Any) -> Timeline:
-        from handoff_dask._display.timeline import timeline_of
-
         now = None if self.done() else time.time()
-        return timeline_of(f"run of DAG {self.dag.id!r}", await self._records(), other, now=now)
+        title, records = f"run of DAG {self.dag.id!r}", await self._records()
+        return module_for("timeline").timeline_of(title, records, other, now=now)
 
     @property
     def allocations(self) -> Any:

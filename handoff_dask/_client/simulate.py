@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from handoff_dask._client.history import History
 from handoff_dask._client.options import DEFAULT_STRATEGY, AllocatorLike, RunOptions, check_dag
 from handoff_dask._model.dag import DAG
+from handoff_dask._model.hooks import module_for
 from handoff_dask._model.records import FunctionRecord, Records, inputs_by_id
 from handoff_dask._model.resources import THREADS, from_units, parse_nodes, to_units
 from handoff_dask._model.retry import RetryPolicy
@@ -111,9 +112,7 @@ class Schedule:
         -------
         Timeline
         """
-        from handoff_dask._display.timeline import timeline_of
-
-        return timeline_of(f"simulation of DAG {self.dag_id!r}", self.records, other)
+        return module_for("timeline").timeline_of(f"simulation of DAG {self.dag_id!r}", self.records, other)
 
     def to_pandas(self) -> Any:
         """One row for each function, in the order in which they started.
@@ -154,9 +153,7 @@ class Schedule:
         )
 
     def _repr_html_(self) -> str:
-        from handoff_dask._display import html
-
-        return html.schedule(self)
+        return module_for("html").schedule(self)
 
 
 def simulate(

@@ -13,10 +13,11 @@ from distributed.protocol import pickle
 
 from handoff_dask._adapter._dask import client as border
 from handoff_dask._adapter.compile import Compiled, NumberOrder
+from handoff_dask._adapter.install import check_protocol, explain_unusable
 from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._adapter.versions import with_versions
 from handoff_dask._client.outcome import allocation_error
-from handoff_dask._client.session import check_protocol, ensure_plugin, explain_unusable
+from handoff_dask._client.session import ensure_plugin
 from handoff_dask.exceptions import ClusterNotReadyError, SerializationError
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from handoff_dask._display.words import seconds
 from handoff_dask._model.shown import plain, shown
+
+if TYPE_CHECKING:
+    from handoff_dask._client.result import Result
 
 #: Characters of a value that are shown.
 CHARACTERS = 80
@@ -67,6 +71,15 @@ def value_text(value: Any) -> str:
         count = f" ({len(value):,d} items)"
         return cut(text, CHARACTERS - len(count)) + count
     return cut(text, CHARACTERS)
+
+
+def result_text(result: Result) -> str:
+    """A result in short: a notebook stores it with every cell that shows it."""
+    results, allocations = value_text(dict(result.results)), value_text(dict(result.allocations))
+    return (
+        f"<Result of DAG {value_text(result.dag_id)} in {seconds(result.elapsed)}:"
+        f" results {results}, allocations {allocations}>"
+    )
 
 
 def name_text(value: Any) -> str:

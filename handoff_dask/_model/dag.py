@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from handoff_dask._model.function import Collocated, Function, expand_arguments
+from handoff_dask._model.hooks import module_for
 from handoff_dask._model.validation import find_problems
 from handoff_dask.exceptions import DuplicateFunctionError, InvalidDAGError, InvalidFunctionError
 
@@ -58,7 +59,7 @@ class DAG:
         self._order: tuple[Hashable, ...] = ()
 
     # ------------------------------------------------------------------ from Dask
-    # Dask is known to the adapter only, imported when asked for.
+    # Dask is known to the adapter only.
 
     @classmethod
     def from_delayed(cls, obj: Any, *, id: Hashable = None, cost: Any = None, node: Any = None) -> DAG:
@@ -107,10 +108,8 @@ class DAG:
         >>> dag.sinks, dag["forty"].cost
         (('forty',), {'cpu': 2})
         """
-        from handoff_dask._adapter import from_dask
-
         dag = cls(id)
-        for function in from_dask.functions_of_collection(obj, dag.id, cost, node):
+        for function in module_for("from_dask").functions_of_collection(obj, dag.id, cost, node):
             dag.add_function(function)
         return dag
 
@@ -155,10 +154,8 @@ class DAG:
         >>> list(dag), dag["z"].dependencies
         (['y', 'z'], ('y',))
         """
-        from handoff_dask._adapter import from_dask
-
         dag = cls(id)
-        for function in from_dask.functions_of_graph(graph, outputs, dag.id, cost, node):
+        for function in module_for("from_dask").functions_of_graph(graph, outputs, dag.id, cost, node):
             dag.add_function(function)
         return dag
 
@@ -313,6 +310,15 @@ class DAG:
         self._order = order
         self._valid_size = len(self._functions)
 
+    def _validate_to_run(self) -> None:
+        """Validate, and refuse input functions."""
+        self.validate()
+        if inputs := [id for id, f in self._functions.items() if f.type == "input"]:
+            texts = [
+                f"function {id!r} is an input function: it has a value only in a stream" for id in inputs
+            ]
+            raise InvalidFunctionError(self.id, texts, inputs)
+
     def _topological_order(self) -> tuple[Hashable, ...]:
         if len(self._order) != len(self._functions):
             error, order = find_problems(self.id, self._functions, graph_only=True)
@@ -375,12 +381,11 @@ class DAG:
         return f"<DAG {self.id!r}: {len(self)} functions>"
 
     # ------------------------------------------------------------------ showing
-    # Drawing belongs to the presentation layer, imported only when asked for.
+    # Drawing belongs to the presentation layer.
 
     def _repr_html_(self) -> str:
-        from handoff_dask._display import html
-
-        return html.dag(self)
+        text: str = module_for("html").dag(self)
+        return text
 
     def to_mermaid(self, *, color: str | None = None, records: Any = None, collapse: int | None = 10) -> str:
         """The graph as a Mermaid flowchart, for Markdown.
@@ -398,9 +403,8 @@ class DAG:
         TypeError, ValueError
             As :meth:`visualize`.
         """
-        from handoff_dask._display import graph
-
-        return graph.to_mermaid(self, color=color, records=records, collapse=collapse)
+        text: str = module_for("graph").to_mermaid(self, color=color, records=records, collapse=collapse)
+        return text
 
     def to_networkx(self) -> networkx.DiGraph:
         """The graph as a ``networkx.DiGraph``; a node's attribute ``function`` is the :class:`Function`.
@@ -410,9 +414,7 @@ class DAG:
         ImportError
             networkx is not installed; the message names the extra that brings it.
         """
-        from handoff_dask._display import graph
-
-        return graph.to_networkx(self)
+        return module_for("graph").to_networkx(self)
 
     def visualize(
         self,
@@ -465,8 +467,6 @@ class DAG:
         ValueError
             Another argument is none of these, or ``records`` are needed.
         """
-        from handoff_dask._display import graph
-
-        return graph.visualize(
+        return module_for("graph").visualize(
             self, filename, rankdir=rankdir, color=color, records=records, collapse=collapse
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal
 
+from handoff_dask._model.hooks import module_for
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._model.shown import shown
 
@@ -163,9 +165,8 @@ class Function:
         return f"Function({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
-        from handoff_dask._display import html
-
-        return html.function(self)
+        text: str = module_for("html").function(self)
+        return text
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -188,6 +189,10 @@ class Transfer(Function):
 LOADING = "load-checkpoint"
 
 
+#: The end of an id that numbers it, or tells it apart in hexadecimal.
+_NUMBERING = re.compile(r"[\W_]*(?:\d+|[0-9a-f]{8,})$")
+
+
 def _is_plain_iterable(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
 
@@ -198,6 +203,29 @@ def code_name(code: Any) -> str:
         code = code.func
     name = code if isinstance(code, str) else getattr(code, "__qualname__", None) or type(code).__qualname__
     return name.rpartition(":")[2].rpartition(".")[2].strip("<>") or "function"
+
+
+def policy_of(f: Function, default: RetryPolicy) -> RetryPolicy:
+    """The retry policy in force: the function's own or its run's, with the function's number of retries."""
+    policy = f.retry or default
+    if f.max_retries is None or f.max_retries == policy.max_retries:
+        return policy
+    return policy.with_max_retries(f.max_retries)
+
+
+def stem_of(id: Hashable) -> str:
+    """The part of an id that functions of one sort share: ``blur-17`` and ``blur-3`` are ``blur``.
+
+    Functions of the same code can differ in their arguments; their ids often tell the sorts apart.
+    """
+    while type(id) is tuple and id:
+        id = id[0]
+    return _NUMBERING.sub("", id) if type(id) is str else ""
+
+
+def learning_name(f: Function) -> str:
+    """Name under which durations are learnt: that of the code, a space, and the stem of the id."""
+    return f"{code_name(f.code)} {stem_of(f.id)}"
 
 
 def expand_arguments(function: Function) -> tuple[Function, list[Function]]:

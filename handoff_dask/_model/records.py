@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from handoff_dask._model.hooks import module_for
 from handoff_dask._model.resources import format_amounts
 
 if TYPE_CHECKING:
@@ -170,9 +171,8 @@ class Records(Mapping[Hashable, FunctionRecord]):
         return f"<records of {len(self)} functions>"
 
     def _repr_html_(self) -> str:
-        from handoff_dask._display import html
-
-        return html.records(self)
+        text: str = module_for("html").records(self)
+        return text
 
     def to_pandas(self) -> Any:
         """One row for each attempt, and one for each function that had none.
@@ -189,9 +189,7 @@ class Records(Mapping[Hashable, FunctionRecord]):
         ImportError
             pandas is not installed.
         """
-        from handoff_dask._display import export
-
-        return export.to_pandas(self)
+        return module_for("export").to_pandas(self)
 
     def to_parquet(self, path: Any) -> None:
         """Write the table of :meth:`to_pandas` to a Parquet file; ids, nodes and devices as text.
@@ -201,15 +199,11 @@ class Records(Mapping[Hashable, FunctionRecord]):
         ImportError
             pandas, or a Parquet library for it such as pyarrow, is not installed.
         """
-        from handoff_dask._display import export
-
-        export.to_parquet(self, path)
+        module_for("export").to_parquet(self, path)
 
     def to_json(self, path: Any) -> None:
         """Write the table of :meth:`to_pandas` to a JSON file: a list of objects."""
-        from handoff_dask._display import export
-
-        export.to_json(self, path)
+        module_for("export").to_json(self, path)
 
     def to_trace(self, path: Any) -> None:
         """Write every attempt that ran to a file in Chrome's trace format.
@@ -217,9 +211,7 @@ class Records(Mapping[Hashable, FunctionRecord]):
         Trace viewers such as https://ui.perfetto.dev show it: each node is a process, and what it ran at once
         is on lines of their own.
         """
-        from handoff_dask._display import export
-
-        export.to_trace(self, path)
+        module_for("export").to_trace(self, path)
 
     def timeline(self, other: Any = None, *, dag: DAG | None = None) -> Timeline:
         """Which function ran where and when.
@@ -236,9 +228,8 @@ class Records(Mapping[Hashable, FunctionRecord]):
         -------
         Timeline
         """
-        from handoff_dask._display.timeline import timeline_of
-
-        return timeline_of("records", self, other, dag=dag)
+        timeline: Timeline = module_for("timeline").timeline_of("records", self, other, dag=dag)
+        return timeline
 
     @property
     def allocations(self) -> dict[Hashable, Any]:

@@ -72,6 +72,10 @@ class RetryPolicy:
         if not isinstance(self.elsewhere, bool):
             raise TypeError(f"RetryPolicy.elsewhere must be True or False, not {self.elsewhere!r}")
 
+    def allows(self, failures: int, error: BaseException | None = None) -> bool:
+        """Whether another attempt follows the ``failures``-th failure (from 1), if it was such an error."""
+        return failures <= self.max_retries and (error is None or isinstance(error, self.retry_on))
+
     def wait(self, failures: int, draw: float) -> float:
         """Seconds to wait after the ``failures``-th failure (from 1), given a random ``draw`` in [0, 1)."""
         if not self.delay:

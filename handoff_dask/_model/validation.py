@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Hashable, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from handoff_dask._model.function import Collocated, Function, Transfer
@@ -149,16 +150,14 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
 
 
 def _find_cycle(functions: Functions, stuck: Mapping[Hashable, int]) -> list[Hashable]:
-    """One cycle among functions of which each depends on another one that is stuck."""
-    id = next(iter(stuck))
-    seen: dict[Hashable, int] = {}
-    path: list[Hashable] = []
-    while id not in seen:
-        seen[id] = len(path)
-        path.append(id)
-        id = next(d for d in functions[id].dependencies if _is_in(d, stuck))
-    # The walk went from dependents to what they need; execution goes the other way.
-    return path[seen[id] :][::-1]
+    """Find a cycle, in the order of execution, among functions each of which depends on another one."""
+    needs = {id: [d for d in functions[id].dependencies if _is_in(d, stuck)] for id in stuck}
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        cycle: list[Hashable] = error.args[1]
+        return cycle[1:]  # its last is its first
+    raise AssertionError("functions wait for each other, but not in a cycle")
 
 
 def _is_in(id: Any, ids: Mapping[Hashable, Any]) -> bool:

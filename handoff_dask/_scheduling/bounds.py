@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from handoff_dask._model.graph import path_lengths
 from handoff_dask._model.resources import THREADS, UNIT
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.node import Node
-from handoff_dask._scheduling.rank import path_lengths
 from handoff_dask._scheduling.runs import CONCURRENCY, Run
 
 #: Costs that are looked at one by one: how many functions of at least such a cost run at once. Those with

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from handoff_dask._model.graph import path_lengths
 from handoff_dask._scheduling.estimates import Estimates
 from handoff_dask._scheduling.functions import FINAL, State
 from handoff_dask._scheduling.nodes import Nodes
-from handoff_dask._scheduling.rank import path_lengths
 from handoff_dask._scheduling.runs import Run
 
 #: A function that has been running for longer than expected is taken to go on for this share of that time.

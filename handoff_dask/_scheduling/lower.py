@@ -5,20 +5,16 @@ Code is not looked at, so that a DAG can be lowered where nothing is going to ru
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.function import Collocated, Function, Transfer, code_name
+from handoff_dask._model.function import Collocated, Function, Transfer, learning_name, policy_of
+from handoff_dask._model.graph import collocation_groups, depth_first, inline_order, placed_dependencies
 from handoff_dask._model.resources import parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.spec import Kind, RunSpec
-from handoff_dask.exceptions import InvalidFunctionError
-
-#: The end of an id that numbers it, or tells it apart in hexadecimal.
-_NUMBERING = re.compile(r"[\W_]*(?:\d+|[0-9a-f]{8,})$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +67,10 @@ def lower_dag(
     InvalidDAGError
         Also for input functions, which have values in a stream only.
     """
-    dag.validate()
+    dag._validate_to_run()
     functions = dag.functions
-    if inputs := [id for id, f in functions.items() if f.type == "input"]:
-        raise InvalidFunctionError(
-            dag.id,
-            [f"function {id!r} is an input function: it has a value only in a stream" for id in inputs],
-            inputs,
-        )
     inlined = inline_order(functions, dag._topological_order())
-    dependencies = {
-        id: placed_dependencies(f, functions, inlined) for id, f in functions.items() if f.type != "inline"
-    }
+    dependencies = placed_dependencies(functions, inlined)
     order = depth_first(dependencies)
     number_of = {id: number for number, id in enumerate(order)}
     limit_units = {name: to_units(amount) for name, amount in (limits or {}).items()}
@@ -98,7 +86,7 @@ def lower_dag(
         for id, f in functions.items()
         if isinstance(f, Transfer) and f.peer in number_of
     }
-    groups = collocation_groups(functions, number_of)
+    groups = [sorted(number_of[id] for id in group) for group in collocation_groups(functions)]
     # A deserializer whose consumer need not run is a group by itself: only the node of a group can be decided
     # on, and told to the serializer, before anything of it starts.
     grouped = {number for group in groups for number in group}
@@ -118,104 +106,6 @@ def lower_dag(
     return Lowered(spec, order, number_of, dependencies, inlined)
 
 
-def depth_first(dependencies: Mapping[Hashable, Sequence[Hashable]]) -> list[Hashable]:
-    """A topological order that goes on with what was begun: few results are alive at a time."""
-    waiting: dict[Hashable, int] = {}
-    dependents: dict[Hashable, list[Hashable]] = {}
-    sources = []
-    for id, deps in dependencies.items():
-        distinct = set(deps) if len(deps) > 1 else deps
-        if not distinct:
-            sources.append(id)
-            continue
-        waiting[id] = len(distinct)
-        for d in distinct:
-            dependents.setdefault(d, []).append(id)
-    order = []
-    stack = sources[::-1]
-    while stack:
-        id = stack.pop()
-        order.append(id)
-        for dependent in reversed(dependents.get(id, ())):
-            waiting[dependent] -= 1
-            if not waiting[dependent]:
-                stack.append(dependent)
-    return order
-
-
-def stem_of(id: Hashable) -> str:
-    """What ids of functions of one sort have in common: ``blur-17`` and ``blur-3`` are ``blur``.
-
-    Functions of one code can differ in what they are given; ids often tell the sorts apart.
-    """
-    while type(id) is tuple and id:
-        id = id[0]
-    return _NUMBERING.sub("", id) if type(id) is str else ""
-
-
-def learning_name(f: Function) -> str:
-    """Name under which durations are learnt: that of the code, a space, and the stem of the id."""
-    return f"{code_name(f.code)} {stem_of(f.id)}"
-
-
-def inline_order(
-    functions: Mapping[Hashable, Function], topological: Sequence[Hashable]
-) -> dict[Hashable, tuple[Hashable, ...]]:
-    """The inline functions that each placed function evaluates, in an order in which they can be."""
-    if not any(f.type == "inline" for f in functions.values()):
-        return {}
-    position = {id: n for n, id in enumerate(topological)}
-    found = {}
-    for id, f in functions.items():
-        if f.type == "inline":
-            continue
-        seen: set[Hashable] = set()
-        stack = [d for d in f.dependencies if functions[d].type == "inline"]
-        while stack:
-            d = stack.pop()
-            if d not in seen:
-                seen.add(d)
-                stack.extend(e for e in functions[d].dependencies if functions[e].type == "inline")
-        if seen:
-            found[id] = tuple(sorted(seen, key=position.__getitem__))
-    return found
-
-
-def placed_dependencies(
-    f: Function, functions: Mapping[Hashable, Function], inlined: Mapping[Hashable, Iterable[Hashable]]
-) -> tuple[Hashable, ...]:
-    """The functions whose results ``f`` takes, directly or through inline functions."""
-    if f.id not in inlined:
-        return f.dependencies
-    deps: dict[Hashable, None] = {}
-    for id in (f.id, *inlined[f.id]):
-        for d in functions[id].dependencies:
-            if functions[d].type != "inline":
-                deps[d] = None
-    return tuple(deps)
-
-
-def collocation_groups(
-    functions: Mapping[Hashable, Function], number_of: Mapping[Hashable, int]
-) -> list[list[int]]:
-    """Functions that have to share a node, directly or through others, by number."""
-    parent: dict[int, int] = {}
-
-    def root(n: int) -> int:
-        while parent.setdefault(n, n) != n:
-            parent[n] = parent[parent[n]]
-            n = parent[n]
-        return n
-
-    for id, f in functions.items():
-        if isinstance(f.node, Collocated):
-            parent[root(number_of[id])] = root(number_of[f.node.id])
-    groups: dict[int, list[int]] = {}
-    for n in list(parent):
-        groups.setdefault(root(n), []).append(n)
-    return [sorted(members) for members in groups.values()]
-
-
 class _Kinds:
     """The kinds of functions there are in a run, each kept once."""
 
@@ -233,9 +123,7 @@ class _Kinds:
         pins = f.node if f.node is None or type(f.node) is tuple else (f.node,)
         if isinstance(f.node, Collocated):
             pins = None
-        policy = f.retry or self.policy
-        if f.max_retries is not None and f.max_retries != policy.max_retries:
-            policy = policy.with_max_retries(f.max_retries)
+        policy = policy_of(f, self.policy)
         name = learning_name(f)
         isolated = f.timeout is not None
         key: Any = (tuple(cost.items()), pins, f.priority, policy, name, isolated)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from heapq import heapreplace
 from typing import TYPE_CHECKING
 
+from handoff_dask._model.graph import path_lengths
 from handoff_dask._scheduling.estimates import Estimates
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.node import Node
@@ -47,38 +48,6 @@ _UNNOTICED = 0.005
 
 #: A run of no more functions than this is looked at after each of them.
 _SMALL = 256
-
-
-def path_lengths(
-    dependents: Sequence[Sequence[int]],
-    seconds: Sequence[float],
-    numbers: Sequence[int] | None = None,
-    least: Sequence[float] = (),
-) -> list[float]:
-    """Length of the longest path from each function to the end, itself included.
-
-    Parameters
-    ----------
-    dependents : sequence of sequences of int
-        Of each function, by number; numbers are a topological order.
-    seconds : sequence of float
-        Of each function.
-    numbers : sequence of int, optional
-        Functions to look at, ascending: no path leads from one of them to one that is left out. The lengths
-        of others are their own seconds.
-    least : sequence of float
-        Of each function: no path from it counts as shorter.
-    """
-    lengths = list(seconds)
-    for n in reversed(range(len(lengths)) if numbers is None else numbers):
-        longest = 0.0
-        for d in dependents[n]:
-            if lengths[d] > longest:
-                longest = lengths[d]
-        lengths[n] += longest
-        if least and least[n] > lengths[n]:
-            lengths[n] = least[n]
-    return lengths
 
 
 class Ranking:

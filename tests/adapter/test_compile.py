@@ -12,9 +12,10 @@ from dask._task_spec import Task
 from helpers import add, dag_of, identity
 
 from handoff_dask import DAG, Argument, Collocated, Function, RetryPolicy
-from handoff_dask._adapter import worker
+from handoff_dask._adapter import evaluation
 from handoff_dask._adapter.compile import NumberOrder, compile_dag
-from handoff_dask._adapter.worker import load_code, run_function
+from handoff_dask._adapter.evaluation import load_code
+from handoff_dask._adapter.worker import run_function
 from handoff_dask._model.resources import UNIT
 
 
@@ -199,10 +200,10 @@ def test_code_that_is_in_use_stays_loaded():
     """However many others are loaded since."""
     code = pickle.dumps([])
     first = load_code("in use", code)
-    for n in range(2 * worker._CACHED):
+    for n in range(2 * evaluation._CACHED):
         load_code("other", pickle.dumps((n, operator.add)))
         assert load_code("in use", code) is first
-    assert len(worker._cache) <= worker._CACHED
+    assert len(evaluation._cache) <= evaluation._CACHED
 
 
 class Unsteady:

@@ -13,6 +13,7 @@ import handoff_dask as handoff
 from handoff_dask import Function
 from handoff_dask._adapter import membership
 from handoff_dask._adapter.messages import RUN_DROPPED
+from handoff_dask._client.session import resolve_client
 from handoff_dask.preload import dask_setup
 
 
@@ -88,6 +89,27 @@ def test_several_clients_at_once(cluster):
         thread.join(20)
     assert answers == dict.fromkeys(range(3), 3)
     settle(cluster)
+
+
+def test_several_threads_share_the_client_of_an_address(cluster):
+    made = []
+    start = threading.Barrier(8)
+
+    def work():
+        start.wait()
+        made.append(resolve_client(cluster.scheduler_address, reuse=True))
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    with made[0][0] as client:
+        assert made == [(client, False)] * 8
+        assert set(cluster.scheduler.clients) - {"fire-and-forget"} == {client.id}
+    with resolve_client(cluster.scheduler_address, reuse=True)[0] as other:
+        assert other is not client
+        assert other.status == "running"
 
 
 @unused

@@ -228,7 +228,7 @@ def test_ctrl_c_while_there_is_no_cluster(folder):
         "    return start(*args, **options)\n"
         "Client.start = interrupted\n"
         "from handoff_dask._client import session\n"
-        "session._check_answers = lambda address: None\n"  # which would not have made a client
+        "session.check_answers = lambda address: None\n"  # which would not have made a client
         "from handoff_dask._cli.main import main\n"
         "main()"
     )

@@ -125,7 +125,8 @@ def test_a_cluster_elsewhere_can_be_reached_by_its_address():
         try:
             assert there() == in_fork(there) == there() == ({"f": 3}, {"f": 3})
         finally:
-            session._by_address.pop(address).close()  # before its scheduler, which it would look for
+            kept, _ = session.resolve_client(address, reuse=True)
+            kept.close()  # before its scheduler, which it would look for
 
 
 def test_a_fork_ends_at_once():

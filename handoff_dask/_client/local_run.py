@@ -1,0 +1,341 @@
+"""A run in this process: what it does, and what is known of it afterwards."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+from handoff_dask._adapter import checkpoint as checkpoints
+from handoff_dask._adapter import current
+from handoff_dask._adapter.evaluation import LOCAL, call_function, evaluate_function
+from handoff_dask._adapter.killable import StoppedError, run_killable, stop_attempts
+from handoff_dask._client.options import RunOptions
+from handoff_dask._client.result import Result
+from handoff_dask._client.resume import Plan
+from handoff_dask._model.dag import DAG
+from handoff_dask._model.function import Function, policy_of
+from handoff_dask._model.graph import count_inputs, depth_first, inline_order, placed_dependencies
+from handoff_dask._model.records import Attempt, Records, Row
+from handoff_dask._model.shown import shown
+from handoff_dask.exceptions import FunctionFailedError, RunError, RunTimeoutError
+
+#: Started, stopped, failed attempts before: a function that finished, as it is noted down while running.
+Times = tuple[float, float, tuple[Attempt, ...]]
+
+
+class LocalRun:
+    """A run in this process; what errors carry as ``run``.
+
+    Attributes
+    ----------
+    id : str
+    dag : DAG
+    results : dict
+        Function id → value, of those that finished and whose results are kept.
+    restored : tuple of ids
+        Functions that did not have to run since their results were in the checkpoint directory.
+    """
+
+    def __init__(self, dag: DAG, plan: Plan, options: RunOptions, timeout: float | None) -> None:
+        self.id = uuid.uuid4().hex[:16]
+        self.dag = dag
+        self.restored = plan.restored
+        self._restored = frozenset(plan.restored)
+        self.results: dict[Hashable, Any] = {}
+        self._options = options
+        self._timeout = timeout
+        self._begin = time.time()
+        self._deadline = math.inf  # kept by the thread itself when it is the only one
+        self._stop = threading.Event()
+        self._isolated: set[Hashable] = set()  # attempts that run in a process of their own
+        self._uses_lock = threading.Lock()
+        self._elapsed = 0.0
+        self._times: dict[Hashable, Times] = {}
+        self._failed: dict[Hashable, tuple[Attempt, ...]] = {}
+        self._failures: list[FunctionFailedError] = []
+        self._late: RunTimeoutError | None = None
+        self._functions = functions = plan.dag.functions
+        self._stores = plan.stores
+        self._inlined = inline_order(functions, plan.dag)
+        self._dependencies = placed_dependencies(functions, self._inlined)
+        keep = options.keep
+        self._uses: dict[Hashable, int] | None = None
+        if keep != "all":
+            uses = dict.fromkeys(self._dependencies, 0)
+            for deps in self._dependencies.values():
+                for d in deps:
+                    uses[d] += 1
+            kept = [id for id, n in uses.items() if not n] if keep == "sinks" else keep
+            for id in kept:
+                uses[id] += 1
+            self._uses = uses
+
+    # ------------------------------------------------------------------ running
+
+    def run_sequentially(self) -> None:
+        """Run everything in this thread."""
+        functions = self._functions
+        skipped: set[Hashable] = set()
+        local = current.local
+        outer = getattr(local, "current", None)  # the function that called execute_local, if one did
+        if self._timeout is not None:
+            self._deadline = time.monotonic() + self._timeout
+        try:
+            for id in depth_first(self._dependencies):
+                if skipped and not skipped.isdisjoint(self._dependencies[id]):
+                    skipped.add(id)
+                    continue
+                if self._is_late():
+                    break
+                if not self._run_one(functions[id]):
+                    if self._failures and self._options.fail_fast:
+                        return
+                    skipped.add(id)
+            if self._is_late():
+                self._time_out()
+        finally:
+            local.current = outer
+            self._elapsed = time.time() - self._begin
+
+    def run_in_threads(self, threads: int) -> None:
+        """Run everything on a thread pool of this size.
+
+        A thread that finishes a function goes on with one that this made ready, and hands the others to the
+        pool: a chain never changes threads.
+        """
+        functions = self._functions
+        ready, waiting, dependents = count_inputs(self._dependencies)
+        lock = threading.Lock()
+        all_done = threading.Event()
+        open_chains = len(ready)
+        stop = self._stop
+        crashed: list[BaseException] = []
+
+        def chain(id: Hashable) -> None:
+            nonlocal open_chains
+            try:
+                follow: Hashable | None = id
+                more = True
+                while more and not stop.is_set():
+                    more = False
+                    if self._run_one(functions[follow]):
+                        with lock:
+                            next_ready = []
+                            for d in dependents.get(follow, ()):
+                                waiting[d] -= 1
+                                if not waiting[d]:
+                                    next_ready.append(d)
+                            if stop.is_set():
+                                break
+                            open_chains += max(0, len(next_ready) - 1)
+                            for d in next_ready[1:]:
+                                pool.submit(chain, d)
+                        if next_ready:
+                            follow, more = next_ready[0], True
+                    elif self._options.fail_fast:
+                        stop.set()
+            except BaseException as error:
+                crashed.append(error)
+                stop.set()
+            finally:
+                current.local.current = None
+                with lock:
+                    open_chains -= 1
+                    last = not open_chains
+                if last or stop.is_set():
+                    all_done.set()
+
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="handoff")
+        end = None if self._timeout is None else time.monotonic() + self._timeout
+        try:
+            futures: list[Future[None]] = [pool.submit(chain, id) for id in ready]
+            done = not futures or all_done.wait(self._timeout)
+            # To finish late is to be late, as in one thread.
+            if not done or (end is not None and not self._failures and time.monotonic() >= end):
+                self._time_out()
+        finally:
+            with lock:  # nobody is between looking at it and handing the pool more to do
+                stop.set()
+            stop_attempts(tuple(self._isolated))
+            pool.shutdown(wait=self._late is None, cancel_futures=True)
+            self._elapsed = time.time() - self._begin
+        if crashed:
+            raise crashed[0]
+
+    def _run_one(self, f: Function) -> bool:
+        """Run a function with its retries; whether it finished."""
+        id = f.id
+        results, times, failed, inlined = self.results, self._times, self._failed, self._inlined
+        attempts: tuple[Attempt, ...] = ()
+        clock = time.time
+        while True:
+            current.local.current = (self.id, self.dag.id, f, len(attempts) + 1)
+            started = clock()
+            try:
+                if f.timeout is not None:
+                    value = self._call_killable(f, len(attempts) + 1)
+                elif id in inlined:
+                    value = evaluate_function(self.id, f, self._inline(id), self._inputs(id))
+                else:
+                    value = call_function(self.id, f, results)
+                if id in self._stores:
+                    checkpoints.store(self._stores[id], id, value)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # SystemExit too is this function's failure
+                attempt = Attempt(
+                    number=len(attempts) + 1,
+                    node=LOCAL,
+                    queued=started,
+                    started=started,
+                    stopped=clock(),
+                    outcome="failed",
+                    error=shown(error),
+                    traceback="".join(traceback.format_tb(error.__traceback__)),
+                )
+                if isinstance(error, StoppedError):
+                    failed[id] = (
+                        *attempts,
+                        attempt._replace(outcome="cancelled", error=None, traceback=None),
+                    )
+                    return False
+                attempts = (*attempts, attempt)
+                policy = policy_of(f, self._options.policy)
+                if not policy.allows(len(attempts), error):
+                    failed[id] = attempts
+                    failure = FunctionFailedError(self.dag.id, self.id, id, attempts)
+                    failure.__cause__ = error
+                    failure.run = self
+                    self._failures.append(failure)
+                    return False
+                if not self._wait(policy.wait(len(attempts), random.random())):
+                    failed[id] = attempts
+                    return False
+                continue
+            results[id] = value
+            times[id] = (started, clock(), attempts)
+            if self._uses is not None:
+                self._drop(id, self._uses, results)
+            return True
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait before a retry; False when the run ends meanwhile."""
+        left = max(0.0, self._deadline - time.monotonic())
+        return not self._stop.wait(min(seconds, left)) and not self._is_late()
+
+    def _is_late(self) -> bool:
+        return time.monotonic() >= self._deadline
+
+    def _drop(self, id: Hashable, uses: dict[Hashable, int], results: dict[Hashable, Any]) -> None:
+        """Drop results that nothing needs any more."""
+        with self._uses_lock:
+            if not uses[id]:
+                results.pop(id, None)
+            for d in self._dependencies[id]:
+                uses[d] -= 1
+                if not uses[d]:
+                    results.pop(d, None)
+
+    def _inline(self, id: Hashable) -> list[Function]:
+        return [self._functions[g] for g in self._inlined.get(id, ())]
+
+    def _inputs(self, id: Hashable) -> dict[Hashable, Any]:
+        return {d: self.results[d] for d in self._dependencies[id]}
+
+    def _call_killable(self, f: Function, attempt: int) -> Any:
+        """Run an attempt in a process of its own."""
+        arguments = (self.id, f, self._inline(f.id), self._inputs(f.id))
+        facts = current.Current(self.id, self.dag.id, f.id, attempt, LOCAL, dict(f.cost or {}))
+        running = (self.id, f.id, attempt)
+        assert f.timeout is not None
+        self._isolated.add(running)
+        try:
+            if self._stop.is_set():  # if not yet, whoever sets it sees this attempt
+                raise StoppedError
+            return run_killable(evaluate_function, arguments, facts, f.timeout, running)
+        finally:
+            self._isolated.discard(running)
+
+    def _time_out(self) -> None:
+        assert self._timeout is not None
+        # What still runs cannot be ended; it goes on writing to the old ones.
+        self.results, self._times, self._failed = dict(self.results), dict(self._times), dict(self._failed)
+        self._late = RunTimeoutError(
+            self.dag.id, self.id, self._timeout, len(self._times), len(self._dependencies)
+        )
+        self._late.run = self
+
+    # ------------------------------------------------------------------ afterwards
+
+    @cached_property
+    def _error(self) -> RunError | None:
+        """With what it ended, once it has."""
+        if self._late is not None or not self._failures:
+            return self._late
+        first, *others = self._failures
+        error = FunctionFailedError(self.dag.id, self.id, first.function_id, first.attempts, others)
+        error.__cause__ = first.__cause__
+        error.run = self
+        return error
+
+    @property
+    def status(self) -> str:
+        """``"finished"`` or ``"failed"``."""
+        return "failed" if self._error is not None else "finished"
+
+    def done(self) -> bool:
+        """True: nobody sees it before it has ended."""
+        return True
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that it took."""
+        return self._elapsed
+
+    def __repr__(self) -> str:
+        return f"<LocalRun {self.id} of DAG {self.dag.id!r}: {self.status}>"
+
+    @property
+    def records(self) -> Records:
+        """Function id → :class:`FunctionRecord`, of functions that ran."""
+        ids = (*self._times, *self._failed)
+        return Records(
+            ids, self._row, lambda id: self.dag[id].cost or {}, lambda: self.dag._inputs_among(set(ids))
+        )
+
+    def _row(self, id: Hashable) -> Row:
+        if id in self._failed:
+            attempts = self._failed[id]
+            return Row("cancelled" if attempts[-1].outcome == "cancelled" else "failed", attempts)
+        started, stopped, failed = self._times[id]
+        last = Attempt(
+            len(failed) + 1, LOCAL, started, started, stopped, "finished", loaded=id in self._restored
+        )
+        return Row("finished", (*failed, last))
+
+    @property
+    def allocations(self) -> dict[Hashable, Any]:
+        """Function id → ``"local"``."""
+        return dict.fromkeys(self._times, LOCAL)
+
+    def result(self) -> Result:
+        """The result, or the error raised."""
+        if self._error is not None:
+            raise self._error
+        return Result(
+            dag_id=self.dag.id,
+            results=self.results,
+            allocations=self.allocations,
+            records=self.records,
+            elapsed=self._elapsed,
+            run_id=self.id,
+            restored=self.restored,
+        )

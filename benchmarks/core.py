@@ -158,14 +158,17 @@ def layered(functions: int, nodes: int, distinct: int = 0, equal: bool = False) 
 
 
 def fan_in(inputs: int) -> Measured:
-    """One function takes the results of all others and needs the one GPU, which has much to do anyway."""
-    capacity = {"cpu": 4 * UNIT, "threads": 4 * UNIT}
-    nodes = [Node(f"n{i:03}", capacity) for i in range(100)] + [Node("scarce", {**capacity, "gpu": UNIT})]
+    """One function takes the results of all others, which run at once, and needs the only GPU.
+
+    Other work keeps the node that has it busy to the end, so that it is the bottleneck.
+    """
+    capacity = {"cpu": 8 * UNIT, "threads": 8 * UNIT}
+    nodes = [Node(f"n{i:03}", capacity) for i in range(1000)] + [Node("scarce", {**capacity, "gpu": UNIT})]
     last, work = inputs, inputs // 20
     kinds = [kind("input", cpu=1), kind("last", gpu=1), kind("work", gpu=1)]
     kind_of = [0] * inputs + [1] + [2] * work
     dependents: list[list[int]] = [[last]] * inputs + [[]] * (1 + work)
-    seconds = drawn(len(kind_of))
+    seconds = drawn(inputs) + [1.0] * (1 + work)
     spec = RunSpec("run", "dag", range(len(kind_of)), kinds, kind_of, dependents=dependents, seconds=seconds)
     return played(nodes, spec, seconds)
 
@@ -372,7 +375,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--functions", type=int, default=1_000_000, help="of the rows 'layered'")
     parser.add_argument("--shrink", type=int, default=1, help="divide all sizes by this")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds for one measurement")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds for one measurement")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)

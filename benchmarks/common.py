@@ -1,18 +1,26 @@
-"""What the benchmark scripts share: tables, the line about the machine, what else the machine does."""
+"""What the benchmark scripts share: tables, the line about the machine, what else it does, checkouts."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import dask
 import distributed
 
 import handoff_dask as handoff
+
+#: The root of the checkout that this script is in.
+CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def quiet() -> None:
@@ -26,6 +34,28 @@ def machine_line() -> str:
         f"Python {platform.python_version()}, dask {dask.__version__}, distributed {distributed.__version__},"
         f" handoff_dask {handoff.__version__}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     )
+
+
+def in_checkout(checkout: Path, script: Path, arguments: Sequence[str], timeout: float) -> Any:
+    """Run a script in a process of its own with the package of a checkout.
+
+    Returns
+    -------
+    The JSON that it prints; None when it takes more than ``timeout`` seconds.
+    """
+    package = checkout / "handoff_dask"
+    if not package.is_dir():
+        raise FileNotFoundError(f"{checkout} is no checkout: it has no handoff_dask")
+    # Neither where it is started nor an installed package decides which one is imported.
+    environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "PYTHONHASHSEED": "0"}
+    command = [sys.executable, str(script), *arguments]
+    try:
+        done = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, text=True, timeout=timeout, check=True
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 class Table:

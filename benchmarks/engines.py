@@ -148,10 +148,12 @@ def run_handoff(trace: Trace, nodes: Nodes, timeout: float) -> Outcome:
         return _timed(trace, number, lambda: handoff.execute(dag, client, keep="sinks", timeout=timeout))
 
 
-def run_simulator(trace: Trace, nodes: Nodes, timeout: float, *, known: bool = True) -> Outcome:
+def run_simulator(
+    trace: Trace, nodes: Nodes, timeout: float, *, known: bool = True, strategy: str = "best_fit"
+) -> Outcome:
     """``handoff_dask.simulate``: the decisions alone, no cluster, no time for anything but the functions."""
     seconds = {id: f.seconds for id, f in trace.functions.items()}
-    schedule = handoff.simulate(dag_of(trace), nodes, seconds, known=known)
+    schedule = handoff.simulate(dag_of(trace), nodes, seconds, allocation_strategy=strategy, known=known)
     attempts = {id: record.attempts[0] for id, record in schedule.records.items()}
     log = [Interval(id, str(a.node), a.started, a.stopped) for id, a in attempts.items()]
     return Outcome(schedule.makespan, log)

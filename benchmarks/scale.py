@@ -31,32 +31,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from common import Table, machine_line, quiet
+from core import COSTS, UNIT, Simulation, all_finished, make_nodes, make_spec
 from distributed import Client
 
 import handoff_dask as handoff
 from handoff_dask import DAG, Function
-from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.node import Node
-from handoff_dask._scheduling.simulate import Simulation
-from handoff_dask._scheduling.spec import Kind, RunSpec
-
-#: (cores, MB) of functions of the usual kinds.
-COSTS = ((1, 500), (2, 4000), (4, 1000), (1, 8000))
-
-
-def make_spec(functions: int, nodes: int, distinct: int) -> RunSpec:
-    """Layers about twice as wide as the nodes can run at once."""
-    draw = random.Random(1)
-    costs = [(1, 500 + i) for i in range(distinct)] if distinct else COSTS
-    kinds = [Kind(cost=(("cpu", c * UNIT), ("memory", m * UNIT)), code=f"{c} {m}") for c, m in costs]
-    width = min(functions, 20 * nodes)
-    dependents: list[list[int]] = [[] for _ in range(functions)]
-    for i in range(functions - width):
-        dependents[i].append(i + width)
-        if i % 3 == 0 and i + width + 1 < functions:
-            dependents[i].append(i + width + 1)
-    kind_of = [draw.randrange(len(kinds)) for _ in range(functions)]
-    return RunSpec("run", "dag", range(functions), kinds, kind_of, dependents=dependents)
 
 
 def simulate(functions: int, nodes: int, distinct: int) -> tuple[float, float]:
@@ -64,16 +43,15 @@ def simulate(functions: int, nodes: int, distinct: int) -> tuple[float, float]:
     draw = random.Random(2)
     spec = make_spec(functions, nodes, distinct)
     seconds = [0.5 + draw.random() for _ in range(functions)]
-    capacity = {"cpu": 16 * UNIT, "memory": 64_000 * UNIT, "threads": 16 * UNIT}
-    fleet = [Node(f"n{i:04}", {**capacity, **({"gpu": UNIT} if i % 4 == 0 else {})}) for i in range(nodes)]
+    there = make_nodes(nodes)
     gc.collect()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()
-    simulation = Simulation(fleet, spec, seconds)
+    simulation = Simulation(there, spec, seconds)
     simulation.play()
     took = time.process_time() - start
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    assert simulation.run.complete()
+    assert all_finished(simulation.run.functions)
     return took / functions * 1e6, grown / functions
 
 
@@ -84,7 +62,7 @@ def bare(functions: int, nodes: int) -> float:
     but that of numbers, no choice of nodes, no limits, pins, groups, retries or durations.
     """
     draw = random.Random(2)
-    spec = make_spec(functions, nodes, 0)
+    spec = make_spec(functions, nodes)
     seconds = [0.5 + draw.random() for _ in range(functions)]
     costs = [tuple(kind.node_cost.items()) for kind in spec.kinds]
     fleet = [{"cpu": 16 * UNIT, "memory": 64_000 * UNIT, "threads": 16 * UNIT} for _ in range(nodes)]

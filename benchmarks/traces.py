@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,11 @@ class Trace:
 
 
 def load_trace(path: Path) -> Trace:
-    content = json.loads(path.read_text())
+    return trace_of(json.loads(path.read_text()))
+
+
+def trace_of(content: Mapping[str, Any]) -> Trace:
+    """The trace that a file of this content describes."""
     functions = {}
     for id, task in content["tasks"].items():
         cost = {"cpu": task["cpu"], "memory": task["memory_mb"], "gpu": task["gpu"]}

@@ -281,7 +281,7 @@ def left_over(cluster: ProcessCluster) -> Iterator[str]:
         if what:
             yield f"left: {what}"
     for node in plugin.state.nodes.values():
-        if node.running or node.ahead or any(node.used.values()):
+        if node.running or node.prefetched or any(node.used.values()):
             yield f"booked on {node}: {node.used}"
     for ws in cluster.scheduler.workers.values():
         if any(ws.used_resources.values()):

@@ -54,7 +54,7 @@ def settle(cluster) -> None:
     assert not plugin.state.runs
     for node in plugin.state.nodes.values():
         assert not node.running
-        assert not node.ahead
+        assert not node.prefetched
         assert not any(node.used.values()), node.used
     for ws in cluster.scheduler.workers.values():
         assert not any(ws.used_resources.values()), ws.used_resources

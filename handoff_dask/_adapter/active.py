@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from handoff_dask._adapter.archive import error_of
-from handoff_dask._adapter.watched import Estimate
+from handoff_dask._adapter.run_progress import Estimate
 from handoff_dask._model.runinfo import RunInfo
 from handoff_dask._scheduling.functions import NAMES
 from handoff_dask._scheduling.runs import Run

@@ -13,7 +13,7 @@ from distributed.metrics import time
 
 from handoff_dask._adapter._dask.workers import Answer, call_on, recount_resources
 from handoff_dask._adapter.capacity import capacity_of, node_of, probe_node
-from handoff_dask._adapter.foreign import ForeignTasks
+from handoff_dask._adapter.external import ExternalTasks
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._scheduling.node import Node
@@ -44,7 +44,7 @@ class Membership:
     state : SchedulingState
     intervals : StreamIntervals
         Of messages to and from the workers.
-    foreign : ForeignTasks
+    foreign : ExternalTasks
     wake : callable
         Called when there may be something to decide.
 
@@ -59,7 +59,7 @@ class Membership:
         scheduler: Scheduler,
         state: SchedulingState,
         intervals: StreamIntervals,
-        foreign: ForeignTasks,
+        foreign: ExternalTasks,
         wake: Callable[[], None],
     ) -> None:
         self._scheduler = scheduler

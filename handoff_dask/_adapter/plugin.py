@@ -31,13 +31,13 @@ from handoff_dask._adapter.config import (
     read_stream_interval,
 )
 from handoff_dask._adapter.enact import Enactor
-from handoff_dask._adapter.foreign import ForeignTasks
+from handoff_dask._adapter.external import ExternalTasks
 from handoff_dask._adapter.interventions import Interventions
 from handoff_dask._adapter.keeper import KEEPER, Keeper
 from handoff_dask._adapter.latency import StreamIntervals
-from handoff_dask._adapter.lingering import Lingering
 from handoff_dask._adapter.membership import Membership
 from handoff_dask._adapter.messages import NAME, PROTOCOL, RUN_DROPPED, Report
+from handoff_dask._adapter.orphans import Orphans
 from handoff_dask._adapter.requests import Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.stopping import Stopping
@@ -88,10 +88,10 @@ class HandoffPlugin(SchedulerPlugin):
         self.intervals = StreamIntervals(scheduler, read_stream_interval())
         self.keeper = Keeper(scheduler)
         self.absent = AbsentClients(scheduler, read_client_grace(), self._client_gone)
-        self.lingering = Lingering(scheduler, self.state, self.wake)
+        self.orphans = Orphans(scheduler, self.state, self.wake)
         self.stopping = Stopping(scheduler)
-        self.foreign = ForeignTasks(scheduler, self.state, self.wake)
-        self.membership = Membership(scheduler, self.state, self.intervals, self.foreign, self.wake)
+        self.external = ExternalTasks(scheduler, self.state, self.wake)
+        self.membership = Membership(scheduler, self.state, self.intervals, self.external, self.wake)
         self.enactor = Enactor(self)
         self.patches = hooks.Patches()
         self._patch()
@@ -148,7 +148,7 @@ class HandoffPlugin(SchedulerPlugin):
             if timer is not None:
                 timer.cancel()
         self.patches.undo()
-        self.lingering.close()
+        self.orphans.close()
         self.absent.close()
         self.keeper.close()
 
@@ -256,7 +256,7 @@ class HandoffPlugin(SchedulerPlugin):
             return
         if f is None:
             if start == "processing" or finish == "processing":
-                self.foreign.moved(key)
+                self.external.moved(key)
             return
         try:
             self._translate(f, key, start, finish, kwargs)
@@ -302,7 +302,7 @@ class HandoffPlugin(SchedulerPlugin):
             elif start == "processing":
                 # A failed attempt was closed before; what is still open here ended without failing.
                 if f.node is not None and f.node.name in self.scheduler.aliases:
-                    self.lingering.watch(f.node, key, state.taken_back(f, time()))
+                    self.orphans.watch(f.node, key, state.taken_back(f, time()))
                 else:
                     state.lost(f, time())
                 self.keeper.ended(key)
@@ -410,7 +410,7 @@ class HandoffPlugin(SchedulerPlugin):
         """A worker has given a task back, or has said that it runs it."""
         f, ts = self.functions.get(key), self.scheduler.tasks.get(key)
         if f is None:
-            self.foreign.stolen(key)
+            self.external.stolen(key)
             return
         there = ts is not None and ts.processing_on is not None and ts.processing_on.address == worker
         if there and state in GIVEN_BACK:

@@ -13,7 +13,7 @@ from handoff_dask._adapter._dask.tasks import learnt_duration
 from handoff_dask._adapter.active import ActiveRun
 from handoff_dask._adapter.archive import asked_of, error_of
 from handoff_dask._adapter.messages import NAME, PROTOCOL
-from handoff_dask._adapter.watched import progress
+from handoff_dask._adapter.run_progress import progress
 from handoff_dask._model.records import Row
 from handoff_dask._model.resources import THREADS, UNIT, from_units, parse_amounts
 from handoff_dask._scheduling.runs import RunStatus

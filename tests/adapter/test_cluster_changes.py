@@ -298,7 +298,7 @@ def test_a_function_that_dask_takes_back_stays_booked_until_its_thread_ends():
         assert later.result(20)["later"] == 2
         assert run.result(20)["made"] == "taken back"
         until(lambda: handoff.resources_available("b", {"cpu": 1}, client))
-        assert not plugin_of(cluster).lingering._watched
+        assert not plugin_of(cluster).orphans._watched
         run = later = None
         settle(cluster)
 

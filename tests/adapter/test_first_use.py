@@ -234,9 +234,9 @@ def test_a_function_sent_ahead_is_not_left_behind_one_that_waits_for_others():
         other.await_inside(1)
         later = handoff.submit(dag_of(Function("later", identity, extra_args=[2], cost={"cpu": 1})), client)
         node = plugin_of(cluster).state.nodes["a"]
-        until(lambda: node.ahead)
+        until(lambda: node.prefetched)
         entered.open()
-        until(lambda: not node.ahead)
+        until(lambda: not node.prefetched)
         other.open()
         result = later.result(20)
         assert result.allocations == {"later": "b"}

@@ -88,7 +88,7 @@ def test_a_node_with_enough_to_do_keeps_the_pauses_of_dask(pauses, functions, st
         run = handoff.submit(gated(functions, "wide", cost), client)
         door.await_inside(1)
         (node,) = plugin_of(cluster).state.nodes.values()
-        until(lambda: len(node.running) + len(node.ahead) == functions)
+        until(lambda: len(node.running) + len(node.prefetched) == functions)
         until(lambda: pauses[towards])
         assert pauses[towards][-1] == (OWN[0] if stocked else SHORT)
         pauses.clear()

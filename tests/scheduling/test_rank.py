@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scheduling.harness import Core, fn, many
 
+from handoff_dask._model.graph import path_lengths
 from handoff_dask._model.resources import UNIT
 from handoff_dask._scheduling.estimates import Estimates, size_of
-from handoff_dask._model.graph import path_lengths
 
 
 @st.composite

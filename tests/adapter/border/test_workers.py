@@ -27,7 +27,7 @@ def test_call_on(client, cluster, scheduler):
     at = address(cluster, "a")
     answer = client.sync(workers.call_on, scheduler, at, name_and, x=1)
     assert answer == (("a", [1]), None), (
-        "functions are called on workers otherwise: Membership, Lingering, Stopping"
+        "functions are called on workers otherwise: Membership, Orphans, Stopping"
     )
     answer = client.sync(workers.call_on, scheduler, at, fails)
     assert answer.value is None
@@ -83,13 +83,11 @@ def test_count_waiting(client, cluster, queued):
 
 def test_running_keys(client, cluster, queued):
     door, future, _waiting = queued("keys")
-    assert workers.running_keys(cluster.workers["a"]) == [future.key], (
-        "threads are noted otherwise: Lingering"
-    )
+    assert workers.running_keys(cluster.workers["a"]) == [future.key], "threads are noted otherwise: Orphans"
     future.release()
     until(lambda: future.key not in cluster.scheduler.tasks)
     assert workers.running_keys(cluster.workers["a"]) == [future.key], (
-        "what was given up is left out: Lingering"
+        "what was given up is left out: Orphans"
     )
     door.open()
     until(lambda: not workers.running_keys(cluster.workers["a"]))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from distributed import Scheduler
 
 
-class ForeignTasks:
+class ExternalTasks:
     """Keeps the core informed of tasks that are none of its functions.
 
     Dask assigns such tasks without a look at what is free, and their workers make them wait; all that are

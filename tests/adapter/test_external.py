@@ -78,7 +78,7 @@ def test_nothing_stays_held_when_a_task_is_cancelled_or_its_node_leaves(pair):
     door.open()
     cluster.sync(cluster._correct_state)
     until(lambda: "b" not in handoff.discover_nodes(client))
-    assert not plugin_of(cluster).foreign._held
+    assert not plugin_of(cluster).external._held
     assert handoff.execute(one("x"), client).allocations == {"x": "a"}
 
 
@@ -100,7 +100,7 @@ def test_what_a_stolen_task_holds_goes_with_it(pair):
     door.open()
     wait(waiting)
     until(lambda: handoff.resources_available("b", {"slot": 1}, client))
-    assert not plugin_of(cluster).foreign._held
+    assert not plugin_of(cluster).external._held
 
 
 async def steal(scheduler, key, thief):

@@ -1,4 +1,4 @@
-"""Functions that Dask has taken back from a node that is there: a thread of it may go on with them."""
+"""Orphaned attempts: Dask took their functions back from a node that is still there, but a thread goes on."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def keys_in_threads(dask_worker: Worker) -> list[Hashable]:
     return running_keys(dask_worker)
 
 
-class Lingering:
-    """Asks workers about functions that were taken back, and tells the core when they have ended.
+class Orphans:
+    """Asks workers about orphaned attempts, and tells the core when they have ended.
 
     Dask does not tell: for the scheduler such a task has not run. Nothing is asked while there is none.
 
@@ -48,7 +48,7 @@ class Lingering:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def watch(self, node: Node, key: Hashable, orphan: Orphan | None) -> None:
-        """Look after what a function goes on to take of a node."""
+        """Ask about an orphaned attempt until it has ended."""
         if orphan is None:
             return
         if node in self._watched:
@@ -70,8 +70,8 @@ class Lingering:
         finally:
             del self._watched[node]
 
-    async def _ask(self, node: Node, holds: dict[Orphan, Hashable]) -> None:
-        while holds:
+    async def _ask(self, node: Node, orphans: dict[Orphan, Hashable]) -> None:
+        while orphans:
             await asyncio.sleep(INTERVAL)
             address = self._scheduler.aliases.get(node.name)
             if address is None or self._state.nodes.get(node.name) is not node:
@@ -87,8 +87,8 @@ class Lingering:
                 logger.warning("Node %r does not say what it runs: %s", node.name, answer.problem)
                 await asyncio.sleep(1)
                 continue
-            for hold, key in list(holds.items()):
+            for orphan, key in list(orphans.items()):
                 if key not in answer.value:
-                    del holds[hold]
-                    self._state.orphan_ended(hold)
+                    del orphans[orphan]
+                    self._state.orphan_ended(orphan)
                     self._wake()

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from handoff_dask._adapter.checkpoint import Entry
 
 #: Raised by one whenever client and scheduler of different versions could misunderstand each other.
-PROTOCOL = 3
+PROTOCOL = 4
 
 #: Name of the plugins, of their annotation, and of the scheduler's metadata entry that shows they are there.
 NAME = "handoff"

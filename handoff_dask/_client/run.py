@@ -20,13 +20,13 @@ from handoff_dask._client.outcome import find_error
 from handoff_dask._client.recording import record_run, with_hints
 from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
-from handoff_dask._client.rows import Rows
 from handoff_dask._client.session import ensure_plugin
 from handoff_dask._client.submission import Submission, pickled
+from handoff_dask._client.summaries import Summaries
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.progress import Progress
-from handoff_dask._model.records import Event, Records, Row, events_of, inputs_by_id
+from handoff_dask._model.records import Event, Records, Summary, events_of, inputs_by_id
 from handoff_dask._scheduling.runs import ENDED
 from handoff_dask.exceptions import (
     AllocationError,
@@ -81,7 +81,7 @@ class Run:
         self._status = "submitting"
         self._ended = asyncio.Event()
         self._fetched: dict[Hashable, Any] = {}
-        self._rows = Rows()
+        self._summaries = Summaries()
         self._reason: str | None = None
         self._error: RunError | None = None
         self._begin = time.time()
@@ -364,11 +364,11 @@ class Run:
             return {}
         return await self._ask("report") or {}
 
-    async def _fetch_rows(self) -> Rows:
+    async def _fetch_summaries(self) -> Summaries:
         """What is known of each function, as far as the scheduler knows or was asked before."""
         if self._compiled.keys:
-            await self._rows.update(self._ask)
-        return self._rows
+            await self._summaries.update(self._ask)
+        return self._summaries
 
     @property
     def records(self) -> Any:
@@ -390,18 +390,18 @@ class Run:
 
     async def _records(self) -> Records:
         await self._started()
-        fetched = await self._fetch_rows()
+        fetched = await self._fetch_summaries()
         # Results keep the records: what these need of a run must not keep the run itself.
-        spec, ids, rows = self._compiled.spec, self._compiled.ids, list(fetched.rows)
-        number_of = dict(zip(ids, range(len(rows)), strict=False))
+        spec, ids, summaries = self._compiled.spec, self._compiled.ids, list(fetched.by_number)
+        number_of = dict(zip(ids, range(len(summaries)), strict=False))
         kinds, kind_of = spec.kinds, spec.kind_of
 
-        def row(id: Hashable) -> Row:
-            return rows[number_of[id]]
+        def summary(id: Hashable) -> Summary:
+            return summaries[number_of[id]]
 
         return Records(
             number_of,
-            row,
+            summary,
             lambda id: dict(kinds[kind_of[number_of[id]]].asked),
             lambda: inputs_by_id(ids, spec.dependents),
             fetched.nodes,
@@ -514,8 +514,8 @@ class Run:
         """End the run because it took too long."""
         self._timed_out = timeout
         await self._cancel()
-        rows = (await self._fetch_rows()).rows
-        finished = sum(row.status == "finished" for row in rows)
+        summaries = (await self._fetch_summaries()).by_number
+        finished = sum(summary.status == "finished" for summary in summaries)
         self._error = self._with_run(
             RunTimeoutError(self.dag.id, self.id, timeout, finished, len(self._compiled.ids))
         )
@@ -524,8 +524,8 @@ class Run:
     async def _find_error(self) -> RunError | None:
         """The error with which this run ended."""
         if self._error is None and self.status != "finished":
-            report, rows = await self._fetch_report(), await self._fetch_rows()
-            error = find_error(self._compiled, self.dag.id, self._status, self._why_gone, report, rows)
+            report, summaries = await self._fetch_report(), await self._fetch_summaries()
+            error = find_error(self._compiled, self.dag.id, self._status, self._why_gone, report, summaries)
             if report.get("broken"):  # a graph that the scheduler could not read: the futures know why
                 error.__cause__ = self._submission.why_unread()
             self._error = self._with_run(error)

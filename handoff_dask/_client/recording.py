@@ -18,7 +18,7 @@ from handoff_dask._model.runinfo import RunInfo
 
 if TYPE_CHECKING:
     from handoff_dask._client.local_run import LocalRun
-    from handoff_dask._client.run import Run
+    from handoff_dask._client.run_life import RunLife
 
 
 def check_history(path: str) -> None:
@@ -48,7 +48,7 @@ def with_hints(compiled: Compiled, path: str) -> Compiled:
     return replace(compiled, spec=replace(compiled.spec, hints=hints))
 
 
-async def record_run(run: Run, path: str) -> None:
+async def record_run(run: RunLife, path: str) -> None:
     """Write a run that has ended on a cluster to the history at this path."""
     compiled, spec = run._compiled, run._compiled.spec
     report: dict[str, Any] = {}
@@ -69,7 +69,7 @@ async def record_run(run: Run, path: str) -> None:
         client=run._client.id,
         submitted=run._begin,
         ended=run._end,
-        elapsed=run.elapsed,
+        elapsed=run._elapsed,
         counts=Counter(summary.status for summary in summaries),
         priority=spec.priority,
         error=why,

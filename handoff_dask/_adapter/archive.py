@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import insort
 from typing import NamedTuple
 
-from handoff_dask._model.records import Row
+from handoff_dask._model.records import Summary
 from handoff_dask._model.runinfo import RunInfo
 from handoff_dask._scheduling.functions import NAMES
 from handoff_dask._scheduling.runs import Run, RunStatus
@@ -18,7 +18,7 @@ TROUBLES = 100
 
 
 class KeptFunctions:
-    """What is kept of the functions of a run, column by column: a row for each would take long to make.
+    """What is kept of the functions of a run, column by column: an object for each would take long to make.
 
     Parameters
     ----------
@@ -51,10 +51,10 @@ class KeptFunctions:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def rows(self, start: int, end: int) -> list[Row]:
+    def summaries(self, start: int, end: int) -> list[Summary]:
         """What is known of the functions with these numbers."""
         columns = (self._states[start:end], self._attempts[start:end], self._nbytes[start:end])
-        return [Row(NAMES[state], attempts, size) for state, attempts, size in zip(*columns, strict=True)]
+        return [Summary(NAMES[state], attempts, size) for state, attempts, size in zip(*columns, strict=True)]
 
 
 def troubled(run: Run) -> tuple[int, ...]:

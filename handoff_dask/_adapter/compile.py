@@ -31,82 +31,36 @@ def run_id_in(key: Any) -> str | None:
     return None
 
 
-class Row:
-    """One function in a :class:`Graph`: indices into its tables, and the numbers of its dependencies."""
-
-    __slots__ = ("code", "deps", "extra", "id", "name", "shape", "slots", "steps", "store")
-
-    def __init__(self, id: Any, name: int, code: int, shape: int, deps: tuple[int, ...]) -> None:
-        self.id = id
-        self.name = name
-        self.code = code
-        self.shape = shape
-        self.deps = deps
-        self.extra: bytes | None = None
-        self.steps: tuple[Step, ...] = ()
-        self.slots: tuple[int, ...] = ()
-        self.store: Entry | None = None
-
-    def __reduce__(self) -> Any:
-        return _row, (
-            self.id,
-            self.name,
-            self.code,
-            self.shape,
-            self.deps,
-            self.extra,
-            self.steps,
-            self.slots,
-            self.store,
-        )
-
-
-def _row(id: Any, name: int, code: int, shape: int, deps: Any, *rest: Any) -> Row:
-    row = Row(id, name, code, shape, deps)
-    row.extra, row.steps, row.slots, row.store = rest
-    return row
-
-
 class Graph:
     """A compiled run on its way to the scheduler, which turns it into Dask tasks.
 
     It offers what the scheduler asks of an expression, so that it arrives exactly as compiled: nothing is
-    optimised, fused or tokenised on the way.
+    optimised, fused or tokenised on the way. What many programs have in common is one object, and sent once.
     """
 
     def __init__(
         self,
-        run_id: str,
-        dag_id: Any,
         names: Sequence[str],
-        codes: Sequence[bytes | str],
-        shapes: Sequence[Shape],
-        rows: Sequence[Row],
+        programs: Sequence[Program],
+        dependencies: Sequence[tuple[int, ...]],
         annotations: Mapping[str, Mapping[int, Any]],
     ) -> None:
-        self.run_id = run_id
-        self.dag_id = dag_id
-        self.names = names
-        self.codes = codes
-        self.shapes = shapes
-        self.rows = rows
-        self.annotations = annotations
+        self._names = names
+        self.programs = programs
+        self._dependencies = dependencies
+        self._annotations = annotations
 
     def keys(self) -> list[Key]:
         """Dask keys by function number."""
-        names = self.names
-        return [(names[row.name], number) for number, row in enumerate(self.rows)]
+        return list(zip(self._names, range(len(self._names)), strict=True))
 
     def __dask_graph__(self) -> dict[Key, Task]:
-        run_id, dag_id, codes, shapes = self.run_id, self.dag_id, self.codes, self.shapes
         keys = self.keys()
         refs: dict[int, TaskRef] = {}
         graph = {}
-        for key, row in zip(keys, self.rows, strict=True):
-            code, shape = codes[row.code], shapes[row.shape]
-            program = Program(run_id, dag_id, row.id, code, shape, row.extra, row.steps, row.slots, row.store)
+        for key, program, deps in zip(keys, self.programs, self._dependencies, strict=True):
             args = []
-            for dep in row.deps:
+            for dep in deps:
                 ref = refs.get(dep)
                 if ref is None:
                     ref = refs[dep] = TaskRef(keys[dep])
@@ -116,8 +70,9 @@ class Graph:
 
     def __dask_annotations__(self) -> dict[str, dict[Key, Any]]:
         keys = self.keys()
-        annotations: dict[str, dict[Key, Any]] = {NAME: dict.fromkeys(keys, self.run_id)}
-        for name, values in self.annotations.items():
+        run_ids = {key: program.run_id for key, program in zip(keys, self.programs, strict=True)}
+        annotations: dict[str, dict[Key, Any]] = {NAME: run_ids}
+        for name, values in self._annotations.items():
             annotations[name] = {keys[number]: value for number, value in values.items()}
         return annotations
 
@@ -203,20 +158,21 @@ def compile_dag(
         kept = sorted({lowered.number_of[id] for id in keep})
     wanted = set(kept)
     unwanted = set(sinks) - wanted
-    tables = _Tables(dag.id, run_id, policy, spec.kinds)
-    rows = []
+    tables = _Tables(dag.id, dag_id, run_id, policy, spec.kinds)
+    names = []
+    programs = []
+    dependencies = []
     annotations: dict[str, dict[int, Any]] = {"resources": {}, "workers": {}}
     for number, id in enumerate(order):
         f, kind = functions[id], spec.kind_of[number]
-        deps = tuple(lowered.number_of[d] for d in lowered.dependencies[id])
-        row = tables.row(f, deps, kind, discard=number in unwanted, kept=number in wanted)
-        if inline := lowered.inlined.get(id):
-            row.steps, row.slots = _steps(f, lowered.dependencies[id], inline, functions, tables)
-        if stores:
-            row.store = stores.get(id)
-        rows.append(row)
+        names.append(tables.name(f))
+        dependencies.append(tuple(lowered.number_of[d] for d in lowered.dependencies[id]))
+        steps, slots = _steps(f, lowered.dependencies[id], lowered.inlined.get(id, ()), functions, tables)
+        shape = tables.shape(f, kind, discard=number in unwanted, kept=number in wanted)
+        store = stores.get(id) if stores else None
+        programs.append(tables.program(f, shape, steps, slots, store))
         _annotate(annotations, number, spec.kinds[kind])
-    graph = Graph(run_id, dag_id, tables.names, tables.codes, tables.shapes, rows, annotations)
+    graph = Graph(names, programs, dependencies, annotations)
     return Compiled(spec, graph, order, graph.keys(), kept, sorted({*kept, *sinks}))
 
 
@@ -238,75 +194,77 @@ def _steps(
     tables: _Tables,
 ) -> tuple[tuple[Step, ...], tuple[int, ...]]:
     """The inline functions as steps, and where the arguments of ``f`` are afterwards."""
+    if not inline:
+        return (), ()
     slot = {d: n for n, d in enumerate(deps)}
     steps = []
     for id in inline:
         g = functions[id]
         shape = Shape(as_list=g.argument_inclusion == "as_list", names=tuple(g.kwargs))
         slots = tuple(slot[d] for d in g.dependencies)
-        steps.append(Step(tables.codes[tables.code(g)], slots, shape, tables.extra(g)))
+        steps.append(Step(tables.code(g), slots, shape, tables.extra(g)))
         slot[id] = len(slot)
     return tuple(steps), tuple(slot[d] for d in f.dependencies)
 
 
 class _Tables:
-    """What many functions have in common, each kept once."""
+    """What many functions have in common, each made once."""
 
-    def __init__(self, dag_id: Hashable, run_id: str, policy: RetryPolicy, kinds: Sequence[Kind]) -> None:
+    def __init__(
+        self, dag_id: Hashable, sealed_dag_id: Any, run_id: str, policy: RetryPolicy, kinds: Sequence[Kind]
+    ) -> None:
         self.dag_id = dag_id
+        self.sealed_dag_id = sealed_dag_id
         self.run_id = run_id
         self.policy = policy
         self.kinds = kinds
-        self.names: list[str] = []
-        self.codes: list[bytes | str] = []
-        self.shapes: list[Shape] = []
-        self._names: dict[str, int] = {}
-        self._codes: dict[int, int] = {}
-        self._shapes: dict[Any, int] = {}
+        self._names: dict[str, str] = {}
+        self._codes: dict[int, bytes | str] = {}
+        self._shapes: dict[Any, Shape] = {}
 
-    def row(self, f: Function, deps: tuple[int, ...], kind: int, *, discard: bool, kept: bool) -> Row:
-        """A function, by what it has in common with others."""
+    def program(
+        self, f: Function, shape: Shape, steps: tuple[Step, ...], slots: tuple[int, ...], store: Entry | None
+    ) -> Program:
+        """What a node needs to run a function."""
+        id = f.id if is_plain(f.id) else Blob(self.dumps(f, f.id, "id"))
+        code, extra = self.code(f), self.extra(f)
+        return Program(self.run_id, self.sealed_dag_id, id, code, shape, extra, steps, slots, store)
+
+    def shape(self, f: Function, kind: int, *, discard: bool, kept: bool) -> Shape:
+        """How a function is called."""
         retry_on = (f.retry or self.policy).retry_on
         timeout = None if f.timeout is None else float(f.timeout)
         transfer = isinstance(f, Transfer)
         key = (f.argument_inclusion, tuple(f.kwargs), transfer, discard, kept, retry_on, kind, timeout)
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = len(self.shapes)
-            self.shapes.append(
-                Shape(
-                    f.argument_inclusion == "as_list",
-                    tuple(f.kwargs),
-                    transfer,
-                    discard,
-                    kept,
-                    None if retry_on == (Exception,) else Blob(self.dumps(f, retry_on, "retry_on")),
-                    dict(self.kinds[kind].asked),
-                    timeout,
-                )
+            shape = self._shapes[key] = Shape(
+                f.argument_inclusion == "as_list",
+                tuple(f.kwargs),
+                transfer,
+                discard,
+                kept,
+                None if retry_on == (Exception,) else Blob(self.dumps(f, retry_on, "retry_on")),
+                dict(self.kinds[kind].asked),
+                timeout,
             )
-        id = f.id if is_plain(f.id) else Blob(self.dumps(f, f.id, "id"))
-        row = Row(id, self.name(f), self.code(f), shape, deps)
-        if f.extra_args or f.extra_kwargs:
-            row.extra = self.extra(f)
-        return row
+        return shape
 
-    def name(self, f: Function) -> int:
-        """Index of the first part of its key: what it is called, and the run."""
+    def name(self, f: Function) -> str:
+        """The first part of its key: what it is called, and the run."""
         name = code_name(f.code)
-        index = self._names.get(name)
-        if index is None:
-            index = self._names[name] = len(self.names)
-            self.names.append(f"{name}-{self.run_id}")
-        return index
+        found = self._names.get(name)
+        if found is None:
+            found = self._names[name] = f"{name}-{self.run_id}"
+        return found
 
-    def code(self, f: Function) -> int:
-        """Index of its code, pickled unless it is to be imported."""
-        index = self._codes.get(id(f.code))
-        if index is None:
-            index = self._codes[id(f.code)] = len(self.codes)
-            self.codes.append(f.code if isinstance(f.code, str) else self.dumps(f, f.code, "code"))
-        return index
+    def code(self, f: Function) -> bytes | str:
+        """Its code, pickled unless it is to be imported."""
+        found = self._codes.get(id(f.code))
+        if found is None:
+            found = f.code if isinstance(f.code, str) else self.dumps(f, f.code, "code")
+            self._codes[id(f.code)] = found
+        return found
 
     def extra(self, f: Function) -> bytes | None:
         """Its extra arguments, pickled."""

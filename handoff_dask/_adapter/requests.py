@@ -14,7 +14,7 @@ from handoff_dask._adapter.active import ActiveRun
 from handoff_dask._adapter.archive import asked_of, error_of
 from handoff_dask._adapter.messages import NAME, PROTOCOL
 from handoff_dask._adapter.run_progress import progress
-from handoff_dask._model.records import Row
+from handoff_dask._model.records import Summary
 from handoff_dask._model.resources import THREADS, UNIT, from_units, parse_amounts
 from handoff_dask._scheduling.runs import RunStatus
 from handoff_dask._scheduling.spec import RunSpec
@@ -23,7 +23,7 @@ from handoff_dask._version import __version__
 if TYPE_CHECKING:
     from handoff_dask._adapter.plugin import HandoffPlugin
 
-#: Rows that are pickled before the scheduler gets to do something else.
+#: Summaries of functions that are pickled before the scheduler gets to do something else.
 CHUNK = 2_000
 
 
@@ -40,7 +40,7 @@ class Requests:
             "reattach",
             "cancel",
             "report",
-            "rows",
+            "summaries",
             "progress",
             "explain",
             "runs",
@@ -118,7 +118,7 @@ class Requests:
         return True
 
     async def report(self, run_id: str) -> dict[str, Any] | None:
-        """How a run stands and why; :meth:`rows` has its functions."""
+        """How a run stands and why; :meth:`summaries` has its functions."""
         active = self._plugin.runs.get(run_id)
         if active is None:
             return None
@@ -132,7 +132,7 @@ class Requests:
             "failed": [f.number for f in run.failed],
         }
 
-    async def rows(self, run_id: str, cursor: Any) -> dict[str, Any] | None:
+    async def summaries(self, run_id: str, cursor: Any) -> dict[str, Any] | None:
         """Functions that have changed since the answer with this cursor; at first all, in pieces."""
         active = self._plugin.runs.get(run_id)
         if active is None:
@@ -141,7 +141,7 @@ class Requests:
         functions = [active.run.functions[number] for number in changes.numbers]
         failed = [number for number in changes.numbers if number in active.errors]
         return {
-            "piece": pickle.dumps((changes.numbers, [f.row() for f in functions])),
+            "piece": pickle.dumps((changes.numbers, [f.summary() for f in functions])),
             "failed": failed,
             "errors": [active.errors[number] for number in failed],
             "cursor": changes.cursor,
@@ -182,8 +182,8 @@ class Requests:
             run = active.run
             ids, kind_of, asked = run.spec.ids, run.spec.kind_of, asked_of(run)
 
-            def rows(start: int, end: int) -> list[Row]:
-                return [f.row() for f in run.functions[start:end]]
+            def summaries(start: int, end: int) -> list[Summary]:
+                return [f.summary() for f in run.functions[start:end]]
 
         elif archived is None:
             return {"known": [info.id for info in pickle.loads(await self.runs())]}
@@ -191,11 +191,11 @@ class Requests:
             return {"most": plugin.archive.most_functions}
         else:
             kept = archived.functions
-            ids, kind_of, asked, rows = kept.ids, kept.kind_of, kept.asked, kept.rows
+            ids, kind_of, asked, summaries = kept.ids, kept.kind_of, kept.asked, kept.summaries
         pieces = []
         for start in range(0, len(ids), CHUNK):
             end = start + CHUNK
-            pieces.append(pickle.dumps((ids[start:end], kind_of[start:end], rows(start, end))))
+            pieces.append(pickle.dumps((ids[start:end], kind_of[start:end], summaries(start, end))))
             await asyncio.sleep(0)
         return {"asked": pickle.dumps(asked), "pieces": pieces}
 

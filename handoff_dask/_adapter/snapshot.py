@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 from handoff_dask._adapter.active import ActiveRun
 from handoff_dask._adapter.archive import SHORTFALLS, Archive, KeptFunctions, troubled
-from handoff_dask._model.records import Row
+from handoff_dask._model.records import Summary
 from handoff_dask._model.resources import CPU, THREADS, UNIT, from_units
 from handoff_dask._model.runinfo import RunInfo
 from handoff_dask._scheduling.functions import FunctionState, State
@@ -337,12 +337,12 @@ def _timeline(active: Iterable[ActiveRun], archive: Archive, now: float) -> Time
     bars: list[BarView] = []
     for n in sorted({*range(0, len(ids), every), *also}):
         if isinstance(functions, KeptFunctions):
-            (row,) = functions.rows(n, n + 1)
-            bars += _bars(named(ids[n]), row, info.submitted)
+            (summary,) = functions.summaries(n, n + 1)
+            bars += _bars(named(ids[n]), summary, info.submitted)
         else:
             f = functions[n]
-            row = Row(f.state.value, f.attempts[-3:], f.nbytes)
-            bars += _bars(named(ids[n]), row, info.submitted)
+            summary = Summary(f.state.value, f.attempts[-3:], f.nbytes)
+            bars += _bars(named(ids[n]), summary, info.submitted)
             if f.state is State.RUNNING and f.node is not None and f.booked:
                 start, stop = max(0.0, f.placed - info.submitted), max(0.0, now - info.submitted)
                 bars.append(_bar(named(ids[n]), f.node.name, start, stop, "running"))
@@ -373,11 +373,11 @@ def _evenly(numbers: list[int], most: int) -> list[int]:
     return [numbers[i * len(numbers) // most] for i in range(most)]
 
 
-def _bars(function: str, row: Row, submitted: float) -> list[BarView]:
+def _bars(function: str, summary: Summary, submitted: float) -> list[BarView]:
     """Attempts that ended and of which it is known when they started; the last few."""
     return [
         _bar(function, a.node, a.started - submitted, a.stopped - submitted, a.outcome)
-        for a in row.attempts[-3:]
+        for a in summary.attempts[-3:]
         if a.started is not None and a.stopped is not None
     ]
 

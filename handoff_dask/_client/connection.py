@@ -22,7 +22,7 @@ from handoff_dask._adapter._dask import client as border
 from handoff_dask._adapter.messages import RUN_BEGUN, RUN_DROPPED, RUN_ENDED
 
 if TYPE_CHECKING:
-    from handoff_dask._client.run import Run
+    from handoff_dask._client.run_life import RunLife
 
 #: Seconds between looks at whether the client has another connection than before: Dask announces none.
 INTERVAL = 0.25
@@ -92,13 +92,13 @@ class Connection:
 
     Attributes
     ----------
-    runs : mapping of str to Run
+    runs : mapping of str to RunLife
         Run id → run, of those that somebody holds.
     """
 
     def __init__(self, client: Client) -> None:
         self._client = weakref.ref(client)
-        self.runs: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
+        self.runs: weakref.WeakValueDictionary[str, RunLife] = weakref.WeakValueDictionary()
         self._comm = border.connection(client)
         self._reattaching = asyncio.Lock()
         self._tasks: set[asyncio.Task[bool]] = set()
@@ -106,7 +106,7 @@ class Connection:
         border.hear(client, RUN_BEGUN, self._run_begun)
         border.hear(client, RUN_ENDED, self._run_ended)
 
-    def add(self, run: Run) -> None:
+    def add(self, run: RunLife) -> None:
         """Tell a run of its end, and of what becomes of the connection."""
         self.runs[run.id] = run
         if not self._checks.is_running():

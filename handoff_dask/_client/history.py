@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from handoff_dask._client import history_file
 from handoff_dask._client.history_file import decode_devices, decode_id, encode_id, encode_text
-from handoff_dask._model.records import Attempt, Records, Row
+from handoff_dask._model.records import Attempt, Records, Summary
 from handoff_dask._model.runinfo import RunInfo, tell_apart
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import HistoryError, RunNotFoundError
@@ -29,7 +29,7 @@ _BATCH = 500
 _NEWEST_FIRST = "ORDER BY submitted DESC, rowid DESC"
 
 
-class Entry(NamedTuple):
+class HistoryEntry(NamedTuple):
     """One function of a run that is written.
 
     Attributes
@@ -37,7 +37,7 @@ class Entry(NamedTuple):
     id : hashable
     code : str
         Name under which its durations are learnt.
-    row : Row
+    summary : Summary
     cost : dict
     restored : bool
         Whether its result was only loaded, which says nothing of how long it takes.
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 
     id: Hashable
     code: str
-    row: Row
+    summary: Summary
     cost: Mapping[str, Any]
     restored: bool = False
 
@@ -204,7 +204,7 @@ class History:
             ).fetchall()
         ids = tell_apart(decode_id(id) for _, id, *_ in functions)
         known = {
-            id: (Row(status, attempts.get(number, ()), nbytes), cost)
+            id: (Summary(status, attempts.get(number, ()), nbytes), cost)
             for id, (number, _, status, nbytes, cost) in zip(ids, functions, strict=True)
         }
         return Records(known, lambda id: known[id][0], lambda id: json.loads(known[id][1]))
@@ -301,7 +301,7 @@ class History:
                 raise HistoryError(self.path, "it is closed")
             history_file.check_writable(self._connection)
 
-    def _write(self, info: RunInfo, entries: Iterable[Entry]) -> None:
+    def _write(self, info: RunInfo, entries: Iterable[HistoryEntry]) -> None:
         """Write a run, all of it or nothing."""
         functions, attempts = [], []
         for number, (id, name, (status, tried, nbytes), cost, restored) in enumerate(entries):

@@ -23,7 +23,7 @@ from handoff_dask._client.resume import Plan
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function, policy_of
 from handoff_dask._model.graph import count_inputs, depth_first, inline_order, placed_dependencies
-from handoff_dask._model.records import Attempt, Records, Row
+from handoff_dask._model.records import Attempt, Records, Summary
 from handoff_dask._model.shown import shown
 from handoff_dask.exceptions import FunctionFailedError, RunError, RunTimeoutError
 
@@ -308,18 +308,18 @@ class LocalRun:
         """Function id → :class:`FunctionRecord`, of functions that ran."""
         ids = (*self._times, *self._failed)
         return Records(
-            ids, self._row, lambda id: self.dag[id].cost or {}, lambda: self.dag._inputs_among(set(ids))
+            ids, self._summary, lambda id: self.dag[id].cost or {}, lambda: self.dag._inputs_among(set(ids))
         )
 
-    def _row(self, id: Hashable) -> Row:
+    def _summary(self, id: Hashable) -> Summary:
         if id in self._failed:
             attempts = self._failed[id]
-            return Row("cancelled" if attempts[-1].outcome == "cancelled" else "failed", attempts)
+            return Summary("cancelled" if attempts[-1].outcome == "cancelled" else "failed", attempts)
         started, stopped, failed = self._times[id]
         last = Attempt(
             len(failed) + 1, LOCAL, started, started, stopped, "finished", loaded=id in self._restored
         )
-        return Row("finished", (*failed, last))
+        return Summary("finished", (*failed, last))
 
     @property
     def allocations(self) -> dict[Hashable, Any]:

@@ -11,7 +11,7 @@ from distributed.protocol import pickle
 from handoff_dask._adapter._dask.running import unpacked_error
 from handoff_dask._adapter.compile import Compiled
 from handoff_dask._adapter.worker import InterruptedFunctionError
-from handoff_dask._client.rows import Rows
+from handoff_dask._client.summaries import Summaries
 from handoff_dask.exceptions import (
     AllocationError,
     AllocatorError,
@@ -33,7 +33,7 @@ def find_error(
     status: str,
     gone: str | None,
     report: Mapping[str, Any],
-    rows: Rows,
+    summaries: Summaries,
 ) -> RunError:
     """The error of a run that has not finished.
 
@@ -47,7 +47,7 @@ def find_error(
         Why the scheduler cannot be asked about it any more, if so.
     report : mapping
         The scheduler's.
-    rows : Rows
+    summaries : Summaries
         What is known of its functions.
     """
     run_id = compiled.spec.run_id
@@ -59,18 +59,20 @@ def find_error(
         starved = {id for s in pickle.loads(report["shortfalls"]) for id in s.function_ids}
         if compiled.spec.ids[report["failed"][0]] in starved:
             return allocation_error(compiled, dag_id, report["shortfalls"])
-        return _failures(compiled, dag_id, report, rows)
+        return _failures(compiled, dag_id, report, summaries)
     if status == "failed":
         return allocation_error(compiled, dag_id, report.get("shortfalls") or pickle.dumps(()))
     return RunCancelledError(dag_id, run_id, gone or _CANCELLED)
 
 
-def _failures(compiled: Compiled, dag_id: Any, report: Mapping[str, Any], known: Rows) -> FunctionFailedError:
+def _failures(
+    compiled: Compiled, dag_id: Any, report: Mapping[str, Any], known: Summaries
+) -> FunctionFailedError:
     """The first failure, with all others."""
 
     def failure(number: int, others: Sequence[FunctionFailedError] = ()) -> FunctionFailedError:
-        id, rows = compiled.ids[number], known.rows  # none if the plugin was removed meanwhile
-        attempts = rows[number].attempts if number < len(rows) else ()
+        id, summaries = compiled.ids[number], known.by_number  # none if the plugin was removed meanwhile
+        attempts = summaries[number].attempts if number < len(summaries) else ()
         failed = FunctionFailedError(dag_id, compiled.spec.run_id, id, attempts, others)
         failed.__cause__ = original_exception(known.errors.get(number))
         return failed

@@ -10,7 +10,7 @@ from distributed.protocol import pickle
 
 from handoff_dask._adapter._dask.client import request
 from handoff_dask._client.session import ask
-from handoff_dask._model.records import Records, Row
+from handoff_dask._model.records import Records, Summary
 from handoff_dask._model.runinfo import RunInfo, tell_apart
 from handoff_dask.exceptions import HandoffError, RunNotFoundError
 
@@ -85,10 +85,10 @@ async def _run_records(client: Client, run_id: str) -> Records:
         )
     asked: list[Mapping[str, float]] = pickle.loads(answer["asked"])
     ids: list[Hashable] = []
-    found: list[tuple[Row, Mapping[str, float]]] = []
+    found: list[tuple[Summary, Mapping[str, float]]] = []
     for piece in answer["pieces"]:
-        some, kinds, rows = pickle.loads(piece)
+        some, kinds, summaries = pickle.loads(piece)
         ids.extend(some)
-        found.extend((row, asked[kind]) for row, kind in zip(rows, kinds, strict=True))
+        found.extend((summary, asked[kind]) for summary, kind in zip(summaries, kinds, strict=True))
     known = dict(zip(tell_apart(ids), found, strict=True))
     return Records(known, lambda id: known[id][0], lambda id: known[id][1])

@@ -11,14 +11,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from handoff_dask._adapter.compile import Compiled
-from handoff_dask._client.history import Entry, History
+from handoff_dask._client.history import History, HistoryEntry
 from handoff_dask._model.function import learning_name
-from handoff_dask._model.records import Row
+from handoff_dask._model.records import Summary
 from handoff_dask._model.runinfo import RunInfo
 
 if TYPE_CHECKING:
     from handoff_dask._client.local_run import LocalRun
-    from handoff_dask._client.run import Run
+    from handoff_dask._client.run_life import RunLife
 
 
 def check_history(path: str) -> None:
@@ -48,16 +48,16 @@ def with_hints(compiled: Compiled, path: str) -> Compiled:
     return replace(compiled, spec=replace(compiled.spec, hints=hints))
 
 
-async def record_run(run: Run, path: str) -> None:
+async def record_run(run: RunLife, path: str) -> None:
     """Write a run that has ended on a cluster to the history at this path."""
     compiled, spec = run._compiled, run._compiled.spec
     report: dict[str, Any] = {}
     with contextlib.suppress(OSError):  # the connection is gone
         report = await run._fetch_report()
-        await run._fetch_rows()
-    rows: Sequence[Row] = run._rows.rows
-    if len(rows) < len(compiled.ids):  # nobody knows
-        rows = [Row("cancelled", ())] * len(compiled.ids)
+        await run._fetch_summaries()
+    summaries: Sequence[Summary] = run._summaries.by_number
+    if len(summaries) < len(compiled.ids):  # nobody knows
+        summaries = [Summary("cancelled", ())] * len(compiled.ids)
     if run._timed_out is not None:
         why: Any = f"it took longer than {run._timed_out:g} s"
     else:
@@ -69,16 +69,16 @@ async def record_run(run: Run, path: str) -> None:
         client=run._client.id,
         submitted=run._begin,
         ended=run._end,
-        elapsed=run.elapsed,
-        counts=Counter(row.status for row in rows),
+        elapsed=run._elapsed,
+        counts=Counter(summary.status for summary in summaries),
         priority=spec.priority,
         error=why,
     )
     kinds = [(kind.code, dict(kind.asked)) for kind in spec.kinds]
     restored = set(run.restored)
     entries = [
-        Entry(id, kinds[kind][0], row, kinds[kind][1], id in restored)
-        for id, kind, row in zip(compiled.ids, spec.kind_of, rows, strict=True)
+        HistoryEntry(id, kinds[kind][0], summary, kinds[kind][1], id in restored)
+        for id, kind, summary in zip(compiled.ids, spec.kind_of, summaries, strict=True)
     ]
     try:
         error = await asyncio.to_thread(_write, path, info, entries)
@@ -103,13 +103,15 @@ def record_local(run: LocalRun, path: str, interrupted: bool) -> None:
     )
     restored = set(run.restored)
     entries = [
-        Entry(id, learning_name(run.dag[id]), Row(r.status, r.attempts, r.nbytes), r.cost, id in restored)
+        HistoryEntry(
+            id, learning_name(run.dag[id]), Summary(r.status, r.attempts, r.nbytes), r.cost, id in restored
+        )
         for id, r in records.items()
     ]
     _warn(info, _write(path, info, entries))
 
 
-def _write(path: str, info: RunInfo, entries: Sequence[Entry]) -> Exception | None:
+def _write(path: str, info: RunInfo, entries: Sequence[HistoryEntry]) -> Exception | None:
     """Write a run; what goes wrong is returned, since it must not make the run a failure."""
     try:
         with History(path) as history:

@@ -50,7 +50,7 @@ class Schedule:
         functions = {f.id: f for f in simulation.run.functions}
         self.records = Records(
             functions,
-            lambda id: functions[id].row(),
+            lambda id: functions[id].summary(),
             lambda id: dict(functions[id].kind.asked),
             lambda: inputs_by_id(simulation.run.spec.ids, simulation.run.spec.dependents),
             {

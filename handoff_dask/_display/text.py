@@ -7,6 +7,8 @@ import reprlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dask.utils import format_bytes
+
 from handoff_dask._display.words import seconds
 from handoff_dask._model.shown import plain, shown
 
@@ -110,11 +112,4 @@ def amounts_text(amounts: Mapping[Any, Any]) -> str:
 
 def size_text(nbytes: Any) -> str:
     """A size in bytes."""
-    if not isinstance(nbytes, (int, float)):
-        return ""
-    size = float(nbytes)
-    for unit in ("B", "kiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:,.3g} TiB"
+    return format_bytes(nbytes) if isinstance(nbytes, int) else ""

@@ -6,7 +6,8 @@ from __future__ import annotations
 def seconds(value: float | None) -> str:
     """A duration: ``0.12 ms``, ``26.4 ms``, ``5 s``, ``1 min 3 s``, ``2 h 2 min``; of None nothing.
 
-    It is the same wherever durations are shown, so that two of them can be compared.
+    It is the same wherever durations are shown, so that two of them can be compared. Dask's ``format_time``
+    writes two decimals whatever the size, ``us``, and seconds up to ten minutes.
     """
     if value is None:
         return ""

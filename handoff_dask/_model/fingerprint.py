@@ -1,4 +1,7 @@
-"""What a function would do, as a number: the same in every process, another when code or arguments change."""
+"""What a function would do, as a number: the same in every process, another when code or arguments change.
+
+Dask's ``tokenize`` is not enough: of imported code it takes the name, so that edited code has the same token.
+"""
 
 from __future__ import annotations
 

@@ -98,8 +98,8 @@ class FunctionRecord:
         return self.stopped - self.started
 
 
-class Row(NamedTuple):
-    """What is kept and sent of a function: :class:`Records` makes a :class:`FunctionRecord` of it."""
+class Summary(NamedTuple):
+    """A function in short, as it is sent and kept: :class:`Records` makes a :class:`FunctionRecord` of it."""
 
     status: str
     attempts: Sequence[Attempt]
@@ -117,7 +117,7 @@ class Records(Mapping[Hashable, FunctionRecord]):
     ----------
     ids : iterable
         In the order in which they are to be listed.
-    row_of : callable
+    summary_of : callable
         Id → status, attempts and result size.
     cost_of : callable
         Id → cost as given.
@@ -127,18 +127,18 @@ class Records(Mapping[Hashable, FunctionRecord]):
         What nodes have, threads included.
     """
 
-    __slots__ = ("_capacities", "_cost_of", "_ids", "_inputs", "_row_of")
+    __slots__ = ("_capacities", "_cost_of", "_ids", "_inputs", "_summary_of")
 
     def __init__(
         self,
         ids: Iterable[Hashable],
-        row_of: Callable[[Hashable], Row],
+        summary_of: Callable[[Hashable], Summary],
         cost_of: Callable[[Hashable], Mapping[str, float]],
         inputs: Callable[[], Inputs] | None = None,
         capacities: Mapping[Any, Mapping[str, float]] | None = None,
     ) -> None:
         self._ids = dict.fromkeys(ids)
-        self._row_of = row_of
+        self._summary_of = summary_of
         self._cost_of = cost_of
         self._inputs = inputs
         self._capacities = capacities
@@ -146,7 +146,7 @@ class Records(Mapping[Hashable, FunctionRecord]):
     def __getitem__(self, id: Hashable) -> FunctionRecord:
         if id not in self._ids:
             raise KeyError(id)
-        status, attempts, nbytes = self._row_of(id)
+        status, attempts, nbytes = self._summary_of(id)
         last = attempts[-1] if attempts else None
         return FunctionRecord(
             function_id=id,
@@ -234,9 +234,9 @@ class Records(Mapping[Hashable, FunctionRecord]):
     @property
     def allocations(self) -> dict[Hashable, Any]:
         """Function id → node it was last placed on, of those that have been placed."""
-        row_of = self._row_of
-        rows = ((id, row_of(id).attempts) for id in self._ids)
-        return {id: attempts[-1].node for id, attempts in rows if attempts}
+        summary_of = self._summary_of
+        attempts_of = ((id, summary_of(id).attempts) for id in self._ids)
+        return {id: attempts[-1].node for id, attempts in attempts_of if attempts}
 
 
 def inputs_by_id(ids: Sequence[Hashable], dependents: Iterable[Iterable[int]]) -> Inputs:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from handoff_dask._model.records import Attempt, Row
+from handoff_dask._model.records import Attempt, Summary
 
 if TYPE_CHECKING:
     from handoff_dask._scheduling.node import Node
@@ -239,10 +239,10 @@ class FunctionState:
             number, node, self.queued, started, stopped, outcome, error, traceback, devices, loaded
         )
 
-    def row(self) -> Row:
+    def summary(self) -> Summary:
         """What is known of it, the running attempt included."""
         running = (self._attempt(),) if self.state is State.RUNNING else ()
-        return Row(NAMES[self.state], self.attempts + running, self.nbytes)
+        return Summary(NAMES[self.state], self.attempts + running, self.nbytes)
 
     def __repr__(self) -> str:
         return f"<function {self.id!r} of run {self.run.spec.run_id}: {self.state.value}>"

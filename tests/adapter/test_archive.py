@@ -68,7 +68,7 @@ def test_a_run_that_alone_is_too_large_is_kept_without_its_functions():
     bench.add("b", 3.0, 0)
     assert bench.ids == ["a", "large", "b"]
     assert bench.archive.find("large").functions is None
-    assert len(bench.archive.find("a").functions.rows(0, 99)) == 10
+    assert len(bench.archive.find("a").functions.summaries(0, 99)) == 10
 
 
 @pytest.mark.parametrize("most", [0, -1])
@@ -91,8 +91,8 @@ def test_rows_tell_what_happened():
     bench.archive.add(replace(INFO, id="r", ended=1.0), run)
     functions = bench.archive.find("r").functions
     assert list(functions.ids) == ["first", "second", "third"]
-    rows = functions.rows(0, 3)
-    assert rows[1:2] == functions.rows(1, 2)
+    rows = functions.summaries(0, 3)
+    assert rows[1:2] == functions.summaries(1, 2)
     assert [row.status for row in rows] == ["finished", "failed", "cancelled"]
     assert [[a.outcome for a in row.attempts] for row in rows] == [["finished"], ["failed"], []]
     assert [functions.asked[k] for k in functions.kind_of] == [{"cpu": 1}, {"cpu": 0.5}, {"cpu": 1}]

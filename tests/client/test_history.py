@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 import handoff_dask as handoff
 from handoff_dask import Attempt, Function, History, HistoryError, RunInfo, RunNotFoundError
 from handoff_dask._client import history_file
-from handoff_dask._client.history import Entry
+from handoff_dask._client.history import HistoryEntry
 from handoff_dask._client.history_file import decode_id, encode_id
-from handoff_dask._model.records import Row
+from handoff_dask._model.records import Summary
 
 Odd = namedtuple("Odd", "x")
 NODES = {"node": {"cpu": 1}}
@@ -46,7 +46,7 @@ def info(id="r", dag_id="dag", submitted=0.0, status="finished", **facts):
 def took(id, seconds, code="work ", status="finished", cost=None):
     """A function that took so long."""
     attempt = Attempt(1, "node", 0.0, 10.0, 10.0 + seconds, status)
-    return Entry(id, code, Row(status, (attempt,), 8), cost or {})
+    return HistoryEntry(id, code, Summary(status, (attempt,), 8), cost or {})
 
 
 def ids_of(history):
@@ -71,8 +71,8 @@ def test_everything_comes_back(history):
         Attempt(2, "node", None, None, 4.0, "lost"),
     )
     entries = [
-        Entry("tried", "work t", Row("failed", attempts, None), {"cpu": 0.5, "gpu": 2}),
-        Entry(("never", 1), "other ", Row("cancelled", (), None), {}),
+        HistoryEntry("tried", "work t", Summary("failed", attempts, None), {"cpu": 0.5, "gpu": 2}),
+        HistoryEntry(("never", 1), "other ", Summary("cancelled", (), None), {}),
         took("done", 2.0),
     ]
     history._write(written, entries)
@@ -134,7 +134,7 @@ def test_other_ids_are_told_as_text(history):
 
 def test_a_run_is_written_as_a_whole_or_not_at_all(history):
     with pytest.raises(HistoryError, match="NOT NULL constraint"):
-        history._write(info("r"), [took("a", 1.0), Entry("b", "work", Row(None, ()), {})])
+        history._write(info("r"), [took("a", 1.0), HistoryEntry("b", "work", Summary(None, ()), {})])
     assert history.runs() == []
     history._write(info("r"), [took("a", 1.0)])
     with pytest.raises(HistoryError, match="UNIQUE"):

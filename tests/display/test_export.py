@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from handoff_dask import Attempt, Records
 from handoff_dask._display.export import in_lanes, sorted_by_start
-from handoff_dask._model.records import Row
+from handoff_dask._model.records import Summary
 
 ATTEMPTS = {
     "twice": [
@@ -32,7 +32,7 @@ def records():
     status = {"never": "waiting", "lost": "waiting"}
     return Records(
         ATTEMPTS,
-        lambda id: Row(status.get(id, "finished"), ATTEMPTS[id], 8 if ATTEMPTS[id] else None),
+        lambda id: Summary(status.get(id, "finished"), ATTEMPTS[id], 8 if ATTEMPTS[id] else None),
         lambda id: COSTS.get(id, {}),
     )
 

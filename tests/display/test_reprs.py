@@ -182,9 +182,9 @@ def test_amounts_and_sizes():
     ]
     assert [size_text(n) for n in (0, 1023, 2048, 3 * 2**30, None)] == [
         "0 B",
-        "1.02e+03 B",
-        "2 kiB",
-        "3 GiB",
+        "1.00 kiB",
+        "2.00 kiB",
+        "3.00 GiB",
         "",
     ]
 

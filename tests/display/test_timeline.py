@@ -11,7 +11,7 @@ from helpers import dag_of, gate, identity, pass_gate
 import handoff_dask as handoff
 from handoff_dask import Attempt, Function, History, Records, Timeline
 from handoff_dask._display.timeline_data import prepare
-from handoff_dask._model.records import Row
+from handoff_dask._model.records import Summary
 
 EVIL = "</script><b>$x_{1}$"
 
@@ -30,7 +30,7 @@ def every_kind():
     rows = {}
     for n, outcome in enumerate(OUTCOMES):
         known = outcome not in ("lost", "running")
-        rows[EVIL, n] = Row(
+        rows[EVIL, n] = Summary(
             outcome,
             (
                 Attempt(
@@ -45,7 +45,7 @@ def every_kind():
                 ),
             ),
         )
-    rows["never"] = Row("waiting", ())
+    rows["never"] = Summary("waiting", ())
     return Records(rows, rows.__getitem__, lambda id: {EVIL: 0.5})
 
 

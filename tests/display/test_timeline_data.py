@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import handoff_dask as handoff
 from handoff_dask import Attempt, Function, Records
 from handoff_dask._display.timeline_data import family_of, level_of, prepare
-from handoff_dask._model.records import Row
+from handoff_dask._model.records import Summary
 
 NODES = {"a": {"cpu": 4, "gpu": 1}, "b": {"cpu": 2}}
 
@@ -18,7 +18,7 @@ NODES = {"a": {"cpu": 4, "gpu": 1}, "b": {"cpu": 2}}
 def records_of(attempts, cost=None):
     """Records of functions: id → attempts."""
     cost = cost or {}
-    return Records(attempts, lambda id: Row("finished", attempts[id]), lambda id: cost.get(id, {}))
+    return Records(attempts, lambda id: Summary("finished", attempts[id]), lambda id: cost.get(id, {}))
 
 
 times = st.integers(0, 40).map(lambda n: 1000 + n / 4)

@@ -7,7 +7,7 @@ import pytest
 from helpers import add, dag_of, identity
 
 from handoff_dask import Attempt, Event, Function, FunctionRecord, Shortfall, execute_local
-from handoff_dask._model.records import Records, Row, events_of
+from handoff_dask._model.records import Records, Summary, events_of
 
 
 def test_attempt():
@@ -38,7 +38,9 @@ def test_record_without_duration(attempts):
 
 def test_record_of_what_has_not_been_placed():
     records = Records(
-        ["f", "g"], {"f": Row("waiting", ()), "g": Row("running", [Attempt(1, "n1")])}.get, lambda id: {}
+        ["f", "g"],
+        {"f": Summary("waiting", ()), "g": Summary("running", [Attempt(1, "n1")])}.get,
+        lambda id: {},
     )
     assert records["f"] == FunctionRecord("f", "waiting", None, (), {})
     assert records["g"].node == "n1"
@@ -48,7 +50,9 @@ def test_record_of_what_has_not_been_placed():
 
 def test_record_has_the_devices_of_the_last_attempt():
     attempts = [Attempt(1, "n1", devices={"gpu": (0,)}), Attempt(2, "n2", devices={"gpu": (1,)})]
-    assert Records(["f"], {"f": Row("running", attempts)}.get, lambda id: {})["f"].devices == {"gpu": (1,)}
+    assert Records(["f"], {"f": Summary("running", attempts)}.get, lambda id: {})["f"].devices == {
+        "gpu": (1,)
+    }
 
 
 @pytest.fixture
@@ -113,7 +117,7 @@ def test_shortfall_without_a_nearest_node(nearest, offered):
 
 def test_events_are_what_the_attempts_tell_in_the_order_of_time():
     rows = {
-        "x": Row(
+        "x": Summary(
             "finished",
             [
                 Attempt(1, "a", 1.0, None, 4.0, "lost"),
@@ -121,8 +125,8 @@ def test_events_are_what_the_attempts_tell_in_the_order_of_time():
                 Attempt(3, "a", 10.0, 11.0, 12.0, "finished"),
             ],
         ),
-        "y": Row("running", [Attempt(1, "c", 2.0)]),
-        "z": Row("skipped", []),
+        "y": Summary("running", [Attempt(1, "c", 2.0)]),
+        "z": Summary("skipped", []),
     }
     assert events_of(Records(rows, rows.__getitem__, lambda id: {})) == [
         Event(1.0, "x", "ready", None, 1),
@@ -138,6 +142,6 @@ def test_events_are_what_the_attempts_tell_in_the_order_of_time():
 
 
 def test_events_of_one_moment_come_in_the_order_of_what_can_happen():
-    rows = {"x": Row("finished", [Attempt(1, "a", 0.0, 0.0, 0.0, "finished")])}
+    rows = {"x": Summary("finished", [Attempt(1, "a", 0.0, 0.0, 0.0, "finished")])}
     events = events_of(Records(rows, rows.__getitem__, lambda id: {}))
     assert [e.event for e in events] == ["ready", "started", "finished"]

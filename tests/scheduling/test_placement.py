@@ -358,12 +358,12 @@ def test_rows(core):
     core.run(x=fn("cpu 1, gpu 1"), y=fn("cpu 1"))
     core.wait(1)
     core.decide()
-    row = core["x"].row()
-    assert (row.status, row.attempts[0].node, row.attempts[0].queued) == ("running", "a", 5)
-    assert row.attempts[0].devices == {"gpu": (0,)}
-    assert core["y"].row() == ("ready", (), None)
+    summary = core["x"].summary()
+    assert (summary.status, summary.attempts[0].node, summary.attempts[0].queued) == ("running", "a", 5)
+    assert summary.attempts[0].devices == {"gpu": (0,)}
+    assert core["y"].summary() == ("ready", (), None)
     core.state.finished(core["x"], 9.0, started=7.0, stopped=8.5, nbytes=12)
-    status, (attempt,), nbytes = core["x"].row()
+    status, (attempt,), nbytes = core["x"].summary()
     assert (status, nbytes) == ("finished", 12)
     assert attempt == (1, "a", 5, 7.0, 8.5, "finished", None, None, {"gpu": (0,)}, False)
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from distributed.protocol import pickle
 
-from handoff_dask._model.records import Row
+from handoff_dask._model.records import Summary
 
 
-class Rows:
-    """A copy of the scheduler's rows of a run.
+class Summaries:
+    """A copy of the scheduler's summaries of a run.
 
     Attributes
     ----------
-    rows : list of Row
+    by_number : list of Summary
         By function number; empty before the first :meth:`update`.
     errors : dict
         Function number → exception of its final failure, as Dask sends it.
@@ -25,7 +25,7 @@ class Rows:
     """
 
     def __init__(self) -> None:
-        self.rows: list[Row] = []
+        self.by_number: list[Summary] = []
         self.errors: dict[int, Any] = {}
         self.nodes: Mapping[Any, Mapping[str, float]] | None = None
         self._cursor: Any = None
@@ -37,16 +37,16 @@ class Rows:
         Parameters
         ----------
         ask : callable
-            Asks the scheduler: ``await ask("rows", cursor=cursor)``.
+            Asks the scheduler: ``await ask("summaries", cursor=cursor)``.
         """
         async with self._updating:
-            while (answer := await ask("rows", cursor=self._cursor)) is not None:
-                numbers, rows = pickle.loads(answer["piece"])
-                for number, row in zip(numbers, rows, strict=True):
-                    if number < len(self.rows):
-                        self.rows[number] = row
+            while (answer := await ask("summaries", cursor=self._cursor)) is not None:
+                numbers, summaries = pickle.loads(answer["piece"])
+                for number, summary in zip(numbers, summaries, strict=True):
+                    if number < len(self.by_number):
+                        self.by_number[number] = summary
                     else:  # the first time, in order
-                        self.rows.append(row)
+                        self.by_number.append(summary)
                 self.errors.update(zip(answer["failed"], answer["errors"], strict=True))
                 self._cursor = answer["cursor"]
                 if not answer["more"]:

@@ -140,6 +140,8 @@ class Claims:
 
     Attributes
     ----------
+    any : bool
+        Whether there is a claim.
     refused : dict of Node to None
         Nodes that functions were kept from since it was last tried again.
     recheck : float or None
@@ -147,6 +149,7 @@ class Claims:
     """
 
     def __init__(self, nodes: Nodes) -> None:
+        self.any = False
         self.recheck: float | None = None
         self._nodes = nodes
         self._version = 0
@@ -154,11 +157,6 @@ class Claims:
         self._overtaken: _Overtaken | None = None
         self.refused: dict[Node, None] = {}
         self._fresh: set[Claim] = set()  # brought up to date for this decision
-
-    @property
-    def any(self) -> bool:
-        """Whether there is a claim."""
-        return bool(self._coming) or self._overtaken is not None
 
     def begin(self, now: float) -> dict[Node, None]:
         """Begin a decision.
@@ -168,11 +166,15 @@ class Claims:
         dict of Node to None
             Nodes where functions were refused that may be let in now.
         """
+        if not self.any and not self.refused:
+            self.recheck = None
+            return {}
         self._fresh.clear()
         if self._version != self._nodes.version:
             self._version = self._nodes.version
             self._coming.clear()
             self._overtaken = None
+            self.any = False
             self.recheck = -math.inf
         elif self.refused:
             self._drop_stale(now)
@@ -191,8 +193,8 @@ class Claims:
                 del self._coming[key]
                 self.recheck = -math.inf
         if self._overtaken is not None and not self._is_current(self._overtaken, now):
-            self._overtaken = None
-            self.recheck = -math.inf
+            self.withdraw()
+        self.any = bool(self._coming) or self._overtaken is not None
 
     def _is_current(self, claim: Claim, now: float) -> bool:
         if claim in self._fresh:
@@ -225,6 +227,7 @@ class Claims:
                     continue
                 claim = self._coming[run, kind] = _Coming(there, g.cost)
             claim.functions[g] = None
+            self.any = True
 
     def ready(self, f: FunctionState) -> None:
         """A function is ready: it takes the capacity itself."""
@@ -243,12 +246,14 @@ class Claims:
         able = [n for n in able if n.accepting and queue.admits(n, self._nodes)]
         self.withdraw()
         if able:
+            self.any = True
             self._overtaken = _Overtaken(f, min(able, key=lambda n: _when_free(n, queue.cost, now)))
 
     def withdraw(self) -> None:
         """Nobody is being overtaken."""
         if self._overtaken is not None:
             self._overtaken = None
+            self.any = bool(self._coming)
             self.recheck = -math.inf
 
     def forget(self, run: Run) -> None:
@@ -258,6 +263,7 @@ class Claims:
             self.recheck = -math.inf
         if self._overtaken is not None and self._overtaken.function.run is run:
             self.withdraw()
+        self.any = bool(self._coming) or self._overtaken is not None
 
     # ------------------------------------------------------------------ who is refused
 

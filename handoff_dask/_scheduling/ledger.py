@@ -62,12 +62,14 @@ class Ledger:
     ----------
     freed : dict of Node to None
         Nodes on which capacity may have become free since the last placement.
+    stuck : dict of FunctionState to None
+        Prefetched functions that may wait behind functions of unknown length.
     """
 
     def __init__(self, nodes: Nodes) -> None:
         self.freed: dict[Node, None] = {}
         self._nodes = nodes
-        self._stuck: dict[FunctionState, None] = {}
+        self.stuck: dict[FunctionState, None] = {}
 
     def book(self, f: FunctionState, node: Node, now: float) -> None:
         """Book a function on a node."""
@@ -185,11 +187,11 @@ class Ledger:
     def _find_stuck(self, node: Node) -> None:
         for f in node.prefetched:
             if not node.soon_fits(f.cost):
-                self._stuck[f] = None
+                self.stuck[f] = None
 
     def take_stuck(self) -> list[Stuck]:
         """Prefetched functions that now wait behind functions of unknown length. Each is returned once."""
-        stuck, self._stuck = self._stuck, {}
+        stuck, self.stuck = self.stuck, {}
         at = [Stuck(f, f.node) for f in stuck if f.node is not None]
         return [s for s in at if s.function in s.node.prefetched and not s.node.soon_fits(s.function.cost)]
 

@@ -183,7 +183,8 @@ class Placement:
     def _begin(self, now: float) -> _Room:
         """A decision begins: the capacity that was freed since the last one."""
         freed = self.ledger.freed
-        freed.update(self.claims.begin(now))
+        if refused := self.claims.begin(now):
+            freed.update(refused)
         nodes = self.nodes
         if self._shrunk:
             self._shrunk = False
@@ -193,18 +194,18 @@ class Placement:
                         self._starved.setdefault(queue, None)
                     elif queue.clean and queue.key.avoid:
                         run.backlog.soil(queue)  # others may not be able to take over any more
-        for queue in [queue for queue in self._starved if queue.key.bound is not None]:
-            self._unbind(queue)
-        for run in [run for run in self._waiting if not run.counts[State.READY]]:
-            del self._waiting[run]
-        for run in self._waiting:
-            run.weigh(nodes)
-        return _Room((n for n in freed if nodes.by_name.get(n.name) is n), self._prefetch.is_likely)
+        if self._starved:
+            for queue in [queue for queue in self._starved if queue.key.bound is not None]:
+                self._unbind(queue)
+        for run in list(self._waiting):
+            if not run.counts[State.READY]:
+                del self._waiting[run]
+            elif run.weighed != nodes.version:
+                run.weigh(nodes)
+        return _Room([n for n in freed if n.accepting], self._prefetch.is_likely)
 
     def _offer(self, heap: list[_Candidate], run: Run, room: _Room) -> None:
         """Let the most urgent function of a run that may fit take part in a decision."""
-        if not run.active:
-            return
         backlog, own = run.backlog, run.has_allocator
         found = backlog.first_dirty(None if own or run.limits is None else run.limits.free)
         if room.free is not None:
@@ -218,32 +219,32 @@ class Placement:
 
     def _choose(self, f: FunctionState, queue: Queue, room: _Room, now: float) -> tuple[Node | None, bool]:
         """The node for a function, None if there is none; whether a claim kept it from one."""
+        nodes: Iterable[Node]
         refused = False
-        for node in self._fitting(f, queue, room):
+        only = room.only if queue.clean else None
+        if only is None:
+            nodes = self._fitting(f, queue)
+        else:
+            nodes = (only,) if only.takes(queue.cost) and queue.admits(only, self.nodes) else ()
+        for node in nodes:
             if not self.claims.any or not self.claims.refuse(f, node, now):
                 return node, False
             refused = True
         if refused or self.claims.any or not self._prefetch.allows(f):
             return None, refused
-        nodes: Iterable[Node] = room.nodes if queue.clean else self.nodes.ordered
+        nodes = room.nodes if queue.clean else self.nodes.ordered
         return self._prefetch.choose(f, (n for n in nodes if queue.admits(n, self.nodes))), False
 
-    def _fitting(self, f: FunctionState, queue: Queue, room: _Room) -> Iterator[Node]:
+    def _fitting(self, f: FunctionState, queue: Queue) -> Iterator[Node]:
         """Nodes on which a function can start now, the best first."""
-        if queue.clean and len(room.nodes) == 1:
-            (node,) = room.nodes
-            if node.takes(queue.cost) and queue.admits(node, self.nodes):
-                yield node
-            return
         run = f.run
         score = ALLOCATORS[run.spec.strategy]
         moves = None
         if run.heavy and score is best_fit:
             moves = move_costs(f, self.nodes, self.settings.bandwidth)
+        found = self.nodes.fitting(queue.cost, score, queue.rows(self.nodes), moves)
         avoided = queue.avoided(self.nodes)
-        for node in self.nodes.fitting(queue.cost, score, queue.rows(self.nodes), moves):
-            if node.name not in avoided:
-                yield node
+        return (node for node in found if node.name not in avoided) if avoided else found
 
     def _ask_allocator(self, run: Run, now: float) -> Iterator[Place | Rejected]:
         """Let a run's own allocator place its functions."""
@@ -362,6 +363,8 @@ class _Room:
         Resource → the most units that any of the nodes has free; None if there are no nodes.
     stale : bool
         Whether it may be less by now.
+    only : Node or None
+        The node, if there is just one.
     """
 
     def __init__(self, nodes: Iterable[Node], soon: bool) -> None:
@@ -372,18 +375,14 @@ class _Room:
     def refresh(self) -> None:
         """Work out what is free."""
         self.stale = False
-        soon = self._soon
-        self.nodes = {
-            n: None
-            for n in self.nodes
-            if n.accepting and (n.free[THREADS] > 0 or (soon and THREADS in n.short))
-        }
         self.free: Amounts | None = None
-        for node in self.nodes:
+        for node in list(self.nodes):
             amounts = node.free
-            if soon and node.short:
+            if self._soon and node.short:
                 amounts = {name: units + node.short.get(name, 0) for name, units in amounts.items()}
-            if self.free is None:
+            if amounts[THREADS] <= 0:
+                del self.nodes[node]
+            elif self.free is None:
                 self.free = amounts
             else:
                 most = dict(self.free)
@@ -391,14 +390,15 @@ class _Room:
                     if units > most.get(name, 0):
                         most[name] = units
                 self.free = most
+        self.only = next(iter(self.nodes)) if len(self.nodes) == 1 else None
 
     def took(self, node: Node) -> None:
         """Note that a function was placed on a node."""
-        if node in self.nodes:
-            if len(self.nodes) == 1:
+        if node is self.only:
+            if self._soon or node.free[THREADS] <= 0:
                 self.refresh()
-            else:
-                self.stale = True
+        elif node in self.nodes:
+            self.stale = True
 
     def leave_out(self, nodes: Iterable[Node]) -> None:
         """Look at some nodes no more in this decision."""

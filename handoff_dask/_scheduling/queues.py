@@ -87,18 +87,20 @@ class Queue:
     run : Run
     cost, need, limit_cost : dict
     clean : bool
+    heap : list of Entry
+        Some are void.
     listed : Entry or None
         Its entry among the dirty queues of the backlog.
     """
 
     __slots__ = (
         "_avoid",
-        "_heap",
         "_possible",
         "_rows",
         "_version",
         "clean",
         "cost",
+        "heap",
         "key",
         "leaf",
         "limit_cost",
@@ -116,7 +118,7 @@ class Queue:
         self.limit_cost = dict(key.limit_cost)
         self.clean = False
         self.listed: Entry | None = None
-        self._heap: list[Entry] = []
+        self.heap: list[Entry] = []
         self._version = -1
         self._possible = False
         self._rows: Rows | None = None
@@ -127,11 +129,11 @@ class Queue:
     def push(self, f: FunctionState) -> None:
         """Add a function; any older entry of it, here or elsewhere, becomes void."""
         f.ticket += 1
-        heappush(self._heap, (-f.kind.priority, f.rank, f.number, f.ticket, f))
+        heappush(self.heap, (-f.kind.priority, f.rank, f.number, f.ticket, f))
 
     def first(self) -> Entry | None:
         """The entry of the most urgent function, None if there is none."""
-        heap = self._heap
+        heap = self.heap
         while heap:
             entry = heap[0]
             f = entry[4]
@@ -148,14 +150,14 @@ class Queue:
 
     def reorder(self) -> None:
         """Sort again: ranks of functions have changed."""
-        waiting = [f for *_, ticket, f in self._heap if f.state is State.READY and f.ticket == ticket]
-        self._heap = [(-f.kind.priority, f.rank, f.number, f.ticket, f) for f in waiting]
-        heapify(self._heap)
+        waiting = [f for *_, ticket, f in self.heap if f.state is State.READY and f.ticket == ticket]
+        self.heap = [(-f.kind.priority, f.rank, f.number, f.ticket, f) for f in waiting]
+        heapify(self.heap)
 
     @property
     def at_most(self) -> int:
         """An upper bound of the functions that wait: void entries count, since finding them takes long."""
-        return len(self._heap)
+        return len(self.heap)
 
     def __iter__(self) -> Iterator[FunctionState]:
         """The functions, the most urgent first. Only as many are sorted as are asked for."""
@@ -163,7 +165,7 @@ class Queue:
 
     def entries(self) -> Iterator[Entry]:
         """The entries of the functions, the most urgent first."""
-        heap = self._heap
+        heap = self.heap
         frontier = [(heap[0], 0)] if heap else []
         while frontier:
             entry, at = heappop(frontier)
@@ -213,8 +215,10 @@ class Queue:
 
     def admits(self, node: Node, nodes: Nodes) -> bool:
         """Whether a node is one of those that could hold its functions."""
+        if self.rows(nodes) is None:
+            return node.holds(self.need)
         key = self.key
-        if key.avoid and node.name in self.avoided(nodes):
+        if key.avoid and node.name in self._avoid:
             return False
         if key.bound is not None:
             return node is key.bound and node.holds(self.need)
@@ -233,7 +237,7 @@ class Queue:
 
 
 class _Leaf:
-    """The clean queues of one cost."""
+    """The clean queues of one cost. An entry may be void: this is checked only of the one that is chosen."""
 
     __slots__ = ("cost", "parent", "queues")
 
@@ -251,9 +255,9 @@ class _Leaf:
         """The most urgent entry of its queues, and where it is."""
         best: tuple[Entry, Queue] | None = None
         for queue in self.queues:
-            entry = queue.first()
-            if entry is not None and (best is None or entry < best[0]):
-                best = entry, queue
+            heap = queue.heap
+            if heap and (best is None or heap[0] < best[0]):
+                best = heap[0], queue
         return best
 
 
@@ -363,9 +367,8 @@ class Backlog:
         queue = self.queue_of(f)
         if queue.clean and queue.first() is None:
             self.soil(queue)  # nobody has compared it with what was freed while it was empty
-        before = queue.first()
         queue.push(f)
-        if queue.first() is not before:
+        if queue.head is f:
             if queue.clean:
                 queue.leaf.touch()
             else:
@@ -412,6 +415,8 @@ class Backlog:
         """The most urgent entry of dirty queues whose limit costs are free."""
         best: tuple[Entry, Queue] | None = None
         for limit_cost, heap in self._dirty.items():
+            if not heap:
+                continue
             if limits is not None and not _fits(limit_cost, limits):
                 continue
             while heap:
@@ -469,20 +474,17 @@ class Backlog:
                 self.soil(queue)
 
 
-def _search(branch: _Branch, room: Amounts, best: tuple[Entry, Queue] | None) -> tuple[Entry, Queue] | None:
+def _search(
+    branch: _Branch, room: Amounts, best: tuple[Entry, Queue] | None
+) -> tuple[Entry, Queue] | None:
     """The most urgent entry below a branch whose cost fits into ``room``, if it comes before ``best``."""
     for child in branch.children:
         if isinstance(child, _Leaf):
-            if not child.queues or not _fits(child.cost, room):
-                continue
+            found = child.first() if child.queues else None
+            if found is not None and (best is None or found[0] < best[0]) and _fits(child.cost, room):
+                best = found
+        elif _fits(child.low, room):
             found = child.first()
             if found is not None and (best is None or found[0] < best[0]):
-                best = found
-            continue
-        if not _fits(child.low, room):
-            continue
-        found = child.first()
-        if found is None or (best is not None and found[0] > best[0]):
-            continue
-        best = found if _fits(child.high, room) else _search(child, room, best)
+                best = found if _fits(child.high, room) else _search(child, room, best)
     return best

@@ -163,10 +163,11 @@ class SchedulingState(Lifecycle):
         decisions: list[Decision] = []
         if self._looked_at != self.placement.nodes.version:
             self._look_at_nodes()
-        for run in self._unranked:
-            if run.status is not RunStatus.PENDING:
-                self._rank(run, now)
-        self._unranked.clear()
+        if self._unranked:
+            for run in self._unranked:
+                if run.status is not RunStatus.PENDING:
+                    self._rank(run, now)
+            self._unranked.clear()
         if self._pending:
             decisions += map(Begin, self._start_pending(now))
         while self._delayed and self._delayed[0][0] <= now:
@@ -175,11 +176,12 @@ class SchedulingState(Lifecycle):
                 f.move(State.READY)
                 f.queued = now
                 self.placement.enqueue(f)
-        for f in self._doomed:
-            if f.state is State.READY:
-                decisions.append(Fail(f))
-                self._fail(f)
-        self._doomed.clear()
+        if self._doomed:
+            for f in self._doomed:
+                if f.state is State.READY:
+                    decisions.append(Fail(f))
+                    self._fail(f)
+            self._doomed.clear()
         for decision in self.placement.place(now):
             if isinstance(decision, Place):
                 decisions.append(decision)
@@ -193,15 +195,18 @@ class SchedulingState(Lifecycle):
                     if f.state is State.READY:
                         decisions.append(Fail(f, decision.shortfall))
                         self._fail(f)
-        decisions += self._recalls()
-        decisions += [TooLate(f) for f in self._too_late if f.state in FINAL]
-        self._too_late.clear()
-        decisions += self._stops
-        self._stops = []
+        if self._recalled or self.placement.ledger.stuck:
+            decisions += self._recalls()
+        if self._too_late:
+            decisions += [TooLate(f) for f in self._too_late if f.state in FINAL]
+            self._too_late.clear()
+        if self._stops:
+            decisions += self._stops
+            self._stops = []
         for run in self._ended:
             decisions.append(End(run))
             self._active.pop(run, None)
-        self._ended = []
+        self._ended.clear()
         return decisions
 
     def _look_at_nodes(self) -> None:

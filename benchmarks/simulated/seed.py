@@ -208,6 +208,7 @@ class Seed:
         end = loop.time() + SETTLE
         while (left := list(left_over(self.cluster))) and loop.time() < end:
             await asyncio.sleep(0.5)
+            gc.collect()  # a handle with its error is a cycle, and may have been in use a moment ago
         for complaint in left:
             self.trace.complain(complaint)
 

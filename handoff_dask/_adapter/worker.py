@@ -118,4 +118,4 @@ def _report(found: Running, report: Report) -> None:
     Dask's own times are no substitute: they are shifted by its estimate of the clocks' difference, which
     wanders by milliseconds, so that two attempts which followed each other on a node would seem to overlap.
     """
-    enclose(found.task, NAME, tuple(report), time())
+    enclose(found, NAME, tuple(report), time())

@@ -64,6 +64,8 @@ class Submission:
                 try:
                     self._check(answer, dag_id)
                 except ClusterNotReadyError as error:
+                    if answer["status"] == "unreadable":
+                        raise  # versions do not explain it
                     raise await with_versions(self._client, error) from None
                 return answer
             await ensure_plugin(self._client)  # which raises an error when the client was closed

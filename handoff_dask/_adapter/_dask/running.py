@@ -80,17 +80,19 @@ def attempt_id(task: Any) -> int:
     return run_id
 
 
-def enclose(task: Any, name: str, value: Any, at: float) -> None:
+def enclose(running: Running, name: str, value: Any, at: float) -> None:
     """Have what Dask says of the outcome of a task, whether success or failure, carry a value along.
 
-    :func:`tasks.enclosed` finds it on the scheduler. ``at`` is a time at which the task ran.
+    :func:`tasks.enclosed` finds it on the scheduler. ``at`` is when the task ran, by the clock of the node.
 
     Reaches: ``TaskState.startstops`` of a worker's task: the intervals that go to the scheduler with
     ``task-finished`` and ``task-erred`` alike. One more, of no length, of an action that Dask's diagnostics
-    know, has the value as another field.
+    know, has the value as another field; and ``Worker.scheduler_delay``, by which Dask shifts its times.
     Why: ``TaskState.metadata``, which is meant for such values, goes along with success only.
     From: Dask 2025.7.
     """
+    worker, task = running
+    at += worker.scheduler_delay
     task.startstops.append({"action": "deserialize", "start": at, "stop": at, name: value})
 
 

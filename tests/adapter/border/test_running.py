@@ -79,7 +79,7 @@ def test_attempt_id(client, cluster):
 
 
 def enclose_and(fail):
-    running.enclose(running.find_running().task, "test", [1, "x", None, True], time())
+    running.enclose(running.find_running(), "test", [1, "x", None, True], time())
     return fails() if fail else None
 
 
@@ -109,8 +109,8 @@ def test_enclose(processes):
 
 @pytest.mark.parametrize("module", [progress_stream, task_stream, websocket])
 def test_enclose_adds_what_diagnostics_know(module):
-    task = SimpleNamespace(startstops=[])
-    running.enclose(task, "test", 1, 5.0)
+    worker, task = SimpleNamespace(scheduler_delay=0.5), SimpleNamespace(startstops=[])
+    running.enclose(running.Running(worker, task), "test", 1, 4.5)
     (interval,) = task.startstops
     assert interval["action"] in module.colors, "Dask's diagnostics break on it: running.enclose"
     assert (interval["start"], interval["stop"]) == (5.0, 5.0)

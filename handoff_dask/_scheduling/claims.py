@@ -167,6 +167,7 @@ class Claims:
             Nodes where functions were refused that may be let in now.
         """
         if not self.any and not self.refused:
+            self._version = self._nodes.version
             self.recheck = None
             return {}
         self._fresh.clear()

@@ -28,12 +28,12 @@ def counts(monkeypatch):
 
     count("nodes", Node, "takes")
     count("nodes", Node, "fits")
-    count("queues", Queue, "head")
+    count("queues", Queue, "first")
     return counted
 
 
 def test_twenty_thousand_functions_on_a_thousand_nodes(counts):
-    """Of four kinds: a placement looks at the first node of some shelves, not at a thousand."""
+    """Of four kinds: a placement looks at few nodes one by one, not at a thousand."""
     n = 20_000
     cluster = VirtualCluster(Settings(prefetch_horizon=0.0))
     for i in range(1000):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -192,6 +193,10 @@ LOADING = "load-checkpoint"
 #: The end of an id that numbers it, or tells it apart in hexadecimal.
 _NUMBERING = re.compile(r"[\W_]*(?:\d+|[0-9a-f]{8,})$")
 
+#: Up to so many stems of ids always tell sorts of functions of one code apart; more only if each is shared by
+#: so many functions on average.
+MOST_SORTS, MEMBERS = 64, 4
+
 
 def _is_plain_iterable(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
@@ -223,9 +228,16 @@ def stem_of(id: Hashable) -> str:
     return _NUMBERING.sub("", id) if type(id) is str else ""
 
 
-def learning_name(f: Function) -> str:
-    """Name under which durations are learnt: that of the code, a space, and the stem of the id."""
-    return f"{code_name(f.code)} {stem_of(f.id)}"
+def learning_names(functions: Mapping[Hashable, Function]) -> dict[Hashable, str]:
+    """Id → name under which durations are learnt: that of the code, a space, and the stem of the id.
+
+    Where ids tell no sorts apart, such as those made of file names, the stem is left out.
+    """
+    parts = {id: (code_name(f.code), stem_of(id)) for id, f in functions.items()}
+    members = Counter(code for code, _ in parts.values())
+    sorts = Counter(code for code, _ in set(parts.values()))
+    apart = {code for code, n in sorts.items() if n <= MOST_SORTS or MEMBERS * n <= members[code]}
+    return {id: f"{code} {stem if code in apart else ''}" for id, (code, stem) in parts.items()}
 
 
 def expand_arguments(function: Function) -> tuple[Function, list[Function]]:

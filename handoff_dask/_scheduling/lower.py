@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.function import Collocated, Function, Transfer, learning_name, policy_of
+from handoff_dask._model.function import Collocated, Function, Transfer, learning_names, policy_of
 from handoff_dask._model.graph import collocation_groups, depth_first, inline_order, placed_dependencies
 from handoff_dask._model.resources import parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy
@@ -75,10 +75,11 @@ def lower_dag(
     number_of = {id: number for number, id in enumerate(order)}
     limit_units = {name: to_units(amount) for name, amount in (limits or {}).items()}
     kinds = _Kinds(policy, limit_units)
+    names = learning_names(functions)
     kind_of = []
     dependents: list[list[int]] = [[] for _ in order]
     for number, id in enumerate(order):
-        kind_of.append(kinds.index(functions[id], [functions[i] for i in inlined.get(id, ())]))
+        kind_of.append(kinds.index(functions[id], names[id], [functions[i] for i in inlined.get(id, ())]))
         for d in set(dependencies[id]):
             dependents[number_of[d]].append(number)
     peers = {
@@ -115,8 +116,11 @@ class _Kinds:
         self.kinds: list[Kind] = []
         self._index: dict[Any, int] = {}
 
-    def index(self, f: Function, inline: Sequence[Function]) -> int:
-        """Index of the kind of ``f``, with what the inline functions need that it evaluates."""
+    def index(self, f: Function, name: str, inline: Sequence[Function]) -> int:
+        """Index of the kind of ``f``, with the costs of the inline functions that it evaluates.
+
+        ``name`` is the one under which its durations are learnt.
+        """
         cost: Mapping[str, Any] = f.cost or {}
         for g in inline:  # one after the other, so the most that any of them needs
             cost = {**cost, **{r: max(n, cost.get(r, 0)) for r, n in (g.cost or {}).items()}}
@@ -124,7 +128,6 @@ class _Kinds:
         if isinstance(f.node, Collocated):
             pins = None
         policy = policy_of(f, self.policy)
-        name = learning_name(f)
         isolated = f.timeout is not None
         key: Any = (tuple(cost.items()), pins, f.priority, policy, name, isolated)
         try:

@@ -474,9 +474,7 @@ class Backlog:
                 self.soil(queue)
 
 
-def _search(
-    branch: _Branch, room: Amounts, best: tuple[Entry, Queue] | None
-) -> tuple[Entry, Queue] | None:
+def _search(branch: _Branch, room: Amounts, best: tuple[Entry, Queue] | None) -> tuple[Entry, Queue] | None:
     """The most urgent entry below a branch whose cost fits into ``room``, if it comes before ``best``."""
     for child in branch.children:
         if isinstance(child, _Leaf):

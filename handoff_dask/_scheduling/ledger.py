@@ -62,12 +62,15 @@ class Ledger:
     ----------
     freed : dict of Node to None
         Nodes on which capacity may have become free since the last placement.
+    moved : dict of Run to None
+        Runs whose share has changed.
     stuck : dict of FunctionState to None
         Prefetched functions that may wait behind functions of unknown length.
     """
 
     def __init__(self, nodes: Nodes) -> None:
         self.freed: dict[Node, None] = {}
+        self.moved: dict[Run, None] = {}
         self._nodes = nodes
         self.stuck: dict[FunctionState, None] = {}
 
@@ -95,6 +98,7 @@ class Ledger:
         elif node.prefetched:
             self._find_stuck(node)
         run.share += run.weights[run.spec.kind_of[f.number]]
+        self.moved[run] = None
         node.running[f] = None
         if GPU in cost:
             f.devices = node.devices.choose(cost[GPU])
@@ -128,6 +132,7 @@ class Ledger:
         if f.short:
             _add(node.short, f.cost, -1)
         run.share -= run.weights[run.spec.kind_of[f.number]]
+        self.moved[run] = None
 
     def orphan(self, f: FunctionState) -> Orphan:
         """Detach an attempt that Dask took back: what it holds stays in use until its thread ends."""

@@ -11,7 +11,6 @@ from dataclasses import replace
 from heapq import heappop, heappush
 from typing import Any
 
-from handoff_dask._model.resources import THREADS
 from handoff_dask._scheduling.allocators import ALLOCATORS, Rejected, best_fit, move_costs, propose
 from handoff_dask._scheduling.claims import Claims
 from handoff_dask._scheduling.decisions import Place, Settings, Starved
@@ -22,9 +21,10 @@ from handoff_dask._scheduling.ledger import Ledger
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes
 from handoff_dask._scheduling.prefetch import Prefetch
-from handoff_dask._scheduling.queues import Entry, Queue, sort_key
+from handoff_dask._scheduling.queues import Cost, Entry, Queue, sort_key
 from handoff_dask._scheduling.runs import Group, Run
 from handoff_dask._scheduling.spec import Amounts
+from handoff_dask._scheduling.waiting import WaitingRuns
 
 #: After so many functions that a claim kept from a node, a decision leaves that node alone.
 _MOST_REFUSALS = 32
@@ -55,10 +55,13 @@ class Placement:
         self.claims = Claims(self.nodes)
         self.next_starved: float | None = None
         self._prefetch = Prefetch(settings.prefetch_horizon, settings.prefetch_limit, self.estimates)
-        self._waiting: dict[Run, None] = {}  # runs with ready functions, and some without
+        self._waiting = WaitingRuns()
+        self.ledger.moved = self._waiting.moved
         self._starved: dict[Queue, float | None] = {}  # queues that no node can hold, and since when
+        self._version = -1  # of the nodes that the shares of runs are for
         self._shrunk = False  # a node has left, paused or become smaller
         self._offered = 0
+        self._idle: list[Run] = []  # runs that turned out to have no ready function
         self._overtakes = 0  # placements since the most urgent function that waits was looked at
         self._most_urgent: FunctionState | None = None
 
@@ -112,7 +115,9 @@ class Placement:
         if self.claims.any:
             self.claims.ready(f)
         queue = run.backlog.push(f)
-        self._waiting[run] = None
+        self._waiting.add(run)
+        if not queue.clean:
+            self._waiting.dirty[run] = None
         if not queue.is_possible(self.nodes):
             self._starved.setdefault(queue, None)
 
@@ -122,7 +127,7 @@ class Placement:
         for queue in run.backlog.queues.values():
             self._starved.pop(queue, None)
         run.backlog.clear()
-        self._waiting.pop(run, None)
+        self._waiting.discard(run)
 
     def bind(self, group: Group, node: Node | None) -> None:
         """Bind a collocated group to a node, or to none yet."""
@@ -143,10 +148,20 @@ class Placement:
         decided: list[Place | Starved | Rejected] = []
         aside: list[Queue] = []  # clean again at the end of the decision
         heap: list[_Candidate] = []
-        for run in self._waiting:
-            self._offer(heap, run, room)
+        runs = self._waiting.in_order() if room.free is not None else self._waiting.dirty_in_order()
+        upcoming = 0
         refusals = 0
-        while heap:
+        while True:
+            while upcoming < len(runs) and (not heap or runs[upcoming][0] < heap[0][0]):
+                key, run = runs[upcoming]
+                upcoming += 1
+                if room.free is None and len(runs) > len(self._waiting.dirty):  # nothing is left of it
+                    runs, upcoming = self._waiting.dirty_in_order(key), 0
+                    if run not in self._waiting.dirty:
+                        continue
+                self._offer(heap, run, room)
+            if not heap:
+                break
             _, _, run, found = heappop(heap)
             if found is None:
                 decided += self._ask_allocator(run, now)
@@ -157,11 +172,14 @@ class Placement:
             if queue.first() is entry:
                 if run.limits is not None and not run.limits.fits(f.limit_cost):
                     run.backlog.soil(queue)  # it waits for the limits, and then for any node
+                    self._waiting.dirty[run] = None
                 else:
                     node, refused = self._choose(f, queue, room, now)
                     if node is not None:
                         decided.append(self._carry_out(f, node, now, prefetch=not node.takes(f.cost)))
                         run.backlog.took(queue)
+                        if not queue.clean:
+                            self._waiting.dirty[run] = None
                         room.took(node)
                     elif queue.clean and room.stale:
                         room.refresh()
@@ -174,6 +192,9 @@ class Placement:
             self._offer(heap, run, room)
         for queue in aside:
             queue.run.backlog.clean(queue)
+        for run in self._idle:
+            self._waiting.discard(run)
+        self._idle.clear()
         self.ledger.freed.clear()
         if self._starved or self.next_starved is not None:
             decided += self._starving(now)
@@ -186,6 +207,10 @@ class Placement:
         if refused := self.claims.begin(now):
             freed.update(refused)
         nodes = self.nodes
+        if self._version != nodes.version:
+            self._version = nodes.version
+            for run in self._waiting:
+                run.weigh(nodes)
         if self._shrunk:
             self._shrunk = False
             for run in self._waiting:
@@ -194,25 +219,26 @@ class Placement:
                         self._starved.setdefault(queue, None)
                     elif queue.clean and queue.key.avoid:
                         run.backlog.soil(queue)  # others may not be able to take over any more
+                        self._waiting.dirty[run] = None
         if self._starved:
             for queue in [queue for queue in self._starved if queue.key.bound is not None]:
                 self._unbind(queue)
-        for run in list(self._waiting):
-            if not run.counts[State.READY]:
-                del self._waiting[run]
-            elif run.weighed != nodes.version:
-                run.weigh(nodes)
-        return _Room([n for n in freed if n.accepting], self._prefetch.is_likely)
+        self._waiting.sort()
+        if not freed:
+            return _Room((), (), False)
+        return _Room([n for n in freed if n.accepting], self._waiting.least, self._prefetch.is_likely)
 
     def _offer(self, heap: list[_Candidate], run: Run, room: _Room) -> None:
         """Let the most urgent function of a run that may fit take part in a decision."""
-        backlog, own = run.backlog, run.has_allocator
-        found = backlog.first_dirty(None if own or run.limits is None else run.limits.free)
-        if room.free is not None:
-            clean = backlog.first_clean(room.free)
-            if clean is not None and (found is None or clean[0] < found[0]):
-                found = clean
-        if found is not None:
+        own = run.has_allocator
+        limits = None if own or run.limits is None else run.limits.free
+        found = run.backlog.first(limits, room.free, room.nodes)
+        if found is None:
+            if not run.counts[State.READY]:
+                self._idle.append(run)
+            elif not run.backlog.any_dirty:
+                self._waiting.dirty.pop(run, None)
+        else:
             key = (-run.spec.priority, found[0][0], run.share, run.sequence)
             self._offered += 1
             heappush(heap, (key, self._offered, run, None if own else found))
@@ -354,6 +380,8 @@ class _Room:
     Parameters
     ----------
     nodes : iterable of Node
+    least : Cost
+        Nodes with less are not worth a look.
     soon : bool
         Count what short functions hold as free: others may be prefetched behind them.
 
@@ -361,26 +389,35 @@ class _Room:
     ----------
     free : mapping or None
         Resource → the most units that any of the nodes has free; None if there are no nodes.
-    stale : bool
-        Whether it may be less by now.
     only : Node or None
         The node, if there is just one.
+    stale : bool
+        Whether it may be less by now.
     """
 
-    def __init__(self, nodes: Iterable[Node], soon: bool) -> None:
+    def __init__(self, nodes: Iterable[Node], least: Cost, soon: bool) -> None:
         self.nodes = dict.fromkeys(nodes)
+        self._least = least
         self._soon = soon
         self.refresh()
+
+    def _amounts(self, node: Node) -> Amounts | None:
+        """What a node has free, None if that is too little for anybody."""
+        amounts: Amounts = node.free
+        if self._soon and node.short:
+            amounts = {name: units + node.short.get(name, 0) for name, units in amounts.items()}
+        for name, units in self._least:
+            if units > amounts.get(name, 0):
+                return None
+        return amounts
 
     def refresh(self) -> None:
         """Work out what is free."""
         self.stale = False
         self.free: Amounts | None = None
         for node in list(self.nodes):
-            amounts = node.free
-            if self._soon and node.short:
-                amounts = {name: units + node.short.get(name, 0) for name, units in amounts.items()}
-            if amounts[THREADS] <= 0:
+            amounts = self._amounts(node)
+            if amounts is None:
                 del self.nodes[node]
             elif self.free is None:
                 self.free = amounts
@@ -395,10 +432,13 @@ class _Room:
     def took(self, node: Node) -> None:
         """Note that a function was placed on a node."""
         if node is self.only:
-            if self._soon or node.free[THREADS] <= 0:
-                self.refresh()
+            self.refresh()
         elif node in self.nodes:
             self.stale = True
+            if self._amounts(node) is None:
+                del self.nodes[node]
+                if len(self.nodes) < 2:
+                    self.refresh()
 
     def leave_out(self, nodes: Iterable[Node]) -> None:
         """Look at some nodes no more in this decision."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from handoff_dask._model.progress import Waiting
 from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import UNIT
+from handoff_dask._scheduling.backlog import Backlog
 from handoff_dask._scheduling.estimates import size_of
 from handoff_dask._scheduling.functions import STARTED, FunctionState, State
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.pool import Pool
-from handoff_dask._scheduling.queues import Backlog
 from handoff_dask._scheduling.rank import Ranking
 from handoff_dask._scheduling.spec import Pins, RunSpec
 
@@ -103,6 +103,8 @@ class Run:
         Kind → how much its functions ask for, on a logarithmic scale.
     ranking : Ranking
         The order of its functions.
+    top_priority : float
+        The highest priority of its functions.
     backlog : Backlog
         Its ready functions.
     share : int
@@ -150,6 +152,7 @@ class Run:
         if spec.max_concurrency is not None:
             capacity[CONCURRENCY] = spec.max_concurrency * UNIT
         self.limits = Pool(capacity) if capacity else None
+        self.top_priority = max((kind.priority for kind in spec.kinds), default=0)
         self.backlog = Backlog({tuple(sorted(cost.items())) for cost in costs})
         self.sizes = [size_of(kind.cost) for kind in spec.kinds]
         self.ranking = Ranking()

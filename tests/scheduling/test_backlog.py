@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scheduling.harness import Core, fn
 from scheduling.scenarios import COSTS, Scenario
 
-from handoff_dask._scheduling import queues
+from handoff_dask._scheduling import backlog
 from handoff_dask._scheduling.claims import Claims
 
 NODES = ["cpu 4, memory 64, gpu 1", "cpu 2, memory 32", "cpu 4, gpu 2, memory 64, threads 8", "cpu 8"]
@@ -22,7 +22,7 @@ ONE_BY_ONE, SOME, DEEP = 10**9, 5, 2
 @pytest.fixture(params=[ONE_BY_ONE, DEEP], ids=["one by one", "in a deep tree"])
 def compared(request, monkeypatch):
     """Queues are compared in this way, however many there are."""
-    monkeypatch.setattr(queues, "_FANOUT", request.param)
+    monkeypatch.setattr(backlog, "_FANOUT", request.param)
 
 
 def played(fanout, nodes, steps, costs, paths, seed):
@@ -31,7 +31,7 @@ def played(fanout, nodes, steps, costs, paths, seed):
     Refusals are remembered by node, and so depend on how nodes were found.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(queues, "_FANOUT", fanout)
+        patch.setattr(backlog, "_FANOUT", fanout)
         patch.setattr(Claims, "refuse", lambda *_: False)
         core = Core(prefetch_horizon=0.0)
         trace = Scenario(core, seed, NODES, nodes, costs, paths).play(steps)

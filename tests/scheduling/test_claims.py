@@ -7,7 +7,7 @@ from scheduling.harness import Core, fn, many, node
 from scheduling.harness import overtaken as overtaken_core
 from scheduling.virtual import make_spec
 
-from handoff_dask._scheduling import queues
+from handoff_dask._scheduling import backlog
 from handoff_dask._scheduling.claims import Claims
 from handoff_dask._scheduling.functions import State
 from handoff_dask._scheduling.simulate import Simulation
@@ -221,7 +221,7 @@ def overtaken(core, wide, narrow, seconds=1.0):
 @pytest.mark.parametrize("fanout", [2, 8])
 @pytest.mark.parametrize("same_run", [True, False])
 def test_a_wide_function_starts_although_narrow_ones_come_all_the_time(same_run, fanout, monkeypatch):
-    monkeypatch.setattr(queues, "_FANOUT", fanout)
+    monkeypatch.setattr(backlog, "_FANOUT", fanout)
     due = overtaken_by_a_stream(same_run)
     # The wait for a first look, as long as the function is expected to take, and as long as what runs there.
     assert due is not None

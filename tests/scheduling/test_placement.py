@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scheduling.harness import Core, fn, many, node, numbers
 
 from handoff_dask._model.resources import UNIT, to_units
-from handoff_dask._scheduling import queues
+from handoff_dask._scheduling import backlog
 
 # fitting
 
@@ -191,7 +191,7 @@ def test_of_runs_that_have_as_much_the_earlier_goes_first(core):
 @pytest.mark.parametrize("many_queues", [False, True])
 def test_a_large_run_does_not_starve_a_small_one(core, monkeypatch, many_queues):
     if many_queues:
-        monkeypatch.setattr(queues, "_FANOUT", 2)
+        monkeypatch.setattr(backlog, "_FANOUT", 2)
     core.nodes(a="cpu 4")
     core.run(id="large", **many(100, fn("cpu 1"), "x"))
     assert len(core.decide()) == 4
@@ -373,7 +373,7 @@ def test_numbers_reads_what_it_should():
 
 
 def test_what_runs_may_ask_for_more_than_there_is(core, monkeypatch):
-    monkeypatch.setattr(queues, "_FANOUT", 2)
+    monkeypatch.setattr(backlog, "_FANOUT", 2)
     core.nodes(a="cpu 4, memory 1000000")
     core.run(id="r1", **many(4, fn("cpu 1, memory 200000"), "x"))
     core.decide()
@@ -386,7 +386,7 @@ def test_what_runs_may_ask_for_more_than_there_is(core, monkeypatch):
 
 
 def test_priorities_beyond_what_a_float_holds_in_many_queues(core, monkeypatch):
-    monkeypatch.setattr(queues, "_FANOUT", 2)
+    monkeypatch.setattr(backlog, "_FANOUT", 2)
     core.nodes(a="cpu 1")
     kinds = {f"f{i}": fn(f"cpu {1 - i / 16}", priority=2**60) for i in range(8)}
     core.run(first=fn("cpu 1", priority=2**61), **kinds)

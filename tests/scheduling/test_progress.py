@@ -11,7 +11,7 @@ from scheduling.harness import fn, node
 from scheduling.virtual import VirtualCluster, make_spec
 
 from handoff_dask._model.resources import GPU
-from handoff_dask._scheduling import queues
+from handoff_dask._scheduling import backlog
 from handoff_dask._scheduling.allocators import ALLOCATORS
 from handoff_dask._scheduling.claims import Claims
 from handoff_dask._scheduling.decisions import Settings
@@ -80,7 +80,7 @@ def test_everything_finishes(horizon, deep, seed):
         cluster.join(n)
     took = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(queues, "_FANOUT", 2 if deep else 8)
+        patch.setattr(backlog, "_FANOUT", 2 if deep else 8)
         patch.setattr(Claims, "refuse", counting)
         for i in range(random.randint(1, 3)):
             spec, needs, seconds = work(random, f"r{i}")

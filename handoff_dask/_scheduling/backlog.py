@@ -1,0 +1,340 @@
+"""The backlog of a run: all its queues, and which of them may fit into capacity that was freed.
+
+A queue is *clean* while it is known that no node has room for its first function, except perhaps nodes on
+which capacity was freed since; otherwise it is *dirty*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from heapq import heappop, heappush
+from itertools import islice
+
+from handoff_dask._scheduling.functions import AT_ONCE, FunctionState
+from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.queues import Cost, Entry, Queue, QueueKey
+from handoff_dask._scheduling.spec import Amounts
+
+#: Costs below one node of the tree in which a run's costs are kept.
+_FANOUT = 8
+
+#: The most urgent entry of some queues, and where it is. It may be void until it was checked.
+First = tuple[Entry, Queue]
+
+
+class _Group:
+    """Clean queues that are looked at together."""
+
+    __slots__ = ("queues",)
+
+    def __init__(self) -> None:
+        self.queues: dict[Queue, None] = {}
+
+    def touch(self) -> None:
+        """Note that the first function of one of its queues has changed."""
+
+
+class _Leaf(_Group):
+    """The clean queues of one cost that any node may serve."""
+
+    __slots__ = ("cost", "parent")
+
+    def __init__(self, cost: Cost) -> None:
+        super().__init__()
+        self.cost = cost
+        self.parent: _Branch | None = None
+
+    def touch(self) -> None:
+        if self.parent is not None:
+            self.parent.touch()
+
+    def first(self) -> First | None:
+        """The most urgent entry of its queues, and where it is."""
+        best: First | None = None
+        for queue in self.queues:
+            heap = queue.heap
+            if heap and (best is None or heap[0] < best[0]):
+                best = heap[0], queue
+        return best
+
+
+class _Branch:
+    """Costs that are alike: the least and the most of each resource that any of them asks for.
+
+    Attributes
+    ----------
+    low, high : tuple of (resource, units)
+    """
+
+    __slots__ = ("_best", "_known", "children", "high", "low", "parent")
+
+    def __init__(self, leaves: Sequence[_Leaf]) -> None:
+        self.parent: _Branch | None = None
+        self._best: First | None = None
+        self._known = False
+        self.children: list[_Branch | _Leaf] = []
+        names = dict.fromkeys(name for leaf in leaves for name, _ in leaf.cost)
+        costs = [dict(leaf.cost) for leaf in leaves]
+        low = {name: min(cost.get(name, 0) for cost in costs) for name in names}
+        high = {name: max(cost.get(name, 0) for cost in costs) for name in names}
+        self.low = tuple((name, units) for name, units in low.items() if units)
+        self.high = tuple(high.items())
+        if len(leaves) <= _FANOUT:
+            self.children = list(leaves)
+        else:
+            # Split where the costs differ most, relative to the largest.
+            widest = max(names, key=lambda name: (high[name] - low[name]) / max(1, high[name]))
+            leaves = sorted(leaves, key=lambda leaf: dict(leaf.cost).get(widest, 0))
+            step = -(-len(leaves) // _FANOUT)
+            parts = [leaves[at : at + step] for at in range(0, len(leaves), step)]
+            self.children = [part[0] if len(part) == 1 else _Branch(part) for part in parts]
+        for child in self.children:
+            child.parent = self
+
+    def first(self) -> First | None:
+        """The most urgent entry of all queues below."""
+        if not self._known:
+            self._known = True
+            self._best = None
+            for child in self.children:
+                best = child.first()
+                if best is not None and (self._best is None or best[0] < self._best[0]):
+                    self._best = best
+        return self._best
+
+    def touch(self) -> None:
+        """Note that the first function of a queue below has changed."""
+        branch: _Branch | None = self
+        while branch is not None and branch._known:
+            branch._known = False
+            branch = branch.parent
+
+
+def _fits(cost: Cost, room: Amounts) -> bool:
+    for name, units in cost:  # noqa: SIM110 - a generator takes longer than what it looks at
+        if units > room.get(name, 0):
+            return False
+    return True
+
+
+class Backlog:
+    """The queues of a run.
+
+    Dirty queues are on heaps, one for each limit cost. Clean queues are in a tree over the costs that the
+    functions of the run have: what fits into freed capacity is found without a look at each. Those that few
+    nodes may serve, for a pin or since their group is bound to a node, are listed with these.
+
+    Parameters
+    ----------
+    costs : collection of Cost
+        All costs that functions of the run have.
+
+    Attributes
+    ----------
+    queues : dict of QueueKey to Queue
+        Those with functions, and some without.
+    """
+
+    __slots__ = ("_dirty", "_leaves", "_pinned", "_pushed", "_tree", "_usual", "queues")
+
+    def __init__(self, costs: Collection[Cost]) -> None:
+        self.queues: dict[QueueKey, Queue] = {}
+        self._usual: dict[int, Queue] = {}  # by id of the kind: of functions without a group or a failure
+        self._dirty: dict[Cost, list[tuple[Entry, int, Queue]]] = {}
+        self._pushed = 0
+        self._leaves = {cost: _Leaf(cost) for cost in costs}
+        self._tree = _Branch(list(self._leaves.values()))
+        self._pinned: dict[Node | str, _Group] = {}  # by the node, or by the one name that its pin allows
+
+    # ------------------------------------------------------------------ functions
+
+    def queue_of(self, f: FunctionState) -> Queue:
+        """The queue in which a function waits, or would."""
+        usual = f.group is None and f.retry is AT_ONCE
+        queue = self._usual.get(id(f.kind)) if usual else None
+        if queue is None:
+            key = QueueKey.of(f)
+            queue = self.queues.get(key)
+            if queue is None:
+                queue = self.queues[key] = Queue(key, f.run)
+                queue.group = self._group_of(key)
+            if usual:
+                self._usual[id(f.kind)] = queue
+        return queue
+
+    def _group_of(self, key: QueueKey) -> _Group:
+        """With which others a queue is looked at."""
+        where: Node | str | None = key.bound
+        if where is None and key.pins:
+            fewest = min(key.pins, key=len)
+            where = next(iter(fewest)) if len(fewest) == 1 else None
+        if where is None:
+            return self._leaves[key.cost]
+        return self._pinned.setdefault(where, _Group())
+
+    def push(self, f: FunctionState) -> Queue:
+        """Add a ready function."""
+        queue = self.queue_of(f)
+        if queue.clean and queue.first() is None:
+            self.soil(queue)  # nobody has compared it with what was freed while it was empty
+        queue.push(f)
+        if queue.head is f:
+            if queue.clean:
+                queue.group.touch()
+            else:
+                self.soil(queue)
+        return queue
+
+    def took(self, queue: Queue) -> None:
+        """Note that the first function of a queue was placed."""
+        if queue.first() is None:
+            if queue.clean:
+                self.soil(queue)
+            if queue.key.avoid or queue.key.bound is not None:
+                self.queues.pop(queue.key, None)  # there may be any number of these
+        elif queue.clean:
+            queue.group.touch()
+        else:
+            self.soil(queue)
+
+    def reorder(self) -> None:
+        """Sort again: ranks of functions have changed."""
+        for queue in self.queues.values():
+            queue.reorder()
+            if queue.clean:
+                queue.group.touch()
+            else:
+                self.soil(queue)
+
+    def clear(self) -> None:
+        """Forget all queues."""
+        for queue in self.queues.values():
+            queue.group.queues.pop(queue, None)
+            queue.group.touch()
+        self.queues.clear()
+        self._usual.clear()
+        self._dirty.clear()
+        self._pinned.clear()
+
+    # ------------------------------------------------------------------ clean and dirty
+
+    def soil(self, queue: Queue) -> None:
+        """Make a queue dirty, or note that a dirty queue has another first function."""
+        if queue.clean:
+            self.set_aside(queue)
+            queue.clean = False
+        entry = queue.first()
+        if entry is not None and queue.listed is not entry:
+            queue.listed = entry
+            self._pushed += 1
+            heappush(self._dirty.setdefault(queue.key.limit_cost, []), (entry, self._pushed, queue))
+
+    def set_aside(self, queue: Queue) -> None:
+        """Note that no node has room for a queue's first function, and leave it out until :meth:`clean`."""
+        queue.clean = True
+        queue.listed = None
+        if queue.group.queues.pop(queue, self) is None:
+            queue.group.touch()
+
+    def clean(self, queue: Queue) -> None:
+        """Let a queue that was set aside take part again."""
+        if queue.clean:
+            queue.group.queues[queue] = None
+            queue.group.touch()
+
+    @property
+    def least(self) -> Cost:
+        """The least that any function of the run asks for of each resource."""
+        return self._tree.low
+
+    @property
+    def any_dirty(self) -> bool:
+        """Whether there may be a dirty queue."""
+        return any(self._dirty.values())
+
+    def first(self, limits: Amounts | None, room: Amounts | None, nodes: Iterable[Node]) -> First | None:
+        """The most urgent function that may fit: its queue is dirty, or fits into freed capacity.
+
+        Parameters
+        ----------
+        limits : mapping, optional
+            What is free of the run's limits.
+        room : mapping, optional
+            What any one of the nodes has free at most; None if nothing was freed.
+        nodes : iterable of Node
+            Nodes on which it was freed.
+        """
+        best = self._first_dirty(limits)
+        if room is not None:
+            while True:
+                found = _search(self._tree, room, best)
+                if self._pinned:
+                    found = self._first_pinned(room, nodes, found)
+                if found is None or found is best or found[1].first() is found[0]:
+                    return found
+                found[1].group.touch()  # its first function was withdrawn or cancelled
+        return best
+
+    def _first_dirty(self, limits: Amounts | None) -> First | None:
+        best: First | None = None
+        for limit_cost, heap in self._dirty.items():
+            if not heap or (limits is not None and not _fits(limit_cost, limits)):
+                continue
+            while heap:
+                entry, _, queue = heap[0]
+                if not queue.clean and queue.first() is entry:
+                    if best is None or entry < best[0]:
+                        best = entry, queue
+                    break
+                heappop(heap)
+                if queue.listed is entry:
+                    queue.listed = None
+                    if not queue.clean:
+                        self.soil(queue)  # its first function was withdrawn or cancelled
+        return best
+
+    def _first_pinned(self, room: Amounts, nodes: Iterable[Node], best: First | None) -> First | None:
+        """The most urgent entry of clean queues that only some nodes may serve, if it comes before ``best``."""
+        for node in nodes:
+            names: tuple[Node | str, ...] = (node, *node.aliases)
+            for where in names:
+                group = self._pinned.get(where)
+                for queue in group.queues if group is not None else ():
+                    heap = queue.heap
+                    if heap and (best is None or heap[0] < best[0]) and _fits(queue.key.cost, room):
+                        best = heap[0], queue
+        return best
+
+    def most_urgent(self) -> First | None:
+        """The most urgent entry of all clean queues."""
+        while True:
+            best = self._tree.first()
+            for group in self._pinned.values():
+                for queue in group.queues:
+                    entry = queue.first()
+                    if entry is not None and (best is None or entry < best[0]):
+                        best = entry, queue
+            if best is None or best[1].first() is best[0]:
+                return best
+            best[1].group.touch()
+
+    def heads(self, most: int) -> Iterator[First]:
+        """The first entries of so many queues, in no order."""
+        for queue in islice(self.queues.values(), most):
+            entry = queue.first()
+            if entry is not None:
+                yield entry, queue
+
+
+def _search(branch: _Branch, room: Amounts, best: First | None) -> First | None:
+    """The most urgent entry below a branch whose cost fits into ``room``, if it comes before ``best``."""
+    for child in branch.children:
+        if isinstance(child, _Leaf):
+            found = child.first() if child.queues else None
+            if found is not None and (best is None or found[0] < best[0]) and _fits(child.cost, room):
+                best = found
+        elif _fits(child.low, room):
+            found = child.first()
+            if found is not None and (best is None or found[0] < best[0]):
+                best = found if _fits(child.high, room) else _search(child, room, best)
+    return best

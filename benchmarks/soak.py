@@ -29,7 +29,7 @@ from distributed import Client
 
 import handoff_dask as handoff
 from handoff_dask import DAG, Collocated, Function, RetryPolicy
-from handoff_dask._adapter import worker
+from handoff_dask._adapter import evaluation
 from handoff_dask._adapter.snapshot import FAILURES, FailureView
 
 RUNS = 200
@@ -179,7 +179,7 @@ def differences(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str
         elif name.startswith("plugin.failures."):  # the last ones are shown on the dashboard
             good = pair[1] <= FAILURES * len(FailureView.__annotations__)
         elif name == "objects: _Code":  # stays loaded on in-process nodes
-            good = pair[1] <= worker._CACHED
+            good = pair[1] <= evaluation._CACHED
         elif name in IN_FLIGHT:
             good = pair[1] - pair[0] <= LAST_MESSAGES
         elif name.startswith("objects: "):

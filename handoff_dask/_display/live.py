@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from handoff_dask._client.watching import follow_soon
 from handoff_dask._display.html import head_of, run_html
-from handoff_dask._display.progress import NotebookProgress, Place, in_notebook, line_of, troubles_of
+from handoff_dask._display.progress import CellOutput, NotebookProgress, in_notebook, line_of, troubles_of
 from handoff_dask._model.progress import Progress
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class RunDisplay:
         self._text = repr(run)
         self._seen: Progress | None = run._seen
         self._troubles: list[str] = []
-        self._place = Place(self._html(), self._text)
+        self._output = CellOutput(self._html(), self._text)
 
     def _html(self) -> str:
         return run_html(self._head, self._seen, self._troubles)
@@ -55,4 +55,4 @@ class RunDisplay:
         else:
             self._head, self._text = head_of(run), repr(run)
         told = "" if self._seen is None else f" {line_of(self._seen)}"
-        self._place.show(self._html(), self._text + told)
+        self._output.show(self._html(), self._text + told)

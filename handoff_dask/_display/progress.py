@@ -255,7 +255,7 @@ def _same_terminal(one: TextIO, other: TextIO) -> bool:
         return False
 
 
-class Place:
+class CellOutput:
     """Where a notebook shows something that changes: below the cell that was running when this was made.
 
     It may be changed from any thread, and when another cell runs.
@@ -285,12 +285,12 @@ class NotebookProgress:
     def __init__(self, title: str) -> None:
         self._title = title
         self._troubles: list[str] = []
-        self._place = Place(f"<p>{escape(title)}</p>", title)
+        self._output = CellOutput(f"<p>{escape(title)}</p>", title)
 
     def update(self, progress: Progress) -> None:
         """Show it in the same place."""
         self._troubles = [*self._troubles, *troubles_of(progress)][-self.KEPT :]
-        self._place.show(
+        self._output.show(
             html_of(self._title, progress, self._troubles), f"{self._title}: {line_of(progress)}"
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Hashable, Mapping
-from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from handoff_dask._model.function import Collocated, Function, Transfer
@@ -151,6 +150,8 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
 
 def _find_cycle(functions: Functions, stuck: Mapping[Hashable, int]) -> list[Hashable]:
     """Find a cycle, in the order of execution, among functions each of which depends on another one."""
+    from graphlib import CycleError, TopologicalSorter  # needed for this error only
+
     needs = {id: [d for d in functions[id].dependencies if _is_in(d, stuck)] for id in stuck}
     try:
         TopologicalSorter(needs).prepare()

@@ -64,11 +64,11 @@ def test_a_cell_that_is_over_is_kept_up_to_date(tmp_path):
     first, second = execute(
         tmp_path,
         "from handoff_dask._display import progress\n"
-        "seen, show = [], progress.Place.show\n"
+        "seen, show = [], progress.CellOutput.show\n"
         "def noted(place, html, text):\n"
         "    seen.append(html)\n"
         "    show(place, html, text)\n"
-        "progress.Place.show = noted\n"
+        "progress.CellOutput.show = noted\n"
         "run = handoff.submit(dag, client)\n"
         "run",
         "import time\n"

@@ -104,7 +104,7 @@ def move_costs(f: FunctionState, nodes: Nodes, bandwidth: float) -> Callable[[Ro
             at = int(np.searchsorted(rows, node.position))
             if at < rows.size and rows[at] == node.position:
                 moves[at] = min(_MOST_MOVE, (total - nbytes) * scale)
-        adjusted: NDArray[np.float64] = scores + moves
+        adjusted: NDArray[np.float64] = np.round(scores + moves, 9)
         return adjusted
 
     return adjust

@@ -175,10 +175,11 @@ class Backlog:
     def push(self, f: FunctionState) -> Queue:
         """Add a ready function."""
         queue = self.queue_of(f)
-        if queue.clean and queue.first() is None:
-            self.soil(queue)  # nobody has compared it with what was freed while it was empty
+        before = queue.first()
         queue.push(f)
-        if queue.head is f:
+        if before is None:
+            self.soil(queue)  # while it was empty, it was not compared with freed capacity
+        elif queue.heap[0] is not before:
             if queue.clean:
                 queue.group.touch()
             else:

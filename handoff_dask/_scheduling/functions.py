@@ -121,8 +121,6 @@ class FunctionState:
         When it last became ready.
     ticket : int
         Number of its entry in a queue: older entries are void.
-    attempts : tuple of Attempt
-        Those that ended.
     nbytes : int or None
         Size of the result.
     placed : float
@@ -130,7 +128,8 @@ class FunctionState:
     """
 
     __slots__ = (
-        "attempts",
+        "_attempts",
+        "_finished",
         "booked",
         "cost",
         "devices",
@@ -169,7 +168,10 @@ class FunctionState:
         self.rank: float = number
         self.queued: float | None = None
         self.ticket = 0
-        self.attempts: tuple[Attempt, ...] = ()
+        self._attempts: tuple[Attempt, ...] = ()
+        # When the last attempt started and stopped, and whether it loaded a checkpoint, if it finished: most
+        # functions have no other, and an Attempt for each takes time and memory.
+        self._finished: tuple[float | None, float | None, bool] | None = None
         self.nbytes: int | None = None
         self.placed = 0.0
         self.short = False
@@ -178,6 +180,19 @@ class FunctionState:
     def id(self) -> Any:
         """The function's id."""
         return self.run.spec.ids[self.number]
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Attempts that ended, in order."""
+        if self._finished is None:
+            return self._attempts
+        started, stopped, loaded = self._finished
+        return (*self._attempts, self._attempt("finished", started, stopped, loaded=loaded))
+
+    @attempts.setter
+    def attempts(self, attempts: tuple[Attempt, ...]) -> None:
+        self._attempts = attempts
+        self._finished = None
 
     def device_indices(self) -> dict[str, tuple[int, ...]]:
         """Indices of its devices by resource."""
@@ -202,6 +217,7 @@ class FunctionState:
             run.left -= before not in FINAL
         elif before in FINAL:
             run.left += 1
+            self.attempts = self.attempts  # before node and times are those of the next one
         run.moved.append(self.number)
         self.state = state
         if run.unstarted is not None and (before in STARTED) != (state in STARTED):
@@ -218,6 +234,9 @@ class FunctionState:
     ) -> None:
         """Record that the running attempt has ended."""
         assert error is None or outcome != "finished", f"{self!r} has finished, with the error {error}"
+        if outcome == "finished" and not self.devices:
+            self._finished = (started, stopped, loaded)
+            return
         attempt = self._attempt(outcome, started, stopped, error, traceback, loaded)
         self.attempts += (attempt,)
         if outcome in ("failed", "lost"):
@@ -234,7 +253,7 @@ class FunctionState:
     ) -> Attempt:
         node = None if self.node is None else self.node.name
         devices = self.device_indices() if self.devices else _NO_DEVICES
-        number = len(self.attempts) + 1
+        number = len(self._attempts) + 1
         return Attempt(
             number, node, self.queued, started, stopped, outcome, error, traceback, devices, loaded
         )

@@ -92,7 +92,8 @@ class Ledger:
         cost, run = f.cost, f.run
         f.booked = True
         node.acquire(cost)
-        node.wide += cost.get(CPU, 0) > UNIT
+        if cost.get(CPU, 0) > UNIT:
+            node.wide += 1
         if f.short:
             _add(node.short, cost, 1)
         elif node.prefetched:
@@ -114,7 +115,8 @@ class Ledger:
         if f.booked:
             self._unbook(f, node)
             node.release(f.cost)
-            node.wide -= f.cost.get(CPU, 0) > UNIT
+            if f.cost.get(CPU, 0) > UNIT:
+                node.wide -= 1
             if f.devices:
                 node.devices.give_back(f.devices)
                 f.devices = None

@@ -26,8 +26,8 @@ Scores = NDArray[np.float64] | None
 #: Larger amounts count as this much in the arrays. Every candidate is checked exactly afterwards.
 _MOST = 2**62
 
-#: Scores that differ by less are equal.
-_SAME = 1e-9
+#: Scores are compared with so many digits after the point: what rounding makes of equal nodes is equal.
+_DIGITS = 9
 
 
 class Nodes:
@@ -106,7 +106,7 @@ class Nodes:
                 columns[name][row] = units if units < _MOST else _MOST
                 if name != THREADS and node.capacity[name]:
                     left += units / unit[name]
-            slack[row] = left
+            slack[row] = round(left, _DIGITS)
             if not node.accepting:
                 columns[THREADS][row] = 0  # every function takes a thread
         self.changed.clear()
@@ -188,13 +188,13 @@ class Nodes:
         if adjust is not None:
             scores = adjust(rows, scores)
         if scores is not None:
-            first = int((scores <= scores.min() + _SAME).argmax()) if rows.size > 1 else 0
+            first = int(scores.argmin()) if rows.size > 1 else 0
             node = nodes[rows[first]]
             if node.takes(cost):
                 yield node
             # Few ask for more than the first.
             scores[first] = np.inf
-            order = np.argsort(np.round(scores, 9), kind="stable")[:-1]
+            order = np.argsort(scores, kind="stable")[:-1]
             rows = rows[order]
         for row in rows.tolist():
             if nodes[row].takes(cost):
@@ -232,7 +232,7 @@ class Nodes:
             taken = capacity - self._free[name][rows] + cost.get(name, 0)
             share = np.divide(taken, capacity, out=np.zeros(rows.size), where=capacity > 0)
             np.maximum(fullest, share, out=fullest)
-        return fullest
+        return np.round(fullest, _DIGITS)
 
 
 def unit_amounts(capacities: Iterable[Mapping[str, int]]) -> dict[str, float]:

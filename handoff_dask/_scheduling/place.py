@@ -62,7 +62,7 @@ class Placement:
         self._shrunk = False  # a node has left, paused or become smaller
         self._offered = 0
         self._idle: list[Run] = []  # runs that turned out to have no ready function
-        self._overtakes = 0  # placements since the most urgent function that waits was looked at
+        self._overtakes = 0  # placements until the most urgent function that waits is looked at
         self._most_urgent: FunctionState | None = None
 
     # ------------------------------------------------------------------ nodes
@@ -169,27 +169,28 @@ class Placement:
                 continue
             entry, queue = found
             f = entry[4]
-            if queue.first() is entry:
-                if run.limits is not None and not run.limits.fits(f.limit_cost):
-                    run.backlog.soil(queue)  # it waits for the limits, and then for any node
+            if run.limits is not None and not run.limits.fits(f.limit_cost):
+                run.backlog.soil(queue)  # it waits for the limits, and then for any node
+                self._waiting.dirty[run] = None
+                self._offer(heap, run, room)
+                continue
+            node, prefetch, refused = self._choose(f, queue, room, now)
+            if node is not None:
+                decided.append(self._carry_out(f, node, now, prefetch=prefetch))
+                run.backlog.took(queue)
+                if not queue.clean:
                     self._waiting.dirty[run] = None
-                else:
-                    node, refused = self._choose(f, queue, room, now)
-                    if node is not None:
-                        decided.append(self._carry_out(f, node, now, prefetch=not node.takes(f.cost)))
-                        run.backlog.took(queue)
-                        if not queue.clean:
-                            self._waiting.dirty[run] = None
-                        room.took(node)
-                    elif queue.clean and room.stale:
-                        room.refresh()
-                    else:
-                        run.backlog.set_aside(queue)
-                        aside.append(queue)
-                        refusals += refused
-                        if refusals > _MOST_REFUSALS:
-                            room.leave_out(self.claims.refused)
-            self._offer(heap, run, room)
+                room.took(node)
+            elif queue.clean and room.stale:
+                room.refresh()
+            else:
+                run.backlog.set_aside(queue)
+                aside.append(queue)
+                refusals += refused
+                if refusals > _MOST_REFUSALS:
+                    room.leave_out(self.claims.refused)
+            if room.free is not None or run in self._waiting.dirty:
+                self._offer(heap, run, room)
         for queue in aside:
             queue.run.backlog.clean(queue)
         for run in self._idle:
@@ -243,8 +244,10 @@ class Placement:
             self._offered += 1
             heappush(heap, (key, self._offered, run, None if own else found))
 
-    def _choose(self, f: FunctionState, queue: Queue, room: _Room, now: float) -> tuple[Node | None, bool]:
-        """The node for a function, None if there is none; whether a claim kept it from one."""
+    def _choose(
+        self, f: FunctionState, queue: Queue, room: _Room, now: float
+    ) -> tuple[Node | None, bool, bool]:
+        """The node for a function, if any; whether it is prefetched there; whether a claim refused it."""
         nodes: Iterable[Node]
         refused = False
         only = room.only if queue.clean else None
@@ -254,12 +257,13 @@ class Placement:
             nodes = (only,) if only.takes(queue.cost) and queue.admits(only, self.nodes) else ()
         for node in nodes:
             if not self.claims.any or not self.claims.refuse(f, node, now):
-                return node, False
+                return node, False, False
             refused = True
         if refused or self.claims.any or not self._prefetch.allows(f):
-            return None, refused
+            return None, False, refused
         nodes = room.nodes if queue.clean else self.nodes.ordered
-        return self._prefetch.choose(f, (n for n in nodes if queue.admits(n, self.nodes))), False
+        able = (n for n in nodes if queue.admits(n, self.nodes))
+        return self._prefetch.choose(f, able), True, False
 
     def _fitting(self, f: FunctionState, queue: Queue) -> Iterator[Node]:
         """Nodes on which a function can start now, the best first."""
@@ -327,14 +331,14 @@ class Placement:
 
     def _look_after_the_most_urgent(self, decided: int, now: float) -> None:
         """Let the most urgent function claim a node once as many others as run at once have overtaken it."""
-        self._overtakes += decided
+        self._overtakes -= decided
         f = self._most_urgent
         if f is not None and f.state is not State.READY:
             self._most_urgent = f = None
             self.claims.withdraw()
-        if not decided or self._overtakes <= sum(run.counts[State.RUNNING] for run in self._waiting):
+        if not decided or self._overtakes > 0:
             return
-        self._overtakes = 0
+        self._overtakes = sum(run.counts[State.RUNNING] for run in self._waiting)
         heads = [run.backlog.most_urgent() for run in self._waiting if run.active and not run.has_allocator]
         first = min((head[0][4] for head in heads if head is not None), default=None, key=sort_key)
         if f is not None and first is f and now - (f.queued or 0.0) > f.run.ranking.expected(f):

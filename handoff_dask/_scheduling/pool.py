@@ -85,7 +85,7 @@ class Pool:
         """
         free, capacity = self.free, self.capacity
         for name, units in cost.items():
-            if units > capacity.get(name, 0) - free.get(name, 0):
+            if units and units > capacity.get(name, 0) - free.get(name, 0):
                 raise LedgerError(f"release of {dict(cost)}, but only {self.used} is in use")
         for name, units in cost.items():
             if units:

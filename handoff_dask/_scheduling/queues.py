@@ -212,9 +212,9 @@ class Queue:
         return self._avoid
 
     def admits(self, node: Node, nodes: Nodes) -> bool:
-        """Whether a node is one of those that could hold its functions."""
+        """Whether a node that has room for its cost, now or soon, may run its functions."""
         if self.rows(nodes) is None:
-            return node.holds(self.need)
+            return True
         key = self.key
         if key.avoid and node.name in self._avoid:
             return False

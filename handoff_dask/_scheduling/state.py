@@ -251,16 +251,17 @@ class SchedulingState(Lifecycle):
 
     def next_wake(self) -> float | None:
         """When :meth:`decide` should be called although nothing happens; None: no need."""
-        times = [run.deadline for run in self._pending if run.deadline is not None]
         while self._delayed and self._delayed[0][-1].state is not State.DELAYED:
             heappop(self._delayed)
+        wake = self.placement.claims.recheck
+        times = [run.deadline for run in self._pending] if self._pending else []
+        times.append(self.placement.next_starved)
         if self._delayed:
             times.append(self._delayed[0][0])
-        if self.placement.next_starved is not None:
-            times.append(self.placement.next_starved)
-        if self.placement.claims.recheck is not None:
-            times.append(self.placement.claims.recheck)
-        return min(times, default=None)
+        for time in times:
+            if time is not None and (wake is None or time < wake):
+                wake = time
+        return wake
 
     # ------------------------------------------------------------------ questions
 

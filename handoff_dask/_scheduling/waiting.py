@@ -30,6 +30,7 @@ class WaitingRuns:
         self._entries: list[tuple[RunKey, Run]] = []
         self._keys: dict[Run, RunKey] = {}
         self._least: dict[str, int] | None = None
+        self._least_cost: Cost = ()
 
     def __contains__(self, run: Run) -> bool:
         return run in self._keys
@@ -44,6 +45,7 @@ class WaitingRuns:
             insort(self._entries, (key, run))
             if self._least is not None:
                 self._lower(self._least, run)
+                self._least_cost = tuple(self._least.items())
 
     def discard(self, run: Run) -> None:
         """Remove a run, if it is there."""
@@ -70,7 +72,7 @@ class WaitingRuns:
 
     @property
     def least(self) -> Cost:
-        """The least that a waiting function may need of each resource: nodes with less are not worth a look."""
+        """The least that any waiting function may need of each resource."""
         if self._least is None:
             self._least = {}
             for n, run in enumerate(self._keys):
@@ -78,7 +80,8 @@ class WaitingRuns:
                     self._lower(self._least, run)
                 else:
                     self._least = dict(run.backlog.least)
-        return tuple(self._least.items())
+            self._least_cost = tuple(self._least.items())
+        return self._least_cost
 
     @staticmethod
     def _lower(least: dict[str, int], run: Run) -> None:

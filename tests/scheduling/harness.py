@@ -27,7 +27,7 @@ from handoff_dask._scheduling.decisions import (
     Stop,
     TooLate,
 )
-from handoff_dask._scheduling.functions import FunctionState
+from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Kind, RunSpec
@@ -254,10 +254,10 @@ def overtaken() -> Core:
     core.decide()
     core.run(id="r0", wide=fn("cpu 4"))
     core.run(id="r1", **many(40, fn("cpu 1", code="narrow"), "m"), last=fn("cpu 1", code="narrow"))
-    while not core.state.placement.claims.any:
+    while core["m0"].state is not State.FINISHED or not core.state.placement.claims.any:
         core.wait(2)
         core.finish(next(iter(core.state.nodes["a"].running)).id, took=8)
-        assert core.decide()
+        core.decide()
     for i in range(40):
         core.state.withdrawn(core[f"m{i}"])
     core.finish(next(iter(core.state.nodes["a"].running)).id, took=8)

@@ -247,7 +247,7 @@ def test_room_that_others_claim():
     core = overtaken()
     assert core.states("wide last") == "ready ready"
     assert ready(core, "last")["a"] == "has room, which more urgent functions claim"
-    assert ready(core, "wide")["a"] == "asks for cpu 4, free 1 of 4"
+    assert ready(core, "wide")["a"] == "asks for cpu 4, free 2 of 4"
 
 
 def test_an_allocator_that_has_not_chosen(core):

@@ -295,7 +295,7 @@ class Backlog:
         return best
 
     def _first_pinned(self, room: Amounts, nodes: Iterable[Node], best: First | None) -> First | None:
-        """The most urgent entry of clean queues that only some nodes may serve, if it comes before ``best``."""
+        """The most urgent entry of clean queues that one node alone may serve, if it precedes ``best``."""
         for node in nodes:
             names: tuple[Node | str, ...] = (node, *node.aliases)
             for where in names:

@@ -99,7 +99,7 @@ def lower_dag(
         kinds=kinds.kinds,
         kind_of=kind_of,
         groups=groups,
-        dependents=dependents,
+        dependents=[tuple(numbers) for numbers in dependents],
         peers=peers,
         limits=tuple(limit_units.items()),
         **options,

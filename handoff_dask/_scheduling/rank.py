@@ -62,12 +62,13 @@ class Ranking:
         Kind → the only nodes that can hold its functions, of kinds for which these nodes should be kept.
     """
 
-    __slots__ = ("_estimates", "_half", "_known", "_next", "_nodes", "_paths", "_sizes", "scarce")
+    __slots__ = ("_estimates", "_half", "_known", "_left", "_next", "_nodes", "_paths", "_sizes", "scarce")
 
     def __init__(self) -> None:
         self.scarce: dict[int, frozenset[Node]] = {}
         self._estimates: list[float] = []
         self._known: Sequence[float] = ()
+        self._left: list[int] = []  # functions that had not ended when they were last ranked
         self._nodes = 0
         self._paths: Sequence[float] = ()
         self._next = 0
@@ -77,6 +78,7 @@ class Ranking:
     def forget(self) -> None:
         """More is left than there was: results were lost."""
         self._paths = ()
+        self._left = []
         self._half = 0
 
     def nodes_changed(self, functions: int, nodes: int) -> bool:
@@ -136,14 +138,16 @@ class Ranking:
         spec = run.spec
         self._nodes = len(nodes.by_name)
         seconds = self._known or [self._estimates[k] for k in spec.kind_of]
-        left = [f.number for f in run.functions if f.state not in FINAL]
+        functions = run.functions
+        left = self._left = [
+            n for n in self._left or range(len(functions)) if functions[n].state not in FINAL
+        ]
         paths = self._paths = self._paths or path_lengths(spec.dependents, seconds, left)
         work = _Work(run, nodes, seconds, left)
         longest = max((paths[n] for n in left), default=0.0)
         bound = share * work.needed
         turns, self.scarce = _take_turns(work, paths, bound - longest)
         ways = path_lengths(spec.dependents, seconds, left, turns) if turns else paths
-        functions = run.functions
         for n in left:
             if longest >= bound or (ways[n] > paths[n] and ways[n] >= bound):
                 functions[n].rank = -ways[n]
@@ -182,21 +186,21 @@ class _Work:
     def __init__(self, run: Run, nodes: Nodes, seconds: Sequence[float], left: Sequence[int]) -> None:
         self.seconds = seconds
         kind_of = run.spec.kind_of
-        self.costs = [kind.node_cost for kind in run.spec.kinds]
-        self.members: list[list[int]] = [[] for _ in self.costs]
-        self.by_kind = [0.0] * len(self.costs)
+        self.costs = run.costs
+        self.members: dict[int, list[int]] = {}
         for n in left:
-            self.members[kind_of[n]].append(n)
-            self.by_kind[kind_of[n]] += seconds[n]
+            self.members.setdefault(kind_of[n], []).append(n)
+        self.by_kind = {k: sum(seconds[n] for n in members) for k, members in self.members.items()}
         self.holders: dict[frozenset[Node] | None, list[int]] = {}
-        for k, kind in enumerate(run.spec.kinds):
-            if self.members[k]:
-                self.holders.setdefault(nodes.only_holders(self.costs[k], kind.pin_sets), []).append(k)
-        self.capacity = {name: nodes.total(name) for name in {n for cost in self.costs for n in cost}}
-        everything = range(len(self.costs))
+        areas: dict[str, float] = {}
+        for k in sorted(self.members):
+            cost = self.costs[k]
+            self.holders.setdefault(nodes.only_holders(cost, run.spec.kinds[k].pin_sets), []).append(k)
+            for name, units in cost.items():
+                areas[name] = areas.get(name, 0.0) + units * self.by_kind[k]
+        self.capacity = {name: nodes.total(name) for name in areas}
         self.needed = max(
-            (self.area(everything, name) / units for name, units in self.capacity.items() if units),
-            default=0.0,
+            (area / self.capacity[name] for name, area in areas.items() if self.capacity[name]), default=0.0
         )
 
     def area(self, kinds: Iterable[int], name: str) -> float:
@@ -224,7 +228,7 @@ def _take_turns(
     bottlenecks : dict of int to frozenset of Node
         Kind → nodes, of those that are busy about as long as the whole run.
     """
-    everything = sum(work.by_kind)
+    everything = sum(work.by_kind.values())
     turns: list[float] = []
     bottlenecks: dict[int, frozenset[Node]] = {}
     for where in work.holders:

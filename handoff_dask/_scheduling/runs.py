@@ -98,6 +98,8 @@ class Run:
         Number of the run: earlier ones go first.
     functions : list of FunctionState
         By number.
+    costs : list of dict
+        Kind → what its functions take of a node, the thread included.
     limits : Pool or None
     sizes : list of float
         Kind → how much its functions ask for, on a logarithmic scale.
@@ -138,7 +140,7 @@ class Run:
     def __init__(self, spec: RunSpec, sequence: int) -> None:
         self.spec = spec
         self.sequence = sequence
-        costs = [kind.node_cost for kind in spec.kinds]
+        costs = self.costs = [kind.node_cost for kind in spec.kinds]
         limit_costs = [dict(kind.limit_cost) for kind in spec.kinds]
         if spec.max_concurrency is not None:
             for cost in limit_costs:
@@ -183,10 +185,10 @@ class Run:
             return
         self.weighed = nodes.version
         # Runs may ask for more than there is by now.
-        costs = [kind.node_cost for kind in self.spec.kinds]
-        total = {name: max(1, nodes.total(name)) for cost in costs for name in cost}
+        total = {name: max(1, nodes.total(name)) for cost in self.costs for name in cost}
         self.weights = [
-            min(WHOLE, max(units * WHOLE // total[name] for name, units in cost.items())) for cost in costs
+            min(WHOLE, max(units * WHOLE // total[name] for name, units in cost.items()))
+            for cost in self.costs
         ]
         self.share = 0
         if self.counts[State.RUNNING]:
@@ -216,13 +218,13 @@ class Run:
         return {id: n for n, id in enumerate(self.spec.ids)}
 
     @cached_property
-    def inputs(self) -> list[list[int]]:
+    def inputs(self) -> list[tuple[int, ...]]:
         """Function number → numbers of those whose results it takes."""
         inputs: list[list[int]] = [[] for _ in self.functions]
         for n, dependents in enumerate(self.spec.dependents):
             for d in dependents:
                 inputs[d].append(n)
-        return inputs
+        return [tuple(numbers) for numbers in inputs]  # the garbage collector passes tuples of numbers by
 
     @cached_property
     def kind_counts(self) -> Mapping[int, int]:

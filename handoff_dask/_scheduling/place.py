@@ -7,7 +7,6 @@ function fits nowhere waits until capacity is freed, and is compared with that o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from heapq import heappop, heappush
 from typing import Any
 
@@ -15,15 +14,16 @@ from handoff_dask._scheduling.allocators import ALLOCATORS, Rejected, best_fit, 
 from handoff_dask._scheduling.claims import Claims
 from handoff_dask._scheduling.decisions import Place, Settings, Starved
 from handoff_dask._scheduling.estimates import Estimates
-from handoff_dask._scheduling.explain import shortfall_of
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Ledger
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes
 from handoff_dask._scheduling.prefetch import Prefetch
-from handoff_dask._scheduling.queues import Cost, Entry, Queue, sort_key
+from handoff_dask._scheduling.queues import Entry, Queue, sort_key
+from handoff_dask._scheduling.room import Room
 from handoff_dask._scheduling.runs import Group, Run
 from handoff_dask._scheduling.spec import Amounts
+from handoff_dask._scheduling.starved import StarvedQueues
 from handoff_dask._scheduling.waiting import WaitingRuns
 
 #: After so many functions that a claim kept from a node, a decision leaves that node alone.
@@ -43,8 +43,7 @@ class Placement:
     ledger : Ledger
     estimates : Estimates
     claims : Claims
-    next_starved : float or None
-        When the next functions will have waited too long for a node that could hold them.
+    starved : StarvedQueues
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -53,11 +52,10 @@ class Placement:
         self.ledger = Ledger(self.nodes)
         self.estimates = Estimates(settings.prefetch_horizon)
         self.claims = Claims(self.nodes)
-        self.next_starved: float | None = None
         self._prefetch = Prefetch(settings.prefetch_horizon, settings.prefetch_limit, self.estimates)
         self._waiting = WaitingRuns()
         self.ledger.moved = self._waiting.moved
-        self._starved: dict[Queue, float | None] = {}  # queues that no node can hold, and since when
+        self.starved = StarvedQueues(self.nodes, settings.node_timeout)
         self._version = -1  # of the nodes that the shares of runs are for
         self._shrunk = False  # a node has left, paused or become smaller
         self._offered = 0
@@ -119,13 +117,12 @@ class Placement:
         if not queue.clean:
             self._waiting.dirty[run] = None
         if not queue.is_possible(self.nodes):
-            self._starved.setdefault(queue, None)
+            self.starved.add(queue)
 
     def ended(self, run: Run) -> None:
         """Forget what waits in a run's queues; there are new ones if a result is lost afterwards."""
         self.claims.forget(run)
-        for queue in run.backlog.queues.values():
-            self._starved.pop(queue, None)
+        self.starved.forget(run)
         run.backlog.clear()
         self._waiting.discard(run)
 
@@ -197,12 +194,12 @@ class Placement:
             self._waiting.discard(run)
         self._idle.clear()
         self.ledger.freed.clear()
-        if self._starved or self.next_starved is not None:
-            decided += self._starving(now)
+        if self.starved:
+            decided += self.starved.fail(now)
         self._look_after_the_most_urgent(len(decided), now)
         return decided
 
-    def _begin(self, now: float) -> _Room:
+    def _begin(self, now: float) -> Room:
         """A decision begins: the capacity that was freed since the last one."""
         freed = self.ledger.freed
         if refused := self.claims.begin(now):
@@ -217,19 +214,19 @@ class Placement:
             for run in self._waiting:
                 for queue in run.backlog.queues.values():
                     if not queue.is_possible(nodes):
-                        self._starved.setdefault(queue, None)
+                        self.starved.add(queue)
                     elif queue.clean and queue.key.avoid:
                         run.backlog.soil(queue)  # others may not be able to take over any more
                         self._waiting.dirty[run] = None
-        if self._starved:
-            for queue in [queue for queue in self._starved if queue.key.bound is not None]:
+        if self.starved:
+            for queue in self.starved.bound():
                 self._unbind(queue)
         self._waiting.sort()
         if not freed:
-            return _Room((), (), False)
-        return _Room([n for n in freed if n.accepting], self._waiting.least, self._prefetch.is_likely)
+            return Room((), (), False)
+        return Room([n for n in freed if n.accepting], self._waiting.least, self._prefetch.is_likely)
 
-    def _offer(self, heap: list[_Candidate], run: Run, room: _Room) -> None:
+    def _offer(self, heap: list[_Candidate], run: Run, room: Room) -> None:
         """Let the most urgent function of a run that may fit take part in a decision."""
         own = run.has_allocator
         limits = None if own or run.limits is None else run.limits.free
@@ -245,7 +242,7 @@ class Placement:
             heappush(heap, (key, self._offered, run, None if own else found))
 
     def _choose(
-        self, f: FunctionState, queue: Queue, room: _Room, now: float
+        self, f: FunctionState, queue: Queue, room: Room, now: float
     ) -> tuple[Node | None, bool, bool]:
         """The node for a function, if any; whether it is prefetched there; whether a claim refused it."""
         nodes: Iterable[Node]
@@ -350,102 +347,3 @@ class Placement:
         for group in {f.group: None for f in queue}:
             if group is not None and not any(f.state is State.RUNNING for f in group.members):
                 self.bind(group, None)
-
-    def _starving(self, now: float) -> Iterator[Starved]:
-        """The functions that no node can hold, once they have waited long enough."""
-        self.next_starved = None
-        for queue, since in list(self._starved.items()):
-            if queue.head is None or queue.is_possible(self.nodes):
-                del self._starved[queue]
-                continue
-            if queue.key.bound is not None:
-                continue  # others of its group run on their node, which is too small now
-            if since is None:
-                since = self._starved[queue] = now
-            due = since + self.settings.node_timeout
-            if now < due:
-                self.next_starved = due if self.next_starved is None else min(due, self.next_starved)
-            else:
-                yield self._starved_of(list(queue), queue)
-
-    def _starved_of(self, functions: list[FunctionState], queue: Queue) -> Starved:
-        shortfall = shortfall_of(functions, queue.need, queue.key.pins, self.nodes.ordered)
-        assert shortfall is not None
-        lost = max(sum(a.outcome == "lost" for a in f.attempts) for f in functions)
-        if lost > 1:  # it may be what takes the nodes down
-            reason = f"{shortfall.reason}, after {lost} of its attempts were lost with their nodes"
-            shortfall = replace(shortfall, reason=reason)
-        return Starved(tuple(functions), shortfall)
-
-
-class _Room:
-    """Nodes on which capacity was freed, and what each of them has at most.
-
-    Parameters
-    ----------
-    nodes : iterable of Node
-    least : Cost
-        Nodes with less are not worth a look.
-    soon : bool
-        Count what short functions hold as free: others may be prefetched behind them.
-
-    Attributes
-    ----------
-    free : mapping or None
-        Resource → the most units that any of the nodes has free; None if there are no nodes.
-    only : Node or None
-        The node, if there is just one.
-    stale : bool
-        Whether it may be less by now.
-    """
-
-    def __init__(self, nodes: Iterable[Node], least: Cost, soon: bool) -> None:
-        self.nodes = dict.fromkeys(nodes)
-        self._least = least
-        self._soon = soon
-        self.refresh()
-
-    def _amounts(self, node: Node) -> Amounts | None:
-        """What a node has free, None if that is too little for anybody."""
-        amounts: Amounts = node.free
-        if self._soon and node.short:
-            amounts = {name: units + node.short.get(name, 0) for name, units in amounts.items()}
-        for name, units in self._least:
-            if units > amounts.get(name, 0):
-                return None
-        return amounts
-
-    def refresh(self) -> None:
-        """Work out what is free."""
-        self.stale = False
-        self.free: Amounts | None = None
-        for node in list(self.nodes):
-            amounts = self._amounts(node)
-            if amounts is None:
-                del self.nodes[node]
-            elif self.free is None:
-                self.free = amounts
-            else:
-                most = dict(self.free)
-                for name, units in amounts.items():
-                    if units > most.get(name, 0):
-                        most[name] = units
-                self.free = most
-        self.only = next(iter(self.nodes)) if len(self.nodes) == 1 else None
-
-    def took(self, node: Node) -> None:
-        """Note that a function was placed on a node."""
-        if node is self.only:
-            self.refresh()
-        elif node in self.nodes:
-            self.stale = True
-            if self._amounts(node) is None:
-                del self.nodes[node]
-                if len(self.nodes) < 2:
-                    self.refresh()
-
-    def leave_out(self, nodes: Iterable[Node]) -> None:
-        """Look at some nodes no more in this decision."""
-        for node in nodes:
-            self.nodes.pop(node, None)
-        self.refresh()

@@ -255,7 +255,7 @@ class SchedulingState(Lifecycle):
             heappop(self._delayed)
         wake = self.placement.claims.recheck
         times = [run.deadline for run in self._pending] if self._pending else []
-        times.append(self.placement.next_starved)
+        times.append(self.placement.starved.due)
         if self._delayed:
             times.append(self._delayed[0][0])
         for time in times:

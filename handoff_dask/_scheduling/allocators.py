@@ -128,7 +128,6 @@ class ReadyFunctions(MutableSequence[ReadyFunction]):
 
     def __init__(self, run: Run, nodes: Nodes) -> None:
         queues = [queue for queue in run.backlog.queues.values() if queue.head and queue.is_possible(nodes)]
-        self._run = run
         self._nodes = nodes
         self._made: list[ReadyFunction] = []
         self._left = merge(*(queue.entries() for queue in queues))

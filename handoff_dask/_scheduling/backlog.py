@@ -6,9 +6,8 @@ which capacity was freed since; otherwise it is *dirty*.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from heapq import heappop, heappush
-from itertools import islice
 
 from handoff_dask._scheduling.functions import AT_ONCE, FunctionState
 from handoff_dask._scheduling.node import Node
@@ -318,13 +317,6 @@ class Backlog:
             if best is None or best[1].first() is best[0]:
                 return best
             best[1].group.touch()
-
-    def heads(self, most: int) -> Iterator[First]:
-        """The first entries of so many queues, in no order."""
-        for queue in islice(self.queues.values(), most):
-            entry = queue.first()
-            if entry is not None:
-                yield entry, queue
 
 
 def _search(branch: _Branch, room: Amounts, best: First | None) -> First | None:

@@ -181,7 +181,7 @@ class Lifecycle:
     def _count_failure(self, f: FunctionState, now: float, node: Any, retryable: bool) -> None:
         f.failures += 1
         policy = f.kind.policy
-        if not retryable or f.failures > policy.max_retries or not f.run.active:
+        if not retryable or not policy.allows(f.failures) or not f.run.active:
             f.retry = None
             return
         avoid = f.retry.avoid if f.retry is not None else frozenset()

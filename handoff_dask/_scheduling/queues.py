@@ -81,7 +81,7 @@ class Queue:
     ----------
     key : QueueKey
     run : Run
-    cost, need, limit_cost : dict
+    cost, need : dict
     clean : bool
     heap : list of Entry
         Some are void.
@@ -101,7 +101,6 @@ class Queue:
         "group",
         "heap",
         "key",
-        "limit_cost",
         "listed",
         "need",
         "run",
@@ -113,7 +112,6 @@ class Queue:
         self.group: Any = None
         self.cost = dict(key.cost)
         self.need = self.cost if key.need == key.cost else dict(key.need)
-        self.limit_cost = dict(key.limit_cost)
         self.clean = False
         self.listed: Entry | None = None
         self.heap: list[Entry] = []

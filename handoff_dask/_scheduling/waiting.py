@@ -32,9 +32,6 @@ class WaitingRuns:
         self._least: dict[str, int] | None = None
         self._least_cost: Cost = ()
 
-    def __contains__(self, run: Run) -> bool:
-        return run in self._keys
-
     def __iter__(self) -> Iterator[Run]:
         return iter(self._keys)
 

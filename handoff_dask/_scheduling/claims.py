@@ -37,15 +37,18 @@ class Claim:
     at : float
         When it will need the capacity. Seconds.
     expected : float
-        The same, but for what is overdue.
+        The same, if nothing were overdue.
+    turn : int
+        Number of the decision that it was brought up to date for.
     """
 
-    __slots__ = ("at", "cost", "expected", "key")
+    __slots__ = ("at", "cost", "expected", "key", "turn")
 
     def __init__(self, cost: Amounts) -> None:
         self.cost = cost
         self.key: SortKey = (0, 0, 0, 0, 0, 0)
         self.at = self.expected = 0.0
+        self.turn = -1
 
     def refresh(self, now: float) -> bool:
         """Bring it up to date for a decision; False if nobody needs it any more."""
@@ -156,7 +159,7 @@ class Claims:
         self._coming: dict[tuple[Run, int], _Coming] = {}
         self._overtaken: _Overtaken | None = None
         self.refused: dict[Node, None] = {}
-        self._fresh: set[Claim] = set()  # brought up to date for this decision
+        self._turn = 0  # number of the decision
 
     def begin(self, now: float) -> dict[Node, None]:
         """Begin a decision.
@@ -170,7 +173,7 @@ class Claims:
             self._version = self._nodes.version
             self.recheck = None
             return {}
-        self._fresh.clear()
+        self._turn += 1
         if self._version != self._nodes.version:
             self._version = self._nodes.version
             self._coming.clear()
@@ -198,11 +201,10 @@ class Claims:
         self.any = bool(self._coming) or self._overtaken is not None
 
     def _is_current(self, claim: Claim, now: float) -> bool:
-        if claim in self._fresh:
-            return True
-        if not claim.refresh(now):
-            return False
-        self._fresh.add(claim)
+        if claim.turn != self._turn:
+            if not claim.refresh(now):
+                return False
+            claim.turn = self._turn
         return True
 
     # ------------------------------------------------------------------ who has one

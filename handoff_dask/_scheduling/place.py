@@ -122,6 +122,8 @@ class Placement:
     def ended(self, run: Run) -> None:
         """Forget what waits in a run's queues; there are new ones if a result is lost afterwards."""
         self.claims.forget(run)
+        if self._most_urgent is not None and self._most_urgent.run is run:
+            self._most_urgent = None
         self.starved.forget(run)
         run.backlog.clear()
         self._waiting.discard(run)

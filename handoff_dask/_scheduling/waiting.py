@@ -29,6 +29,7 @@ class WaitingRuns:
         self.dirty: dict[Run, None] = {}
         self._entries: list[tuple[RunKey, Run]] = []
         self._keys: dict[Run, RunKey] = {}
+        self._stale = False  # whether the key of the only run may have changed
         self._least: dict[str, int] | None = None
         self._least_cost: Cost = ()
 
@@ -38,6 +39,10 @@ class WaitingRuns:
     def add(self, run: Run) -> None:
         """Add a run, unless it is there."""
         if run not in self._keys:
+            if self._stale:
+                self._stale = False
+                self._keys = {other: _key(other) for other in self._keys}
+                self._entries = sorted((key, other) for other, key in self._keys.items())
             key = self._keys[run] = _key(run)
             insort(self._entries, (key, run))
             if self._least is not None:
@@ -56,6 +61,8 @@ class WaitingRuns:
     def sort(self) -> None:
         """Put the runs whose share has changed where they belong."""
         if len(self._entries) < 2:
+            self._stale |= bool(self.moved)
+            self.moved.clear()
             return
         for run in self.moved:
             before = self._keys.get(run)

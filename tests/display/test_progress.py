@@ -12,7 +12,7 @@ from helpers import dag_of
 
 import handoff_dask as handoff
 from handoff_dask import Function
-from handoff_dask._adapter import watched
+from handoff_dask._adapter import run_progress
 from handoff_dask._display import progress as shown
 from handoff_dask._display.progress import (
     NotebookProgress,
@@ -298,7 +298,7 @@ def test_attempts_that_failed_are_told_once_with_node_and_error(client, monkeypa
     monkeypatch.setattr(
         shown, "display_of", lambda title: types.SimpleNamespace(update=seen.append, close=lambda: None)
     )
-    monkeypatch.setattr(watched, "MOST_TROUBLES", 1)
+    monkeypatch.setattr(run_progress, "MOST_TROUBLES", 1)
     dag = dag_of(*(Function(n, "operator:truediv", extra_args=[1, 0], max_retries=0) for n in range(2)))
     with pytest.raises(handoff.FunctionFailedError):
         handoff.execute(dag, client, progress=True, fail_fast=False)
@@ -344,12 +344,12 @@ def test_estimates_take_little_of_the_schedulers_time(monkeypatch):
     def slow(*arguments):
         asked.append(now[0])
         now[0] += 0.1
-        return watched.TimeLeft(20.0, 1.0)
+        return run_progress.TimeLeft(20.0, 1.0)
 
-    monkeypatch.setattr(watched, "monotonic", lambda: now[0])
-    monkeypatch.setattr(watched, "time_left", slow)
-    estimate = watched.Estimate()
-    state = types.SimpleNamespace(placement=types.SimpleNamespace(fleet=None, durations=None))
+    monkeypatch.setattr(run_progress, "monotonic", lambda: now[0])
+    monkeypatch.setattr(run_progress, "time_left", slow)
+    estimate = run_progress.Estimate()
+    state = types.SimpleNamespace(placement=types.SimpleNamespace(nodes=None, estimates=None))
     active = types.SimpleNamespace(run=None)
     assert estimate.at(active, state).seconds == 20
     now[0] += 5

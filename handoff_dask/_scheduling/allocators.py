@@ -22,6 +22,7 @@ from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes, Rows, Scores
 from handoff_dask._scheduling.pool import Pool
+from handoff_dask._scheduling.queues import Entry, Queue
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Amounts
 
@@ -130,14 +131,17 @@ class ReadyFunctions(MutableSequence[ReadyFunction]):
         queues = [queue for queue in run.backlog.queues.values() if queue.head and queue.is_possible(nodes)]
         self._nodes = nodes
         self._made: list[ReadyFunction] = []
-        self._left = merge(*(queue.entries() for queue in queues))
+        self._left = merge(*(self._entries(queue) for queue in queues))
+
+    def _entries(self, queue: Queue) -> Iterator[tuple[Entry, tuple[Any, ...] | None]]:
+        """Entries of a queue, with the names of the only nodes that may run its functions."""
+        nodes = _allowed(queue, self._nodes)
+        names = None if nodes is None else tuple(node.name for node in nodes)
+        return ((entry, names) for entry in queue.entries())
 
     def _make(self, upto: int | None = None) -> list[ReadyFunction]:
         missing = None if upto is None else max(0, upto - len(self._made))
-        for *_, f in islice(self._left, missing):
-            nodes = allowed_nodes(f, self._nodes)
-            names = None if nodes is None else tuple(node.name for node in nodes)
-            self._made.append(_shown(f, names))
+        self._made += [_shown(entry[4], names) for entry, names in islice(self._left, missing)]
         return self._made
 
     def __len__(self) -> int:
@@ -179,9 +183,8 @@ class ReadyFunctions(MutableSequence[ReadyFunction]):
         return repr(self._make())
 
 
-def allowed_nodes(f: FunctionState, nodes: Nodes) -> list[Node] | None:
-    """The only nodes on which a ready function may run, by name; None for any."""
-    queue = f.run.backlog.queue_of(f)
+def _allowed(queue: Queue, nodes: Nodes) -> list[Node] | None:
+    """The only nodes on which functions of a queue may run, by name; None for any."""
     rows = queue.rows(nodes)
     if rows is None:
         return None
@@ -262,9 +265,12 @@ def _proposed(run: Run, id: Hashable, name: Hashable, nodes: Nodes) -> _Proposed
         node = None
     number = run.number_of.get(id)
     f = None if number is None else run.functions[number]
-    if f is None or f.state is not State.READY or not run.backlog.queue_of(f).is_possible(nodes):
+    if f is None or f.state is not State.READY:
         return _Proposed(text, None, node, None)
-    return _Proposed(text, f, node, allowed_nodes(f, nodes))
+    queue = run.backlog.queue_of(f)
+    if not queue.is_possible(nodes):
+        return _Proposed(text, None, node, None)
+    return _Proposed(text, f, node, _allowed(queue, nodes))
 
 
 def _free(node: Node) -> dict[str, float]:

@@ -23,6 +23,7 @@ class StarvedQueues:
 
     Attributes
     ----------
+    timeout : float
     due : float or None
         When the next functions will have waited for so long.
     """
@@ -30,7 +31,7 @@ class StarvedQueues:
     def __init__(self, nodes: Nodes, timeout: float) -> None:
         self.due: float | None = None
         self._nodes = nodes
-        self._timeout = timeout
+        self.timeout = timeout
         self._since: dict[Queue, float | None] = {}
 
     def __bool__(self) -> bool:
@@ -60,7 +61,7 @@ class StarvedQueues:
                 continue  # others of its group run on their node, which is too small now
             if since is None:
                 since = self._since[queue] = now
-            due = since + self._timeout
+            due = since + self.timeout
             if now >= due:
                 yield self._starved(queue)
             elif self.due is None or due < self.due:

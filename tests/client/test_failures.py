@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import replace
 
 import pytest
 from distributed import Client
@@ -192,8 +191,7 @@ def test_a_function_that_fits_nowhere_any_more_is_among_the_failures(client, clu
     )
     run = handoff.submit(dag, client, fail_fast=False)
     door.await_inside(1)
-    placement = plugin_of(cluster).state.placement
-    monkeypatch.setattr(placement, "settings", replace(placement.settings, node_timeout=0.1))
+    monkeypatch.setattr(plugin_of(cluster).state.placement.starved, "timeout", 0.1)
     handoff.register_node("node1", {"gpu": 0}, client)
     try:
         door.open()

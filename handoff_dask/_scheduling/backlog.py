@@ -6,13 +6,18 @@ which capacity was freed since; otherwise it is *dirty*.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from heapq import heappop, heappush
+from typing import TYPE_CHECKING
 
 from handoff_dask._scheduling.functions import AT_ONCE, FunctionState
 from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.pool import Pool
 from handoff_dask._scheduling.queues import Cost, Entry, Queue, QueueKey
 from handoff_dask._scheduling.spec import Amounts
+
+if TYPE_CHECKING:
+    from handoff_dask._scheduling.candidates import Freed
 
 #: Costs below one node of the tree in which a run's costs are kept.
 _FANOUT = 8
@@ -132,12 +137,15 @@ class Backlog:
     ----------
     queues : dict of QueueKey to Queue
         Those with functions, and some without.
+    on_dirty : callable
+        Called when a queue becomes dirty.
     """
 
-    __slots__ = ("_dirty", "_leaves", "_pinned", "_pushed", "_tree", "_usual", "queues")
+    __slots__ = ("_dirty", "_leaves", "_pinned", "_pushed", "_tree", "_usual", "on_dirty", "queues")
 
     def __init__(self, costs: Collection[Cost]) -> None:
         self.queues: dict[QueueKey, Queue] = {}
+        self.on_dirty: Callable[[], object] = lambda: None
         self._usual: dict[int, Queue] = {}  # by id of the kind: of functions without a group or a failure
         self._dirty: dict[Cost, list[tuple[Entry, int, Queue]]] = {}
         self._pushed = 0
@@ -227,6 +235,7 @@ class Backlog:
         if entry is not None and queue.listed is not entry:
             queue.listed = entry
             self._pushed += 1
+            self.on_dirty()
             heappush(self._dirty.setdefault(queue.key.limit_cost, []), (entry, self._pushed, queue))
 
     def set_aside(self, queue: Queue) -> None:
@@ -252,33 +261,37 @@ class Backlog:
         """Whether there may be a dirty queue."""
         return any(self._dirty.values())
 
-    def first(self, limits: Amounts | None, room: Amounts | None, nodes: Iterable[Node]) -> First | None:
-        """The most urgent function that may fit: its queue is dirty, or fits into freed capacity.
+    def first(self, limits: Pool | None, freed: Freed) -> Queue | None:
+        """Return the queue of the most urgent candidate: a function that may fit.
+
+        The queue is dirty, or its cost fits into freed capacity.
 
         Parameters
         ----------
-        limits : mapping, optional
-            What is free of the run's limits.
-        room : mapping, optional
-            What any one of the nodes has free at most; None if nothing was freed.
-        nodes : iterable of Node
-            Nodes on which it was freed.
+        limits : Pool, optional
+            Those of the run.
+        freed : Freed
         """
         best = self._first_dirty(limits)
-        if room is not None:
-            while True:
-                found = _search(self._tree, room, best)
-                if self._pinned:
-                    found = self._first_pinned(room, nodes, found)
-                if found is None or found is best or found[1].first() is found[0]:
-                    return found
-                found[1].group.touch()  # its first function was withdrawn or cancelled
-        return best
+        while freed:
+            found = _search(self._tree, freed.most, best)
+            if self._pinned:
+                found = self._first_pinned(freed, found)
+            if found is None or found is best:
+                break
+            entry, queue = found
+            if queue.first() is not entry:
+                queue.group.touch()  # its first function was withdrawn or cancelled
+            elif limits is not None and not limits.fits(entry[4].limit_cost):
+                self.soil(queue)  # it waits for the limits now, then for any node
+            else:
+                return queue
+        return None if best is None else best[1]
 
-    def _first_dirty(self, limits: Amounts | None) -> First | None:
+    def _first_dirty(self, limits: Pool | None) -> First | None:
         best: First | None = None
         for limit_cost, heap in self._dirty.items():
-            if not heap or (limits is not None and not _fits(limit_cost, limits)):
+            if not heap or (limits is not None and not _fits(limit_cost, limits.free)):
                 continue
             while heap:
                 entry, _, queue = heap[0]
@@ -293,15 +306,15 @@ class Backlog:
                         self.soil(queue)  # its first function was withdrawn or cancelled
         return best
 
-    def _first_pinned(self, room: Amounts, nodes: Iterable[Node], best: First | None) -> First | None:
+    def _first_pinned(self, freed: Freed, best: First | None) -> First | None:
         """The most urgent entry of clean queues that one node alone may serve, if it precedes ``best``."""
-        for node in nodes:
+        for node in freed.nodes:
             names: tuple[Node | str, ...] = (node, *node.aliases)
             for where in names:
                 group = self._pinned.get(where)
                 for queue in group.queues if group is not None else ():
                     heap = queue.heap
-                    if heap and (best is None or heap[0] < best[0]) and _fits(queue.key.cost, room):
+                    if heap and (best is None or heap[0] < best[0]) and _fits(queue.key.cost, freed.most):
                         best = heap[0], queue
         return best
 

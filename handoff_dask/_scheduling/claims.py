@@ -147,6 +147,8 @@ class Claims:
         Whether there is a claim.
     refused : dict of Node to None
         Nodes that functions were kept from since it was last tried again.
+    refusals : int
+        Functions of this decision that fitted, but were refused on every node with room.
     recheck : float or None
         When functions that were refused could be let in although nothing happens.
     """
@@ -159,6 +161,7 @@ class Claims:
         self._coming: dict[tuple[Run, int], _Coming] = {}
         self._overtaken: _Overtaken | None = None
         self.refused: dict[Node, None] = {}
+        self.refusals = 0
         self._turn = 0  # number of the decision
 
     def begin(self, now: float) -> dict[Node, None]:
@@ -169,6 +172,7 @@ class Claims:
         dict of Node to None
             Nodes where functions were refused that may be let in now.
         """
+        self.refusals = 0
         if not self.any and not self.refused:
             self._version = self._nodes.version
             self.recheck = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import GPU, THREADS, format_amounts, from_units
+from handoff_dask._scheduling.custom import Custom
 from handoff_dask._scheduling.functions import NAMES, FunctionState, State
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes
@@ -103,7 +104,7 @@ def _why_ready(state: SchedulingState, f: FunctionState, now: float) -> str:
     if f.group is not None and f.group.node is not None:
         lines.append(f"it is collocated with functions on node {f.group.node.name!r}")
         pins = frozenset({frozenset({str(f.group.node.name)})})
-    if run.has_allocator:
+    if isinstance(run.allocator, Custom):
         lines.append("its run's own allocator has not chosen a node for it")
     claimed = state.placement.claims.any
     nodes = state.placement.nodes.ordered

@@ -1,16 +1,16 @@
 """Placement: which ready function goes to which node.
 
-The most urgent function goes first, to the node that the allocator of its run chooses; a queue whose first
-function fits nowhere waits until capacity is freed, and is compared with that only.
+The most urgent function goes first, to the node that the allocator of its run chooses. A queue whose first
+function fits nowhere is clean: it waits until capacity is freed, and is compared with that alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from heapq import heappop, heappush
+from heapq import heappop, heapreplace
 from typing import Any
 
-from handoff_dask._scheduling.allocators import ALLOCATORS, Rejected, best_fit, move_costs, propose
+from handoff_dask._scheduling.allocators import BuiltIn, Proposal, Rejected, View, best_fit
+from handoff_dask._scheduling.candidates import Freed, RunOrder, run_key
 from handoff_dask._scheduling.claims import Claims
 from handoff_dask._scheduling.decisions import Place, Settings, Starved
 from handoff_dask._scheduling.estimates import Estimates
@@ -19,19 +19,14 @@ from handoff_dask._scheduling.ledger import Ledger
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes
 from handoff_dask._scheduling.prefetch import Prefetch
-from handoff_dask._scheduling.queues import Entry, Queue, sort_key
-from handoff_dask._scheduling.room import Room
+from handoff_dask._scheduling.queues import Queue, sort_key
 from handoff_dask._scheduling.runs import Group, Run
 from handoff_dask._scheduling.spec import Amounts
 from handoff_dask._scheduling.starved import StarvedQueues
-from handoff_dask._scheduling.waiting import WaitingRuns
 
-#: After so many functions that a claim kept from a node, a decision leaves that node alone.
-_MOST_REFUSALS = 32
-
-#: A run that takes part in a decision: its place in the order, a number that tells such entries apart, the
-#: run, and its most urgent function that may fit with its queue. None for a run with an allocator of its own.
-_Candidate = tuple[tuple[float, float, int, int], int, Run, tuple[Entry, Queue] | None]
+#: How many functions a decision tests for backfilling. When so many were refused, the nodes that refused them
+#: are left out of the decision.
+_BACKFILL_DEPTH = 32
 
 
 class Placement:
@@ -52,15 +47,13 @@ class Placement:
         self.ledger = Ledger(self.nodes)
         self.estimates = Estimates(settings.prefetch_horizon)
         self.claims = Claims(self.nodes)
-        self._prefetch = Prefetch(settings.prefetch_horizon, settings.prefetch_limit, self.estimates)
-        self._waiting = WaitingRuns()
-        self.ledger.moved = self._waiting.moved
         self.starved = StarvedQueues(self.nodes, settings.node_timeout)
+        self._prefetch = Prefetch(settings.prefetch_horizon, settings.prefetch_limit, self.estimates)
+        self._order = RunOrder()
+        self.ledger.moved = self._order.moved
         self._version = -1  # of the nodes that the shares of runs are for
-        self._shrunk = False  # a node has left, paused or become smaller
-        self._offered = 0
-        self._idle: list[Run] = []  # runs that turned out to have no ready function
-        self._overtakes = 0  # placements until the most urgent function that waits is looked at
+        self._shrunk = False  # whether a node left, paused or became smaller
+        self._overtakes = 0  # placements until the most urgent waiting function is looked at
         self._most_urgent: FunctionState | None = None
 
     # ------------------------------------------------------------------ nodes
@@ -113,9 +106,9 @@ class Placement:
         if self.claims.any:
             self.claims.ready(f)
         queue = run.backlog.push(f)
-        self._waiting.add(run)
-        if not queue.clean:
-            self._waiting.dirty[run] = None
+        if run.allocator.once:
+            run.backlog.soil(queue)  # it may choose any function, not just the first
+        self._order.add(run)
         if not queue.is_possible(self.nodes):
             self.starved.add(queue)
 
@@ -126,7 +119,7 @@ class Placement:
             self._most_urgent = None
         self.starved.forget(run)
         run.backlog.clear()
-        self._waiting.discard(run)
+        self._order.discard(run)
 
     def bind(self, group: Group, node: Node | None) -> None:
         """Bind a collocated group to a node, or to none yet."""
@@ -143,150 +136,86 @@ class Placement:
 
     def place(self, now: float) -> list[Place | Starved | Rejected]:
         """Place everything that can be placed now."""
-        room = self._begin(now)
+        freed = self._begin(now)
+        view = View(self.nodes, self.claims, freed, self._prefetch, self.settings.bandwidth, now)
         decided: list[Place | Starved | Rejected] = []
-        aside: list[Queue] = []  # clean again at the end of the decision
-        heap: list[_Candidate] = []
-        runs = self._waiting.in_order() if room.free is not None else self._waiting.dirty_in_order()
-        upcoming = 0
-        refusals = 0
-        while True:
-            while upcoming < len(runs) and (not heap or runs[upcoming][0] < heap[0][0]):
-                key, run = runs[upcoming]
-                upcoming += 1
-                if room.free is None and len(runs) > len(self._waiting.dirty):  # nothing is left of it
-                    runs, upcoming = self._waiting.dirty_in_order(key), 0
-                    if run not in self._waiting.dirty:
-                        continue
-                self._offer(heap, run, room)
-            if not heap:
-                break
-            _, _, run, found = heappop(heap)
-            if found is None:
-                decided += self._ask_allocator(run, now)
-                room.stale = True
+        tried: list[tuple[Queue, bool]] = []  # they take part again in the next decision
+        everyone = bool(freed)
+        runs = self._order.heap() if everyone else self._order.dirty_heap()
+        while runs:
+            if everyone and not freed:
+                everyone, runs = False, self._order.dirty_heap()
                 continue
-            entry, queue = found
-            f = entry[4]
-            if run.limits is not None and not run.limits.fits(f.limit_cost):
-                run.backlog.soil(queue)  # it waits for the limits, and then for any node
-                self._waiting.dirty[run] = None
-                self._offer(heap, run, room)
+            key, run = runs[0]
+            queue = run.backlog.first(run.limits, freed)
+            if queue is None:
+                heappop(runs)
+                self._order.rest(run)
                 continue
-            node, prefetch, refused = self._choose(f, queue, room, now)
-            if node is not None:
-                decided.append(self._carry_out(f, node, now, prefetch=prefetch))
-                run.backlog.took(queue)
-                if not queue.clean:
-                    self._waiting.dirty[run] = None
-                room.took(node)
-            elif queue.clean and room.stale:
-                room.refresh()
-            else:
-                run.backlog.set_aside(queue)
-                aside.append(queue)
-                refusals += refused
-                if refusals > _MOST_REFUSALS:
-                    room.leave_out(self.claims.refused)
-            if room.free is not None or run in self._waiting.dirty:
-                self._offer(heap, run, room)
-        for queue in aside:
+            exact = run_key(run, -queue.heap[0][0])
+            if exact > key:  # another run may be served before this one
+                heapreplace(runs, (exact, run))
+                continue
+            allocator = run.allocator
+            placed = False
+            for proposal in allocator.propose(queue, view):
+                if isinstance(proposal, Rejected):
+                    decided.append(proposal)
+                else:
+                    decided.append(self._carry_out(proposal, now))
+                    freed.took(proposal.node)
+                    placed = True
+            if placed and not allocator.once:
+                heapreplace(runs, (run_key(run), run))
+                continue
+            for other in run.backlog.queues.values() if allocator.once else (queue,):
+                if run.limits is None or run.limits.fits(dict(other.key.limit_cost)):
+                    run.backlog.set_aside(other)
+                    tried.append((other, placed))
+            freed.tighten()
+            if self.claims.refusals > _BACKFILL_DEPTH:
+                freed.discard(self.claims.refused)
+        for queue, placed in tried:
             queue.run.backlog.clean(queue)
-        for run in self._idle:
-            self._waiting.discard(run)
-        self._idle.clear()
+            if placed:  # what is free has changed for a custom allocator, by what it placed itself
+                queue.run.backlog.soil(queue)
         self.ledger.freed.clear()
         if self.starved:
             decided += self.starved.fail(now)
         self._look_after_the_most_urgent(len(decided), now)
         return decided
 
-    def _begin(self, now: float) -> Room:
-        """A decision begins: the capacity that was freed since the last one."""
-        freed = self.ledger.freed
-        if refused := self.claims.begin(now):
-            freed.update(refused)
+    def _begin(self, now: float) -> Freed:
+        """Bring everything up to date for a decision, and return the capacity that was freed."""
         nodes = self.nodes
+        self.ledger.freed.update(self.claims.begin(now))
         if self._version != nodes.version:
             self._version = nodes.version
-            for run in self._waiting:
+            for run in self._order:
                 run.weigh(nodes)
+                self._order.moved[run] = None
+                if run.allocator.once:
+                    for queue in run.backlog.queues.values():
+                        run.backlog.soil(queue)
         if self._shrunk:
             self._shrunk = False
-            for run in self._waiting:
+            for run in self._order:
                 for queue in run.backlog.queues.values():
                     if not queue.is_possible(nodes):
                         self.starved.add(queue)
                     elif queue.clean and queue.key.avoid:
-                        run.backlog.soil(queue)  # others may not be able to take over any more
-                        self._waiting.dirty[run] = None
+                        run.backlog.soil(queue)  # no other node may be left to take over
         if self.starved:
             for queue in self.starved.bound():
                 self._unbind(queue)
-        self._waiting.sort()
-        if not freed:
-            return Room((), (), False)
-        return Room([n for n in freed if n.accepting], self._waiting.least, self._prefetch.is_likely)
+        self._order.sort()
+        accepting = [node for node in self.ledger.freed if node.accepting]
+        return Freed(accepting, self._order.least, self._prefetch.is_likely)
 
-    def _offer(self, heap: list[_Candidate], run: Run, room: Room) -> None:
-        """Let the most urgent function of a run that may fit take part in a decision."""
-        own = run.has_allocator
-        limits = None if own or run.limits is None else run.limits.free
-        found = run.backlog.first(limits, room.free, room.nodes)
-        if found is None:
-            if not run.counts[State.READY]:
-                self._idle.append(run)
-            elif not run.backlog.any_dirty:
-                self._waiting.dirty.pop(run, None)
-        else:
-            key = (-run.spec.priority, found[0][0], run.share, run.sequence)
-            self._offered += 1
-            heappush(heap, (key, self._offered, run, None if own else found))
-
-    def _choose(
-        self, f: FunctionState, queue: Queue, room: Room, now: float
-    ) -> tuple[Node | None, bool, bool]:
-        """The node for a function, if any; whether it is prefetched there; whether a claim refused it."""
-        nodes: Iterable[Node]
-        refused = False
-        only = room.only if queue.clean else None
-        if only is None:
-            nodes = self._fitting(f, queue)
-        else:
-            nodes = (only,) if only.takes(queue.cost) and queue.admits(only, self.nodes) else ()
-        for node in nodes:
-            if not self.claims.any or not self.claims.refuse(f, node, now):
-                return node, False, False
-            refused = True
-        if refused or self.claims.any or not self._prefetch.allows(f):
-            return None, False, refused
-        nodes = room.nodes if queue.clean else self.nodes.ordered
-        able = (n for n in nodes if queue.admits(n, self.nodes))
-        return self._prefetch.choose(f, able), True, False
-
-    def _fitting(self, f: FunctionState, queue: Queue) -> Iterator[Node]:
-        """Nodes on which a function can start now, the best first."""
+    def _carry_out(self, proposal: Proposal, now: float) -> Place:
+        """Book a proposal."""
+        queue, f, node, prefetch = proposal
         run = f.run
-        score = ALLOCATORS[run.spec.strategy]
-        moves = None
-        if run.heavy and score is best_fit:
-            moves = move_costs(f, self.nodes, self.settings.bandwidth)
-        found = self.nodes.fitting(queue.cost, score, queue.rows(self.nodes), moves)
-        avoided = queue.avoided(self.nodes)
-        return (node for node in found if node.name not in avoided) if avoided else found
-
-    def _ask_allocator(self, run: Run, now: float) -> Iterator[Place | Rejected]:
-        """Let a run's own allocator place its functions."""
-        for answer in propose(run, self.nodes):
-            if isinstance(answer, Rejected):
-                yield answer
-                return
-            f, node = answer
-            queue = run.backlog.queue_of(f)
-            yield self._carry_out(f, node, now, prefetch=False)
-            run.backlog.took(queue)
-
-    def _carry_out(self, f: FunctionState, node: Node, now: float, *, prefetch: bool) -> Place:
         peer = self._peer(f, node)
         f.short = self._prefetch.is_short(f)
         if prefetch:
@@ -294,10 +223,11 @@ class Placement:
         else:
             self.ledger.book(f, node, now)
         f.move(State.RUNNING)
-        if f.run.ranking.scarce:
+        if run.ranking.scarce:
             self.claims.started(f)
         if f.group is not None and f.group.node is None:
             self.bind(f.group, node)
+        run.backlog.took(queue)
         return Place(f, node, peer)
 
     def _peer(self, f: FunctionState, node: Node) -> Any:
@@ -314,7 +244,7 @@ class Placement:
         if group is f.group:
             return node.name
         if group.node is None:
-            score = best_fit if f.run.has_allocator else ALLOCATORS[f.run.spec.strategy]
+            score = f.run.allocator.score if isinstance(f.run.allocator, BuiltIn) else best_fit
             ordered = self.nodes.ordered
             rows = self.nodes.holders(group.need, group.pins)
             there = next(self.nodes.fitting(group.need, score, rows), None)
@@ -337,8 +267,12 @@ class Placement:
             self.claims.withdraw()
         if not decided or self._overtakes > 0:
             return
-        self._overtakes = sum(run.counts[State.RUNNING] for run in self._waiting)
-        heads = [run.backlog.most_urgent() for run in self._waiting if run.active and not run.has_allocator]
+        self._overtakes = sum(run.counts[State.RUNNING] for run in self._order)
+        heads = [
+            run.backlog.most_urgent()
+            for run in self._order
+            if run.active and isinstance(run.allocator, BuiltIn)
+        ]
         first = min((head[0][4] for head in heads if head is not None), default=None, key=sort_key)
         if f is not None and first is f and now - (f.queued or 0.0) > f.run.ranking.expected(f):
             self.claims.overtaken(f, f.run.backlog.queue_of(f), now)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from handoff_dask._model.progress import Waiting
 from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import UNIT
+from handoff_dask._scheduling.allocators import Allocator, BuiltIn
 from handoff_dask._scheduling.backlog import Backlog
+from handoff_dask._scheduling.custom import Custom
 from handoff_dask._scheduling.estimates import size_of
 from handoff_dask._scheduling.functions import STARTED, FunctionState, State
 from handoff_dask._scheduling.node import Node
@@ -103,6 +105,7 @@ class Run:
     limits : Pool or None
     sizes : list of float
         Kind → how much its functions ask for, on a logarithmic scale.
+    allocator : Allocator
     ranking : Ranking
         The order of its functions.
     top_priority : float
@@ -154,6 +157,8 @@ class Run:
         if spec.max_concurrency is not None:
             capacity[CONCURRENCY] = spec.max_concurrency * UNIT
         self.limits = Pool(capacity) if capacity else None
+        strategy = spec.strategy
+        self.allocator: Allocator = BuiltIn(strategy) if isinstance(strategy, str) else Custom(self, strategy)
         self.top_priority = max((kind.priority for kind in spec.kinds), default=0)
         self.backlog = Backlog({tuple(sorted(cost.items())) for cost in costs})
         self.sizes = [size_of(kind.cost) for kind in spec.kinds]
@@ -173,11 +178,6 @@ class Run:
         self.moved: list[int] = []
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         self.counts[State.WAITING] = self.left = len(self.functions)
-
-    @property
-    def has_allocator(self) -> bool:
-        """Whether an allocator of the user's own places its functions."""
-        return not isinstance(self.spec.strategy, str)
 
     def weigh(self, nodes: Nodes) -> None:
         """Work out the weights for the nodes there are now, and the share anew."""

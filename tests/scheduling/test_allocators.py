@@ -215,13 +215,17 @@ def test_sums_of_what_is_shown_come_out_right(cost, capacity, n):
 # what it leaves out
 
 
-def test_what_is_left_out_waits(core):
+def test_what_is_left_out_waits_until_something_changes(core):
     core.nodes(a="cpu 2")
-    core.run(x=fn("cpu 1"), y=fn("cpu 1"), strategy=Told({}, {"y": "a"}, {"x": "a"}))
+    allocator = Told({}, {"y": "a"}, {"x": "a"})
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"), strategy=allocator)
     assert core.decide() == []
     assert core.states("x y") == "ready ready"
+    assert core.decide() == []
+    assert len(allocator.ready) == 1, "nothing has changed, so it is not asked again"
+    core.nodes(b="cpu 1")
     assert core.decide() == ["y@a"]
-    assert core.decide() == ["x@a"]
+    assert core.decide() == ["x@a"], "its own placement is a change"
 
 
 def test_limits_are_kept_and_what_they_forbid_waits(core):

@@ -360,7 +360,7 @@ def test_a_run_that_has_ended_leaves_no_queues(core, how):
         core.remove()
     core.decide()
     placement = core.state.placement
-    assert not list(placement._waiting)
+    assert not list(placement._order)
     assert not run.backlog.queues
 
 

@@ -1,0 +1,195 @@
+"""Where a decision looks for ready functions: the order of runs, and freed capacity."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from heapq import heapify
+
+from handoff_dask._scheduling.functions import State
+from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.queues import Cost
+from handoff_dask._scheduling.runs import Run
+from handoff_dask._scheduling.spec import Amounts
+
+#: The place of a run in the order: its priority negated, the highest priority of the functions concerned
+#: negated, its dominant share and its sequence number. Smaller is served first.
+RunKey = tuple[float, float, int, int]
+
+
+def run_key(run: Run, priority: float | None = None) -> RunKey:
+    """Return the place of a run in the order.
+
+    Parameters
+    ----------
+    run : Run
+    priority : float, optional
+        Of the function that the run would start next. By default the highest that any of its functions has,
+        so that the key is a lower bound.
+    """
+    if priority is None:
+        priority = run.top_priority
+    return (-run.spec.priority, -priority, run.share, run.sequence)
+
+
+class RunOrder:
+    """Runs with ready functions, sorted by priority and dominant share.
+
+    The run with the smallest dominant share is served first: dominant resource fairness (Ghodsi et al., NSDI
+    2011).
+
+    Attributes
+    ----------
+    moved : dict of Run to None
+        Runs whose share has changed since the last :meth:`sort`.
+    dirty : dict of Run to None
+        Runs that may have a dirty queue.
+    """
+
+    def __init__(self) -> None:
+        self.moved: dict[Run, None] = {}
+        self.dirty: dict[Run, None] = {}
+        self._entries: list[tuple[RunKey, Run]] = []
+        self._keys: dict[Run, RunKey] = {}
+        self._least: dict[str, int] = {}
+        self._discarded = 0  # runs since the last exact :attr:`least`
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._keys)
+
+    def add(self, run: Run) -> None:
+        """Add a run. Adding it again changes nothing."""
+        if run not in self._keys:
+            self._insert(run)
+            run.backlog.on_dirty = lambda: self.dirty.setdefault(run)
+            if run.backlog.any_dirty:
+                self.dirty[run] = None
+            least = dict(run.backlog.least)
+            if len(self._keys) > 1:
+                least = {name: min(units, least.get(name, 0)) for name, units in self._least.items()}
+            self._least = {name: units for name, units in least.items() if units}
+
+    def discard(self, run: Run) -> None:
+        """Remove a run if it is present."""
+        self.dirty.pop(run, None)
+        self.moved.pop(run, None)
+        if run in self._keys:
+            self._remove(run)
+            self._discarded += 1
+            if self._discarded > len(self._keys):
+                self._discarded = 0
+                costs = [dict(other.backlog.least) for other in self._keys]
+                names = set.intersection(*map(set, costs)) if costs else ()
+                self._least = {name: min(cost[name] for cost in costs) for name in names}
+
+    def rest(self, run: Run) -> None:
+        """Note that a run has no candidate left: it is out of the order, or just has no dirty queue."""
+        if not run.counts[State.READY]:
+            self.discard(run)
+        elif not run.backlog.any_dirty:
+            self.dirty.pop(run, None)
+
+    def sort(self) -> None:
+        """Move the runs whose share has changed to their new places."""
+        for run in self.moved:
+            if run in self._keys and self._keys[run] != run_key(run):
+                self._remove(run)
+                self._insert(run)
+        self.moved.clear()
+
+    def _insert(self, run: Run) -> None:
+        key = self._keys[run] = run_key(run)
+        insort(self._entries, (key, run))
+
+    def _remove(self, run: Run) -> None:
+        del self._entries[bisect_left(self._entries, (self._keys.pop(run), run))]
+
+    def heap(self) -> list[tuple[RunKey, Run]]:
+        """Return all runs as a heap."""
+        return self._entries.copy()  # sorted, hence a heap
+
+    def dirty_heap(self) -> list[tuple[RunKey, Run]]:
+        """Return the runs that may have a dirty queue as a heap."""
+        heap = [(run_key(run), run) for run in self.dirty]
+        heapify(heap)
+        return heap
+
+    @property
+    def least(self) -> Cost:
+        """Units of each resource that every function of these runs asks for at least."""
+        return tuple(self._least.items())
+
+
+class Freed:
+    """Nodes on which capacity was freed since the last decision.
+
+    Parameters
+    ----------
+    nodes : iterable of Node
+    least : Cost
+        Nodes with less free capacity are left out: no function fits there.
+    prefetching : bool
+        Whether to count what short functions hold as free, since others may be prefetched behind them.
+
+    Attributes
+    ----------
+    nodes : dict of Node to None
+    most : mapping
+        Resource → upper bound of the units that any of the nodes has free.
+    """
+
+    def __init__(self, nodes: Iterable[Node], least: Cost, prefetching: bool) -> None:
+        self.nodes = dict.fromkeys(nodes)
+        self._least = least
+        self._prefetching = prefetching
+        self._loose = True  # whether the upper bound may be too high
+        self.tighten()
+
+    def __bool__(self) -> bool:
+        return bool(self.nodes)
+
+    def _amounts(self, node: Node) -> Amounts | None:
+        """Return the free capacity of a node, None if no function fits into it."""
+        amounts: Amounts = node.free
+        if self._prefetching and node.short:
+            amounts = {name: units + node.short.get(name, 0) for name, units in amounts.items()}
+        for name, units in self._least:
+            if units > amounts.get(name, 0):
+                return None
+        return amounts
+
+    def tighten(self) -> None:
+        """Make the upper bound exact."""
+        if not self._loose:
+            return
+        self._loose = False
+        self.most: Amounts = {}
+        for node in list(self.nodes):
+            amounts = self._amounts(node)
+            if amounts is None:
+                del self.nodes[node]
+            elif not self.most:
+                self.most = amounts
+            else:
+                most = dict(self.most)
+                for name, units in amounts.items():
+                    if units > most.get(name, 0):
+                        most[name] = units
+                self.most = most
+
+    def took(self, node: Node) -> None:
+        """Note that a function was placed on a node."""
+        if node not in self.nodes:
+            return
+        if self._amounts(node) is None:
+            del self.nodes[node]
+        self._loose = True
+        if len(self.nodes) < 2:
+            self.tighten()
+
+    def discard(self, nodes: Iterable[Node]) -> None:
+        """Leave nodes out of the rest of the decision."""
+        for node in nodes:
+            self.nodes.pop(node, None)
+        self._loose = True
+        self.tighten()

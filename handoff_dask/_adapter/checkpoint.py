@@ -366,3 +366,13 @@ class _Load:
 
 
 load = _Load()
+
+
+def loads_only(code: str) -> bool:
+    """Whether functions of this code load a result that was computed before."""
+    return code.startswith(LOADING)
+
+
+def loading_code(code: str) -> str:
+    """Return the name of the code that loads results of functions of this code."""
+    return code if loads_only(code) else f"{LOADING} {code.partition(' ')[2]}"

@@ -18,6 +18,7 @@ from distributed import SchedulerPlugin, Status
 from distributed.metrics import monotonic, time
 from distributed.protocol import pickle
 
+from handoff_dask._adapter import checkpoint
 from handoff_dask._adapter._dask import clients, hooks, tasks
 from handoff_dask._adapter._dask.tasks import park
 from handoff_dask._adapter.absence import AbsentClients
@@ -273,13 +274,16 @@ class HandoffPlugin(SchedulerPlugin):
             self.wake()
         elif finish == "memory":
             report = report_in(kwargs.get("startstops"), tasks.attempt_id(self.scheduler.tasks[key]))
+            code = f.kind.code
+            loaded = report.outcome == "loaded" or checkpoint.loads_only(code)
             state.finished(
                 f,
                 time(),
                 started=report.started,
                 stopped=report.stopped,
                 nbytes=kwargs.get("nbytes"),
-                loaded=report.outcome == "loaded",
+                code=checkpoint.loading_code(code) if loaded else None,
+                loaded=loaded,
             )
             self._after_end(f, key)
             self.wake()

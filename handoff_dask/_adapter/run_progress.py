@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.metrics import monotonic, time
 
 from handoff_dask._model.resources import from_units
-from handoff_dask._scheduling.eta import TimeLeft, time_left
+from handoff_dask._scheduling.bounds import TimeLeft, time_left
 from handoff_dask._scheduling.functions import FINAL, NAMES, State
 
 if TYPE_CHECKING:

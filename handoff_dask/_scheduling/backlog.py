@@ -11,8 +11,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from handoff_dask._scheduling.functions import AT_ONCE, FunctionState
-from handoff_dask._scheduling.node import Node
-from handoff_dask._scheduling.pool import Pool
+from handoff_dask._scheduling.node import Node, Pool
 from handoff_dask._scheduling.queues import Cost, Entry, Queue, QueueKey
 from handoff_dask._scheduling.spec import Amounts
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes
-from handoff_dask._scheduling.queues import Queue, SortKey, sort_key
+from handoff_dask._scheduling.queues import SortKey, sort_key
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Amounts
 
@@ -163,6 +163,8 @@ class Claims:
         self.refused: dict[Node, None] = {}
         self.refusals = 0
         self._turn = 0  # number of the decision
+        self._most_urgent: FunctionState | None = None
+        self._patience = 0  # placements until the most urgent waiting function is compared with the last one
 
     def begin(self, now: float) -> dict[Node, None]:
         """Begin a decision.
@@ -243,10 +245,36 @@ class Claims:
             if claim is not None:
                 claim.functions.pop(f, None)
 
-    def overtaken(self, f: FunctionState, queue: Queue, now: float) -> None:
-        """The most urgent function that waits was overtaken by others for long."""
+    def watch_overtaking(self, runs: Iterable[Run], placed: int, now: float) -> None:
+        """Give the most urgent waiting function a claim once many others were placed before it.
+
+        Parameters
+        ----------
+        runs : iterable of Run
+            Those with ready functions.
+        placed : int
+            Functions placed in this decision.
+        now : float
+        """
+        self._patience -= placed
+        f = self._most_urgent
+        if f is not None and f.state is not State.READY:
+            self._most_urgent = f = None
+            self.withdraw()
+        if not placed or self._patience > 0:
+            return
+        self._patience = sum(run.counts[State.RUNNING] for run in runs)
+        heads = [run.backlog.most_urgent() for run in runs if run.active and not run.allocator.once]
+        first = min((head[0][4] for head in heads if head is not None), default=None, key=sort_key)
+        if f is not None and first is f and now - (f.queued or 0.0) > f.run.ranking.expected(f):
+            self._claim_node(f, now)
+        self._most_urgent = first
+
+    def _claim_node(self, f: FunctionState, now: float) -> None:
+        """Let a function that others have overtaken claim the node that will have room for it first."""
         if self._overtaken is not None and self._overtaken.function is f:
             return
+        queue = f.run.backlog.queue_of(f)
         rows = queue.rows(self._nodes)
         nodes = self._nodes.ordered
         able = nodes if rows is None else [nodes[row] for row in rows.tolist()]
@@ -268,6 +296,8 @@ class Claims:
         for key in [key for key in self._coming if key[0] is run]:
             del self._coming[key]
             self.recheck = -math.inf
+        if self._most_urgent is not None and self._most_urgent.run is run:
+            self._most_urgent = None
         if self._overtaken is not None and self._overtaken.function.run is run:
             self.withdraw()
         self.any = bool(self._coming) or self._overtaken is not None

@@ -13,9 +13,8 @@ from handoff_dask._model.allocator import ReadyFunction
 from handoff_dask._model.resources import UNIT, format_amounts, from_units
 from handoff_dask._scheduling.allocators import Allocator, Proposal, Rejected, View, held_inputs
 from handoff_dask._scheduling.functions import FunctionState, State
-from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.node import Node, Pool
 from handoff_dask._scheduling.nodes import Nodes
-from handoff_dask._scheduling.pool import Pool
 from handoff_dask._scheduling.queues import Entry, Queue
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
-from handoff_dask._model.function import LOADING
 from handoff_dask._model.resources import UNIT
 
 #: A function that asks for ``k`` times as much as others of its code is expected to take ``k**SLOPE`` times
@@ -28,11 +27,6 @@ def size_of(cost: Iterable[tuple[str, int]]) -> float:
     Amounts up to one count as nothing: one GPU says little about how much there is to do.
     """
     return math.fsum(math.log(max(UNIT, units) / UNIT) for _, units in cost)
-
-
-def loading(code: str) -> str:
-    """Name under which it is learnt how long it takes to load results of functions of this code."""
-    return f"{LOADING} {code.partition(' ')[2]}"
 
 
 class _Seen:

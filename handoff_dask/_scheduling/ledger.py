@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 from handoff_dask._model.resources import CPU, GPU, UNIT
 from handoff_dask._scheduling.functions import FunctionState, State
-from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.node import Node, Pool
 from handoff_dask._scheduling.nodes import Nodes
-from handoff_dask._scheduling.pool import Pool
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Amounts
 

@@ -7,18 +7,20 @@ from dataclasses import replace
 from heapq import heappush
 from typing import Any
 
-from handoff_dask._model.function import LOADING
 from handoff_dask._model.records import Shortfall
 from handoff_dask._scheduling.allocators import HEAVY
 from handoff_dask._scheduling.decisions import Settings, Stop
-from handoff_dask._scheduling.dependents import (
+from handoff_dask._scheduling.functions import (
+    AT_ONCE,
+    FINAL,
+    FunctionState,
+    Retry,
+    State,
     dependents_of,
     only_failed_need,
     skip_dependents,
     unskip_dependents,
 )
-from handoff_dask._scheduling.estimates import loading
-from handoff_dask._scheduling.functions import AT_ONCE, FINAL, FunctionState, Retry, State
 from handoff_dask._scheduling.ledger import Orphan
 from handoff_dask._scheduling.place import Placement
 from handoff_dask._scheduling.runs import Run, RunStatus
@@ -102,21 +104,29 @@ class Lifecycle:
         started: float | None = None,
         stopped: float | None = None,
         nbytes: int | None = None,
+        code: str | None = None,
         loaded: bool = False,
     ) -> None:
-        """A function's result is on the cluster; ``loaded``: from a checkpoint."""
+        """A function's result is on the cluster.
+
+        Parameters
+        ----------
+        f : FunctionState
+        now, started, stopped : float
+        nbytes : int, optional
+            Size of the result.
+        code : str, optional
+            Name of the code that ran, if it was not the function's own: its duration is learnt for that code.
+        loaded : bool
+            Recorded with the attempt.
+        """
         run = f.run
         if f.state is State.RUNNING:
-            code = f.kind.code
-            if loaded:
-                code = loading(code)
-            elif code.startswith(LOADING):
-                loaded = True
             f.close_attempt("finished", started, stopped if stopped is not None else now, loaded=loaded)
             self.placement.ledger.release(f)
             if started is not None and stopped is not None:
-                size = 0.0 if loaded else run.sizes[run.spec.kind_of[f.number]]
-                self.placement.estimates.learn(code, size, stopped - started, nbytes or 0)
+                size = 0.0 if code else run.sizes[run.spec.kind_of[f.number]]
+                self.placement.estimates.learn(code or f.kind.code, size, stopped - started, nbytes or 0)
         elif f.state in FINAL:
             return
         f.nbytes = nbytes

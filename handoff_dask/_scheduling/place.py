@@ -14,15 +14,15 @@ from handoff_dask._scheduling.candidates import Freed, RunOrder, run_key
 from handoff_dask._scheduling.claims import Claims
 from handoff_dask._scheduling.decisions import Place, Settings, Starved
 from handoff_dask._scheduling.estimates import Estimates
+from handoff_dask._scheduling.feasibility import StarvedQueues
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Ledger
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes
 from handoff_dask._scheduling.prefetch import Prefetch
-from handoff_dask._scheduling.queues import Queue, sort_key
+from handoff_dask._scheduling.queues import Queue
 from handoff_dask._scheduling.runs import Group, Run
 from handoff_dask._scheduling.spec import Amounts
-from handoff_dask._scheduling.starved import StarvedQueues
 
 #: How many functions a decision tests for backfilling. When so many were refused, the nodes that refused them
 #: are left out of the decision.
@@ -53,8 +53,6 @@ class Placement:
         self.ledger.moved = self._order.moved
         self._version = -1  # of the nodes that the shares of runs are for
         self._shrunk = False  # whether a node left, paused or became smaller
-        self._overtakes = 0  # placements until the most urgent waiting function is looked at
-        self._most_urgent: FunctionState | None = None
 
     # ------------------------------------------------------------------ nodes
 
@@ -115,8 +113,6 @@ class Placement:
     def ended(self, run: Run) -> None:
         """Forget what waits in a run's queues; there are new ones if a result is lost afterwards."""
         self.claims.forget(run)
-        if self._most_urgent is not None and self._most_urgent.run is run:
-            self._most_urgent = None
         self.starved.forget(run)
         run.backlog.clear()
         self._order.discard(run)
@@ -182,7 +178,7 @@ class Placement:
         self.ledger.freed.clear()
         if self.starved:
             decided += self.starved.fail(now)
-        self._look_after_the_most_urgent(len(decided), now)
+        self.claims.watch_overtaking(self._order, len(decided), now)
         return decided
 
     def _begin(self, now: float) -> Freed:
@@ -255,28 +251,6 @@ class Placement:
                 return None
             self.bind(group, there)
         return None if group.node is None else group.node.name
-
-    # ------------------------------------------------------------------ functions that wait for long
-
-    def _look_after_the_most_urgent(self, decided: int, now: float) -> None:
-        """Let the most urgent function claim a node once as many others as run at once have overtaken it."""
-        self._overtakes -= decided
-        f = self._most_urgent
-        if f is not None and f.state is not State.READY:
-            self._most_urgent = f = None
-            self.claims.withdraw()
-        if not decided or self._overtakes > 0:
-            return
-        self._overtakes = sum(run.counts[State.RUNNING] for run in self._order)
-        heads = [
-            run.backlog.most_urgent()
-            for run in self._order
-            if run.active and isinstance(run.allocator, BuiltIn)
-        ]
-        first = min((head[0][4] for head in heads if head is not None), default=None, key=sort_key)
-        if f is not None and first is f and now - (f.queued or 0.0) > f.run.ranking.expected(f):
-            self.claims.overtaken(f, f.run.backlog.queue_of(f), now)
-        self._most_urgent = first
 
     def _unbind(self, queue: Queue) -> None:
         """Let groups go whose node has become too small, as soon as none of them runs there."""

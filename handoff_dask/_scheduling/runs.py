@@ -16,8 +16,7 @@ from handoff_dask._scheduling.backlog import Backlog
 from handoff_dask._scheduling.custom import Custom
 from handoff_dask._scheduling.estimates import size_of
 from handoff_dask._scheduling.functions import STARTED, FunctionState, State
-from handoff_dask._scheduling.node import Node
-from handoff_dask._scheduling.pool import Pool
+from handoff_dask._scheduling.node import Node, Pool
 from handoff_dask._scheduling.rank import Ranking
 from handoff_dask._scheduling.spec import Pins, RunSpec
 

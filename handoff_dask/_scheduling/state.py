@@ -16,7 +16,8 @@ from typing import Any
 
 from handoff_dask._scheduling.allocators import Rejected
 from handoff_dask._scheduling.decisions import Begin, Decision, End, Fail, Place, Recall, Settings, TooLate
-from handoff_dask._scheduling.explain import explain, find_limit_shortfalls, find_shortfalls
+from handoff_dask._scheduling.explain import explain
+from handoff_dask._scheduling.feasibility import find_limit_shortfalls, find_shortfalls
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.ledger import check_ledger
 from handoff_dask._scheduling.lifecycle import Lifecycle

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from scheduling.harness import Core, amounts, fn, many, node
 
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.node import Node
-from handoff_dask._scheduling.pool import Devices, LedgerError, Pool
+from handoff_dask._scheduling.node import Devices, LedgerError, Node, Pool
 
 
 def test_refuses_to_acquire_more_than_is_free():

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scheduling.harness import Core, fn, many, node
 from scheduling.virtual import make_spec
 
-from handoff_dask._scheduling.eta import time_left
+from handoff_dask._scheduling.bounds import time_left
 from handoff_dask._scheduling.simulate import Simulation
 
 

@@ -97,6 +97,10 @@ class Allocator(ABC):
 
 # ---------------------------------------------------------------------- built-in
 
+#: How many functions a decision tests for backfilling: when more were refused, the nodes that refused them
+#: are left out of the decision.
+_BACKFILL_DEPTH = 32
+
 #: Results smaller than this are moved without a second thought. Bytes.
 HEAVY = 100_000
 
@@ -152,7 +156,10 @@ class BuiltIn(Allocator):
                 yield Proposal(queue, f, node)
                 return
             refused = True
-        claims.refusals += refused
+        if refused:
+            claims.refusals += 1
+            if claims.refusals > _BACKFILL_DEPTH:
+                view.freed.discard(claims.refused)
         if not claims.any and view.prefetch.allows(f):
             nodes = view.freed.nodes if queue.clean else view.nodes.ordered
             able = (node for node in nodes if queue.admits(node, view.nodes))

@@ -237,6 +237,11 @@ class Backlog:
             self.on_dirty()
             heappush(self._dirty.setdefault(queue.key.limit_cost, []), (entry, self._pushed, queue))
 
+    def soil_all(self) -> None:
+        """Make all queues dirty."""
+        for queue in self.queues.values():
+            self.soil(queue)
+
     def set_aside(self, queue: Queue) -> None:
         """Note that no node has room for a queue's first function, and leave it out until :meth:`clean`."""
         queue.clean = True

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
-from heapq import heapify
+from heapq import heapify, heappop, heapreplace
 
 from handoff_dask._scheduling.functions import State
 from handoff_dask._scheduling.node import Node
-from handoff_dask._scheduling.queues import Cost
+from handoff_dask._scheduling.queues import Cost, Queue
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Amounts
 
@@ -193,3 +193,72 @@ class Freed:
             self.nodes.pop(node, None)
         self._loose = True
         self.tighten()
+
+
+class Candidates:
+    """The queues that a decision considers, the one with the most urgent first function first.
+
+    A queue is a candidate if it is dirty or if its cost fits into freed capacity, until it is settled.
+
+    Parameters
+    ----------
+    order : RunOrder
+    freed : Freed
+    """
+
+    def __init__(self, order: RunOrder, freed: Freed) -> None:
+        self._order = order
+        self._freed = freed
+        self._settled: list[tuple[Queue, bool]] = []
+        # Keys are lower bounds: they are compared with the exact key when their turn comes.
+        self._with_clean = bool(freed)
+        self._runs = order.heap() if self._with_clean else order.dirty_heap()
+
+    def first(self) -> Queue | None:
+        """Return the first candidate, None if there is none."""
+        freed, order = self._freed, self._order
+        if self._with_clean and not freed:
+            self._with_clean = False
+            self._runs = order.dirty_heap()
+        runs = self._runs
+        while runs:
+            key, run = runs[0]
+            queue = run.backlog.first(run.limits, freed)
+            if queue is None:
+                heappop(runs)
+                order.rest(run)
+                continue
+            exact = run_key(run, -queue.heap[0][0])
+            if exact != key:
+                heapreplace(runs, (exact, run))
+                if runs[0][1] is not run:
+                    continue
+            runs[0] = (run_key(run), run)  # what is placed may make more urgent functions candidates
+            return queue
+        return None
+
+    def settle(self, queue: Queue, placed: bool) -> None:
+        """Leave out a queue whose first function fits nowhere, for the rest of the decision.
+
+        Parameters
+        ----------
+        queue : Queue
+            If its run has a custom allocator, which is asked once in a decision, all queues of the run are
+            left out but those that wait for the limits of the run.
+        placed : bool
+            Whether the allocator has placed something. That is a change for a custom allocator: it is asked
+            again in the next decision.
+        """
+        run = queue.run
+        for other in run.backlog.queues.values() if run.allocator.once else (queue,):
+            if run.limits is None or run.limits.fits(dict(other.key.limit_cost)):
+                run.backlog.set_aside(other)
+                self._settled.append((other, placed))
+        self._freed.tighten()
+
+    def close(self) -> None:
+        """Let the settled queues take part in the next decision."""
+        for queue, placed in self._settled:
+            queue.run.backlog.clean(queue)
+            if placed:
+                queue.run.backlog.soil(queue)

@@ -267,10 +267,10 @@ class Claims:
         heads = [run.backlog.most_urgent() for run in runs if run.active and not run.allocator.once]
         first = min((head[0][4] for head in heads if head is not None), default=None, key=sort_key)
         if f is not None and first is f and now - (f.queued or 0.0) > f.run.ranking.expected(f):
-            self._claim_node(f, now)
+            self.claim_node(f, now)
         self._most_urgent = first
 
-    def _claim_node(self, f: FunctionState, now: float) -> None:
+    def claim_node(self, f: FunctionState, now: float) -> None:
         """Let a function that others have overtaken claim the node that will have room for it first."""
         if self._overtaken is not None and self._overtaken.function is f:
             return

@@ -6,11 +6,10 @@ function fits nowhere is clean: it waits until capacity is freed, and is compare
 
 from __future__ import annotations
 
-from heapq import heappop, heapreplace
 from typing import Any
 
 from handoff_dask._scheduling.allocators import BuiltIn, Proposal, Rejected, View, best_fit
-from handoff_dask._scheduling.candidates import Freed, RunOrder, run_key
+from handoff_dask._scheduling.candidates import Candidates, Freed, RunOrder
 from handoff_dask._scheduling.claims import Claims
 from handoff_dask._scheduling.decisions import Place, Settings, Starved
 from handoff_dask._scheduling.estimates import Estimates
@@ -23,10 +22,6 @@ from handoff_dask._scheduling.prefetch import Prefetch
 from handoff_dask._scheduling.queues import Queue
 from handoff_dask._scheduling.runs import Group, Run
 from handoff_dask._scheduling.spec import Amounts
-
-#: How many functions a decision tests for backfilling. When so many were refused, the nodes that refused them
-#: are left out of the decision.
-_BACKFILL_DEPTH = 32
 
 
 class Placement:
@@ -132,70 +127,36 @@ class Placement:
 
     def place(self, now: float) -> list[Place | Starved | Rejected]:
         """Place everything that can be placed now."""
-        freed = self._begin(now)
-        view = View(self.nodes, self.claims, freed, self._prefetch, self.settings.bandwidth, now)
+        view = self._begin(now)
+        candidates = Candidates(self._order, view.freed)
         decided: list[Place | Starved | Rejected] = []
-        tried: list[tuple[Queue, bool]] = []  # they take part again in the next decision
-        everyone = bool(freed)
-        runs = self._order.heap() if everyone else self._order.dirty_heap()
-        while runs:
-            if everyone and not freed:
-                everyone, runs = False, self._order.dirty_heap()
-                continue
-            key, run = runs[0]
-            queue = run.backlog.first(run.limits, freed)
-            if queue is None:
-                heappop(runs)
-                self._order.rest(run)
-                continue
-            exact = run_key(run, -queue.heap[0][0])
-            if exact > key:  # another run may be served before this one
-                heapreplace(runs, (exact, run))
-                continue
-            allocator = run.allocator
-            placed = False
-            for proposal in allocator.propose(queue, view):
-                if isinstance(proposal, Rejected):
-                    decided.append(proposal)
-                else:
-                    decided.append(self._carry_out(proposal, now))
-                    freed.took(proposal.node)
-                    placed = True
-            if placed and not allocator.once:
-                heapreplace(runs, (run_key(run), run))
-                continue
-            for other in run.backlog.queues.values() if allocator.once else (queue,):
-                if run.limits is None or run.limits.fits(dict(other.key.limit_cost)):
-                    run.backlog.set_aside(other)
-                    tried.append((other, placed))
-            freed.tighten()
-            if self.claims.refusals > _BACKFILL_DEPTH:
-                freed.discard(self.claims.refused)
-        for queue, placed in tried:
-            queue.run.backlog.clean(queue)
-            if placed:  # what is free has changed for a custom allocator, by what it placed itself
-                queue.run.backlog.soil(queue)
+        while (queue := candidates.first()) is not None:
+            allocator = queue.run.allocator
+            placed = [self._carry_out(proposal, view) for proposal in allocator.propose(queue, view)]
+            decided += placed
+            if not placed or allocator.once:
+                candidates.settle(queue, placed=bool(placed))
+        candidates.close()
         self.ledger.freed.clear()
         if self.starved:
             decided += self.starved.fail(now)
         self.claims.watch_overtaking(self._order, len(decided), now)
         return decided
 
-    def _begin(self, now: float) -> Freed:
-        """Bring everything up to date for a decision, and return the capacity that was freed."""
-        nodes = self.nodes
+    def _begin(self, now: float) -> View:
+        """Bring everything up to date for a decision."""
+        nodes, order = self.nodes, self._order
         self.ledger.freed.update(self.claims.begin(now))
         if self._version != nodes.version:
             self._version = nodes.version
-            for run in self._order:
+            for run in order:
                 run.weigh(nodes)
-                self._order.moved[run] = None
+                order.moved[run] = None
                 if run.allocator.once:
-                    for queue in run.backlog.queues.values():
-                        run.backlog.soil(queue)
+                    run.backlog.soil_all()
         if self._shrunk:
             self._shrunk = False
-            for run in self._order:
+            for run in order:
                 for queue in run.backlog.queues.values():
                     if not queue.is_possible(nodes):
                         self.starved.add(queue)
@@ -204,26 +165,30 @@ class Placement:
         if self.starved:
             for queue in self.starved.bound():
                 self._unbind(queue)
-        self._order.sort()
+        order.sort()
         accepting = [node for node in self.ledger.freed if node.accepting]
-        return Freed(accepting, self._order.least, self._prefetch.is_likely)
+        freed = Freed(accepting, order.least, self._prefetch.is_likely)
+        return View(nodes, self.claims, freed, self._prefetch, self.settings.bandwidth, now)
 
-    def _carry_out(self, proposal: Proposal, now: float) -> Place:
+    def _carry_out(self, proposal: Proposal | Rejected, view: View) -> Place | Rejected:
         """Book a proposal."""
+        if isinstance(proposal, Rejected):
+            return proposal
         queue, f, node, prefetch = proposal
         run = f.run
         peer = self._peer(f, node)
         f.short = self._prefetch.is_short(f)
         if prefetch:
-            self.ledger.prefetch(f, node, now)
+            self.ledger.prefetch(f, node, view.now)
         else:
-            self.ledger.book(f, node, now)
+            self.ledger.book(f, node, view.now)
         f.move(State.RUNNING)
         if run.ranking.scarce:
             self.claims.started(f)
         if f.group is not None and f.group.node is None:
             self.bind(f.group, node)
         run.backlog.took(queue)
+        view.freed.took(node)
         return Place(f, node, peer)
 
     def _peer(self, f: FunctionState, node: Node) -> Any:

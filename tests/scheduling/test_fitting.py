@@ -74,7 +74,7 @@ class Watched(Core):
         self._carry_out = self.state.placement._carry_out
         self.state.placement._carry_out = self.choose
 
-    def choose(self, proposal, now):
+    def choose(self, proposal, view):
         _, f, chosen, prefetch = proposal
         nodes = sorted(self.state.nodes.values(), key=lambda n: str(n.name))
         candidates = able(f, nodes)
@@ -84,14 +84,14 @@ class Watched(Core):
         assert chosen in candidates
         if prefetch:
             assert not free
-            return self._carry_out(proposal, now)
+            return self._carry_out(proposal, view)
         assert chosen in free
         scores = {n: suits_how_little(f, n, nodes) for n in free}
         assert scores[chosen] <= min(scores.values()) + 1e-9
         if self.exact or f.run.spec.strategy != "best_fit":
             assert chosen is next(n for n in free if scores[n] == scores[chosen])
         self.choices += len(free) > 1
-        return self._carry_out(proposal, now)
+        return self._carry_out(proposal, view)
 
 
 @pytest.mark.parametrize("exact", [True, False])

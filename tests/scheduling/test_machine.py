@@ -108,7 +108,7 @@ def runs(draw):
 def without_claims(state: SchedulingState) -> None:
     """Let nobody claim a node."""
     state.placement.claims.started = lambda f: None
-    state.placement.claims.overtaken = lambda *_: None
+    state.placement.claims.claim_node = lambda *_: None
 
 
 class Watched(VirtualCluster):

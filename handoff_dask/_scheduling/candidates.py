@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heapreplace
 
 from handoff_dask._scheduling.functions import State
@@ -44,6 +44,8 @@ class RunOrder:
         Runs whose share has changed since the last :meth:`sort`.
     dirty : dict of Run to None
         Runs that may have a dirty queue.
+    least : Cost
+        Units of each resource that every function of these runs asks for at least.
     """
 
     def __init__(self) -> None:
@@ -51,8 +53,8 @@ class RunOrder:
         self.dirty: dict[Run, None] = {}
         self._entries: list[tuple[RunKey, Run]] = []
         self._keys: dict[Run, RunKey] = {}
-        self._least: dict[str, int] = {}
-        self._discarded = 0  # runs since the last exact :attr:`least`
+        self.least: Cost = ()
+        self._discarded = 0  # runs since ``least`` was exact
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self._keys)
@@ -60,27 +62,28 @@ class RunOrder:
     def add(self, run: Run) -> None:
         """Add a run. Adding it again changes nothing."""
         if run not in self._keys:
-            self._insert(run)
+            key = self._keys[run] = run_key(run)
+            insort(self._entries, (key, run))
             run.backlog.on_dirty = lambda: self.dirty.setdefault(run)
             if run.backlog.any_dirty:
                 self.dirty[run] = None
-            least = dict(run.backlog.least)
-            if len(self._keys) > 1:
-                least = {name: min(units, least.get(name, 0)) for name, units in self._least.items()}
-            self._least = {name: units for name, units in least.items() if units}
+            self._find_least([self.least, run.backlog.least] if len(self._keys) > 1 else [run.backlog.least])
 
     def discard(self, run: Run) -> None:
         """Remove a run if it is present."""
         self.dirty.pop(run, None)
         self.moved.pop(run, None)
         if run in self._keys:
-            self._remove(run)
+            del self._entries[bisect_left(self._entries, (self._keys.pop(run), run))]
             self._discarded += 1
             if self._discarded > len(self._keys):
                 self._discarded = 0
-                costs = [dict(other.backlog.least) for other in self._keys]
-                names = set.intersection(*map(set, costs)) if costs else ()
-                self._least = {name: min(cost[name] for cost in costs) for name in names}
+                self._find_least([other.backlog.least for other in self._keys])
+
+    def _find_least(self, costs: Sequence[Cost]) -> None:
+        amounts = [dict(cost) for cost in costs]
+        names = set.intersection(*map(set, amounts)) if amounts else ()
+        self.least = tuple((name, min(cost[name] for cost in amounts)) for name in names)
 
     def rest(self, run: Run) -> None:
         """Note that a run has no candidate left: it is out of the order, or just has no dirty queue."""
@@ -91,18 +94,13 @@ class RunOrder:
 
     def sort(self) -> None:
         """Move the runs whose share has changed to their new places."""
+        entries, keys = self._entries, self._keys
         for run in self.moved:
-            if run in self._keys and self._keys[run] != run_key(run):
-                self._remove(run)
-                self._insert(run)
+            if run in keys and keys[run] != (key := run_key(run)):
+                del entries[bisect_left(entries, (keys[run], run))]
+                keys[run] = key
+                insort(entries, (key, run))
         self.moved.clear()
-
-    def _insert(self, run: Run) -> None:
-        key = self._keys[run] = run_key(run)
-        insort(self._entries, (key, run))
-
-    def _remove(self, run: Run) -> None:
-        del self._entries[bisect_left(self._entries, (self._keys.pop(run), run))]
 
     def heap(self) -> list[tuple[RunKey, Run]]:
         """Return all runs as a heap."""
@@ -113,11 +111,6 @@ class RunOrder:
         heap = [(run_key(run), run) for run in self.dirty]
         heapify(heap)
         return heap
-
-    @property
-    def least(self) -> Cost:
-        """Units of each resource that every function of these runs asks for at least."""
-        return tuple(self._least.items())
 
 
 class Freed:
@@ -139,7 +132,8 @@ class Freed:
     """
 
     def __init__(self, nodes: Iterable[Node], least: Cost, prefetching: bool) -> None:
-        self.nodes = dict.fromkeys(nodes)
+        self.nodes: dict[Node, None] = dict.fromkeys(nodes)
+        self.most: Amounts = {}
         self._least = least
         self._prefetching = prefetching
         self._loose = True  # whether the upper bound may be too high
@@ -163,19 +157,18 @@ class Freed:
         if not self._loose:
             return
         self._loose = False
-        self.most: Amounts = {}
-        for node in list(self.nodes):
-            amounts = self._amounts(node)
-            if amounts is None:
-                del self.nodes[node]
-            elif not self.most:
-                self.most = amounts
-            else:
-                most = dict(self.most)
-                for name, units in amounts.items():
-                    if units > most.get(name, 0):
-                        most[name] = units
-                self.most = most
+        amounts = [(node, self._amounts(node)) for node in self.nodes]
+        useful = {node: free for node, free in amounts if free is not None}
+        self.nodes = dict.fromkeys(useful)
+        if len(useful) < 2:
+            self.most = next(iter(useful.values()), {})
+            return
+        most: dict[str, int] = {}
+        for free in useful.values():
+            for name, units in free.items():
+                if units > most.get(name, 0):
+                    most[name] = units
+        self.most = most
 
     def took(self, node: Node) -> None:
         """Note that a function was placed on a node."""

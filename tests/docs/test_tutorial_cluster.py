@@ -111,7 +111,7 @@ def test_real_cluster_step(terminals):
     (terminals.folder / "client.py").write_text(captioned("client.py").replace("8786", terminals.port))
     failed = terminals.run(program)
     assert failed.returncode == 1
-    assert failed.stderr.endswith(captioned("the mistake"))
+    assert failed.stderr.endswith(captioned("the error message"))
 
     terminals.stop(second)
     wait_for_nodes("node1")
@@ -119,4 +119,4 @@ def test_real_cluster_step(terminals):
     wait_for_nodes("node1", "node2")
     completed = [terminals.run(command) for command in list_and_run.splitlines()]
     assert [done.returncode for done in completed] == [0, 0], completed
-    assert "".join(done.stdout for done in completed) == captioned("the result")
+    assert "".join(done.stdout for done in completed) == captioned("the output")

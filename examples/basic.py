@@ -1,7 +1,7 @@
-"""Three functions in a row, with no cluster to set up.
+"""A chain of three functions, without setting up a cluster.
 
-``source`` gives a number, ``transform`` doubles it, ``sink`` puts it in a sentence. There is no Dask
-``Client``, so ``execute`` starts the embedded cluster, which lives in this process and closes when it ends.
+``source`` returns a number, ``transform`` doubles it, ``sink`` formats a sentence. Without a Dask ``Client``,
+``execute`` starts the embedded cluster, which runs in this process and closes when the process ends.
 """
 
 import handoff_dask as handoff
@@ -21,7 +21,7 @@ def format_answer(value):
 
 
 def build_dag() -> DAG:
-    """Chain three functions; the results of ``args`` come first in a call: ``multiply(42, 2)``."""
+    """Chain three functions; results of ``args`` are the first arguments: ``multiply(42, 2)``."""
     dag = DAG("basic_example")
     dag.add_function(Function(id="source", code=identity, extra_args=[42]))
     dag.add_function(Function(id="transform", args=["source"], code=multiply, extra_args=[2]))
@@ -30,7 +30,7 @@ def build_dag() -> DAG:
 
 
 def main() -> handoff.Result:
-    """Run the DAG; print what each function gave, and the node it ran on."""
+    """Run the DAG; print each function's result and the node it ran on."""
     result = handoff.execute(build_dag())
     for id, value in result.results.items():
         print(f"{id:<10} {value!s:<25} on {result.allocations[id]}")

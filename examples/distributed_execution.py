@@ -1,9 +1,9 @@
 """Functions with different needs on two unequal nodes.
 
-Each function states its cost and runs on a node where that is free: only ``gpu-node`` can take
-``gpu_process``. Without an argument both nodes are local ones, for this demonstration. To run on a cluster of
-your own, give its scheduler's address; one of its workers has to offer a GPU, and ``handoff_dask`` has to be
-installed on all of its machines::
+Each function declares its cost and runs on a node with enough free capacity: only ``gpu-node`` is eligible
+for ``gpu_process``. Without an argument, the program creates both nodes on this machine. To run on your own
+cluster, pass its scheduler's address; one of its workers must offer a GPU, and ``handoff_dask`` must be
+installed on all its machines::
 
     dask scheduler
     dask worker tcp://scheduler:8786 --name cpu-node --resources "cpu=4,memory=4096"

@@ -1,14 +1,14 @@
-"""Real pictures through five stages on three unequal nodes.
+"""Process pictures in five stages on three unequal nodes.
 
-Four pictures that come with scikit-image are loaded, resized, blurred, turned to grayscale and searched for
-edges: a chain of five functions per picture, whose costs differ. One last function joins all of them in a
-collage, which is written to a PNG file::
+Four pictures that come with scikit-image are loaded, resized, blurred, converted to grayscale, and reduced to
+their edges: a chain of five functions per picture, with different costs. A last function combines all stages
+in a collage, which is written to a PNG file::
 
     pip install "handoff-dask[examples]"
     python image_processing.py collage.png
 
-The table printed at the end says where and when each function ran. ``gpu`` is a resource like any other here:
-numpy finds the edges without one, but only on the node that offers it.
+The table printed at the end shows where and when each function ran. ``gpu`` is just a resource name here:
+numpy finds the edges without a GPU, but only on the node that offers one.
 """
 
 import sys
@@ -43,12 +43,12 @@ COSTS = {
     "collage": {"cpu": 1, "memory": 1024},
 }
 
-# The collage, in pixels: tiles with gaps between them, column names above, picture names on the left.
+# Layout of the collage, in pixels: tiles and gaps, with column names above and picture names on the left.
 TILE, GAP, HEADER, MARGIN = 256, 12, 48, 112
 BACKGROUND, TEXT = (24, 26, 32), (226, 230, 238)
 
 
-# The stages. Pictures are arrays of floats from 0 to 1; shape (height, width, 3), or (height, width) if gray.
+# The stages. Pictures are float arrays from 0 to 1 of shape (height, width, 3), or (height, width) if gray.
 
 
 def load(filename):
@@ -57,7 +57,7 @@ def load(filename):
 
 
 def resize(picture, size):
-    """Cut the largest square from the middle and scale it to ``size`` pixels a side."""
+    """Crop the largest centred square and scale it to ``size`` pixels a side."""
     image = Image.fromarray(np.uint8(picture * 255 + 0.5))
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)) / 255
 
@@ -74,12 +74,12 @@ def blur(picture, sigma):
 
 
 def grayscale(picture):
-    """Weigh the colours as the luma of ITU-R BT.601 does."""
+    """Compute the luma of ITU-R BT.601."""
     return picture @ [0.299, 0.587, 0.114]
 
 
 def edges(gray):
-    """Measure the Sobel gradient, the strongest being 1."""
+    """Compute the magnitude of the Sobel gradient, scaled to a maximum of 1."""
     padded = np.pad(gray, 1, mode="edge")
     down = padded[:-2] + 2 * padded[1:-1] + padded[2:]
     along = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
@@ -88,12 +88,12 @@ def edges(gray):
 
 
 def corner(row, column):
-    """Return the left and upper pixel of a tile of the collage."""
+    """Return the x and y of a tile's upper left pixel in the collage."""
     return MARGIN + column * (TILE + GAP), HEADER + row * (TILE + GAP)
 
 
 def collage(tiles, names, stages):
-    """Draw a row for each picture and a column for each stage; ``tiles`` come row by row."""
+    """Draw a row for each picture and a column for each stage; ``tiles`` are in row-major order."""
     sheet = Image.new("RGB", corner(len(names), len(stages)), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=18)
@@ -109,11 +109,11 @@ def collage(tiles, names, stages):
     return np.asarray(sheet)
 
 
-# The computation.
+# The DAG.
 
 
 def build_dag() -> DAG:
-    """Name the functions by pairs, such as ``("blur", "coffee")``: any hashable value can be an id."""
+    """Build the DAG, with pairs as ids, such as ``("blur", "coffee")``: any hashable value can be an id."""
     dag = DAG("image_processing")
 
     def add(stage, name, code, args=(), extra_args=()):
@@ -141,7 +141,7 @@ def build_dag() -> DAG:
 
 
 def print_allocations(result):
-    """Print a line for each function, in the order in which they started."""
+    """Print a line for each function, in the order of their start times."""
     rows = []
     for id, record in result.records.items():
         last = record.attempts[-1]

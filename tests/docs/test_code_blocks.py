@@ -1,4 +1,4 @@
-"""Every Python code block of README and docs runs: the blocks of a page in order, as one program."""
+"""Run every Python code block of README and docs: a page's blocks in order, as one program."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def blocks(page: Path) -> list[str]:
+def code_blocks(page: Path) -> list[str]:
     return BLOCK.findall(page.read_text())
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-WITH_CODE = [page for page in PAGES if "_build" not in page.parts and blocks(page)]
+WITH_CODE = [page for page in PAGES if "_build" not in page.parts and code_blocks(page)]
 
 
-def test_there_are_pages_with_code():
+def test_readme_and_tutorial_have_code():
     names = {str(page.relative_to(ROOT)) for page in WITH_CODE}
     assert {"README.md", "docs/tutorial.md"} <= names
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=[str(page.relative_to(ROOT)) for page in WITH_CODE])
-def test_code_of(page, tmp_path):
+def test_code_blocks_run(page, tmp_path):
     script = tmp_path / f"{page.stem.replace('-', '_')}.py"
-    script.write_text("\n\n".join(blocks(page)))
+    script.write_text("\n\n".join(code_blocks(page)))
     environment = {**os.environ, "PYTHONWARNINGS": "error::DeprecationWarning:__main__"}
     done = subprocess.run(
         [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100

@@ -1,4 +1,4 @@
-"""The last step of the tutorial, followed to the letter: its commands, its program, what they print."""
+"""Follow the last step of the tutorial to the letter: its commands, its program, and their output."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ COMMANDS = re.findall(r"^```bash\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
 
 
 def captioned(caption: str) -> str:
+    """Return the body of the code block with this caption."""
     block = re.search(rf"^:caption: {caption}\n\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
     assert block is not None, caption
     return block.group(1)
 
 
 class Terminals:
-    """What runs in the reader's terminals."""
+    """The processes that run in the reader's terminals."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = str(free.getsockname()[1])
         self.folder = folder
-        self.running: list[subprocess.Popen[str]] = []
-        # The commands of the environment that runs the tests, as if it had been activated.
+        self.processes: list[subprocess.Popen[str]] = []
+        # Commands come from the environment that runs the tests, as if it were activated.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         self.environment = {**os.environ, "PATH": path, "COLUMNS": "200"}
 
@@ -51,11 +52,11 @@ class Terminals:
         return words
 
     def start(self, command: str) -> subprocess.Popen[str]:
-        with open(self.folder / f"{len(self.running)}.log", "w") as log:
+        with open(self.folder / f"{len(self.processes)}.log", "w") as log:
             process = subprocess.Popen(
                 self.arguments(command), cwd=self.folder, env=self.environment, stdout=log, stderr=log
             )
-        self.running.append(process)
+        self.processes.append(process)
         return process
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
@@ -68,7 +69,7 @@ class Terminals:
             timeout=100,
         )
 
-    def end(self, process: subprocess.Popen[str]) -> None:
+    def stop(self, process: subprocess.Popen[str]) -> None:
         process.send_signal(signal.SIGINT)
         try:
             process.wait(timeout=30)
@@ -76,46 +77,46 @@ class Terminals:
             process.kill()
             process.wait()
 
-    def end_all(self) -> None:
-        for process in reversed(self.running):
+    def stop_all(self) -> None:
+        for process in reversed(self.processes):
             if process.poll() is None:
-                self.end(process)
+                self.stop(process)
 
 
 @pytest.fixture
 def terminals(tmp_path):
     terminals = Terminals(tmp_path)
     yield terminals
-    terminals.end_all()
+    terminals.stop_all()
 
 
-def test_the_last_step_of_the_tutorial(terminals):
-    scheduler, node1, node2, program, licensed, ask_and_run = COMMANDS
+def test_real_cluster_step(terminals):
+    scheduler, node1, node2, program, licensed, list_and_run = COMMANDS
     address = f"tcp://127.0.0.1:{terminals.port}"
     terminals.start(scheduler)
 
-    def nodes_are(*names: str) -> None:
-        def there() -> bool:
+    def wait_for_nodes(*names: str) -> None:
+        def joined() -> bool:
             try:
                 return set(handoff.discover_nodes(address)) == set(names)
             except handoff.ClusterNotReadyError:
                 return False
 
-        until(there, 60, f"the nodes are {names}")
+        until(joined, 60, f"the nodes are {names}")
 
     terminals.start(node1)
     second = terminals.start(node2)
-    nodes_are("node1", "node2")
+    wait_for_nodes("node1", "node2")
 
     (terminals.folder / "client.py").write_text(captioned("client.py").replace("8786", terminals.port))
-    mistaken = terminals.run(program)
-    assert mistaken.returncode == 1
-    assert mistaken.stderr.endswith(captioned("the mistake"))
+    failed = terminals.run(program)
+    assert failed.returncode == 1
+    assert failed.stderr.endswith(captioned("the error message"))
 
-    terminals.end(second)
-    nodes_are("node1")
+    terminals.stop(second)
+    wait_for_nodes("node1")
     terminals.start(licensed)
-    nodes_are("node1", "node2")
-    printed = [terminals.run(command) for command in ask_and_run.splitlines()]
-    assert [done.returncode for done in printed] == [0, 0], printed
-    assert "".join(done.stdout for done in printed) == captioned("the result")
+    wait_for_nodes("node1", "node2")
+    completed = [terminals.run(command) for command in list_and_run.splitlines()]
+    assert [done.returncode for done in completed] == [0, 0], completed
+    assert "".join(done.stdout for done in completed) == captioned("the output")

@@ -1,4 +1,4 @@
-"""The examples run as written, and give what they promise."""
+"""The example programs run as written and produce the promised results."""
 
 import importlib.util
 import io
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 def load_example(name):
     spec = importlib.util.spec_from_file_location(f"handoff_example_{name}", ROOT / "examples" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its functions are pickled by this name
+    sys.modules[spec.name] = module  # its functions are pickled by reference to this name
     spec.loader.exec_module(module)
     return module
 
@@ -45,7 +45,7 @@ def test_basic(capsys):
 
 
 def test_basic_as_a_script():
-    """As a user starts it: its functions are in ``__main__``, its folder is first on the import path."""
+    """Run as users do: the functions are in ``__main__``, the folder is first on the import path."""
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / "basic.py"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -92,8 +92,8 @@ def test_distributed_costs():
     }
 
 
-def test_distributed_on_a_cluster_that_is_there(capsys):
-    """The cluster at the address is used, and left running."""
+def test_distributed_on_an_existing_cluster(capsys):
+    """The program uses the cluster at the address, and leaves it running."""
     example = load_example("distributed_execution")
     nodes = {"other-node": {"cpu": 1, "memory": 4096}, "gpu-node": {"cpu": 2, "memory": 4096, "gpu": 1}}
     with handoff.local_cluster(nodes) as cluster:
@@ -114,7 +114,7 @@ def example():
 
 @pytest.fixture(scope="module")
 def image_run(example, tmp_path_factory):
-    """The result of one run, the path of its collage, what it printed."""
+    """The result of one run, the path of its collage, and its output."""
     path = tmp_path_factory.mktemp("image_processing") / "collage.png"
     with redirect_stdout(io.StringIO()) as printed:
         result = example.main(str(path))
@@ -134,8 +134,8 @@ def tile(example, sheet, row, column):
     return sheet[upper : upper + example.TILE, left : left + example.TILE].astype(int)
 
 
-def direct_stages(filename):
-    """Evaluate the stages one after the other, written in another way: line by line, weight by weight."""
+def reference_stages(filename):
+    """Compute the stages independently of the example: line by line, weight by weight."""
     with Image.open(files("skimage") / "data" / filename) as image:
         fitted = ImageOps.fit(image.convert("RGB"), (256, 256), Image.Resampling.LANCZOS)
     resized = np.asarray(fitted) / 255
@@ -164,7 +164,7 @@ def direct_stages(filename):
 def test_image_values(example, image_run, sheet):
     result = image_run[0]
     for row, (name, filename) in enumerate(example.PICTURES.items()):
-        for column, (stage, expected) in enumerate(direct_stages(filename).items()):
+        for column, (stage, expected) in enumerate(reference_stages(filename).items()):
             value = result.results[stage, name]
             assert value.shape == expected.shape
             np.testing.assert_allclose(value, expected, atol=1e-9)
@@ -188,7 +188,7 @@ def test_image_collage(example, image_run, sheet):
             assert shown.std() > 10
     drawn = (sheet != example.BACKGROUND).any(axis=2)
     assert covered.sum() == rows * columns * 256 * 256
-    for column in range(columns):  # a name above each column and beside each row, nothing in the gaps
+    for column in range(columns):  # a label above each column and beside each row, nothing in the gaps
         left, upper = example.corner(0, column)
         assert drawn[:upper, left : left + 256].any()
     for row in range(rows):

@@ -1,4 +1,4 @@
-"""The notebooks run as written, and give what their text promises."""
+"""The notebooks run as written and produce what their text promises."""
 
 import ast
 from pathlib import Path
@@ -23,35 +23,35 @@ def read(name):
 
 
 def execute(name, directory, facts):
-    """Run a notebook, and before its last cell, which closes the cluster, look at something.
+    """Run a notebook, and evaluate an expression before the last cell closes the cluster.
 
     Returns
     -------
     str
-        All that it printed.
+        The notebook's standard output.
     object
         The value of the expression ``facts``.
     """
     notebook = read(name)
     last = -1 if "cluster.close()" in notebook.cells[-1].source else len(notebook.cells)
-    looking = nbformat.v4.new_code_cell(facts)
-    notebook.cells.insert(last, looking)
+    probe = nbformat.v4.new_code_cell(facts)
+    notebook.cells.insert(last, probe)
     where = {"metadata": {"path": str(directory)}}
     client = NotebookClient(notebook, kernel_name="python3", timeout=60, startup_timeout=60, resources=where)
     client.execute()
     outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
     assert "".join(o.text for o in outputs if o.get("name") == "stderr") == ""
     printed = "".join(o.text for o in outputs if o.get("name") == "stdout")
-    return printed, ast.literal_eval(looking.outputs[-1].data["text/plain"])
+    return printed, ast.literal_eval(probe.outputs[-1].data["text/plain"])
 
 
-def test_every_notebook_is_here():
+def test_every_notebook_is_tested():
     assert {path.stem for path in EXAMPLES.glob("*.ipynb")} == NOTEBOOKS
 
 
 @pytest.mark.parametrize("name", sorted(NOTEBOOKS))
-def test_notebooks_are_clean(name):
-    """Stored outputs would be another version's, and a change in every diff."""
+def test_notebook_has_no_stored_output(name):
+    """Stored outputs go stale, and would change in every diff."""
     notebook = read(name)
     nbformat.validate(notebook)
     assert notebook.cells[0].source.startswith("# ")
@@ -118,7 +118,7 @@ def test_image_processing(tmp_path):
     assert kept == ["sheet"]
     assert shape == (320, 800, 3)
     assert difference < 1e-9
-    assert min(spreads) > 0.05, "pictures, not plain areas"
+    assert min(spreads) > 0.05, "images, not plain areas"
 
 
 def test_numeric_pipeline(tmp_path):

@@ -82,7 +82,7 @@ class CheckpointFile(NamedTuple):
     name : str
         File name within the directory.
     fingerprint : str
-        Fingerprint of the function and everything upstream of it. A file with another one is ignored.
+        Fingerprint of the function and everything upstream of it. A file with another fingerprint is invalid.
     """
 
     directory: Blob

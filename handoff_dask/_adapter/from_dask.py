@@ -143,6 +143,10 @@ def functions_of_collection(obj: Any, dag_id: Hashable, cost: Chooser, node: Cho
     ------
     TypeError
         ``obj`` contains no Dask collection.
+    MissingFunctionError
+        A task refers to a future, or to persisted data.
+    InvalidFunctionError
+        A task cannot be converted. Raised by the iterator.
     """
     collections: list[Any] = []
     whole = _to_task(obj, collections)
@@ -187,17 +191,19 @@ def functions_of_graph(
         The graph is not a mapping.
     MissingFunctionError
         An output, or a key that a task refers to, is missing from the graph.
+    InvalidFunctionError
+        A task cannot be converted. Raised by the iterator.
     """
     if not isinstance(graph, Mapping):
         raise TypeError(f"graph must be a Dask graph, a mapping of keys to tasks, not {graph!r}")
     conversion = _Conversion(dag_id, ensure_dict(graph), _annotations_of(graph), cost, node)
-    return conversion.functions(list(_flat(outputs)), readable=False)
+    return conversion.functions(list(_flatten(outputs)), readable=False)
 
 
-def _flat(outputs: Any) -> Iterator[Hashable]:
+def _flatten(outputs: Any) -> Iterator[Hashable]:
     if isinstance(outputs, list):
         for each in outputs:
-            yield from _flat(each)
+            yield from _flatten(each)
     else:
         yield outputs
 
@@ -259,7 +265,7 @@ class _Conversion:
         From :func:`_annotations_of`.
     cost, node : Chooser
     extra : mapping of key to task, optional
-        A task to add that assembles the result of several collections.
+        A task to add, which assembles the result from the collections.
     """
 
     def __init__(
@@ -278,7 +284,7 @@ class _Conversion:
         self.result = next(iter(extra), None) if extra else None
         self.graph.update(extra or {})
         self.annotations = annotations
-        #: Annotations in force where the user called: name → Chooser.
+        #: Annotations of enclosing ``dask.annotate`` blocks: name → Chooser.
         self.ambient = {n: _ignore_task(v) for n, v in dask.get_annotations().items()}
         self.cost = cost
         self.node = node
@@ -287,6 +293,7 @@ class _Conversion:
         self._calls: dict[int, Call] = {}
 
     def functions(self, outputs: Iterable[Any], *, readable: bool) -> Iterator[Function]:
+        """Return the functions that the outputs need. ``readable`` turns keys into ids without tokens."""
         outputs = list(outputs)
         self.outputs.update(outputs)
         order = self._order(outputs)

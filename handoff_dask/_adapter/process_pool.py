@@ -31,7 +31,7 @@ _START_TIMEOUT = 60.0
 #: Idle processes to keep at most.
 _MAX_IDLE = max(4, os.cpu_count() or 1)
 
-#: Stopped attempts to remember at most. Most of them never start here, so their entries are never removed.
+#: Attempts to remember as stopped before they start. Most never start, so the oldest entries are evicted.
 _MAX_STOPPED = 10_000
 
 _idle: list[Child] = []
@@ -39,7 +39,8 @@ _running: dict[Hashable, Child] = {}
 _stopped: OrderedDict[Hashable, None] = OrderedDict()
 _lock = threading.Lock()
 
-# PR_SET_PDEATHSIG kills a child when the *thread* that started it ends, so one permanent thread starts all.
+# On Linux a child is killed when the *thread* that started it ends (see ``child``): one permanent thread
+# therefore starts all children.
 _starter = ThreadPoolExecutor(1, thread_name_prefix="handoff-starter")
 
 

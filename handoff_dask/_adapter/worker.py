@@ -69,9 +69,9 @@ def run_function(program: Program, *values: Any) -> Any:
     try:
         nodes = _transfer_nodes(program, running) if shape.transfer else ()
         # An earlier attempt may have written its result before its node was lost.
-        is_retry = running is not None and "attempt" in attempt_metadata(running.task)
+        repeated = running is not None and "attempt" in attempt_metadata(running.task)
         loaded: tuple[Any, ...] = ()
-        if is_retry and program.checkpoint is not None:
+        if repeated and program.checkpoint is not None:
             loaded = checkpoint.find_result(program.checkpoint)
         if loaded:
             (result,) = loaded

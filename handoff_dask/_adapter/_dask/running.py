@@ -85,20 +85,21 @@ def attach(running: Running, name: str, value: Any, at: float) -> None:
 
     On the scheduler, :func:`tasks.attached` finds it.
 
+    Reaches: ``TaskState.startstops`` of a worker's task: the intervals that both ``task-finished`` and
+    ``task-erred`` carry. The function adds an interval of length 0, with the value as an extra field, and
+    with an ``action`` that Dask's diagnostics know. And ``Worker.scheduler_delay``, by which Dask shifts its
+    times.
+    Why: ``TaskState.metadata``, which is meant for such values, is sent only on success.
+    From: Dask 2025.7.
+
     Parameters
     ----------
     running : Running
     name : str
     value : object
-        Plain values: Dask does not pickle them.
+        A plain value: Dask does not pickle it.
     at : float
-        A time within the attempt: seconds since the epoch, by the node's clock.
-
-    Reaches: ``TaskState.startstops`` of a worker's task: the intervals that both ``task-finished`` and
-    ``task-erred`` carry. One interval of length 0 is added, with the value as an extra field, and with an
-    ``action`` that Dask's diagnostics know; and ``Worker.scheduler_delay``, by which Dask shifts its times.
-    Why: ``TaskState.metadata``, which is meant for such values, is sent only on success.
-    From: Dask 2025.7.
+        A time within the attempt, in seconds since the epoch, by the node's clock.
     """
     worker, task = running
     at += worker.scheduler_delay

@@ -82,8 +82,8 @@ def send(client: Client, message: dict[str, Any]) -> None:
     client.loop.add_callback(client._send_to_scheduler, message)
 
 
-def on_message(client: Client, op: str, handler: Callable[..., None]) -> None:
-    """Register a handler of the stream messages ``op`` that :func:`clients.send` sends.
+def add_stream_handler(client: Client, op: str, handler: Callable[..., None]) -> None:
+    """Register a handler of the stream messages ``op`` from the scheduler.
 
     Reaches: the table ``Client._stream_handlers``.
     Why: Dask has no public API for custom stream messages.

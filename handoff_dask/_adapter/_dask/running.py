@@ -70,7 +70,7 @@ def annotation(task: Any, name: str) -> Mapping[str, Any]:
 
 
 def attempt_id(task: Any) -> int:
-    """Return the id by which :func:`tasks.is_attempt` recognises this attempt of a task.
+    """Return the id by which the scheduler recognises this attempt of a task.
 
     Reaches: ``TaskState.run_id`` of a worker's task: the id in the last ``compute-task`` message for it.
     Why: nothing public distinguishes the attempts of a task.

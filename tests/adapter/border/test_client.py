@@ -43,9 +43,9 @@ def test_send(client, cluster):
     del cluster.scheduler.stream_handlers["test-send"]
 
 
-def test_on_message(client, cluster):
+def test_add_stream_handler(client, cluster):
     heard = []
-    border.on_message(client, "test-message", lambda **message: heard.append(message["x"]))
+    border.add_stream_handler(client, "test-message", lambda **message: heard.append(message["x"]))
     wait(client.submit(identity, 1, pure=False))
 
     async def say():

@@ -10,7 +10,7 @@ import pytest
 from distributed import Client, Worker, wait
 from helpers import identity, until
 
-from handoff_dask._adapter._dask import client as border
+from handoff_dask._adapter._dask import client as dask_client
 from handoff_dask._adapter._dask import graphs, running
 
 
@@ -19,15 +19,15 @@ def fails(*args):
 
 
 def test_request(client):
-    assert isinstance(client.sync(border.request, client, "ncores"), dict), (
+    assert isinstance(client.sync(dask_client.request, client, "ncores"), dict), (
         "requests are sent in another way: session"
     )
     with pytest.raises(TypeError, match="nothing"):  # raised by the scheduler's handler
-        client.sync(border.request, client, "ncores", nothing=1)
+        client.sync(dask_client.request, client, "ncores", nothing=1)
 
 
 def test_ask_versions(client, cluster):
-    here, there, workers = client.sync(border.ask_versions, client, ["distributed", "not-there"])
+    here, there, workers = client.sync(dask_client.ask_versions, client, ["distributed", "not-there"])
     assert here == {"distributed": distributed.__version__, "not-there": None}, (
         "versions are fetched in another way: versions.with_versions"
     )
@@ -38,14 +38,14 @@ def test_ask_versions(client, cluster):
 def test_send(client, cluster):
     heard = []
     cluster.scheduler.stream_handlers["test-send"] = lambda **message: heard.append(message["x"])
-    border.send(client, {"op": "test-send", "x": 1})
+    dask_client.send(client, {"op": "test-send", "x": 1})
     until(lambda: heard == [1])  # else the scheduler never learns that a handle was released: connection.drop
     del cluster.scheduler.stream_handlers["test-send"]
 
 
 def test_add_stream_handler(client, cluster):
     heard = []
-    border.add_stream_handler(client, "test-message", lambda **message: heard.append(message["x"]))
+    dask_client.add_stream_handler(client, "test-message", lambda **message: heard.append(message["x"]))
     wait(client.submit(identity, 1, pure=False))
 
     async def say():
@@ -57,41 +57,41 @@ def test_add_stream_handler(client, cluster):
 
 def test_has_stopped_listening(cluster):
     with Client(cluster, set_as_default=False) as client:
-        assert not border.has_stopped_listening(client)
+        assert not dask_client.has_stopped_listening(client)
         assert isinstance(client._handle_report_task, asyncio.Task), (
             "a client reads messages in another way: connection.is_closed"
         )
         task, client.status = client._handle_report_task, "connecting"
-        assert not border.has_stopped_listening(client)
+        assert not dask_client.has_stopped_listening(client)
         client.loop.add_callback(task.cancel)
-        until(lambda: border.has_stopped_listening(client))
+        until(lambda: dask_client.has_stopped_listening(client))
         client.status = "running"
 
 
 def test_connection(cluster):
     with Client(cluster, set_as_default=False) as client:
-        before = border.connection(client)
+        before = dask_client.connection(client)
         assert callable(before.abort), "a connection cannot be aborted: Connection._reattach"
         client.sync(before.comm.close)
         until(
-            lambda: client.status == "running" and border.connection(client) is not before
+            lambda: client.status == "running" and dask_client.connection(client) is not before
         )  # else: Connection
 
 
 def test_is_connected_by(cluster):
     with Client(cluster, set_as_default=False) as client:
-        comm = border.connection(client)
-        assert border.is_connected_by(client, comm)
-        assert not border.is_connected_by(client, object())
+        comm = dask_client.connection(client)
+        assert dask_client.is_connected_by(client, comm)
+        assert not dask_client.is_connected_by(client, object())
         client.sync(comm.comm.close)
-        assert not border.is_connected_by(client, comm), "a broken connection looks open: gathering"
-        until(lambda: client.status == "running" and border.connection(client) is not comm)
+        assert not dask_client.is_connected_by(client, comm), "a broken connection looks open: gathering"
+        until(lambda: client.status == "running" and dask_client.connection(client) is not comm)
 
 
 async def is_recognised(dask_worker):
     made = Client(dask_worker.scheduler.address, name="worker", asynchronous=True, set_as_default=False)
     async with made:
-        return border.was_made_by_worker(made)
+        return dask_client.was_made_by_worker(made)
 
 
 def test_was_made_by_worker(client):
@@ -101,7 +101,7 @@ def test_was_made_by_worker(client):
     assert 'name="worker"' in inspect.getsource(Worker._get_client), (
         "a worker gives its client another name: session"
     )
-    assert not border.was_made_by_worker(client)
+    assert not dask_client.was_made_by_worker(client)
 
 
 class Graph:
@@ -130,7 +130,7 @@ def add(x):
 
 
 def test_send_graph(client, cluster):
-    futures = border.send_graph(client, Graph(), [("x", 1)], Order())
+    futures = dask_client.send_graph(client, Graph(), [("x", 1)], Order())
     assert list(futures) == [("x", 1)]
     assert futures["x", 1].result(20) == 3, (
         "the graph does not arrive unchanged: compile.Graph, Submission.send"
@@ -142,46 +142,46 @@ def test_send_graph(client, cluster):
 
 def test_gather(client):
     futures = [client.submit(identity, n, pure=False) for n in (1, 2)]
-    assert client.sync(border.gather, client, futures) == [1, 2], (
+    assert client.sync(dask_client.gather, client, futures) == [1, 2], (
         "results are fetched in another way: gathering.gather"
     )
     with pytest.raises(ValueError, match="on purpose"):
-        client.sync(border.gather, client, [client.submit(fails, pure=False)])
+        client.sync(dask_client.gather, client, [client.submit(fails, pure=False)])
 
 
 def test_is_referenced(client):
     future = client.submit(identity, 1, pure=False)
-    assert border.is_referenced(client, future)
+    assert dask_client.is_referenced(client, future)
     future.release()
     until(
-        lambda: not border.is_referenced(client, future)
+        lambda: not dask_client.is_referenced(client, future)
     )  # else it is requested again after a reconnect: Submission.reclaim
 
 
 def test_is_known(client):
     future = client.submit(identity, 1, pure=False)
-    assert border.is_known(client, future)
+    assert dask_client.is_known(client, future)
     future.release()
-    until(lambda: not border.is_known(client, future))  # else gathering waits for its result
+    until(lambda: not dask_client.is_known(client, future))  # else gathering waits for its result
 
 
 def test_error_of(client):
     future = client.submit(fails, pure=False)
     wait(future)
-    assert repr(border.error_of(future)) == "ValueError('on purpose')", (
+    assert repr(dask_client.error_of(future)) == "ValueError('on purpose')", (
         "a future stores its exception elsewhere: Submission.why_unread, gathering"
     )
-    assert border.error_of(client.submit(identity, 1, pure=False)) is None
+    assert dask_client.error_of(client.submit(identity, 1, pure=False)) is None
 
 
 def test_lost_connection(cluster):
     with Client(cluster, set_as_default=False) as client:
         future = client.submit(identity, 1, pure=False)
         wait(future, client=client) if "client" in inspect.signature(wait).parameters else future.result(20)
-        assert not border.lost_connection(future)
+        assert not dask_client.lost_connection(future)
         client.sync(client.scheduler_comm.comm.close)
         until(
-            lambda: border.lost_connection(future)
+            lambda: dask_client.lost_connection(future)
         )  # else a run does not tell why it ended: connection.why_closed
         until(lambda: client.status == "running")
 
@@ -193,19 +193,19 @@ def test_reset_to_pending(cluster):
         client.sync(client.scheduler_comm.comm.close)
         until(lambda: client.status == "running" and future.status == "cancelled")
         before = future._state
-        border.reset_to_pending(client, future)
+        dask_client.reset_to_pending(client, future)
         assert (future.status, client.futures[future.key]) == ("pending", before), (
             "a cancelled future cannot be reset: Submission.reclaim"
         )
-        assert border.error_of(future) is None
+        assert dask_client.error_of(future) is None
 
 
 def test_cancel_locally(client):
     future = client.submit(identity, 1, pure=False)
     wait(future)
-    border.cancel_locally(client, future, "gone")
+    dask_client.cancel_locally(client, future, "gone")
     assert future.status == "cancelled", "a future is cancelled in another way: Submission.lose"
-    assert border.lost_connection(future)
-    assert not border.is_known(client, future)
+    assert dask_client.lost_connection(future)
+    assert not dask_client.is_known(client, future)
     client.cancel(future, force=True)
     client._send_to_scheduler({"op": "client-releases-keys", "keys": [future.key], "client": client.id})

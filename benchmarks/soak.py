@@ -179,7 +179,7 @@ def differences(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str
         elif name.startswith("plugin.failures."):  # the last ones are shown on the dashboard
             good = pair[1] <= FAILURES * len(FailureView.__annotations__)
         elif name == "objects: _Code":  # stays loaded on in-process nodes
-            good = pair[1] <= evaluation._CACHED
+            good = pair[1] <= evaluation._CACHE_SIZE
         elif name in IN_FLIGHT:
             good = pair[1] - pair[0] <= LAST_MESSAGES
         elif name.startswith("objects: "):

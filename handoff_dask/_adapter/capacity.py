@@ -1,4 +1,4 @@
-"""What a node has: what it declares, and otherwise what it is seen to have."""
+"""The capacity of a node: registered, declared or detected amounts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from distributed import Worker
     from distributed.scheduler import WorkerState
 
-#: Dask counts memory in bytes, handoff_dask in MB.
+#: Bytes per MB. Dask counts memory in bytes, handoff_dask in MB.
 MB = 2**20
 
 
 @cache
 def count_gpus() -> int:
-    """GPUs that this process may use; 0 when there is no driver."""
+    """Return the number of GPUs this process may use: 0 without a working ``nvidia-smi``.
+
+    ``CUDA_VISIBLE_DEVICES``, if set, takes precedence.
+    """
     import os
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -46,18 +49,19 @@ def count_gpus() -> int:
 def capacity_of(
     ws: WorkerState, detected: Mapping[str, Any], registered: Mapping[str, Any]
 ) -> dict[str, int]:
-    """Capacity of a worker in units.
+    """Return a worker's capacity in units.
 
-    For each resource, what was registered wins over what the worker declares, and that over what is seen:
-    cores from its threads, memory from its limit, GPUs from its devices. A worker that declares a negative
-    amount, or one that is no finite number, has none: it would start nothing that asks for it.
+    For each resource, a registered amount takes precedence over a declared one, and a declared amount over a
+    detected one. Detected are cores from the worker's threads, memory from its memory limit, and GPUs from
+    its devices. A declared amount that is negative or not a finite number counts as zero, because such a
+    worker never starts a task that asks for the resource.
     """
-    seen: dict[str, Any] = {"cpu": ws.nthreads, **detected}
+    found: dict[str, Any] = {"cpu": ws.nthreads, **detected}
     if ws.memory_limit:
-        seen["memory"] = ws.memory_limit // MB
+        found["memory"] = ws.memory_limit // MB
     declared = {name: amount for name, amount in ws.resources.items() if _is_amount(amount)}
-    absent = dict.fromkeys(ws.resources.keys() - declared.keys(), 0)
-    amounts = {**seen, **declared, **absent, **registered}
+    invalid = dict.fromkeys(ws.resources.keys() - declared.keys(), 0)
+    amounts = {**found, **declared, **invalid, **registered}
     capacity = {name: to_units(amount) for name, amount in amounts.items()}
     capacity = {name: units for name, units in capacity.items() if units}
     capacity[THREADS] = ws.nthreads * UNIT
@@ -73,20 +77,24 @@ def _is_amount(amount: Any) -> bool:
 
 
 def node_of(ws: WorkerState, detected: Mapping[str, Any], registered: Mapping[str, Any]) -> Node:
-    """The node that a worker is to the core."""
+    """Return a worker as a node of the scheduling core."""
     enforced = set(ws.resources) - set(registered)
     host = get_address_host(ws.address)
     return Node(ws.name, capacity_of(ws, detected, registered), {ws.address, host}, enforced)
 
 
 def probe_node(dask_worker: Worker) -> dict[str, Any]:
-    """Run on a worker: shows that it has handoff_dask, and tells what the scheduler cannot see of it.
+    """Report, from a worker, its handoff_dask version and the hardware that the scheduler cannot see.
+
+    The scheduler calls this function on each worker. An answer also proves that handoff_dask is installed
+    there.
 
     Returns
     -------
     dict
-        ``protocol``; ``version`` of handoff_dask; ``detected``: GPUs, and the machine's memory where the
-        worker has no limit.
+        ``protocol``; ``version`` of handoff_dask; ``detected``, a dict with the number of GPUs (``gpu``) and,
+        if the worker has no memory limit, the machine's memory in MB (``memory``). Resources that the worker
+        declares are left out.
     """
     declared = declared_resources(dask_worker)
     detected: dict[str, Any] = {}

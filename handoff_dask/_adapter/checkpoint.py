@@ -1,13 +1,13 @@
-r"""Finished results in files, to go on from after a failure: their form, and how they are written and read.
+r"""Checkpoint files: the results of finished functions, from which a later run resumes.
 
-A file is::
+Format of a file::
 
     handoff checkpoint 1\n
     <length of the header, 8 hexadecimal digits> <SHA-256 of header and payload, 64 digits>\n
     <header: a JSON object>
-    <payload: a pickle, then the buffers that it left outside>
+    <payload: a pickle, followed by its out-of-band buffers>
 
-and counts only when every byte of it is as it was written.
+A file is valid only if every byte is intact.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ _LINE = 8 + 1 + 64 + 1
 _SUFFIX = ".checkpoint"
 _CHUNK = 2**20
 
-#: Seconds after which a file under a temporary name is taken for that of a writer that died.
-ABANDONED = 86400
+#: Seconds after which a temporary file counts as abandoned: its writer has died.
+ABANDONED_AFTER = 86400
 
-#: Where a file appears when it is whole, and to move one is to copy it.
+#: Protocols of object stores. There a file becomes visible only when it is complete, and a rename is a copy.
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"})
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where results are kept: ``execute(dag, checkpoint=Checkpoint(url, storage_options=...))``.
+    """A directory for checkpoints: ``execute(dag, checkpoint=Checkpoint(url, storage_options=...))``.
 
     Attributes
     ----------
     url : str or path
-        A directory that the client and every node see: a path, or a URL of any kind that fsspec knows, such
-        as ``"s3://bucket/run"``. It is made when it is not there.
+        A directory that the client and every node can access: a path, or a URL of any protocol that fsspec
+        supports, such as ``"s3://bucket/run"``. A missing directory is created.
     storage_options : mapping, optional
-        What fsspec needs to open it, such as credentials. They travel to the nodes with each function that
-        writes or reads there.
+        Options that fsspec needs to open the directory, such as credentials. They travel to the nodes with
+        every function that reads or writes a checkpoint.
     """
 
     url: str | os.PathLike[str]
@@ -72,17 +72,17 @@ class Checkpoint:
             raise ValueError("the url of a Checkpoint is empty")
 
 
-class Entry(NamedTuple):
+class CheckpointFile(NamedTuple):
     """The checkpoint of one function.
 
     Attributes
     ----------
     directory : Blob
-        The pickled :class:`Directory`, which a scheduler never opens.
+        The pickled :class:`Checkpoint`. The scheduler never unpickles it.
     name : str
-        Of the file.
+        File name within the directory.
     fingerprint : str
-        What the file has to be of.
+        Fingerprint of the function and everything upstream of it. A file with another fingerprint is invalid.
     """
 
     directory: Blob
@@ -90,7 +90,7 @@ class Entry(NamedTuple):
     fingerprint: str
 
     def __repr__(self) -> str:
-        return f"<checkpoint {self.name}>"  # not the directory: credentials are in there
+        return f"<checkpoint {self.name}>"  # leaves out the directory, which contains credentials
 
 
 class Directory:
@@ -103,7 +103,7 @@ class Directory:
     Raises
     ------
     CheckpointError
-        fsspec cannot open such a URL.
+        fsspec cannot open the URL.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -114,31 +114,31 @@ class Directory:
         try:
             self.fs, root = url_to_fs(self.url, **checkpoint.storage_options)
         except Exception as error:
-            raise CheckpointError(self.url, None, f"cannot be opened: {_text(error)}") from error
+            raise CheckpointError(self.url, None, f"cannot be opened: {_describe(error)}") from error
         self.root = root.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
         if self.local:
-            self.url = root  # a path that is not absolute would be another one on a node
+            self.url = root  # absolute: nodes resolve a relative path against their own working directory
         protocols = self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,)
-        self._moves = _OBJECT_STORES.isdisjoint(protocols)
+        self._renames = _OBJECT_STORES.isdisjoint(protocols)
         self._options = checkpoint.storage_options
 
-    def sealed(self) -> Blob:
-        """What a node opens again."""
+    def pickled(self) -> Blob:
+        """Return the pickled :class:`Checkpoint`, from which a node opens this directory again."""
         return Blob(dask_pickle.dumps(Checkpoint(self.url, self._options)))
 
     def prepare(self) -> set[str]:
-        """Make the directory, see that it can be written, and remove what dead writers left.
+        """Create the directory, check that it is writable, and remove abandoned temporary files.
 
         Returns
         -------
         set of str
-            Names of the files that look like checkpoints.
+            Names of the checkpoint files, which are not validated.
 
         Raises
         ------
         CheckpointError
-            It cannot be made, written or listed.
+            The directory cannot be created, written or listed.
         """
         try:
             self.fs.makedirs(self.root, exist_ok=True)
@@ -149,7 +149,7 @@ class Directory:
             self.fs.invalidate_cache(self.root)
             names = self._names()
         except Exception as error:
-            raise CheckpointError(self.url, None, f"cannot be written: {_text(error)}") from error
+            raise CheckpointError(self.url, None, f"cannot be written: {_describe(error)}") from error
         for name in names:
             if name.endswith(".tmp"):
                 self._remove_abandoned(f"{self.root}/{name}")
@@ -158,12 +158,13 @@ class Directory:
     def _names(self) -> set[str]:
         try:
             return {path.rpartition("/")[2] for path in self.fs.ls(self.root, detail=False)}
-        except FileNotFoundError:  # an object store has no empty directories
+        except FileNotFoundError:  # object stores have no empty directories
             return set()
 
     def _remove_abandoned(self, path: str) -> None:
-        with contextlib.suppress(Exception):  # another client was faster, or it cannot tell how old files are
-            if time.time() - self.fs.modified(path).timestamp() > ABANDONED:
+        # Another client may remove the file first, and some file systems have no modification times.
+        with contextlib.suppress(Exception):
+            if time.time() - self.fs.modified(path).timestamp() > ABANDONED_AFTER:
                 self.fs.rm_file(path)
 
     def _temporary(self, name: str) -> str:
@@ -172,48 +173,48 @@ class Directory:
     # ------------------------------------------------------------------ writing
 
     def write(self, name: str, fingerprint: str, function_id: Hashable, value: Any) -> None:
-        """Write a result. A reader sees the whole file or none.
+        """Write a result atomically: a reader sees the whole file or none.
 
         Raises
         ------
         Exception
-            Whatever pickling and the file system raise.
+            Any error of pickling or of the file system.
         """
         buffers: list[pickle.PickleBuffer] = []
         data = dask_pickle.dumps(value, buffer_callback=buffers.append)
         parts = [memoryview(data), *(buffer.raw() for buffer in buffers)]
-        facts = {
+        fields = {
             "function": repr(function_id),
             "fingerprint": fingerprint,
             "lengths": [part.nbytes for part in parts],
         }
-        header = json.dumps(facts).encode()
+        header = json.dumps(fields).encode()
         digest = hashlib.sha256(header)
         for part in parts:
             digest.update(part)
         final = f"{self.root}/{name}"
-        path = self._temporary(name) if self._moves else final
+        path = self._temporary(name) if self._renames else final
         try:
             with self.fs.open(path, "wb") as f:
                 f.write(MAGIC + b"%08x %s\n" % (len(header), digest.hexdigest().encode()) + header)
                 for part in parts:
                     f.write(part)
             if path != final:
-                self._move(path, final)
+                self._rename(path, final)
         except BaseException:
             if path != final:
                 with contextlib.suppress(Exception):
                     self.fs.rm_file(path)
             raise
 
-    def _move(self, path: str, final: str) -> None:
+    def _rename(self, path: str, final: str) -> None:
         if self.local:
             os.replace(path, final)
             return
         try:
             self.fs.mv(path, final)
         except Exception:
-            # Some refuse to move onto what is there: the file of another writer, or a damaged one.
+            # Some file systems refuse to replace an existing file: another writer's, or a damaged one.
             if not self.fs.exists(final):
                 raise
             self.fs.rm_file(final)
@@ -222,101 +223,113 @@ class Directory:
     # ------------------------------------------------------------------ reading
 
     def problem(self, name: str, fingerprint: str) -> str | None:
-        """What is wrong with a file; None when nothing is. Its payload is not unpickled."""
+        """Validate a file without unpickling its payload.
+
+        Returns
+        -------
+        str or None
+            Why the file is not usable; None for a valid file.
+        """
         try:
             with self._open(name) as f:
-                lengths, digest, expected = _head(f, fingerprint)
+                lengths, digest, expected = _read_header(f, fingerprint)
                 left = sum(lengths)
                 while left:
                     chunk = f.read(min(left, _CHUNK))
                     if not chunk:
-                        return "is too short"
+                        return _TRUNCATED
                     digest.update(chunk)
                     left -= len(chunk)
         except _DamagedError as error:
             return str(error)
         except Exception as error:
-            return f"cannot be read: {_text(error)}"
-        return None if digest.hexdigest() == expected else "has a wrong checksum"
+            return f"cannot be read: {_describe(error)}"
+        return None if digest.hexdigest() == expected else _MISMATCH
 
     def read(self, name: str, fingerprint: str) -> Any:
-        """A result, unpickled once its checksum is right.
+        """Return the result in a file. It is unpickled only after its checksum has been verified.
 
         Raises
         ------
         CheckpointError
+            The file is missing, damaged or that of another function, or cannot be unpickled.
         """
         url = f"{self.url}/{name}"
         try:
             with self._open(name) as f:
-                lengths, digest, expected = _head(f, fingerprint)
+                lengths, digest, expected = _read_header(f, fingerprint)
                 parts = [_read_exactly(f, length, digest.update) for length in lengths]
             if digest.hexdigest() != expected:
-                raise _DamagedError("has a wrong checksum")
+                raise _DamagedError(_MISMATCH)
             return pickle.loads(parts[0], buffers=parts[1:])
         except Exception as error:
-            remedy = "; run the same call again: what cannot be read is computed again"
-            raise CheckpointError(url, None, f"cannot be read: {_text(error)}{remedy}") from error
+            remedy = "; run the same call again to compute the result anew"
+            raise CheckpointError(url, None, f"cannot be read: {_describe(error)}{remedy}") from error
 
     @contextlib.contextmanager
     def _open(self, name: str) -> Iterator[Any]:
         with self.fs.open(f"{self.root}/{name}", "rb") as f:
-            # A file in memory is one object with one position, whoever opens it.
+            # fsspec's in-memory file is one object, whose position all its readers share.
             yield io.BytesIO(f.getvalue()) if isinstance(f, io.BytesIO) else f
 
 
 class _DamagedError(Exception):
-    """A file is not what was written."""
+    """A file is not a valid checkpoint of the function."""
 
 
-def _head(f: Any, fingerprint: str) -> tuple[list[int], Any, str]:
-    """Lengths of the parts, a digest that has seen the header, and what it has to be in the end."""
+_TRUNCATED = "the file is truncated"
+_MISMATCH = "checksum mismatch"
+
+
+def _read_header(f: Any, fingerprint: str) -> tuple[list[int], Any, str]:
+    """Return the lengths of the payload's parts, the digest of the header, and the expected final digest."""
     size = f.seek(0, io.SEEK_END)
     f.seek(0)
     start = f.read(len(MAGIC) + _LINE)
     line = re.fullmatch(rb"([0-9a-f]{8}) ([0-9a-f]{64})\n", start[len(MAGIC) :])
     if not start.startswith(MAGIC) or line is None:
-        raise _DamagedError("is not a checkpoint")
+        raise _DamagedError("not a checkpoint file")
     length = int(line[1], 16)
     if length > size - len(start):
-        raise _DamagedError("is too short")
+        raise _DamagedError(_TRUNCATED)
     header = f.read(length)
     try:
-        facts = json.loads(header)
-        lengths = facts["lengths"]
-        of = facts["fingerprint"]
-        whole = sum(lengths) == size - len(start) - length
+        fields = json.loads(header)
+        lengths = fields["lengths"]
+        written_for = fields["fingerprint"]
+        complete = sum(lengths) == size - len(start) - length
     except (ValueError, TypeError, KeyError) as error:
-        raise _DamagedError("has a damaged header") from error
-    if of != fingerprint:
-        raise _DamagedError("is the checkpoint of something else")
-    if not whole or not lengths or not all(type(n) is int and n >= 0 for n in lengths):
-        raise _DamagedError("has a wrong length")
+        raise _DamagedError("damaged header") from error
+    if written_for != fingerprint:
+        raise _DamagedError("fingerprint mismatch (checkpoint of another function)")
+    if not complete or not lengths or not all(type(n) is int and n >= 0 for n in lengths):
+        raise _DamagedError("wrong file length")
     return lengths, hashlib.sha256(header), line[2].decode()
 
 
-def _read_exactly(f: Any, length: int, see: Callable[[Any], None]) -> bytearray:
+def _read_exactly(f: Any, length: int, update: Callable[[Any], None]) -> bytearray:
+    """Read ``length`` bytes, and pass each chunk to ``update``."""
     data = bytearray(length)
     view = memoryview(data)
     position = 0
     while position < length:
         n = f.readinto(view[position : position + _CHUNK])
         if not n:
-            raise _DamagedError("is too short")
-        see(view[position : position + n])
+            raise _DamagedError(_TRUNCATED)
+        update(view[position : position + n])
         position += n
     return data
 
 
-def _text(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return str(error) if isinstance(error, _DamagedError) else f"{type(error).__name__}: {error}"
 
 
 def file_name(function_id: Hashable, fingerprint: str) -> str:
-    """Name of a checkpoint: something for people, and what tells it apart. Safe on any file system."""
-    # The text of other ids may differ from one process to the next.
-    shown = str(function_id) if is_plain(function_id) else "function"
-    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", shown)[:60].strip("_-") or "function"
+    """Return the file name of a checkpoint: a readable part and a unique part, safe on any file system."""
+    # The repr of an id that is not plain may differ between processes.
+    label = str(function_id) if is_plain(function_id) else "function"
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", label)[:60].strip("_-") or "function"
     return f"{readable}-{fingerprint[:40]}{_SUFFIX}"
 
 
@@ -324,42 +337,43 @@ def file_name(function_id: Hashable, fingerprint: str) -> str:
 
 
 @functools.lru_cache(maxsize=32)
-def opened(directory: bytes) -> Directory:
-    """The directory that :meth:`Directory.sealed` has packed, opened once in a process."""
-    return Directory(pickle.loads(directory))
+def open_directory(data: bytes) -> Directory:
+    """Open a directory from the bytes of :meth:`Directory.pickled`, once per process."""
+    return Directory(pickle.loads(data))
 
 
-def store(entry: Entry, id: Hashable, value: Any) -> None:
+def write_result(file: CheckpointFile, id: Hashable, value: Any) -> None:
     """Write the result of an attempt.
 
     Raises
     ------
     CheckpointError
-        Which fails the attempt: a run that cannot be resumed is not what was asked for.
+        The result cannot be written. The attempt fails with this error: without its checkpoint the run could
+        not be resumed.
     """
-    directory = opened(entry.directory.data)
+    directory = open_directory(file.directory.data)
     try:
-        directory.write(entry.name, entry.fingerprint, id, value)
+        directory.write(file.name, file.fingerprint, id, value)
     except Exception as error:
-        raise CheckpointError(directory.url, id, f"cannot be written: {_text(error)}") from error
+        raise CheckpointError(directory.url, id, f"cannot be written: {_describe(error)}") from error
 
 
-def recall(entry: Entry) -> tuple[Any, ...]:
-    """The result that an earlier attempt has written, if one has: a tuple of it, or an empty one."""
+def find_result(file: CheckpointFile) -> tuple[Any, ...]:
+    """Return the result that an earlier attempt wrote, in a tuple of one; () without a valid file."""
     try:
-        return (opened(entry.directory.data).read(entry.name, entry.fingerprint),)
+        return (open_directory(file.directory.data).read(file.name, file.fingerprint),)
     except CheckpointError:
         return ()
 
 
 class _Load:
-    """Reads a result: what runs in place of a function that need not run again."""
+    """The code that replaces a function's own when its checkpoint is valid: read the result."""
 
     def __init__(self) -> None:
         self.__qualname__ = LOADING
 
     def __call__(self, directory: Blob, name: str, fingerprint: str) -> Any:
-        return opened(directory.data).read(name, fingerprint)
+        return open_directory(directory.data).read(name, fingerprint)
 
     def __reduce__(self) -> str:
         return "load"

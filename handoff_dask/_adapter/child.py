@@ -1,4 +1,4 @@
-"""A process of a node's own that runs attempts which may have to be killed. Started by :mod:`killable`."""
+"""The child process in which attempts with a timeout run. Started by :mod:`process_pool`."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from typing import IO, Any
 from distributed.protocol import pickle
 
 from handoff_dask._adapter import current
-from handoff_dask._adapter._dask.running import packed_error
+from handoff_dask._adapter._dask.running import pickle_error
 
 _COUNT = struct.Struct("<Q")
 
-#: First message of a child: it can run functions.
+#: First message of a child: it is ready to run functions.
 READY = "ready"
 
 
-def packed(value: Any) -> list[Any]:
-    """A value as frames: its pickle, and large buffers in it without a copy."""
+def to_frames(value: Any) -> list[Any]:
+    """Serialize a value to frames: its pickle, then its large buffers, which are not copied."""
     buffers: list[Any] = []
     data = pickle.dumps(value, buffer_callback=buffers.append)
     return [data, *(buffer.raw() for buffer in buffers)]
 
 
-def unpacked(frames: Sequence[Any]) -> Any:
-    """The value that :func:`packed` was given."""
+def from_frames(frames: Sequence[Any]) -> Any:
+    """Deserialize the frames of :func:`to_frames`."""
     return pickle.loads(frames[0], buffers=frames[1:])
 
 
-def write(stream: IO[bytes], frames: Sequence[Any]) -> None:
-    """Send frames."""
+def write_frames(stream: IO[bytes], frames: Sequence[Any]) -> None:
+    """Write frames and flush: their number, then each with its length in bytes before it."""
     stream.write(_COUNT.pack(len(frames)))
     for frame in frames:
         stream.write(_COUNT.pack(memoryview(frame).nbytes))
@@ -45,13 +45,13 @@ def write(stream: IO[bytes], frames: Sequence[Any]) -> None:
     stream.flush()
 
 
-def read(stream: IO[bytes]) -> list[bytearray]:
-    """Receive frames.
+def read_frames(stream: IO[bytes]) -> list[bytearray]:
+    """Read frames.
 
     Raises
     ------
     EOFError
-        The other side is gone.
+        The other end of the pipe is closed.
     """
     frames = []
     for _ in range(_read_count(stream)):
@@ -78,27 +78,27 @@ def _read_into(stream: IO[bytes], data: bytearray) -> None:
 
 
 def main() -> None:
-    """Run what comes on standard input, one after the other, until the node is gone."""
+    """Run the attempts that arrive on standard input, one after the other, until the node closes the pipe."""
     _die_with_node()
     requests_in = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
-    # What functions print does not belong among the replies, and what they read is not ours.
+    # Functions print to standard error, since standard output carries the replies, and read nothing.
     os.dup2(2, 1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
     if hasattr(os, "register_at_fork"):
-        # What a function forks is none of those that talk to the node, however long it lives.
+        # A process that a function forks may outlive this one, and must not keep the pipes open.
         os.register_at_fork(after_in_child=partial(_close, (requests_in.fileno(), replies.fileno())))
     requests: queue.SimpleQueue[list[bytearray]] = queue.SimpleQueue()
-    # Reading on in a thread of its own, so as to notice that the node is gone while a function runs.
+    # A separate thread reads, so that this process notices the end of its node while a function runs.
     threading.Thread(target=_receive, args=(requests_in, requests), daemon=True).start()
-    write(replies, packed(READY))
+    write_frames(replies, to_frames(READY))
     while True:
         reply = _run(requests.get())
         with contextlib.suppress(Exception):
             sys.stdout.flush()
-        write(replies, reply)
-        del reply
+        write_frames(replies, reply)
+        del reply  # free it while idle
 
 
 def _close(descriptors: Sequence[int]) -> None:
@@ -110,24 +110,24 @@ def _close(descriptors: Sequence[int]) -> None:
 def _receive(stream: IO[bytes], requests: queue.SimpleQueue[list[bytearray]]) -> None:
     with contextlib.suppress(EOFError, OSError):
         while True:
-            requests.put(read(stream))
+            requests.put(read_frames(stream))
     os._exit(0)
 
 
 def _run(frames: Sequence[Any]) -> list[Any]:
     try:
         sys.path[:] = pickle.loads(frames[0])
-        function, args, facts = unpacked(frames[1:])
-        current.local.current = facts
-        return packed((True, function(*args)))
+        function, args, attempt = from_frames(frames[1:])
+        current.local.current = attempt
+        return to_frames((True, function(*args)))
     except BaseException as error:
-        return packed((False, packed_error(error)))
+        return to_frames((False, pickle_error(error)))
     finally:
         current.local.current = None
 
 
 def _die_with_node() -> None:
-    """Have the kernel end this process with its node, even in the midst of code that holds all threads up."""
+    """Have the kernel kill this process when its node dies, even if a function holds the GIL. Linux only."""
     if sys.platform == "linux":
         import ctypes
 

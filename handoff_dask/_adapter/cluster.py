@@ -1,4 +1,4 @@
-"""Clusters on this machine: an unequal one for development and tests, and the embedded one."""
+"""Clusters on this machine: unequal ones for development and tests, and the embedded cluster."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def local_cluster(
     Parameters
     ----------
     nodes : mapping of name to mapping of resource to number
-        Each node's capacity: ``{"node1": {"cpu": 4, "memory": 8192, "gpu": 1}}``. A node's threads are
-        ``max(1, int(cpu))`` unless ``threads`` is given. Amounts are what functions can ask for; the
-        processes themselves are not limited to them.
+        The capacity of each node: ``{"node1": {"cpu": 4, "memory": 8192, "gpu": 1}}``. A node has
+        ``max(1, int(cpu))`` threads unless ``threads`` is given. The amounts limit which functions run at
+        the same time; the operating system does not enforce them.
     processes : bool
-        Each node in a process of its own; otherwise all in this one.
+        Run each node in a separate process. Otherwise all nodes run in this process.
     asynchronous : bool
-        For use with an asynchronous client: ``async with local_cluster(..., asynchronous=True)``.
+        Create the cluster for an asynchronous client: ``async with local_cluster(..., asynchronous=True)``.
     security : distributed.Security or bool, optional
-        Certificates, with which all connections of the cluster are encrypted, in one process, too; True makes
-        some for this cluster. A client that is given the cluster uses them.
+        Certificates with which to encrypt all connections of the cluster, even if all nodes run in this
+        process. True creates temporary ones. A client of the cluster uses them automatically.
     **options
-        Passed on to ``distributed.SpecCluster``.
+        Passed to ``distributed.SpecCluster``.
 
     Returns
     -------
@@ -49,10 +49,11 @@ def local_cluster(
     Raises
     ------
     TypeError
-        ``nodes``, or a node's capacity, is not a mapping; ``security`` is something else.
+        ``nodes`` or a node's capacity is not a mapping, or ``security`` is neither a bool nor a
+        ``distributed.Security``.
     ValueError
-        No nodes; threads that are not a whole number of at least 1; an amount that is not a non-negative
-        finite number.
+        ``nodes`` is empty, ``threads`` is not a whole number of at least 1, or an amount is not a
+        non-negative finite number.
     ImportError
         ``security=True``, and the package cryptography is not installed.
     """
@@ -68,9 +69,9 @@ def local_cluster(
     for name, capacity in nodes.items():
         resources = {r: float(n) for r, n in capacity.items() if r != THREADS}
         if count_gpus():
-            resources.setdefault(GPU, 0)  # devices of this machine are not devices of its make-believe nodes
-        # The limit would be enforced on the process: for nodes in one process, and for amounts chosen for
-        # a test, that would pause or kill them.
+            resources.setdefault(GPU, 0)  # keeps each node from detecting the GPUs of this machine
+        # No memory limit: Dask would enforce it on the whole process, and pause or kill nodes that share one
+        # process or declare small amounts for a test.
         worker: dict[str, Any] = {
             "name": name,
             "nthreads": parsed[name][THREADS] // UNIT,
@@ -83,7 +84,7 @@ def local_cluster(
         if processes:
             worker["silence_logs"] = logging.ERROR
         workers[name] = {"cls": Nanny if processes else Worker, "options": worker}
-    served: dict[str, Any] = {
+    scheduler: dict[str, Any] = {
         "protocol": protocol,
         "dashboard": False,
         "dashboard_address": ":0",
@@ -91,13 +92,13 @@ def local_cluster(
         "security": security,
     }
     if security is not None:
-        served["host"] = "127.0.0.1"
+        scheduler["host"] = "127.0.0.1"
         for spec in workers.values():
             spec["options"]["host"] = "127.0.0.1"
     options.setdefault("silence_logs", logging.ERROR)
     return SpecCluster(
         workers=workers,
-        scheduler={"cls": Scheduler, "options": served},
+        scheduler={"cls": Scheduler, "options": scheduler},
         asynchronous=asynchronous,
         security=security,
         **options,
@@ -105,7 +106,10 @@ def local_cluster(
 
 
 def embedded_cluster() -> SpecCluster:
-    """Return the cluster in this process: one node with its cores and memory. Started at first use."""
+    """Return the embedded cluster, started on first use: one node in this process.
+
+    The node has the cores, memory and GPUs that this process may use.
+    """
     cluster: SpecCluster = shared("embedded", _start_embedded)
     return cluster
 

@@ -1,4 +1,4 @@
-"""A DAG as a Dask graph with annotations, and as a run for the scheduling core."""
+"""Compile a DAG to a Dask graph with annotations, and to a run specification for the scheduling core."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from distributed.protocol import pickle
 
 from handoff_dask._adapter._dask.graphs import Task, TaskRef
-from handoff_dask._adapter.checkpoint import Entry
+from handoff_dask._adapter.checkpoint import CheckpointFile
 from handoff_dask._adapter.messages import NAME, Blob, Program, Shape, Step, is_plain, sealed_id, wire_id
 from handoff_dask._adapter.worker import run_function
 from handoff_dask._model.dag import DAG
@@ -20,22 +20,34 @@ from handoff_dask._scheduling.lower import lower_dag
 from handoff_dask._scheduling.spec import Kind, RunSpec
 from handoff_dask.exceptions import SerializationError
 
-#: Dask's name of a function: what it is called with the id of its run, and its number.
+#: The Dask key of a function: ``("{code name}-{run id}", function number)``.
 Key = tuple[str, int]
 
 
 def run_id_in(key: Any) -> str | None:
-    """Id of the run that a Dask key names, if it is a key of ours."""
+    """Return the run id in a Dask key; None for a key of another form."""
     if type(key) is tuple and len(key) == 2 and type(key[0]) is str:
         return key[0].rpartition("-")[2]
     return None
 
 
 class Graph:
-    """A compiled run on its way to the scheduler, which turns it into Dask tasks.
+    """The programs of a run, which the scheduler turns into Dask tasks.
 
-    It offers what the scheduler asks of an expression, so that it arrives exactly as compiled: nothing is
-    optimised, fused or tokenised on the way. What many programs have in common is one object, and sent once.
+    It has the two methods that the scheduler calls on an expression. The graph therefore reaches the
+    scheduler exactly as compiled: nothing optimises, fuses or tokenises it. Programs share equal parts, so
+    that pickling writes each part once.
+
+    Parameters
+    ----------
+    names : sequence of str
+        First parts of the Dask keys, by function number.
+    programs : sequence of Program
+        By function number.
+    dependencies : sequence of tuple of int
+        By function number: the numbers of the functions whose results it takes.
+    annotations : mapping of str to mapping
+        Name of an annotation → function number → value.
     """
 
     def __init__(
@@ -51,7 +63,7 @@ class Graph:
         self._annotations = annotations
 
     def keys(self) -> list[Key]:
-        """Dask keys by function number."""
+        """Return the Dask keys, by function number."""
         return list(zip(self._names, range(len(self._names)), strict=True))
 
     def __dask_graph__(self) -> dict[Key, Task]:
@@ -78,7 +90,7 @@ class Graph:
 
 
 class NumberOrder:
-    """Dask's internal priority of our keys: their number, so that the scheduler need not compute an order."""
+    """Dask's internal priorities: key → function number. They spare the scheduler from computing an order."""
 
     def __contains__(self, key: object) -> bool:
         return True
@@ -89,23 +101,23 @@ class NumberOrder:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What a client submits.
+    """A compiled DAG, ready to submit.
 
     Attributes
     ----------
     spec : RunSpec
-        For the core.
+        The run for the scheduling core.
     graph : Graph
-        For Dask.
+        The graph for Dask.
     ids : list
-        Function number → id, as the user knows it.
+        Function number → id, as the user wrote it.
     keys : list
         Function number → Dask key.
     kept : list of int
-        Functions whose results the user wants.
+        Numbers of the functions whose results are kept for the user.
     wanted : list of int
-        Functions that the client asks Dask for: these, and sinks that have to run although nobody wants
-        their result.
+        Numbers of the functions whose futures the client requests: ``kept`` and all sinks, since Dask runs
+        only what a future needs.
     """
 
     spec: RunSpec
@@ -123,7 +135,7 @@ def compile_dag(
     policy: RetryPolicy,
     limits: Mapping[str, Any] | None = None,
     keep: str | Collection[Hashable] = "all",
-    stores: Mapping[Hashable, Entry] | None = None,
+    checkpoints: Mapping[Hashable, CheckpointFile] | None = None,
     **options: Any,
 ) -> Compiled:
     """Compile a DAG.
@@ -133,15 +145,17 @@ def compile_dag(
     dag, run_id, policy, limits, **options
         As for :func:`~handoff_dask._scheduling.lower.lower_dag`.
     keep : {"all", "sinks"} or list of ids
-        Functions whose results are wanted.
-    stores : mapping of id to Entry, optional
-        Where the results of functions are to be written.
+        Functions whose results are kept.
+    checkpoints : mapping of id to CheckpointFile, optional
+        Files to which the results of these functions are written.
 
     Raises
     ------
     InvalidDAGError
-        Also for what :meth:`DAG.validate` cannot see: code or arguments that do not pickle, input
-        functions, which have values in a stream only.
+        The DAG is invalid. Or it has input functions, which :meth:`DAG.validate` accepts: their values come
+        only from a stream.
+    SerializationError
+        An id, code, an argument or a retry policy does not pickle.
     """
     options["keep_all"] = keep == "all"
     lowered = lower_dag(dag, run_id, policy=policy, limits=limits, **options)
@@ -156,34 +170,35 @@ def compile_dag(
         kept = list(range(len(order))) if keep == "all" else sinks
     else:
         kept = sorted({lowered.number_of[id] for id in keep})
-    wanted = set(kept)
-    unwanted = set(sinks) - wanted
-    tables = _Tables(dag.id, dag_id, run_id, policy, spec.kinds)
+    is_kept = set(kept)
+    discarded = set(sinks) - is_kept
+    parts = _Parts(dag.id, dag_id, run_id, policy, spec.kinds)
     names = []
     programs = []
     dependencies = []
     annotations: dict[str, dict[int, Any]] = {"resources": {}, "workers": {}}
     for number, id in enumerate(order):
         f, kind = functions[id], spec.kind_of[number]
-        names.append(tables.name(f))
+        names.append(parts.name(f))
         dependencies.append(tuple(lowered.number_of[d] for d in lowered.dependencies[id]))
-        steps, slots = _steps(f, lowered.dependencies[id], lowered.inlined.get(id, ()), functions, tables)
-        shape = tables.shape(f, kind, discard=number in unwanted, kept=number in wanted)
-        store = stores.get(id) if stores else None
-        programs.append(tables.program(f, shape, steps, slots, store))
+        steps, slots = _steps(f, lowered.dependencies[id], lowered.inlined.get(id, ()), functions, parts)
+        shape = parts.shape(f, kind, discard=number in discarded, kept=number in is_kept)
+        checkpoint = checkpoints.get(id) if checkpoints else None
+        programs.append(parts.program(f, shape, steps, slots, checkpoint))
         _annotate(annotations, number, spec.kinds[kind])
     graph = Graph(names, programs, dependencies, annotations)
     return Compiled(spec, graph, order, graph.keys(), kept, sorted({*kept, *sinks}))
 
 
 def _annotate(annotations: Mapping[str, dict[int, Any]], number: int, kind: Kind) -> None:
+    """Add Dask's own annotations for a function's cost and pins."""
     if kind.cost:
         annotations["resources"][number] = {name: units / UNIT for name, units in kind.cost}
     if kind.pins is not None:
         annotations["workers"][number] = list(kind.pins)
 
 
-# ---------------------------------------------------------------------- tables
+# ---------------------------------------------------------------------- parts of programs
 
 
 def _steps(
@@ -191,9 +206,16 @@ def _steps(
     deps: Sequence[Hashable],
     inline: Sequence[Hashable],
     functions: Mapping[Hashable, Function],
-    tables: _Tables,
+    parts: _Parts,
 ) -> tuple[tuple[Step, ...], tuple[int, ...]]:
-    """The inline functions as steps, and where the arguments of ``f`` are afterwards."""
+    """Compile the inline functions of ``f``.
+
+    Returns
+    -------
+    steps : tuple of Step
+    slots : tuple of int
+        Positions of the arguments of ``f`` among the results of ``deps`` and of the steps.
+    """
     if not inline:
         return (), ()
     slot = {d: n for n, d in enumerate(deps)}
@@ -202,13 +224,13 @@ def _steps(
         g = functions[id]
         shape = Shape(as_list=g.argument_inclusion == "as_list", names=tuple(g.kwargs))
         slots = tuple(slot[d] for d in g.dependencies)
-        steps.append(Step(tables.code(g), slots, shape, tables.extra(g)))
+        steps.append(Step(parts.code(g), slots, shape, parts.extra(g)))
         slot[id] = len(slot)
     return tuple(steps), tuple(slot[d] for d in f.dependencies)
 
 
-class _Tables:
-    """What many functions have in common, each made once."""
+class _Parts:
+    """Makes the parts of programs. Equal parts are one object, so that pickling writes them once."""
 
     def __init__(
         self, dag_id: Hashable, sealed_dag_id: Any, run_id: str, policy: RetryPolicy, kinds: Sequence[Kind]
@@ -223,15 +245,20 @@ class _Tables:
         self._shapes: dict[Any, Shape] = {}
 
     def program(
-        self, f: Function, shape: Shape, steps: tuple[Step, ...], slots: tuple[int, ...], store: Entry | None
+        self,
+        f: Function,
+        shape: Shape,
+        steps: tuple[Step, ...],
+        slots: tuple[int, ...],
+        checkpoint: CheckpointFile | None,
     ) -> Program:
-        """What a node needs to run a function."""
+        """Return the program of a function."""
         id = f.id if is_plain(f.id) else Blob(self.dumps(f, f.id, "id"))
         code, extra = self.code(f), self.extra(f)
-        return Program(self.run_id, self.sealed_dag_id, id, code, shape, extra, steps, slots, store)
+        return Program(self.run_id, self.sealed_dag_id, id, code, shape, extra, steps, slots, checkpoint)
 
     def shape(self, f: Function, kind: int, *, discard: bool, kept: bool) -> Shape:
-        """How a function is called."""
+        """Return the calling convention of a function."""
         retry_on = (f.retry or self.policy).retry_on
         timeout = None if f.timeout is None else float(f.timeout)
         transfer = isinstance(f, Transfer)
@@ -251,7 +278,7 @@ class _Tables:
         return shape
 
     def name(self, f: Function) -> str:
-        """The first part of its key: what it is called, and the run."""
+        """Return the first part of a function's Dask key: the name of its code, and the run id."""
         name = code_name(f.code)
         found = self._names.get(name)
         if found is None:
@@ -259,7 +286,7 @@ class _Tables:
         return found
 
     def code(self, f: Function) -> bytes | str:
-        """Its code, pickled unless it is to be imported."""
+        """Return a function's code: pickled, or the import path that the user gave."""
         found = self._codes.get(id(f.code))
         if found is None:
             found = f.code if isinstance(f.code, str) else self.dumps(f, f.code, "code")
@@ -267,17 +294,23 @@ class _Tables:
         return found
 
     def extra(self, f: Function) -> bytes | None:
-        """Its extra arguments, pickled."""
+        """Return a function's pickled ``(extra_args, extra_kwargs)``; None if it has neither."""
         if not f.extra_args and not f.extra_kwargs:
             return None
         return self.dumps(f, (f.extra_args, f.extra_kwargs), "extra_args or extra_kwargs")
 
-    def dumps(self, f: Function, value: Any, what: str) -> bytes:
-        """Pickle a part of a function, or say which part of which function does not pickle."""
+    def dumps(self, f: Function, value: Any, part: str) -> bytes:
+        """Pickle a part of a function. ``part`` names it in the error.
+
+        Raises
+        ------
+        SerializationError
+            The part does not pickle.
+        """
         try:
             data: bytes = pickle.dumps(value)
         except Exception as error:
             raise SerializationError(
-                self.dag_id, [f"function {f.id!r}: {what} cannot be pickled: {error}"], [f.id]
+                self.dag_id, [f"function {f.id!r}: {part} cannot be pickled: {error}"], [f.id]
             ) from error
         return data

@@ -1,6 +1,6 @@
-"""What an administrator sets in Dask's configuration under ``handoff:``, read once.
+"""The ``handoff`` section of Dask's configuration.
 
-The defaults are in ``handoff.yaml``, which becomes part of Dask's configuration when this module is imported.
+Importing this module adds the defaults in ``handoff.yaml`` to Dask's configuration.
 """
 
 from __future__ import annotations
@@ -13,57 +13,59 @@ from dask.utils import parse_bytes, parse_timedelta
 
 from handoff_dask._scheduling.decisions import Settings
 
-# Into memory only: dask.config.ensure_file would leave a copy in the home directory of whoever imports this.
+# In memory only: dask.config.ensure_file would leave a copy in the user's home directory.
 dask.config.update_defaults(yaml.safe_load(files("handoff_dask").joinpath("handoff.yaml").read_text("utf-8")))
 
-# Defaults are repeated below: code that swaps Dask's whole configuration for another, as Dask's own tests do,
-# takes those of the file away.
+# The functions below repeat the defaults, because code that replaces Dask's whole configuration, as Dask's
+# own tests do, discards those of the file.
 
 
 def read_stream_interval() -> float:
-    """Seconds between batches of messages between scheduler and workers, from ``handoff.stream-interval``.
+    """Return ``handoff.stream-interval``: seconds between batches of messages between scheduler and workers.
 
-    1 ms unless set. 0 leaves Dask's own.
+    The default is 1 ms. 0 keeps Dask's own interval.
     """
     seconds: float = parse_timedelta(dask.config.get("handoff.stream-interval", "1ms"), "s")
     return seconds
 
 
 def read_archive_bounds() -> tuple[int, int]:
-    """How much is remembered of runs that have ended and that no client has a handle of any more.
+    """Return how many ended runs to keep in the archive, and how many functions of these runs in total.
+
+    The archive contains runs without handles in any client.
 
     ``handoff.recent-runs``
-        Runs (default 100); 0 remembers none.
+        Runs (default 100); 0 keeps none.
     ``handoff.recent-functions``
-        Functions of these runs altogether (default 100,000).
+        Functions of all these runs together (default 100,000).
     """
     runs = int(dask.config.get("handoff.recent-runs", 100))
     return runs, int(dask.config.get("handoff.recent-functions", 100_000))
 
 
 def read_client_grace() -> float:
-    """Seconds for which runs go on whose client has lost its connection, from ``handoff.client-grace``.
+    """Return ``handoff.client-grace``: seconds that runs continue after their client's connection breaks.
 
-    30 s unless set: as long as Dask's client tries to come back. 0 ends them at once.
+    The default is 30 s, for which Dask's client tries to reconnect. 0 ends the runs at once.
     """
     seconds: float = parse_timedelta(dask.config.get("handoff.client-grace", "30s"), "s")
     return seconds
 
 
 def wants_dashboard() -> bool:
-    """Whether a scheduler's dashboard gets a page: ``handoff.dashboard`` (default true)."""
+    """Return ``handoff.dashboard``: whether to add a page to the scheduler's dashboard (default true)."""
     return bool(dask.config.get("handoff.dashboard", True))
 
 
 def read_settings() -> Settings:
-    """The settings in force here.
+    """Return the settings of the scheduling core.
 
     ``handoff.node-timeout``
-        How long a function waits when no node is left that could ever hold it (default 30 s).
+        How long a function waits before it fails if no remaining node could ever hold it (default 30 s).
     ``handoff.prefetch.horizon``
-        Work that a node may prefetch (default 10 ms); 0 turns prefetching off.
+        Seconds of work that a node may prefetch (default 10 ms); 0 turns prefetching off.
     ``handoff.prefetch.limit``
-        Functions that a node may prefetch (default 40).
+        Functions that a node may prefetch at most (default 40).
     ``distributed.scheduler.bandwidth``
         Bytes per second between nodes (Dask's default: 100 MB/s).
     """

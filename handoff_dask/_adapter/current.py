@@ -1,4 +1,4 @@
-"""What a running function can ask about itself."""
+"""``current()``: the attempt that is running, as seen from inside the function."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Current:
     run_id : str
     dag_id, function_id : hashable
     attempt : int
-        Counts from 1.
+        Number of the attempt, starting at 1.
     node : str
         Name of the node.
-    cost : dict
-        As given.
+    cost : dict of str to number
+        The function's cost, in the units in which it was given.
     devices : dict of str to list of int
-        Indices of the devices it may use, by resource: ``devices["gpu"]``.
+        Resource → indices of the devices reserved for this attempt: ``devices["gpu"]``.
     """
 
     run_id: str
@@ -38,23 +38,23 @@ class Current:
     devices: Mapping[str, list[int]] = field(default_factory=dict)
 
 
-#: ``local.current`` is set by what runs functions without Dask: a :class:`Current`, or what one is made from:
-#: (run id, DAG id, function, attempt).
+#: ``local.current`` is set in threads that run functions outside of Dask's workers: to a :class:`Current`, or
+#: to the tuple (run id, DAG id, function, attempt number), which is faster to create.
 local = threading.local()
 
 
 def current() -> Current:
-    """What is known about the function that calls this.
+    """Return the attempt that is running in this thread.
 
     Returns
     -------
     Current
-        Run, DAG and function ids, attempt, node, cost and devices.
+        Run, DAG and function ids, attempt number, node, cost and devices.
 
     Raises
     ------
     RuntimeError
-        Not called from a running function's own thread.
+        The calling thread is not running a function of a DAG. Threads that a function starts are not, either.
     """
     here = getattr(local, "current", None)
     if isinstance(here, Current):
@@ -67,24 +67,31 @@ def current() -> Current:
         raise RuntimeError("current() was called outside of a function that handoff_dask runs")
     worker, task = found
     program: Program = first_argument(task)
-    facts = facts_of(task)
+    metadata = attempt_metadata(task)
     return Current(
         run_id=program.run_id,
         dag_id=unsealed_id(program.dag_id),
         function_id=unsealed_id(program.function_id),
-        attempt=facts.get("attempt", 1),
+        attempt=metadata.get("attempt", 1),
         node=worker.name,
         cost=dict(program.shape.asked),
-        devices={name: list(indices) for name, indices in facts.get("devices", {}).items()},
+        devices={name: list(indices) for name, indices in metadata.get("devices", {}).items()},
     )
 
 
-def facts_of(task: Any) -> Mapping[str, Any]:
-    """What the scheduler said of this attempt: ``attempt`` unless the first, ``devices``, ``peer``."""
+def attempt_metadata(task: Any) -> Mapping[str, Any]:
+    """Return the scheduler's annotation of this attempt.
+
+    Returns
+    -------
+    mapping
+        ``attempt``: the attempt's number, missing for the first; ``devices``: as in :class:`Current`;
+        ``peer``: for a transfer, the name of the other node.
+    """
     return annotation(task, NAME)
 
 
 def find_task() -> Running | None:
-    """The Dask worker and its task that this thread runs; None when it runs none of ours."""
+    """Return the Dask worker and the task that this thread runs, or None if it runs no function of a DAG."""
     found = find_running()
     return found if found is not None and isinstance(first_argument(found.task), Program) else None

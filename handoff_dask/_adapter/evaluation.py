@@ -1,4 +1,4 @@
-"""Calling functions: the same for a node of a cluster, which has programs, and for a run in this process."""
+"""Calling the code of functions: from compiled programs on a node, and directly in a local run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from distributed.protocol import pickle
 from handoff_dask._adapter.messages import Program, Shape
 from handoff_dask._model.function import Function, Transfer
 
-#: The name of the node where there is no cluster.
+#: The node's name in a run without a cluster.
 LOCAL = "local"
 
-#: Codes that stay loaded. A function that runs keeps its own, however many are loaded meanwhile.
-_CACHED = 512
+#: Unpickled callables to cache at most, per process. A running function keeps its own even if it is evicted.
+_CACHE_SIZE = 512
 _cache: OrderedDict[tuple[str, bytes], _Code] = OrderedDict()
 _cache_lock = threading.Lock()
 
@@ -36,20 +36,21 @@ def call(
     names: Sequence[str] = (),
     extra_kwargs: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Call a function, and wait for what it returns if that is a coroutine.
+    """Call a function's code, and run a coroutine that it returns to completion.
 
     Parameters
     ----------
     code : callable
     values : sequence
-        The results it takes, those that are passed by name last.
+        The results to pass: positional ones first, then one for each of ``names``.
     as_list : bool
-        Pass the results as one list.
+        Pass the positional results as one list.
     extra_args : sequence
-        Passed after the results.
+        Values to pass after the results.
     names : sequence of str
-        Parameters to pass the last results for.
+        Parameters that take the last ``len(names)`` results.
     extra_kwargs : mapping of str to object, optional
+        Further keyword arguments.
     """
     kwargs = extra_kwargs
     if names:
@@ -68,17 +69,26 @@ def call(
 
 
 def evaluate(program: Program, values: Sequence[Any], nodes: Sequence[Any] = ()) -> Any:
-    """Run a program: call its function after the inline functions it depends on."""
+    """Run a program: evaluate its inline functions, then call its function.
+
+    Parameters
+    ----------
+    program : Program
+    values : sequence
+        Results of the functions that it depends on, directly or through inline functions.
+    nodes : sequence, optional
+        Names of the producer's and the consumer's node, for a transfer.
+    """
     if program.steps:
         available = list(values)
         for step in program.steps:
-            taken = [available[s] for s in step.slots]
-            available.append(_call_packed(program.run_id, step.code, step.shape, taken, step.extra))
+            arguments = [available[s] for s in step.slots]
+            available.append(_call_pickled(program.run_id, step.code, step.shape, arguments, step.extra))
         values = tuple(available[s] for s in program.slots)
-    return _call_packed(program.run_id, program.code, program.shape, values, program.extra, nodes)
+    return _call_pickled(program.run_id, program.code, program.shape, values, program.extra, nodes)
 
 
-def _call_packed(
+def _call_pickled(
     run_id: str,
     code: bytes | str,
     shape: Shape,
@@ -95,7 +105,10 @@ def _call_packed(
 def evaluate_function(
     run_id: str, f: Function, inline: Sequence[Function], results: Mapping[Hashable, Any]
 ) -> Any:
-    """Call a function of this process after its inline functions, given the results that these all take."""
+    """Call a function of a local run after its inline functions.
+
+    ``results`` maps ids to the results that the function and its inline functions take.
+    """
     available = dict(results)
     for g in inline:
         available[g.id] = call_function(run_id, g, available)
@@ -103,18 +116,18 @@ def evaluate_function(
 
 
 def call_function(run_id: str, f: Function, results: Mapping[Hashable, Any]) -> Any:
-    """Call a function of this process, given the results it takes."""
+    """Call a function of a local run. ``results`` maps ids to the results that it takes."""
     code: Any = f.code
     if type(code) is str:
         code = load_code(run_id, code)
-    takes: Sequence[Hashable] = f.args
+    inputs: Sequence[Hashable] = f.args
     names: Sequence[str] = ()
     if f.kwargs:
-        takes, names = f.dependencies, tuple(f.kwargs)
+        inputs, names = f.dependencies, tuple(f.kwargs)
     extra_args = f.extra_args
     if type(f) is Transfer:
         extra_args = (LOCAL, LOCAL, *extra_args)
-    values = [results[d] for d in takes] if takes else ()
+    values = [results[d] for d in inputs] if inputs else ()
     return call(code, values, f.argument_inclusion == "as_list", extra_args, names, f.extra_kwargs)
 
 
@@ -122,9 +135,23 @@ def call_function(run_id: str, f: Function, results: Mapping[Hashable, Any]) -> 
 
 
 def load_code(run_id: str, code: bytes | str) -> Callable[..., Any]:
-    """The callable itself. Loaded once per run, so that state in it is shared by no other run.
+    """Import or unpickle a function's code.
 
-    It is loaded again when :data:`_CACHED` others were used since it was last.
+    Pickled code is cached per run, so that runs do not share its mutable state. The cache evicts the least
+    recently used of :data:`_CACHE_SIZE` entries.
+
+    Parameters
+    ----------
+    run_id : str
+    code : bytes or str
+        Pickled code, or ``"package.module:qualname"``.
+
+    Raises
+    ------
+    TypeError
+        The imported object is not callable.
+    Exception
+        Any error of importing or unpickling. The next call tries again.
     """
     if isinstance(code, str):
         module, _, name = code.partition(":")
@@ -132,7 +159,7 @@ def load_code(run_id: str, code: bytes | str) -> Callable[..., Any]:
         for part in name.split("."):
             found = getattr(found, part)
         if not callable(found):
-            raise TypeError(f"{code!r} is not callable, but {found!r}")
+            raise TypeError(f"{code!r} is not callable: it is {found!r}")
         loaded: Callable[..., Any] = found
         return loaded
     key = (run_id, code)
@@ -140,7 +167,7 @@ def load_code(run_id: str, code: bytes | str) -> Callable[..., Any]:
         cached = _cache.get(key)
         if cached is None:
             cached = _cache[key] = _Code(code)
-            while len(_cache) > _CACHED:
+            while len(_cache) > _CACHE_SIZE:
                 _cache.popitem(last=False)
         else:
             _cache.move_to_end(key)
@@ -148,7 +175,7 @@ def load_code(run_id: str, code: bytes | str) -> Callable[..., Any]:
 
 
 class _Code:
-    """Pickled code, which the first thread that needs it loads, while others that need it wait."""
+    """Pickled code. The first thread that needs it unpickles it; other threads wait for the result."""
 
     def __init__(self, data: bytes) -> None:
         self._data: bytes | None = data
@@ -164,7 +191,7 @@ class _Code:
 
 
 def _after_fork() -> None:
-    """Other threads may have held the locks."""
+    """Replace the lock and the entries with their locks: threads of the parent may have held them."""
     global _cache_lock
     _cache_lock = threading.Lock()
     _cache.clear()

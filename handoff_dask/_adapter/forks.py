@@ -1,6 +1,7 @@
-"""A process that was forked has none of the threads in which clients and clusters run: they are closed there.
+"""Fork safety: a forked process closes the clients and clusters that it inherits.
 
-Otherwise whatever is asked of them is never answered, since it waits for an event loop that does not turn.
+Their event loops run in threads, and threads do not survive a fork. Without this, any call to such a client
+or cluster would wait forever.
 """
 
 from __future__ import annotations
@@ -11,35 +12,37 @@ from typing import Any
 from handoff_dask._adapter._dask import forked
 from handoff_dask.exceptions import ClusterNotReadyError
 
-#: Clients, clusters and servers of the process that this one was forked from. If collected, they would
-#: close connections, and take them from an event loop's selector, which both processes share.
+#: Clients, clusters and servers of the parent process. They are referenced here because garbage collection
+#: would close their connections and unregister them from the event loop's selector, which the parent shares.
 _inherited: list[Any] = []
 
 
-def inherited(client: Any) -> bool:
-    """Whether a client or a cluster was made before this process was forked."""
+def is_inherited(client: Any) -> bool:
+    """Return whether a client or a cluster was created before this process was forked."""
     return any(client is other for other in _inherited)
 
 
 def explain_inherited(client: Any) -> str:
-    """Why it cannot be used, and what to do."""
+    """Return why an inherited client or cluster cannot be used, and the remedy."""
     return (
-        f"{client!r} was made before this process was forked, and works only in the process that made it:"
-        " make a client here, Client(address), or pass none to use an embedded cluster of this process; or"
-        ' start processes with multiprocessing.get_context("spawn")'
+        f"{client!r} was created before this process was forked, and works only in the process that created"
+        " it: create a client here, Client(address), or pass none to use an embedded cluster of this process;"
+        ' or start processes with multiprocessing.get_context("spawn")'
     )
 
 
 def _after_fork() -> None:
-    forked.renew_offload()
-    _inherited.extend(client for client in forked.clients() if forked.shut_client(client, _refusing(client)))
-    _inherited.extend(cluster for cluster in forked.clusters() if forked.shut_cluster(cluster))
+    forked.replace_offload_executor()
+    _inherited.extend(c for c in forked.clients() if forked.mark_client_closed(c, _refuse(c)))
+    _inherited.extend(c for c in forked.clusters() if forked.mark_cluster_closed(c))
     for server in forked.servers():
-        forked.keep_directory(server)
+        forked.disown_directory(server)
         _inherited.append(server)
 
 
-def _refusing(client: Any) -> Any:
+def _refuse(client: Any) -> Any:
+    """Return a replacement for ``client.sync`` that raises."""
+
     def sync(*args: Any, **kwargs: Any) -> Any:
         raise ClusterNotReadyError(explain_inherited(client))
 

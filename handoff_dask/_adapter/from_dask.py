@@ -1,4 +1,4 @@
-"""Dask collections and graphs as functions of a DAG."""
+"""Convert Dask collections and graphs to the functions of a DAG."""
 
 from __future__ import annotations
 
@@ -24,21 +24,24 @@ from handoff_dask._adapter._dask.graphs import (
     TaskRef,
     Tuple,
     convert_graph,
-    is_given,
+    is_annotation_set,
 )
 from handoff_dask._model.function import Function
 from handoff_dask.exceptions import InvalidFunctionError, MissingFunctionError
 
-#: What a Dask key ends in when nobody gave it a name: a hash or a random number.
+#: The end of a Dask key that was generated: a hash or a random UUID.
 _TOKEN = re.compile(r"-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$")
 
-#: Literals of these types are passed by value; any other is a function, so that it is sent only once.
+#: Literals of these types are inlined into arguments. Any other literal becomes a function, and is sent once.
 _SMALL = (type(None), bool, int, float, complex, type(Ellipsis), slice)
-_SHORT = 100  # characters up to which a text counts as small
+
+#: A ``str`` or ``bytes`` up to this length is inlined too.
+_SHORT = 100
 
 _RESULT = "result"
 
-Chooser = Any  # a value for all, or callable(key, task)
+#: One value for all tasks, or ``callable(key, task)``.
+Chooser = Any
 
 
 # ---------------------------------------------------------------------- what runs on the node
@@ -46,14 +49,14 @@ Chooser = Any  # a value for all, or callable(key, task)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slot:
-    """Stands for one of the results that a function is given, by position."""
+    """Placeholder for a result: its position among the results that the function takes."""
 
     number: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Nested:
-    """A call inside another one's arguments."""
+    """A call within the arguments of another call."""
 
     code: Callable[..., Any]
     args: tuple[Any, ...]
@@ -61,12 +64,12 @@ class Nested:
 
 
 class Call:
-    """Calls a function whose results to pass are not simply its first arguments.
+    """Adapter for code that takes results elsewhere than in its first positional arguments.
 
     Parameters
     ----------
     code : callable
-        It is called by the name of this, in keys and drawings.
+        The adapter takes on its name, for keys and drawings.
     """
 
     def __init__(self, code: Callable[..., Any]) -> None:
@@ -74,22 +77,26 @@ class Call:
         self.__qualname__ = self.__name__ = funcname(code)
 
     def __call__(self, *given: Any) -> Any:
-        """Takes the results, then the arguments and keyword arguments with a :class:`Slot` for each."""
+        """Call the code with its slots filled.
+
+        ``given`` are the results, the positional arguments as a sequence, and the keyword arguments as a
+        mapping. Both may contain :class:`Slot` and :class:`Nested` objects.
+        """
         *values, args, kwargs = given
         return self.code(
-            *[_filled(a, values) for a in args], **{name: _filled(a, values) for name, a in kwargs.items()}
+            *[_fill(a, values) for a in args], **{name: _fill(a, values) for name, a in kwargs.items()}
         )
 
     def __repr__(self) -> str:
         return f"<call of {self.__name__}>"
 
 
-def _filled(part: Any, values: list[Any]) -> Any:
+def _fill(part: Any, values: list[Any]) -> Any:
     if type(part) is Slot:
         return values[part.number]
     if type(part) is Nested:
-        args = [_filled(a, values) for a in part.args]
-        return part.code(*args, **{name: _filled(a, values) for name, a in part.kwargs.items()})
+        args = [_fill(a, values) for a in part.args]
+        return part.code(*args, **{name: _fill(a, values) for name, a in part.kwargs.items()})
     return part
 
 
@@ -99,17 +106,17 @@ def literal(value: Any) -> Any:
 
 
 def collect(kind: type, *items: Any) -> Any:
-    """Make a list, tuple or set."""
+    """Return a list, tuple or set of the items."""
     return kind(items)
 
 
 def collect_dict(*items: Any) -> dict[Any, Any]:
-    """Make a dict of keys and values in turn."""
+    """Return a dict of alternating keys and values."""
     return dict(zip(items[::2], items[1::2], strict=True))
 
 
-def same(value: Any) -> Any:
-    """Return ``value``: the code of a function that is another name for one."""
+def alias(value: Any) -> Any:
+    """Return ``value``: the code of a function that stands for an alias of a key."""
     return value
 
 
@@ -117,21 +124,36 @@ def same(value: Any) -> Any:
 
 
 def functions_of_collection(obj: Any, dag_id: Hashable, cost: Chooser, node: Chooser) -> Iterator[Function]:
-    """Functions of a Dask collection, or of lists, tuples, sets and dicts with collections in them.
+    """Convert a Dask collection, or lists, tuples, sets and dicts that contain collections.
 
-    The last of them gives what ``dask.compute(obj)`` gives; no other function needs it, and it needs all.
+    Parameters
+    ----------
+    obj : object
+    dag_id : hashable
+        The DAG's id, for error messages.
+    cost, node : Chooser
+        As for ``DAG.from_delayed``.
+
+    Returns
+    -------
+    iterator of Function
+        The last function is the only sink. Its result is that of ``dask.compute(obj)``.
 
     Raises
     ------
     TypeError
-        There is no Dask collection in it.
+        ``obj`` contains no Dask collection.
+    MissingFunctionError
+        A task refers to a future, or to persisted data.
+    InvalidFunctionError
+        A task cannot be converted. Raised by the iterator.
     """
     collections: list[Any] = []
-    whole = _assembled(obj, collections)
+    whole = _to_task(obj, collections)
     if not collections:
         raise TypeError(
-            "DAG.from_delayed takes a Dask collection, such as dask.delayed makes, or a list, tuple, set or"
-            f" dict with some, not {obj!r}"
+            "DAG.from_delayed takes a Dask collection, such as one from dask.delayed, or a list, tuple, set"
+            f" or dict of collections, not {obj!r}"
         )
     graph: dict[Any, Any] = {}
     annotations: dict[Any, dict[str, Any]] = {}
@@ -151,71 +173,100 @@ def functions_of_collection(obj: Any, dag_id: Hashable, cost: Chooser, node: Cho
 def functions_of_graph(
     graph: Any, outputs: Any, dag_id: Hashable, cost: Chooser, node: Chooser
 ) -> Iterator[Function]:
-    """Functions of a low-level Dask graph, by the keys they have there.
+    """Convert a low-level Dask graph. Function ids are the keys of the graph.
+
+    Parameters
+    ----------
+    graph : mapping
+    outputs : key or (nested) list of keys
+        Tasks that these keys do not need are left out.
+    dag_id : hashable
+        The DAG's id, for error messages.
+    cost, node : Chooser
+        As for ``DAG.from_graph``.
 
     Raises
     ------
     TypeError
         The graph is not a mapping.
+    MissingFunctionError
+        An output, or a key that a task refers to, is missing from the graph.
+    InvalidFunctionError
+        A task cannot be converted. Raised by the iterator.
     """
     if not isinstance(graph, Mapping):
         raise TypeError(f"graph must be a Dask graph, a mapping of keys to tasks, not {graph!r}")
     conversion = _Conversion(dag_id, ensure_dict(graph), _annotations_of(graph), cost, node)
-    return conversion.functions(list(_flat(outputs)), readable=False)
+    return conversion.functions(list(_flatten(outputs)), readable=False)
 
 
-def _flat(outputs: Any) -> Iterator[Hashable]:
+def _flatten(outputs: Any) -> Iterator[Hashable]:
     if isinstance(outputs, list):
         for each in outputs:
-            yield from _flat(each)
+            yield from _flatten(each)
     else:
         yield outputs
 
 
 def _annotations_of(graph: Any) -> dict[Any, dict[str, Any]]:
-    """Key → what ``dask.annotate`` said of it."""
+    """Return the annotations of a graph's layers: key → name → value."""
     found: dict[Any, dict[str, Any]] = {}
     for layer in graph.layers.values() if isinstance(graph, HighLevelGraph) else ():
         if layer.annotations:
             for key in layer:
-                said = {n: v(key) if callable(v) else v for n, v in layer.annotations.items()}
-                # Dask puts such objects where nothing was said.
-                found[key] = {n: v for n, v in said.items() if is_given(v)}
+                values = {n: v(key) if callable(v) else v for n, v in layer.annotations.items()}
+                found[key] = {n: v for n, v in values.items() if is_annotation_set(v)}
     return found
 
 
-def _assembled(obj: Any, collections: list[Any]) -> Any:
-    """What ``dask.compute`` would make of ``obj``, as a task; the collections in it are added to the list."""
+def _to_task(obj: Any, collections: list[Any]) -> Any:
+    """Convert ``obj`` to a task whose result is that of ``dask.compute(obj)``.
+
+    Appends the collections that ``obj`` contains to ``collections``. Returns an object without collections
+    unchanged.
+    """
     if is_dask_collection(obj):
         collections.append(obj)
         finish, extra = obj.__dask_postcompute__()
         keys = obj.__dask_keys__()
         if hasattr(obj, "key") and keys == [obj.key] and not extra and funcname(finish) == "single_key":
             return TaskRef(obj.key)
-        return Task(None, finish, _referring(keys), *extra)
+        return Task(None, finish, _to_refs(keys), *extra)
     kind = type(obj)
     before = len(collections)
-    made: Any = obj
+    task: Any = obj
     if kind in (list, tuple, set):
         container = List if kind is list else Tuple if kind is tuple else Set
-        made = container(*[_assembled(each, collections) for each in obj])
+        task = container(*[_to_task(each, collections) for each in obj])
     elif isinstance(obj, dict):
-        items = [_assembled(part, collections) for item in obj.items() for part in item]
-        made = Task(None, collect_dict, *items)
+        items = [_to_task(part, collections) for item in obj.items() for part in item]
+        task = Task(None, collect_dict, *items)
     elif dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        values = [_assembled(getattr(obj, f.name), collections) for f in dataclasses.fields(obj)]
-        made = Task(None, kind, *values)
+        values = [_to_task(getattr(obj, f.name), collections) for f in dataclasses.fields(obj)]
+        task = Task(None, kind, *values)
     elif isinstance(obj, tuple) and hasattr(obj, "_fields"):
-        made = Task(None, kind, *[_assembled(each, collections) for each in obj])
-    return made if len(collections) > before else obj
+        task = Task(None, kind, *[_to_task(each, collections) for each in obj])
+    return task if len(collections) > before else obj
 
 
-def _referring(keys: Any) -> Any:
-    return List(*[_referring(key) for key in keys]) if isinstance(keys, list) else TaskRef(keys)
+def _to_refs(keys: Any) -> Any:
+    return List(*[_to_refs(key) for key in keys]) if isinstance(keys, list) else TaskRef(keys)
 
 
 class _Conversion:
-    """One graph on its way to functions."""
+    """The conversion of one graph.
+
+    Parameters
+    ----------
+    dag_id : hashable
+        The DAG's id, for error messages.
+    graph : mapping of key to task
+    annotations : mapping of key to mapping
+        From :func:`_annotations_of`.
+    cost, node : Chooser
+    extra : mapping of key to task, optional
+        A task to add, which assembles the result from the collections.
+    """
 
     def __init__(
         self,
@@ -233,7 +284,8 @@ class _Conversion:
         self.result = next(iter(extra), None) if extra else None
         self.graph.update(extra or {})
         self.annotations = annotations
-        self.everywhere = {n: _of_key(v) for n, v in dask.get_annotations().items()}
+        #: Annotations of enclosing ``dask.annotate`` blocks: name → Chooser.
+        self.ambient = {n: _ignore_task(v) for n, v in dask.get_annotations().items()}
         self.cost = cost
         self.node = node
         self.ids: dict[Any, Hashable] = {}
@@ -241,6 +293,7 @@ class _Conversion:
         self._calls: dict[int, Call] = {}
 
     def functions(self, outputs: Iterable[Any], *, readable: bool) -> Iterator[Function]:
+        """Return the functions that the outputs need. ``readable`` turns keys into ids without tokens."""
         outputs = list(outputs)
         self.outputs.update(outputs)
         order = self._order(outputs)
@@ -251,15 +304,15 @@ class _Conversion:
         return (self._function(key) for key in order)
 
     def _order(self, outputs: list[Any]) -> list[Any]:
-        """Keys of the functions that are needed, each after those it depends on, unless there is a cycle."""
+        """Return the keys that the outputs need, in topological order; in any order if there is a cycle."""
         order: list[Any] = []
         seen: set[Any] = set()
         missing: list[tuple[Any, Any]] = []
         missing.extend((None, key) for key in outputs if key not in self.graph)
         stack = [(key, False) for key in reversed(outputs) if key in self.graph]
         while stack:
-            key, left = stack.pop()
-            if left:
+            key, expanded = stack.pop()
+            if expanded:
                 order.append(key)
             elif key not in seen:
                 seen.add(key)
@@ -273,29 +326,37 @@ class _Conversion:
             texts = [
                 f"output {need!r} is not a key of the graph"
                 if key is None
-                else f"task {key!r} needs {need!r}, which is not in the graph: a future or persisted data on"
-                " a cluster, perhaps; pass its value instead"
+                else f"task {key!r} needs {need!r}, which is missing from the graph: if it is a future or"
+                " persisted data on a cluster, pass its value instead"
                 for key, need in missing
             ]
             raise MissingFunctionError(self.dag_id, texts, missing)
         return order
 
     def _needs(self, key: Any) -> list[Any]:
-        """Keys of the functions whose results a task takes, in the order in which it names them."""
+        """Return the keys of the functions whose results a task takes, in the order of its arguments."""
         found: dict[Any, None] = {}
         stack: list[Any] = [self.graph[key]]
         while stack:
             part = stack.pop()
             if isinstance(part, (TaskRef, Alias)):
-                target, _ = self._resolved(part)
+                target, _ = self._resolve(part)
                 if target is not None:
                     found[target.key] = None
             elif isinstance(part, Task):
                 stack.extend(reversed([*part.args, *part.kwargs.values()]))
         return list(found)
 
-    def _resolved(self, part: Any) -> tuple[TaskRef | None, Any]:
-        """What a reference is to, past other names; or None and the value, if that is small."""
+    def _resolve(self, part: Any) -> tuple[TaskRef | None, Any]:
+        """Follow a reference through aliases.
+
+        Returns
+        -------
+        target : TaskRef or None
+            None if the reference leads to a small literal.
+        value : object
+            The literal; None if there is a target.
+        """
         key = _target(part)
         seen = set()
         while isinstance(task := self.graph.get(key), Alias) and key not in self.outputs and key not in seen:
@@ -313,23 +374,24 @@ class _Conversion:
         if isinstance(task, DataNode):
             return Function(id, literal, extra_args=[task.value])
         if isinstance(task, Alias):
-            target, value = self._resolved(task)
+            target, value = self._resolve(task)
             if target is None:
                 return Function(id, literal, extra_args=[value])
-            return Function(id, same, args=[self.ids[target.key]])
+            return Function(id, alias, args=[self.ids[target.key]])
         if not isinstance(task, Task) or type(task) not in _TASKS:
             raise InvalidFunctionError(
                 self.dag_id,
                 [
-                    f"task {key!r} is a {type(task).__name__}, which works only by its own key in Dask; of"
-                    " shuffles and rechunking use another method than p2p:"
+                    f"task {key!r} is a {type(task).__name__}, which Dask can run only under its own key;"
+                    " for shuffles and rechunking use a method other than p2p:"
                     ' dask.config.set({"dataframe.shuffle.method": "tasks", "array.rechunk.method": "tasks"})'
                 ],
                 [key],
             )
-        return self._called(id, key, task, self._fields(key, task))
+        return self._call(id, key, task, self._fields(key, task))
 
-    def _called(self, id: Hashable, key: Any, task: Task, fields: dict[str, Any]) -> Function:
+    def _call(self, id: Hashable, key: Any, task: Task, fields: dict[str, Any]) -> Function:
+        """Convert a task that calls code. Without an adapter if the results are its first arguments."""
         slots: dict[Any, int] = {need: n for n, need in enumerate(self._needs(key))}
         nested = self._nested(task, slots)
         args, kwargs = nested.args, nested.kwargs
@@ -347,20 +409,20 @@ class _Conversion:
                 extra_kwargs={n: v for n, v in kwargs.items() if type(v) is not Slot},
                 **fields,
             )
-        code = self._call(nested.code)
+        code = self._adapter(nested.code)
         return Function(id, code, args=[self.ids[n] for n in slots], extra_args=[args, kwargs], **fields)
 
-    def _call(self, code: Callable[..., Any]) -> Call:
-        # One for all functions of the same code: they are then sent, and known, as one.
+    def _adapter(self, code: Callable[..., Any]) -> Call:
+        # One object for all functions with this code, so that it is pickled once.
         call = self._calls.get(id(code))
         if call is None:
             call = self._calls[id(code)] = Call(code)
         return call
 
     def _part(self, part: Any, slots: Mapping[Any, int]) -> Any:
-        """A task's argument without anything of Dask's in it."""
+        """Convert an argument of a task to a value without Dask's classes: a literal, a Slot or a Nested."""
         if isinstance(part, (TaskRef, Alias)):
-            target, value = self._resolved(part)
+            target, value = self._resolve(part)
             return value if target is None else Slot(slots[target.key])
         if isinstance(part, DataNode):
             return part.value
@@ -380,35 +442,36 @@ class _Conversion:
         return Nested(task.func, args, {name: self._part(a, slots) for name, a in task.kwargs.items()})
 
     def _fields(self, key: Any, task: Any) -> dict[str, Any]:
-        """Cost, node, retries and priority: of annotations first, then of what was given for all."""
-        whole = key is self.result and self.result is not None
-        said = {n: _chosen(v, key, task, whole) for n, v in self.everywhere.items()}
-        said.update(self.annotations.get(key, {}))
-        cost = _chosen(self.cost, key, task, whole)
-        resources = said.get("resources")
+        """Return cost, node, retries and priority. Annotations take precedence over ``cost`` and ``node``."""
+        is_result = key is self.result and self.result is not None
+        annotations = {n: _choose(v, key, task, is_result) for n, v in self.ambient.items()}
+        annotations.update(self.annotations.get(key, {}))
+        cost = _choose(self.cost, key, task, is_result)
+        resources = annotations.get("resources")
         if isinstance(resources, Mapping):
             cost = {**(cost or {}), **resources}
-        node = _chosen(self.node, key, task, whole)
-        if said.get("workers") is not None and not said.get("allow_other_workers"):
-            node = said["workers"]
-        fields = {"cost": cost, "node": node, "max_retries": said.get("retries")}
-        if said.get("priority") is not None:
-            fields["priority"] = said["priority"]
+        node = _choose(self.node, key, task, is_result)
+        if annotations.get("workers") is not None and not annotations.get("allow_other_workers"):
+            node = annotations["workers"]
+        fields = {"cost": cost, "node": node, "max_retries": annotations.get("retries")}
+        if annotations.get("priority") is not None:
+            fields["priority"] = annotations["priority"]
         return fields
 
 
-#: Types of task of which we know what they do.
+#: Types of task that can be converted. Subclasses may do more than their base class.
 _TASKS = (Task, List, Tuple, Set, Dict)
 
 
-def _chosen(choose: Chooser, key: Any, task: Any, whole: bool) -> Any:
-    if callable(choose):
-        return None if whole else choose(key, task)
-    return choose
+def _choose(chooser: Chooser, key: Any, task: Any, is_result: bool) -> Any:
+    """Return a chooser's value for a task. Callables are skipped for the result, which has no Dask key."""
+    if callable(chooser):
+        return None if is_result else chooser(key, task)
+    return chooser
 
 
-def _of_key(annotation: Any) -> Chooser:
-    """Annotations are callables of the key alone."""
+def _ignore_task(annotation: Any) -> Chooser:
+    """Return an annotation as a Chooser: Dask calls annotations with the key alone."""
     return (lambda key, task: annotation(key)) if callable(annotation) else annotation
 
 
@@ -425,32 +488,32 @@ def _is_plain(parts: Iterable[Any]) -> bool:
 
 
 def _readable(order: list[Any], result: Any) -> dict[Any, Hashable]:
-    """Key → id: the key without hash, numbered where another one is called so.
+    """Return readable ids: key → key without its token, numbered if the name is already taken.
 
     ``"inc-6c4c…"`` → ``"inc"``, the next one ``"inc-2"``; ``("add-30da…", 0, 1)`` → ``("add", 0, 1)``. A key
-    without hash was named by a person and is left as it is.
+    without a token was chosen by the user and stays as it is.
     """
     heads = {key: key[0] if isinstance(key, tuple) and key else key for key in order if key is not result}
-    hashed = {h: h[: m.start()] for h in heads.values() if isinstance(h, str) and (m := _TOKEN.search(h))}
-    taken: set[Any] = {h for h in heads.values() if h not in hashed}
+    generated = {h: h[: m.start()] for h in heads.values() if isinstance(h, str) and (m := _TOKEN.search(h))}
+    taken: set[Any] = {h for h in heads.values() if h not in generated}
     count: dict[str, int] = {}
     names: dict[Any, Any] = {}
-    for head, name in hashed.items():
-        names[head] = _free(name, taken, count)
+    for head, name in generated.items():
+        names[head] = _unused(name, taken, count)
     ids: dict[Any, Hashable] = {}
     for key, head in heads.items():
         name = names.get(head, head)
         ids[key] = (name, *key[1:]) if isinstance(key, tuple) and key else name
     if result is not None:
-        ids[result] = _free(_RESULT, taken, count)
+        ids[result] = _unused(_RESULT, taken, count)
     return ids
 
 
-def _free(name: str, taken: set[Any], count: dict[str, int]) -> str:
-    """``name``, or with the first number that makes it new."""
-    free = name
-    while free in taken:
+def _unused(name: str, taken: set[Any], count: dict[str, int]) -> str:
+    """Return ``name``, with the first suffix ``-2``, ``-3``, … that makes it unique if it is taken."""
+    unused = name
+    while unused in taken:
         count[name] = count.get(name, 1) + 1
-        free = f"{name}-{count[name]}"
-    taken.add(free)
-    return free
+        unused = f"{name}-{count[name]}"
+    taken.add(unused)
+    return unused

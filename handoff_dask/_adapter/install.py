@@ -1,4 +1,4 @@
-"""Installing the scheduler plugin over a client's connection, and what to say when that cannot be done."""
+"""Install the scheduler plugin over a client's connection, and explain failures to do so."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from handoff_dask.exceptions import ClusterNotReadyError
 
 
 async def install(client: Client) -> Any:
-    """Install the scheduler plugin unless it is there.
+    """Install the scheduler plugin if it is missing. Idempotent.
 
     Returns
     -------
     object
-        What the plugin says of itself: :func:`check_protocol` takes it.
+        The plugin's protocol and version, for :func:`check_protocol`.
 
     Raises
     ------
     OSError
         The connection to the scheduler broke.
     ClusterNotReadyError
-        The scheduler does not let us, or lacks handoff_dask.
+        The scheduler accepts no plugins, or handoff_dask cannot be imported there.
     """
     installed = await request(client, "get_metadata", keys=[NAME], default=None)
     if installed is None:
@@ -45,7 +45,7 @@ async def install(client: Client) -> Any:
 
 
 def _explain_failure(error: Exception) -> str:
-    """Why the plugin could not be installed, and what to do, in one sentence."""
+    """Return why the plugin could not be installed, and the remedy, in one sentence."""
     text = str(error)
     if "pickle" in text and isinstance(error, ValueError):
         return (
@@ -54,8 +54,8 @@ def _explain_failure(error: Exception) -> str:
         )
     if isinstance(error, ModuleNotFoundError) or "No module named" in text:
         return (
-            f"the scheduler cannot import what it needs ({text}): install handoff-dask"
-            f" {__version__} in the environment of the scheduler and of every worker"
+            f"the scheduler cannot import handoff_dask or one of its dependencies ({text}): install"
+            f" handoff-dask {__version__} in the environment of the scheduler and of every worker"
         )
     return (
         f"the scheduler could not install the handoff_dask plugin ({type(error).__name__}: {text}):"
@@ -64,7 +64,13 @@ def _explain_failure(error: Exception) -> str:
 
 
 def explain_unusable(workers: Mapping[str, str]) -> str:
-    """Why no worker can run functions, and what to do."""
+    """Return why no worker can run functions, and the remedy.
+
+    Parameters
+    ----------
+    workers : mapping of str to str
+        Address of each unusable worker → the error with which it answered.
+    """
     address, problem = next(iter(workers.items()))
     others = f" (and {len(workers) - 1} more)" if len(workers) > 1 else ""
     return (
@@ -74,10 +80,21 @@ def explain_unusable(workers: Mapping[str, str]) -> str:
 
 
 def check_protocol(installed: Any) -> None:
-    """Raise unless the scheduler's handoff_dask and this one understand each other."""
+    """Check that the scheduler's handoff_dask is compatible with this one.
+
+    Parameters
+    ----------
+    installed : object
+        Returned by :func:`install`.
+
+    Raises
+    ------
+    ClusterNotReadyError
+        The protocol versions differ.
+    """
     if not isinstance(installed, dict) or installed.get("protocol") != PROTOCOL:
         version = installed.get("version") if isinstance(installed, dict) else "of an unknown version"
         raise ClusterNotReadyError(
-            f"the scheduler runs handoff_dask {version}, this client {__version__}, and they do"
-            " not understand each other: install the same version on both"
+            f"incompatible versions: the scheduler runs handoff_dask {version}, this client {__version__};"
+            " install the same version on both"
         )

@@ -63,16 +63,16 @@ class Pause(float):
 
 def shorten(stream: Any, interval: float, stocked: Callable[[], bool]) -> None:
     """Shorten a stream's pause, unless it is that short already."""
-    own = float(workers.pause_of(stream))
+    own = float(workers.send_interval(stream))
     if own > interval:
-        workers.set_pause(stream, Pause(own, interval, stocked))
+        workers.set_send_interval(stream, Pause(own, interval, stocked))
 
 
 def put_back(stream: Any) -> None:
     """Give a stream its own pause again, unless somebody has changed it since."""
-    pause = workers.pause_of(stream)
+    pause = workers.send_interval(stream)
     if isinstance(pause, Pause):
-        workers.set_pause(stream, float(pause))
+        workers.set_send_interval(stream, float(pause))
 
 
 def set_worker_interval(dask_worker: Worker, interval: float | None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from handoff_dask._adapter.checkpoint import Entry
+    from handoff_dask._adapter.checkpoint import CheckpointFile
 
 #: Raised by one whenever client and scheduler of different versions could misunderstand each other.
 PROTOCOL = 4
@@ -119,7 +119,7 @@ class Program(NamedTuple):
         Inline functions to evaluate before, in this order.
     slots : tuple of int
         Positions of the arguments among the results and the values of the steps; () when there are no steps.
-    store : Entry or None
+    checkpoint : CheckpointFile or None
         Where to write the result.
     """
 
@@ -131,7 +131,7 @@ class Program(NamedTuple):
     extra: bytes | None
     steps: tuple[Step, ...] = ()
     slots: tuple[int, ...] = ()
-    store: Entry | None = None
+    checkpoint: CheckpointFile | None = None
 
     def __repr__(self) -> str:
         # Workers log this when a function fails; the whole would show arguments, and credentials among them.

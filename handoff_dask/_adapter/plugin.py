@@ -473,7 +473,7 @@ GIVEN_BACK = frozenset({"ready", "constrained", "waiting"})
 
 def report_in(startstops: Any, attempt: int) -> Report:
     """What the node has said of an attempt, along with its outcome."""
-    report = Report(*(tasks.enclosed(startstops, NAME) or ()))
+    report = Report(*(tasks.attached(startstops, NAME) or ()))
     return report if report.attempt == attempt else Report()
 
 

@@ -1,4 +1,4 @@
-"""Whether a Dask client can be made for an address, found out before one is made."""
+"""Checks of a scheduler's address, made before Dask creates a client for it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,18 @@ from handoff_dask.exceptions import ClusterNotReadyError
 
 
 def check_address(address: str) -> None:
-    """Raise for what no client can connect to.
+    """Raise if no client can connect to this address.
 
-    Dask would find it out, too, but leave a client behind that is half made. Closing itself whenever the
-    garbage collector comes upon it, it may stop this process for ever: it waits for a lock that is held by
-    what was interrupted.
+    Dask detects the error too, but leaves a half-initialised client behind. The garbage collector closes that
+    client at an arbitrary moment, which may deadlock: closing waits for a lock that the interrupted code may
+    hold.
+
+    Raises
+    ------
+    ValueError
+        The address is malformed, or its protocol is unknown.
+    ClusterNotReadyError
+        The address requires TLS, and no certificates are configured.
     """
     try:
         scheme, location = parse_address(address)
@@ -31,43 +38,49 @@ def check_address(address: str) -> None:
         raise ValueError(f"client: {address!r} is not the address of a scheduler: {error}") from error
     if scheme == "tls" and Security().get_connection_args("client").get("ssl_context") is None:
         raise ClusterNotReadyError(
-            f"client: the scheduler at {address!r} is to be reached with TLS: pass a client that has"
-            " certificates, Client(address, security=Security(...)), or configure distributed.comm.tls"
+            f"client: the scheduler at {address!r} requires TLS: pass a client that has certificates,"
+            " Client(address, security=Security(...)), or configure distributed.comm.tls"
         )
 
 
 def check_answers(address: str) -> None:
-    """Raise if what is at an address does not greet as a scheduler does.
+    """Raise unless a Dask server answers at this address.
 
-    Dask's client waits for the greeting for ever, such as that of a dashboard, whose port is easily mistaken
-    for the scheduler's, and takes whatever it reads for the length of one.
+    A Dask client waits forever for the handshake of any other server, for example of the dashboard, whose
+    port is easily mistaken for the scheduler's: it takes the first bytes that it reads for a message length.
+
+    Raises
+    ------
+    ClusterNotReadyError
+        Nothing listens there, or the handshake does not complete within
+        ``distributed.comm.timeouts.connect``.
     """
     if parse_address(address)[0] not in ("tcp", "tls"):
         return
     timeout = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"), "s")
     raised: list[BaseException] = []
 
-    async def greet() -> None:
+    async def shake_hands() -> None:
         comm = await connect(address, **Security().get_connection_args("client"))
         comm.abort()
 
-    def ask() -> None:
+    def run() -> None:
         try:
-            # Dask itself gives up in time when nothing listens there.
-            asyncio.run(asyncio.wait_for(greet(), timeout + 1))
+            # One second longer than Dask's own timeout, which applies if nothing listens.
+            asyncio.run(asyncio.wait_for(shake_hands(), timeout + 1))
         except BaseException as error:
             raised.append(error)
 
-    # In a thread of its own, since this one may have an event loop already, as in a notebook.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join()
+    # In a separate thread, because this one may run an event loop already, as in a notebook.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
     if not raised:
         return
     (error,) = raised
     if isinstance(error, OSError) and not isinstance(error, TimeoutError):
         raise ClusterNotReadyError(f"client: no scheduler answers at {address!r}: {error}") from error
     raise ClusterNotReadyError(
-        f"client: what answers at {address!r} is no scheduler. The port of a scheduler usually is 8786, that"
-        " of its dashboard 8787"
+        f"client: the server at {address!r} is not a Dask scheduler. A scheduler usually listens on port"
+        " 8786, its dashboard on port 8787"
     ) from error

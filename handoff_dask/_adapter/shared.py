@@ -1,4 +1,4 @@
-"""Clients and clusters of this process that are made at first use, kept for the next, and closed at exit."""
+"""Shared clients and clusters: created on first use, reused, and closed at exit."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
-_kept: dict[Hashable, Any] = {}
+_resources: dict[Hashable, Any] = {}
 
-#: A lock for each key: whoever waits for one scheduler to answer keeps nobody from another.
+#: One lock per key, so that waiting for one scheduler does not block the use of another.
 _locks: dict[Hashable, threading.Lock] = {}
 
 
-def shared(key: Hashable, make: Callable[[], Any]) -> Any:
-    """Return what is kept under a key, made again if it is not running any more. From any thread.
+def shared(key: Hashable, create: Callable[[], Any]) -> Any:
+    """Return the shared client or cluster of a key, created anew unless it is running. Thread-safe.
 
     Parameters
     ----------
     key : hashable
-    make : callable
-        Makes it: something with a ``status`` and a method ``close``. Called by one thread at a time.
+    create : callable
+        Returns a new client or cluster: an object with ``status`` and ``close()``. One thread at a time calls
+        it for a key.
     """
     with _locks.setdefault(key, threading.Lock()):
-        kept = _kept.get(key)
-        if kept is None or getattr(kept.status, "name", kept.status) != "running":
-            kept = _kept[key] = make()
-            close_at_exit(kept)
-        return kept
+        resource = _resources.get(key)
+        if resource is None or getattr(resource.status, "name", resource.status) != "running":
+            resource = _resources[key] = create()
+            close_at_exit(resource)
+        return resource
 
 
 def close_at_exit(resource: Any) -> None:
-    """Close a cluster or a client when the interpreter exits, without a word."""
+    """Close a cluster or a client silently when the interpreter exits."""
 
     def close() -> None:
-        # Nobody wants to read how it closes, and where that would be written may be closed already.
+        # Messages about the shutdown are noise, and the stream they go to may be closed already.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         with contextlib.suppress(Exception, asyncio.CancelledError):
             resource.close(timeout=5)
@@ -47,5 +48,5 @@ def close_at_exit(resource: Any) -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # Other threads may have held locks; clients and clusters are closed in a fork, and made anew.
+    # Threads of the parent may have held locks. The resources themselves are closed in the fork (see forks).
     os.register_at_fork(after_in_child=_locks.clear)

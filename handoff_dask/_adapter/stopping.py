@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING
 
 from handoff_dask._adapter._dask.workers import call_on
-from handoff_dask._adapter.killable import stop_attempts
+from handoff_dask._adapter.process_pool import stop_attempts
 
 if TYPE_CHECKING:
     from distributed import Scheduler

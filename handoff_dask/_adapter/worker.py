@@ -1,4 +1,4 @@
-"""On a node: the one function that runs all functions."""
+"""The node side: ``run_function``, the code of every Dask task, runs one attempt."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from distributed.metrics import time
 from distributed.protocol import pickle, serialize
 
 from handoff_dask._adapter import checkpoint
-from handoff_dask._adapter._dask.running import Running, attempt_id, enclose
-from handoff_dask._adapter.current import current, facts_of, find_task
+from handoff_dask._adapter._dask.running import Running, attach, attempt_id
+from handoff_dask._adapter.current import attempt_metadata, current, find_task
 from handoff_dask._adapter.evaluation import LOCAL, evaluate
-from handoff_dask._adapter.killable import StoppedError, run_killable
 from handoff_dask._adapter.messages import NAME, Blob, Program, Report, unsealed_id
+from handoff_dask._adapter.process_pool import StoppedError, run_in_process
 from handoff_dask.exceptions import RunEndedError
 
-#: Types of which everything pickles.
+#: Types all of whose values pickle.
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 
 class InterruptedFunctionError(Exception):
-    """A function raised ``SystemExit`` or ``KeyboardInterrupt``, which would take its whole node down.
+    """A function raised ``SystemExit`` or ``KeyboardInterrupt``.
+
+    Raised in their place, since either would terminate the whole node.
 
     Attributes
     ----------
     original : BaseException
-        What was raised.
+        The exception that the function raised.
     """
 
     def __init__(self, original: BaseException) -> None:
@@ -37,65 +39,88 @@ class InterruptedFunctionError(Exception):
 
 
 def run_function(program: Program, *values: Any) -> Any:
-    """Run one attempt of a function in the thread of a Dask worker.
+    """Run one attempt of a function, in a thread of a Dask worker.
 
     Parameters
     ----------
     program : Program
     *values
-        Results of the functions it depends on, directly or through inline functions.
+        Results of the functions that it depends on, directly or through inline functions.
+
+    Returns
+    -------
+    object
+        The function's result; None if ``program.shape.discard``.
+
+    Raises
+    ------
+    RunEndedError
+        The attempt was stopped because its run has ended.
+    InterruptedFunctionError
+        The function raised ``SystemExit`` or ``KeyboardInterrupt``.
+    BaseException
+        Any other failure of the attempt, including those of :func:`process_pool.run_in_process` and
+        :func:`checkpoint.write_result`.
     """
     shape = program.shape
-    found = find_task()
-    number = 0 if found is None else attempt_id(found.task)
+    running = find_task()
+    dask_attempt = 0 if running is None else attempt_id(running.task)
     started = time()
     try:
-        nodes = _transfer_nodes(program, found) if shape.transfer else ()
-        # An attempt before this one may have finished, on a node that was then lost.
-        again = found is not None and "attempt" in facts_of(found.task)
-        kept = checkpoint.recall(program.store) if again and program.store is not None else ()
-        if kept:
-            (result,) = kept
+        nodes = _transfer_nodes(program, running) if shape.transfer else ()
+        # An earlier attempt may have written its result before its node was lost.
+        repeated = running is not None and "attempt" in attempt_metadata(running.task)
+        loaded: tuple[Any, ...] = ()
+        if repeated and program.checkpoint is not None:
+            loaded = checkpoint.find_result(program.checkpoint)
+        if loaded:
+            (result,) = loaded
         elif shape.timeout is None:
             result = evaluate(program, values, nodes)
+        elif running is None:
+            result = run_in_process(evaluate, (program, values, nodes), None, shape.timeout, object())
         else:
-            facts = None if found is None else current()
-            attempt = object() if found is None else (found.task.key, facts_of(found.task).get("attempt", 1))
-            result = run_killable(evaluate, (program, values, nodes), facts, shape.timeout, attempt)
-        if program.store is not None and not kept:
-            checkpoint.store(program.store, unsealed_id(program.function_id), result)
-        elif shape.kept and shape.timeout is None and found is not None:
-            _check_pickles(result, found.worker)
+            attempt = (running.task.key, attempt_metadata(running.task).get("attempt", 1))
+            result = run_in_process(evaluate, (program, values, nodes), current(), shape.timeout, attempt)
+        if program.checkpoint is not None and not loaded:
+            checkpoint.write_result(program.checkpoint, unsealed_id(program.function_id), result)
+        elif shape.kept and shape.timeout is None and running is not None:
+            _check_pickles(result, running.worker)
     except BaseException as error:
-        if found is not None:
+        if running is not None:
             outcome = "stopped" if isinstance(error, StoppedError) else "failed"
             retryable = _is_retryable(error, shape.retry_on)
-            _report(found, Report(number, started, time(), outcome, retryable))
+            _report(running, Report(dask_attempt, started, time(), outcome, retryable))
         if isinstance(error, StoppedError):
             ids = unsealed_id(program.dag_id), program.run_id, unsealed_id(program.function_id)
             raise RunEndedError(*ids, "ended") from None
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
             raise InterruptedFunctionError(error) from error
         raise
-    if found is not None:
-        _report(found, Report(number, started, time(), "loaded" if kept else "finished"))
+    if running is not None:
+        _report(running, Report(dask_attempt, started, time(), "loaded" if loaded else "finished"))
     return None if shape.discard else result
 
 
-def _transfer_nodes(program: Program, found: Running | None) -> tuple[Any, Any]:
-    """Names of the producer's and the consumer's node."""
-    if found is None:
+def _transfer_nodes(program: Program, running: Running | None) -> tuple[Any, Any]:
+    """Return the names of the producer's and the consumer's node."""
+    if running is None:
         return LOCAL, LOCAL
-    worker, task = found
-    peer = facts_of(task).get("peer")
+    worker, task = running
+    peer = attempt_metadata(task).get("peer")
     serializing = unsealed_id(program.function_id)[0] == "serialize"
     return (worker.name, peer) if serializing else (peer, worker.name)
 
 
 def _check_pickles(result: Any, worker: Any) -> None:
-    """Find out while it can be tried again that a client would not get a result.
+    """Raise unless the result pickles, so that the attempt fails here and not when the client fetches it.
 
-    Arrays are not copied by this; what is pickled piece by piece takes as long as sending it.
+    Arrays are not copied. For other types the check takes as long as serializing the result to send it.
+
+    Raises
+    ------
+    TypeError
+        The result does not pickle.
     """
     if type(result) in _PLAIN or worker.address.startswith("inproc://"):
         return
@@ -108,14 +133,14 @@ def _check_pickles(result: Any, worker: Any) -> None:
 
 
 def _is_retryable(error: BaseException, retry_on: Blob | None) -> bool:
-    """Whether the policy of a function, which is given in pickled form, retries such a failure."""
+    """Return whether the error is of a type that the function's retry policy retries."""
     return isinstance(error, Exception if retry_on is None else pickle.loads(retry_on.data))
 
 
-def _report(found: Running, report: Report) -> None:
-    """Tell the scheduler what an attempt was.
+def _report(running: Running, report: Report) -> None:
+    """Attach a report to Dask's message about the outcome.
 
-    Dask's own times are no substitute: they are shifted by its estimate of the clocks' difference, which
-    wanders by milliseconds, so that two attempts which followed each other on a node would seem to overlap.
+    The start and stop times in Dask's own message are no substitute: Dask shifts them by its estimate of the
+    clock offset, which drifts by milliseconds, so that consecutive attempts on a node would seem to overlap.
     """
-    enclose(found, NAME, tuple(report), time())
+    attach(running, NAME, tuple(report), time())

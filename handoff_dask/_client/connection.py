@@ -103,8 +103,8 @@ class Connection:
         self._reattaching = asyncio.Lock()
         self._tasks: set[asyncio.Task[bool]] = set()
         self._checks = PeriodicCallback(self._check, INTERVAL * 1000)
-        border.hear(client, RUN_BEGUN, self._run_begun)
-        border.hear(client, RUN_ENDED, self._run_ended)
+        border.add_stream_handler(client, RUN_BEGUN, self._run_begun)
+        border.add_stream_handler(client, RUN_ENDED, self._run_ended)
 
     def add(self, run: RunLife) -> None:
         """Tell a run of its end, and of what becomes of the connection."""

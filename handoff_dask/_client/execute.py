@@ -145,7 +145,7 @@ def _submit(dag: DAG, client: Client, options: RunOptions, plan: Plan) -> Run:
         fail_fast=options.fail_fast,
         priority=options.priority,
         wait_for_nodes=options.wait_for_nodes,
-        stores=plan.stores,
+        checkpoints=plan.stores,
     )
     run = Run(dag, compiled, client, plan.restored, history=options.history_path)
     if client.asynchronous:

@@ -16,7 +16,7 @@ from typing import Any
 from handoff_dask._adapter import checkpoint as checkpoints
 from handoff_dask._adapter import current
 from handoff_dask._adapter.evaluation import LOCAL, call_function, evaluate_function
-from handoff_dask._adapter.killable import StoppedError, run_killable, stop_attempts
+from handoff_dask._adapter.process_pool import StoppedError, run_in_process, stop_attempts
 from handoff_dask._client.options import RunOptions
 from handoff_dask._client.result import Result
 from handoff_dask._client.resume import Plan
@@ -181,13 +181,13 @@ class LocalRun:
             started = clock()
             try:
                 if f.timeout is not None:
-                    value = self._call_killable(f, len(attempts) + 1)
+                    value = self._call_in_process(f, len(attempts) + 1)
                 elif id in inlined:
                     value = evaluate_function(self.id, f, self._inline(id), self._inputs(id))
                 else:
                     value = call_function(self.id, f, results)
                 if id in self._stores:
-                    checkpoints.store(self._stores[id], id, value)
+                    checkpoints.write_result(self._stores[id], id, value)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # SystemExit too is this function's failure
@@ -250,7 +250,7 @@ class LocalRun:
     def _inputs(self, id: Hashable) -> dict[Hashable, Any]:
         return {d: self.results[d] for d in self._dependencies[id]}
 
-    def _call_killable(self, f: Function, attempt: int) -> Any:
+    def _call_in_process(self, f: Function, attempt: int) -> Any:
         """Run an attempt in a process of its own."""
         arguments = (self.id, f, self._inline(f.id), self._inputs(f.id))
         facts = current.Current(self.id, self.dag.id, f.id, attempt, LOCAL, dict(f.cost or {}))
@@ -260,7 +260,7 @@ class LocalRun:
         try:
             if self._stop.is_set():  # if not yet, whoever sets it sees this attempt
                 raise StoppedError
-            return run_killable(evaluate_function, arguments, facts, f.timeout, running)
+            return run_in_process(evaluate_function, arguments, facts, f.timeout, running)
         finally:
             self._isolated.discard(running)
 

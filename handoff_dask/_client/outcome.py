@@ -8,7 +8,7 @@ from typing import Any
 
 from distributed.protocol import pickle
 
-from handoff_dask._adapter._dask.running import unpacked_error
+from handoff_dask._adapter._dask.running import unpickle_error
 from handoff_dask._adapter.compile import Compiled
 from handoff_dask._adapter.worker import InterruptedFunctionError
 from handoff_dask._client.summaries import Summaries
@@ -94,5 +94,5 @@ def original_exception(error: Any) -> BaseException | None:
     """The exception a function raised, from what Dask sent."""
     if error is None:
         return None
-    exception = unpacked_error(error)
+    exception = unpickle_error(error)
     return exception.original if isinstance(exception, InterruptedFunctionError) else exception

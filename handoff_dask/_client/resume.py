@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed.protocol import pickle
 
-from handoff_dask._adapter.checkpoint import Checkpoint, Directory, Entry, file_name, load
+from handoff_dask._adapter.checkpoint import Checkpoint, CheckpointFile, Directory, file_name, load
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.fingerprint import UnreadableError, fingerprints
 from handoff_dask._model.function import Collocated, Function, Transfer
@@ -35,14 +35,14 @@ class Plan:
     ----------
     dag : DAG
         What has to run, and a function that loads the result for each whose checkpoint is needed.
-    stores : dict of id to Entry
+    stores : dict of id to CheckpointFile
         Where the results of functions that run are to be written.
     restored : tuple of ids
         Functions that need not run since their checkpoint is there, in the order of the DAG.
     """
 
     dag: DAG
-    stores: Mapping[Hashable, Entry] = field(default_factory=dict)
+    stores: Mapping[Hashable, CheckpointFile] = field(default_factory=dict)
     restored: tuple[Hashable, ...] = ()
 
 
@@ -130,8 +130,12 @@ def plan_run(
         problem = f"function {error.function_id!r}: what it does cannot be told: {error.reason}"
         raise SerializationError(dag.id, [problem], [error.function_id]) from error
     there = directory.prepare()
-    sealed = directory.sealed()
-    entries = {id: Entry(sealed, file_name(id, prints[id]), prints[id]) for id in order if id in wanted_files}
+    sealed = directory.pickled()
+    entries = {
+        id: CheckpointFile(sealed, file_name(id, prints[id]), prints[id])
+        for id in order
+        if id in wanted_files
+    }
     inlined = inline_order(functions, order)
     dependencies = placed_dependencies(functions, inlined)
     needed = set().union(*dependencies.values()) if dependencies else set()
@@ -161,7 +165,7 @@ def plan_run(
     return Plan(part, stores, tuple(id for id in order if id in restored))
 
 
-def _is_whole(directory: Directory, entry: Entry) -> bool:
+def _is_whole(directory: Directory, entry: CheckpointFile) -> bool:
     return directory.problem(entry.name, entry.fingerprint) is None
 
 

@@ -11,7 +11,7 @@ from distributed import Client, default_client
 from handoff_dask._adapter._dask.client import was_made_by_worker
 from handoff_dask._adapter._dask.running import in_task
 from handoff_dask._adapter.cluster import embedded_cluster
-from handoff_dask._adapter.forks import explain_inherited, inherited
+from handoff_dask._adapter.forks import explain_inherited, is_inherited
 from handoff_dask._adapter.install import check_protocol, install
 from handoff_dask._adapter.probe import check_address, check_answers
 from handoff_dask._adapter.shared import shared
@@ -50,7 +50,7 @@ def resolve_client(client: Any, *, reuse: bool) -> tuple[Client, bool]:
         if (found := _default_client()) is not None:
             return found, False
         client, reuse = embedded_cluster(), True
-    if inherited(client):
+    if is_inherited(client):
         raise ClusterNotReadyError(explain_inherited(client))
     if isinstance(client, Client):
         if client.status in ("closed", "closing"):

@@ -111,15 +111,15 @@ class Submission:
         """Take up the futures that Dask cancelled when the connection broke: numbers of their functions."""
         numbers = []
         for future in (*self.futures.values(), *self._unkept):
-            if border.is_held(self._client, future):  # not released meanwhile
-                border.take_up(self._client, future)
+            if border.is_referenced(self._client, future):  # not released meanwhile
+                border.reset_to_pending(self._client, future)
                 numbers.append(future.key[1])
         return numbers
 
     def lose(self, reason: str) -> None:
         """Cancel the futures: the scheduler does not have the run any more."""
         for future in (*self.futures.values(), *self._unkept):
-            border.cancel_here(self._client, future, reason)
+            border.cancel_locally(self._client, future, reason)
 
     def ended(self) -> None:
         """Give up what nobody keeps."""

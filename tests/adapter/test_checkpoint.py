@@ -1,4 +1,4 @@
-"""Files of checkpoints: what was written is read, and anything else is noticed before it is unpickled."""
+"""Checkpoint files: results survive a round trip, and damage is detected before anything is unpickled."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 import handoff_dask as handoff
 from handoff_dask import Checkpoint, CheckpointError
-from handoff_dask._adapter.checkpoint import ABANDONED, MAGIC, Directory, Entry, file_name, store
+from handoff_dask._adapter.checkpoint import (
+    ABANDONED_AFTER,
+    MAGIC,
+    CheckpointFile,
+    Directory,
+    file_name,
+    write_result,
+)
 
-PRINT = "ab" * 32
+FINGERPRINT = "ab" * 32
 
 
 class Trap:
-    """Unpickling it would be noticed."""
+    """Fails the test when it is unpickled."""
 
     def __reduce__(self):
         return pytest.fail, ("it was unpickled",)
@@ -41,138 +48,138 @@ def directory(tmp_path):
     [None, b"", [1, {"a": (2,)}], np.arange(12.0).reshape(3, 4), np.zeros(0), [np.arange(3)[::2], "x"]],
     ids=["none", "empty", "nested", "array", "no elements", "strided"],
 )
-def test_what_was_written_is_read(directory, value):
-    directory.write("x", PRINT, "f", value)
-    assert directory.problem("x", PRINT) is None
-    again = directory.read("x", PRINT)
+def test_results_survive_a_round_trip(directory, value):
+    directory.write("x", FINGERPRINT, "f", value)
+    assert directory.problem("x", FINGERPRINT) is None
+    again = directory.read("x", FINGERPRINT)
     assert pickle.dumps(again) == pickle.dumps(value) or np.array_equal(again, value)
     if isinstance(again, np.ndarray):
         assert again.flags.writeable
-    assert [n for n in os.listdir(directory.root) if n != "x"] == [], "nothing temporary is left"
+    assert [n for n in os.listdir(directory.root) if n != "x"] == [], "no temporary file is left"
 
 
-def test_every_single_changed_byte_is_noticed(directory):
-    directory.write("x", PRINT, "f", Trap())
+def test_a_change_of_any_byte_is_detected(directory):
+    directory.write("x", FINGERPRINT, "f", Trap())
     path = Path(directory.root, "x")
     whole = path.read_bytes()
-    assert directory.problem("x", PRINT) is None
+    assert directory.problem("x", FINGERPRINT) is None
     for position in range(len(whole)):
         for flip in (1, 0x20, 0x80):
             damaged = bytearray(whole)
             damaged[position] ^= flip
             path.write_bytes(damaged)
-            assert directory.problem("x", PRINT), (position, flip)
+            assert directory.problem("x", FINGERPRINT), (position, flip)
             with pytest.raises(CheckpointError, match="run the same call again"):
-                directory.read("x", PRINT)
+                directory.read("x", FINGERPRINT)
 
 
-def test_every_truncation_and_what_is_added_is_noticed(directory):
-    directory.write("x", PRINT, "f", Trap())
+def test_truncated_and_extended_files_are_detected(directory):
+    directory.write("x", FINGERPRINT, "f", Trap())
     path = Path(directory.root, "x")
     whole = path.read_bytes()
     for damaged in [whole[:n] for n in range(len(whole))] + [whole + b"\0", whole + whole]:
         path.write_bytes(damaged)
-        assert directory.problem("x", PRINT)
+        assert directory.problem("x", FINGERPRINT)
         with pytest.raises(CheckpointError):
-            directory.read("x", PRINT)
+            directory.read("x", FINGERPRINT)
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "is not a checkpoint"),
-        (pickle.dumps("a pickle"), "is not a checkpoint"),
-        (MAGIC + b"ffffffff " + b"0" * 64 + b"\n", "is too short"),
-        (MAGIC + b"00000002 " + b"0" * 64 + b"\n[]", "has a damaged header"),
-        (MAGIC + b"00000002 " + b"0" * 64 + b"\n{}", "has a damaged header"),
+        (b"", "not a checkpoint file"),
+        (pickle.dumps("a pickle"), "not a checkpoint file"),
+        (MAGIC + b"ffffffff " + b"0" * 64 + b"\n", "the file is truncated"),
+        (MAGIC + b"00000002 " + b"0" * 64 + b"\n[]", "damaged header"),
+        (MAGIC + b"00000002 " + b"0" * 64 + b"\n{}", "damaged header"),
     ],
 )
 def test_foreign_files(directory, content, problem):
     with open(os.path.join(directory.root, "x"), "wb") as f:
         f.write(content)
-    assert directory.problem("x", PRINT) == problem
+    assert directory.problem("x", FINGERPRINT) == problem
     with pytest.raises(CheckpointError, match=problem):
-        directory.read("x", PRINT)
+        directory.read("x", FINGERPRINT)
 
 
-def test_the_checkpoint_of_something_else(directory):
+def test_the_checkpoint_of_another_function(directory):
     directory.write("x", "cd" * 32, "f", Trap())
-    assert directory.problem("x", PRINT) == "is the checkpoint of something else"
-    with pytest.raises(CheckpointError, match="of something else"):
-        directory.read("x", PRINT)
+    assert directory.problem("x", FINGERPRINT) == "fingerprint mismatch (checkpoint of another function)"
+    with pytest.raises(CheckpointError, match="fingerprint mismatch"):
+        directory.read("x", FINGERPRINT)
 
 
-def test_a_file_that_is_not_there(directory):
-    assert directory.problem("x", PRINT).startswith("cannot be read: FileNotFoundError")
+def test_a_missing_file(directory):
+    assert directory.problem("x", FINGERPRINT).startswith("cannot be read: FileNotFoundError")
     with pytest.raises(CheckpointError, match="FileNotFoundError") as caught:
-        directory.read("x", PRINT)
+        directory.read("x", FINGERPRINT)
     assert caught.value.url == f"{directory.root}/x"
 
 
-def test_large_arrays_are_not_copied_to_be_written(directory):
+def test_writing_does_not_copy_large_arrays(directory):
     value = np.ones(8_000_000 // 8)
     tracemalloc.start()
-    directory.write("x", PRINT, "f", value)
+    directory.write("x", FINGERPRINT, "f", value)
     written = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
-    assert directory.problem("x", PRINT) is None
-    looked = tracemalloc.get_traced_memory()[1]
+    assert directory.problem("x", FINGERPRINT) is None
+    checked = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert written < value.nbytes / 2
-    assert looked < value.nbytes
+    assert checked < value.nbytes
 
 
-def test_a_writer_that_fails_leaves_what_was_there(directory):
-    directory.write("x", PRINT, "f", "first")
+def test_a_failed_write_leaves_the_former_file(directory):
+    directory.write("x", FINGERPRINT, "f", "first")
 
     def broken(*arguments):
         raise OSError("disk full")
 
-    directory._move = broken
-    entry = Entry(directory.sealed(), "x", PRINT)
+    directory._rename = broken
+    file = CheckpointFile(directory.pickled(), "x", FINGERPRINT)
     with pytest.raises(OSError, match="disk full"):
-        directory.write("x", PRINT, "f", "second")
-    assert directory.read("x", PRINT) == "first"
+        directory.write("x", FINGERPRINT, "f", "second")
+    assert directory.read("x", FINGERPRINT) == "first"
     assert os.listdir(directory.root) == ["x"]
     os.remove(os.path.join(directory.root, "x"))
     os.rmdir(directory.root)
     with pytest.raises(
         CheckpointError, match=r"checkpoint of function \('f', 1\) in .*kept: cannot be"
     ) as caught:
-        store(entry, ("f", 1), "value")
+        write_result(file, ("f", 1), "value")
     assert isinstance(caught.value.__cause__, FileNotFoundError)
     assert caught.value.function_id == ("f", 1)
     with pytest.raises(CheckpointError, match="pickle"):
-        store(entry, "f", threading.Lock())
+        write_result(file, "f", threading.Lock())
 
 
-def test_temporary_files_are_no_checkpoints_and_go_when_they_are_old(directory):
-    names = [file_name("f", PRINT), ".f-1.checkpoint.0.tmp", ".f-2.checkpoint.0.tmp"]
+def test_temporary_files_are_ignored_and_removed_when_abandoned(directory):
+    names = [file_name("f", FINGERPRINT), ".f-1.checkpoint.0.tmp", ".f-2.checkpoint.0.tmp"]
     for name in names:
         with open(os.path.join(directory.root, name), "wb") as f:
             f.write(b"half")
-    old = time.time() - ABANDONED - 60
+    old = time.time() - ABANDONED_AFTER - 60
     os.utime(os.path.join(directory.root, names[1]), (old, old))
     assert directory.prepare() == {names[0]}
     assert sorted(os.listdir(directory.root)) == sorted([names[0], names[2]])
 
 
-def test_two_writers_of_one_file_and_its_readers(directory):
+def test_concurrent_writers_and_readers_of_one_file(directory):
     values = [np.full(50_000, n) for n in range(2)]
-    directory.write("x", PRINT, "f", values[0])
+    directory.write("x", FINGERPRINT, "f", values[0])
     stop = threading.Event()
     failed = []
 
     def write(value):
         while not stop.is_set():
-            directory.write("x", PRINT, "f", value)
+            directory.write("x", FINGERPRINT, "f", value)
 
     writers = [threading.Thread(target=write, args=(value,)) for value in values]
     for writer in writers:
         writer.start()
     try:
         for _ in range(50):
-            read = directory.read("x", PRINT)
+            read = directory.read("x", FINGERPRINT)
             if read.min() != read.max():
                 failed.append(read)
     finally:
@@ -184,28 +191,28 @@ def test_two_writers_of_one_file_and_its_readers(directory):
 
 
 @pytest.mark.parametrize("url", ["memory://some/where", "memory://top"])
-def test_in_memory(url):
+def test_an_in_memory_file_system(url):
     directory = Directory(Checkpoint(url))
     directory.prepare()
-    name = file_name("f", PRINT)
+    name = file_name("f", FINGERPRINT)
     for value in ("first", "second"):
-        directory.write(name, PRINT, "f", value)
-        assert directory.read(name, PRINT) == value
+        directory.write(name, FINGERPRINT, "f", value)
+        assert directory.read(name, FINGERPRINT) == value
     assert directory.prepare() == {name}
     directory.fs.pipe_file(f"{directory.root}/{name}", b"damaged")
-    assert directory.problem(name, PRINT) == "is not a checkpoint"
+    assert directory.problem(name, FINGERPRINT) == "not a checkpoint file"
 
 
-def test_many_readers_of_a_file_in_memory():
+def test_concurrent_readers_of_an_in_memory_file():
     directory = Directory(Checkpoint("memory://many/readers"))
     directory.prepare()
-    directory.write("x", PRINT, "f", bytes(5_000_000))
+    directory.write("x", FINGERPRINT, "f", bytes(5_000_000))
     problems = []
 
-    def look():
-        problems.extend(directory.problem("x", PRINT) for _ in range(10))
+    def check():
+        problems.extend(directory.problem("x", FINGERPRINT) for _ in range(10))
 
-    readers = [threading.Thread(target=look) for _ in range(4)]
+    readers = [threading.Thread(target=check) for _ in range(4)]
     for reader in readers:
         reader.start()
     for reader in readers:
@@ -219,13 +226,13 @@ def test_an_object_store_has_no_empty_directories():
     try:
         assert directory.prepare() == set()
     finally:
-        del directory.fs.ls  # fsspec hands out one object again and again
+        del directory.fs.ls  # fsspec caches its file systems
 
 
 class ObjectStore(AbstractFileSystem):
-    """As object stores are: keys and no directories, a move is a copy, objects appear when they are closed.
+    """An object store: keys without directories, renames that copy, objects that appear when they are closed.
 
-    Listings are cached by whoever made them, as those of s3fs and gcsfs are.
+    Each instance caches its listings, as those of s3fs and gcsfs do.
     """
 
     protocol: ClassVar = ("stored", "s3")
@@ -286,13 +293,13 @@ class StoredObject(AbstractBufferedFile):
 
 
 class RenamingStore(ObjectStore):
-    """One of a kind that is not known to be an object store."""
+    """An object store under a protocol that is not known as one."""
 
     protocol: ClassVar = "renaming"
 
 
 @pytest.fixture(params=[ObjectStore, RenamingStore])
-def store_of_objects(request, monkeypatch):
+def object_store(request, monkeypatch):
     kind = request.param
     name = kind.protocol if isinstance(kind.protocol, str) else kind.protocol[0]
     monkeypatch.setattr(kind, "objects", {})
@@ -302,43 +309,43 @@ def store_of_objects(request, monkeypatch):
     return kind, f"{name}://bucket/run"
 
 
-def test_an_object_store(store_of_objects):
-    """A directory that nobody makes, and a listing that another has made meanwhile out of date."""
-    kind, url = store_of_objects
+def test_an_object_store(object_store):
+    """Directories need not exist, and cached listings become stale when another client writes."""
+    kind, url = object_store
     value = np.arange(1_000_000.0)  # more than one part of an upload
     first = Directory(Checkpoint(url))
     other = Directory(Checkpoint(url, {"skip_instance_cache": True}))
     assert first.fs is not other.fs
     assert first.prepare() == other.prepare() == set()
     for name in ("x.checkpoint", "y.checkpoint"):
-        first.write(name, PRINT, "f", "former")
-        first.write(name, PRINT, "f", value)
+        first.write(name, FINGERPRINT, "f", "former")
+        first.write(name, FINGERPRINT, "f", value)
         assert name in other.prepare()
-        assert other.problem(name, PRINT) is None
-        assert np.array_equal(other.read(name, PRINT), value)
+        assert other.problem(name, FINGERPRINT) is None
+        assert np.array_equal(other.read(name, FINGERPRINT), value)
         assert sorted(kind.objects)[-1].endswith(name)
     assert first.prepare() == {"x.checkpoint", "y.checkpoint"}
-    assert len(kind.objects) == 2, "nothing temporary is left"
+    assert len(kind.objects) == 2, "no temporary file is left"
     copied = [path for what, path in kind.log if what == "copy"]
-    assert bool(copied) is (kind is RenamingStore), "what appears when it is whole need not be moved"
+    assert bool(copied) is (kind is RenamingStore), "writes to a known object store need no rename"
 
 
-def test_an_object_that_was_uploaded_in_part(store_of_objects):
-    kind, url = store_of_objects
+def test_a_partially_uploaded_object(object_store):
+    kind, url = object_store
     directory = Directory(Checkpoint(url))
     directory.prepare()
-    directory.write("x", PRINT, "f", np.arange(1_000_000.0))
+    directory.write("x", FINGERPRINT, "f", np.arange(1_000_000.0))
     (key,) = kind.objects
     kind.objects[key] = kind.objects[key][: 5 * 2**20]
-    assert directory.problem("x", PRINT) == "has a wrong length"
+    assert directory.problem("x", FINGERPRINT) == "wrong file length"
     with pytest.raises(CheckpointError, match="run the same call again"):
-        directory.read("x", PRINT)
-    directory.write("x", PRINT, "f", "whole")
-    assert directory.read("x", PRINT) == "whole"
+        directory.read("x", FINGERPRINT)
+    directory.write("x", FINGERPRINT, "f", "whole")
+    assert directory.read("x", FINGERPRINT) == "whole"
 
 
-def test_runs_with_an_object_store(client, store_of_objects):
-    kind, url = store_of_objects
+def test_runs_with_an_object_store(client, object_store):
+    kind, url = object_store
     dag = handoff.DAG("stored")
     dag.add_function(handoff.Function("a", "builtins:int", extra_args=["3"]))
     dag.add_function(handoff.Function("b", "operator:mul", args=["a", "a"]))
@@ -352,18 +359,18 @@ def test_a_path_is_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     relative = Directory(Checkpoint("below"))
     assert os.path.samefile(os.path.dirname(relative.url), tmp_path)
-    assert pickle.loads(relative.sealed().data).url == relative.url
+    assert pickle.loads(relative.pickled().data).url == relative.url
 
 
-def test_credentials_are_not_shown(tmp_path):
+def test_reprs_hide_credentials(tmp_path):
     checkpoint = Checkpoint(tmp_path, {"auto_mkdir": True, "secret": "hidden"})
     assert "hidden" not in repr(checkpoint)
-    entry = Entry(Directory(checkpoint).sealed(), "x", PRINT)
-    assert "hidden" not in repr(entry)
+    file = CheckpointFile(Directory(checkpoint).pickled(), "x", FINGERPRINT)
+    assert "hidden" not in repr(file)
 
 
 @pytest.mark.parametrize("given", [(1,), ("",), ("x", ["not", "a", "mapping"])])
-def test_a_checkpoint_has_to_be_one(given):
+def test_invalid_checkpoints(given):
     with pytest.raises((TypeError, ValueError), match="Checkpoint"):
         Checkpoint(*given)
 
@@ -386,7 +393,7 @@ IDS = [
 ]
 
 
-def test_file_names_are_safe_and_apart():
+def test_file_names_are_safe():
     names = [
         file_name(id, handoff.__name__.encode().hex().ljust(60, "0") + f"{n:04x}") for n, id in enumerate(IDS)
     ]
@@ -395,4 +402,4 @@ def test_file_names_are_safe_and_apart():
         assert len(name) < 130
         assert not set(name) & set('/\\:*?"<>| ')
         assert not name.startswith((".", "-"))
-    assert file_name(frozenset("ab"), PRINT).startswith("function-")
+    assert file_name(frozenset("ab"), FINGERPRINT).startswith("function-")

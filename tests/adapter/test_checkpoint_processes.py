@@ -1,4 +1,4 @@
-"""Resuming after processes died: the cluster, its scheduler, the client."""
+"""Resuming after the death of the cluster, or of scheduler, workers and client."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from handoff_dask import Function
 NODES = {"node1": {"cpu": 2, "memory": 1024}, "node2": {"cpu": 1, "memory": 1024}}
 
 
-def noted(log, name, *inputs):
-    """Name and inputs; the call is noted in a file, since it is made in another process."""
+def logged(log, name, *inputs):
+    """Return name and inputs, and log the call in a file, since it is made in another process."""
     with open(log, "a") as f:
         f.write(f"{name}\n")
     return [name, *inputs]
@@ -26,18 +26,18 @@ def noted(log, name, *inputs):
 
 def steps(log, last="c"):
     return dag_of(
-        Function("a", noted_after, extra_args=[str(log), "a"]),
-        Function("b", noted_after, args=["a"], extra_args=[str(log), "b"]),
-        Function("c", noted_after, args=["a", "b"], extra_args=[str(log), last]),
+        Function("a", log_and_return, extra_args=[str(log), "a"]),
+        Function("b", log_and_return, args=["a"], extra_args=[str(log), "b"]),
+        Function("c", log_and_return, args=["a", "b"], extra_args=[str(log), last]),
     )
 
 
-def noted_after(*arguments):
+def log_and_return(*arguments):
     *inputs, log, name = arguments
-    return noted(log, name, *inputs)
+    return logged(log, name, *inputs)
 
 
-def test_a_new_cluster_goes_on_with_what_the_old_one_wrote(tmp_path):
+def test_a_new_cluster_resumes_from_the_checkpoints_of_the_old_one(tmp_path):
     log, folder = tmp_path / "log", tmp_path / "kept"
     with handoff.local_cluster(NODES, processes=True) as cluster:
         first = handoff.execute(steps(log), cluster, checkpoint=folder)
@@ -79,7 +79,7 @@ print(json.dumps([list(result.results.items()), list(result.restored)]))
 
 @contextlib.contextmanager
 def cluster_of_processes(folder: Path):
-    """The address of a scheduler with two workers, all of which are killed in the end."""
+    """Start a scheduler and two workers, yield its address, and kill all processes at the end."""
     folder.mkdir()
     contact = folder / "scheduler.json"
     processes = []
@@ -99,7 +99,7 @@ def cluster_of_processes(folder: Path):
             client.wait_for_workers(2, timeout=60)
         yield address
     finally:
-        for process in processes:  # the scheduler first, and none of them is asked
+        for process in processes:  # the scheduler first; SIGKILL leaves none of them time to react
             process.kill()
             process.wait()
 
@@ -126,4 +126,4 @@ def test_scheduler_workers_and_client_are_killed(tmp_path):
         expected.append(expected[-1] + expected[-2] + number)
     assert results == [[number, value] for number, value in enumerate(expected)]
     assert restored == [0, 1, 2, 3]
-    assert sorted(log.read_text().split()) == list("01234567"), "each ran once in all"
+    assert sorted(log.read_text().split()) == list("01234567"), "each function ran once in total"

@@ -1,4 +1,4 @@
-"""A real cluster from the command line: a scheduler and two workers, each in a process of its own."""
+"""A cluster from the command line: a scheduler and two workers in separate processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """The scheduler's address."""
+    """Start a cluster; yield the scheduler's address."""
     folder = tmp_path_factory.mktemp("cluster")
     contact = folder / "scheduler.json"
     processes = []
@@ -51,7 +51,7 @@ def address(tmp_path_factory):
             client.wait_for_workers(2, timeout=60)
         yield found
     finally:
-        for process in reversed(processes):  # workers first: they say goodbye to the scheduler
+        for process in reversed(processes):  # workers first, since they deregister from the scheduler
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(timeout=20)
@@ -69,14 +69,14 @@ def test_the_distributed_example_as_a_client_process(address):
     assert re.search(r"gpu_process\W.*node1", done.stdout)
 
 
-def test_nodes_are_what_the_command_line_says(address):
+def test_nodes_have_the_declared_capacity(address):
     assert handoff.discover_nodes(address) == {
         "node1": {"cpu": 4, "memory": 8192, "gpu": 1},
         "node2": {"cpu": 2, "memory": 4096},
     }
 
 
-def test_values_come_back_from_wherever_they_are(address):
+def test_results_are_gathered_from_all_nodes(address):
     import operator
     import os
 
@@ -91,7 +91,7 @@ def test_values_come_back_from_wherever_they_are(address):
     assert all(result["next", i] == result["pid", i] + 1 for i in range(40))
 
 
-def test_results_that_do_not_pickle_are_the_functions_failure(address):
+def test_a_result_that_does_not_pickle_fails_its_function(address):
     dag = DAG("unpicklable").add_function(Function("lock", "threading:Lock", max_retries=1))
     dag.add_function(Function("fine", "operator:add", extra_args=[1, 2]))
     with pytest.raises(handoff.FunctionFailedError) as caught:
@@ -104,7 +104,7 @@ def test_results_that_do_not_pickle_are_the_functions_failure(address):
     assert caught.value.run.status == "failed"
 
 
-def test_a_lambda_and_its_closure_travel(address):
+def test_a_lambda_is_sent_with_its_closure(address):
     factor = 6
     dag = DAG("closure").add_function(Function("f", lambda x: x * factor, extra_args=[7]))
     assert handoff.execute(dag, address)["f"] == 42
@@ -120,7 +120,7 @@ def test_two_runs_at_once(address):
 
 
 def everything_on_node2(ready, free):
-    """Of a module that the scheduler lacks."""
+    """Defined in a module that the scheduler cannot import."""
     return {f.id: "node2" for f in ready if free["node2"]["threads"]}
 
 
@@ -135,9 +135,9 @@ def test_an_allocator_that_the_scheduler_cannot_import(address):
         )
         assert text.endswith(". Its code must be importable there.")
         names = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.plugins["handoff"].runs))
-        assert names == [], "nothing of it is left there"
+        assert names == [], "the scheduler keeps nothing of the run"
         here = "node2"
         result = handoff.execute(
             dag, client, allocation_strategy=lambda ready, free: {f.id: here for f in ready}
-        )  # without a name in a module it travels by value
+        )  # a lambda is pickled by value
         assert result.allocations == {"f": "node2"}

@@ -1,4 +1,4 @@
-"""The compiled form of a DAG: what Dask and the core are given. No cluster."""
+"""Compiled DAGs, evaluated without a cluster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def compiled(dag, **options):
 
 
 def evaluate(compiled):
-    """Results by function number, as Dask would compute them, after a trip through pickle."""
+    """Return id → result, computed as Dask does, after a round trip through pickle."""
     graph = pickle.loads(pickle.dumps(compiled.graph)).__dask_graph__()
     values = {}
     for key in compiled.keys:
@@ -55,7 +55,7 @@ def test_annotations_carry_costs_and_pins_by_key():
     assert got.spec.limits == (("db", 4 * UNIT),)
 
 
-def test_keys_are_named_after_the_code_and_new_for_every_run():
+def test_keys_contain_the_name_of_the_code_and_the_run_id():
     dag = dag_of(Function("a", identity, extra_args=[1]), Function("b", operator.neg, args=["a"]))
     one, two = compile_dag(dag, "one", policy=RetryPolicy()), compile_dag(dag, "two", policy=RetryPolicy())
     assert one.keys == [("identity-one", 0), ("neg-one", 1)]
@@ -65,7 +65,7 @@ def test_keys_are_named_after_the_code_and_new_for_every_run():
     assert one.keys[0] in order
 
 
-def test_functions_alike_share_one_kind():
+def test_equal_functions_share_one_kind_and_their_parts():
     dag = DAG()
     for i in range(100):
         dag.add_function(Function(i, identity, extra_args=[i], cost={"cpu": 1 + i % 2}))
@@ -77,7 +77,7 @@ def test_functions_alike_share_one_kind():
         assert len(codes) == len(shapes) // 2 == 1
 
 
-def test_arguments_reach_the_code_as_the_function_says():
+def test_arguments_are_passed_as_declared():
     def collect(*args, **kwargs):
         return args, kwargs
 
@@ -129,7 +129,7 @@ def test_state_in_code_is_not_shared_between_runs():
     assert calls == []
 
 
-def test_what_is_wanted_and_what_is_kept():
+def test_kept_functions_and_requested_keys():
     dag = dag_of(
         Function("a", identity, extra_args=[1]),
         Function("b", identity, args=["a"]),
@@ -142,7 +142,11 @@ def test_what_is_wanted_and_what_is_kept():
     one = compiled(dag, keep=["b"])
     assert [one.ids[n] for n in one.kept] == ["b"]
     assert {one.ids[n] for n in one.wanted} == {"b", "c"}
-    assert evaluate(one) == {"a": 1, "b": 1, "c": None}  # run, since it is in the DAG; its result is not kept
+    assert evaluate(one) == {
+        "a": 1,
+        "b": 1,
+        "c": None,
+    }  # "c" runs as every sink does, but its result is discarded
 
 
 def test_transfers_are_collocated_and_know_their_peers():
@@ -163,7 +167,7 @@ def test_transfers_are_collocated_and_know_their_peers():
     }
 
 
-def test_ids_that_are_not_plain_travel_as_text_and_come_back_as_themselves():
+def test_the_core_sees_ids_that_are_not_plain_as_text():
     ids = ["text", ("a", 1), frozenset({1}), None]
     got = compiled(dag_of(*[Function(id, identity, extra_args=[1]) for id in ids], id=frozenset({2})))
     assert got.ids == ids
@@ -172,7 +176,7 @@ def test_ids_that_are_not_plain_travel_as_text_and_come_back_as_themselves():
 
 
 class Slow:
-    """Its loading takes until all others have asked for it, or might have."""
+    """Unpickling it takes long enough for all threads to ask for it."""
 
     loaded = 0
 
@@ -189,8 +193,8 @@ def load_slowly():
 asking = threading.Event()
 
 
-def test_code_is_loaded_once_by_however_many_threads():
-    """State in it is one, for all functions of a run on a node."""
+def test_threads_load_code_once():
+    """All functions of a run on a node therefore share its mutable state."""
     Slow.loaded = 0
     code = pickle.dumps(Slow())
     with ThreadPoolExecutor(8) as pool:
@@ -199,18 +203,17 @@ def test_code_is_loaded_once_by_however_many_threads():
     assert Slow.loaded == 1
 
 
-def test_code_that_is_in_use_stays_loaded():
-    """However many others are loaded since."""
+def test_recently_used_code_is_not_evicted():
     code = pickle.dumps([])
     first = load_code("in use", code)
-    for n in range(2 * evaluation._CACHED):
+    for n in range(2 * evaluation._CACHE_SIZE):
         load_code("other", pickle.dumps((n, operator.add)))
         assert load_code("in use", code) is first
-    assert len(evaluation._cache) <= evaluation._CACHED
+    assert len(evaluation._cache) <= evaluation._CACHE_SIZE
 
 
 class Unsteady:
-    """Cannot be loaded at first."""
+    """Cannot be unpickled the first time."""
 
     def __reduce__(self):
         return load_the_second_time, ()
@@ -226,7 +229,7 @@ def load_the_second_time():
     return len
 
 
-def test_code_that_could_not_be_loaded_is_tried_again():
+def test_loading_is_retried_after_a_failure():
     code = pickle.dumps(Unsteady())
     with pytest.raises(OSError, match="not yet"):
         load_code("run", code)

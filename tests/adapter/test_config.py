@@ -1,4 +1,4 @@
-"""What an administrator sets in Dask's configuration."""
+"""The ``handoff`` section of Dask's configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_defaults():
     assert read_archive_bounds() == (100, 100_000)
 
 
-def test_everything_can_be_set_as_dask_writes_such_things():
+def test_values_may_have_any_format_that_dask_accepts():
     values = {
         "handoff.node-timeout": "2 minutes",
         "handoff.prefetch.horizon": "5ms",
@@ -47,7 +47,7 @@ FILE = PACKAGE / "handoff.yaml"
 
 
 def keys_of(values, prefix="handoff"):
-    """Dotted names of everything in a part of the configuration."""
+    """Yield the dotted names of all values in a section of the configuration."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from keys_of(value, f"{prefix}.{name}")
@@ -67,13 +67,13 @@ def test_defaults_are_in_the_configuration_of_dask():
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["from the file", "without the file"])
-def test_the_file_says_what_holds_without_it(monkeypatch, known):
+def test_defaults_in_code_and_file_are_equal(monkeypatch, known):
     handoff = yaml.safe_load(FILE.read_text())["handoff"] if known else {}
     monkeypatch.setitem(dask.config.config, "handoff", handoff)
     test_defaults()
 
 
-def test_the_file_has_every_key_that_the_code_reads_and_no_other():
+def test_the_file_has_exactly_the_keys_that_the_code_reads():
     read = set()
     for module in PACKAGE.rglob("*.py"):
         read.update(re.findall(r'config\.get\(\s*"(handoff\.[^"]+)"', module.read_text()))
@@ -97,7 +97,7 @@ def test_the_reference_has_every_key_with_its_default():
             assert f"| `{key}` | `{written}` |" in page
 
 
-def test_a_file_of_the_user_wins(tmp_path):
+def test_the_user_s_file_takes_precedence(tmp_path):
     (tmp_path / "mine.yaml").write_text("handoff:\n  client-grace: 1m\n")
     code = (
         "import dask, handoff_dask as _; c = dask.config.get('handoff');"

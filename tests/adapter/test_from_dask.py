@@ -94,7 +94,7 @@ COLLECTIONS = {
 
 
 @pytest.mark.parametrize("make", COLLECTIONS.values(), ids=COLLECTIONS)
-def test_gives_what_dask_gives(make):
+def test_results_equal_those_of_dask(make):
     obj = make()
     (expected,) = dask.compute(obj, scheduler="sync")
     dag = DAG.from_delayed(obj)
@@ -115,7 +115,7 @@ def test_on_a_cluster(client, name):
 
 
 def test_separate_processes():
-    """What is made for the nodes travels."""
+    """Converted functions can be sent to other processes."""
     with handoff.local_cluster({"a": {"cpu": 1}}, processes=True) as cluster, Client(cluster) as client:
         dag = DAG.from_delayed([a_tree(), an_array().sum(), a_bag().sum()])
         found = handoff.execute(dag, client).results["result"]
@@ -123,7 +123,7 @@ def test_separate_processes():
 
 
 def test_dataframe():
-    pytest.importorskip("pyarrow")  # which dask.dataframe needs, and some versions say so late
+    pytest.importorskip("pyarrow")  # dask.dataframe needs it, and some versions fail only when used
     dd = pytest.importorskip("dask.dataframe")
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame({"k": [1, 2, 1, 2], "v": [1.0, 2.0, 3.0, 4.0]})
@@ -134,7 +134,7 @@ def test_dataframe():
 # ids
 
 
-def test_ids_are_keys_without_hashes():
+def test_ids_are_keys_without_tokens():
     assert list(DAG.from_delayed(a_tree())) == ["first", "inc", "inc-2", "add"]
     x = (da.ones(4, chunks=2) + 1).sum()
     ids = list(DAG.from_delayed(x))
@@ -142,7 +142,7 @@ def test_ids_are_keys_without_hashes():
     assert not re.search("[0-9a-f]{8}", str(ids))
 
 
-def test_ids_given_by_a_person_are_theirs():
+def test_keys_chosen_by_the_user_are_unchanged():
     named = delayed(inc)(1, dask_key_name="inc")
     unnamed = delayed(inc)(named)
     other = delayed(inc)(unnamed, dask_key_name="result")
@@ -151,23 +151,23 @@ def test_ids_given_by_a_person_are_theirs():
     assert result_of(dag) == [4]
 
 
-def test_ids_are_the_same_every_time():
+def test_ids_are_deterministic():
     assert list(DAG.from_delayed(a_tree())) == list(DAG.from_delayed(a_tree()))
 
 
-def test_what_is_not_needed_is_left_out():
+def test_tasks_that_the_outputs_do_not_need_are_left_out():
     tree = a_tree()
     wider = delayed(inc)(tree)
     assert len(DAG.from_delayed(wider)) == 5
     assert DAG.from_graph({"a": 1, "b": (inc, "a"), "c": (inc, "b")}, "b").sinks == ("b",)
 
 
-def test_a_dag_of_this_id():
+def test_the_id_of_the_dag():
     assert DAG.from_delayed(a_tree(), id="tree").id == "tree"
     assert DAG.from_graph({"a": 1}, "a", id=("x", 1)).id == ("x", 1)
 
 
-def test_functions_are_the_code_itself_where_they_can_be():
+def test_code_is_called_directly_where_possible():
     dag = DAG.from_delayed(a_tree())
     assert dag["inc"].code is inc
     assert dag["inc"].args == ("first",)
@@ -187,7 +187,7 @@ def test_large_data_is_sent_once():
 # cost, node and annotations
 
 
-def test_cost_and_node_for_all():
+def test_one_cost_and_node_for_all_tasks():
     dag = DAG.from_delayed([a_tree()], cost={"cpu": 2}, node="node1")
     assert {(f.cost["cpu"], f.node) for f in dag.functions.values()} == {(2, "node1")}
 
@@ -239,7 +239,7 @@ def test_annotations_around_the_call():
     assert (outer["four"].priority, outer["result"].priority, outer["result"].max_retries) == (4, 0, 1)
 
 
-def test_data_and_other_names_cost_nothing():
+def test_data_and_aliases_cost_nothing():
     graph = {"a": [1, 2], "b": (sum, "a"), "c": "b"}
     dag = DAG.from_graph(graph, ["a", "b", "c"], cost=lambda key, task: {"cpu": len(task.args)}, node="x")
     assert {id: (f.cost, f.node) for id, f in dag.functions.items()} == {
@@ -249,7 +249,7 @@ def test_data_and_other_names_cost_nothing():
     }
 
 
-def test_annotated_work_goes_where_it_has_to(client):
+def test_annotations_decide_placement(client):
     with dask.annotate(resources={"gpu": 1}):
         a = delayed(inc)(1, dask_key_name="a")
     with dask.annotate(workers=["node2"]):
@@ -262,7 +262,7 @@ def test_annotated_work_goes_where_it_has_to(client):
 # graphs
 
 
-def test_old_graph():
+def test_a_legacy_graph():
     graph = {
         "x": 1,
         "y": (inc, "x"),
@@ -281,7 +281,7 @@ def test_old_graph():
     assert set(dag) == {"y", "z", ("w", 0), "alias", "list", "all", "x"}
 
 
-def test_new_graph():
+def test_a_graph_of_task_objects():
     graph = {
         "a": DataNode("a", [1, 2]),
         "b": Task("b", sum, TaskRef("a")),
@@ -299,8 +299,8 @@ def test_new_graph():
     assert result_of(DAG.from_graph(graph, "d")) == 3
 
 
-def test_order_of_literals_shows_in_checkpoints(tmp_path):
-    """Dask's own tokens of lists do not tell their order."""
+def test_checkpoints_distinguish_the_order_of_literals(tmp_path):
+    """Dask's own tokens of lists ignore their order."""
     for values in ([1, 2], [2, 1]):
         graph = {"a": Task("a", inc, 0), "b": Task("b", pack, List(TaskRef("a"), *values))}
         dag = DAG.from_graph(graph, "b", id="order")
@@ -308,11 +308,11 @@ def test_order_of_literals_shows_in_checkpoints(tmp_path):
         assert result.results["b"] == (([1, *values],), {})
 
 
-# what cannot be
+# errors
 
 
 @pytest.mark.parametrize("obj", [1, None, [], [1, {"a": 2}], inc, {"a": (inc, 1)}])
-def test_nothing_of_dask(obj):
+def test_objects_without_collections(obj):
     with pytest.raises(TypeError, match="takes a Dask collection"):
         DAG.from_delayed(obj)
 
@@ -320,25 +320,27 @@ def test_nothing_of_dask(obj):
 def test_missing_keys():
     with pytest.raises(MissingFunctionError, match="output 'c' is not a key") as info:
         DAG.from_graph({"a": 1}, "c")
-    with pytest.raises(MissingFunctionError, match="task 'b' needs 'a', which is not in the graph") as info:
+    with pytest.raises(
+        MissingFunctionError, match="task 'b' needs 'a', which is missing from the graph"
+    ) as info:
         DAG.from_graph({"b": Task("b", inc, TaskRef("a"))}, "b", id="x")
     assert info.value.missing == (("b", "a"),)
     assert info.value.dag_id == "x"
 
 
-def test_futures_belong_to_their_cluster(client):
+def test_futures_and_persisted_data_are_refused(client):
     future = client.submit(inc, 1)
-    with pytest.raises(MissingFunctionError, match="a future or persisted data on a cluster"):
+    with pytest.raises(MissingFunctionError, match="if it is a future or persisted data on a cluster"):
         DAG.from_delayed(delayed(inc)(future))
     persisted = client.persist(da.ones(4, chunks=2))
-    with pytest.raises(MissingFunctionError, match="a future or persisted data on a cluster"):
+    with pytest.raises(MissingFunctionError, match="if it is a future or persisted data on a cluster"):
         DAG.from_delayed(persisted.sum())
 
 
 def test_p2p_is_refused(client):
     with client.as_current(), dask.config.set({"array.rechunk.method": "p2p"}):
         x = da.ones((4, 4), chunks=(1, 4)).rechunk((4, 1))
-        with pytest.raises(InvalidFunctionError, match="use another method than p2p"):
+        with pytest.raises(InvalidFunctionError, match="use a method other than p2p"):
             DAG.from_delayed(x)
 
 
@@ -351,7 +353,7 @@ def test_a_cycle_is_found():
 
 
 @pytest.mark.parametrize("graph", [3, [("a", 1)]], ids=repr)
-def test_no_graph(graph):
+def test_a_graph_must_be_a_mapping(graph):
     with pytest.raises(TypeError, match="graph must be a Dask graph"):
         DAG.from_graph(graph, "a")
 
@@ -372,17 +374,17 @@ def test_a_deep_graph_needs_no_recursion():
     assert result_of(DAG.from_graph(aliases, 4999)) == 2.5
 
 
-def test_more_can_be_added():
+def test_functions_can_be_added():
     dag = DAG.from_delayed(a_tree())
     dag.add_function(Function("more", identity, args=["add"]))
     assert result_of(dag) == dask.compute(a_tree())[0]
 
 
-# any graph
+# arbitrary graphs
 
 
-def parts(earlier):
-    """Arguments: values, keys, lists and tasks with such in them."""
+def arguments(earlier):
+    """Generate arguments: values, keys, and lists and tasks that contain these."""
     leaves = st.one_of(
         st.integers(), st.text("xyz", max_size=3), st.none(), st.sampled_from([1.5, True, b"k0", (1, 2)])
     )
@@ -405,16 +407,16 @@ def graphs(draw):
     keys = [draw(names) + str(n) if draw(st.booleans()) else (draw(names), n) for n in range(7)]
     graph = {}
     for n, key in enumerate(keys):
-        graph[key] = draw(parts(keys[:n]))
+        graph[key] = draw(arguments(keys[:n]))
     return graph, draw(st.lists(st.sampled_from(keys), min_size=1, max_size=4))
 
 
 @given(graphs(), st.booleans())
 @settings(max_examples=40)
-def test_any_graph_gives_what_dask_gives(drawn, new):
+def test_results_of_any_graph_equal_those_of_dask(drawn, converted):
     graph, outputs = drawn
     expected = dask.get(graph, outputs)
-    dag = DAG.from_graph(convert_legacy_graph(graph) if new else graph, outputs)
+    dag = DAG.from_graph(convert_legacy_graph(graph) if converted else graph, outputs)
     dag.validate()
     results = handoff.execute_local(dag).results
     assert repr([results[key] for key in outputs]) == repr(list(expected))

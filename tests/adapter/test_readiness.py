@@ -1,4 +1,4 @@
-"""Clusters that cannot run handoff DAGs say so, in a sentence with the remedy."""
+"""Errors of clusters that cannot run DAGs name the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from handoff_dask._adapter import capacity, membership, plugin, requests, versio
 DAG = dag_of(Function("f", identity, extra_args=[1]))
 
 
-def test_a_scheduler_that_takes_no_plugins_names_the_preload():
-    """As an older Dask does with ``distributed.scheduler.pickle: false``; newer ones do not start so."""
+def test_a_scheduler_that_accepts_no_plugins_names_the_preload():
+    """As with ``distributed.scheduler.pickle: false`` in old versions of Dask; new ones refuse to start."""
 
     async def refuse(**kwargs):
         raise ValueError(
@@ -33,7 +33,7 @@ def test_a_scheduler_that_takes_no_plugins_names_the_preload():
             handoff.execute(DAG, client)
 
 
-def test_the_preload_installs_everything_without_a_client_doing_so():
+def test_the_preload_installs_the_plugin_without_a_client():
     async def main():
         preload = ["handoff_dask.preload"]
         async with Scheduler(
@@ -51,7 +51,7 @@ def test_the_preload_installs_everything_without_a_client_doing_so():
     asyncio.run(main())
 
 
-def test_a_scheduler_of_another_version_is_told_apart(monkeypatch):
+def test_a_scheduler_of_another_version(monkeypatch):
     with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
         for module in (plugin, requests, capacity, membership):
             monkeypatch.setattr(module, "PROTOCOL", 0)
@@ -60,8 +60,8 @@ def test_a_scheduler_of_another_version_is_told_apart(monkeypatch):
         assert_names_versions(caught.value, cluster)
 
 
-def test_a_scheduler_that_answers_in_another_protocol_is_told_apart(monkeypatch):
-    """The plugin was replaced after the client looked."""
+def test_a_scheduler_whose_protocol_changes(monkeypatch):
+    """The plugin is replaced after the client has checked it."""
     with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
         handoff.discover_nodes(client)
         monkeypatch.setattr(requests, "PROTOCOL", 0)
@@ -73,7 +73,7 @@ def test_a_scheduler_that_answers_in_another_protocol_is_told_apart(monkeypatch)
 @pytest.mark.parametrize(
     ("answer", "version"), [({"version": "0.0.7"}, "0.0.7"), ({}, "of an unknown version")]
 )
-def test_a_worker_of_another_version_is_told_apart(monkeypatch, answer, version):
+def test_a_worker_of_another_version(monkeypatch, answer, version):
     monkeypatch.setattr(membership, "probe_node", lambda dask_worker: {"protocol": 0, **answer})
     with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
         match = rf"handoff_dask {version}.*in the environment of every worker"
@@ -82,7 +82,7 @@ def test_a_worker_of_another_version_is_told_apart(monkeypatch, answer, version)
         assert_names_versions(caught.value, cluster)
 
 
-def test_a_plugin_that_cannot_start_on_the_schedulers_dask_names_versions(monkeypatch):
+def test_a_plugin_that_cannot_start(monkeypatch):
     async def start(self, scheduler):
         raise AttributeError("'Scheduler' object has no attribute 'stream_handlers'")
 
@@ -94,14 +94,14 @@ def test_a_plugin_that_cannot_start_on_the_schedulers_dask_names_versions(monkey
 
 
 def assert_names_versions(error, cluster):
-    """The error ends with what client, scheduler and workers have."""
+    """The error ends with the versions of client, scheduler and workers."""
     here = f"dask {dask.__version__}, distributed {distributed.__version__}"
     here = f"handoff_dask {handoff.__version__}, {here}"
     (address,) = cluster.scheduler.workers
     assert str(error).endswith(f" Versions: client: {here}; scheduler: {here}; worker {address}: {here}")
 
 
-def test_versions_in_words():
+def test_description_of_versions():
     new = {"handoff_dask": "2.0", "dask": "2026.8.0", "distributed": "2026.8.1"}
     old = {"handoff_dask": None, "dask": "2025.1.0", "distributed": "2025.1.0"}
     workers = {"tcp://old": old, **{f"tcp://{n}": new for n in range(5)}}
@@ -113,7 +113,7 @@ def test_versions_in_words():
     )
 
 
-def test_an_error_does_not_wait_for_versions_that_nobody_tells(monkeypatch):
+def test_an_error_is_raised_without_versions_if_they_do_not_arrive_in_time(monkeypatch):
     async def silent(client, packages):
         await asyncio.sleep(3600)
 
@@ -123,7 +123,7 @@ def test_an_error_does_not_wait_for_versions_that_nobody_tells(monkeypatch):
     assert asyncio.run(versions.with_versions(None, error)) is error
 
 
-def test_a_worker_without_handoff_dask_is_left_alone(monkeypatch):
+def test_a_worker_without_handoff_dask_is_no_node(monkeypatch):
     def lacking(dask_worker):
         if dask_worker.name == "bare":
             raise ModuleNotFoundError("No module named 'handoff_dask'")
@@ -165,7 +165,7 @@ asyncio.run(main())
 """
 
 
-def test_a_scheduler_without_handoff_dask_is_told_what_to_install():
+def test_a_scheduler_without_handoff_dask():
     process = subprocess.Popen(
         [sys.executable, "-c", SCHEDULER_WITHOUT],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Clusters whose connections are encrypted, and what listens on them."""
+"""Clusters with encrypted connections, and the ports on which processes listen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NODES = {"node1": {"cpu": 2}, "node2": {"cpu": 1}}
 
 
 def command(program, *arguments, log):
-    """A process of Dask's command line."""
+    """Start a process with Dask's command line."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     line = [sys.executable, "-m", f"distributed.cli.dask_{program}", "--no-dashboard", *arguments]
     with open(log, "wb") as output:
@@ -31,7 +31,7 @@ def command(program, *arguments, log):
 
 @pytest.fixture
 def started(tmp_path):
-    """Start a scheduler and two nodes with these arguments; its address and the processes."""
+    """Start a scheduler and two workers with extra arguments; return its address and the processes."""
     processes = []
 
     def start(*arguments):
@@ -56,7 +56,7 @@ def started(tmp_path):
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    """Files with a key and a certificate of all, and what a client needs."""
+    """Certificate files as command-line arguments, and as a client's ``Security``."""
     pytest.importorskip("cryptography")
     made = Security.temporary()
     folder = tmp_path_factory.mktemp("tls")
@@ -70,9 +70,9 @@ def certificates(tmp_path_factory):
 
 @contextlib.contextmanager
 def refused(error, match):
-    """A client that could not connect is taken away here: Dask's must not be, while another one starts.
+    """Expect an error, then collect the client that could not connect.
 
-    Nor does it close its socket.
+    Such a client does not close its socket, and Dask must not collect it while another one starts.
     """
     with pytest.raises(error, match=match):
         yield
@@ -82,7 +82,7 @@ def refused(error, match):
 
 
 def everything():
-    """A DAG with something of all that goes over the wire."""
+    """Return a DAG that uses every kind of message."""
     return dag_of(
         Function("here", "operator:add", extra_args=[1, 2], node="node1"),
         Function("there", "operator:neg", args=["here"], node="node2"),
@@ -104,11 +104,11 @@ def test_processes_with_certificates(started, certificates, tmp_path, monkeypatc
         assert result.allocations["there"] == "node2"
         assert handoff.resources_available("node1", {"cpu": 2}, client)
         folder = str(tmp_path)
-        held = Function("held", wait_for, extra_args=[folder, "door"])
+        held = Function("held", wait_for, extra_args=[folder, "gate"])
         run = handoff.submit(dag_of(held, Function("after", identity, args=["held"])), client)
         until(lambda: (tmp_path / "marks").exists())
         assert run.cancel()
-        (tmp_path / "door").touch()
+        (tmp_path / "gate").touch()
         with pytest.raises(RunCancelledError):
             run.result(timeout=20)
     with refused(ClusterNotReadyError, match=r"TLS.*Client\(address, security=Security\(\.\.\.\)\)"):
@@ -140,7 +140,7 @@ def test_a_local_cluster_with_certificates(certificates, processes):
         settle(cluster)
 
 
-def test_certificates_made_for_a_cluster():
+def test_temporary_certificates():
     pytest.importorskip("cryptography")
     with handoff.local_cluster(NODES, security=True) as cluster:
         with Client(cluster, set_as_default=False) as client:
@@ -154,12 +154,12 @@ def test_certificates_made_for_a_cluster():
 
 
 @pytest.mark.parametrize("security", ["tls", 5, {"tls_ca_file": "x"}])
-def test_what_is_no_security_is_named(security):
+def test_invalid_security(security):
     with pytest.raises(TypeError, match=r"security must be a distributed.Security or True, not"):
         handoff.local_cluster(NODES, security=security)
 
 
-def test_nothing_of_ours_listens(started):
+def test_no_process_opens_a_port(started):
     address, processes = started()
     with Client(address, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=60)

@@ -1,4 +1,4 @@
-"""What the scheduler does not open: see docs/explanation/trust-model.md."""
+"""The scheduler unpickles no user objects: see docs/explanation/trust-model.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from handoff_dask import Function
 
 
 class Id:
-    """An id that is no plain value."""
+    """An id that is not a plain value."""
 
     def __init__(self, folder):
         self.sealed = Sealed(folder, "id")
@@ -28,7 +28,7 @@ class Id:
 
 class Callable(Sealed):
     def __call__(self, *args):
-        raise AssertionError("only what it stands for is called")
+        raise AssertionError("the code that it stands for is called instead")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nodes are ended by signals")

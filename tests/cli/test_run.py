@@ -225,7 +225,7 @@ def test_what_is_no_scheduler(call, greeting):
         answering.join()
         accepted[0].close()
     assert time.monotonic() - began < 20
-    assert f"--scheduler: what answers at '{address}' is no scheduler" in err
+    assert f"--scheduler: the server at '{address}' is not a Dask scheduler" in err
     assert "8786" in err
 
 

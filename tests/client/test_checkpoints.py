@@ -460,7 +460,7 @@ def test_a_file_damaged_after_it_was_looked_at(client, tmp_path):
         run.result()
     assert caught.value.function_id == "a"
     assert isinstance(caught.value.__cause__, CheckpointError)
-    assert "has a wrong checksum; run the same call again" in str(caught.value)
+    assert "checksum mismatch; run the same call again" in str(caught.value)
     assert handoff.execute(first, client, checkpoint=tmp_path)["b"] == "b(a())"
     assert ran() == {"a", "b"}
     for other in (*blockers, *more):

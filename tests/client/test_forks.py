@@ -109,7 +109,7 @@ def test_a_client_that_is_passed_on_is_an_error_that_says_what_to_do(client, clu
         return texts
 
     for text in in_fork(told):
-        assert "was made before this process was forked" in text
+        assert "was created before this process was forked" in text
         assert "Client(address)" in text
     assert run.result().results == {"f": 3}
 

@@ -1,20 +1,22 @@
-"""The border with Dask: the only place that reaches what Dask does not document.
+"""The border with Dask: the only package that uses Dask's undocumented internals.
 
-Elsewhere handoff_dask imports Dask's public modules, calls documented methods, and reads documented
-attributes of the scheduler, its tasks, workers and clients. Whatever writes such attributes, moves tasks
-from state to state, replaces a handler, sends one of Dask's own messages, or uses an undocumented name is a
-function here. Each docstring says what the function reaches, why there is no public way, and from which
-version of Dask it holds; ``tests/adapter/test_border.py`` has a test for each, which names what relies on it.
+All other modules import Dask's public modules, call documented methods, and read documented attributes of the
+scheduler, its tasks, workers and clients. Code that writes such attributes, moves tasks between states,
+replaces handlers, sends Dask's own messages or uses undocumented names is a function in this package.
 
-Modules by the object they reach into:
+Each function's docstring says which internals it reaches, why no public API suffices, and the first version
+of Dask for which this holds. Each has a test in ``tests/adapter/border``, whose failure message names the
+code that relies on it.
 
-- ``hooks``: tables of handlers and methods of the scheduler
+Each module reaches into one kind of object:
+
+- ``hooks``: the scheduler's handlers and methods
 - ``tasks``: tasks on the scheduler
-- ``clients``: clients as the scheduler sees them
-- ``workers``: workers, from the scheduler and on the worker itself
+- ``clients``: clients, on the scheduler
+- ``workers``: workers, on the scheduler and on the worker itself
 - ``running``: the task that a worker's thread runs
-- ``client``: a client in its own process
-- ``forked``: what a forked process inherits
+- ``client``: a client, in its own process
+- ``forked``: objects that a forked process inherits
 - ``dashboard``: the scheduler's dashboard
-- ``graphs``: tasks of graphs
+- ``graphs``: tasks in graphs
 """

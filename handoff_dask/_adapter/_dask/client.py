@@ -1,4 +1,4 @@
-"""A Dask client in its own process: what it sends and hears, and the state of its futures."""
+"""A Dask client in its own process: its messages, its connection, and the state of its futures."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from distributed.client import SpanMetadata
 from distributed.protocol import ToPickle
 from distributed.versions import get_versions
 
-#: Reason that Dask gives for futures which it takes for cancelled since the connection broke.
+#: The reason that Dask records for futures it cancelled because the connection to the scheduler broke.
 CONNECTION_LOST = "scheduler-connection-lost"
 
 
 async def request(client: Client, op: str, /, **arguments: Any) -> Any:
-    """Ask the scheduler something that Dask answers, or :func:`hooks.answer` has answered.
+    """Send the scheduler a request, and return its reply. ``op`` is a key of ``Scheduler.handlers``.
 
-    Reaches: ``Client.scheduler``, which makes a request of each of its methods.
-    Why: ``Client.run_on_scheduler``, which is public, needs ``distributed.scheduler.pickle``.
+    Reaches: ``Client.scheduler``, whose methods each send the request of that name.
+    Why: the public ``Client.run_on_scheduler`` needs ``distributed.scheduler.pickle``.
     From: Dask 2025.7.
 
     Raises
@@ -27,7 +27,7 @@ async def request(client: Client, op: str, /, **arguments: Any) -> Any:
     OSError
         The connection broke.
     Exception
-        What is raised there.
+        Any exception that the scheduler's handler raises.
     """
     return await getattr(client.scheduler, op)(**arguments)
 
@@ -35,12 +35,19 @@ async def request(client: Client, op: str, /, **arguments: Any) -> Any:
 async def ask_versions(
     client: Client, packages: Iterable[str]
 ) -> tuple[dict[str, str | None], dict[str, str | None], dict[str, dict[str, str | None]]]:
-    """Versions of packages at the client, at the scheduler, and by address at each worker; None if not there.
+    """Return versions of packages in all processes of a cluster.
 
-    Reaches: the requests ``versions``, and ``broadcast`` of it to the workers, of the scheduler; and
+    Reaches: the scheduler's request ``versions``, the same request sent to the workers by ``broadcast``, and
     ``distributed.versions.get_versions``.
-    Why: ``Client.get_versions`` blocks, unless the whole client is asynchronous.
+    Why: ``Client.get_versions`` blocks unless the client is asynchronous.
     From: Dask 2025.7.
+
+    Returns
+    -------
+    client, scheduler : dict of str to str or None
+        Package → version; None for a missing package.
+    workers : dict of str to dict
+        Address of a worker → the same dict for it. Workers that do not answer are left out.
 
     Raises
     ------
@@ -53,18 +60,18 @@ async def ask_versions(
         client.scheduler.broadcast(msg={"op": "versions", "packages": names}, on_error="ignore"),
     )
 
-    def chosen(answer: Any) -> dict[str, str | None]:
+    def select(answer: Any) -> dict[str, str | None]:
         return {name: answer["packages"].get(name) for name in names}
 
-    here = chosen(get_versions(packages=names))
-    return here, chosen(scheduler), {address: chosen(answer) for address, answer in workers.items()}
+    here = select(get_versions(packages=names))
+    return here, select(scheduler), {address: select(answer) for address, answer in workers.items()}
 
 
 def send(client: Client, message: dict[str, Any]) -> None:
-    """Send the scheduler a message, which :func:`hooks.hear` hears there. From any thread, at any time.
+    """Send the scheduler a stream message. ``message["op"]`` names its handler there. Thread-safe.
 
     Reaches: ``Client._send_to_scheduler``.
-    Why: there is no public way to take part in the protocol.
+    Why: Dask has no public API for custom stream messages.
     From: Dask 2025.7.
 
     Raises
@@ -75,21 +82,21 @@ def send(client: Client, message: dict[str, Any]) -> None:
     client.loop.add_callback(client._send_to_scheduler, message)
 
 
-def hear(client: Client, op: str, handler: Callable[..., None]) -> None:
-    """Hear messages that :func:`clients.send` sends, by the name ``op``.
+def add_stream_handler(client: Client, op: str, handler: Callable[..., None]) -> None:
+    """Register a handler of the stream messages ``op`` from the scheduler.
 
     Reaches: the table ``Client._stream_handlers``.
-    Why: there is no public way to take part in the protocol.
+    Why: Dask has no public API for custom stream messages.
     From: Dask 2025.7.
     """
     client._stream_handlers[op] = handler
 
 
 def has_stopped_listening(client: Client) -> bool:
-    """Whether a client that is connecting hears nothing from the scheduler any more, and never will.
+    """Return whether a connecting client has given up: its task that reads messages and reconnects has ended.
 
-    Reaches: ``Client._handle_report_task``, which connects again after it has heard that a connection broke.
-    Why: Dask's status of such a client stays ``connecting`` for ever.
+    Reaches: ``Client._handle_report_task``, which reads messages, and reconnects when the connection breaks.
+    Why: the status of such a client stays ``connecting`` forever.
     From: Dask 2025.7.
     """
     task = client._handle_report_task
@@ -97,17 +104,17 @@ def has_stopped_listening(client: Client) -> bool:
 
 
 def connection(client: Client) -> Any:
-    """A client's connection to the scheduler: another object whenever it has connected again; None at first.
+    """Return a client's connection to the scheduler: a new object after each reconnect, None before any.
 
     Reaches: ``Client.scheduler_comm``, a ``BatchedSend`` with ``abort()``, or None.
-    Why: Dask announces to nobody that it has connected again.
+    Why: Dask notifies nobody when it has reconnected.
     From: Dask 2025.7.
     """
     return client.scheduler_comm
 
 
 def is_connected_by(client: Client, comm: Any) -> bool:
-    """Whether this is a client's connection still, and it is open.
+    """Return whether ``comm`` is still the client's connection, and open.
 
     Reaches: ``Client.scheduler_comm`` and ``BatchedSend.closed()``.
     Why: as :func:`connection`.
@@ -117,10 +124,10 @@ def is_connected_by(client: Client, comm: Any) -> bool:
 
 
 def was_made_by_worker(client: Client) -> bool:
-    """Whether a worker in this process has made a client, for its tasks.
+    """Return whether a worker in this process created the client for its tasks.
 
-    Reaches: the form of ``Client.id`` of a client whose name is ``worker``.
-    Why: ``default_client`` gives such a client to all threads, even after the worker has closed.
+    Reaches: the prefix of ``Client.id`` that the name ``worker`` gives.
+    Why: ``default_client`` returns such a client in all threads, even after the worker has closed.
     From: Dask 2025.7.
     """
     return client.id.startswith("Client-worker-")
@@ -130,12 +137,12 @@ def was_made_by_worker(client: Client) -> bool:
 
 
 def send_graph(client: Client, graph: Any, keys: Iterable[Hashable], priority: Any) -> dict[Any, Future]:
-    """Send the scheduler a graph as it is, and get futures of these keys.
+    """Send the scheduler a graph unchanged, and return futures of the keys.
 
-    Reaches: ``Client._graph_to_futures(expr=, keys=, span_metadata=, internal_priority=)``. What stands for
-    the expression is pickled; the scheduler asks it for ``__dask_graph__()`` and ``__dask_annotations__()``.
-    The priority needs ``in`` and ``[key]`` only.
-    Why: ``Client.get`` and ``Client.compute`` optimise, and tokenise the whole graph to name it.
+    Reaches: ``Client._graph_to_futures(expr=, keys=, span_metadata=, internal_priority=)``. ``expr`` is
+    pickled, and the scheduler calls its ``__dask_graph__()`` and ``__dask_annotations__()``.
+    ``internal_priority`` needs only ``in`` and ``[key]``.
+    Why: ``Client.get`` and ``Client.compute`` optimise the graph, and tokenise all of it to name it.
     From: Dask 2025.7.
     """
     futures: dict[Any, Future] = client._graph_to_futures(
@@ -151,15 +158,15 @@ async def gather(client: Client, futures: Iterable[Future]) -> list[Any]:
     """Fetch results, on the client's event loop.
 
     Reaches: ``Client._gather(futures)``.
-    Why: ``Client.gather`` blocks, unless the whole client is asynchronous.
+    Why: ``Client.gather`` blocks unless the client is asynchronous.
     From: Dask 2025.7.
     """
     values: list[Any] = await client._gather(list(futures))
     return values
 
 
-def is_held(client: Client, future: Future) -> bool:
-    """Whether somebody holds a future of this key.
+def is_referenced(client: Client, future: Future) -> bool:
+    """Return whether a future with this key exists that has not been released.
 
     Reaches: ``Client.refcount``.
     Why: ``Client.futures`` loses the key when the connection breaks.
@@ -169,20 +176,20 @@ def is_held(client: Client, future: Future) -> bool:
 
 
 def is_known(client: Client, future: Future) -> bool:
-    """Whether a client knows the key of a future, which it does not when its last one was released.
+    """Return whether a client knows the key of a future. It forgets the key with the last future of it.
 
     Reaches: ``Client.futures``: key → state.
-    Why: a future that was released has a status like any other.
+    Why: the status of a future does not show that it was released.
     From: Dask 2025.7.
     """
     return future.key in client.futures
 
 
 def error_of(future: Future) -> BaseException | None:
-    """The exception of a future, without waiting; None if there is none yet.
+    """Return the exception of a future without waiting; None if it has none yet.
 
     Reaches: ``Future._state.exception``.
-    Why: ``Future.exception`` waits, and needs a client that is open.
+    Why: ``Future.exception`` waits, and needs an open client.
     From: Dask 2025.7.
     """
     error: BaseException | None = future._state.exception
@@ -190,21 +197,21 @@ def error_of(future: Future) -> BaseException | None:
 
 
 def lost_connection(future: Future) -> bool:
-    """Whether a future was cancelled since the connection to the scheduler broke.
+    """Return whether Dask cancelled a future because the connection to the scheduler broke.
 
     Reaches: ``FutureCancelledError.reason``.
-    Why: Dask does not say otherwise why futures are cancelled.
+    Why: nothing public tells why a future was cancelled.
     From: Dask 2025.7.
     """
     return getattr(error_of(future), "reason", None) == CONNECTION_LOST
 
 
-def take_up(client: Client, future: Future) -> None:
-    """Let a future that Dask cancelled as the connection broke be one that is pending.
+def reset_to_pending(client: Client, future: Future) -> None:
+    """Make a future pending again that Dask cancelled because the connection broke.
 
     Reaches: ``Future._state`` with ``status``, ``exception`` and ``reset()``; and ``Client.futures``,
     written.
-    Why: Dask's client connects again, but never asks again for what it wants.
+    Why: Dask's client reconnects, but does not request its keys again.
     From: Dask 2025.7.
     """
     state = future._state
@@ -214,11 +221,11 @@ def take_up(client: Client, future: Future) -> None:
         state.reset()
 
 
-def cancel_here(client: Client, future: Future, text: str) -> None:
-    """Cancel a future without a word to the scheduler, which does not know it.
+def cancel_locally(client: Client, future: Future, text: str) -> None:
+    """Cancel a future in this process only. For futures that the scheduler does not know.
 
     Reaches: ``Future._state.cancel(reason, msg)``, and ``Client.futures``, written.
-    Why: ``Future.cancel`` asks the scheduler.
+    Why: ``Future.cancel`` sends a request to the scheduler.
     From: Dask 2025.7.
     """
     future._state.cancel(reason=CONNECTION_LOST, msg=text)

@@ -1,4 +1,4 @@
-"""What a process that was forked inherits of Dask's clients, clusters and servers."""
+"""Dask's clients, clusters and servers in a forked process, which inherits them from its parent."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from distributed import Client, Scheduler, SpecCluster, Status, Worker, utils
 
 
-def renew_offload() -> None:
-    """Give Dask threads again in which it packs large messages.
+def replace_offload_executor() -> None:
+    """Replace the thread pool in which Dask serializes large messages.
 
-    Reaches: ``distributed.utils._offload_executor``, written: its threads are those of the other process.
-    Why: Dask does not expect to be forked.
+    Reaches: ``distributed.utils._offload_executor``, written: its threads exist only in the parent.
+    Why: Dask does not support forking.
     From: Dask 2025.7.
     """
     utils._offload_executor = ThreadPoolExecutor(1, thread_name_prefix="Dask-Offload")
 
 
 def clients() -> list[Client]:
-    """All clients there are.
+    """Return all clients in this process.
 
     Reaches: ``Client._instances``.
     Why: only the default client is public.
@@ -30,32 +30,37 @@ def clients() -> list[Client]:
 
 
 def clusters() -> list[SpecCluster]:
-    """All clusters there are that were made of a specification.
+    """Return all ``SpecCluster`` objects in this process, ``LocalCluster`` included.
 
     Reaches: ``SpecCluster._instances``.
-    Why: Dask tells nobody of them.
+    Why: there is no public list of them.
     From: Dask 2025.7.
     """
     return list(SpecCluster._instances)
 
 
 def servers() -> list[Any]:
-    """All schedulers and workers in this process.
+    """Return all schedulers and workers in this process.
 
     Reaches: ``Scheduler._instances`` and ``Worker._instances``.
-    Why: Dask tells nobody of them.
+    Why: there is no public list of them.
     From: Dask 2025.7.
     """
     return [*Scheduler._instances, *Worker._instances]
 
 
-def shut_client(client: Client, sync: Callable[..., Any]) -> bool:
-    """Have a client taken for closed, and what is asked of it answered by ``sync``; False if it is closed.
+def mark_client_closed(client: Client, sync: Callable[..., Any]) -> bool:
+    """Mark a client as closed, and have ``sync`` handle all its blocking calls.
 
-    Reaches: ``Client.status``, written; and ``Client.sync``, replaced on the instance, through which all
-    leads that blocks.
-    Why: ``Client.close`` waits for an event loop that does not turn.
+    Reaches: ``Client.status``, written; and ``Client.sync``, through which every blocking method goes,
+    replaced on the instance.
+    Why: ``Client.close`` waits for an event loop that has stopped.
     From: Dask 2025.7.
+
+    Returns
+    -------
+    bool
+        False if the client was already closed.
     """
     if client.status == "closed":
         return False
@@ -64,12 +69,17 @@ def shut_client(client: Client, sync: Callable[..., Any]) -> bool:
     return True
 
 
-def shut_cluster(cluster: SpecCluster) -> bool:
-    """Have a cluster taken for closed; False if it is.
+def mark_cluster_closed(cluster: SpecCluster) -> bool:
+    """Mark a cluster as closed.
 
-    Reaches: ``Cluster.status``, written: at exit Dask closes, and waits for, those that have another one.
-    Why: ``Cluster.close`` waits for an event loop that does not turn.
+    Reaches: ``Cluster.status``, written: at exit Dask closes all other clusters, and waits for them.
+    Why: ``Cluster.close`` waits for an event loop that has stopped.
     From: Dask 2025.7.
+
+    Returns
+    -------
+    bool
+        False if the cluster was already closed.
     """
     if cluster.status is Status.closed:
         return False
@@ -77,11 +87,11 @@ def shut_cluster(cluster: SpecCluster) -> bool:
     return True
 
 
-def keep_directory(server: Any) -> None:
-    """Keep this process from removing the directory of a server of another one when it exits.
+def disown_directory(server: Any) -> None:
+    """Keep this process from deleting an inherited server's working directory at exit.
 
-    Reaches: ``Server._workdir``, None or with the ``weakref.finalize`` ``_finalizer``.
-    Why: Dask does not expect to be forked.
+    Reaches: ``Server._workdir``: None, or an object whose ``_finalizer`` is a ``weakref.finalize``.
+    Why: Dask does not support forking.
     From: Dask 2025.7.
     """
     directory = getattr(server, "_workdir", None)

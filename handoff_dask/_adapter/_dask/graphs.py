@@ -1,8 +1,8 @@
-"""Tasks of Dask graphs: the classes of ``dask._task_spec``, which is private, and what is asked of them.
+"""Tasks in Dask graphs: the classes of the private module ``dask._task_spec``, and functions that use them.
 
-A graph of ours is made of :class:`Task` and :class:`TaskRef`; a graph of Dask's, of any age, is read with the
-others. There is no public way to tell what a graph calls: the former tuples are on their way out. From: Dask
-2025.7.
+Compiled graphs consist of :class:`Task` and :class:`TaskRef`. The other classes are needed to read the graphs
+of Dask collections. Dask has no public classes for tasks, and is phasing out the tuples that preceded these.
+From: Dask 2025.7.
 """
 
 from __future__ import annotations
@@ -36,27 +36,26 @@ __all__ = [
     "TaskRef",
     "Tuple",
     "convert_graph",
-    "is_given",
+    "is_annotation_set",
 ]
 
 
 def convert_graph(graph: Mapping[Any, Any]) -> dict[Any, GraphNode]:
-    """A graph whose tasks may be tuples, as one of :class:`GraphNode`.
+    """Return a graph whose tasks may be legacy tuples as a graph of :class:`GraphNode` objects.
 
     Reaches: ``dask._task_spec.convert_legacy_graph``.
-    Why: Dask itself does this wherever a graph comes from users.
+    Why: Dask has no public function for this, and itself calls this one on every graph from a user.
     From: Dask 2025.7.
     """
     converted: dict[Any, GraphNode] = convert_legacy_graph(graph)
     return converted
 
 
-def is_given(value: Any) -> bool:
-    """Whether the value of an annotation was given, rather than taken back by an inner ``annotate``.
+def is_annotation_set(value: Any) -> bool:
+    """Return whether an annotation has a value, and was not removed by an inner ``dask.annotate``.
 
-    Reaches: the name of the class ``dask._expr._AnnotationsTombstone``, which stands for one that was taken
-    back.
-    Why: layers have their annotations in public, but this mark among them.
+    Reaches: the name of the class ``dask._expr._AnnotationsTombstone``, which marks a removed annotation.
+    Why: the annotations of a layer are public, but contain such marks.
     From: Dask 2025.7.
     """
     return type(value).__name__ != "_AnnotationsTombstone"

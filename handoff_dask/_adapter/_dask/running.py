@@ -1,4 +1,4 @@
-"""On a worker, in the thread of a task: the task itself, and what is said of it to the scheduler."""
+"""On a worker, in the thread of a task: the task, and the data that its outcome carries to the scheduler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distributed.worker import thread_state
 
 
 class Running(NamedTuple):
-    """A worker, and the task of it that the thread which asks is running.
+    """The task that the calling thread runs, and its worker.
 
     Attributes
     ----------
@@ -23,20 +23,20 @@ class Running(NamedTuple):
 
 
 def in_task() -> bool:
-    """Whether the thread that asks runs a task of Dask's.
+    """Return whether the calling thread runs a Dask task.
 
     Reaches: ``distributed.worker.thread_state``, whose ``key`` is set while a task runs.
-    Why: ``get_worker`` raises an error otherwise, and makes no difference between a task and a plugin.
+    Why: ``get_worker`` raises outside of tasks, and does not distinguish a task from a plugin.
     From: Dask 2025.7.
     """
     return hasattr(thread_state, "key")
 
 
 def find_running() -> Running | None:
-    """The worker and the task that the thread which asks is running; None when it runs none.
+    """Return the task that the calling thread runs, with its worker; None if the thread runs no task.
 
     Reaches: ``thread_state.key`` and ``thread_state.execution_state["worker"]``, and ``Worker.state.tasks``.
-    Why: ``get_worker`` gives the worker; the task is not public.
+    Why: ``get_worker`` returns the worker, but the task is not public.
     From: Dask 2025.7.
     """
     key = getattr(thread_state, "key", None)
@@ -48,10 +48,10 @@ def find_running() -> Running | None:
 
 
 def first_argument(task: Any) -> Any:
-    """What the function of a task is called with first; None if with nothing.
+    """Return the first argument of a task's function; None if it takes none.
 
     Reaches: ``TaskState.run_spec`` of a worker's task, a ``Task`` with ``args``.
-    Why: a function is told nothing about its task.
+    Why: a function cannot access its own task.
     From: Dask 2025.7.
     """
     args = getattr(task.run_spec, "args", ())
@@ -59,48 +59,61 @@ def first_argument(task: Any) -> Any:
 
 
 def annotation(task: Any, name: str) -> Mapping[str, Any]:
-    """What :func:`tasks.annotate` has said of a task, {} if nothing.
+    """Return the mapping that :func:`tasks.annotate` attached to a task; {} if there is none.
 
     Reaches: ``TaskState.annotations`` of a worker's task.
-    Why: ``get_annotations`` has those in force where a graph is made.
+    Why: the public ``get_annotations`` returns the annotations in force while a graph is built.
     From: Dask 2025.7.
     """
-    facts = task.annotations.get(name)
-    return facts if isinstance(facts, Mapping) else {}
+    value = task.annotations.get(name)
+    return value if isinstance(value, Mapping) else {}
 
 
 def attempt_id(task: Any) -> int:
-    """What :func:`tasks.is_attempt` knows this attempt of a task by.
+    """Return the id by which the scheduler recognises this attempt of a task.
 
-    Reaches: ``TaskState.run_id`` of a worker's task: that of the last ``compute-task`` message about it.
-    Why: nothing that is documented tells attempts of a task apart.
+    Reaches: ``TaskState.run_id`` of a worker's task: the id in the last ``compute-task`` message for it.
+    Why: nothing public distinguishes the attempts of a task.
     From: Dask 2025.7.
     """
     run_id: int = task.run_id
     return run_id
 
 
-def enclose(running: Running, name: str, value: Any, at: float) -> None:
-    """Have what Dask says of the outcome of a task, whether success or failure, carry a value along.
+def attach(running: Running, name: str, value: Any, at: float) -> None:
+    """Attach a value to Dask's message about the outcome of a task, whether success or failure.
 
-    :func:`tasks.enclosed` finds it on the scheduler. ``at`` is when the task ran, by the clock of the node.
+    On the scheduler, :func:`tasks.attached` finds it.
 
-    Reaches: ``TaskState.startstops`` of a worker's task: the intervals that go to the scheduler with
-    ``task-finished`` and ``task-erred`` alike. One more, of no length, of an action that Dask's diagnostics
-    know, has the value as another field; and ``Worker.scheduler_delay``, by which Dask shifts its times.
-    Why: ``TaskState.metadata``, which is meant for such values, goes along with success only.
+    Reaches: ``TaskState.startstops`` of a worker's task: the intervals that both ``task-finished`` and
+    ``task-erred`` carry. The function adds an interval of length 0, with the value as an extra field, and
+    with an ``action`` that Dask's diagnostics know. And ``Worker.scheduler_delay``, by which Dask shifts its
+    times.
+    Why: ``TaskState.metadata``, which is meant for such values, is sent only on success.
     From: Dask 2025.7.
+
+    Parameters
+    ----------
+    running : Running
+    name : str
+    value : object
+        A plain value: Dask does not pickle it.
+    at : float
+        A time within the attempt, in seconds since the epoch, by the node's clock.
     """
     worker, task = running
     at += worker.scheduler_delay
     task.startstops.append({"action": "deserialize", "start": at, "stop": at, name: value})
 
 
-def packed_error(error: BaseException) -> tuple[bytes, bytes | None]:
-    """An exception that is being handled and its traceback, pickled; something like it if it does not pickle.
+def pickle_error(error: BaseException) -> tuple[bytes, bytes | None]:
+    """Return the pickles of an exception that is being handled, and of its traceback.
+
+    An exception that does not pickle is replaced by an ``Exception`` with its repr. The traceback is None if
+    its pickle exceeds ``distributed.admin.max-error-length``.
 
     Reaches: ``distributed.core.error_message``.
-    Why: there is no public way to get what Dask makes of an exception.
+    Why: Dask has no public function that serializes an exception as its workers do.
     From: Dask 2025.7.
     """
     message = error_message(error)
@@ -108,11 +121,11 @@ def packed_error(error: BaseException) -> tuple[bytes, bytes | None]:
     return message["exception"].data, None if trace is None else trace.data
 
 
-def unpacked_error(exception: Any, trace: Any = None) -> BaseException:
-    """The exception that Dask, or :func:`packed_error`, has pickled, with its traceback.
+def unpickle_error(exception: Any, trace: Any = None) -> BaseException:
+    """Return the exception that Dask or :func:`pickle_error` has pickled, with its traceback.
 
     Reaches: ``distributed.core.clean_exception``.
-    Why: there is no public way to get at an exception as the scheduler has it.
+    Why: Dask has no public function that deserializes an exception from the scheduler.
     From: Dask 2025.7.
     """
     _, error, traceback = clean_exception(exception, trace)

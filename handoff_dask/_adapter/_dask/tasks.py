@@ -129,8 +129,8 @@ def attempt_id(ts: TaskState) -> int:
     return run_id
 
 
-def enclosed(startstops: Sequence[Mapping[str, Any]] | None, name: str) -> Any:
-    """What :func:`running.enclose` has given last along with the outcome of a task; None if nothing.
+def attached(startstops: Sequence[Mapping[str, Any]] | None, name: str) -> Any:
+    """Return the last value that :func:`running.attach` attached to the outcome of a task; None without one.
 
     Reaches: ``startstops``, which Dask hands on as it comes from the worker: with ``task-erred``, and to
     ``SchedulerPlugin.transition`` when a task has finished.

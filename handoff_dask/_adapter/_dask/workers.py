@@ -1,4 +1,4 @@
-"""Dask's workers: from the scheduler, and on the worker itself."""
+"""Dask's workers: on the scheduler, and on the worker itself."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class Answer(NamedTuple):
-    """What became of a function that was called on a worker.
+    """The outcome of a function call on a worker.
 
     Attributes
     ----------
     value : object
-        What it returned; None if it failed.
+        The return value; None if the call failed.
     problem : str or None
-        What it raised, as text; None if nothing.
+        The text of the exception; None if the call succeeded.
     """
 
     value: Any
@@ -30,17 +30,17 @@ class Answer(NamedTuple):
 async def call_on(
     scheduler: Scheduler, address: str, function: Callable[..., Any], **arguments: Any
 ) -> Answer:
-    """Call a function on a worker, in its event loop; with the worker, if it takes ``dask_worker``.
+    """Call a function in a worker's event loop. A parameter ``dask_worker`` receives the worker.
 
     Reaches: ``Scheduler.rpc`` and the request ``run`` of workers, with a pickled ``function`` and ``kwargs``;
-    the answer has ``status``, and ``result`` or ``exception_text``. The scheduler leaves the result packed.
-    Why: ``Client.run`` is public on clients only.
+    the answer has ``status``, and ``result`` or ``exception_text``. The result arrives serialized.
+    Why: the public ``Client.run`` exists on clients only.
     From: Dask 2025.7.
 
     Raises
     ------
     OSError
-        The worker is not there, or cannot be reached.
+        The worker has gone, or cannot be reached.
     """
     answer = await scheduler.rpc(address).run(
         function=pickle.dumps(function), kwargs=pickle.dumps(arguments) if arguments else None
@@ -56,61 +56,61 @@ async def call_on(
 
 
 def stream_to(scheduler: Scheduler, address: str) -> Any:
-    """The stream of messages to a worker; None if there is none.
+    """Return the stream of messages from the scheduler to a worker; None if there is none.
 
     Reaches: ``Scheduler.stream_comms``: address → ``BatchedSend``.
-    Why: the pause of a stream is no public setting, see :func:`pause_of`.
+    Why: the interval of a stream is not public, see :func:`send_interval`.
     From: Dask 2025.7.
     """
     return scheduler.stream_comms.get(address)
 
 
 def stream_from(worker: Worker) -> Any:
-    """The stream of messages from a worker to the scheduler.
+    """Return the stream of messages from a worker to the scheduler.
 
     Reaches: ``Worker.batched_stream``, a ``BatchedSend``.
-    Why: the pause of a stream is no public setting, see :func:`pause_of`.
+    Why: the interval of a stream is not public, see :func:`send_interval`.
     From: Dask 2025.7.
     """
     return worker.batched_stream
 
 
-def pause_of(stream: Any) -> Any:
-    """Seconds between batches of messages in a stream.
+def send_interval(stream: Any) -> Any:
+    """Return the seconds between batches of messages in a stream.
 
     Reaches: ``BatchedSend.interval``, in seconds.
-    Why: it is fixed in Dask's code, to 5 ms from the scheduler and 2 ms from a worker.
+    Why: Dask hard-codes it: 5 ms on the scheduler and 2 ms on a worker.
     From: Dask 2025.7.
     """
     return stream.interval
 
 
-def set_pause(stream: Any, seconds: float) -> None:
+def set_send_interval(stream: Any, seconds: float) -> None:
     """Set the seconds between batches of messages in a stream.
 
-    Reaches: ``BatchedSend.interval``, written. Dask adds it to a time whenever it has sent a batch, and does
-    nothing else with it.
-    Why: as :func:`pause_of`.
+    Reaches: ``BatchedSend.interval``, written. Dask uses it only to compute the time of the next batch, when
+    it has sent one.
+    Why: as :func:`send_interval`.
     From: Dask 2025.7.
     """
     stream.interval = seconds
 
 
 def count_waiting(worker: Worker) -> int:
-    """On a worker: tasks that could start, if there were a thread or resources.
+    """Return, on a worker, how many tasks wait only for a thread or for resources.
 
     Reaches: ``Worker.state`` and its ``ready`` and ``constrained``.
-    Why: a worker tells only in its metrics, once in a while.
+    Why: a worker publishes the number only in its periodic metrics.
     From: Dask 2025.7.
     """
     return len(worker.state.ready) + len(worker.state.constrained)
 
 
 def running_keys(worker: Worker) -> list[Hashable]:
-    """On a worker: keys of the tasks in its threads, those that Dask has given up included.
+    """Return, on a worker, the keys of the tasks in its threads, including tasks that Dask has released.
 
     Reaches: ``Worker.active_threads`` (thread → key) and ``active_threads_lock``.
-    Why: ``Client.processing`` and ``call_stack`` leave out what was given up.
+    Why: ``Client.processing`` and ``call_stack`` leave out released tasks.
     From: Dask 2025.7.
     """
     with worker.active_threads_lock:
@@ -118,10 +118,10 @@ def running_keys(worker: Worker) -> list[Hashable]:
 
 
 def declared_resources(worker: Worker) -> dict[str, float]:
-    """On a worker: the resources that it declares.
+    """Return, on a worker, the resources that it declares.
 
     Reaches: ``WorkerState.total_resources`` of a worker's own state.
-    Why: ``Worker.set_resources`` has no counterpart.
+    Why: Dask has a public method to set them, ``Worker.set_resources``, but none to read them.
     From: Dask 2025.7.
     """
     declared: dict[str, float] = worker.state.total_resources
@@ -129,7 +129,7 @@ def declared_resources(worker: Worker) -> dict[str, float]:
 
 
 def memory_limit(worker: Worker) -> int | None:
-    """On a worker: bytes that it may take; None or 0 without a limit.
+    """Return, on a worker, its memory limit in bytes; None or 0 without a limit.
 
     Reaches: ``Worker.memory_manager.memory_limit``.
     Why: ``Worker.memory_limit`` is deprecated.
@@ -140,12 +140,13 @@ def memory_limit(worker: Worker) -> int | None:
 
 
 def recount_resources(ws: WorkerState) -> None:
-    """Let the scheduler's count of what is in use on a worker be what its tasks hold.
+    """Recompute, on the scheduler, the resources in use on a worker from the tasks that it processes.
 
-    It forgets the count when a worker's resources change, and does not move it along with a stolen task.
+    Dask resets the amounts when a worker's resources change, and leaves them on the old worker when a task is
+    stolen.
 
     Reaches: ``WorkerState.used_resources``, written.
-    Why: it is a fault of Dask's.
+    Why: it works around a bug in Dask.
     From: Dask 2025.7.
     """
     used = dict.fromkeys(ws.resources, 0.0)

@@ -1,4 +1,4 @@
-"""A cluster of plain Dask, without the plugin, and ways to look at it from inside."""
+"""A plain Dask cluster without the plugin, and fixtures that inspect its internals."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def scheduler(cluster):
 
 @pytest.fixture
 def on_loop(client):
-    """Call something where the scheduler and the workers run."""
+    """Call a function on the event loop of the scheduler and the workers."""
 
     def call(f, *args, **kwargs):
         async def called():
@@ -53,7 +53,7 @@ def patches(on_loop):
 
 @pytest.fixture
 def seen(patches, scheduler, on_loop):
-    """Install a hook, and have the messages that it sees."""
+    """Install a hook, and return the list of messages that it receives."""
 
     def install(hook):
         messages = []
@@ -65,7 +65,7 @@ def seen(patches, scheduler, on_loop):
 
 @pytest.fixture
 def wrapped(patches, scheduler, on_loop):
-    """Stand around a handler, and have the messages that it is given."""
+    """Wrap a handler, and return the list of messages that it receives."""
 
     def install(hook):
         messages = []
@@ -87,22 +87,22 @@ def wrapped(patches, scheduler, on_loop):
 
 
 class Parked:
-    """A task that waits for another one, and is parked meanwhile. Its result is what ``f`` returns."""
+    """A parked task whose input waits at a gate. Its result is that of ``f``."""
 
     def __init__(self, client, on_loop, scheduler, name, f=identity):
-        self.door = gate(name)
+        self.gate = gate(name)
         self.before = client.submit(pass_gate, name, name, pure=False)
         self.future = client.submit(f, self.before, pure=False)
         self.key = self.future.key
         until(lambda: self.key in scheduler.tasks)
         self.ts = scheduler.tasks[self.key]
-        self.arrive = lambda: (self.door.open(), until(lambda: self.ts.state == "no-worker"))
+        self.arrive = lambda: (self.gate.open(), until(lambda: self.ts.state == "no-worker"))
         on_loop(tasks.park, self.ts)
 
 
 @pytest.fixture
 def parked(client, on_loop, scheduler, request):
-    """Make a parked task, whose input is not there yet."""
+    """Create a parked task whose input is not ready yet."""
     made = []
 
     def make(f=identity, name=""):
@@ -111,12 +111,12 @@ def parked(client, on_loop, scheduler, request):
 
     yield make
     for each in made:
-        each.door.open()
+        each.gate.open()
 
 
 @pytest.fixture
 def queued(client, cluster):
-    """Make a task that waits for the only thread of node a, with what opens the gate of the one that runs."""
+    """Block the only thread of node a and queue a task; return gate, running task and waiting task."""
 
     def make(name):
         door = gate(name)

@@ -1,6 +1,6 @@
-"""What handoff_dask relies on in Dask without a promise of Dask's: a module for each one of the border.
+"""The undocumented behaviour of Dask that handoff_dask relies on: one test module per module of the border.
 
-A test that fails with a new Dask says what has changed, and what in handoff_dask relies on it.
+A test that fails with a new version of Dask says what has changed, and which code relies on it.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ FUNCTIONS = [
 @pytest.mark.parametrize(
     ("module", "f"), FUNCTIONS, ids=[f"{module}.{f.__name__}" for module, f in FUNCTIONS]
 )
-def test_each_way_in_is_explained_and_tested(module, f):
+def test_each_function_is_documented_and_tested(module, f):
     for part in ("Reaches", "Why", "From"):
-        assert re.search(rf"^    {part}: ", f.__doc__, re.MULTILINE), f"its docstring lacks the part {part}"
+        assert re.search(rf"^    {part}: ", f.__doc__, re.MULTILINE), f"the docstring lacks the part {part}"
     tests = ast.parse(Path(__file__).with_name(f"test_{module}.py").read_text("utf-8"))
     assert f"test_{f.__name__}" in {node.name for node in tests.body if isinstance(node, ast.FunctionDef)}
 
 
 def test_no_hook_fires_between_the_start_of_a_plugin_and_its_registration(client, scheduler):
-    """Dask awaits ``start`` before it notes that the plugin is there: so the plugin's awaits nothing."""
-    known = []
+    """Dask awaits ``start`` before it registers the plugin, so ``HandoffPlugin.start`` awaits nothing."""
+    registered = []
 
     class Plugin(SchedulerPlugin):
         name = "test-start"
 
         async def start(self, scheduler):
-            known.append(self.name in scheduler.plugins)
+            registered.append(self.name in scheduler.plugins)
             await asyncio.sleep(0)
 
     client.sync(scheduler.register_scheduler_plugin, Plugin(), idempotent=True)
-    assert known == [False], "HandoffPlugin.start need not be free of awaits any more"
+    assert registered == [False], "HandoffPlugin.start may now contain awaits"
     client.unregister_scheduler_plugin("test-start")

@@ -1,4 +1,4 @@
-"""Tasks of graphs."""
+"""``graphs``: tasks in graphs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ def test_convert_graph():
     assert (type(converted["c"]), converted["c"].target) == (graphs.Alias, "b")
     kinds = {graphs.Task, graphs.List, graphs.Tuple, graphs.Set, graphs.Dict}
     assert {type(converted[key]) for key in "de"} <= {*kinds, graphs.DataNode}, (
-        "containers are other classes: from_dask._TASKS"
+        "containers have other classes: from_dask._TASKS"
     )
     assert all(issubclass(kind, graphs.NestedContainer) for kind in kinds - {graphs.Task})
-    assert graphs.convert_graph(converted) == converted, "graphs that are new already are changed: from_dask"
+    assert graphs.convert_graph(converted) == converted, (
+        "a graph that is already converted is changed: from_dask"
+    )
     assert isinstance(convert_legacy_task("t", (add, 1), {"t"}), graphs.GraphNode)
 
 
-def test_is_given():
-    assert graphs.is_given(3)
-    assert not graphs.is_given(_AnnotationsTombstone()), "the mark is another class: from_dask"
+def test_is_annotation_set():
+    assert graphs.is_annotation_set(3)
+    assert not graphs.is_annotation_set(_AnnotationsTombstone()), (
+        "removed annotations are marked by another class: from_dask"
+    )

@@ -1,4 +1,4 @@
-"""The task that a worker's thread runs."""
+"""``running``: the task that a worker's thread runs."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def test_in_task(client):
     assert not running.in_task()
 
 
-def mine(x):
+def find_self(x):
     found = running.find_running()
     return found.worker.name, found.task.key
 
 
 def test_find_running(client):
-    future = client.submit(mine, 1, pure=False, workers=["a"])
+    future = client.submit(find_self, 1, pure=False, workers=["a"])
     assert future.result(20) == ("a", future.key), (
-        "the task of a thread is found otherwise: current.find_task"
+        "a thread's task is found in another way: current.find_task"
     )
     assert running.find_running() is None
 
@@ -43,7 +43,7 @@ def my_argument(*args):
 
 def test_first_argument(client):
     assert client.submit(my_argument, 5, 6, pure=False).result(20) == 5, (
-        "tasks have other arguments: current()"
+        "tasks store their arguments elsewhere: current.current"
     )
     assert client.submit(my_argument, pure=False).result(20) is None
 
@@ -56,7 +56,7 @@ def test_annotation(client):
     with dask.annotate(mine={"x": 1}, odd=3):
         futures = [client.submit(my_annotation, name, pure=False) for name in ("mine", "odd", "none")]
     assert client.gather(futures) == [{"x": 1}, {}, {}], (
-        "annotations reach workers otherwise: current.facts_of"
+        "annotations reach workers in another way: current.attempt_metadata"
     )
 
 
@@ -74,65 +74,67 @@ def test_attempt_id(client, cluster):
     assert tasks.is_attempt(here, run_id)
     door.open()
     assert future.result(20) == run_id, (
-        "worker and scheduler know an attempt by different ids: worker.run_function"
+        "worker and scheduler use different ids for an attempt: worker.run_function"
     )
 
 
-def enclose_and(fail):
-    running.enclose(running.find_running(), "test", [1, "x", None, True], time())
+def attach_and(fail):
+    running.attach(running.find_running(), "test", [1, "x", None, True], time())
     return fails() if fail else None
 
 
 @pytest.mark.parametrize("processes", [False, True])
-def test_enclose(processes):
+def test_attach(processes):
     with handoff.local_cluster({"a": {"cpu": 1}}, processes=processes) as cluster, Client(cluster) as client:
         carried = []
 
         class Plugin(SchedulerPlugin):
-            name = "test-enclose"
+            name = "test-attach"
 
             def transition(self, key, start, finish, *args, startstops=None, **kwargs):
                 if start == "processing":
-                    carried.append((finish, tasks.enclosed(startstops, "test")))
+                    carried.append((finish, tasks.attached(startstops, "test")))
 
         async def install():
             cluster.scheduler.add_plugin(Plugin())
 
         client.sync(install)
-        wait([client.submit(enclose_and, False, pure=False)])
-        wait([client.submit(enclose_and, True, pure=False)])
+        wait([client.submit(attach_and, False, pure=False)])
+        wait([client.submit(attach_and, True, pure=False)])
         assert [(finish, list(value)) for finish, value in carried] == [
             ("memory", [1, "x", None, True]),
             ("erred", [1, "x", None, True]),
-        ], "Dask does not carry along what a node says of an attempt: worker.run_function, plugin.report_in"
+        ], "Dask drops the value attached to an outcome: worker.run_function, plugin.report_in"
 
 
 @pytest.mark.parametrize("module", [progress_stream, task_stream, websocket])
-def test_enclose_adds_what_diagnostics_know(module):
+def test_attach_uses_an_action_that_diagnostics_know(module):
     worker, task = SimpleNamespace(scheduler_delay=0.5), SimpleNamespace(startstops=[])
-    running.enclose(running.Running(worker, task), "test", 1, 4.5)
+    running.attach(running.Running(worker, task), "test", 1, 4.5)
     (interval,) = task.startstops
-    assert interval["action"] in module.colors, "Dask's diagnostics break on it: running.enclose"
+    assert interval["action"] in module.colors, (
+        "Dask's diagnostics fail on the extra interval: running.attach"
+    )
     assert (interval["start"], interval["stop"]) == (5.0, 5.0)
 
 
-def test_packed_error():
+def test_pickle_error():
     try:
         fails()
     except ValueError as error:
-        exception, trace = running.packed_error(error)
-    assert isinstance(exception, bytes), "error_message has another form: child"
+        exception, trace = running.pickle_error(error)
+    assert isinstance(exception, bytes), "error_message returns another form: child"
     assert isinstance(trace, bytes)
 
 
-def test_unpacked_error(client):
+def test_unpickle_error(client):
     try:
         fails()
     except ValueError as error:
-        packed = running.packed_error(error)
-    again = running.unpacked_error(*packed)
-    assert repr(again) == "ValueError('on purpose')", (
-        "clean_exception gives something else: killable, outcome"
+        pickled = running.pickle_error(error)
+    error = running.unpickle_error(*pickled)
+    assert repr(error) == "ValueError('on purpose')", (
+        "clean_exception returns something else: process_pool, outcome"
     )
-    assert again.__traceback__ is not None
-    assert repr(running.unpacked_error(packed[0])) == repr(again)
+    assert error.__traceback__ is not None
+    assert repr(running.unpickle_error(pickled[0])) == repr(error)

@@ -136,12 +136,12 @@ def test_attempt_id(client, scheduler, patches, on_loop):
     assert same == [True], "messages of a worker have not the run id of the task: plugin.report_in"
 
 
-def test_enclosed():
+def test_attached():
     other = {"action": "compute", "start": 1.0, "stop": 2.0}
     first, last = ({**other, "test": n} for n in (1, 2))
-    assert tasks.enclosed([first, other, last, other], "test") == 2
+    assert tasks.attached([first, other, last, other], "test") == 2
     assert (
-        tasks.enclosed([other], "test") is tasks.enclosed([], "test") is tasks.enclosed(None, "test") is None
+        tasks.attached([other], "test") is tasks.attached([], "test") is tasks.attached(None, "test") is None
     )
 
 

@@ -1,7 +1,7 @@
-"""Attempts with a timeout: they run in a process beside the node, which can be killed.
+"""A pool of child processes for attempts with a timeout.
 
-A thread that is stuck in a C call, or asleep, cannot be ended from outside; a process can. Code, arguments
-and results are pickled on the way there and back. Processes are kept and used again.
+A thread that sleeps or is stuck in a C call cannot be interrupted; a process can be killed. Code, arguments
+and results are pickled between the node and the child. Idle children are reused.
 """
 
 from __future__ import annotations
@@ -20,33 +20,35 @@ from typing import Any
 
 from distributed.protocol import pickle
 
-from handoff_dask._adapter._dask.running import unpacked_error
-from handoff_dask._adapter.child import packed, read, unpacked, write
+from handoff_dask._adapter._dask.running import unpickle_error
+from handoff_dask._adapter.child import from_frames, read_frames, to_frames, write_frames
 from handoff_dask._adapter.current import Current
 from handoff_dask.exceptions import FunctionCrashedError, FunctionTimeoutError
 
-#: Seconds until a new process must be able to run functions.
+#: Seconds within which a new process must be ready to run functions.
 _START_TIMEOUT = 60.0
 
-#: Idle processes that are kept.
-_MOST_IDLE = max(4, os.cpu_count() or 1)
+#: Idle processes to keep at most.
+_MAX_IDLE = max(4, os.cpu_count() or 1)
 
-#: Attempts to stop that are remembered until they start. Most of them never do.
-_MOST_STOPPED = 10_000
+#: Attempts to remember as stopped before they start. Most never start, so the oldest entries are evicted.
+_MAX_STOPPED = 10_000
 
 _idle: list[Child] = []
 _running: dict[Hashable, Child] = {}
 _stopped: OrderedDict[Hashable, None] = OrderedDict()
 _lock = threading.Lock()
 
-# Linux ends a child when the thread that started it ends: all are started by one that stays.
+# On Linux a child is killed when the *thread* that started it ends (see ``child``): one permanent thread
+# therefore starts all children.
 _starter = ThreadPoolExecutor(1, thread_name_prefix="handoff-starter")
 
 
 class Child:
-    """A process that runs one attempt at a time.
+    """A child process, which runs one attempt at a time.
 
-    Threads talk to it: whoever waits for an answer can stop waiting, whatever holds the pipes open.
+    Two threads read and write its pipes. A caller that waits for a reply can therefore give up at any time,
+    even if a process that the function has started keeps the pipes open.
     """
 
     def __init__(self) -> None:
@@ -64,8 +66,8 @@ class Child:
         assert stream is not None
         with contextlib.suppress(OSError), stream:
             while (request := self._requests.get()) is not None:
-                write(stream, request)
-                del request  # not kept while the process is idle
+                write_frames(stream, request)
+                del request  # free it while idle
         self._replies.put(None)
 
     def _read(self) -> None:
@@ -73,7 +75,7 @@ class Child:
         assert stream is not None
         with contextlib.suppress(EOFError, OSError), stream:
             while True:
-                self._replies.put(read(stream))
+                self._replies.put(read_frames(stream))
         self._replies.put(None)
         self._requests.put(None)
         with _lock:
@@ -87,16 +89,25 @@ class Child:
         return self._replies.get(timeout=min(timeout, threading.TIMEOUT_MAX))
 
     def ask(self, request: Sequence[Any], timeout: float) -> Sequence[Any] | None:
-        """Hand over an attempt, and wait for what became of it; None when there is nothing to wait for.
+        """Run an attempt, and wait for its outcome.
 
-        It was stopped, or the process has gone.
+        Parameters
+        ----------
+        request : sequence of frames
+        timeout : float
+            Seconds, from the moment the process is ready.
+
+        Returns
+        -------
+        sequence of frames or None
+            None if the attempt was stopped or the process has exited.
 
         Raises
         ------
         queue.Empty
-            It takes longer.
+            The attempt has timed out.
         RuntimeError
-            The process has not started.
+            The process did not start.
         """
         if not self._ready:
             try:
@@ -105,23 +116,25 @@ class Child:
                         return None
                     raise EOFError
             except (EOFError, queue.Empty) as error:
-                how = f"exit status {self.close()}, see the node's standard error"
-                raise RuntimeError(f"a process for functions with a timeout did not start: {how}") from error
+                reason = f"exit status {self.close()}, see the node's standard error"
+                raise RuntimeError(
+                    f"a process for functions with a timeout did not start: {reason}"
+                ) from error
             self._ready = True
         self._requests.put(request)
         return self._reply(timeout)
 
     def stop(self) -> None:
-        """Have whoever waits for an answer close this. From any thread."""
+        """Make the caller that waits for a reply close this process. Thread-safe."""
         self.stopped = True
         self._replies.put(None)
 
     def close(self) -> int:
-        """End the process and what it has started; its exit status."""
+        """Kill the process and its process group; return its exit status."""
         self._requests.put(None)
         if not self.stopped:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(0.1)  # it may be about to end by itself, which tells more
+                self.process.wait(0.1)  # if it is about to exit, its own status says more than SIGKILL
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -136,22 +149,28 @@ def _start() -> subprocess.Popen[bytes]:
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is the node's to handle
+        start_new_session=True,  # so that Ctrl-C reaches the node alone
     )
 
 
 class StoppedError(Exception):
-    """An attempt was ended since its run had. A task of Dask's own that needs its result gets this error."""
+    """An attempt was stopped because its run has ended."""
 
     def __init__(self) -> None:
-        super().__init__("the function was stopped, as its run has ended")
+        super().__init__("the function was stopped because its run has ended")
 
     def __reduce__(self) -> tuple[type[StoppedError], tuple[()]]:
         return StoppedError, ()
 
 
 def stop_attempts(attempts: Iterable[Hashable]) -> None:
-    """End attempts in processes of this node, and those that have not started as soon as they do."""
+    """Stop attempts: kill the child processes of running ones, and keep the others from starting.
+
+    Parameters
+    ----------
+    attempts : iterable of hashable
+        Identifiers that were or will be passed to :func:`run_in_process`.
+    """
     with _lock:
         for attempt in attempts:
             child = _running.get(attempt)
@@ -159,43 +178,44 @@ def stop_attempts(attempts: Iterable[Hashable]) -> None:
                 child.stop()
             else:
                 _stopped[attempt] = None
-        while len(_stopped) > _MOST_STOPPED:
+        while len(_stopped) > _MAX_STOPPED:
             _stopped.popitem(last=False)
 
 
-def run_killable(
+def run_in_process(
     function: Callable[..., Any],
     args: Sequence[Any],
-    facts: Current | None,
+    current: Current | None,
     timeout: float,
     attempt: Hashable,
 ) -> Any:
-    """Call a function in another process, for so many seconds at most.
+    """Call a function in a child process, and return its result.
+
+    Function, arguments and result are pickled.
 
     Parameters
     ----------
     function : callable
     args : sequence
-        Pickled, as the result is.
-    facts : Current or None
-        What ``current()`` says there.
+    current : Current or None
+        The return value of ``current()`` in the child.
     timeout : float
-        Seconds. To start a process does not count.
+        Seconds. The start of a new process does not count.
     attempt : hashable
-        Under which :func:`stop_attempts` knows it.
+        Identifies the attempt to :func:`stop_attempts`.
 
     Raises
     ------
     StoppedError
-        It was stopped, maybe before it began.
+        The attempt was stopped, possibly before it began.
     FunctionTimeoutError
-        It took longer. The process was killed.
+        The attempt timed out, and the process was killed.
     FunctionCrashedError
-        The process ended by itself.
+        The process exited during the attempt.
     BaseException
-        What the function raised.
+        Any exception that the function raises.
     """
-    request = [pickle.dumps(_paths()), *packed((function, args, facts))]
+    request = [pickle.dumps(_paths()), *to_frames((function, args, current))]
     with _lock:
         child = _idle.pop() if _idle else None
     if child is None or child.process.poll() is not None:
@@ -207,7 +227,7 @@ def run_killable(
         else:
             _running[attempt] = child
     if stopped:
-        _give_back(child)
+        _return_to_pool(child)
         raise StoppedError
     try:
         reply = child.ask(request, timeout)
@@ -225,16 +245,16 @@ def run_killable(
         raise StoppedError
     if reply is None:
         raise FunctionCrashedError(child.close())
-    _give_back(child)
-    succeeded, value = unpacked(reply)
+    _return_to_pool(child)
+    succeeded, value = from_frames(reply)
     if succeeded:
         return value
-    raise unpacked_error(*value)
+    raise unpickle_error(*value)
 
 
-def _give_back(child: Child) -> None:
+def _return_to_pool(child: Child) -> None:
     with _lock:
-        keep = len(_idle) < _MOST_IDLE
+        keep = len(_idle) < _MAX_IDLE
         if keep:
             _idle.append(child)
     if not keep:
@@ -246,12 +266,12 @@ def _paths() -> list[str]:
 
 
 def _after_fork() -> None:
-    """A fork has neither the threads nor the processes of the one it was made from."""
+    """Forget the parent's threads and children: a forked process has neither."""
     global _lock, _starter
     _lock = threading.Lock()
     _starter = ThreadPoolExecutor(1, thread_name_prefix="handoff-starter")
     for child in [*_idle, *_running.values()]:
-        child.process.returncode = 0  # not ours to wait for
+        child.process.returncode = 0  # keeps Popen from waiting for another process's child
     _idle.clear()
     _running.clear()
 

@@ -181,10 +181,10 @@ def test_texts():
     assert texts["RunCancelledError"] == "run run1 of DAG 'mine' was cancelled: somebody did"
     assert (
         texts["RunTimeoutError"]
-        == "run run1 of DAG 'mine' was ended after 2.5 s with 3 of 7 functions finished"
+        == "run run1 of DAG 'mine' exceeded its timeout of 2.5 s with 3 of 7 functions finished"
     )
-    assert texts["NodeNotFoundError"] == "no node is named 'node9'; the nodes are: 'node1', 'node2'"
-    assert str(handoff.NodeNotFoundError("n", [])) == "no node is named 'n'; the nodes are: none"
+    assert texts["NodeNotFoundError"] == "no node is named 'node9'; known nodes: 'node1', 'node2'"
+    assert str(handoff.NodeNotFoundError("n", [])) == "no node is named 'n'; known nodes: none"
 
 
 def test_many_attempts_are_cut_short():

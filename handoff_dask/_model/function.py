@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.retry import RetryPolicy
-from handoff_dask._model.shown import shown
+from handoff_dask._model.safe_repr import safe_repr
 
 FunctionType = Literal["regular", "inline", "input"]
 ArgumentInclusion = Literal["variadic", "as_list"]
@@ -157,12 +157,12 @@ class Function:
         return replace(self, **changes)
 
     def __repr__(self) -> str:
-        parts = [f"id={shown(self.id)}"]
+        parts = [f"id={safe_repr(self.id)}"]
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name == "id" or value is None or value in ((), {}) or value == f.default:
                 continue
-            parts.append(f"{f.name}={code_name(value) if f.name == 'code' else shown(value)}")
+            parts.append(f"{f.name}={code_name(value) if f.name == 'code' else safe_repr(value)}")
         return f"Function({', '.join(parts)})"
 
     def _repr_html_(self) -> str:

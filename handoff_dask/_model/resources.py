@@ -13,7 +13,7 @@ from decimal import Decimal
 from numbers import Real
 from typing import Any
 
-from handoff_dask._model.shown import shown
+from handoff_dask._model.safe_repr import safe_repr
 
 #: Units in one whole.
 UNIT = 2**20
@@ -45,7 +45,7 @@ def to_units(amount: Any) -> int:
         With a text that completes "cpu ...": what is wrong with the amount.
     """
     if isinstance(amount, bool) or not isinstance(amount, (Real, Decimal)):
-        raise ValueError(f"must be a number, not {shown(amount)}")
+        raise ValueError(f"must be a number, not {safe_repr(amount)}")
     if isinstance(amount, int) and 0 <= amount < _WHOLE:
         return amount * UNIT
     try:
@@ -79,7 +79,7 @@ def parse_amounts(amounts: Mapping[Any, Any]) -> dict[str, int]:
     units = {}
     for name, amount in amounts.items():
         if not isinstance(name, str) or not name:
-            raise ValueError(f"resource names must be non-empty strings, not {shown(name)}")
+            raise ValueError(f"resource names must be non-empty strings, not {safe_repr(name)}")
         try:
             n = to_units(amount)
         except ValueError as error:
@@ -103,7 +103,7 @@ def parse_nodes(nodes: Any) -> dict[Any, dict[str, int]]:
         finite number.
     """
     if not isinstance(nodes, Mapping):
-        raise TypeError(f"nodes must be a mapping of names to capacities, not {shown(nodes)}")
+        raise TypeError(f"nodes must be a mapping of names to capacities, not {safe_repr(nodes)}")
     if not nodes:
         raise ValueError("at least one node is needed")
     parsed = {}
@@ -111,7 +111,7 @@ def parse_nodes(nodes: Any) -> dict[Any, dict[str, int]]:
         if not isinstance(capacity, Mapping):
             raise TypeError(
                 f"node {name!r}: its capacity must be a mapping of resources to numbers,"
-                f" not {shown(capacity)}"
+                f" not {safe_repr(capacity)}"
             )
         try:
             units = parse_amounts(capacity)

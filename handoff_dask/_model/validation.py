@@ -10,7 +10,7 @@ from typing import Any
 from handoff_dask._model.function import Collocated, Function, Transfer
 from handoff_dask._model.resources import THREADS, parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
-from handoff_dask._model.shown import shown
+from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask.exceptions import (
     CyclicDependencyError,
     InvalidCollocationError,
@@ -237,7 +237,7 @@ def _bad(f: Function, problems: Problems, text: str) -> None:
 def _check_cost(f: Function, problems: Problems) -> None:
     if not isinstance(f.cost, Mapping):
         problems.add(
-            InvalidCostError, f.id, f"function {f.id!r}: cost must be a mapping, not {shown(f.cost)}"
+            InvalidCostError, f.id, f"function {f.id!r}: cost must be a mapping, not {safe_repr(f.cost)}"
         )
         return
     try:
@@ -252,7 +252,7 @@ def _check_cost(f: Function, problems: Problems) -> None:
             if name == THREADS:
                 raise ValueError(f"{THREADS!r} is counted by itself: every function takes one thread")
         except ValueError as error:
-            problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost {shown(f.cost)}: {error}")
+            problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost {safe_repr(f.cost)}: {error}")
 
 
 def _written_id(f: Function) -> Hashable:
@@ -304,7 +304,7 @@ def _check_node(f: Function, functions: Functions, problems: Problems) -> None:
             _bad(
                 f,
                 problems,
-                f"node must be a name, address or host, a list of these, or Collocated, not {shown(name)}",
+                f"node must be a name, address or host, a list of these, or Collocated, not {safe_repr(name)}",
             )
 
 
@@ -313,15 +313,15 @@ def _check_call(f: Function, signatures: _Signatures, problems: Problems) -> Non
     well_formed = True
     for name in ("args", "extra_args"):
         if type(getattr(f, name)) is not tuple:
-            _bad(f, problems, f"{name} must be a list, not {shown(getattr(f, name))}")
+            _bad(f, problems, f"{name} must be a list, not {safe_repr(getattr(f, name))}")
             well_formed = False
     for name in ("kwargs", "extra_kwargs"):
         value = getattr(f, name)
         if type(value) is not dict or not all(isinstance(key, str) for key in value):
-            _bad(f, problems, f"{name} must be a mapping of parameter names, not {shown(value)}")
+            _bad(f, problems, f"{name} must be a mapping of parameter names, not {safe_repr(value)}")
             well_formed = False
     if f.argument_inclusion not in ("variadic", "as_list"):
-        given = shown(f.argument_inclusion)
+        given = safe_repr(f.argument_inclusion)
         _bad(f, problems, f'argument_inclusion must be "variadic" or "as_list", not {given}')
         well_formed = False
     if f.type == "input":
@@ -331,7 +331,7 @@ def _check_call(f: Function, signatures: _Signatures, problems: Problems) -> Non
             _bad(f, problems, f'code {f.code!r} is not of the form "package.module:qualname"')
         return
     if not callable(f.code):
-        _bad(f, problems, f'code must be callable or "package.module:qualname", not {shown(f.code)}')
+        _bad(f, problems, f'code must be callable or "package.module:qualname", not {safe_repr(f.code)}')
         return
     if not well_formed:
         return
@@ -350,7 +350,7 @@ def _check_type(f: Function, problems: Problems) -> None:
     if f.type == "regular":
         return
     if f.type not in ("inline", "input"):
-        _bad(f, problems, f'type must be "regular", "inline" or "input", not {shown(f.type)}')
+        _bad(f, problems, f'type must be "regular", "inline" or "input", not {safe_repr(f.type)}')
         return
     forbidden = ["node", "init"]
     if f.type == "input":
@@ -360,7 +360,9 @@ def _check_type(f: Function, problems: Problems) -> None:
         forbidden += ["retry", "max_retries", "timeout"]
     for name in forbidden:
         if getattr(f, name) not in (None, (), {}):
-            _bad(f, problems, f"an {f.type} function cannot have {name} (it has {shown(getattr(f, name))})")
+            _bad(
+                f, problems, f"an {f.type} function cannot have {name} (it has {safe_repr(getattr(f, name))})"
+            )
 
 
 def _has_options(f: Function) -> bool:
@@ -380,7 +382,7 @@ def _has_options(f: Function) -> bool:
 
 def _check_options(f: Function, problems: Problems) -> None:
     if f.retry is not None and not isinstance(f.retry, RetryPolicy):
-        _bad(f, problems, f"retry must be a RetryPolicy, not {shown(f.retry)}")
+        _bad(f, problems, f"retry must be a RetryPolicy, not {safe_repr(f.retry)}")
     if f.max_retries is not None:
         try:
             check_max_retries(f.max_retries, "max_retries")
@@ -397,12 +399,12 @@ def _check_options(f: Function, problems: Problems) -> None:
             continue
         if not units or value < least or (least and not isinstance(value, int)):
             wanted = "a whole number of at least 1" if least else "more than 0 seconds"
-            _bad(f, problems, f"{name} must be {wanted}, not {shown(value)}")
+            _bad(f, problems, f"{name} must be {wanted}, not {safe_repr(value)}")
     if isinstance(f.priority, bool) or not isinstance(f.priority, (int, float)) or f.priority != f.priority:
-        _bad(f, problems, f"priority must be a number, not {shown(f.priority)}")
+        _bad(f, problems, f"priority must be a number, not {safe_repr(f.priority)}")
     if (
         f.init is not None
         and not callable(f.init)
         and not (isinstance(f.init, str) and _IMPORT_PATH.fullmatch(f.init))
     ):
-        _bad(f, problems, f'init must be callable or "package.module:qualname", not {shown(f.init)}')
+        _bad(f, problems, f'init must be callable or "package.module:qualname", not {safe_repr(f.init)}')

@@ -198,8 +198,8 @@ LOADING = "load-checkpoint"
 #: The numeric or hexadecimal suffix of an id.
 _ID_SUFFIX = re.compile(r"[\W_]*(?:\d+|[0-9a-f]{8,})$")
 
-#: Id stems distinguish the functions of one code if there are at most ``MAX_STEMS`` of them, or if each is shared
-#: by at least ``MIN_MEMBERS`` functions on average.
+#: Id stems distinguish the functions of one code if there are at most ``MAX_STEMS`` of them, or if each is
+#: shared by at least ``MIN_MEMBERS`` functions on average.
 MAX_STEMS, MIN_MEMBERS = 64, 4
 
 
@@ -208,7 +208,7 @@ def _is_plain_iterable(value: Any) -> bool:
 
 
 def code_name(code: Any) -> str:
-    """Return a short display name: ``inner`` for ``module:outer.inner``, a partial's function for a partial."""
+    """Return a short display name: ``inner`` for ``module:outer.inner``. Partials are unwrapped."""
     while isinstance(code, partial):
         code = code.func
     name = code if isinstance(code, str) else getattr(code, "__qualname__", None) or type(code).__qualname__
@@ -216,7 +216,7 @@ def code_name(code: Any) -> str:
 
 
 def policy_of(f: Function, default: RetryPolicy) -> RetryPolicy:
-    """Return the effective retry policy: the function's or else the run's, with the function's max_retries."""
+    """Return the effective policy: the function's, else the run's, with ``max_retries`` of the function."""
     policy = f.retry or default
     if f.max_retries is None or f.max_retries == policy.max_retries:
         return policy

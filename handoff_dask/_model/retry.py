@@ -28,8 +28,8 @@ class RetryPolicy:
     jitter : float
         Each delay is lengthened by a random fraction of itself between 0 and ``jitter`` (0.5: by up to half).
     retry_on : tuple of exception types
-        Only failures with an exception of these types are retried. If the exception cannot reach the scheduler
-        (it cannot be pickled, or the code could not be loaded), it counts as an ``Exception``.
+        Only failures with an exception of these types are retried. An exception that cannot reach the
+        scheduler (it cannot be pickled, or the code could not be loaded) counts as an ``Exception``.
     elsewhere : bool
         Prefer a node on which this function has not failed yet.
 
@@ -71,7 +71,7 @@ class RetryPolicy:
             raise TypeError(f"RetryPolicy.elsewhere must be True or False, not {self.elsewhere!r}")
 
     def allows(self, failures: int, error: BaseException | None = None) -> bool:
-        """Return whether to retry after failure number ``failures`` (from 1), given its exception if known."""
+        """Return whether to retry after failure number ``failures`` (from 1), given its exception or None."""
         return failures <= self.max_retries and (error is None or isinstance(error, self.retry_on))
 
     def wait(self, failures: int, draw: float) -> float:

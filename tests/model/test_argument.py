@@ -127,7 +127,7 @@ def test_nothing_is_added_when_one_part_is_there_already():
         (
             "regular",
             "inline",
-            "function 'c' is an inline function, has no node, and so cannot take an Argument",
+            "function 'c' cannot take an Argument: it is an inline function and has no node",
         ),
     ],
 )

@@ -116,7 +116,7 @@ def refused(text, **fields):
 @pytest.mark.parametrize(("fields", "text"), UNBOUND)
 @pytest.mark.parametrize("type", ["regular", "inline"])
 def test_arguments_that_do_not_fit(fields, text, type):
-    error = refused(f"its arguments do not fit its code: .*{text}", type=type, **fields)
+    error = refused(f"the arguments do not match the signature of the code: .*{text}", type=type, **fields)
     assert len(error.problems) == 1
 
 

@@ -123,7 +123,7 @@ def test_dependency_that_is_not_hashable():
     dag = dag_of(Function("a", add, args=[["x"], "a"]))
     error = refused(dag, CyclicDependencyError)
     assert error.cycle == ("a",)
-    assert "function 'a': ['x'] cannot be the id of a function" in error.problems
+    assert "function 'a': ['x'] is not hashable, so it cannot be a function id" in error.problems
     error = refused(dag_of(Function("a", add, args=[["x"]])), InvalidFunctionError)
     assert error.function_ids == ("a",)
 

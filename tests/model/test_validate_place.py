@@ -36,7 +36,7 @@ def test_collocated_in_a_row():
     [
         ("absent", "is collocated with 'absent', which is not in the DAG"),
         (["a"], r"is collocated with \['a'\], which is not in the DAG"),
-        ("f", "is collocated with 'f', which is itself"),
+        ("f", "is collocated with itself"),
         ("inline", "is collocated with 'inline', which is an inline function and has no node"),
         ("input", "is collocated with 'input', which is an input function and has no node"),
     ],

@@ -1,8 +1,8 @@
 """For ``dask scheduler --preload handoff_dask.preload`` and ``dask worker --preload handoff_dask.preload``.
 
 On a scheduler, the preload installs the plugin, so that clients do not have to. This is required if
-``distributed.scheduler.pickle`` is false. On a worker it installs nothing, but makes a worker
-without handoff_dask fail at startup.
+``distributed.scheduler.pickle`` is false. On a worker it installs nothing, but a worker that cannot import
+handoff_dask fails at startup.
 """
 
 from __future__ import annotations

@@ -61,9 +61,10 @@ class Allocator(Protocol):
         -------
         mapping
             Function id → node name. A function without a proposal waits for the next decision, as does one
-            that the run's limits or the free parts of single devices do not admit yet. If collocated functions
-            are proposed for different nodes, the first proposal counts, and the allocator is called again for
-            the rest of the group. An exception or an invalid proposal (an unknown id or node, a node that is
-            not eligible or lacks free capacity) ends the run with :class:`~handoff_dask.AllocatorError`.
+            that the run's limits or the free parts of single devices do not admit yet. If collocated
+            functions are proposed for different nodes, the first proposal counts, and the allocator is called
+            again for the rest of the group. An exception or an invalid proposal (an unknown id or node, a
+            node that is not eligible or lacks free capacity) ends the run with
+            :class:`~handoff_dask.AllocatorError`.
         """
         ...

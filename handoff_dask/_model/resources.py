@@ -1,8 +1,8 @@
 """Exact amounts of resources.
 
 Amounts are integers in units of 2**-20. The unit is a power of two, so that sums of amounts are also exact in
-the floats that Dask's workers use. Amounts are rounded *down*, so that ``n`` functions of cost ``x`` always fit
-on a capacity of ``n * x``, whatever ``x`` is (20 of 0.2 on 4, 6 of 1/6 on 1).
+the floats that Dask's workers use. Amounts are rounded *down*, so that ``n`` functions of cost ``x`` always
+fit on a capacity of ``n * x``, whatever ``x`` is (20 of 0.2 on 4, 6 of 1/6 on 1).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Careless and hostile DAGs, and an oracle in plain Python that predicts the outcome.
 
-Functions are described by dictionaries. The oracle derives their faults from these alone, without the checks of
-the package.
+Functions are described by dictionaries, from which alone the oracle derives their faults: it uses none of the
+package's own checks.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ class CyclicDependencyError(_DetailedDAGError):
 
 
 class InvalidFunctionError(_DetailedDAGError):
-    """A function is not defined correctly."""
+    """The definition of a function is invalid."""
 
     @property
     def function_ids(self) -> tuple[Any, ...]:
@@ -150,7 +150,7 @@ class InvalidCollocationError(InvalidFunctionError):
 
 
 class SerializationError(InvalidFunctionError):
-    """A function's code or arguments cannot be pickled and therefore cannot be sent to a node."""
+    """A function's code or arguments cannot be pickled for its node, or fingerprinted for its checkpoint."""
 
 
 class DuplicateFunctionError(_DetailedDAGError):
@@ -339,7 +339,7 @@ class FunctionFailedError(RunError):
     attempts : tuple of Attempt
         Every attempt: number, node, times, outcome, error and traceback text.
     others : tuple of FunctionFailedError
-        One exception for each other permanently failed function, in the order of failure.
+        One exception for each further function that failed permanently, in the order of failure.
     reason : str or None
         Why the result of a function without a failed attempt could not be fetched; None if the function
         itself failed.
@@ -452,7 +452,7 @@ class RunCancelledError(RunError):
 class RunEndedError(RunError):
     """A function will never run because its run has ended.
 
-    Raised by a future of the run that is still awaited.
+    A future of the run that is still awaited when the run ends raises this exception.
 
     Attributes
     ----------
@@ -483,7 +483,7 @@ class RunTimeoutError(RunError, TimeoutError):
     timeout : float
         The timeout in seconds.
     finished, total : int
-        Number of functions that had finished, and of all functions.
+        Number of finished functions, and number of all functions.
     """
 
     def __init__(self, dag_id: Any, run_id: str, timeout: float, finished: int, total: int) -> None:

@@ -25,10 +25,10 @@ def check(configuration):
 @pytest.fixture(autouse=True)
 def restored_loggers():
     """Re-enable existing loggers, which the linter disables, for other tests."""
-    there = [
+    existing = [
         logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)
     ]
-    before = {logger: logger.disabled for logger in there}
+    before = {logger: logger.disabled for logger in existing}
     yield
     for logger, disabled in before.items():
         logger.disabled = disabled

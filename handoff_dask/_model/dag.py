@@ -80,7 +80,7 @@ class DAG:
         Returns
         -------
         DAG
-            The result of its only sink equals ``dask.compute(obj)``. The sink is the task of ``obj`` itself
+            Its only sink returns what ``dask.compute(obj)`` computes. The sink is the task of ``obj`` itself
             if there is one, else a function ``"result"``, for which ``cost`` and ``node`` are not called. The
             other ids are Dask keys without their hashes: ``"load"``, ``"load-2"``, ``("sum", 0, 1)``.
 
@@ -256,7 +256,7 @@ class DAG:
     def subset(self, targets: Hashable | Iterable[Hashable]) -> DAG:
         """Return a DAG of ``targets`` and everything they need.
 
-        Included are all transitive dependencies, and the functions with which any of them is collocated.
+        It contains all transitive dependencies, and every function with which a contained one is collocated.
 
         Parameters
         ----------
@@ -396,8 +396,8 @@ class DAG:
         Parameters
         ----------
         color, records, collapse
-            As for :meth:`visualize`, except that ``color`` defaults to the colours of the page. A box that
-            stands for functions of several colours has the most frequent one.
+            As for :meth:`visualize`, except that ``color`` defaults to None, which leaves the colours to the
+            page. A box that stands for functions of several colours has the most frequent one.
 
         Raises
         ------
@@ -410,7 +410,7 @@ class DAG:
         return text
 
     def to_networkx(self) -> networkx.DiGraph:
-        """Return the graph as a ``networkx.DiGraph`` whose nodes have the attribute ``function``.
+        """Return a ``networkx.DiGraph``, with each :class:`Function` as the node attribute ``function``.
 
         Raises
         ------

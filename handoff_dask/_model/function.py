@@ -19,7 +19,7 @@ ArgumentInclusion = Literal["variadic", "as_list"]
 
 @dataclass(frozen=True, slots=True)
 class Collocated:
-    """A constraint for :attr:`Function.node`: run on the same node as another function.
+    """A value for a function's ``node``: run on the same node as another function.
 
     Attributes
     ----------
@@ -97,15 +97,15 @@ class Function:
     argument_inclusion : {"variadic", "as_list"}
         Calling convention: ``code(*args, *extra_args)`` or ``code([*args], *extra_args)``.
     max_retries : int, optional
-        Number of retries after a failure. None inherits the number of the retry policy.
+        Maximum number of retries after the first attempt. None inherits that of the retry policy.
     retry : RetryPolicy, optional
         None inherits the policy of the run.
     timeout : float, optional
         Seconds that one attempt may take; None means no limit. An attempt that exceeds its timeout is
         terminated, whatever its code is doing, and fails with :class:`FunctionTimeoutError`. A function with
-        a timeout runs in a separate process, so its code, arguments and result are pickled.
+        a timeout runs in a separate process, which adds the cost of pickling code, arguments and result.
     priority : float
-        Of the functions that could start, those with a higher priority go first.
+        Of the functions that are ready to start, those with a higher priority go first.
     init, parallelism, batch_size, batch_timeout
         Reserved for streaming.
 
@@ -216,7 +216,7 @@ def code_name(code: Any) -> str:
 
 
 def policy_of(f: Function, default: RetryPolicy) -> RetryPolicy:
-    """Return the effective policy: the function's, else the run's, with ``max_retries`` of the function."""
+    """Return the function's or else the run's policy, with the function's ``max_retries`` if it is set."""
     policy = f.retry or default
     if f.max_retries is None or f.max_retries == policy.max_retries:
         return policy

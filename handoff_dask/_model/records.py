@@ -120,7 +120,7 @@ class Records(Mapping[Hashable, FunctionRecord]):
     ids : iterable
         Function ids, in the order of iteration.
     summary_of : callable
-        Function id → :class:`Summary`.
+        Function id → ``Summary`` (status, attempts and result size).
     cost_of : callable
         Function id → cost, as given.
     inputs : callable, optional

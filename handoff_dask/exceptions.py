@@ -231,7 +231,7 @@ class FunctionTimeoutError(HandoffError, TimeoutError):
         return f"the attempt exceeded its timeout of {self.timeout:g} s and was terminated"
 
     def __repr__(self) -> str:
-        return f"FunctionTimeoutError({str(self)!r})"  # Attempt.error is the repr
+        return f"FunctionTimeoutError({str(self)!r})"  # attempts display the repr
 
 
 class FunctionCrashedError(HandoffError, RuntimeError):
@@ -258,7 +258,7 @@ class FunctionCrashedError(HandoffError, RuntimeError):
         return f"the function's process {how}"
 
     def __repr__(self) -> str:
-        return f"FunctionCrashedError({str(self)!r})"  # Attempt.error is the repr
+        return f"FunctionCrashedError({str(self)!r})"  # attempts display the repr
 
 
 class RunNotFoundError(HandoffError, LookupError):

@@ -18,7 +18,7 @@ class ReadyFunction(NamedTuple):
         like the free amounts.
     nodes : tuple of str or None
         Names of the only eligible nodes: because of a pin, because they can hold every member of its
-        collocation group, because the group is already placed, or because the function failed on other nodes.
+        collocation group, because the group is already placed, or because it failed on the other nodes.
         None means any node with sufficient free capacity.
     input_bytes : mapping of str to int
         Node name → bytes of the function's inputs that are already on this node.

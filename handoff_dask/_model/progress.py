@@ -20,7 +20,7 @@ class Trouble(NamedTuple):
     outcome : str
         ``"failed"`` or ``"lost"``.
     error : str or None
-        The exception's ``repr``.
+        Text of the error, if any.
     final : bool
         Whether no retry follows, because the function failed permanently or its run has ended.
     """

@@ -31,7 +31,7 @@ class Attempt(NamedTuple):
     outcome : str
         ``"finished"``, ``"failed"``, ``"lost"`` (its node left), ``"cancelled"`` or ``"running"``.
     error, traceback : str or None
-        The exception's ``repr``, and its traceback as text.
+        Text of the error, usually the exception's ``repr``, and its traceback.
     devices : mapping of str to tuple of int
         Indices of the devices it used, by resource: ``{"gpu": (0,)}``.
     loaded : bool
@@ -270,7 +270,7 @@ class Event(NamedTuple):
     attempt : int
         Number of the attempt, from 1.
     error : str or None
-        For a failed attempt, the exception's ``repr``.
+        Text of the error if the attempt failed.
     """
 
     time: float

@@ -15,7 +15,7 @@ from typing import Any
 
 from handoff_dask._model.safe_repr import safe_repr
 
-#: Units per core, MB, device or whatever the resource counts.
+#: Units in 1 of a resource: in one core, one MB, one device.
 UNIT = 2**20
 
 #: Every float from here on is a whole number.

@@ -150,7 +150,7 @@ class InvalidCollocationError(InvalidFunctionError):
 
 
 class SerializationError(InvalidFunctionError):
-    """A function's code or arguments cannot be pickled for its node, or fingerprinted for its checkpoint."""
+    """Code, arguments, ids or options cannot be pickled for the cluster, or fingerprinted for checkpoints."""
 
 
 class DuplicateFunctionError(_DetailedDAGError):

@@ -1,4 +1,4 @@
-"""DAGs of functions with unequal needs, on Dask clusters of unequal machines."""
+"""Run DAGs of functions with different resource needs on Dask clusters of unequal machines."""
 
 from __future__ import annotations
 

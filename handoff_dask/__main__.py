@@ -1,4 +1,4 @@
-"""``python -m handoff_dask``: the same as the command ``handoff-dask``."""
+"""``python -m handoff_dask`` runs the command ``handoff-dask``."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
-"""Every error that handoff_dask raises.
+"""Every exception that handoff_dask raises.
 
-Two families: :class:`InvalidDAGError` for what a person wrote (found before anything runs) and
-:class:`RunError` for what happened while running. All carry their facts as fields and survive pickling
-with them, since errors cross processes on a Dask cluster.
+There are two main families: :class:`InvalidDAGError` for mistakes in a DAG, found before anything runs, and
+:class:`RunError` for failures of a run. Exceptions cross processes on a Dask cluster, so each keeps its facts
+in fields that survive pickling.
 """
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import signal
 from collections.abc import Iterable, Sequence
@@ -41,7 +42,8 @@ __all__ = [
     "SerializationError",
 ]
 
-_SHOWN = 10  # problems, attempts or shortfalls written out before "and N more"
+#: Most problems, attempts, shortfalls or ids listed in a message before "and N more".
+_MAX_LISTED = 10
 
 
 def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
@@ -52,7 +54,7 @@ def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, A
 
 
 def _survives_pickling(error: BaseException) -> bool:
-    # Many exceptions pickle but cannot be rebuilt, which would take the receiving process by surprise.
+    # Many exceptions can be pickled but not unpickled, which would fail in the receiving process.
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -60,18 +62,18 @@ def _survives_pickling(error: BaseException) -> bool:
     return True
 
 
-def _listed(lines: Iterable[str], total: int) -> str:
-    shown = list(lines)
-    if total > len(shown):
-        shown.append(f"... and {total - len(shown)} more")
-    return "\n".join(f"  - {line}" for line in shown)
+def _bullet_list(items: Iterable[str], total: int) -> str:
+    lines = list(items)
+    if total > len(lines):
+        lines.append(f"... and {total - len(lines)} more")
+    return "\n".join(f"  - {line}" for line in lines)
 
 
 class HandoffError(Exception):
-    """Base of every error of this package."""
+    """Base class of every exception of this package."""
 
     def __reduce__(self) -> Any:
-        # The default drops __cause__, which is where the original exception of a failed function is.
+        # The default drops __cause__, which holds the original exception of a failed function.
         state: dict[str, Any] = {}
         if self.__cause__ is not None and _survives_pickling(self.__cause__):
             state["__cause__"] = self.__cause__
@@ -81,14 +83,14 @@ class HandoffError(Exception):
 
 
 class InvalidDAGError(HandoffError, ValueError):
-    """A DAG that cannot run as written. Nothing of it has been run.
+    """A DAG is invalid. None of its functions has run.
 
     Attributes
     ----------
     dag_id : hashable
-        The DAG's id.
+        Id of the DAG.
     problems : tuple of str
-        Every problem found, in the order of the checks. The exception's type is that of the first.
+        Every problem found, in the order of the checks. The first one determines the exception's type.
     """
 
     def __init__(self, dag_id: Any, problems: Sequence[str]) -> None:
@@ -99,12 +101,12 @@ class InvalidDAGError(HandoffError, ValueError):
     def __str__(self) -> str:
         if len(self.problems) == 1:
             return f"DAG {self.dag_id!r}: {self.problems[0]}"
-        listed = _listed(self.problems[:_SHOWN], len(self.problems))
+        listed = _bullet_list(self.problems[:_MAX_LISTED], len(self.problems))
         return f"DAG {self.dag_id!r} has {len(self.problems)} problems:\n{listed}"
 
 
 class _DetailedDAGError(InvalidDAGError):
-    """An invalid DAG with one more field, ``detail``, named by the subclass."""
+    """An invalid DAG with one additional field, ``detail``, which the subclass exposes under its own name."""
 
     def __init__(self, dag_id: Any, problems: Sequence[str], detail: Sequence[Any] = ()) -> None:
         super().__init__(dag_id, problems)
@@ -113,66 +115,66 @@ class _DetailedDAGError(InvalidDAGError):
 
 
 class MissingFunctionError(_DetailedDAGError):
-    """Functions depend on functions that are not in the DAG."""
+    """A function depends on a function that is not in the DAG."""
 
     @property
     def missing(self) -> tuple[tuple[Any, Any], ...]:
-        """All pairs ``(dependent id, missing id)``."""
+        """Every missing dependency as a pair ``(dependent id, missing id)``."""
         return self._detail
 
 
 class CyclicDependencyError(_DetailedDAGError):
-    """Functions depend on each other in a circle."""
+    """Functions depend on each other in a cycle."""
 
     @property
     def cycle(self) -> tuple[Any, ...]:
-        """The ids of one whole cycle, each once, every function before the one that needs its result."""
+        """Ids of one complete cycle, each id once, in the order of execution."""
         return self._detail
 
 
 class InvalidFunctionError(_DetailedDAGError):
-    """A function's definition cannot be run."""
+    """The definition of a function is invalid."""
 
     @property
     def function_ids(self) -> tuple[Any, ...]:
-        """Ids of the functions that have problems of this kind."""
+        """Ids of the functions with this kind of problem."""
         return self._detail
 
 
 class InvalidCostError(InvalidFunctionError):
-    """A cost is not a mapping from resource names to non-negative finite numbers."""
+    """A cost is not a mapping of resource names to non-negative, finite numbers."""
 
 
 class InvalidCollocationError(InvalidFunctionError):
-    """A function is to be collocated with one that is unknown, is itself, or has no node."""
+    """A function is collocated with itself, an unknown function, or a function that is never placed."""
 
 
 class SerializationError(InvalidFunctionError):
-    """A function's code or arguments cannot be pickled, so they cannot reach a node."""
+    """Code, arguments, ids or options cannot be pickled for the cluster, or fingerprinted for checkpoints."""
 
 
 class DuplicateFunctionError(_DetailedDAGError):
-    """A function was added under an id that the DAG already has."""
+    """A function was added under an id that the DAG already contains."""
 
     @property
     def function_ids(self) -> tuple[Any, ...]:
-        """The id that was there already."""
+        """The duplicate id."""
         return self._detail
 
 
 class ClusterNotReadyError(HandoffError, RuntimeError):
-    """The cluster cannot run handoff DAGs as it is set up; the message says what to change."""
+    """The cluster is not set up to run handoff DAGs. The message says what to change."""
 
 
 class NodeNotFoundError(HandoffError, LookupError):
-    """No node of the cluster has this name.
+    """The cluster has no node of this name.
 
     Attributes
     ----------
     name : hashable
-        The name that was asked for.
+        The requested name.
     known : tuple
-        The names of the nodes there are.
+        Names of the cluster's nodes.
     """
 
     def __init__(self, name: Any, known: Sequence[Any]) -> None:
@@ -182,23 +184,23 @@ class NodeNotFoundError(HandoffError, LookupError):
 
     def __str__(self) -> str:
         known = ", ".join(repr(n) for n in self.known) or "none"
-        return f"no node is named {self.name!r}; the nodes are: {known}"
+        return f"no node is named {self.name!r}; known nodes: {known}"
 
 
 class CheckpointError(HandoffError):
-    """Checkpoints cannot be written or read.
+    """A checkpoint cannot be written or read.
 
-    Before anything runs it is raised as it is; from a node it is the failure of a function, so the
-    ``__cause__`` of a :class:`FunctionFailedError`.
+    Raised directly if the problem is found before anything runs. If it occurs on a node, the function fails
+    and this exception is the ``__cause__`` of the :class:`FunctionFailedError`.
 
     Attributes
     ----------
     url : str
-        The directory, or the file.
+        The checkpoint directory or file.
     function_id : hashable
-        The function whose result could not be written; None when it is not about a certain one.
+        Id of the function whose result could not be written; None if no single function is concerned.
     reason : str
-        What happened.
+        Why the checkpoint cannot be written or read.
     """
 
     def __init__(self, url: str, function_id: Any, reason: str) -> None:
@@ -213,12 +215,12 @@ class CheckpointError(HandoffError):
 
 
 class FunctionTimeoutError(HandoffError, TimeoutError):
-    """An attempt took longer than its function's ``timeout`` and was ended. Retried as any exception is.
+    """An attempt exceeded its function's ``timeout`` and was terminated. Retried like any other exception.
 
     Attributes
     ----------
     timeout : float
-        Seconds that were allowed.
+        The timeout in seconds.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -226,19 +228,19 @@ class FunctionTimeoutError(HandoffError, TimeoutError):
         self.timeout = timeout
 
     def __str__(self) -> str:
-        return f"it ran longer than its timeout of {self.timeout:g} s and was ended"
+        return f"the attempt exceeded its timeout of {self.timeout:g} s and was terminated"
 
     def __repr__(self) -> str:
-        return f"FunctionTimeoutError({str(self)!r})"  # what attempts show
+        return f"FunctionTimeoutError({str(self)!r})"  # attempts display the repr
 
 
 class FunctionCrashedError(HandoffError, RuntimeError):
-    """The process in which a function with a ``timeout`` ran ended by itself. Retried as any exception is.
+    """The separate process of a function with a ``timeout`` died. Retried like any other exception.
 
     Attributes
     ----------
     status : int
-        Its exit status; negative: the number of the signal that ended it.
+        Exit status of the process, or minus the number of the signal that killed it.
     """
 
     def __init__(self, status: int) -> None:
@@ -246,29 +248,28 @@ class FunctionCrashedError(HandoffError, RuntimeError):
         self.status = status
 
     def __str__(self) -> str:
-        how = f"with exit status {self.status}"
+        how = f"exited with status {self.status}"
         if self.status < 0:
-            try:
-                how = f"on signal {-self.status} ({signal.Signals(-self.status).name})"
-            except ValueError:
-                how = f"on signal {-self.status}"
+            how = f"was killed by signal {-self.status}"
+            with contextlib.suppress(ValueError):
+                how += f" ({signal.Signals(-self.status).name})"
             if self.status == -9:
-                how += ": out of memory, perhaps"
-        return f"the process it ran in ended {how}"
+                how += ", possibly because it ran out of memory"
+        return f"the function's process {how}"
 
     def __repr__(self) -> str:
-        return f"FunctionCrashedError({str(self)!r})"  # what attempts show
+        return f"FunctionCrashedError({str(self)!r})"  # attempts display the repr
 
 
 class RunNotFoundError(HandoffError, LookupError):
-    """No run of this id is known: on the scheduler, or in a history.
+    """No run of this id exists on the scheduler or in the history.
 
     Attributes
     ----------
     run_id : str
-        The id that was asked for.
+        The requested id.
     known : tuple of str
-        The ids of the runs there are, the newest first.
+        Ids of the known runs, newest first.
     """
 
     def __init__(self, run_id: Any, known: Sequence[Any]) -> None:
@@ -277,10 +278,10 @@ class RunNotFoundError(HandoffError, LookupError):
         self.known = tuple(known)
 
     def __str__(self) -> str:
-        shown = [repr(id) for id in self.known[:_SHOWN]]
-        if len(self.known) > _SHOWN:
-            shown.append(f"and {len(self.known) - _SHOWN} more")
-        return f"no run {self.run_id!r} is known; the runs are: {', '.join(shown) or 'none'}"
+        known = [repr(id) for id in self.known[:_MAX_LISTED]]
+        if len(self.known) > _MAX_LISTED:
+            known.append(f"and {len(self.known) - _MAX_LISTED} more")
+        return f"no run has the id {self.run_id!r}; known runs: {', '.join(known) or 'none'}"
 
 
 class HistoryError(HandoffError):
@@ -289,9 +290,9 @@ class HistoryError(HandoffError):
     Attributes
     ----------
     path : str
-        The file.
+        Path of the file.
     reason : str
-        Why not.
+        Why the file cannot be used.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -313,11 +314,12 @@ class RunError(HandoffError):
     run_id : str
         Id of the run.
     run : Run or None
-        The run itself: its finished results, records and allocations. None after unpickling elsewhere.
+        The run, with its partial results, records and allocations. None if the exception was unpickled in
+        another process.
     """
 
     def __init__(self, dag_id: Any, run_id: str, *facts: Any) -> None:
-        # Not super(): a TimeoutError is an OSError, which takes such arguments for errno and file names.
+        # Not super(): TimeoutError is an OSError, which interprets its arguments as errno and file names.
         Exception.__init__(self, dag_id, run_id, *facts)
         self.dag_id = dag_id
         self.run_id = run_id
@@ -325,9 +327,10 @@ class RunError(HandoffError):
 
 
 class FunctionFailedError(RunError):
-    """A function failed for good. The original exception is ``__cause__``.
+    """A function failed permanently. The original exception is ``__cause__``.
 
-    With ``fail_fast=False`` several may fail: this is the first, and tells of the others.
+    With ``fail_fast=False`` several functions can fail. The exception then describes the first failure and
+    lists the rest in ``others``.
 
     Attributes
     ----------
@@ -336,9 +339,10 @@ class FunctionFailedError(RunError):
     attempts : tuple of Attempt
         Every attempt: number, node, times, outcome, error and traceback text.
     others : tuple of FunctionFailedError
-        The same of all others that failed for good, in the order in which they did.
+        One exception for each further function that failed permanently, in the order of failure.
     reason : str or None
-        Why its result could not be fetched, where it has one: none of its attempts failed then.
+        Why the result of a function without a failed attempt could not be fetched; None if the function
+        itself failed.
     """
 
     def __init__(
@@ -358,14 +362,14 @@ class FunctionFailedError(RunError):
 
     @property
     def failures(self) -> tuple[FunctionFailedError, ...]:
-        """All functions that failed for good, which are those of this error and of ``others``."""
+        """The exception itself followed by ``others``: one for each permanently failed function."""
         return (self, *self.others)
 
     def __str__(self) -> str:
         if self.others:
-            some = (failure._line() for failure in self.failures[:_SHOWN])
+            lines = (failure._summary_line() for failure in self.failures[:_MAX_LISTED])
             count = 1 + len(self.others)
-            return f"{count} functions of DAG {self.dag_id!r} failed:\n{_listed(some, count)}"
+            return f"{count} functions of DAG {self.dag_id!r} failed:\n{_bullet_list(lines, count)}"
         n = len(self.attempts)
         head = (
             f"function {self.function_id!r} of DAG {self.dag_id!r} failed"
@@ -376,10 +380,11 @@ class FunctionFailedError(RunError):
                 f"the result of function {self.function_id!r} of DAG {self.dag_id!r} could not be fetched:"
                 f" {self.reason}. Its attempts"
             )
-        lines = (f"attempt {a.number} on {a.node!r}: {a.error or a.outcome}" for a in self.attempts[-_SHOWN:])
-        return f"{head}:\n{_listed(lines, n)}" if n else head
+        last = self.attempts[-_MAX_LISTED:]
+        lines = (f"attempt {a.number} on {a.node!r}: {a.error or a.outcome}" for a in last)
+        return f"{head}:\n{_bullet_list(lines, n)}" if n else head
 
-    def _line(self) -> str:
+    def _summary_line(self) -> str:
         if not self.attempts:
             return f"function {self.function_id!r}: {self.__cause__!r}"
         n, last = len(self.attempts), self.attempts[-1]
@@ -388,13 +393,13 @@ class FunctionFailedError(RunError):
 
 
 class AllocationError(RunError):
-    """Functions ask for what no node can ever give them.
+    """Functions ask for more than any node can ever offer.
 
     Attributes
     ----------
     shortfalls : tuple of Shortfall
-        One for each kind of cost that fits nowhere: function ids, what is asked, the nearest node and
-        what it has.
+        One for each kind of cost that fits on no node: function ids, amounts asked, the nearest node and the
+        amounts it offers.
     """
 
     def __init__(self, dag_id: Any, run_id: str, shortfalls: Sequence[Shortfall]) -> None:
@@ -402,21 +407,21 @@ class AllocationError(RunError):
         self.shortfalls: tuple[Shortfall, ...] = tuple(shortfalls)
 
     def __str__(self) -> str:
-        lines = (str(s) for s in self.shortfalls[:_SHOWN])
+        lines = (str(s) for s in self.shortfalls[:_MAX_LISTED])
         return (
-            f"DAG {self.dag_id!r} cannot be placed:\n{_listed(lines, len(self.shortfalls))}\n"
-            "Lower the cost, add a node that has it (`dask worker --resources ...`), or pass"
-            " wait_for_nodes=SECONDS when such a node is about to join."
+            f"DAG {self.dag_id!r} cannot be placed:\n{_bullet_list(lines, len(self.shortfalls))}\n"
+            "Lower the cost, add a node that offers enough (`dask worker --resources ...`), or pass"
+            " wait_for_nodes=SECONDS if such a node is about to join."
         )
 
 
 class AllocatorError(RunError):
-    """The run's own allocator raised an exception, or proposed what cannot be done.
+    """The run's allocator raised an exception or returned an invalid proposal.
 
     Attributes
     ----------
     reason : str
-        What it did.
+        What the allocator did wrong.
     """
 
     def __init__(self, dag_id: Any, run_id: str, reason: str) -> None:
@@ -445,7 +450,9 @@ class RunCancelledError(RunError):
 
 
 class RunEndedError(RunError):
-    """A function will not run, since its run has ended: what a future says that somebody still waits for.
+    """A function will never run because its run has ended.
+
+    A future of the run that is still awaited when the run ends raises this exception.
 
     Attributes
     ----------
@@ -463,20 +470,20 @@ class RunEndedError(RunError):
     def __str__(self) -> str:
         ended = "was cancelled" if self.status == "cancelled" else f"has {self.status}"
         return (
-            f"function {self.function_id!r} does not run any more: run {self.run_id} of DAG {self.dag_id!r}"
-            f" {ended}. Submit the DAG again; with checkpoint= only what is missing runs."
+            f"function {self.function_id!r} will not run: run {self.run_id} of DAG {self.dag_id!r} {ended}."
+            " Submit the DAG again; with checkpoint= it resumes from the results that were saved."
         )
 
 
 class RunTimeoutError(RunError, TimeoutError):
-    """The run took longer than ``execute(timeout=...)`` allows and was ended.
+    """The run exceeded ``execute(timeout=...)`` and was ended.
 
     Attributes
     ----------
     timeout : float
-        Seconds that were allowed.
+        The timeout in seconds.
     finished, total : int
-        Functions that had finished, and how many there are.
+        Number of finished functions, and number of all functions.
     """
 
     def __init__(self, dag_id: Any, run_id: str, timeout: float, finished: int, total: int) -> None:
@@ -487,6 +494,6 @@ class RunTimeoutError(RunError, TimeoutError):
 
     def __str__(self) -> str:
         return (
-            f"run {self.run_id} of DAG {self.dag_id!r} was ended after {self.timeout:g} s with"
+            f"run {self.run_id} of DAG {self.dag_id!r} exceeded its timeout of {self.timeout:g} s with"
             f" {self.finished} of {self.total} functions finished"
         )

@@ -1,8 +1,8 @@
 """For ``dask scheduler --preload handoff_dask.preload`` and ``dask worker --preload handoff_dask.preload``.
 
-On a scheduler it installs the plugin, so that no client has to: needed where
-``distributed.scheduler.pickle`` is false. On a worker there is nothing to install, but a worker that starts
-shows that handoff_dask can be imported there.
+On a scheduler, the preload installs the plugin, so that clients do not have to. This is required if
+``distributed.scheduler.pickle`` is false. On a worker it installs nothing, but a worker that cannot import
+handoff_dask fails at startup.
 """
 
 from __future__ import annotations
@@ -16,6 +16,6 @@ from handoff_dask._adapter.plugin import HandoffPlugin
 
 
 async def dask_setup(server: Any) -> None:
-    """Dask calls this with the scheduler or the worker that starts."""
+    """Install the plugin if ``server``, the scheduler or worker that Dask is starting, is a scheduler."""
     if isinstance(server, Scheduler):
         await server.register_scheduler_plugin(HandoffPlugin(), name=NAME, idempotent=True)

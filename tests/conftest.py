@@ -15,38 +15,38 @@ from hypothesis import settings
 
 import handoff_dask as handoff
 
-# Where the interpreter is told to store no compiled code, as in many images, each process that a test starts
-# would compile the whole package.
+# Many images set PYTHONDONTWRITEBYTECODE, with which each process that a test starts would compile the whole
+# package. Keep the bytecode in a temporary directory instead.
 if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
     compiled = tempfile.TemporaryDirectory(prefix="handoff-tests-")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = compiled.name
 
-# Dask checks its own invariants after every step: a plugin that upsets them fails here.
+# Let Dask check its invariants after every step, so that a plugin that violates them fails its tests.
 dask.config.set({"distributed.scheduler.validate": True, "distributed.admin.tick.limit": "1h"})
 
-# A shell lets what it starts in the background ignore Ctrl-C, and so would all that tests start.
+# Shells start background processes with SIGINT ignored, and the children of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes says more of the machine than of the code.
+# The duration of an example depends more on the machine than on the code.
 settings.register_profile("handoff", deadline=None)
 settings.load_profile("handoff")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at its options
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
 def pytest_cmdline_main(config) -> None:
-    """Spread the whole suite over the cores; whoever names tests, or debugs, has them in this process."""
+    """Distribute the whole suite over the cores, but run selected tests, or a debugger, in this process."""
     options = config.option
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     alone = options.usepdb or options.collectonly or hasattr(config, "workerinput")
     if whole and not alone and config.pluginmanager.has_plugin("xdist") and options.numprocesses is None:
         options.numprocesses = min(CPU_COUNT, 8)
-        options.dist = "worksteal"  # tests of a file stay together, and so do the clusters that they share
+        options.dist = "worksteal"  # keeps most tests of a file, which share a cluster, together
 
 
 def pytest_collection_finish() -> None:
-    """Leave what has been imported out of each garbage collection: it is large, and stays."""
+    """Exclude imported modules from garbage collections: they are large and permanent."""
     gc.collect()
     gc.freeze()
 
@@ -65,7 +65,7 @@ def module_cluster():
 
 @pytest.fixture
 def client(module_cluster):
-    """A client of a cluster of two unequal nodes; afterwards nothing must be left on it."""
+    """A client of a cluster of two unequal nodes. Fails if a test leaves anything on the cluster."""
     with Client(module_cluster, set_as_default=False) as client:
         yield client
     settle(module_cluster)

@@ -1,4 +1,4 @@
-"""Functions for nodes that get lost. They leave marks in a folder, which outlives the processes."""
+"""Functions for tests in which nodes are lost. They record their attempts in a folder that outlives them."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import handoff_dask as handoff
 
 
 def mark(folder, *more):
-    """Write down which attempt of which function has come here."""
+    """Record the current function, attempt and node."""
     here = handoff.current()
-    with open(Path(folder) / "marks", "a") as marks:  # a short line goes to the file at once and whole
+    with open(Path(folder) / "marks", "a") as marks:  # short appends are atomic
         marks.write(f"{here.function_id} {here.attempt} {here.node} {' '.join(map(str, more))}\n")
 
 
 def marks(folder):
-    """(function id, attempt, node, ...) of all that came here, in order."""
+    """Return all records in order, as tuples (function id, attempt, node, ...)."""
     path = Path(folder) / "marks"
     return [tuple(line.split()) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def entered(folder, *names):
-    """How many attempts have entered these functions."""
+    """Return how many attempts have entered the given functions."""
     return sum(name in names for name, *_ in marks(folder))
 
 
 def attempt(folder, value=None, *inputs):
-    """Leave a mark."""
+    """Record the attempt and return ``value``."""
     mark(folder)
     return value
 
 
 def wait_for(folder, name, value=None, *inputs):
-    """Leave a mark, and wait until there is a file of this name."""
+    """Record the attempt and wait until a file of this name exists."""
     mark(folder)
     deadline = time.monotonic() + 60
     while not (Path(folder) / name).exists():
@@ -44,18 +44,18 @@ def wait_for(folder, name, value=None, *inputs):
 
 
 def wait_first(folder, name, value):
-    """Wait in the first attempt only."""
+    """Wait in the first attempt; later attempts return at once."""
     return wait_for(folder, name, value) if handoff.current().attempt == 1 else attempt(folder, value)
 
 
 def take_down(folder):
-    """Take the whole node down."""
+    """Kill the node's process."""
     mark(folder)
     os._exit(1)
 
 
 def finish_once(folder):
-    """Finish in the first attempt, and take the node down in all others; the process."""
+    """Return the process id in the first attempt, and kill the node in every other one."""
     mark(folder, os.getpid())
     if handoff.current().attempt > 1:
         os._exit(1)
@@ -63,7 +63,7 @@ def finish_once(folder):
 
 
 class Sealed:
-    """A value that writes down the process in which it is unpickled."""
+    """A value that records the process in which it is unpickled."""
 
     def __init__(self, folder, value):
         self.folder = folder
@@ -80,5 +80,5 @@ def unseal(folder, value):
 
 
 def unsealed(folder):
-    """The processes in which such values were unpickled."""
+    """Return the ids of the processes that unpickled a :class:`Sealed` value."""
     return {int(pid) for pid in (Path(folder) / "unsealed").read_text().split()}

@@ -1,4 +1,4 @@
-"""What many tests need: DAGs in a line, clusters looked at from inside, waiting for what will be so."""
+"""Helpers for many tests: concise DAGs, access to the internals of a cluster, waiting for conditions."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def dag_of(*functions: Function, id="test") -> DAG:
 
 
 def until(condition: Callable[[], object], seconds: float = 20, what: str = "") -> None:
-    """Wait for something that no event announces, such as the scheduler forgetting a task."""
+    """Poll for a condition that no event announces, such as the scheduler forgetting a task."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not so within {seconds} s: {what or condition}"
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
         time.sleep(0.005)
 
 
 def soon(condition: Callable[[], object], seconds: float = 0.1) -> bool:
-    """Whether it is so within a moment."""
+    """Return whether a condition becomes true within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() >= deadline:
@@ -38,17 +38,17 @@ def soon(condition: Callable[[], object], seconds: float = 0.1) -> bool:
 
 
 def plugin_of(cluster):
-    """The scheduler plugin of an in-process cluster, None when it is not installed."""
+    """Return the scheduler plugin of an in-process cluster, or None if it is not installed."""
     return cluster.scheduler.plugins.get("handoff")
 
 
 def settle(cluster) -> None:
-    """Wait until nothing of any run is left: no run, no task, nothing booked."""
+    """Wait until the scheduler holds no run, and check that it holds no function and no allocation."""
     plugin = plugin_of(cluster)
     if plugin is None:
         return
     if not soon(lambda: not plugin.runs):
-        gc.collect()  # a handle in a cycle, such as that of an exception and its frames
+        gc.collect()  # a handle in a reference cycle, such as an exception and its frames
         until(lambda: not plugin.runs, what=f"runs left: {plugin.runs}")
     assert not plugin.functions
     assert not plugin.state.runs
@@ -61,7 +61,7 @@ def settle(cluster) -> None:
 
 
 def listening(pid=None):
-    """Addresses on which a process and its children wait for connections."""
+    """Return the addresses on which a process and its children listen."""
     process = psutil.Process(pid)
     return {
         tuple(c.laddr)
@@ -72,7 +72,7 @@ def listening(pid=None):
 
 
 class Gate:
-    """Functions of a test wait here until the test opens it. For in-process nodes."""
+    """A gate at which functions on in-process nodes wait until the test opens it."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
@@ -102,7 +102,7 @@ class Gate:
         self._open.set()
 
 
-#: Gates by name: what a function on an in-process node can reach.
+#: Gates by name, so that functions on in-process nodes can reach them.
 GATES: dict[str, Gate] = {}
 
 
@@ -128,7 +128,7 @@ def add(*xs):
 
 
 def greedily(ready, free, order=list):
-    """What an allocator might answer: for each function the first node, in some order, that has room."""
+    """Allocate greedily: propose the first eligible node with room for each function."""
     chosen = {}
     for f in ready:
         for name in order(list(free) if f.nodes is None else f.nodes):

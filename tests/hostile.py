@@ -1,7 +1,7 @@
-"""DAGs as somebody careless or hostile might write them, and what should become of them in plain Python.
+"""Careless and hostile DAGs, and an oracle in plain Python that predicts the outcome.
 
-Functions are described by plain dictionaries. What is right and wrong about them is worked out from these
-alone, with nothing of the package's own checks.
+Functions are described by dictionaries, from which alone the oracle derives their faults: it uses none of the
+package's own checks.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from handoff_dask import (
 
 NODES = {"node1": {"cpu": 4, "memory": 8192, "gpu": 1}, "node2": {"cpu": 2, "memory": 4096}}
 
-#: What has run, of functions below on nodes in this process.
+#: Names of the functions below that have run on nodes in this process.
 RAN: list[str] = []
 
 
 def value_of(*inputs):
-    """A value that depends on every input and on their order; lists count as their elements."""
+    """Return a value that depends on every input and on their order; a list counts as its elements."""
     value = 7
     for x in inputs:
         value = (value * 31 + (value_of(*x) if isinstance(x, list) else x)) % 1_000_003
@@ -63,13 +63,13 @@ def none():
 
 CODES = (loose, two, named, none)
 
-NAN = float("nan")  # equal to nothing, not even itself, and yet an id that a dictionary finds
+NAN = float("nan")  # not equal to itself, yet a dictionary finds it by identity
 IDS = ("a", "b", "", ("t", 1), ("t", (2, "x")), None, 1, True, 0, 2.5, b"x", frozenset({1}), NAN, "serialize")
 ABSENT = ("absent", ("t", 9), -1)
 
 
 class Odd:
-    """None of the things that are asked for."""
+    """An object that is valid nowhere."""
 
     def __repr__(self):
         return "an odd thing"
@@ -77,7 +77,7 @@ class Odd:
 
 ODD = Odd()
 
-#: Field → values, right and wrong, that somebody might give it. What is wrong is for the oracle to say.
+#: Field → valid and invalid values; the oracle decides which are invalid.
 VALUES = {
     "cost": [
         *({"cpu": n} for n in (1, 0, 0.5, Fraction(1, 3), Decimal("0.25"), 4, 1e-30, -0.0)),
@@ -108,12 +108,12 @@ VALUES = {
 
 @st.composite
 def descriptions(draw, most=6):
-    """A list of functions as dictionaries of fields; ``id`` and ``code`` are always there."""
+    """Draw a list of functions as dictionaries of fields, of which ``id`` and ``code`` are always set."""
     ids = draw(st.lists(st.sampled_from(IDS), max_size=most, unique_by=id))
     found = []
     for n, id_ in enumerate(ids):
         f = {"id": id_, "code": draw(st.sampled_from(CODES))}
-        # Mostly on those before, so that many a DAG has no cycle.
+        # Mostly depend on earlier functions, so that many DAGs have no cycle.
         deps = st.sampled_from([*ids[:n] * 20, *ids, *ABSENT])
         if f["code"] is loose:
             f["args"] = draw(st.lists(deps, max_size=3)) if n else []
@@ -123,7 +123,7 @@ def descriptions(draw, most=6):
             f["kwargs"] = {draw(st.sampled_from(["x", "key", "key", "key", "other"])): draw(deps)}
         if n and draw(st.integers(0, 5)) == 0:
             f["node"] = Collocated(draw(st.sampled_from([*ids[:n] * 10, id_, *ABSENT[:1]])))
-        for _ in range(draw(st.sampled_from([0] * 14 + [1, 1, 2]))):  # few, and never without end
+        for _ in range(draw(st.sampled_from([0] * 14 + [1, 1, 2]))):  # few, and a bounded number
             field = draw(st.sampled_from([*sorted(VALUES), *["cost"] * 5, *["node"] * 2]))
             f[field] = draw(st.sampled_from(VALUES[field]))
         found.append(f)
@@ -139,7 +139,7 @@ def build(functions):
     return dag
 
 
-# ---------------------------------------------------------------------- what is wrong
+# ---------------------------------------------------------------------- faults
 
 
 def is_hashable(x):
@@ -151,17 +151,17 @@ def is_hashable(x):
 
 
 def is_amount(x):
-    """A number of resources or seconds: real, finite and not negative."""
+    """Return whether ``x`` is an amount of a resource or of seconds: real, finite and not negative."""
     if isinstance(x, bool) or not isinstance(x, (Real, Decimal)):
         return False
     try:
         return math.isfinite(x) and x >= 0
-    except OverflowError:  # finite, but beyond what a float can hold
+    except OverflowError:  # finite, but beyond the range of floats
         return False
 
 
 def sequence(f, field):
-    """Elements of a field that takes lists, None where it is none."""
+    """Return the elements of a field that takes a list, or None if its value is not one."""
     value = f.get(field, ())
     return list(value) if isinstance(value, (list, tuple)) else None
 
@@ -179,7 +179,7 @@ def dependencies(f):
 
 
 def has_cycle(graph):
-    """Take away what depends on nothing that is left, as long as there is any."""
+    """Remove functions without remaining dependencies until none is left: the rest contains a cycle."""
     left = {id: set(deps) for id, deps in graph.items()}
     while free := [id for id, deps in left.items() if not deps & left.keys()]:
         for id in free:
@@ -217,7 +217,7 @@ def bad_node(f):
 
 
 def bad_call(f):
-    """Whether the code cannot be called with the arguments, found out by binding them."""
+    """Return whether the arguments are malformed or do not match the signature of the code."""
     args, extra = sequence(f, "args"), sequence(f, "extra_args")
     kwargs, extra_kwargs = mapping(f, "kwargs"), mapping(f, "extra_kwargs")
     inclusion = f.get("argument_inclusion", "variadic")
@@ -237,7 +237,7 @@ def bad_call(f):
     n = (1 if inclusion == "as_list" else len(args)) + len(extra)
     names = {*kwargs, *extra_kwargs}
     if code is two:
-        # Positions fill x, y from the left; names fill the rest.
+        # Positional arguments fill x, y from the left; keyword arguments fill the rest.
         return n > 2 or names != set(["x", "y"][n:])
     if code is named:
         return n > 1 or not names <= ({"x", "key"} if n == 0 else {"key"})
@@ -272,7 +272,7 @@ def bad_type(f):
 
 
 def refusal(functions):
-    """The exception class with which ``add_function`` refuses one of them, None when it takes them all."""
+    """Return the class of the exception with which ``add_function`` rejects a function, or None."""
     seen = set()
     for f in functions:
         if not is_hashable(f["id"]):
@@ -284,7 +284,7 @@ def refusal(functions):
 
 
 def faults(functions):
-    """Exception class → ids of the functions at fault, in the order in which they are to be reported."""
+    """Return exception class → ids of the faulty functions, in the order in which problems are reported."""
     by_id = {f["id"]: f for f in functions}
     graph = {id: [d for d in dependencies(f) if is_hashable(d)] for id, f in by_id.items()}
     found = {
@@ -299,11 +299,11 @@ def faults(functions):
     return {kind: ids for kind, ids in found.items() if ids}
 
 
-# ---------------------------------------------------------------------- what comes of it
+# ---------------------------------------------------------------------- results
 
 
 def results(functions):
-    """Id → value of functions that have a result, evaluated one by one."""
+    """Return id → value for each function with a result, evaluated one by one."""
     by_id = {f["id"]: f for f in functions}
     values = {}
 
@@ -323,7 +323,7 @@ def results(functions):
 
 
 def fits(functions):
-    """Whether for each function there is a node for all that must be beside it, each of them alone."""
+    """Return whether each collocation group has a node on which every member alone fits."""
     placed = {f["id"]: f for f in functions if f.get("type", "regular") == "regular"}
     group = {id: {id} for id in placed}
     for id, f in placed.items():
@@ -346,7 +346,7 @@ def _on(f, node):
 
 
 def verdict(functions):
-    """The exception class with which a run is refused, None when it gives results."""
+    """Return the class of the exception with which a run is rejected, or None."""
     if any(f.get("type") == "input" for f in functions):
-        return InvalidFunctionError  # it has a value in a stream only
+        return InvalidFunctionError  # an input function has a value only in a stream
     return None if fits(functions) else AllocationError

@@ -1,4 +1,4 @@
-"""What tests of notebook reprs need: their tables, and the tags there are."""
+"""A parser for tests of notebook reprs, and the tags they may contain."""
 
 from html.parser import HTMLParser
 
@@ -6,7 +6,7 @@ EVIL = "<script>alert('&')</script>"
 
 
 class Table(HTMLParser):
-    """Rows of cells, and the tags there are."""
+    """Parses HTML into rows of cells, and collects its tags."""
 
     def __init__(self, text):
         super().__init__()
@@ -27,7 +27,7 @@ class Table(HTMLParser):
         self.tags.add(tag)
 
     def functions(self):
-        """Rows of the table of functions."""
+        """Return the rows of the table of functions."""
         return self.rows[self.rows.index(HEAD) :]
 
     def handle_endtag(self, tag):

@@ -1,8 +1,8 @@
-"""Run inside ``unshare -rn``: a cluster whose nodes are hosts of a network of their own, with links to cut.
+"""A cluster on a virtual network whose links can be cut. Must run inside ``unshare -rn``:
 
     unshare -rn python tests/network.py FOLDER SECONDS TTL
 
-Prints what became of a run during which the link of one node was cut, as JSON.
+Cuts the link of one node during a run, and prints the outcome as JSON.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from handoff_dask import Collocated, Function
 
 
 def ip(*arguments, host=None):
-    """Configure the network, of a host or around them."""
+    """Run the command ``ip``, inside a host if one is given."""
     inside = () if host is None else ("nsenter", "-t", str(host), "-n")
     subprocess.run([*inside, "ip", *arguments], check=True, capture_output=True, text=True)
 
 
 def check_permission():
-    """Raise CalledProcessError where there can be no such network."""
+    """Raise CalledProcessError if this process may not create the network."""
     ip("link", "set", "lo", "up")
     ip("link", "add", "hub", "type", "bridge")
     ip("addr", "add", "10.99.0.1/24", "dev", "hub")
@@ -40,7 +40,7 @@ def check_permission():
 
 
 class Host:
-    """A machine with a link to the hub."""
+    """A network namespace with a link to the hub."""
 
     def __init__(self, number, name):
         self.link = f"link{number}"
@@ -93,9 +93,11 @@ def dag(folder):
 
 
 def main(folder, seconds, ttl):
-    """Cut the link of the node on which "held" runs, for so long, with this time-to-live of workers."""
+    """Cut the link of the node that runs "held" for ``seconds``, with ``ttl`` as Dask's ``worker-ttl``."""
     check_permission()
-    distributed.scheduler.heartbeat_interval = lambda n: ttl / 10  # Dask takes no less than ten of them
+    distributed.scheduler.heartbeat_interval = lambda n: (
+        ttl / 10
+    )  # Dask requires a TTL of at least ten heartbeats
     options = {"protocol": "tcp", "host": "10.99.0.1", "port": 0, "dashboard": False}
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set({"distributed.scheduler.worker-ttl": f"{ttl}s"}))
@@ -114,16 +116,16 @@ def main(folder, seconds, ttl):
         cut = run.allocations["held"]
         hosts[cut].cut()
         begin = time.monotonic()
-        (Path(folder) / "door").touch()  # so that it ends while nobody hears of it
+        (Path(folder) / "door").touch()  # lets "held" finish while its node is cut off
         until(lambda: all(run.records[i].status == "finished" for i in range(20)))
         others = time.monotonic() - begin
         done = run.wait(timeout=max(0.0, seconds - (time.monotonic() - begin)))
-        time.sleep(max(0.0, seconds - (time.monotonic() - begin)))  # the cut lasts as long as it was told to
+        time.sleep(max(0.0, seconds - (time.monotonic() - begin)))  # the cut lasts for the full time
         hosts[cut].restore()
         result = run.result(timeout=60)
         gone = cut not in cluster.scheduler.aliases
         if gone:
-            hosts[cut].worker.wait(timeout=60)  # it hears that it is known no more
+            hosts[cut].worker.wait(timeout=60)  # the worker ends once it learns that it was removed
         outcomes = {str(id): [[a.node, a.outcome] for a in r.attempts] for id, r in run.records.items()}
         print(
             json.dumps(

@@ -1,4 +1,4 @@
-"""A TCP proxy whose connections can be cut, as by a VPN, a NAT or a laptop that sleeps."""
+"""A TCP proxy whose connections can be cut, as by a VPN, a NAT or a sleeping laptop."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import threading
 
 
 class Proxy:
-    """Forwards connections to a port on this machine, from a thread of its own.
+    """Forwards connections to a scheduler from a local port, in its own thread.
 
     Parameters
     ----------
     address : str
-        Of the scheduler behind it, ``tcp://host:port``.
+        Address of the scheduler, ``tcp://host:port``.
     """
 
     def __init__(self, address: str) -> None:
@@ -59,11 +59,11 @@ class Proxy:
             writer.transport.abort()
 
     def cut(self, *, refusing: bool = False) -> None:
-        """Cut all connections, and refuse new ones until :meth:`mend` if so told."""
+        """Cut all connections; if ``refusing``, also refuse new ones until :meth:`mend`."""
         self._call(self._cut(refusing))
 
     def mend(self) -> None:
-        """Let connections through again."""
+        """Accept new connections again."""
         self._refusing = False
 
     async def _close(self):

@@ -1,4 +1,4 @@
-"""The public names: sorted, complete, and no more than meant."""
+"""The public names are sorted and complete."""
 
 import importlib
 import inspect
@@ -13,7 +13,7 @@ import handoff_dask as handoff
 
 
 def ruff_order(name):
-    """RUF022: constants, then classes, then the rest."""
+    """Sort key of ruff's RUF022: constants, then classes, then the rest."""
     return (0 if name.isupper() else 1 if name[:1].isupper() else 2), name
 
 
@@ -22,14 +22,14 @@ def test_all_is_sorted():
     assert len(set(handoff.__all__)) == len(handoff.__all__)
 
 
-def test_all_is_what_can_be_imported():
+def test_star_import_provides_all_names():
     namespace = {}
     exec("from handoff_dask import *", namespace)
     assert set(namespace) - {"__builtins__"} == set(handoff.__all__)
 
 
 def test_nothing_else_is_public():
-    """Apart from public modules and ``from __future__ import annotations``."""
+    """Except public modules and ``from __future__ import annotations``."""
     public = {name for name in vars(handoff) if not name.startswith("_")}
     for name in public - set(handoff.__all__) - {"annotations"}:
         value = getattr(handoff, name)
@@ -38,7 +38,7 @@ def test_nothing_else_is_public():
 
 
 @pytest.mark.parametrize("name", [name for name in handoff.__all__ if not name.startswith("_")])
-def test_ours_and_documented(name):
+def test_public_names_are_defined_here_and_documented(name):
     value = getattr(handoff, name)
     assert value.__module__.split(".")[0] == "handoff_dask"
     assert value.__name__ == name
@@ -56,7 +56,7 @@ def public_modules():
 
 
 @pytest.mark.parametrize("name", public_modules())
-def test_public_modules_say_what_is_public(name):
+def test_public_modules_have_a_valid_all(name):
     module = importlib.import_module(name)
     assert inspect.getdoc(module)
     listed = getattr(module, "__all__", None)

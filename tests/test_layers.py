@@ -1,4 +1,4 @@
-"""The layers of the package, as pyproject.toml states them, and as lint-imports checks them."""
+"""The layers of the package, as stated in pyproject.toml and checked by lint-imports."""
 
 import ast
 import logging
@@ -23,20 +23,20 @@ def check(configuration):
 
 
 @pytest.fixture(autouse=True)
-def loggers():
-    """The linter disables the loggers there are, which other tests listen to."""
-    there = [
+def restored_loggers():
+    """Re-enable existing loggers, which the linter disables, for other tests."""
+    existing = [
         logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)
     ]
-    before = {logger: logger.disabled for logger in there}
+    before = {logger: logger.disabled for logger in existing}
     yield
     for logger, disabled in before.items():
         logger.disabled = disabled
 
 
 @pytest.fixture(autouse=True)
-def same_path(monkeypatch):
-    """The linter puts the working directory on the import path."""
+def restored_path(monkeypatch):
+    """Keep the import path, to which the linter adds the working directory."""
     monkeypatch.syspath_prepend(str(CONFIGURATION.parent))
 
 
@@ -58,8 +58,8 @@ def test_contracts_are_kept(capsys):
         ),
     ],
 )
-def test_the_check_sees_what_is_there(tmp_path, capsys, stated, wrong):
-    """It would be silent too if it looked at nothing."""
+def test_the_linter_finds_violations(tmp_path, capsys, stated, wrong):
+    """A linter that inspects nothing would pass, too."""
     text = CONFIGURATION.read_text()
     assert text.count(stated) == 1
     broken = tmp_path / "pyproject.toml"
@@ -68,8 +68,8 @@ def test_the_check_sees_what_is_there(tmp_path, capsys, stated, wrong):
     assert " 1 broken" in capsys.readouterr().out
 
 
-def calls_up():
-    """Purpose and function of each call of a module in a layer above."""
+def upward_calls():
+    """Yield purpose and attribute of each call into a higher layer."""
     for path in (CONFIGURATION.parent / "handoff_dask").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Call):
@@ -78,8 +78,8 @@ def calls_up():
                     yield ast.literal_eval(call.args[0]), node.attr
 
 
-def test_what_layers_need_of_higher_ones_is_there():
-    calls = set(calls_up())
+def test_every_upward_call_has_a_target():
+    calls = set(upward_calls())
     assert {purpose for purpose, _ in calls} == set(MODULES)
     for purpose, function in calls:
         assert callable(getattr(import_module(MODULES[purpose]), function))

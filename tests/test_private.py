@@ -1,4 +1,4 @@
-"""What Dask does not document is reached in ``handoff_dask/_adapter/_dask`` only."""
+"""Only ``handoff_dask/_adapter/_dask`` uses undocumented parts of Dask."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "handoff_dask"
-BORDER = PACKAGE / "_adapter" / "_dask"
+BOUNDARY = PACKAGE / "_adapter" / "_dask"
 
-#: Modules of Dask that its documentation describes, or that are as good as public, as others use them, too.
+#: Modules of Dask that are documented, or de facto public because other packages use them.
 PUBLIC = {
     "dask",
     "dask.base",
@@ -28,8 +28,8 @@ PUBLIC = {
     "distributed.system",
 }
 
-#: What objects of Dask are called in handoff_dask.
-DASKS = {
+#: Names that handoff_dask gives to objects of Dask.
+DASK_OBJECTS = {
     *(
         "batched_stream",
         "client",
@@ -45,7 +45,7 @@ DASKS = {
     *("scheduler", "server", "stream", "task", "thread_state", "ts", "utils", "worker", "ws"),
 }
 
-#: Attributes of them that are not documented, though they do not look private.
+#: Undocumented attributes of these objects whose names do not look private.
 UNDOCUMENTED = {
     *(
         "active_threads",
@@ -71,19 +71,19 @@ UNDOCUMENTED = {
 }
 
 #: Private names that belong to Python.
-PYTHONS = {"_asdict", "_exit", "_make", "_replace", "_run_exitfuncs"}
+PYTHON_NAMES = {"_asdict", "_exit", "_make", "_replace", "_run_exitfuncs"}
 
-FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != BORDER]
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != BOUNDARY]
 
 
 def is_own(node: ast.AST) -> bool:
-    """Whether it is an attribute of ``self``."""
+    """Return whether a node is an attribute of ``self`` or ``cls``."""
     return isinstance(node, ast.Attribute) and last_name(node.value) in ("self", "cls")
 
 
 def own_names() -> set[str]:
-    """Private names of attributes that handoff_dask defines."""
-    found = set(PYTHONS)
+    """Return the private attribute names that handoff_dask defines."""
+    found = set(PYTHON_NAMES)
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -94,7 +94,7 @@ def own_names() -> set[str]:
 
 
 def last_name(node: ast.expr) -> str:
-    """``scheduler`` of ``self._scheduler``."""
+    """Return the last name of an expression without underscores: ``scheduler`` for ``self._scheduler``."""
     name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
     return name.lstrip("_")
 
@@ -102,8 +102,8 @@ def last_name(node: ast.expr) -> str:
 OWN = own_names()
 
 
-def private_reaches(source: str) -> Iterator[tuple[int, str]]:
-    """What a module reaches of Dask that it should not: line and text of each."""
+def undocumented_uses(source: str) -> Iterator[tuple[int, str]]:
+    """Yield line and text of each use of an undocumented part of Dask."""
     tree = ast.parse(source)
     typing_only = {
         id(inner)
@@ -116,12 +116,12 @@ def private_reaches(source: str) -> Iterator[tuple[int, str]]:
             yield from _private_imports(node)
         elif isinstance(node, ast.Attribute):
             private = node.attr.startswith("_") and not node.attr.startswith("__")
-            of_dask = last_name(node.value) in DASKS
+            of_dask = last_name(node.value) in DASK_OBJECTS
             written = not isinstance(node.ctx, ast.Load)
             unknown = private and not is_own(node) and node.attr not in OWN
             if unknown or (of_dask and (private or written or node.attr in UNDOCUMENTED)):
                 yield node.lineno, ast.unparse(node)
-        elif isinstance(node, ast.Call) and node.args and last_name(node.args[0]) in DASKS:
+        elif isinstance(node, ast.Call) and node.args and last_name(node.args[0]) in DASK_OBJECTS:
             called = last_name(node.func)
             names = [a.value for a in node.args[1:2] if isinstance(a, ast.Constant)]
             hidden = any(str(name).startswith("_") or name in UNDOCUMENTED for name in names)
@@ -129,7 +129,7 @@ def private_reaches(source: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, ast.unparse(node)
         elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
             table = node.value
-            if isinstance(table, ast.Attribute) and last_name(table.value) in DASKS:
+            if isinstance(table, ast.Attribute) and last_name(table.value) in DASK_OBJECTS:
                 yield node.lineno, ast.unparse(node)
 
 
@@ -148,10 +148,10 @@ def _private_imports(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[int, s
     FILES,
     ids=lambda path: str(path.relative_to(PACKAGE)),
 )
-def test_nothing_private_of_dask_is_reached(path):
-    found = [f"line {line}: {text}" for line, text in private_reaches(path.read_text("utf-8"))]
+def test_no_undocumented_part_of_dask_is_used(path):
+    found = [f"line {line}: {text}" for line, text in undocumented_uses(path.read_text("utf-8"))]
     assert not found, (
-        f"{path.relative_to(PACKAGE)} reaches what handoff_dask/_adapter/_dask is there for: {found}"
+        f"{path.relative_to(PACKAGE)} uses what only handoff_dask/_adapter/_dask may use: {found}"
     )
 
 
@@ -175,8 +175,8 @@ def test_nothing_private_of_dask_is_reached(path):
         "ws.used_resources",
     ],
 )
-def test_the_check_sees_what_is_there(source):
-    assert list(private_reaches(source))
+def test_the_check_finds_violations(source):
+    assert list(undocumented_uses(source))
 
 
 @pytest.mark.parametrize(
@@ -190,5 +190,5 @@ def test_the_check_sees_what_is_there(source):
         "client.status",
     ],
 )
-def test_it_lets_pass_what_is_public_or_ours(source):
-    assert not list(private_reaches(source))
+def test_the_check_accepts_public_and_own_names(source):
+    assert not list(undocumented_uses(source))

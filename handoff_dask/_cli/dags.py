@@ -13,7 +13,7 @@ from handoff_dask._cli.output import count, only_ours, table
 from handoff_dask._display.groups import cost_text
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function, code_name
-from handoff_dask._model.shown import plain
+from handoff_dask._model.safe_repr import safe_str
 
 
 @click.command(short_help="Check a DAG without running it.")
@@ -76,9 +76,9 @@ def show(target: str, mermaid: bool, output: str | None) -> None:
 def _row(f: Function) -> tuple[object, ...]:
     node = f"beside {f.node.id}" if isinstance(f.node, Collocated) else f.node
     if isinstance(node, tuple):
-        node = " or ".join(map(plain, node))
+        node = " or ".join(map(safe_str, node))
     if f.type != "regular":
-        node = f"({plain(f.type)})"
+        node = f"({safe_str(f.type)})"
     return (
         f.id,
         code_name(f.code) if f.code is not None else None,

@@ -16,7 +16,7 @@ import click
 from handoff_dask._cli.errors import Failure
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.resources import parse_nodes
-from handoff_dask._model.shown import shown
+from handoff_dask._model.safe_repr import safe_repr
 
 
 def load_dag(target: str) -> DAG:
@@ -43,13 +43,13 @@ def load_dag(target: str) -> DAG:
     if isinstance(found, DAG):
         return found
     if not callable(found):
-        raise Failure(f"{target!r} is neither a DAG nor a function that returns one: {shown(found)}")
+        raise Failure(f"{target!r} is neither a DAG nor a function that returns one: {safe_repr(found)}")
     try:
         made = found()
     except Exception as error:
         raise Failure(f"{target!r} could not be called: {_where(error)}") from error
     if not isinstance(made, DAG):
-        raise Failure(f"{target!r} returned no DAG but {shown(made)}")
+        raise Failure(f"{target!r} returned no DAG but {safe_repr(made)}")
     return made
 
 

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import click
 
-from handoff_dask._model.shown import plain, shown
+from handoff_dask._model.safe_repr import safe_repr, safe_str
 
 #: Rows of a table that are shown.
 SHOWN = 30
@@ -85,7 +85,7 @@ def _is_number(cell: Any) -> bool:
 def _text(cell: Any) -> str:
     if cell is None:
         return ""
-    return f"{cell:.12g}" if isinstance(cell, float) else " ".join(plain(cell).split())
+    return f"{cell:.12g}" if isinstance(cell, float) else " ".join(safe_str(cell).split())
 
 
 def _cut(text: str, width: int) -> str:
@@ -114,9 +114,9 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [jsonable(v) for v in value]
     if isinstance(value, dict):
-        named = {k if isinstance(k, str) else shown(k): jsonable(v) for k, v in value.items()}
+        named = {k if isinstance(k, str) else safe_repr(k): jsonable(v) for k, v in value.items()}
         return named if len(named) == len(value) else [[jsonable(k), jsonable(v)] for k, v in value.items()]
-    return shown(value)
+    return safe_repr(value)
 
 
 def print_json(value: Any, out: TextIO | None = None) -> None:

@@ -22,7 +22,7 @@ from handoff_dask._client.result import Result
 from handoff_dask._display.words import seconds
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import FunctionRecord
-from handoff_dask._model.shown import shown
+from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask.exceptions import RunError
 
 EXAMPLES = """\b
@@ -182,7 +182,7 @@ def function_table(records: Mapping[Hashable, FunctionRecord], results: Mapping[
     for id, record in islice(records.items(), SHOWN):
         row = [id, record.status, record.node, len(record.attempts), seconds(record.duration)]
         if results:
-            row.append(shown(results[id]) if id in results else None)
+            row.append(safe_repr(results[id]) if id in results else None)
         rows.append(row)
     table(head, rows, cut=("result", "function", "node"), total=len(records))
 

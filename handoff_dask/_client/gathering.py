@@ -10,7 +10,7 @@ from distributed import Future
 
 from handoff_dask._adapter._dask import client as border
 from handoff_dask._client.connection import connection_of
-from handoff_dask._model.shown import shown
+from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask.exceptions import FunctionFailedError, RunCancelledError, RunError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ async def _gather_one(run: Run, id: Hashable, future: Future) -> Any:
     except Exception as error:
         _forget_frames(error, [future])
         record = (await run._records()).get(id)  # None: the plugin was removed before anybody asked
-        reason = None if record is not None and record.status == "failed" else shown(error)
+        reason = None if record is not None and record.status == "failed" else safe_repr(error)
         attempts = () if record is None else record.attempts
         failure = FunctionFailedError(run.dag.id, run.id, id, attempts, reason=reason)
         raise run._with_run(failure, error) from error

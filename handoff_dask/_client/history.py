@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from handoff_dask._client import history_file
 from handoff_dask._client.history_file import decode_devices, decode_id, encode_id, encode_text
 from handoff_dask._model.records import Attempt, Records, Summary
-from handoff_dask._model.runinfo import RunInfo, tell_apart
+from handoff_dask._model.runinfo import RunInfo, make_unique
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import HistoryError, RunNotFoundError
 
@@ -201,7 +201,7 @@ class History:
                 "SELECT number, id, status, nbytes, cost FROM functions WHERE run_id = ? ORDER BY number",
                 (run_id,),
             ).fetchall()
-        ids = tell_apart(decode_id(id) for _, id, *_ in functions)
+        ids = make_unique(decode_id(id) for _, id, *_ in functions)
         known = {
             id: (Summary(status, attempts.get(number, ()), nbytes), cost)
             for id, (number, _, status, nbytes, cost) in zip(ids, functions, strict=True)

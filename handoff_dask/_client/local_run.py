@@ -24,7 +24,7 @@ from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function, policy_of
 from handoff_dask._model.graph import count_inputs, depth_first, inline_order, placed_dependencies
 from handoff_dask._model.records import Attempt, Records, Summary
-from handoff_dask._model.shown import shown
+from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask.exceptions import FunctionFailedError, RunError, RunTimeoutError
 
 #: Started, stopped, failed attempts before: a function that finished, as it is noted down while running.
@@ -198,7 +198,7 @@ class LocalRun:
                     started=started,
                     stopped=clock(),
                     outcome="failed",
-                    error=shown(error),
+                    error=safe_repr(error),
                     traceback="".join(traceback.format_tb(error.__traceback__)),
                 )
                 if isinstance(error, StoppedError):

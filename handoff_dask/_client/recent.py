@@ -11,7 +11,7 @@ from distributed.protocol import pickle
 from handoff_dask._adapter._dask.client import request
 from handoff_dask._client.session import ask
 from handoff_dask._model.records import Records, Summary
-from handoff_dask._model.runinfo import RunInfo, tell_apart
+from handoff_dask._model.runinfo import RunInfo, make_unique
 from handoff_dask.exceptions import HandoffError, RunNotFoundError
 
 
@@ -90,5 +90,5 @@ async def _run_records(client: Client, run_id: str) -> Records:
         some, kinds, summaries = pickle.loads(piece)
         ids.extend(some)
         found.extend((summary, asked[kind]) for summary, kind in zip(summaries, kinds, strict=True))
-    known = dict(zip(tell_apart(ids), found, strict=True))
+    known = dict(zip(make_unique(ids), found, strict=True))
     return Records(known, lambda id: known[id][0], lambda id: known[id][1])

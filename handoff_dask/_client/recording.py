@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from handoff_dask._adapter.compile import Compiled
 from handoff_dask._client.history import History, HistoryEntry
-from handoff_dask._model.function import learning_names
+from handoff_dask._model.function import duration_keys
 from handoff_dask._model.records import Summary
 from handoff_dask._model.runinfo import RunInfo
 
@@ -102,7 +102,7 @@ def record_local(run: LocalRun, path: str, interrupted: bool) -> None:
         error="it was interrupted" if interrupted else None if run._error is None else str(run._error),
     )
     restored = set(run.restored)
-    names = learning_names(run.dag.functions)
+    names = duration_keys(run.dag.functions)
     entries = [
         HistoryEntry(id, names[id], Summary(r.status, r.attempts, r.nbytes), r.cost, id in restored)
         for id, r in records.items()

@@ -12,7 +12,7 @@ from distributed.protocol import pickle
 
 from handoff_dask._adapter.checkpoint import Checkpoint, CheckpointFile, Directory, file_name, load
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.fingerprint import UnreadableError, fingerprints
+from handoff_dask._model.fingerprint import FingerprintError, fingerprints
 from handoff_dask._model.function import Collocated, Function, Transfer
 from handoff_dask._model.graph import collocation_groups, inline_order, placed_dependencies
 from handoff_dask.exceptions import SerializationError
@@ -126,7 +126,7 @@ def plan_run(
     order = dag._topological_order()
     try:
         prints = fingerprints(functions, order, pickle.dumps)
-    except UnreadableError as error:
+    except FingerprintError as error:
         problem = f"function {error.function_id!r}: what it does cannot be told: {error.reason}"
         raise SerializationError(dag.id, [problem], [error.function_id]) from error
     there = directory.prepare()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function, Transfer, code_name
 from handoff_dask._model.resources import format_amounts
-from handoff_dask._model.shown import plain, shown
+from handoff_dask._model.safe_repr import safe_repr, safe_str
 
 #: Functions that are alike are one box when there are at least so many.
 COLLAPSE = 10
@@ -98,7 +98,7 @@ def cost_text(cost: Any) -> str:
     try:
         return format_amounts({name: float(amount) for name, amount in cost.items()})
     except (AttributeError, TypeError, ValueError, OverflowError):
-        return shown(cost)
+        return safe_repr(cost)
 
 
 def inputs_of(f: Function, among: Any) -> Iterator[Hashable]:
@@ -130,7 +130,7 @@ def _looks(f: Function, dag: DAG) -> tuple[Hashable, ...]:
             beside = None
         pin = (Collocated, None if beside is None else (_code(beside), _cost(beside)))
     else:
-        pin = shown(pin)
+        pin = safe_repr(pin)
     return (_code(f), f.type, _cost(f), pin, kind)
 
 
@@ -234,7 +234,7 @@ def _boxes(
 def lines_of(f: Function) -> list[str]:
     """Text of a function in a drawing: id, then cost and pin where it has them."""
     # A serializer's own name says more than its id, which repeats those of its neighbours.
-    title = f"{f.id[0]}: {code_name(f.code)}" if isinstance(f, Transfer) else plain(f.id)  # type: ignore[index]
+    title = f"{f.id[0]}: {code_name(f.code)}" if isinstance(f, Transfer) else safe_str(f.id)  # type: ignore[index]
     return [title, *_needs(f, [f])]
 
 
@@ -250,7 +250,7 @@ def _lines_of_group(functions: Sequence[Function]) -> list[str]:
 
 
 def _short(id: Hashable) -> str:
-    text = plain(id)
+    text = safe_str(id)
     return text if len(text) <= 30 else text[:29] + "…"
 
 
@@ -276,4 +276,4 @@ def _needs(first: Function, functions: Sequence[Function]) -> list[str]:
 def pin_text(node: Any) -> str:
     """The names of the nodes a pin allows."""
     names = node if isinstance(node, tuple) else (node,)
-    return " or ".join(map(plain, names))
+    return " or ".join(map(safe_str, names))

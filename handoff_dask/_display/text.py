@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dask.utils import format_bytes
 
 from handoff_dask._display.words import seconds
-from handoff_dask._model.shown import plain, shown
+from handoff_dask._model.safe_repr import safe_repr, safe_str
 
 if TYPE_CHECKING:
     from handoff_dask._client.result import Result
@@ -43,7 +43,7 @@ class _Short(reprlib.Repr):
     def repr_instance(self, x: Any, level: int) -> str:
         if isinstance(x, (bytes, bytearray)):
             return repr(x[: 2 * CHARACTERS])
-        return shown(x)
+        return safe_repr(x)
 
 
 _SHORT = _Short()
@@ -67,7 +67,7 @@ def value_text(value: Any) -> str:
     try:
         text = _SHORT.repr(value)
     except Exception:
-        text = shown(value)
+        text = safe_repr(value)
     text = " ".join(text.split("\n"))
     if type(value) in (list, tuple, set, frozenset, dict) and len(value) > 6:
         count = f" ({len(value):,d} items)"
@@ -86,7 +86,7 @@ def result_text(result: Result) -> str:
 
 def name_text(value: Any) -> str:
     """An id or a name as people write it."""
-    return cut(plain(value), CHARACTERS)
+    return cut(safe_str(value), CHARACTERS)
 
 
 def cut(text: str, most: int) -> str:

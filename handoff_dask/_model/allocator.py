@@ -1,4 +1,4 @@
-"""What an allocator of one's own is given and gives back."""
+"""The interface of user-defined allocators."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
 class ReadyFunction(NamedTuple):
-    """A function that could start.
+    """A function that is ready to start.
 
     Attributes
     ----------
     id : hashable
-        Id of the function. One that is not made of strings, numbers and tuples of these is its ``repr``.
+        Id of the function; its ``repr`` if the id consists of anything but strings, numbers and tuples.
     cost : mapping of str to float
-        Resource → amount it takes of its node; ``threads``, 1, included. Exact, as the free amounts are.
+        Resource → amount that the function occupies on its node, including 1 of ``threads``. Not rounded,
+        like the free amounts.
     nodes : tuple of str or None
-        Names of the only nodes on which it may run: those of its pin, those that can hold all of its
-        collocated group, the node where that group is, or, after a failure, others. None: any with room.
+        Names of the only eligible nodes: because of a pin, because they can hold every member of its
+        collocation group, because the group is already placed, or because it failed on the other nodes.
+        None means any node with sufficient free capacity.
     input_bytes : mapping of str to int
-        Node → bytes of its inputs that are there.
+        Node name → bytes of the function's inputs that are already on this node.
     priority : float
-        The function's own.
+        Priority of the function.
     queued : float
-        Since when it could start, seconds since the epoch.
+        When the function became ready, in seconds since the epoch.
     """
 
     id: Hashable
@@ -36,32 +38,33 @@ class ReadyFunction(NamedTuple):
 
 @runtime_checkable
 class Allocator(Protocol):
-    """Decides which ready functions of a run start where. Given as ``allocation_strategy``.
+    """A user-defined allocator, passed as ``allocation_strategy``: decides which ready functions start where.
 
-    A plain callable with the signature of :meth:`allocate` will do as well. It is pickled and called on the
-    scheduler, whose event loop it blocks: keep it short. It may keep a state of its own.
+    A plain callable with the signature of :meth:`allocate` works too. The allocator is pickled and called on
+    the scheduler, where it blocks the event loop, so it must be fast. It may keep state between calls.
     """
 
     def allocate(
         self, ready: Sequence[ReadyFunction], free: Mapping[Any, Mapping[str, float]]
     ) -> Mapping[Hashable, Any]:
-        """Choose nodes.
+        """Propose nodes for ready functions.
 
         Parameters
         ----------
         ready : sequence of ReadyFunction
-            The most urgent first.
+            Ready functions of the run, most urgent first.
         free : mapping
-            Node name → resource → amount that is free there now, ``threads`` included. Nodes that accept
-            nothing are left out.
+            Node name → resource → free amount, including ``threads``. Nodes that accept no functions are
+            left out.
 
         Returns
         -------
         mapping
-            Function id → node name. What is left out waits for the next decision; so does what the run's
-            limits or the division of devices do not allow yet. Of collocated functions that are sent to
-            different nodes the first counts, and this is called again for the others. A proposal that cannot
-            be carried out (an unknown id or node, a node that is not allowed or has no room) ends the run
-            with an :class:`~handoff_dask.AllocatorError`, and so does an exception.
+            Function id → node name. A function without a proposal waits for the next decision, as does one
+            that the run's limits or the free parts of single devices do not admit yet. If collocated
+            functions are proposed for different nodes, the first proposal counts, and the allocator is called
+            again for the rest of the group. An exception or an invalid proposal (an unknown id or node, a
+            node that is not eligible or lacks free capacity) ends the run with
+            :class:`~handoff_dask.AllocatorError`.
         """
         ...

@@ -1,4 +1,4 @@
-"""What code is made of and what it names, found out without calling anything."""
+"""Inspect code without calling it: what it wraps, and which code and constants it refers to."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
+SCALARS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
 
-#: What :func:`functools.lru_cache` makes.
-CACHED = type(functools.lru_cache(abs))
+#: The type of the wrappers that :func:`functools.lru_cache` returns.
+LRU_CACHE = type(functools.lru_cache(abs))
 
-#: Names that every module has, or every class, which say where it is rather than what it does.
-_OF_ANY_MODULE = frozenset(
+#: Attributes of every module or class that say where it is defined, not what it does.
+_MODULE_METADATA = frozenset(
     {"__name__", "__file__", "__doc__", "__package__", "__path__", "__cached__", "__spec__", "__loader__"}
     | {"__builtins__", "__annotations__", "__debug__", "__dict__"}
 )
-OF_ANY_CLASS = frozenset(
+CLASS_METADATA = frozenset(
     {"__module__", "__qualname__", "__doc__", "__firstlineno__", "__static_attributes__"}
 )
 
-#: Kinds of callables whose type says nothing that matters.
-CALLABLE = (
+#: Types of callables whose own methods do not affect what a call does.
+STANDARD_CALLABLES = (
     type,
     types.FunctionType,
     types.BuiltinFunctionType,
     types.MethodType,
     functools.partial,
-    CACHED,
+    LRU_CACHE,
 )
 
 
-def qualified(value: Any) -> str:
+def qualified_name(value: Any) -> str:
     return (
         getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__qualname__
     )
 
 
-def is_named(make: Any) -> bool:
-    """Whether the name of what makes an object says all of it."""
-    if isinstance(make, types.MethodType):
-        return isinstance(make.__self__, type)
-    return isinstance(make, (type, types.FunctionType, types.BuiltinFunctionType))
+def is_identified_by_name(constructor: Any) -> bool:
+    """Return whether the qualified name of the callable that constructs an object fully identifies it."""
+    if isinstance(constructor, types.MethodType):
+        return isinstance(constructor.__self__, type)
+    return isinstance(constructor, (type, types.FunctionType, types.BuiltinFunctionType))
 
 
-def imported(path: str) -> Callable[..., Any] | None:
-    """What ``"module:qualname"`` names, if it is there: a node may have modules that the client has not."""
+def import_code(path: str) -> Callable[..., Any] | None:
+    """Import ``"module:qualname"``; return None if that fails, since a module may exist on the nodes only."""
     module, _, name = path.partition(":")
     try:
         found: Any = importlib.import_module(module)
@@ -60,35 +60,37 @@ def imported(path: str) -> Callable[..., Any] | None:
 
 
 def globals_of(f: types.FunctionType) -> list[tuple[str, Any]]:
-    """Code and plain values of its own module that a function names, in the order it names them."""
+    """Return constants and code of a function's own module to which it refers, in order of reference."""
     found: dict[str, Any] = {}
     stack = [f.__code__]
-    for code in stack:  # grows on the way
+    for code in stack:  # grows during the iteration
         for name in code.co_names:
-            if name in found or name in _OF_ANY_MODULE or name not in f.__globals__:
+            if name in found or name in _MODULE_METADATA or name not in f.__globals__:
                 continue
             value = f.__globals__[name]
-            if is_constant(value) or (is_code(value) and _is_of(f.__module__, value)):
+            if is_constant(value) or (is_code(value) and _is_from_module(f.__module__, value)):
                 found[name] = value
         stack.extend(const for const in code.co_consts if isinstance(const, types.CodeType))
     return list(found.items())
 
 
 def is_constant(value: Any) -> bool:
-    return type(value) in PLAIN or (
+    return type(value) in SCALARS or (
         type(value) in (tuple, frozenset) and all(is_constant(part) for part in value)
     )
 
 
 def is_code(value: Any) -> bool:
-    """Whether it is a function, a method, or something that wraps one."""
-    return type(value) is types.FunctionType or parts_of(value) is not None or wrapped_by(value) is not None
+    """Return whether a value is a function, a method, or a wrapper of one."""
+    return (
+        type(value) is types.FunctionType or unwrap(value) is not None or declared_wrapped(value) is not None
+    )
 
 
-def parts_of(value: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]] | None:
-    """The code and the values that a wrapper of code is made of; None when it is none, or an unknown one."""
+def unwrap(value: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]] | None:
+    """Return the code inside a wrapper of a known type and the values bound to it, or None."""
     kind = type(value)
-    if kind is CACHED:
+    if kind is LRU_CACHE:
         return (value.__wrapped__,), ()
     if issubclass(kind, (functools.partial, functools.partialmethod)):
         return (value.func,), (value.args, value.keywords)
@@ -105,39 +107,39 @@ def parts_of(value: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]] | None:
     return None
 
 
-def wrapped_by(value: Any) -> Any:
-    """What an object says it wraps, as :func:`functools.update_wrapper` notes it down."""
-    if isinstance(value, (type, types.FunctionType)):  # of a function the closure has it
+def declared_wrapped(value: Any) -> Any:
+    """Return the ``__wrapped__`` that :func:`functools.update_wrapper` sets on an object, or None."""
+    if isinstance(value, (type, types.FunctionType)):  # a function holds what it wraps in its closure
         return None
     try:
         return object.__getattribute__(value, "__dict__").get("__wrapped__")
-    except Exception:  # no such attributes, or what only looks like an object
+    except Exception:  # the object has no __dict__, or is a proxy
         return None
 
 
-def _is_of(module: str, value: Any) -> bool:
-    """Whether code is of a module, or wraps what is: not every wrapper is called what it wraps is called."""
+def _is_from_module(module: str, value: Any) -> bool:
+    """Return whether code, or any code that it wraps, is from a module: some wrappers lack ``__module__``."""
     if type(value) is functools.partial:
         return True
-    looked = set()
+    visited = set()
     stack = [value]
     while stack:
         value = stack.pop()
-        if id(value) in looked or not is_code(value):
+        if id(value) in visited or not is_code(value):
             continue
-        looked.add(id(value))
+        visited.add(id(value))
         if getattr(value, "__module__", None) == module:
             return True
         if type(value) is types.MethodType and class_of(value.__self__).__module__ == module:
             return True
-        stack.extend((parts_of(value) or ((), ()))[0])
-        stack.append(wrapped_by(value))
+        stack.extend((unwrap(value) or ((), ()))[0])
+        stack.append(declared_wrapped(value))
         for cell in getattr(value, "__closure__", None) or ():
-            with contextlib.suppress(ValueError):  # nothing is in there yet
+            with contextlib.suppress(ValueError):  # the cell is empty
                 stack.append(cell.cell_contents)
     return False
 
 
 def class_of(bound: Any) -> type:
-    """The class whose methods the method of something can call."""
+    """Return the class whose methods a method bound to ``bound`` can call."""
     return bound if isinstance(bound, type) else type(bound)

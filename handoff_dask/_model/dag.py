@@ -1,4 +1,4 @@
-"""The DAG: functions by id, and the questions one asks of their graph."""
+"""The DAG: functions by id, and queries on their graph."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class DAG:
     Parameters
     ----------
     id : hashable, optional
-        Names the DAG in results and records; generated when not given. Two runs of one DAG, or of two DAGs
-        with the same id, never mix.
+        Name of the DAG in results and records; generated if not given. Runs never mix, even if they share a
+        DAG or their DAGs share an id.
 
     Raises
     ------
@@ -59,46 +59,47 @@ class DAG:
         self._order: tuple[Hashable, ...] = ()
 
     # ------------------------------------------------------------------ from Dask
-    # Dask is known to the adapter only.
+    # Implemented in the adapter: the model does not import Dask.
 
     @classmethod
     def from_delayed(cls, obj: Any, *, id: Hashable = None, cost: Any = None, node: Any = None) -> DAG:
-        """A DAG of what a Dask collection would compute.
+        """Convert a Dask collection to a DAG.
 
         Parameters
         ----------
-        obj : Dask collection, or list, tuple, set or dict with some
-            What ``dask.delayed`` makes, a Dask array, bag or dataframe.
+        obj : Dask collection, or list, tuple, set or dict with at least one
+            A ``dask.delayed`` object, or a Dask array, bag or dataframe.
         id : hashable, optional
-            Id of the DAG; generated when not given.
+            Id of the DAG; generated if not given.
         cost : mapping of str to number, or callable, optional
-            Cost of all functions; or ``callable(key, task)``, which gives that of one, from its Dask key and
-            its ``dask._task_spec.Task``.
+            Cost of every function; or ``callable(key, task)``, which returns the cost of one function given
+            its Dask key and its ``dask._task_spec.Task``.
         node : str, int, list of these, or callable, optional
-            Where all functions are pinned to; or ``callable(key, task)``.
+            Pin of every function; or ``callable(key, task)``, which returns the pin of one function.
 
         Returns
         -------
         DAG
-            Its only sink gives what ``dask.compute(obj)`` would give. That is the task of ``obj`` itself if
-            there is one; otherwise a function ``"result"``, for which ``cost`` and ``node`` are not called.
-            Other ids are Dask keys without their hashes: ``"load"``, ``"load-2"``, ``("sum", 0, 1)``.
+            Its only sink returns what ``dask.compute(obj)`` computes. The sink is the task of ``obj`` itself
+            if there is one, else a function ``"result"``, for which ``cost`` and ``node`` are not called. The
+            other ids are Dask keys without their hashes: ``"load"``, ``"load-2"``, ``("sum", 0, 1)``.
 
         Raises
         ------
         TypeError
-            There is no Dask collection in it.
+            ``obj`` contains no Dask collection.
         MissingFunctionError
-            It needs futures or persisted data of a cluster.
+            The collection depends on futures or persisted data of a cluster.
         InvalidFunctionError
-            It has a task that works only by its own key in Dask, such as those of a p2p shuffle.
+            A task works only under its own key in Dask, such as the tasks of a p2p shuffle.
 
         Notes
         -----
-        ``dask.annotate`` is respected: ``resources`` are added to the cost, name by name, ``workers`` are a
-        pin unless others are allowed, ``retries`` and ``priority`` are the function's. Nothing is optimised
-        or fused, since that loses annotations: ``dask.optimize(obj)`` does it beforehand. Data in the graph,
-        and another name for a task where it is wanted, are functions too, without cost or pin.
+        ``dask.annotate`` is respected: ``resources`` are added to the cost, name by name; ``workers`` become
+        a pin unless ``allow_other_workers`` is set; ``retries`` and ``priority`` are passed to the function.
+        The graph is neither optimised nor fused, because that loses annotations; call ``dask.optimize(obj)``
+        first if you want it. Data in the graph and aliases of requested tasks become functions too, without
+        a cost or pin.
 
         Examples
         --------
@@ -123,21 +124,21 @@ class DAG:
         cost: Any = None,
         node: Any = None,
     ) -> DAG:
-        """A DAG of what some keys of a low-level Dask graph need.
+        """Convert a low-level Dask graph to a DAG of the tasks that some of its keys need.
 
         Parameters
         ----------
         graph : mapping of key to task
-            Tasks as tuples or as ``dask._task_spec.Task``, keys, data; or a ``HighLevelGraph``.
+            Values are tasks (tuples or ``dask._task_spec.Task``), keys, or data. Or a ``HighLevelGraph``.
         outputs : key or list of keys
-            What is wanted of it; lists may be nested. Everything these do not need is left out.
+            The requested keys; lists may be nested. Tasks that no requested key needs are left out.
         id, cost, node
-            As for :meth:`from_delayed`, and so are annotations of a ``HighLevelGraph``.
+            As for :meth:`from_delayed`. The annotations of a ``HighLevelGraph`` are respected, too.
 
         Returns
         -------
         DAG
-            Its ids are the keys of the graph.
+            Its ids are the graph's keys.
 
         Raises
         ------
@@ -162,19 +163,19 @@ class DAG:
     # ------------------------------------------------------------------ building
 
     def add_function(self, function: Function) -> DAG:
-        """Add a function, and the serialize/deserialize pair of each of its :class:`Argument` s.
+        """Add a function, and a serializer and deserializer for each of its :class:`Argument` s.
 
         Returns
         -------
         DAG
-            This one, so that calls can be chained.
+            The DAG itself, so that calls can be chained.
 
         Raises
         ------
         DuplicateFunctionError
-            The DAG has a function of this id.
+            The DAG already has a function with this id.
         InvalidFunctionError
-            Not a :class:`Function`, or its id or that of an :class:`Argument` is not hashable.
+            It is not a :class:`Function`, or its id or that of an :class:`Argument` is not hashable.
         """
         if not isinstance(function, Function):
             raise InvalidFunctionError(self.id, [f"add_function takes a Function, not {function!r}"])
@@ -199,20 +200,20 @@ class DAG:
     def function(self, code: None = None, /, id: Hashable = None, **fields: Any) -> Callable[[C], C]: ...
 
     def function(self, code: Callable[..., Any] | None = None, /, id: Hashable = None, **fields: Any) -> Any:
-        """Decorate a Python function to add it to the DAG; it stays callable as before.
+        """Add the decorated Python function to the DAG. The function itself stays unchanged and callable.
 
         Parameters
         ----------
         id : hashable, optional
-            The function's name when not given.
+            Defaults to the name of the Python function.
         **fields
-            Any other field of :class:`Function`. When ``args`` is not given, parameters named like functions
-            already in the DAG become dependencies, unless ``kwargs`` or ``extra_kwargs`` has them.
+            Any other field of :class:`Function`. If ``args`` is not given, each parameter with the name of a
+            function in the DAG becomes a dependency, unless ``kwargs`` or ``extra_kwargs`` contains it.
 
         Raises
         ------
         InvalidFunctionError
-            No ``id`` is given and the code has no name.
+            The code has no name, and no ``id`` is given.
         DuplicateFunctionError
             The DAG has a function of this id.
         """
@@ -224,7 +225,7 @@ class DAG:
                 given["kwargs"] = {**by_name, **given.get("kwargs", {})}
             name = getattr(code, "__name__", None) if id is None else id
             if name is None:
-                raise InvalidFunctionError(self.id, [f"{code!r} has no name to be its id: give one, id=..."])
+                raise InvalidFunctionError(self.id, [f"{code!r} has no name to use as its id: pass id=..."])
             self.add_function(Function(id=name, code=code, **given))
             return code
 
@@ -239,7 +240,7 @@ class DAG:
         leading = True
         try:
             parameters = inspect.signature(code).parameters.values()
-        except ValueError:  # some builtins have none
+        except ValueError:  # some builtins have no signature
             return [], {}
         for p in parameters:
             named = p.name in self._functions and p.name not in taken
@@ -253,12 +254,14 @@ class DAG:
         return args, kwargs
 
     def subset(self, targets: Hashable | Iterable[Hashable]) -> DAG:
-        """A DAG of ``targets`` and everything they need: dependencies and functions collocated with.
+        """Return a DAG of ``targets`` and everything they need.
+
+        It contains all transitive dependencies, and every function with which a contained one is collocated.
 
         Parameters
         ----------
         targets : id or list of ids
-            A collection (a tuple, say) is taken for one id when the DAG has a function of that id.
+            A collection, such as a tuple, is a single id if the DAG has a function with that id.
 
         Raises
         ------
@@ -293,14 +296,14 @@ class DAG:
     # ------------------------------------------------------------------ checking
 
     def validate(self) -> None:
-        """Check everything that can be checked without running anything.
+        """Check everything that can be checked without running a function.
 
         Raises
         ------
         InvalidDAGError
-            Or the subclass that names the first kind of problem, in this order:
-            :class:`MissingFunctionError`, :class:`CyclicDependencyError`, :class:`InvalidCostError`,
-            :class:`InvalidCollocationError`, :class:`InvalidFunctionError`. Its ``problems`` has all.
+            Its ``problems`` lists every problem found. Its type is the subclass of the first kind found, in
+            the order :class:`MissingFunctionError`, :class:`CyclicDependencyError`,
+            :class:`InvalidCostError`, :class:`InvalidCollocationError`, :class:`InvalidFunctionError`.
         """
         if self._valid_size == len(self._functions):
             return  # functions are immutable and only ever added
@@ -311,11 +314,11 @@ class DAG:
         self._valid_size = len(self._functions)
 
     def _validate_to_run(self) -> None:
-        """Validate, and refuse input functions."""
+        """Validate the DAG and reject input functions."""
         self.validate()
         if inputs := [id for id, f in self._functions.items() if f.type == "input"]:
             texts = [
-                f"function {id!r} is an input function: it has a value only in a stream" for id in inputs
+                f"function {id!r} is an input function, which has a value only in a stream" for id in inputs
             ]
             raise InvalidFunctionError(self.id, texts, inputs)
 
@@ -323,11 +326,11 @@ class DAG:
         if len(self._order) != len(self._functions):
             error, order = find_problems(self.id, self._functions, graph_only=True)
             if error is not None and len(order) < len(self._functions):
-                raise error  # there are cycles; an order of the others would hide it
+                raise error  # a cycle: the order is incomplete
             self._order = order
         return self._order
 
-    # ------------------------------------------------------------------ asking
+    # ------------------------------------------------------------------ queries
 
     @property
     def functions(self) -> Mapping[Hashable, Function]:
@@ -336,17 +339,17 @@ class DAG:
 
     @property
     def sources(self) -> tuple[Hashable, ...]:
-        """Ids of the functions that depend on none."""
+        """Ids of the functions without dependencies."""
         return tuple(id for id, f in self._functions.items() if not f.dependencies)
 
     @property
     def sinks(self) -> tuple[Hashable, ...]:
-        """Ids of the functions that none depends on."""
+        """Ids of the functions on which no other function depends."""
         needed = {d for f in self._functions.values() for d in f.dependencies}
         return tuple(id for id in self._functions if id not in needed)
 
     def _inputs_among(self, ids: Container[Hashable]) -> dict[Hashable, tuple[Hashable, ...]]:
-        """Id → which of ``ids`` it waits for; others that it depends on are looked through."""
+        """Return for each id the members of ``ids`` that it depends on, directly or through non-members."""
         found: dict[Hashable, tuple[Hashable, ...]] = {}
         for id in self:
             near: dict[Hashable, None] = {}
@@ -365,12 +368,12 @@ class DAG:
         return len(self._functions)
 
     def __iter__(self) -> Iterator[Hashable]:
-        """Ids in topological order: every function after those it depends on.
+        """Iterate over the ids in topological order: every function after its dependencies.
 
         Raises
         ------
         InvalidDAGError
-            There is none, since functions depend on each other in a cycle.
+            Functions depend on each other in a cycle.
         """
         return iter(self._topological_order())
 
@@ -380,39 +383,39 @@ class DAG:
     def __repr__(self) -> str:
         return f"<DAG {self.id!r}: {len(self)} functions>"
 
-    # ------------------------------------------------------------------ showing
-    # Drawing belongs to the presentation layer.
+    # ------------------------------------------------------------------ presentation
+    # Implemented in the display layer.
 
     def _repr_html_(self) -> str:
         text: str = module_for("html").dag(self)
         return text
 
     def to_mermaid(self, *, color: str | None = None, records: Any = None, collapse: int | None = 10) -> str:
-        """The graph as a Mermaid flowchart, for Markdown.
+        """Return the graph as a Mermaid flowchart, for Markdown.
 
         Parameters
         ----------
         color, records, collapse
-            As for :meth:`visualize`; without a colour the page gives its own. A box of several colours has
-            that of most of its functions.
+            As for :meth:`visualize`, except that ``color`` defaults to None, which leaves the colours to the
+            page. A box that stands for functions of several colours has the most frequent one.
 
         Raises
         ------
         CyclicDependencyError
-            There is no order to draw it in.
+            A graph with a cycle cannot be drawn.
         TypeError, ValueError
-            As :meth:`visualize`.
+            As for :meth:`visualize`.
         """
         text: str = module_for("graph").to_mermaid(self, color=color, records=records, collapse=collapse)
         return text
 
     def to_networkx(self) -> networkx.DiGraph:
-        """The graph as a ``networkx.DiGraph``; a node's attribute ``function`` is the :class:`Function`.
+        """Return a ``networkx.DiGraph``, with each :class:`Function` as the node attribute ``function``.
 
         Raises
         ------
         ImportError
-            networkx is not installed; the message names the extra that brings it.
+            networkx is not installed. The message names the extra that installs it.
         """
         return module_for("graph").to_networkx(self)
 
@@ -427,45 +430,46 @@ class DAG:
     ) -> Any:
         """Draw the graph with graphviz.
 
-        A box says a function's id, its cost, and where it has to run; that of an inline function is dashed.
-        A legend says what the colours mean, and each box says it in words, too.
+        Each box shows a function's id, its cost and its pin or collocation; boxes of inline functions are
+        dashed. A legend explains the colours, and each box repeats in words what its colour means.
 
         Parameters
         ----------
         filename : str or path-like, optional
-            Where to write; its suffix is the format (``.svg``, ``.png``, ``.pdf``).
+            File to write. Its suffix determines the format (``.svg``, ``.png``, ``.pdf``).
         rankdir : {"TB", "LR", "BT", "RL"}
             Direction of the drawing.
         color : {"cost", "node", "status", "duration"} or None
-            What colours stand for. ``"cost"``: the resource of whose total in this DAG the function asks the
-            largest share. ``"node"``: the node that it ran on last; without ``records``, the node to which it
-            is pinned, itself or by what it is collocated with. ``"status"``: that of its record.
-            ``"duration"``: the seconds that its last attempt ran. None: no colours.
+            Meaning of the colours. ``"cost"``: the resource of which the function asks for the largest share
+            of the DAG's total. ``"node"``: the node of the last attempt, or, without ``records``, the node to
+            which the function or its collocation group is pinned. ``"status"``: the status of its record.
+            ``"duration"``: the duration of its last attempt. None: no colours.
         records : mapping of id to FunctionRecord, optional
             ``result.records``, ``run.records`` or ``schedule.records``; or the result, run or schedule
-            itself. Needed for ``"status"`` and ``"duration"``.
+            itself. Required for ``"status"`` and ``"duration"``.
         collapse : int or None
-            Functions are one box, such as ``load × 500``, when there are at least so many that are alike: of
-            the same code, cost, pin and type, needing like functions and needed by like ones. None draws
-            each.
+            Draw similar functions as one box, such as ``load × 500``, if there are at least this many.
+            Similar functions have the same code, cost, pin and type, depend on similar functions, and have
+            similar dependents. None draws every function separately.
 
         Returns
         -------
         graphviz.Digraph
-            Which a notebook shows.
+            A notebook displays it as a drawing.
 
         Raises
         ------
         ImportError
-            graphviz is not installed; the message names the extra that brings it, and the program ``dot``.
+            graphviz is not installed. The message names the extra that installs it, and the program ``dot``.
         graphviz.ExecutableNotFound
-            The program ``dot`` of Graphviz is not on the PATH; without a ``filename``, when it is shown.
+            Graphviz' program ``dot`` is not on the PATH. Without a ``filename``, this is raised when the
+            drawing is displayed.
         CyclicDependencyError
-            There is no order to draw it in.
+            A graph with a cycle cannot be drawn.
         TypeError
-            ``records`` are not records.
+            ``records`` does not contain records.
         ValueError
-            Another argument is none of these, or ``records`` are needed.
+            Another argument is not one of the listed values, or ``records`` is required but missing.
         """
         return module_for("graph").visualize(
             self, filename, rankdir=rankdir, color=color, records=records, collapse=collapse

@@ -1,4 +1,4 @@
-"""The parts a DAG is made of: functions, their arguments and where they have to run."""
+"""The parts of a DAG: functions, their arguments, and collocation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.retry import RetryPolicy
-from handoff_dask._model.shown import shown
+from handoff_dask._model.safe_repr import safe_repr
 
 FunctionType = Literal["regular", "inline", "input"]
 ArgumentInclusion = Literal["variadic", "as_list"]
@@ -19,13 +19,13 @@ ArgumentInclusion = Literal["variadic", "as_list"]
 
 @dataclass(frozen=True, slots=True)
 class Collocated:
-    """A place: the node where another function runs.
+    """A value for a function's ``node``: run on the same node as another function.
 
     Attributes
     ----------
     id : hashable
-        Id of the other function. Functions collocated with each other, directly or through others, form
-        a group that is placed on one node.
+        Id of the other function. Functions that are collocated with each other, directly or transitively,
+        form a group that is placed on one node.
     """
 
     id: Hashable
@@ -35,19 +35,21 @@ class Collocated:
 class Argument:
     """A dependency whose result is transformed on its way from the producer to the consumer.
 
-    Both transformations are functions of the DAG of their own, with results and allocations. They are
-    called with ``(data, source_node, target_node, *extra_args)``, the nodes by name.
+    Both transformations become functions of the DAG, with their own results and allocations. They are called
+    with ``(data, source_node, target_node, *extra_args)``, where the nodes are names.
 
     Attributes
     ----------
     id : hashable
         Id of the producer.
     serialize : callable or str, optional
-        Runs on the producer's node, as function ``("serialize", producer, consumer, position)``.
+        Runs on the producer's node as the function ``("serialize", producer, consumer, position)``. The
+        default returns the data unchanged.
     deserialize : callable or str, optional
-        Runs on the consumer's node, as function ``("deserialize", producer, consumer, position)``.
+        Runs on the consumer's node as the function ``("deserialize", producer, consumer, position)``. The
+        default returns the data unchanged.
     serialize_extra_args, deserialize_extra_args : sequence
-        Appended to the arguments of each. The default of both is to pass the data on unchanged.
+        Values appended to the arguments of ``serialize`` and ``deserialize``.
     """
 
     id: Hashable
@@ -58,56 +60,59 @@ class Argument:
 
 
 def pass_data(data: Any, source_node: Any, target_node: Any, *extra_args: Any) -> Any:
-    """Return ``data``: the transformation of an :class:`Argument` that names none."""
+    """Return ``data`` unchanged: the default transformation of an :class:`Argument`."""
     return data
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Function:
-    """One function of a DAG: code, where its arguments come from, and what it needs to run.
+    """One function of a DAG: its code, the sources of its arguments, and what it needs to run.
 
     Attributes
     ----------
     id : hashable
         Unique within the DAG.
     code : callable or str
-        What is called; or ``"package.module:qualname"``, imported on the node that runs it. None only for
-        ``type="input"``.
+        The callable, or an import path ``"package.module:qualname"`` that is resolved on the node. None only
+        for ``type="input"``.
     args : sequence of ids or Argument
-        Functions whose results are passed first, in this order.
+        Functions whose results are the first positional arguments, in this order.
     extra_args : sequence
-        Values passed after them.
+        Values passed after the results of ``args``.
     kwargs : mapping of str to id or Argument
-        Parameter name → function whose result is passed for it.
+        Parameter name → function whose result is passed as this parameter.
     extra_kwargs : mapping of str to value
         Parameter name → value.
     cost : mapping of str to number, optional
-        What it takes of its node while it runs: ``cpu`` in cores, ``memory`` in MB (2**20 bytes), ``gpu``
-        in devices, any other name as you define it. Every placed function also takes one thread.
+        Amount of each resource that the function occupies on its node while it runs: ``cpu`` in cores,
+        ``memory`` in MB (2**20 bytes), ``gpu`` in devices, and any other resource in the unit in which nodes
+        offer it. Every placed function also occupies one thread.
     node : str, int, list of these, or Collocated, optional
-        Pin: the names, addresses or hosts of the nodes it may run on; or the function it runs beside.
+        Pin: the names, addresses or hosts of the only nodes that may run the function. Or the function with
+        which it is collocated.
     type : {"regular", "inline", "input"}
-        ``"inline"``: evaluated inside every function that depends on it, never placed, no result of its
-        own. ``"input"``: stands for a value given from outside (streaming only), has no code.
+        An ``"inline"`` function is evaluated inside each function that depends on it; it is never placed and
+        has no result of its own. An ``"input"`` function has no code and stands for a value supplied from
+        outside (streaming only).
     argument_inclusion : {"variadic", "as_list"}
-        ``code(*args, *extra_args)`` or ``code([*args], *extra_args)``.
+        Calling convention: ``code(*args, *extra_args)`` or ``code([*args], *extra_args)``.
     max_retries : int, optional
-        Retries after a failure; None inherits from the policy or the run.
+        Maximum number of retries after the first attempt. None inherits that of the retry policy.
     retry : RetryPolicy, optional
-        None inherits the run's.
+        None inherits the policy of the run.
     timeout : float, optional
-        Seconds that one attempt may take. The attempt is then ended, whatever it does, and counts as a
-        failure with :class:`FunctionTimeoutError`. Such a function runs in a process of its own, which costs
-        some: code, arguments and result are pickled there and back.
+        Seconds that one attempt may take; None means no limit. An attempt that exceeds its timeout is
+        terminated, whatever its code is doing, and fails with :class:`FunctionTimeoutError`. A function with
+        a timeout runs in a separate process, which adds the cost of pickling code, arguments and result.
     priority : float
-        Higher goes first among functions that could start.
+        Of the functions that are ready to start, those with a higher priority go first.
     init, parallelism, batch_size, batch_timeout
-        Used by streaming only.
+        Reserved for streaming.
 
     Notes
     -----
-    Nothing is checked here: :meth:`DAG.validate` reports all problems of all functions together.
-    Handoff: ``lib/handoff/function.ex``.
+    The constructor checks nothing: :meth:`DAG.validate` reports all problems of all functions together.
+    Corresponds to ``lib/handoff/function.ex`` of Handoff.
     """
 
     id: Hashable
@@ -130,8 +135,8 @@ class Function:
     batch_timeout: float | None = None
 
     def __post_init__(self) -> None:
-        # Copies, so that a list changed later does not change a function that was validated. What is not
-        # the right kind of collection stays as it is, for validate() to name.
+        # Copy the collections, so that changing them later does not change a validated function. A value of
+        # the wrong kind is kept as it is, for validate() to report.
         for name, wanted in (("args", tuple), ("extra_args", tuple)):
             value = getattr(self, name)
             if type(value) is not wanted and _is_plain_iterable(value):
@@ -145,24 +150,24 @@ class Function:
 
     @property
     def dependencies(self) -> tuple[Hashable, ...]:
-        """Ids of the functions whose results it takes, in order, repeated where they are."""
-        # What is no list of ids is for DAG.validate() to name; it should not keep the DAG from being shown.
+        """Ids of the functions whose results it takes, in the order of the arguments, with repeats."""
+        # Malformed args and kwargs count as empty, so that an invalid DAG still has a repr and a drawing.
         args = self.args if type(self.args) is tuple else ()
         if type(self.kwargs) is not dict or not self.kwargs:
             return args
         return (*args, *self.kwargs.values())
 
     def replace(self, **changes: Any) -> Function:
-        """A copy with these fields changed."""
+        """Return a copy with the given fields changed."""
         return replace(self, **changes)
 
     def __repr__(self) -> str:
-        parts = [f"id={shown(self.id)}"]
+        parts = [f"id={safe_repr(self.id)}"]
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name == "id" or value is None or value in ((), {}) or value == f.default:
                 continue
-            parts.append(f"{f.name}={code_name(value) if f.name == 'code' else shown(value)}")
+            parts.append(f"{f.name}={code_name(value) if f.name == 'code' else safe_repr(value)}")
         return f"Function({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
@@ -172,30 +177,30 @@ class Function:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Transfer(Function):
-    """One half of an :class:`Argument`: its serializer or its deserializer.
+    """The serializer or the deserializer of an :class:`Argument`.
 
-    Its code is called with the names of the producer's and the consumer's node after the data.
+    Its code is called with the data, the name of the producer's node and that of the consumer's node.
 
     Attributes
     ----------
     peer : hashable
-        Id of the other half.
+        Id of the matching deserializer or serializer.
     """
 
     peer: Hashable = None
 
 
-#: What the code is called that loads a result instead of computing it. No identifier, so that no function of
-#: a user has that name and is taken for it where durations are learnt.
+#: Code name of the function that loads a checkpoint instead of computing a result. Not a valid identifier, so
+#: that the learnt durations of loading never mix with those of a user's function.
 LOADING = "load-checkpoint"
 
 
-#: The end of an id that numbers it, or tells it apart in hexadecimal.
-_NUMBERING = re.compile(r"[\W_]*(?:\d+|[0-9a-f]{8,})$")
+#: The numeric or hexadecimal suffix of an id.
+_ID_SUFFIX = re.compile(r"[\W_]*(?:\d+|[0-9a-f]{8,})$")
 
-#: Up to so many stems of ids always tell sorts of functions of one code apart; more only if each is shared by
-#: so many functions on average.
-MOST_SORTS, MEMBERS = 64, 4
+#: Id stems distinguish the functions of one code if there are at most ``MAX_STEMS`` of them, or if each is
+#: shared by at least ``MIN_MEMBERS`` functions on average.
+MAX_STEMS, MIN_MEMBERS = 64, 4
 
 
 def _is_plain_iterable(value: Any) -> bool:
@@ -203,7 +208,7 @@ def _is_plain_iterable(value: Any) -> bool:
 
 
 def code_name(code: Any) -> str:
-    """A short name of ``code`` for people: ``module:outer.inner`` → ``inner``, a partial's function."""
+    """Return a short display name: ``inner`` for ``module:outer.inner``. Partials are unwrapped."""
     while isinstance(code, partial):
         code = code.func
     name = code if isinstance(code, str) else getattr(code, "__qualname__", None) or type(code).__qualname__
@@ -211,44 +216,45 @@ def code_name(code: Any) -> str:
 
 
 def policy_of(f: Function, default: RetryPolicy) -> RetryPolicy:
-    """The retry policy in force: the function's own or its run's, with the function's number of retries."""
+    """Return the function's or else the run's policy, with the function's ``max_retries`` if it is set."""
     policy = f.retry or default
     if f.max_retries is None or f.max_retries == policy.max_retries:
         return policy
     return policy.with_max_retries(f.max_retries)
 
 
-def stem_of(id: Hashable) -> str:
-    """The part of an id that functions of one sort share: ``blur-17`` and ``blur-3`` are ``blur``.
+def id_stem(id: Hashable) -> str:
+    """Return an id without its numeric suffix: ``blur`` for both ``blur-17`` and ``blur-3``.
 
-    Functions of the same code can differ in their arguments; their ids often tell the sorts apart.
+    Functions of the same code can take very different times, depending on their arguments. Functions with
+    the same id stem usually resemble each other.
     """
     while type(id) is tuple and id:
         id = id[0]
-    return _NUMBERING.sub("", id) if type(id) is str else ""
+    return _ID_SUFFIX.sub("", id) if type(id) is str else ""
 
 
-def learning_names(functions: Mapping[Hashable, Function]) -> dict[Hashable, str]:
-    """Id → name under which durations are learnt: that of the code, a space, and the stem of the id.
+def duration_keys(functions: Mapping[Hashable, Function]) -> dict[Hashable, str]:
+    """Return for each id the key of its learnt durations: the code's name, a space, and the id's stem.
 
-    Where ids tell no sorts apart, such as those made of file names, the stem is left out.
+    The stem is left out if there are too many of them to be useful, as with ids made of file names.
     """
-    parts = {id: (code_name(f.code), stem_of(id)) for id, f in functions.items()}
+    parts = {id: (code_name(f.code), id_stem(id)) for id, f in functions.items()}
     members = Counter(code for code, _ in parts.values())
-    sorts = Counter(code for code, _ in set(parts.values()))
-    apart = {code for code, n in sorts.items() if n <= MOST_SORTS or MEMBERS * n <= members[code]}
-    return {id: f"{code} {stem if code in apart else ''}" for id, (code, stem) in parts.items()}
+    stems = Counter(code for code, _ in set(parts.values()))
+    distinct = {code for code, n in stems.items() if n <= MAX_STEMS or MIN_MEMBERS * n <= members[code]}
+    return {id: f"{code} {stem if code in distinct else ''}" for id, (code, stem) in parts.items()}
 
 
 def expand_arguments(function: Function) -> tuple[Function, list[Function]]:
-    """Replace every :class:`Argument` of ``function`` by a serialize/deserialize pair of functions.
+    """Replace every :class:`Argument` of ``function`` with a pair of functions.
 
     Returns
     -------
     function : Function
-        Depends on the deserializers instead.
+        A copy that depends on the deserializers.
     synthetic : list of Function
-        The pairs, each serializer before its deserializer.
+        The serializers and deserializers, each serializer before its deserializer.
     """
     synthetic: list[Function] = []
 

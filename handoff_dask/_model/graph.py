@@ -1,6 +1,6 @@
-"""Algorithms on the graph of a DAG, shared by everything that runs, lowers, resumes or checks one.
+"""Graph algorithms that execution, lowering, resuming and validation share.
 
-Orders are not left to :mod:`graphlib`, which takes 2 to 20 times as long for 100,000 functions.
+:mod:`graphlib` is not used for orders: it takes 2 to 20 times as long for 100,000 functions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from handoff_dask._model.function import Collocated, Function
 
 Functions = Mapping[Hashable, Function]
 
-#: Id → ids of what it depends on.
+#: Id → ids of its dependencies.
 Dependencies = Mapping[Hashable, Sequence[Hashable]]
 
 
@@ -23,11 +23,11 @@ def count_inputs(
     Returns
     -------
     sources : list of ids
-        Functions that depend on none.
+        Functions without dependencies.
     waiting : dict of id to int
-        How many distinct functions each of the others depends on.
+        Number of distinct dependencies of each function that is not a source.
     dependents : dict of id to list of ids
-        The functions that depend on each, of those that have any.
+        Dependents of each function that has any.
     """
     sources = []
     waiting: dict[Hashable, int] = {}
@@ -44,7 +44,7 @@ def count_inputs(
 
 
 def depth_first(dependencies: Dependencies) -> list[Hashable]:
-    """Order functions topologically, continuing with what has begun: few results are alive at a time."""
+    """Return a topological order that goes depth first, so that few results are alive at a time."""
     sources, waiting, dependents = count_inputs(dependencies)
     order = []
     stack = sources[::-1]
@@ -64,19 +64,19 @@ def path_lengths(
     numbers: Sequence[int] | None = None,
     least: Sequence[float] = (),
 ) -> list[float]:
-    """Length of the longest path from each function to the end, itself included.
+    """Return the length of the longest path that starts at each function, in seconds.
 
     Parameters
     ----------
     dependents : sequence of sequences of int
-        Of each function, by number; numbers are a topological order.
+        Dependents of each function. Functions are numbered in topological order.
     seconds : sequence of float
-        Of each function.
+        Duration of each function, which is part of the paths that start there.
     numbers : sequence of int, optional
-        Functions to look at, ascending: no path leads from one of them to one that is left out. The lengths
-        of others are their own seconds.
+        Restrict the computation to these functions, in ascending order. No path may lead from one of them to
+        a function that is left out. The length of a function that is left out is its duration.
     least : sequence of float
-        Of each function: no path from it counts as shorter.
+        Lower bound of the length for each function.
     """
     lengths = list(seconds)
     for n in reversed(range(len(lengths)) if numbers is None else numbers):
@@ -93,18 +93,18 @@ def path_lengths(
 def inline_order(
     functions: Functions, topological: Iterable[Hashable]
 ) -> dict[Hashable, tuple[Hashable, ...]]:
-    """Find the inline functions that each placed function evaluates.
+    """Return the inline functions that each placed function evaluates.
 
     Parameters
     ----------
     functions : mapping of id to Function
     topological : iterable of ids
-        All functions in topological order. Not read unless there are inline functions.
+        All functions in topological order. Iterated only if there are inline functions.
 
     Returns
     -------
     dict of id to tuple of ids
-        In topological order, for each placed function that evaluates any.
+        Inline functions in topological order, for each placed function that evaluates any.
     """
     if not any(f.type == "inline" for f in functions.values()):
         return {}
@@ -128,13 +128,13 @@ def inline_order(
 def placed_dependencies(
     functions: Functions, inlined: Mapping[Hashable, Iterable[Hashable]]
 ) -> dict[Hashable, tuple[Hashable, ...]]:
-    """Find the functions whose results each placed function takes, directly or through inline functions.
+    """Return the functions whose results each placed function takes, directly or through inline functions.
 
     Parameters
     ----------
     functions : mapping of id to Function
     inlined : mapping of id to ids
-        What :func:`inline_order` returns.
+        The result of :func:`inline_order`.
     """
     found = {}
     for id, f in functions.items():
@@ -151,7 +151,7 @@ def placed_dependencies(
 
 
 def collocation_groups(functions: Functions) -> list[list[Hashable]]:
-    """Group functions that have to share a node, directly or through others."""
+    """Return the groups of functions that must share a node, directly or transitively."""
     parent: dict[Hashable, Hashable] = {}
 
     def root(id: Hashable) -> Hashable:

@@ -1,7 +1,8 @@
-"""What lower layers need of higher ones: reprs, drawings, exports, what Dask knows.
+"""Registry through which a layer reaches the layers above it: reprs, drawings, exports, Dask graphs.
 
-A layer imports only from those below it. Where it needs one above, because somebody looks at a value, it asks
-here for a module by its purpose. :mod:`handoff_dask._wiring` states which module serves which purpose.
+A layer imports only from the layers below it. The few methods that are implemented in a higher layer, such as
+``_repr_html_``, look up their module here by its purpose. :mod:`handoff_dask._wiring` states which purposes
+exist, and which modules serve them.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ _modules: dict[str, str] = {}
 
 
 def register(modules: Mapping[str, str]) -> None:
-    """State which modules serve which purposes: purpose → name of the module."""
+    """Add modules to the registry: purpose → module name."""
     _modules.update(modules)
 
 
 def module_for(purpose: str) -> Any:
-    """Import the module that serves a purpose, which takes time at the first call only."""
+    """Return the module registered for a purpose, importing it at the first call."""
     return import_module(_modules[purpose])

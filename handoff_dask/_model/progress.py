@@ -1,4 +1,4 @@
-"""How far a run is, as it is shown while somebody waits."""
+"""Progress of a run, as displayed while the user waits."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from typing import Any, NamedTuple
 
 
 class Trouble(NamedTuple):
-    """An attempt that failed or was lost.
+    """An attempt that failed or was lost with its node.
 
     Attributes
     ----------
     function_id : hashable
+        Id of the function.
     attempt : int
-        From 1.
+        Number of the attempt, from 1.
     node : str or None
+        Name of the node.
     outcome : str
         ``"failed"`` or ``"lost"``.
     error : str or None
+        Text of the error, if any.
     final : bool
-        Whether there is no other attempt: the function failed for good, or its run has ended.
+        Whether no retry follows, because the function failed permanently or its run has ended.
     """
 
     function_id: Hashable
@@ -31,15 +34,16 @@ class Trouble(NamedTuple):
 
 
 class NodeLoad(NamedTuple):
-    """What a node does.
+    """The load of a node.
 
     Attributes
     ----------
     name : hashable
+        Name of the node.
     running : int
-        Functions of the run that are there.
+        Number of the run's functions on the node.
     used, capacity : mapping of str to float
-        Resource → amount in use, by this run or others, and amount there is.
+        Resource → amount in use by all runs, and amount that the node offers.
     """
 
     name: Any
@@ -49,16 +53,16 @@ class NodeLoad(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """What a run waits for before anything of it is placed.
+    """The state of a run that waits for nodes (``wait_for_nodes=``) before any function is placed.
 
     Attributes
     ----------
     awaited : str
-        The nodes that are missing: ``a node with gpu 1``.
+        Description of the missing nodes: ``a node with gpu 1``.
     seconds : float
-        It has waited for so long.
+        Seconds that the run has waited.
     limit : float
-        Seconds after which it fails.
+        Seconds after which the run fails.
     """
 
     awaited: str
@@ -70,34 +74,34 @@ class Waiting(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a run is.
+    """A snapshot of a run's progress.
 
     Attributes
     ----------
     total : int
-        Functions.
+        Number of functions.
     counts : mapping of str to int
-        State → functions in it.
+        Status → number of functions with this status.
     elapsed : float
-        Seconds since it was submitted.
+        Seconds since the run was submitted.
     nodes : tuple of NodeLoad
-        Those that run most functions of the run.
+        The nodes that run most of the run's functions.
     more_nodes : int
-        How many others there are.
+        Number of nodes that ``nodes`` leaves out.
     troubles : tuple of Trouble
-        Attempts that failed or were lost since the last look, the latest ones.
+        The latest of the attempts that failed or were lost since the previous snapshot.
     more_troubles : int
-        How many others there were since.
+        Number of failed or lost attempts since the previous snapshot that ``troubles`` leaves out.
     tries : int
-        Attempts that failed or were lost since the beginning.
+        Number of failed or lost attempts since the start of the run.
     remaining : float or None
-        Seconds that it is expected to go on, from what is known of durations; None while nothing is.
+        Estimated seconds until the run ends; None while no durations are known.
     known : float
-        Share of the work that is left of which durations are known: 0 to 1.
+        Fraction of the remaining work whose durations are known, from 0 to 1.
     waiting : Waiting or None
-        What it waits for before it begins.
+        What the run waits for before it starts; None if it does not wait.
     lost : str or None
-        Why nothing more is known of it, once that is so.
+        Why the run's progress is no longer known; None while it is.
     """
 
     total: int
@@ -115,5 +119,5 @@ class Progress(NamedTuple):
 
     @property
     def finished(self) -> int:
-        """Functions that have finished."""
+        """Number of functions that have finished."""
         return self.counts.get("finished", 0)

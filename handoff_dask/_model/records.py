@@ -1,4 +1,4 @@
-"""What is known of a run afterwards: frozen values, made by the layers below, read by people."""
+"""Records of a run: immutable values that describe attempts, functions, events and shortfalls."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ class Attempt(NamedTuple):
     Attributes
     ----------
     number : int
-        Counts from 1.
+        Number of the attempt, from 1.
     node : str or None
-        Name of the node it was placed on.
+        Name of the node on which it was placed.
     queued, started, stopped : float or None
-        Seconds since the epoch: when it could have started, when its code started and stopped.
+        When the function became ready for this attempt, and when its code started and stopped. Seconds since
+        the epoch.
     outcome : str
         ``"finished"``, ``"failed"``, ``"lost"`` (its node left), ``"cancelled"`` or ``"running"``.
     error, traceback : str or None
-        Text of the exception and of where it was raised.
+        Text of the error, usually the exception's ``repr``, and its traceback.
     devices : mapping of str to tuple of int
         Indices of the devices it used, by resource: ``{"gpu": (0,)}``.
     loaded : bool
-        Whether it only loaded the result from a checkpoint.
+        Whether it loaded the result from a checkpoint instead of running the code.
     """
 
     number: int
@@ -58,18 +59,19 @@ class FunctionRecord:
     function_id : hashable
         Id of the function.
     status : str
-        ``"waiting"``, ``"delayed"``, ``"ready"``, ``"running"``, ``"finished"``, ``"failed"``,
-        ``"skipped"`` (a function it needs failed) or ``"cancelled"``.
+        ``"waiting"`` (for its inputs), ``"delayed"`` (until its retry), ``"ready"`` (waits for a node),
+        ``"running"``, ``"finished"``, ``"failed"``, ``"skipped"`` (a function that it depends on failed) or
+        ``"cancelled"``.
     node : str or None
         Node of the last attempt.
     attempts : tuple of Attempt
-        Every attempt, in order.
+        All attempts, in order.
     cost : dict
-        What it asked for, as given.
+        The cost, as given in the :class:`Function`.
     devices : mapping of str to tuple of int
-        Devices of the last attempt.
+        Indices of the devices that the last attempt used, by resource.
     nbytes : int or None
-        Size of the result in bytes, as Dask measures it.
+        Size of the result in bytes, as measured by Dask.
     """
 
     function_id: Hashable
@@ -82,49 +84,49 @@ class FunctionRecord:
 
     @property
     def started(self) -> float | None:
-        """When the last attempt started, seconds since the epoch."""
+        """Start of the last attempt, in seconds since the epoch."""
         return self.attempts[-1].started if self.attempts else None
 
     @property
     def stopped(self) -> float | None:
-        """When the last attempt stopped, seconds since the epoch."""
+        """End of the last attempt, in seconds since the epoch."""
         return self.attempts[-1].stopped if self.attempts else None
 
     @property
     def duration(self) -> float | None:
-        """Seconds that the last attempt ran."""
+        """Duration of the last attempt in seconds."""
         if self.started is None or self.stopped is None:
             return None
         return self.stopped - self.started
 
 
 class Summary(NamedTuple):
-    """A function in short, as it is sent and kept: :class:`Records` makes a :class:`FunctionRecord` of it."""
+    """The compact form of a :class:`FunctionRecord`, for messages, archives and histories."""
 
     status: str
     attempts: Sequence[Attempt]
     nbytes: int | None = None
 
 
-#: Function id → ids of the functions that it waited for.
+#: Function id → ids of the functions that it waits for.
 Inputs = Mapping[Hashable, Sequence[Hashable]]
 
 
 class Records(Mapping[Hashable, FunctionRecord]):
-    """Function id → :class:`FunctionRecord`, made when it is looked at.
+    """A mapping of function id → :class:`FunctionRecord`. Each record is built when it is accessed.
 
     Parameters
     ----------
     ids : iterable
-        In the order in which they are to be listed.
+        Function ids, in the order of iteration.
     summary_of : callable
-        Id → status, attempts and result size.
+        Function id → ``Summary`` (status, attempts and result size).
     cost_of : callable
-        Id → cost as given.
+        Function id → cost, as given.
     inputs : callable, optional
-        Gives a mapping of each id to the ids of those of these functions that it waited for.
+        Returns a mapping of each id to those of ``ids`` that it depends on.
     capacities : mapping of node to mapping of resource to number, optional
-        What nodes have, threads included.
+        Capacity of each node, threads included.
     """
 
     __slots__ = ("_capacities", "_cost_of", "_ids", "_inputs", "_summary_of")
@@ -165,7 +167,7 @@ class Records(Mapping[Hashable, FunctionRecord]):
         return len(self._ids)
 
     def __reduce__(self) -> Any:
-        return dict, (dict(self),)  # as plain values: where they come from stays in this process
+        return dict, (dict(self),)  # a plain dict, because the callables may not pickle
 
     def __repr__(self) -> str:
         return f"<records of {len(self)} functions>"
@@ -175,7 +177,7 @@ class Records(Mapping[Hashable, FunctionRecord]):
         return text
 
     def to_pandas(self) -> Any:
-        """One row for each attempt, and one for each function that had none.
+        """Return a table with a row for each attempt, and for each function without an attempt.
 
         Returns
         -------
@@ -192,37 +194,37 @@ class Records(Mapping[Hashable, FunctionRecord]):
         return module_for("export").to_pandas(self)
 
     def to_parquet(self, path: Any) -> None:
-        """Write the table of :meth:`to_pandas` to a Parquet file; ids, nodes and devices as text.
+        """Write the table of :meth:`to_pandas` to a Parquet file, with ids, nodes and devices as text.
 
         Raises
         ------
         ImportError
-            pandas, or a Parquet library for it such as pyarrow, is not installed.
+            pandas is not installed, or no Parquet library for it, such as pyarrow.
         """
         module_for("export").to_parquet(self, path)
 
     def to_json(self, path: Any) -> None:
-        """Write the table of :meth:`to_pandas` to a JSON file: a list of objects."""
+        """Write the table of :meth:`to_pandas` to a JSON file, as a list of objects."""
         module_for("export").to_json(self, path)
 
     def to_trace(self, path: Any) -> None:
-        """Write every attempt that ran to a file in Chrome's trace format.
+        """Write all attempts that ran to a file in Chrome's trace format.
 
-        Trace viewers such as https://ui.perfetto.dev show it: each node is a process, and what it ran at once
-        is on lines of their own.
+        Trace viewers such as https://ui.perfetto.dev display each node as a process, with a separate line for
+        each attempt that runs concurrently.
         """
         module_for("export").to_trace(self, path)
 
     def timeline(self, other: Any = None, *, dag: DAG | None = None) -> Timeline:
-        """Which function ran where and when.
+        """Return a timeline of the attempts: which function ran where and when.
 
         Parameters
         ----------
         other : Schedule, Run, Result, Records or Timeline, optional
-            To be shown below these, on the same time axis; both begin at 0.
+            Shown below these records on the same time axis. Both start at 0.
         dag : DAG, optional
-            Where the critical path is to be found and these records do not know what the functions take,
-            since they come from a history or from another client's run.
+            Source of the dependencies, from which the critical path follows. Only needed if the records lack
+            them because they come from a history or from another client's run.
 
         Returns
         -------
@@ -233,14 +235,14 @@ class Records(Mapping[Hashable, FunctionRecord]):
 
     @property
     def allocations(self) -> dict[Hashable, Any]:
-        """Function id → node it was last placed on, of those that have been placed."""
+        """Function id → node of the last attempt, for each function that has been placed."""
         summary_of = self._summary_of
         attempts_of = ((id, summary_of(id).attempts) for id in self._ids)
         return {id: attempts[-1].node for id, attempts in attempts_of if attempts}
 
 
 def inputs_by_id(ids: Sequence[Hashable], dependents: Iterable[Iterable[int]]) -> Inputs:
-    """Id → ids of what it waits for, given number → numbers of what waits for it."""
+    """Invert a graph: from number → numbers of the dependents to id → ids of the dependencies."""
     inputs: dict[Hashable, list[Hashable]] = {id: [] for id in ids}
     for id, numbers in zip(ids, dependents, strict=True):
         for n in numbers:
@@ -251,22 +253,24 @@ def inputs_by_id(ids: Sequence[Hashable], dependents: Iterable[Iterable[int]]) -
 class Event(NamedTuple):
     """Something that happened to a function of a run.
 
-    An attempt is known once it was placed, and when it started once it has ended.
+    The events of an attempt become known late: ``"ready"`` once it has been placed, ``"started"`` once it has
+    ended.
 
     Attributes
     ----------
     time : float
         Seconds since the epoch.
     function_id : hashable
+        Id of the function.
     event : str
-        ``"ready"`` (it could have started), ``"started"``, or how the attempt ended: ``"finished"``,
-        ``"failed"``, ``"lost"`` or ``"cancelled"``.
+        ``"ready"`` (for this attempt), ``"started"``, or how the attempt ended: ``"finished"``, ``"failed"``,
+        ``"lost"`` or ``"cancelled"``.
     node : str or None
-        Where, once that was decided.
+        Name of the node; None for ``"ready"``.
     attempt : int
         Number of the attempt, from 1.
     error : str or None
-        Text of the exception of an attempt that failed.
+        Text of the error if the attempt failed.
     """
 
     time: float
@@ -278,7 +282,7 @@ class Event(NamedTuple):
 
 
 def events_of(records: Mapping[Hashable, FunctionRecord]) -> list[Event]:
-    """Everything that records tell of, in the order of time."""
+    """Return all events that the records imply, in chronological order."""
     events = []
     for id, record in records.items():
         for a in record.attempts:
@@ -293,24 +297,24 @@ def events_of(records: Mapping[Hashable, FunctionRecord]) -> list[Event]:
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """Why functions of one kind fit on no node.
+    """Why functions with the same requirements fit on no node.
 
     Attributes
     ----------
     function_ids : tuple
-        The functions concerned.
+        Ids of the functions.
     asked : dict
-        Resource → amount they ask for; of a collocated group, the most that any member asks.
+        Resource → amount that each function asks for. For a collocation group, the maximum over its members.
     nearest : str or None
-        The node that comes nearest, None when no node comes into question.
+        Name of the node that comes closest; None if every node is ruled out.
     offered : dict
-        What that node has, of the resources asked for.
+        Resource → amount that the nearest node offers, for the resources asked for.
     reason : str
-        What rules the nodes out, in words.
+        What rules out the nodes.
     nodes : tuple of str
-        A line for each node: why not this one.
+        For each node, a line that says why it is ruled out.
     awaited : str
-        A node that would do, in words: ``a node with gpu 1``.
+        Description of a node that would fit: ``a node with gpu 1``.
     """
 
     function_ids: tuple[Hashable, ...]
@@ -322,10 +326,10 @@ class Shortfall:
     awaited: str = "a node"
 
     def __str__(self) -> str:
-        shown = ", ".join(repr(i) for i in self.function_ids[:3])
+        ids = ", ".join(repr(i) for i in self.function_ids[:3])
         if len(self.function_ids) > 3:
-            shown += f" and {len(self.function_ids) - 3} more"
-        text = f"{'function' if len(self.function_ids) == 1 else 'functions'} {shown}"
+            ids += f" and {len(self.function_ids) - 3} more"
+        text = f"{'function' if len(self.function_ids) == 1 else 'functions'} {ids}"
         text += f": {self.reason}"
         if self.asked:
             text += f"; asked: {format_amounts(self.asked)}"

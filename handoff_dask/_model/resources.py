@@ -1,8 +1,8 @@
 """Exact amounts of resources.
 
-Amounts are kept as integers in units of 2**-20. A power of two, so that a sum of such amounts is also
-exact in the floats that Dask's workers keep; and rounded *down*, so that ``n`` functions of cost ``x``
-always fit on a capacity of ``n * x``, whatever ``x`` is (20 of 0.2 on 4, 6 of 1/6 on 1).
+Amounts are integers in units of 2**-20. The unit is a power of two, so that sums of amounts are also exact in
+the floats that Dask's workers use. Amounts are rounded *down*, so that ``n`` functions of cost ``x`` always
+fit on a capacity of ``n * x``, whatever ``x`` is (20 of 0.2 on 4, 6 of 1/6 on 1).
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from decimal import Decimal
 from numbers import Real
 from typing import Any
 
-from handoff_dask._model.shown import shown
+from handoff_dask._model.safe_repr import safe_repr
 
-#: Units in one whole.
+#: Units in 1 of a resource: in one core, one MB, one device.
 UNIT = 2**20
 
-#: From here on floats are whole numbers.
+#: Every float from here on is a whole number.
 _WHOLE = 2.0**53
 
-#: The implicit resource: every placed function takes one thread of its node.
+#: The implicit resource: every placed function occupies one thread of its node.
 THREADS = "threads"
 
-#: The resource of which a node has one for each of its threads, unless it is said otherwise.
+#: The resource of which a node offers one per thread by default.
 CPU = "cpu"
 
-#: The resource whose amount is made of devices with an index of their own.
+#: The resource that consists of individually indexed devices.
 GPU = "gpu"
 
 
 def to_units(amount: Any) -> int:
-    """Exact units of ``amount``, rounded down, but never down to nothing.
+    """Convert an amount to units, rounded down; a positive amount is at least one unit.
 
     Parameters
     ----------
@@ -42,10 +42,10 @@ def to_units(amount: Any) -> int:
     Raises
     ------
     ValueError
-        With a text that completes "cpu ...": what is wrong with the amount.
+        The amount is invalid. The text is a predicate, to follow the name of a resource.
     """
     if isinstance(amount, bool) or not isinstance(amount, (Real, Decimal)):
-        raise ValueError(f"must be a number, not {shown(amount)}")
+        raise ValueError(f"must be a number, not {safe_repr(amount)}")
     if isinstance(amount, int) and 0 <= amount < _WHOLE:
         return amount * UNIT
     try:
@@ -58,28 +58,28 @@ def to_units(amount: Any) -> int:
         raise ValueError(f"must not be negative, but is {amount!r}")
     if value >= _WHOLE:
         whole = amount if isinstance(amount, int) else int(value)
-        return whole * UNIT  # in integers, since value * UNIT may be too large for a float
+        return whole * UNIT  # with integers, because value * UNIT can exceed the range of floats
     return max(1, int(value * UNIT)) if value else 0
 
 
 def from_units(units: int) -> float:
-    """``units`` as a number for people and records: whole ones as int, others to five digits."""
+    """Convert units to a number for display and records: an int if whole, else a float of five decimals."""
     whole, rest = divmod(units, UNIT)
     return round(units / UNIT, 5) if rest else whole
 
 
 def parse_amounts(amounts: Mapping[Any, Any]) -> dict[str, int]:
-    """Resource name → units, zero amounts left out.
+    """Convert each amount to units and leave out zero amounts.
 
     Raises
     ------
     ValueError
-        Naming the resource and what is wrong with it.
+        A resource name or an amount is invalid. The text names the resource.
     """
     units = {}
     for name, amount in amounts.items():
         if not isinstance(name, str) or not name:
-            raise ValueError(f"resource names must be non-empty strings, not {shown(name)}")
+            raise ValueError(f"resource names must be non-empty strings, not {safe_repr(name)}")
         try:
             n = to_units(amount)
         except ValueError as error:
@@ -90,20 +90,20 @@ def parse_amounts(amounts: Mapping[Any, Any]) -> dict[str, int]:
 
 
 def parse_nodes(nodes: Any) -> dict[Any, dict[str, int]]:
-    """Node name → resource → units, threads included.
+    """Convert capacities to units: node name → resource → units, including ``threads``.
 
-    Threads are ``max(1, int(cpu))`` unless given, and ``cpu`` is as many as the threads unless given.
+    ``threads`` defaults to ``max(1, int(cpu))``, and ``cpu`` to the number of threads.
 
     Raises
     ------
     TypeError
         ``nodes``, or a node's capacity, is not a mapping.
     ValueError
-        No nodes; threads that are not a whole number of at least 1; an amount that is not a non-negative
-        finite number.
+        There are no nodes, ``threads`` is not a whole number of at least 1, or an amount is not a
+        non-negative, finite number.
     """
     if not isinstance(nodes, Mapping):
-        raise TypeError(f"nodes must be a mapping of names to capacities, not {shown(nodes)}")
+        raise TypeError(f"nodes must be a mapping of names to capacities, not {safe_repr(nodes)}")
     if not nodes:
         raise ValueError("at least one node is needed")
     parsed = {}
@@ -111,7 +111,7 @@ def parse_nodes(nodes: Any) -> dict[Any, dict[str, int]]:
         if not isinstance(capacity, Mapping):
             raise TypeError(
                 f"node {name!r}: its capacity must be a mapping of resources to numbers,"
-                f" not {shown(capacity)}"
+                f" not {safe_repr(capacity)}"
             )
         try:
             units = parse_amounts(capacity)
@@ -128,6 +128,6 @@ def parse_nodes(nodes: Any) -> dict[Any, dict[str, int]]:
 
 
 def format_amounts(amounts: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
-    """``{"cpu": 2, "memory": 100}`` as ``cpu 2, memory 100``; nothing as ``nothing``."""
+    """Format ``{"cpu": 2, "memory": 100}`` as ``cpu 2, memory 100``, and no amounts as ``nothing``."""
     items = amounts.items() if isinstance(amounts, Mapping) else amounts
     return ", ".join(f"{name} {value:g}" for name, value in items) or "nothing"

@@ -1,4 +1,4 @@
-"""When a failed function is tried again."""
+"""The retry policy: whether, when and where a failed function is retried."""
 
 from __future__ import annotations
 
@@ -11,34 +11,32 @@ from handoff_dask._model.resources import to_units
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When and where a function that failed is tried again.
+    """Whether, when and where a failed function is retried.
+
+    A lost node does not count as a failure of the function and uses up no retry.
 
     Attributes
     ----------
     max_retries : int
-        Attempts after the first: 3 allows four attempts in all.
+        Maximum number of attempts after the first: 3 allows four attempts in total.
     delay : float
         Seconds before the first retry.
     backoff : float
-        What the delay is multiplied with for each further retry; at least 1.
+        Factor by which the delay grows with each further retry; at least 1.
     max_delay : float
-        Seconds that a delay never exceeds, jitter included.
+        Upper bound of a delay in seconds, jitter included.
     jitter : float
-        A delay is lengthened by a random share of itself, up to this fraction (0.5: up to half).
+        Each delay is lengthened by a random fraction of itself between 0 and ``jitter`` (0.5: by up to half).
     retry_on : tuple of exception types
-        Only failures of these types are retried. A failure whose exception cannot reach the scheduler
-        (it does not pickle, the code could not be loaded) counts as an ``Exception``.
+        Only failures with an exception of these types are retried. An exception that cannot reach the
+        scheduler (it cannot be pickled, or the code could not be loaded) counts as an ``Exception``.
     elsewhere : bool
         Prefer a node on which this function has not failed yet.
 
     Raises
     ------
-    ValueError, TypeError
-        A field is out of its range, or of the wrong type.
-
-    Notes
-    -----
-    A lost node is not the function's failure and uses no retry.
+    TypeError, ValueError
+        A field has the wrong type or is out of range.
     """
 
     max_retries: int = 3
@@ -65,7 +63,7 @@ class RetryPolicy:
                 to_units(value)
             except ValueError as error:
                 raise ValueError(f"RetryPolicy.{name} {error}") from None
-            if type(value) not in (int, float):  # a Decimal, say, which does not multiply with floats
+            if type(value) not in (int, float):  # such as a Decimal, which cannot be multiplied by a float
                 object.__setattr__(self, name, float(value))
         if self.backoff < 1:
             raise ValueError(f"RetryPolicy.backoff must be at least 1, but is {self.backoff!r}")
@@ -73,11 +71,14 @@ class RetryPolicy:
             raise TypeError(f"RetryPolicy.elsewhere must be True or False, not {self.elsewhere!r}")
 
     def allows(self, failures: int, error: BaseException | None = None) -> bool:
-        """Whether another attempt follows the ``failures``-th failure (from 1), if it was such an error."""
+        """Return whether to retry after failure number ``failures`` (from 1), given its exception or None."""
         return failures <= self.max_retries and (error is None or isinstance(error, self.retry_on))
 
     def wait(self, failures: int, draw: float) -> float:
-        """Seconds to wait after the ``failures``-th failure (from 1), given a random ``draw`` in [0, 1)."""
+        """Return the delay in seconds after failure number ``failures`` (from 1).
+
+        ``draw`` is a random number in [0, 1), which determines the jitter.
+        """
         if not self.delay:
             return 0.0
         try:
@@ -87,13 +88,13 @@ class RetryPolicy:
         return min(self.max_delay, wait * (1.0 + self.jitter * draw))
 
     def with_max_retries(self, max_retries: int) -> RetryPolicy:
-        """The same policy with another number of retries."""
+        """Return a copy of the policy with another ``max_retries``."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return RetryPolicy(**{**values, "max_retries": max_retries})
 
 
 def check_max_retries(value: object, what: str) -> None:
-    """Raise unless ``value`` is a whole number of at least 0."""
+    """Raise TypeError or ValueError, naming ``what``, unless ``value`` is a non-negative integer."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{what} must be a whole number, not {value!r}")
     if value < 0:

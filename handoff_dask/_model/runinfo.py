@@ -1,4 +1,4 @@
-"""A run in short: what lists of runs are made of."""
+"""The entries of lists of runs."""
 
 from __future__ import annotations
 
@@ -8,31 +8,30 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A run in short, as :func:`handoff_dask.runs` and :class:`History` list it.
+    """A summary of a run, as listed by :func:`handoff_dask.runs` and :class:`History`.
 
     Attributes
     ----------
     id : str
         Id of the run.
     dag_id : hashable
-        Id of its DAG: as it was, if it is made of strings, numbers, None and tuples of these; otherwise its
-        ``repr``.
+        Id of its DAG if that consists of strings, numbers, None and tuples of these, otherwise its ``repr``.
     status : str
-        ``"pending"``, ``"running"``, ``"finished"``, ``"failed"`` or ``"cancelled"``; as :attr:`Run.status`.
+        ``"pending"``, ``"running"``, ``"finished"``, ``"failed"`` or ``"cancelled"``, as :attr:`Run.status`.
     client : str or None
         Id of the Dask client that submitted it; None for :func:`handoff_dask.execute_local`.
     submitted : float
-        Seconds since the epoch.
+        Time of submission in seconds since the epoch.
     ended : float or None
-        Seconds since the epoch; None while it has not ended.
+        Time of the end in seconds since the epoch; None while the run is active.
     elapsed : float
-        Seconds from submitting to the end, or until it was asked for.
+        Seconds from submission to the end, or until this summary was made.
     counts : dict
-        State → number of functions in it, of the states that occur.
+        Status → number of functions with this status. Statuses without functions are left out.
     priority : float
-        The run's own.
+        Priority of the run.
     error : str or None
-        Why it did not finish, if it did not and that is known.
+        Why the run failed or was cancelled, if known.
     """
 
     id: str
@@ -47,8 +46,11 @@ class RunInfo:
     error: str | None = None
 
 
-def tell_apart(ids: Iterable[Hashable]) -> list[Hashable]:
-    """Ids of functions, each once: ids that are known as text only may have the same text."""
+def make_unique(ids: Iterable[Hashable]) -> list[Hashable]:
+    """Return the ids with repeats renamed to ``id (2)``, ``id (3)``, ...
+
+    Ids that are stored as their ``repr`` may coincide although the original ids differ.
+    """
     found: dict[Hashable, None] = {}
     for id in ids:
         unique, n = id, 1

@@ -1,4 +1,4 @@
-"""Finding everything that is wrong with a DAG, in one linear pass and without recursion."""
+"""Validation: find every problem of a DAG, in one linear pass and without recursion."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from handoff_dask._model.function import Collocated, Function, Transfer
 from handoff_dask._model.resources import THREADS, parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
-from handoff_dask._model.shown import shown
+from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask.exceptions import (
     CyclicDependencyError,
     InvalidCollocationError,
@@ -35,7 +35,7 @@ _KINDS: tuple[type[InvalidDAGError], ...] = (
 
 
 class Problems:
-    """Problems by kind: the texts, and the facts that go into the exception of that kind."""
+    """The problems found: for each kind their texts, and the ``detail`` of the exception."""
 
     def __init__(self) -> None:
         self.texts: dict[type[InvalidDAGError], list[str]] = {}
@@ -44,7 +44,7 @@ class Problems:
     def add(self, kind: type[InvalidDAGError], detail: Any, text: str) -> None:
         texts = self.texts.setdefault(kind, [])
         if text in texts[-1:]:
-            return  # the same again, as of a missing function that is an argument twice
+            return  # a repetition, as of a missing dependency that is passed twice
         texts.append(text)
         details = self.details.setdefault(kind, [])
         if isinstance(detail, list):
@@ -65,23 +65,23 @@ class Problems:
 def find_problems(
     dag_id: Hashable, functions: Functions, *, graph_only: bool = False
 ) -> tuple[InvalidDAGError | None, tuple[Hashable, ...]]:
-    """Check a whole DAG.
+    """Find the problems of a DAG and its topological order.
 
     Parameters
     ----------
     dag_id : hashable
-        For the error's text.
+        Id of the DAG, for the text of the error.
     functions : mapping of id to Function
-        With every :class:`Argument` expanded.
+        All functions, with every :class:`Argument` expanded.
     graph_only : bool
-        Look at dependencies and cycles only.
+        Check only for missing dependencies and cycles.
 
     Returns
     -------
     error : InvalidDAGError or None
-        Not raised; its type is that of the first problem, its ``problems`` are all.
+        An exception, not raised, whose type is that of the first problem and whose ``problems`` lists all.
     order : tuple of ids
-        Topological order; without the functions of cycles when there are any.
+        Topological order, without the functions that are part of a cycle or depend on one.
     """
     problems = Problems()
     order = _check_graph(functions, problems)
@@ -105,7 +105,7 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
             order.append(id)
             continue
         if type(args) is not tuple or type(f.kwargs) is not dict:
-            order.append(id)  # reported with the function
+            order.append(id)  # _check_call reports it
             continue
         n = 0
         for dep in f.dependencies if f.kwargs else args:
@@ -113,11 +113,13 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
                 known = dep in functions
             except TypeError:
                 problems.add(
-                    InvalidFunctionError, id, f"function {id!r}: {dep!r} cannot be the id of a function"
+                    InvalidFunctionError,
+                    id,
+                    f"function {id!r}: {dep!r} is not hashable, so it cannot be a function id",
                 )
                 continue
             if not known:
-                dependent = _written_id(f)
+                dependent = _user_facing_id(f)
                 problems.add(
                     MissingFunctionError,
                     (dependent, dep),
@@ -133,7 +135,7 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
             waiting[id] = n
         else:
             order.append(id)
-    for id in order:  # grows while it is walked
+    for id in order:  # grows during the iteration
         for dependent in dependents.get(id, ()):
             left = waiting[dependent] - 1
             if left:
@@ -149,22 +151,22 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
 
 
 def _find_cycle(functions: Functions, stuck: Mapping[Hashable, int]) -> list[Hashable]:
-    """Find a cycle, in the order of execution, among functions each of which depends on another one."""
-    from graphlib import CycleError, TopologicalSorter  # needed for this error only
+    """Find a cycle, in the order of execution, among functions each of which depends on another of them."""
+    from graphlib import CycleError, TopologicalSorter  # needed only for this error
 
     needs = {id: [d for d in functions[id].dependencies if _is_in(d, stuck)] for id in stuck}
     try:
         TopologicalSorter(needs).prepare()
     except CycleError as error:
         cycle: list[Hashable] = error.args[1]
-        return cycle[1:]  # its last is its first
-    raise AssertionError("functions wait for each other, but not in a cycle")
+        return cycle[1:]  # the first id is repeated at the end
+    raise AssertionError("functions wait for each other, but there is no cycle")
 
 
 def _is_in(id: Any, ids: Mapping[Hashable, Any]) -> bool:
     try:
         return id in ids
-    except TypeError:  # unhashable, and reported as such
+    except TypeError:  # unhashable, which is reported elsewhere
         return False
 
 
@@ -172,14 +174,14 @@ def _is_in(id: Any, ids: Mapping[Hashable, Any]) -> bool:
 
 
 class _Signatures:
-    """Whether arguments bind to a function's signature, remembered per code and shape of the call."""
+    """Checks that arguments bind to a signature. Answers are cached per code and shape of the call."""
 
     def __init__(self) -> None:
         self._signatures: dict[int, inspect.Signature | None] = {}
         self._answers: dict[tuple[int, int, tuple[str, ...]], str | None] = {}
 
     def problem(self, code: Any, n_args: int, names: tuple[str, ...]) -> str | None:
-        """The reason why ``code`` cannot be called so, or None. ``code`` must stay alive meanwhile."""
+        """Return why a call does not bind, or None. ``code`` must stay alive: its ``id()`` is a cache key."""
         key = (id(code), n_args, names)
         try:
             return self._answers[key]
@@ -191,7 +193,7 @@ class _Signatures:
             try:
                 signature.bind(*[None] * n_args, **dict.fromkeys(names))
             except TypeError as error:
-                answer = f"{error}; the signature is {signature}"
+                answer = f"{error} (signature: {signature})"
         self._answers[key] = answer
         return answer
 
@@ -200,7 +202,7 @@ class _Signatures:
         if key not in self._signatures:
             try:
                 self._signatures[key] = inspect.signature(code)
-            except (TypeError, ValueError):  # some builtins have none
+            except (TypeError, ValueError):  # some builtins have no signature
                 self._signatures[key] = None
         return self._signatures[key]
 
@@ -212,7 +214,7 @@ def _check_function(f: Function, functions: Functions, signatures: _Signatures, 
         _check_node(f, functions, problems)
     if f.type == "regular" and type(f) is Function:
         code = f.code
-        # The common shape, looked at once: the rest of this module is for what is rare or wrong.
+        # Fast path for the common case; the checks below cover everything else.
         if (
             type(f.args) is tuple
             and type(f.extra_args) is tuple
@@ -230,14 +232,14 @@ def _check_function(f: Function, functions: Functions, signatures: _Signatures, 
     _check_options(f, problems)
 
 
-def _bad(f: Function, problems: Problems, text: str) -> None:
+def _report(f: Function, problems: Problems, text: str) -> None:
     problems.add(InvalidFunctionError, f.id, f"function {f.id!r}: {text}")
 
 
 def _check_cost(f: Function, problems: Problems) -> None:
     if not isinstance(f.cost, Mapping):
         problems.add(
-            InvalidCostError, f.id, f"function {f.id!r}: cost must be a mapping, not {shown(f.cost)}"
+            InvalidCostError, f.id, f"function {f.id!r}: cost must be a mapping, not {safe_repr(f.cost)}"
         )
         return
     try:
@@ -246,32 +248,35 @@ def _check_cost(f: Function, problems: Problems) -> None:
             return
     except ValueError:
         pass
-    for name, amount in f.cost.items():  # something is wrong: with which of them
+    for name, amount in f.cost.items():  # find the entries that are wrong
         try:
             parse_amounts({name: amount})
             if name == THREADS:
-                raise ValueError(f"{THREADS!r} is counted by itself: every function takes one thread")
+                raise ValueError(f"{THREADS!r} cannot be set: every function takes exactly one thread")
         except ValueError as error:
-            problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost {shown(f.cost)}: {error}")
+            problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost {safe_repr(f.cost)}: {error}")
 
 
-def _written_id(f: Function) -> Hashable:
-    """Id of the function that a person wrote: of half a transfer, the consumer, whose Argument made it."""
+def _user_facing_id(f: Function) -> Hashable:
+    """Return the id of the function that the user wrote: for a :class:`Transfer`, that of the consumer."""
     return f.id[2] if isinstance(f, Transfer) else f.id  # type: ignore[index]
 
 
-def _check_transfer(f: Transfer, beside: Function | None, problems: Problems) -> None:
-    """Both ends of an Argument need a node. A producer that is missing is reported as such."""
-    if beside is None or beside.type == "regular":
+def _check_transfer(f: Transfer, partner: Function | None, problems: Problems) -> None:
+    """Check that the function beside which a transfer runs has a node.
+
+    A partner of None is a missing producer, which :func:`_check_graph` reports.
+    """
+    if partner is None or partner.type == "regular":
         return
-    consumer = _written_id(f)
-    if beside.id == consumer:
+    consumer = _user_facing_id(f)
+    if partner.id == consumer:
         text = (
-            f"function {consumer!r} is an {beside.type} function, has no node, and so cannot take an Argument"
+            f"function {consumer!r} cannot take an Argument: it is an {partner.type} function and has no node"
         )
     else:
         text = (
-            f"function {consumer!r} takes an Argument of {beside.id!r}, which is an {beside.type} function"
+            f"function {consumer!r} takes an Argument of {partner.id!r}, which is an {partner.type} function"
             " and has no node"
         )
     problems.add(InvalidCollocationError, consumer, text)
@@ -286,81 +291,82 @@ def _check_node(f: Function, functions: Functions, problems: Problems) -> None:
             _check_transfer(f, other, problems)
             return
         if other is None:
-            text = "which is not in the DAG"
+            text = f"{node.id!r}, which is not in the DAG"
         elif other is f:
-            text = "which is itself"
+            text = "itself"
         elif other.type in ("inline", "input"):
-            text = f"which is an {other.type} function and has no node"
+            text = f"{node.id!r}, which is an {other.type} function and has no node"
         if text:
-            problems.add(
-                InvalidCollocationError, f.id, f"function {f.id!r} is collocated with {node.id!r}, {text}"
-            )
+            problems.add(InvalidCollocationError, f.id, f"function {f.id!r} is collocated with {text}")
         return
     names = node if isinstance(node, tuple) else (node,)
     if not names:
-        _bad(f, problems, "node is an empty list: no node could ever run it")
+        _report(f, problems, "node is an empty list, so no node could run it")
     for name in names:
         if isinstance(name, bool) or not isinstance(name, (str, int)) or name == "":
-            _bad(
+            given = safe_repr(name)
+            _report(
                 f,
                 problems,
-                f"node must be a name, address or host, a list of these, or Collocated, not {shown(name)}",
+                f"node must be a name, address or host, a list of these, or Collocated, not {given}",
             )
 
 
 def _check_call(f: Function, signatures: _Signatures, problems: Problems) -> None:
-    """Code and arguments: are they there, and do they fit together."""
+    """Check that code and arguments are well-formed, and that the arguments match the code's signature."""
     well_formed = True
     for name in ("args", "extra_args"):
         if type(getattr(f, name)) is not tuple:
-            _bad(f, problems, f"{name} must be a list, not {shown(getattr(f, name))}")
+            _report(f, problems, f"{name} must be a list, not {safe_repr(getattr(f, name))}")
             well_formed = False
     for name in ("kwargs", "extra_kwargs"):
         value = getattr(f, name)
         if type(value) is not dict or not all(isinstance(key, str) for key in value):
-            _bad(f, problems, f"{name} must be a mapping of parameter names, not {shown(value)}")
+            _report(f, problems, f"{name} must be a mapping of parameter names, not {safe_repr(value)}")
             well_formed = False
     if f.argument_inclusion not in ("variadic", "as_list"):
-        given = shown(f.argument_inclusion)
-        _bad(f, problems, f'argument_inclusion must be "variadic" or "as_list", not {given}')
+        given = safe_repr(f.argument_inclusion)
+        _report(f, problems, f'argument_inclusion must be "variadic" or "as_list", not {given}')
         well_formed = False
     if f.type == "input":
         return
     if isinstance(f.code, str):
         if not _IMPORT_PATH.fullmatch(f.code):
-            _bad(f, problems, f'code {f.code!r} is not of the form "package.module:qualname"')
+            _report(f, problems, f'code {f.code!r} is not of the form "package.module:qualname"')
         return
     if not callable(f.code):
-        _bad(f, problems, f'code must be callable or "package.module:qualname", not {shown(f.code)}')
+        _report(f, problems, f'code must be callable or "package.module:qualname", not {safe_repr(f.code)}')
         return
     if not well_formed:
         return
     if both := f.kwargs.keys() & f.extra_kwargs.keys():
-        _bad(f, problems, f"parameters {sorted(both)} are in both kwargs and extra_kwargs")
+        _report(f, problems, f"parameters {sorted(both)} are in both kwargs and extra_kwargs")
         return
     n_args = 1 if f.argument_inclusion == "as_list" else len(f.args)
     if isinstance(f, Transfer):
-        n_args += 2  # the names of both nodes
+        n_args += 2  # the names of the two nodes
     text = signatures.problem(f.code, n_args + len(f.extra_args), (*f.kwargs, *f.extra_kwargs))
     if text:
-        _bad(f, problems, f"its arguments do not fit its code: {text}")
+        _report(f, problems, f"the arguments do not match the signature of the code: {text}")
 
 
 def _check_type(f: Function, problems: Problems) -> None:
     if f.type == "regular":
         return
     if f.type not in ("inline", "input"):
-        _bad(f, problems, f'type must be "regular", "inline" or "input", not {shown(f.type)}')
+        _report(f, problems, f'type must be "regular", "inline" or "input", not {safe_repr(f.type)}')
         return
     forbidden = ["node", "init"]
     if f.type == "input":
         forbidden += ["code", "args", "kwargs", "extra_args", "extra_kwargs", "cost"]
     else:
-        # It runs inside an attempt of another function, so these would silently not be given.
+        # Retries and timeouts belong to the attempt of the evaluating function: these would be ignored.
         forbidden += ["retry", "max_retries", "timeout"]
     for name in forbidden:
         if getattr(f, name) not in (None, (), {}):
-            _bad(f, problems, f"an {f.type} function cannot have {name} (it has {shown(getattr(f, name))})")
+            _report(
+                f, problems, f"an {f.type} function cannot have {name} (it has {safe_repr(getattr(f, name))})"
+            )
 
 
 def _has_options(f: Function) -> bool:
@@ -380,12 +386,12 @@ def _has_options(f: Function) -> bool:
 
 def _check_options(f: Function, problems: Problems) -> None:
     if f.retry is not None and not isinstance(f.retry, RetryPolicy):
-        _bad(f, problems, f"retry must be a RetryPolicy, not {shown(f.retry)}")
+        _report(f, problems, f"retry must be a RetryPolicy, not {safe_repr(f.retry)}")
     if f.max_retries is not None:
         try:
             check_max_retries(f.max_retries, "max_retries")
         except (TypeError, ValueError) as error:
-            _bad(f, problems, str(error))
+            _report(f, problems, str(error))
     for name, least in (("timeout", 0), ("batch_timeout", 0), ("batch_size", 1), ("parallelism", 1)):
         value = getattr(f, name)
         if value is None and name != "parallelism":
@@ -393,16 +399,16 @@ def _check_options(f: Function, problems: Problems) -> None:
         try:
             units = to_units(value)
         except ValueError as error:
-            _bad(f, problems, f"{name} {error}")
+            _report(f, problems, f"{name} {error}")
             continue
         if not units or value < least or (least and not isinstance(value, int)):
             wanted = "a whole number of at least 1" if least else "more than 0 seconds"
-            _bad(f, problems, f"{name} must be {wanted}, not {shown(value)}")
+            _report(f, problems, f"{name} must be {wanted}, not {safe_repr(value)}")
     if isinstance(f.priority, bool) or not isinstance(f.priority, (int, float)) or f.priority != f.priority:
-        _bad(f, problems, f"priority must be a number, not {shown(f.priority)}")
+        _report(f, problems, f"priority must be a number, not {safe_repr(f.priority)}")
     if (
         f.init is not None
         and not callable(f.init)
         and not (isinstance(f.init, str) and _IMPORT_PATH.fullmatch(f.init))
     ):
-        _bad(f, problems, f'init must be callable or "package.module:qualname", not {shown(f.init)}')
+        _report(f, problems, f'init must be callable or "package.module:qualname", not {safe_repr(f.init)}')

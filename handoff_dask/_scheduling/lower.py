@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.function import Collocated, Function, Transfer, learning_names, policy_of
+from handoff_dask._model.function import Collocated, Function, Transfer, duration_keys, policy_of
 from handoff_dask._model.graph import collocation_groups, depth_first, inline_order, placed_dependencies
 from handoff_dask._model.resources import parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy
@@ -75,7 +75,7 @@ def lower_dag(
     number_of = {id: number for number, id in enumerate(order)}
     limit_units = {name: to_units(amount) for name, amount in (limits or {}).items()}
     kinds = _Kinds(policy, limit_units)
-    names = learning_names(functions)
+    names = duration_keys(functions)
     kind_of = []
     dependents: list[list[int]] = [[] for _ in order]
     for number, id in enumerate(order):

@@ -8,7 +8,7 @@ import pytest
 from scheduling.harness import Core, fn, many
 
 from handoff_dask._adapter.archive import Archive, error_of
-from handoff_dask._model.runinfo import RunInfo, tell_apart
+from handoff_dask._model.runinfo import RunInfo, make_unique
 
 INFO = RunInfo("", "dag", "finished", "client", 0.0, None, 0.0, {})
 
@@ -112,7 +112,7 @@ def test_why_a_run_did_not_finish():
 
 
 def test_ids_of_the_same_text_are_told_apart():
-    assert tell_apart(["a", 1, "a", ("x", 2), "a (2)", "a"]) == [
+    assert make_unique(["a", 1, "a", ("x", 2), "a (2)", "a"]) == [
         "a",
         1,
         "a (2)",

@@ -342,7 +342,9 @@ def test_execute_ends_a_run_that_takes_too_long(client):
         Function("slow", pass_gate, extra_args=["slow"]),
         Function("after", identity, args=["slow"]),
     )
-    with pytest.raises(RunTimeoutError, match=r"after 0.3 s with 1 of 3 functions finished") as caught:
+    with pytest.raises(
+        RunTimeoutError, match=r"its timeout of 0.3 s with 1 of 3 functions finished"
+    ) as caught:
         handoff.execute(dag, client, timeout=0.3)
     error = caught.value
     assert isinstance(error, TimeoutError)

@@ -60,7 +60,7 @@ def test_nothing_is_there_at_first(history, path):
     assert history.path == str(path)
     assert history.runs() == []
     assert history.durations() == {}
-    with pytest.raises(RunNotFoundError, match="no run 'r' is known; the runs are: none"):
+    with pytest.raises(RunNotFoundError, match="no run has the id 'r'; known runs: none"):
         history.records("r")
 
 

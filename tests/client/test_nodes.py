@@ -109,7 +109,7 @@ def test_unknown_nodes_are_named_with_those_there_are(client):
         lambda: handoff.resources_available("node7", {"cpu": 1}, client),
     ):
         with pytest.raises(
-            NodeNotFoundError, match=r"no node is named 'node7'; the nodes are: 'node1', 'node2'"
+            NodeNotFoundError, match=r"no node is named 'node7'; known nodes: 'node1', 'node2'"
         ) as e:
             ask()
         assert e.value.known == ("node1", "node2")

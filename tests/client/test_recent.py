@@ -39,7 +39,7 @@ def numbers(n, id="numbers"):
 
 def test_nothing_has_run(fresh):
     assert handoff.runs(fresh) == []
-    with pytest.raises(RunNotFoundError, match="no run 'x' is known; the runs are: none"):
+    with pytest.raises(RunNotFoundError, match="no run has the id 'x'; known runs: none"):
         handoff.run_records("x", fresh)
     with pytest.raises(TypeError, match="run_id must be the id of a run, not 3"):
         handoff.run_records(3, fresh)
@@ -62,7 +62,7 @@ def test_records_outlive_the_client_that_submitted_the_run(fresh):
     assert dict(records) == dict(result.records)
     assert list(records.to_pandas().columns) == list(result.records.to_pandas().columns)
     assert records.allocations == result.allocations
-    with pytest.raises(RunNotFoundError, match=f"the runs are: '{info.id}'") as caught:
+    with pytest.raises(RunNotFoundError, match=f"known runs: '{info.id}'") as caught:
         handoff.run_records("other", fresh)
     assert caught.value.known == (info.id,)
 

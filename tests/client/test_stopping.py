@@ -208,7 +208,7 @@ def test_a_task_of_dasks_own_that_needs_it_is_told(in_process, stuck):
         stuck.await_running()
         later = client.submit(str, run.futures["stuck"])
         run.cancel()
-        with pytest.raises(handoff.RunEndedError, match="'stuck' does not run any more"):
+        with pytest.raises(handoff.RunEndedError, match="'stuck' will not run: run "):
             later.result(timeout=10)
 
 

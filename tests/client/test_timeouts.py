@@ -102,7 +102,7 @@ def test_an_attempt_is_ended_whatever_it_does(client, run, code):
     assert isinstance(error.__cause__, FunctionTimeoutError)
     assert error.__cause__.timeout == 0.2
     assert [a.outcome for a in error.attempts] == ["failed", "failed"]
-    assert "ran longer than its timeout of 0.2 s and was ended" in str(error)
+    assert "exceeded its timeout of 0.2 s and was terminated" in str(error)
     for attempt in error.attempts:
         assert attempt.stopped is not None
         assert attempt.started is not None
@@ -222,8 +222,8 @@ def be_killed():
 @pytest.mark.parametrize(
     ("function", "text"),
     [
-        (Function("f", leave_with, extra_args=[3]), "ended with exit status 3"),
-        (Function("f", be_killed), "ended on signal 11 (SIGSEGV)"),
+        (Function("f", leave_with, extra_args=[3]), "exited with status 3"),
+        (Function("f", be_killed), "was killed by signal 11 (SIGSEGV)"),
     ],
 )
 def test_a_crash_of_such_a_function_is_its_own_failure(client, run, function, text):

@@ -11,7 +11,7 @@ from helpers import dag_of
 import handoff_dask as handoff
 from handoff_dask import DAG, Function, InvalidDAGError
 from handoff_dask._cli.main import cli
-from handoff_dask._model.shown import shown
+from handoff_dask._model.safe_repr import safe_repr
 
 SAID = "<Mute, whose repr raises RuntimeError>"
 
@@ -53,7 +53,7 @@ def fail():
     ],
 )
 def test_what_can_be_shown_is(value, text):
-    assert shown(value) == text
+    assert safe_repr(value) == text
 
 
 DAG_OF_MUTES = dag_of(

@@ -1,4 +1,4 @@
-"""An Argument becomes a serializer beside the producer and a deserializer beside the consumer."""
+"""An Argument expands to a serializer on the producer's node and a deserializer on the consumer's."""
 
 import pytest
 from helpers import dag_of, identity
@@ -46,7 +46,7 @@ def test_expansion():
 
 
 def test_positions():
-    """One producer may be an argument several times; a parameter's position is its name."""
+    """A producer can be passed several times; the position of a keyword argument is its name."""
     dag = dag_of(
         Function("p", list),
         Function(
@@ -62,7 +62,7 @@ def test_positions():
     dag.validate()
 
 
-def test_the_given_function_is_left_alone():
+def test_the_given_function_is_not_modified():
     argument = Argument("p")
     f = Function("c", identity, args=[argument])
     dag_of(Function("p", list), f)
@@ -86,7 +86,7 @@ def test_default_takes_extra_arguments():
 
 @pytest.mark.parametrize("code", [lambda data: data, lambda data, source, target, more: data, 7])
 @pytest.mark.parametrize("half", ["serialize", "deserialize"])
-def test_code_has_to_take_data_and_nodes(half, code):
+def test_code_must_accept_data_and_nodes(half, code):
     dag = dag_of(Function("p", list), Function("c", identity, args=[Argument("p", **{half: code})]))
     with pytest.raises(InvalidFunctionError) as caught:
         dag.validate()
@@ -101,14 +101,14 @@ def test_missing_producer():
     assert caught.value.problems == ("function 'c' depends on 'absent', which is not in the DAG",)
 
 
-def test_id_that_is_not_hashable():
+def test_unhashable_id():
     dag = dag_of(Function("p", list))
     with pytest.raises(InvalidFunctionError, match="not hashable"):
         dag.add_function(Function("c", identity, args=[Argument(["p"])]))
     assert list(dag.functions) == ["p"]
 
 
-def test_nothing_is_added_when_one_part_is_there_already():
+def test_nothing_is_added_if_one_part_is_a_duplicate():
     dag = dag_of(Function("p", list), Function(("deserialize", "p", "c", 0), list))
     with pytest.raises(DuplicateFunctionError) as caught:
         dag.add_function(Function("c", identity, args=[Argument("p")]))
@@ -127,7 +127,7 @@ def test_nothing_is_added_when_one_part_is_there_already():
         (
             "regular",
             "inline",
-            "function 'c' is an inline function, has no node, and so cannot take an Argument",
+            "function 'c' cannot take an Argument: it is an inline function and has no node",
         ),
     ],
 )

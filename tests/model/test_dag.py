@@ -1,4 +1,4 @@
-"""Building a DAG and asking about it."""
+"""Building and querying a DAG."""
 
 import pickle
 
@@ -70,7 +70,7 @@ def test_sources_and_sinks():
     assert dag.sinks == ("top", "alone")
 
 
-def test_dependencies_by_parameter_name_count_for_sinks():
+def test_keyword_dependencies_count_for_sources_and_sinks():
     dag = dag_of(Function("a", list), Function("b", dict, kwargs={"x": "a"}))
     assert (dag.sources, dag.sinks) == (("a",), ("b",))
 
@@ -97,7 +97,7 @@ def test_iteration_is_topological(graph):
 
 @settings(deadline=None, max_examples=60)
 @given(acyclic_graphs())
-def test_sources_and_sinks_of_any(graph):
+def test_sources_and_sinks_of_random_graphs(graph):
     dag = build(graph, add)
     assert dag.sources == tuple(id for id in graph if not graph[id])
     assert dag.sinks == tuple(id for id in graph if not any(id in deps for deps in graph.values()))
@@ -116,7 +116,7 @@ def test_iterating_over_a_cycle():
         list(dag)
 
 
-def test_iterating_never_leaves_functions_out():
+def test_iteration_reports_a_cycle_despite_other_problems():
     dag = dag_of(Function("a", identity, args=["a"]), Function("b", identity, args=["absent"]))
     with pytest.raises(InvalidDAGError, match="cycle"):
         list(dag)
@@ -132,14 +132,14 @@ def test_duplicate():
 
 
 @pytest.mark.parametrize("wrong", [list, "f", None, {"id": "f"}, DAG()])
-def test_add_what_is_no_function(wrong):
+def test_add_function_rejects_other_objects(wrong):
     dag = DAG()
     with pytest.raises(InvalidFunctionError, match="takes a Function"):
         dag.add_function(wrong)
     assert len(dag) == 0
 
 
-def test_id_that_is_not_hashable():
+def test_unhashable_function_id():
     dag = DAG()
     with pytest.raises(InvalidFunctionError, match=r"\['f'\] is not hashable"):
         dag.add_function(Function(["f"], list))
@@ -158,7 +158,7 @@ def test_any_hashable_id(id):
     "fields", [{"args": 5}, {"args": "base"}, {"kwargs": [1]}, {"args": [[1]]}, {"cost": {"cpu": "x"}}]
 )
 def test_an_invalid_dag_has_a_repr(fields):
-    """It is looked at to find what is wrong."""
+    """The repr helps to find the problem."""
     dag = dag_of(Function("f", list, **fields), id="mine")
     assert repr(dag) == "<DAG 'mine': 1 functions>"
 
@@ -170,6 +170,6 @@ def test_pickles():
     assert dag["top"].args == ("left", "right")
 
 
-def test_an_id_that_does_not_hash_is_refused():
+def test_unhashable_dag_id():
     with pytest.raises(InvalidDAGError, match="its id is not hashable"):
         DAG([1])

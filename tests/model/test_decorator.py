@@ -1,4 +1,4 @@
-"""``@dag.function``: parameters named like functions become dependencies."""
+"""``@dag.function``: parameters with the names of functions become dependencies."""
 
 import functools
 
@@ -37,8 +37,8 @@ def test_with_fields(dag):
     assert (f.code, f.args, f.cost, f.node, f.max_retries) == (use, ("b",), {"cpu": 2}, "n1", 1)
 
 
-def test_later_ones_by_name(dag):
-    """``a`` comes after a parameter that is filled otherwise, so it cannot be positional."""
+def test_later_dependencies_are_passed_by_keyword(dag):
+    """``a`` follows a parameter that ``extra_args`` fills, so it cannot be passed positionally."""
 
     @dag.function(extra_args=[1])
     def use(n, a, *, b):
@@ -48,7 +48,7 @@ def test_later_ones_by_name(dag):
     dag.validate()
 
 
-def test_first_ones_and_extra_args(dag):
+def test_leading_dependencies_are_passed_by_position(dag):
     @dag.function(extra_args=[1])
     def use(b, n):
         return b, n
@@ -85,7 +85,7 @@ def test_functions_added_later_are_not_dependencies():
     assert shape(dag, "use") == ((), {})
 
 
-def test_given_args_win(dag):
+def test_explicit_args_take_precedence(dag):
     @dag.function(args=["b"])
     def one(a):
         return a
@@ -98,7 +98,7 @@ def test_given_args_win(dag):
     assert shape(dag, "none") == ((), {})
 
 
-def test_given_kwargs_win_for_their_names(dag):
+def test_explicit_kwargs_take_precedence(dag):
     @dag.function(kwargs={"b": "a"})
     def use(a, b):
         return a, b
@@ -107,7 +107,7 @@ def test_given_kwargs_win_for_their_names(dag):
     dag.validate()
 
 
-def test_given_values_win_for_their_names(dag):
+def test_explicit_values_take_precedence(dag):
     @dag.function(extra_kwargs={"a": 7})
     def use(a, b):
         return a, b
@@ -132,7 +132,7 @@ def test_code_without_a_name(dag):
     assert dag["sort"].code is code
 
 
-def test_id_taken(dag):
+def test_duplicate_id(dag):
     with pytest.raises(DuplicateFunctionError):
 
         @dag.function
@@ -145,7 +145,7 @@ def test_unknown_field(dag):
         dag.function(costs={"cpu": 1})(print)
 
 
-def test_collecting_parameters_are_no_dependencies(dag):
+def test_variadic_parameters_are_not_dependencies(dag):
     @dag.function
     def use(*a, **b):
         return a, b

@@ -1,4 +1,4 @@
-"""Every error survives pickling with its fields, and can be had from the top of the package."""
+"""Every exception survives pickling with its fields, and is exported by the package."""
 
 import copy
 import pickle
@@ -30,12 +30,12 @@ EXAMPLES = [
     handoff.FunctionTimeoutError(2.5),
     handoff.FunctionCrashedError(-11),
     handoff.RunNotFoundError("run9", ["run2", "run1"]),
-    handoff.HistoryError("/data/history.db", "it is a database of something else"),
+    handoff.HistoryError("/data/history.db", "the file is another kind of database"),
     handoff.RunError("mine", "run1", "fact"),
     handoff.FunctionFailedError("mine", "run1", ("f", 1), ATTEMPTS),
     handoff.AllocationError("mine", "run1", [SHORTFALL]),
     handoff.AllocatorError("mine", "run1", "it placed 'a' on 'x'"),
-    handoff.RunCancelledError("mine", "run1", "somebody did"),
+    handoff.RunCancelledError("mine", "run1", "by the user"),
     handoff.RunEndedError("mine", "run1", ("f", 1), "failed"),
     handoff.RunTimeoutError("mine", "run1", 2.5, 3, 7),
 ]
@@ -44,7 +44,7 @@ every = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error)
 
 def fields_of(error):
     names = {name for name in dir(error) if not name.startswith("_")} - {"add_note", "with_traceback"}
-    names -= {"failures"}  # itself and others, and no two exceptions are equal
+    names -= {"failures"}  # contains exceptions, which compare by identity
     return {name: getattr(error, name) for name in names if hasattr(error, name)}
 
 
@@ -52,7 +52,7 @@ def test_every_class_has_an_example():
     assert {type(error).__name__ for error in EXAMPLES} == set(exceptions.__all__)
 
 
-def test_all_can_be_had_from_the_top():
+def test_all_are_exported_by_the_package():
     defined = {
         n for n, v in vars(exceptions).items() if isinstance(v, type) and v.__module__ == exceptions.__name__
     }
@@ -64,7 +64,7 @@ def test_all_can_be_had_from_the_top():
 
 @every
 @pytest.mark.parametrize("copied", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy])
-def test_pickles_whole(error, copied):
+def test_copies_keep_all_fields(error, copied):
     again = copied(error)
     assert type(again) is type(error)
     assert fields_of(again) == fields_of(error)
@@ -73,7 +73,7 @@ def test_pickles_whole(error, copied):
 
 
 @every
-def test_keeps_its_cause_and_notes(error):
+def test_pickling_keeps_cause_and_notes(error):
     error = copy.copy(error)
     error.__cause__ = OSError(5, "disk")
     error.add_note("a note")
@@ -83,7 +83,7 @@ def test_keeps_its_cause_and_notes(error):
 
 
 class NeedsTwo(Exception):
-    """Pickles, but cannot be rebuilt: the commonest way to get it wrong."""
+    """Can be pickled but not unpickled: the most common mistake."""
 
     def __init__(self, a, b):
         super().__init__(f"{a} {b}")
@@ -95,7 +95,7 @@ class Unpicklable(Exception):
 
 
 @pytest.mark.parametrize("cause", [NeedsTwo(1, 2), Unpicklable(), OSError(lambda: None)])
-def test_a_cause_that_does_not_pickle_is_left_behind(cause):
+def test_an_unpicklable_cause_is_dropped(cause):
     error = handoff.FunctionFailedError("mine", "run1", "f", ATTEMPTS)
     error.__cause__ = cause
     again = pickle.loads(pickle.dumps(error))
@@ -103,15 +103,15 @@ def test_a_cause_that_does_not_pickle_is_left_behind(cause):
     assert again.attempts == ATTEMPTS
 
 
-def test_the_run_stays_where_it_is():
-    error = handoff.RunCancelledError("mine", "run1", "somebody did")
+def test_pickling_drops_the_run():
+    error = handoff.RunCancelledError("mine", "run1", "by the user")
     assert error.run is None
     error.run = lambda: "a live thing"
     assert pickle.loads(pickle.dumps(error)).run is None
 
 
 @every
-def test_base(error):
+def test_common_base_class(error):
     assert isinstance(error, handoff.HandoffError)
 
 
@@ -139,11 +139,11 @@ def test_base(error):
         ("RunTimeoutError", TimeoutError),
     ],
 )
-def test_families(name, base):
+def test_base_classes(name, base):
     assert issubclass(getattr(handoff, name), base)
 
 
-def test_run_errors_and_invalid_dags_are_apart():
+def test_run_errors_and_invalid_dag_errors_are_disjoint():
     for error in EXAMPLES:
         assert not (isinstance(error, handoff.RunError) and isinstance(error, handoff.InvalidDAGError))
 
@@ -155,7 +155,7 @@ def test_fields():
     assert by_name["InvalidDAGError"].problems == ("first", "second")
     assert by_name["NodeNotFoundError"].known == ("node1", "node2")
     assert by_name["AllocationError"].shortfalls == (SHORTFALL,)
-    assert by_name["RunCancelledError"].reason == "somebody did"
+    assert by_name["RunCancelledError"].reason == "by the user"
     assert by_name["FunctionTimeoutError"].timeout == 2.5
     assert by_name["FunctionCrashedError"].status == -11
     failed = by_name["FunctionFailedError"]
@@ -178,16 +178,16 @@ def test_texts():
         "  - attempt 2 on 'node2': lost"
     )
     assert texts["AllocationError"].startswith(f"DAG 'mine' cannot be placed:\n  - {SHORTFALL}\n")
-    assert texts["RunCancelledError"] == "run run1 of DAG 'mine' was cancelled: somebody did"
+    assert texts["RunCancelledError"] == "run run1 of DAG 'mine' was cancelled: by the user"
     assert (
         texts["RunTimeoutError"]
-        == "run run1 of DAG 'mine' was ended after 2.5 s with 3 of 7 functions finished"
+        == "run run1 of DAG 'mine' exceeded its timeout of 2.5 s with 3 of 7 functions finished"
     )
-    assert texts["NodeNotFoundError"] == "no node is named 'node9'; the nodes are: 'node1', 'node2'"
-    assert str(handoff.NodeNotFoundError("n", [])) == "no node is named 'n'; the nodes are: none"
+    assert texts["NodeNotFoundError"] == "no node is named 'node9'; known nodes: 'node1', 'node2'"
+    assert str(handoff.NodeNotFoundError("n", [])) == "no node is named 'n'; known nodes: none"
 
 
-def test_many_attempts_are_cut_short():
+def test_long_lists_of_attempts_are_truncated():
     attempts = [Attempt(n, "n1", outcome="failed", error=f"error{n}") for n in range(1, 31)]
     lines = str(handoff.FunctionFailedError("mine", "run1", "f", attempts)).splitlines()
     assert lines[0] == "function 'f' of DAG 'mine' failed after 30 attempts:"

@@ -1,4 +1,4 @@
-"""Fingerprints change with what a function does, and with nothing else."""
+"""Fingerprints change if and only if a function does something else."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from handoff_dask import Function
-from handoff_dask._model.fingerprint import UnreadableError, fingerprints
+from handoff_dask._model.fingerprint import FingerprintError, fingerprints
 
 
 def of(*functions):
-    """The fingerprint of the last of them."""
+    """Return the fingerprint of the last function."""
     by_id = {f.id: f for f in functions}
     return fingerprints(by_id, by_id, cloudpickle.dumps)[functions[-1].id]
 
@@ -33,7 +33,7 @@ def of_argument(value):
 
 
 def defined(source, name="f", **namespace):
-    """A function of this source, as if it stood alone in a module."""
+    """Execute source as a module of its own and return one of its names."""
     namespace["__name__"] = "somewhere"
     exec(source, namespace)
     return namespace[name]
@@ -54,12 +54,12 @@ SOURCE = "def f(x, y=1, *, z=2):\n    return x + y + z\n"
         SOURCE.replace("+ z", "+ z.real"),
     ],
 )
-def test_of_other_code(other):
+def test_changed_code_counts(other):
     assert of_code(defined(other)) != of_code(defined(SOURCE))
 
 
 @pytest.mark.parametrize("same", [SOURCE, "\n\n# moved\n" + SOURCE, SOURCE.replace("    ", "  ") + "# said"])
-def test_where_code_stands_does_not_matter(same):
+def test_the_location_of_code_does_not_count(same):
     assert of_code(defined(same)) == of_code(defined(SOURCE))
 
 
@@ -72,7 +72,7 @@ def test_nested_code_constants_and_names_count():
     assert of_code(defined("def f(): return 1")) != of_code(defined("def f(): return True"))
 
 
-def test_what_a_closure_holds_counts():
+def test_closures_count():
     def add(n):
         return lambda x: x + n
 
@@ -80,7 +80,7 @@ def test_what_a_closure_holds_counts():
     assert of_code(add(1)) != of_code(add(2))
 
 
-def test_a_function_may_hold_itself_and_what_nobody_can_look_into():
+def test_a_closure_may_contain_itself_and_opaque_values():
     import threading
 
     def make(n):
@@ -115,7 +115,7 @@ def f(x): return helper(x)
         ("def unused(x): return x", "def unused(x): return 2 * x", False),
     ],
 )
-def test_functions_and_constants_of_its_own_module_count_where_they_are_named(old, new, changes):
+def test_globals_of_the_module_count_if_they_are_used(old, new, changes):
     assert (of_code(defined(MODULE.replace(old, new))) != of_code(defined(MODULE))) is changes
 
 
@@ -188,13 +188,13 @@ def f():
 
 
 @pytest.mark.parametrize("part", "DNIOLPHUAETGSR")
-def test_helpers_count_however_they_are_wrapped_and_named(part):
+def test_helpers_count_in_any_wrapper_and_under_any_name(part):
     before, after = (defined(source) for source in (HELPERS, HELPERS.replace(f'"{part}"', '"changed"')))
     assert of_code(after) != of_code(before)
 
 
 @pytest.mark.parametrize("part", "CMlsnortwpvieyzNPL")
-def test_methods_count_however_they_are_wrapped_and_named(part):
+def test_methods_count_in_any_wrapper_and_under_any_name(part):
     source = HELPERS.replace("return __mangled()", "return __mangled() + partially() + cached()")
     before, after = (
         defined(source, "Class") for source in (source, source.replace(f'"{part}"', '"changed"'))
@@ -202,24 +202,26 @@ def test_methods_count_however_they_are_wrapped_and_named(part):
     assert of_code(after) != of_code(before)
     for wrap in (lambda code: code, functools.partial, functools.lru_cache):
         assert of_code(wrap(after())) != of_code(wrap(before()))
-        assert of_code(wrap(after().whole)) != of_code(wrap(before().whole)), "another method may be called"
+        assert of_code(wrap(after().whole)) != of_code(wrap(before().whole)), (
+            "whole() may call another method"
+        )
         assert of_argument(wrap(after().whole)) != of_argument(wrap(before().whole))
         assert of_code(wrap(before().whole)) == of_code(wrap(before().whole))
 
 
-def test_what_a_class_method_may_call_counts():
+def test_other_methods_of_the_class_count():
     source = "class C:\n    @classmethod\n    def f(cls): return cls.g()\n"
     source += "    @classmethod\n    def g(cls): return 1\n"
     assert of_code(defined(source, "C").f) == of_code(defined(source, "C").f)
     assert of_code(defined(source.replace("1", "2"), "C").f) != of_code(defined(source, "C").f)
 
 
-def test_what_is_not_named_does_not_count():
+def test_unused_globals_do_not_count():
     assert of_code(defined(HELPERS.replace('"X"', '"changed"'))) == of_code(defined(HELPERS))
     assert of_code(defined(HELPERS, __file__="a", __doc__="b")) == of_code(defined(HELPERS))
 
 
-def test_helpers_that_nobody_can_look_into_do_no_harm():
+def test_opaque_helpers_are_accepted():
     source = "def f(x): return helper(x)\n"
     for helper in (
         functools.partial(print, file=sys.stdout),
@@ -241,8 +243,8 @@ def f(x): return one(x) + two(x) + used(x)
 """
 
 
-def test_which_function_a_name_stands_for_counts():
-    """Both have been read by then, for names of their own."""
+def test_the_function_to_which_a_name_is_bound_counts():
+    """Both functions have already been hashed under their own names."""
     rebound = REBOUND.replace("use = one", "use = two").replace("used = one", "used = two")
     for name in ("f", "Class"):
         assert of_code(defined(rebound, name)) != of_code(defined(REBOUND, name))
@@ -260,7 +262,7 @@ class Wrapping:
         return self.times * self.__wrapped__(x)
 
 
-def test_an_object_that_wraps_a_function_has_more_than_the_function():
+def test_the_state_of_a_wrapper_counts():
     f, g = defined("def f(x): return x"), defined("def f(x): return -x")
     assert of_code(Wrapping(f, 2)) == of_code(Wrapping(f, 2))
     assert len({of_code(Wrapping(h, n)) for h in (f, g) for n in (1, 2)}) == 4
@@ -310,7 +312,7 @@ def test_callables_of_every_kind(monkeypatch):
     assert [of_code(code) != old for code, old in zip(codes[:3], prints, strict=False)] == [True] * 3
 
 
-def test_code_by_name_is_looked_up(tmp_path, monkeypatch):
+def test_import_paths_are_resolved(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     module = tmp_path / "looked_up.py"
@@ -371,7 +373,7 @@ def test_arguments_of_every_kind():
     assert len(set(prints)) == len(VALUES)
 
 
-def test_equal_values_are_the_same_however_they_share_parts():
+def test_sharing_of_immutable_parts_does_not_count():
     text, part = "some text", [1]
     assert of_argument([text, text]) == of_argument([text, "".join(["some ", "text"])])
     assert of_argument([(1, text), (1, text)]) == of_argument([(1, text)] * 2)
@@ -389,7 +391,7 @@ class Node:
 
 
 def ring(*names):
-    """Nodes that know those beside them."""
+    """Return nodes that form a ring."""
     nodes = [Node(name) for name in names]
     for n, node in enumerate(nodes):
         node.neighbours |= {nodes[n - 1], nodes[(n + 1) % len(nodes)]}
@@ -397,13 +399,13 @@ def ring(*names):
 
 
 def around(value):
-    """A value that is in a frozenset which it has itself."""
+    """Return a frozenset with a member that refers back to it."""
     node = Node(value)
     node.around = frozenset({node, value})
     return node.around
 
 
-def test_sets_may_lead_back_to_themselves():
+def test_sets_may_contain_themselves():
     alone = Node("alone")
     alone.neighbours.add(alone)
     again = Node("alone")
@@ -413,22 +415,22 @@ def test_sets_may_lead_back_to_themselves():
     others = ["abcdeg", "abcdfe", "abcde"]
     assert len({of_argument(ring(*names)[0]) for names in ["abcdef", *others]}) == 4
     far = [ring(*range(40))[0], ring(*range(20), 0, *range(21, 40))[0]]
-    assert of_argument(far[0]) != of_argument(far[1]), "what is far away counts"
+    assert of_argument(far[0]) != of_argument(far[1]), "distant members count"
     assert of_argument(around(1)) == of_argument(around(1)) != of_argument(around(2))
 
 
-def test_sets_that_lead_to_each_other_take_no_time():
+def test_densely_connected_sets_are_hashed_fast():
     nodes = [Node(n) for n in range(30)]
     for node in nodes:
         node.neighbours.update(nodes)
     begin = time.process_time()
     first = of_argument(nodes)
-    assert time.process_time() - begin < 20  # there are far too many ways through them to go each
+    assert time.process_time() - begin < 20  # there are too many paths to follow each separately
     nodes[29].name = 31
     assert of_argument(nodes) != first
 
 
-def test_how_arguments_are_passed_counts():
+def test_the_passing_of_arguments_counts():
     a, b = Function("a", print), Function("b", print)
     base = Function("f", print, args=["a", "b"], extra_args=[1], extra_kwargs={"x": 1})
     others = [
@@ -446,8 +448,8 @@ def test_how_arguments_are_passed_counts():
     assert of(a.replace(cost={"cpu": 2}, node="n", priority=1, max_retries=1), b, base) == of(a, b, base)
 
 
-def test_an_argument_that_nobody_can_look_into():
-    with pytest.raises(UnreadableError) as caught:
+def test_opaque_arguments_are_an_error():
+    with pytest.raises(FingerprintError) as caught:
         of_argument(x for x in ())
     assert caught.value.function_id == "f"
     assert "generator" in caught.value.reason
@@ -472,9 +474,9 @@ print(t.of_code(t.defined(t.HELPERS)), t.of_code(t.Wrapping(t.of, 2)))
 """
 
 
-def test_another_process_says_the_same():
+def test_fingerprints_are_equal_in_all_processes():
     here = os.path.dirname(__file__)
-    said = set()
+    outputs = set()
     for seed in ("1", "2", "3"):
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM.format(path=[here])],
@@ -485,5 +487,5 @@ def test_another_process_says_the_same():
             env={**os.environ, "PYTHONHASHSEED": seed},
         )
         assert len(set(done.stdout.split())) == 14
-        said.add(done.stdout)
-    assert len(said) == 1
+        outputs.add(done.stdout)
+    assert len(outputs) == 1

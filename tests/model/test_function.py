@@ -1,4 +1,4 @@
-"""Functions are immutable values that keep what they were given."""
+"""Functions are immutable values."""
 
 import functools
 import operator
@@ -47,7 +47,7 @@ def test_immutable(value):
 
 
 def test_collections_are_copied():
-    """What is changed later does not change a function that was perhaps validated."""
+    """Changing a collection later does not change a function that may have been validated."""
     args, extra_args, node = ["a"], [1], ["n1"]
     kwargs, extra_kwargs, cost = {"x": "b"}, {"y": 2}, {"cpu": 1}
     f = Function(
@@ -87,14 +87,14 @@ def test_replace():
 
 
 def test_equality_is_identity():
-    """Comparing fields would call ``==`` of the values among them: arrays, say."""
+    """Comparing fields would compare argument values, such as arrays, with ``==``."""
     f = Function("f", identity)
     assert f == f
     assert f != Function("f", identity)
     assert len({f, f.replace(id="g")}) == 2
 
 
-def test_repr_shows_what_was_given():
+def test_repr_shows_fields_that_differ_from_the_default():
     f = Function("f", multiply, args=["a"], extra_args=[2], cost={"cpu": 1}, priority=3)
     assert (
         repr(f)
@@ -110,7 +110,7 @@ def test_repr_shows_what_was_given():
         (operator.itemgetter(0), "itemgetter"),
         (lambda: None, "lambda"),
         (dict.fromkeys, "fromkeys"),
-        (Mock(), "Mock"),  # which has any attribute that is looked for
+        (Mock(), "Mock"),  # has every attribute
     ],
 )
 def test_repr_names_any_code(code, name):

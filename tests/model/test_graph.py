@@ -1,4 +1,4 @@
-"""Algorithms on the graph of a DAG."""
+"""Graph algorithms."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def dependencies(draw):
 
 @given(dependencies())
 @settings(deadline=None)
-def test_the_order_is_topological_and_goes_on_with_what_was_begun(deps):
+def test_depth_first_order_is_topological(deps):
     order = depth_first(deps)
     assert sorted(order) == sorted(deps)
     position = {id: n for n, id in enumerate(order)}
     assert all(position[d] < position[id] for id in deps for d in deps[id])
 
 
-def test_the_order_keeps_few_results_alive():
+def test_depth_first_order_keeps_few_results_alive():
     deps = {}
     for i in range(50):
         deps["load", i] = ()
@@ -37,7 +37,7 @@ def of_id(*functions):
     return {f.id: f for f in functions}
 
 
-def test_groups_are_joined_through_others_and_listed_in_the_order_of_the_dag():
+def test_groups_are_transitive_and_in_the_order_of_the_dag():
     nan = float("nan")
     functions = of_id(
         Function("a"),
@@ -50,7 +50,7 @@ def test_groups_are_joined_through_others_and_listed_in_the_order_of_the_dag():
     assert collocation_groups(functions) == [["b", "d", "e"], [nan, "c"]]
 
 
-def test_results_are_taken_through_inline_functions():
+def test_dependencies_pass_through_inline_functions():
     functions = of_id(
         Function("a"),
         Function("i", args=["a", "b"], type="inline"),

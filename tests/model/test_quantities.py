@@ -1,4 +1,4 @@
-"""Amounts are exact: n functions of cost x fit on a node of n * x, whatever x is."""
+"""Amounts are exact: n functions of cost x always fit on a node of n * x."""
 
 import functools
 import operator
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from handoff_dask._model.resources import UNIT, format_amounts, from_units, parse_amounts, to_units
 
 
-def test_twenty_fifths_on_four():
-    # What plain floats make of it, added one by one as a ledger does; sum() compensates from Python 3.12 on.
+def test_twenty_costs_of_a_fifth_fit_on_four():
+    # Plain floats drift if added one by one, as in a ledger; sum() compensates for it since Python 3.12.
     assert functools.reduce(operator.add, [0.2] * 20) > 4
     assert 20 * to_units(0.2) <= to_units(4) < 21 * to_units(0.2)
 
@@ -23,8 +23,8 @@ def test_twenty_fifths_on_four():
 @pytest.mark.parametrize(
     "kind", [lambda n: 1 / n, lambda n: Fraction(1, n), lambda n: 1 / Decimal(n), lambda n: np.float64(1) / n]
 )
-def test_parts_of_a_whole(kind):
-    """n parts fit, and n + 1 do not."""
+def test_fractions_of_a_whole(kind):
+    """n parts fit, but n + 1 do not."""
     for n in range(1, 1001):
         part = to_units(kind(n))
         assert n * part <= UNIT < (n + 1) * part, n
@@ -39,7 +39,7 @@ def test_parts_of_a_whole(kind):
         (1, UNIT),
         (3.0, 3 * UNIT),
         (0.5, UNIT // 2),
-        (1e-300, 1),  # never down to nothing
+        (1e-300, 1),  # never rounded to zero
         (Fraction(1, 3), UNIT // 3),
         (Decimal("0.25"), UNIT // 4),
         (np.int64(2), 2 * UNIT),
@@ -49,7 +49,7 @@ def test_parts_of_a_whole(kind):
         (1e308, int(1e308) * UNIT),
     ],
 )
-def test_units(amount, units):
+def test_to_units(amount, units):
     assert to_units(amount) == units
     assert type(to_units(amount)) is int
 
@@ -62,13 +62,13 @@ def test_rounds_down(amount):
 
 @settings(deadline=None, max_examples=300)
 @given(st.floats(0.001, 1000), st.integers(1, 1000))
-def test_n_of_any_fit_on_n_times_it(amount, n):
+def test_n_amounts_fit_on_n_times_the_amount(amount, n):
     assert n * to_units(amount) <= to_units(n * amount)
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.floats(0.001, 100), max_size=50), st.randoms())
-def test_taking_and_giving_back_leaves_nothing(amounts, random):
+def test_releasing_everything_leaves_zero(amounts, random):
     used = sum(map(to_units, amounts))
     random.shuffle(amounts)
     for amount in amounts:
@@ -79,17 +79,17 @@ def test_taking_and_giving_back_leaves_nothing(amounts, random):
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.integers(0, 2**45), max_size=20))
 def test_sums_are_exact_in_floats_too(units):
-    """Dask's workers keep what they give out in floats."""
+    """Dask's workers keep their used resources in floats."""
     assert sum(u / UNIT for u in units) * UNIT == sum(units)
 
 
 @pytest.mark.parametrize(
-    ("units", "shown"),
+    ("units", "amount"),
     [(UNIT, 1), (0, 0), (UNIT // 2, 0.5), (to_units(0.2), 0.2), (to_units(1 / 3), 0.33333)],
 )
-def test_from_units(units, shown):
-    assert from_units(units) == shown
-    assert type(from_units(units)) is type(shown)
+def test_from_units(units, amount):
+    assert from_units(units) == amount
+    assert type(from_units(units)) is type(amount)
 
 
 def test_parse_amounts():
@@ -104,5 +104,5 @@ def test_format_amounts():
 
 
 @pytest.mark.parametrize("amount", [0.1, 0.2, 0.3, 0.8, 0.29, 2.5, 1000.7])
-def test_amounts_are_shown_as_they_were_given(amount):
+def test_decimal_amounts_survive_a_round_trip(amount):
     assert from_units(to_units(amount)) == amount

@@ -1,4 +1,4 @@
-"""What is known of functions afterwards."""
+"""Records, events and shortfalls."""
 
 import pickle
 from dataclasses import replace
@@ -36,7 +36,7 @@ def test_record_without_duration(attempts):
         assert (record().started, record().stopped) == (None, None)
 
 
-def test_record_of_what_has_not_been_placed():
+def test_record_without_attempts():
     records = Records(
         ["f", "g"],
         {"f": Summary("waiting", ()), "g": Summary("running", [Attempt(1, "n1")])}.get,
@@ -83,7 +83,7 @@ def test_records_are_a_mapping(result):
 
 
 def test_result_pickles(result):
-    """To keep it, or to send it elsewhere; with plain values for what is made when looked at."""
+    """Lazily built records are pickled as plain values."""
     copy = pickle.loads(pickle.dumps(result))
     assert copy == result
     assert copy.records["a"] == result.records["a"]
@@ -97,7 +97,7 @@ def test_shortfall_text():
     )
 
 
-def test_shortfall_text_of_many():
+def test_shortfall_text_of_several_functions():
     shortfall = Shortfall(tuple("abcde"), {}, None, {}, "there are no nodes")
     assert str(shortfall) == "functions 'a', 'b', 'c' and 2 more: there are no nodes"
     assert str(replace(shortfall, function_ids=tuple("abc"))) == "functions 'a', 'b', 'c': there are no nodes"
@@ -108,14 +108,14 @@ def test_shortfall_text_of_many():
 
 @pytest.mark.parametrize(("nearest", "offered"), [(None, {"gpu": 1}), ("node1", {})])
 def test_shortfall_without_a_nearest_node(nearest, offered):
-    shortfall = Shortfall(("a",), {"gpu": 2}, nearest, offered, "no node is called so")
-    assert str(shortfall) == "function 'a': no node is called so; asked: gpu 2"
+    shortfall = Shortfall(("a",), {"gpu": 2}, nearest, offered, "no node has this name")
+    assert str(shortfall) == "function 'a': no node has this name; asked: gpu 2"
 
 
 # events
 
 
-def test_events_are_what_the_attempts_tell_in_the_order_of_time():
+def test_events_of_attempts_are_in_chronological_order():
     rows = {
         "x": Summary(
             "finished",
@@ -141,7 +141,7 @@ def test_events_are_what_the_attempts_tell_in_the_order_of_time():
     ]
 
 
-def test_events_of_one_moment_come_in_the_order_of_what_can_happen():
+def test_simultaneous_events_are_in_causal_order():
     rows = {"x": Summary("finished", [Attempt(1, "a", 0.0, 0.0, 0.0, "finished")])}
     events = events_of(Records(rows, rows.__getitem__, lambda id: {}))
     assert [e.event for e in events] == ["ready", "started", "finished"]

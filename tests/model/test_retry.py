@@ -1,4 +1,4 @@
-"""RetryPolicy: its fields, and how long it waits."""
+"""RetryPolicy: its fields and delays."""
 
 import pickle
 from decimal import Decimal
@@ -37,7 +37,7 @@ def test_retry_on(given):
     assert RetryPolicy(retry_on=given).retry_on == (OSError,)
 
 
-def test_retry_on_several_or_none():
+def test_retry_on_several_types_or_none():
     assert RetryPolicy(retry_on=[OSError, KeyboardInterrupt]).retry_on == (OSError, KeyboardInterrupt)
     assert RetryPolicy(retry_on=()).retry_on == ()
 
@@ -66,7 +66,7 @@ def test_retry_on_several_or_none():
         ({"elsewhere": "no"}, TypeError, "elsewhere must be True or False"),
     ],
 )
-def test_bad_fields(fields, error, text):
+def test_invalid_fields(fields, error, text):
     with pytest.raises(error, match=rf"RetryPolicy\.{text}"):
         RetryPolicy(**fields)
 
@@ -109,7 +109,7 @@ def test_long_series_do_not_overflow(delay, backoff):
 
 
 @pytest.mark.parametrize("kind", [Decimal, Fraction, np.float32, np.int64])
-def test_any_numbers(kind):
+def test_other_number_types(kind):
     policy = RetryPolicy(delay=kind(2), backoff=kind(3), max_delay=kind(50), jitter=kind(1))
     assert waits(policy, 4, draw=0.5) == [3, 9, 27, 50]
 
@@ -139,12 +139,12 @@ def test_with_max_retries():
         policy.with_max_retries(-1)
 
 
-def test_whole_numbers_of_numpy_are_whole_numbers():
+def test_max_retries_accepts_numpy_integers():
     import numpy
 
     assert RetryPolicy(max_retries=numpy.int64(2)).max_retries == 2
 
 
-def test_retry_on_takes_types_only():
+def test_retry_on_rejects_other_values():
     with pytest.raises(TypeError, match="takes exception types, not 3"):
         RetryPolicy(retry_on=3)

@@ -1,4 +1,4 @@
-"""``dag.subset``: some functions and all they need."""
+"""``dag.subset``: some functions and everything they need."""
 
 import pytest
 from helpers import add, dag_of, identity
@@ -27,8 +27,8 @@ def dag():
         ("b", ["a", "b"]),
         (["b"], ["a", "b"]),
         (["c", "e"], ["a", "c", "e"]),
-        (("d", 1), ["a", "b", "c", ("d", 1)]),  # one id
-        (("b", "e"), ["a", "b", "e"]),  # two
+        (("d", 1), ["a", "b", "c", ("d", 1)]),  # a single id
+        (("b", "e"), ["a", "b", "e"]),  # two ids
         ([("d", 1)], ["a", "b", "c", ("d", 1)]),
         ({"e"}, ["e"]),
         (frozenset({"e", "a"}), ["a", "e"]),
@@ -54,7 +54,7 @@ def test_unknown_target(dag, targets):
         dag.subset(targets)
 
 
-def test_the_whole_is_left_alone(dag):
+def test_the_original_is_not_modified(dag):
     part = dag.subset("b")
     part.add_function(Function("new", list))
     assert "new" not in dag
@@ -70,7 +70,7 @@ def test_collocation_is_followed():
     assert set(dag.subset("f")) == {"far", "beside", "f"}
 
 
-def test_of_a_broken_dag_is_as_broken():
+def test_subset_of_an_invalid_dag_is_invalid():
     dag = dag_of(Function("f", add, args=["absent", "f"]), Function("g", list))
     part = dag.subset("f")
     assert dict(part.functions) == {"f": dag["f"]}
@@ -87,9 +87,9 @@ def test_argument_pairs_are_followed():
 
 @settings(deadline=None, max_examples=60)
 @given(acyclic_graphs(), st.data())
-def test_is_the_ancestors_of_any(graph, data):
+def test_random_subsets_contain_all_ancestors(graph, data):
     targets = data.draw(st.lists(st.sampled_from(sorted(graph)))) if graph else []
     wanted = set(targets)
-    for _ in graph:  # as often as a path can be long
+    for _ in graph:  # at least as many steps as the longest path has
         wanted |= {d for id in wanted for d in graph[id]}
     assert list(build(graph, add).subset(targets).functions) == [id for id in graph if id in wanted]

@@ -1,4 +1,4 @@
-"""Code and arguments: are they there, and do they fit together."""
+"""Validation of code and arguments, and of the arguments against the code's signature."""
 
 import functools
 import operator
@@ -64,12 +64,12 @@ GOOD = [
     {"code": functools.partial(two, 1), "args": ["a"]},
     {"code": functools.partial(two, y=1), "args": ["a"]},
     {"code": coroutine, "args": ["a"]},
-    # Builtins that have no signature could be anything.
+    # Builtins without a signature accept any arguments.
     {"code": max, "args": ["a", "b"]},
     {"code": dict, "extra_kwargs": {"x": 1}},
     {"code": int},
     {"code": operator.itemgetter(0), "args": ["a"]},
-    # Not looked at before they are imported on the node.
+    # Import paths are resolved only on the node.
     {"code": "math:sqrt"},
     {"code": "package.that.is.nowhere:Class.method", "args": ["a"] * 9},
     {"code": "über.modul:größe"},
@@ -115,13 +115,13 @@ def refused(text, **fields):
 
 @pytest.mark.parametrize(("fields", "text"), UNBOUND)
 @pytest.mark.parametrize("type", ["regular", "inline"])
-def test_arguments_that_do_not_fit(fields, text, type):
-    error = refused(f"its arguments do not fit its code: .*{text}", type=type, **fields)
+def test_arguments_that_do_not_match_the_signature(fields, text, type):
+    error = refused(f"the arguments do not match the signature of the code: .*{text}", type=type, **fields)
     assert len(error.problems) == 1
 
 
-def test_one_code_with_many_shapes():
-    """What is known of a code from one function is not held against another."""
+def test_one_code_called_in_several_ways():
+    """The answer for one function does not apply to another function of the same code."""
     dag = dag_of(
         Function("a", list),
         Function("one", two, args=["a"]),
@@ -136,7 +136,7 @@ def test_one_code_with_many_shapes():
 
 
 @pytest.mark.parametrize("code", [None, 5, [list], {"code": list}])
-def test_code_that_cannot_be_called(code):
+def test_code_that_is_not_callable(code):
     refused("code must be callable", code=code)
 
 
@@ -156,7 +156,7 @@ def test_code_that_cannot_be_called(code):
         "math:<lambda>",
     ],
 )
-def test_code_that_is_no_import_path(code):
+def test_code_that_is_not_an_import_path(code):
     refused("is not of the form", code=code)
 
 
@@ -179,5 +179,5 @@ def test_code_that_is_no_import_path(code):
         ({"argument_inclusion": None}, "argument_inclusion must be"),
     ],
 )
-def test_arguments_of_the_wrong_kind(fields, text):
+def test_malformed_arguments(fields, text):
     refused(text, code=anything, **fields)

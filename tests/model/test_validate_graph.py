@@ -1,4 +1,4 @@
-"""Missing functions and cycles, and how problems are reported together."""
+"""Missing functions, cycles, and the joint report of all problems."""
 
 import pickle
 
@@ -47,20 +47,20 @@ def test_missing():
     )
 
 
-def test_missing_twice_in_one_function():
+def test_a_repeated_missing_dependency_is_reported_once():
     error = refused(dag_of(Function("a", add, args=["x", "x"])), MissingFunctionError)
     assert error.missing == (("a", "x"),)
     assert len(error.problems) == 1
 
 
-def test_missing_one_that_is_added_later():
+def test_a_missing_function_can_be_added_later():
     dag = dag_of(Function("b", identity, args=["a"]))
     refused(dag, MissingFunctionError)
     dag.add_function(Function("a", list))
     dag.validate()
 
 
-def test_adding_after_validation_is_checked():
+def test_functions_added_after_validation_are_checked():
     dag = dag_of(Function("a", list))
     dag.validate()
     dag.add_function(Function("b", identity, args=["absent"]))
@@ -69,7 +69,7 @@ def test_adding_after_validation_is_checked():
 
 
 def is_cycle(cycle, dag):
-    """Every function needs the one before it, the first the last."""
+    """Return whether every function depends on its predecessor, and the first on the last."""
     return len(set(cycle)) == len(cycle) and all(
         before in dag[id].dependencies for before, id in zip((cycle[-1], *cycle[:-1]), cycle, strict=True)
     )
@@ -97,14 +97,14 @@ def test_self_loop():
     assert refused(dag, CyclicDependencyError).cycle == ("a",)
 
 
-def test_cycle_seen_from_far_behind():
-    """The search begins at functions that only depend on the cycle."""
+def test_cycle_with_many_dependents():
+    """The search starts at functions that depend on the cycle but are not part of it."""
     behind = [Function(n, identity, args=[n + 1]) for n in range(50)]
     dag = dag_of(*behind, Function(50, identity, args=[51]), Function(51, identity, args=[50]))
     assert sorted(refused(dag, CyclicDependencyError).cycle) == [50, 51]
 
 
-def test_two_ways_in_are_no_cycle():
+def test_a_diamond_is_not_a_cycle():
     dag = dag_of(
         Function("d", add, args=["b", "c", "b"]),
         Function("b", identity, args=["a"]),
@@ -114,16 +114,16 @@ def test_two_ways_in_are_no_cycle():
     dag.validate()
 
 
-def test_cycle_of_collocation_is_none():
-    """Neither waits for the other: they only share a node."""
+def test_mutual_collocation_is_not_a_cycle():
+    """Collocated functions share a node but do not wait for each other."""
     dag_of(Function("a", list, node=Collocated("b")), Function("b", list, node=Collocated("a"))).validate()
 
 
-def test_dependency_that_is_not_hashable():
+def test_unhashable_dependency():
     dag = dag_of(Function("a", add, args=[["x"], "a"]))
     error = refused(dag, CyclicDependencyError)
     assert error.cycle == ("a",)
-    assert "function 'a': ['x'] cannot be the id of a function" in error.problems
+    assert "function 'a': ['x'] is not hashable, so it cannot be a function id" in error.problems
     error = refused(dag_of(Function("a", add, args=[["x"]])), InvalidFunctionError)
     assert error.function_ids == ("a",)
 
@@ -142,8 +142,8 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("first", range(len(FAULTS)))
-def test_all_are_reported_under_the_type_of_the_first(first):
-    """First in the order of the kinds, whatever the order of the functions."""
+def test_the_first_kind_of_problem_determines_the_type(first):
+    """Kinds have a fixed order, independent of the order of the functions."""
     faults = FAULTS[first:]
     dag = dag_of(Function("fine", list), *(f for _, f, _ in reversed(faults)))
     error = refused(dag, faults[0][0])
@@ -176,7 +176,7 @@ def test_text():
 
 
 @pytest.mark.parametrize(("kind", "f"), [(kind, f) for kind, f, _ in FAULTS])
-def test_family(kind, f):
+def test_base_classes(kind, f):
     error = refused(dag_of(f), kind)
     assert isinstance(error, HandoffError)
     assert isinstance(error, ValueError)

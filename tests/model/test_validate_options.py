@@ -1,4 +1,4 @@
-"""Types of functions, and what may be set on each."""
+"""Options, and the options that each type of function allows."""
 
 from decimal import Decimal
 
@@ -25,7 +25,7 @@ from handoff_dask import Collocated, Function, InvalidDAGError, InvalidFunctionE
         {"batch_size": 1},
     ],
 )
-def test_good(fields):
+def test_valid(fields):
     dag_of(Function("f", list, **fields)).validate()
 
 
@@ -75,13 +75,13 @@ def refused(text, *others, **fields):
 
 
 @pytest.mark.parametrize(("fields", "text"), BAD)
-def test_bad(fields, text):
+def test_invalid(fields, text):
     assert len(refused(text, code=list, **fields).problems) == 1
 
 
 @pytest.mark.parametrize(("fields", "text"), BAD[:5])
-def test_bad_where_arguments_are_unusual_too(fields, text):
-    """Common shapes are checked on a shorter way."""
+def test_invalid_off_the_fast_path(fields, text):
+    """Functions with common arguments are validated on a fast path, others are not."""
     assert len(refused(text, code=dict, extra_kwargs={"x": 1}, **fields).problems) == 1
 
 
@@ -115,7 +115,7 @@ def test_inline_cannot_have(name, value):
         refused(f"an inline function cannot have {name}", other, **fields)
 
 
-def test_inline_has_to_have_code():
+def test_inline_needs_code():
     refused("code must be callable", type="inline")
 
 

@@ -1,4 +1,4 @@
-"""Where a function may be asked to run."""
+"""Validation of pins and collocation."""
 
 import pytest
 from helpers import dag_of, identity
@@ -19,11 +19,11 @@ from handoff_dask import Collocated, Function, InvalidCollocationError, InvalidD
         Collocated("other"),
     ],
 )
-def test_good(node):
+def test_valid(node):
     dag_of(Function("other", list), Function("f", list, node=node)).validate()
 
 
-def test_collocated_in_a_row():
+def test_chained_collocation():
     dag_of(
         Function("a", list, node="node1"),
         Function("b", identity, args=["a"], node=Collocated("a")),
@@ -36,12 +36,12 @@ def test_collocated_in_a_row():
     [
         ("absent", "is collocated with 'absent', which is not in the DAG"),
         (["a"], r"is collocated with \['a'\], which is not in the DAG"),
-        ("f", "is collocated with 'f', which is itself"),
+        ("f", "is collocated with itself"),
         ("inline", "is collocated with 'inline', which is an inline function and has no node"),
         ("input", "is collocated with 'input', which is an input function and has no node"),
     ],
 )
-def test_bad_collocation(id, text):
+def test_invalid_collocation(id, text):
     dag = dag_of(
         Function("f", list, node=Collocated(id)),
         Function("inline", list, type="inline"),
@@ -70,7 +70,7 @@ def test_bad_collocation(id, text):
         [Collocated("other")],
     ],
 )
-def test_bad_node(node):
+def test_invalid_node(node):
     dag = dag_of(Function("other", list), Function("f", list, node=node))
     with pytest.raises(InvalidDAGError, match="'f': node must be a name, address or host, a list") as caught:
         dag.validate()
@@ -79,6 +79,6 @@ def test_bad_node(node):
 
 
 @pytest.mark.parametrize("node", [[], (), set()])
-def test_no_node_at_all(node):
+def test_empty_list_of_nodes(node):
     with pytest.raises(InvalidFunctionError, match="node is an empty list"):
         dag_of(Function("f", list, node=node)).validate()

@@ -1,4 +1,4 @@
-"""Random DAGs, valid and broken, against an oracle written in another way."""
+"""Random valid and invalid DAGs, checked against an independent oracle."""
 
 import pytest
 from helpers import add
@@ -20,17 +20,17 @@ from handoff_dask import (
 
 
 def has_cycle(graph):
-    """Depth first: a cycle is an edge back to where the walk is."""
-    done, walking = set(), set()
+    """Search depth first for an edge back to the current path."""
+    done, on_path = set(), set()
 
     def visit(id):
-        if id in walking:
+        if id in on_path:
             return True
         if id in done:
             return False
-        walking.add(id)
+        on_path.add(id)
         found = any(visit(d) for d in graph[id] if d in graph)
-        walking.remove(id)
+        on_path.remove(id)
         done.add(id)
         return found
 
@@ -38,7 +38,7 @@ def has_cycle(graph):
 
 
 def check(dag, graph, faults):
-    """Validate; ``faults`` are the kinds of error put into functions."""
+    """Validate a DAG whose functions have faults of the given kinds; return the error."""
     kinds = {
         MissingFunctionError: any(d not in graph for deps in graph.values() for d in deps),
         CyclicDependencyError: has_cycle(graph),
@@ -61,7 +61,7 @@ def check(dag, graph, faults):
 
 @settings(deadline=None, max_examples=300)
 @given(any_graphs(), st.booleans())
-def test_graphs(graph, by_name):
+def test_random_graphs(graph, by_name):
     error = check(build(graph, lambda *args, **kwargs: None, by_name=by_name), graph, [])
     if isinstance(error, MissingFunctionError):
         assert set(error.missing) == {(id, d) for id, deps in graph.items() for d in deps if d not in graph}
@@ -74,7 +74,7 @@ def test_graphs(graph, by_name):
             assert before in graph[id]
 
 
-BROKEN = [
+INVALID = [
     (InvalidCostError, {"cost": {"cpu": -1}}),
     (InvalidCostError, {"cost": {"gpu": float("nan")}}),
     (InvalidCostError, {"cost": "much"}),
@@ -86,7 +86,7 @@ BROKEN = [
     (InvalidFunctionError, {"extra_kwargs": {"no_such_parameter": 1}}),
     (InvalidFunctionError, {"type": "inline", "node": "node1"}),
 ]
-SOUND = [
+VALID = [
     {},
     {"cost": {"cpu": 0.2}},
     {"node": ["n1", "n2"]},
@@ -97,14 +97,14 @@ SOUND = [
 
 @settings(deadline=None, max_examples=200)
 @given(st.one_of(acyclic_graphs(8), any_graphs(6)), st.data())
-def test_functions(graph, data):
+def test_random_functions(graph, data):
     dag = DAG("random")
     faults: dict[type, list[str]] = {}
     for id, deps in graph.items():
         fields = {"code": add, "args": deps}
-        fields |= data.draw(st.sampled_from(SOUND))
+        fields |= data.draw(st.sampled_from(VALID))
         if data.draw(st.integers(0, 5)) == 0:
-            kind, broken = data.draw(st.sampled_from(BROKEN))
+            kind, broken = data.draw(st.sampled_from(INVALID))
             fields |= broken
             faults.setdefault(kind, []).append(id)
         dag.add_function(Function(id, **fields))

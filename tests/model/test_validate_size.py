@@ -1,4 +1,4 @@
-"""Large DAGs: work grows with their size and no faster, and nothing recurses."""
+"""Large DAGs: the work is linear in their size, and nothing recurses."""
 
 import sys
 
@@ -15,7 +15,7 @@ def code(*args):
 
 
 def chain(n, ids=range):
-    """Added last first, so that the order of adding is of no help."""
+    """Return a chain whose functions are added in reverse, so that insertion order is not topological."""
     dag = DAG()
     names = list(ids(n))
     for i in reversed(range(1, n)):
@@ -64,7 +64,7 @@ def test_cycle_through_everything():
 
 
 def test_no_recursion():
-    """With hardly more stack than this test itself takes."""
+    """Validate with hardly more stack than the test itself takes."""
     dag, ids = chain(500)
     depth = 0
     frame = sys._getframe()

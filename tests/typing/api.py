@@ -95,7 +95,7 @@ def dags() -> None:
     def use(source: int) -> str:
         return str(source)
 
-    # What is decorated stays what it was.
+    # The decorator preserves the type.
     assert_type(source(), int)
     assert_type(use(1), str)
     assert_type(dag.functions, Mapping[Hashable, Function])
@@ -212,7 +212,7 @@ def nodes(client: Any) -> None:
 
 
 class First:
-    """Everything on the first node."""
+    """Places everything on the first node."""
 
     def allocate(
         self, ready: Sequence[ReadyFunction], free: Mapping[Any, Mapping[str, float]]

@@ -16,7 +16,7 @@ from handoff_dask._client.history import History
 from handoff_dask._client.nodes import discover_nodes
 from handoff_dask._client.recent import run_records
 from handoff_dask._client.recent import runs as known_runs
-from handoff_dask._display.words import seconds
+from handoff_dask._display.labels import duration_text
 from handoff_dask._model.records import Records
 from handoff_dask._model.runinfo import RunInfo
 
@@ -113,4 +113,4 @@ def _show_functions(records: Records, as_json: bool) -> None:
 def _run_rows(found: Iterable[RunInfo]) -> Iterable[tuple[Any, ...]]:
     for info in found:
         finished = f"{info.counts.get('finished', 0):,d} of {sum(info.counts.values()):,d}"
-        yield info.id, info.dag_id, info.status, moment(info.submitted), seconds(info.elapsed), finished
+        yield info.id, info.dag_id, info.status, moment(info.submitted), duration_text(info.elapsed), finished

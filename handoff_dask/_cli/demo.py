@@ -12,7 +12,7 @@ from handoff_dask._cli.output import table
 from handoff_dask._cli.run import function_table
 from handoff_dask._client.execute import execute
 from handoff_dask._display.groups import cost_text
-from handoff_dask._display.words import seconds
+from handoff_dask._display.labels import duration_text
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function
 from handoff_dask.exceptions import AllocationError
@@ -101,7 +101,7 @@ def demo() -> None:
         say()
         where = result.allocations["process"]
         say(f"The GPU is on gpu-node, so `process` ran on {where}; the others may run")
-        say(f"anywhere that has room. All took {seconds(result.elapsed)}.")
+        say(f"anywhere that has room. All took {duration_text(result.elapsed)}.")
         say()
         say("3. What can never fit is an error before anything runs:")
         say()

@@ -19,7 +19,7 @@ from handoff_dask._cli.placing import placement_options
 from handoff_dask._client.execute import execute
 from handoff_dask._client.options import DEFAULT_MAX_RETRIES
 from handoff_dask._client.result import Result
-from handoff_dask._display.words import seconds
+from handoff_dask._display.labels import duration_text, state_label
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import FunctionRecord
 from handoff_dask._model.shown import shown
@@ -141,7 +141,7 @@ def run(
             print_json(_document(result), out)
             return
     click.echo(
-        f"Run {result.run_id} of DAG {dag.id!r} finished in {seconds(result.elapsed)}:"
+        f"Run {result.run_id} of DAG {dag.id!r} finished in {duration_text(result.elapsed)}:"
         f" {count(len(result.records), 'function')}."
     )
     if result.restored:
@@ -180,7 +180,13 @@ def function_table(records: Mapping[Hashable, FunctionRecord], results: Mapping[
         head.append("result")
     rows = []
     for id, record in islice(records.items(), SHOWN):
-        row = [id, record.status, record.node, len(record.attempts), seconds(record.duration)]
+        row = [
+            id,
+            state_label(record.status),
+            record.node,
+            len(record.attempts),
+            duration_text(record.duration),
+        ]
         if results:
             row.append(shown(results[id]) if id in results else None)
         rows.append(row)

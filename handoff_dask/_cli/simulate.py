@@ -13,7 +13,7 @@ from handoff_dask._cli.placing import placement_options
 from handoff_dask._client.history import History
 from handoff_dask._client.simulate import Schedule
 from handoff_dask._client.simulate import simulate as simulated
-from handoff_dask._display.words import seconds
+from handoff_dask._display.labels import duration_text
 
 
 @click.command(short_help="Say how long a DAG would take on given nodes.")
@@ -71,10 +71,10 @@ def simulate(
     where = count(len(capacities), "node")
     click.echo(f"DAG {dag.id!r}: {count(len(dag), 'function')} on {where}, {strategy}")
     click.echo()
-    click.echo(f"makespan     {seconds(schedule.makespan)}")
+    click.echo(f"makespan     {duration_text(schedule.makespan)}")
     bounds = schedule.bounds
     by = f"  ({max(bounds, key=bounds.__getitem__)})" if bounds else ""
-    click.echo(f"lower bound  {seconds(schedule.lower_bound)}{by}")
+    click.echo(f"lower bound  {duration_text(schedule.lower_bound)}{by}")
     click.echo()
     table(*_utilisation(schedule), cut=("node",))
 

@@ -50,7 +50,7 @@ table { border-collapse: collapse; width: 100%; }
 th { text-align: left; font-weight: 600; color: #5b636a; font-size: 12px; white-space: nowrap; }
 th, td { padding: 3px 12px 3px 0; vertical-align: top; border-bottom: 1px solid #e9ecee; }
 td.n, th.n { text-align: right; white-space: nowrap; }
-td.id { max-width: 22em; overflow-wrap: anywhere; min-width: 6em; }
+td.id { max-width: 22em; overflow-wrap: anywhere; min-width: 9em; }
 td.long { overflow-wrap: anywhere; min-width: 16em; }
 .pre { white-space: pre-wrap; }
 .bar { display: flex; height: 12px; min-width: 90px; }
@@ -145,7 +145,7 @@ def runs_html(snapshot: Snapshot) -> str:
         ("long", "functions"),
         ("n", "priority"),
         ("n", "dominant share"),
-        ("n", "time"),
+        ("n", "elapsed"),
     ]
     body = table(head, map(row, snapshot["runs"])) if snapshot["runs"] else "<p class='dim'>None yet.</p>"
     return section(

@@ -90,7 +90,7 @@ def dag(dag: DAG) -> str:
         )
         for id, f in dag.functions.items()
     )
-    head = ("id", "code", "args", "cost", "node")
+    head = ("function", "code", "dependencies", "cost", "node")
     functions = table(head, rows, len(dag))
     parts.append(f"<details><summary>functions</summary>{functions}</details>")
     return "".join(parts)

@@ -81,13 +81,13 @@ def cluster_for(
     if address is not None:
         if nodes is not None or processes:
             option = "--nodes" if nodes is not None else "--processes"
-            raise click.UsageError(f"{option} starts nodes on this machine: it excludes --scheduler")
+            raise click.UsageError(f"{option} starts nodes on this machine: pass it without --scheduler")
         with connected(address, timeout) as client:
             yield client
     elif nodes is not None:
         with _local_nodes(load_nodes(nodes), processes) as client:
             yield client
     elif processes:
-        raise click.UsageError("--processes applies to the nodes of --nodes: pass --nodes FILE, too")
+        raise click.UsageError("--processes applies to the nodes of --nodes: pass --nodes FILE too")
     else:
         yield resolve_client(None, reuse=True)[0]

@@ -84,14 +84,14 @@ def demo() -> None:
     table(("node", "capacity"), ((name, cost_text(capacity)) for name, capacity in NODES.items()))
     with local_cluster(NODES) as cluster:
         say()
-        say("1. A chain of three functions. They have no cost, so they can run on any node.")
+        say("1. A chain of three functions. They have no cost, so they can run on any node:")
         say()
         result = execute(basic(), cluster)
         function_table(result.records, result.results)
         say()
         say("Each function ran once its input was available: 42, its double, a sentence.")
         say()
-        say("2. Another chain of three functions, each with a cost: what it needs while it runs.")
+        say("2. Another chain. Each function has a cost, which it holds while it runs:")
         say()
         dag = unequal()
         table(("function", "cost"), ((id, cost_text(dag[id].cost)) for id in dag))
@@ -112,4 +112,4 @@ def demo() -> None:
                 for line in str(shortfall).splitlines():
                     say(textwrap.fill(line, 76, subsequent_indent="      ", break_on_hyphens=False))
     say()
-    say("To run your own DAG: handoff-dask run FILE.py:NAME. See handoff-dask run --help.")
+    say("To run your own DAG: handoff-dask run FILE.py:NAME (see its --help).")

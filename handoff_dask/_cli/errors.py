@@ -109,21 +109,21 @@ class Group(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(ExitCode.DONE) from None
         except click.ClickException:
-            self._trace(ctx)
+            self._print_traceback(ctx)
             raise
         except KeyboardInterrupt:
-            self._trace(ctx)
+            self._print_traceback(ctx)
             click.echo("Interrupted.", err=True)
             raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
         except Exception as error:
-            self._trace(ctx)
+            self._print_traceback(ctx)
             message = message_of(error)
             if isinstance(error, FunctionFailedError) and not _debug(ctx):
                 message += "\n--debug shows the traceback."
             raise Failure(message, code_of(error)) from error
 
     @staticmethod
-    def _trace(ctx: click.Context) -> None:
+    def _print_traceback(ctx: click.Context) -> None:
         error = sys.exception()
         if _debug(ctx) and not isinstance(error, click.UsageError):
             click.echo("".join(traceback.format_exception(error)), err=True)
@@ -160,7 +160,7 @@ def _debug(ctx: click.Context) -> bool:
     return bool(ctx.find_root().meta.get("handoff_dask.debug"))
 
 
-def _remember(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+def _enable_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         ctx.find_root().meta["handoff_dask.debug"] = True
         _restore(ctx)  # after the name of the command, --debug is parsed once the loggers are silent
@@ -170,6 +170,6 @@ debug_option = click.option(
     "--debug",
     is_flag=True,
     expose_value=False,
-    callback=_remember,
+    callback=_enable_debug,
     help="Show the traceback of an error, and Dask's log.",
 )

@@ -16,13 +16,13 @@ from distributed import Worker, WorkerPlugin
 
 from handoff_dask._cli.errors import ExitCode
 
-#: Seconds after Ctrl-C for closing everything in order. Then the process exits anyway.
+#: Seconds after Ctrl-C in which everything is closed gracefully. Then the process exits anyway.
 GRACE = 15.0
 
 
 @contextmanager
 def exit_on_interrupt() -> Iterator[None]:
-    """Make Ctrl-C end this process: in order at first, immediately the second time or after :data:`GRACE`.
+    """Make Ctrl-C end this process gracefully, or immediately after a second Ctrl-C or :data:`GRACE` seconds.
 
     A Dask client that was interrupted during its creation blocks forever in Python's exit handlers. Therefore
     the exit handlers run here, where the timer can still end the process. Runs on a cluster end in either
@@ -47,7 +47,7 @@ def exit_on_interrupt() -> Iterator[None]:
         if interrupted.is_set():
             with suppress(BaseException):
                 sys.stdout.flush()
-                if active_children():  # only processes must be closed; for threads the handlers would wait
+                if active_children():  # without processes, handlers only wait for threads
                     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # hide the messages of closing processes
                     atexit._run_exitfuncs()
             os._exit(ExitCode.INTERRUPTED)
@@ -83,7 +83,7 @@ def defer_interrupts() -> Iterator[None]:
 
 @contextmanager
 def block_interrupts_in_children() -> Iterator[None]:
-    """Block Ctrl-C in processes started in the block, until :class:`IgnoreInterrupts` replaces this.
+    """Block Ctrl-C in processes started in the block, until :class:`IgnoreInterrupts` takes over.
 
     A terminal sends Ctrl-C to all processes of the command, and each node process would print a traceback.
     Threads started in the block inherit the blocked signal, as do processes that they start later, such as
@@ -92,7 +92,8 @@ def block_interrupts_in_children() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # or the start of a process does it, and unblocks signals
+    # Starting the first process would start the tracker too, and that unblocks the signal again.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -42,6 +42,7 @@ class Category(NamedTuple):
     Attributes
     ----------
     label : str
+        Text of the entry.
     edge : str
         Colour of the frame, ``#rrggbb``.
     fill : str
@@ -93,7 +94,7 @@ class Colouring:
 
 
 def colouring(dag: DAG, color: str | None, records: Any) -> Colouring | None:
-    """Return the colours of a drawing of a DAG; None if all functions would look the same.
+    """Return the colours of a drawing of a DAG; None without a ``color``, and for costs if there are none.
 
     Raises
     ------
@@ -149,7 +150,7 @@ def _nominal(
     last : str
         The label of functions without a value. It has a neutral colour and is last in the legend.
     fixed : mapping of str to str, optional
-        Label → colour, for labels that always have the same one.
+        Label → colour, for labels with a predefined colour.
 
     Returns
     -------
@@ -320,8 +321,9 @@ def _by_duration(dag: DAG, records: Mapping[Hashable, FunctionRecord]) -> Colour
             return ""
         if len(times) == 1:
             return duration_text(times[0])
-        first, middle, last = map(duration_text, (times[0], median(times), times[-1]))
-        return f"{first} to {last}, median {middle}"
+        return (
+            f"{duration_text(times[0])} to {duration_text(times[-1])}, median {duration_text(median(times))}"
+        )
 
     categories = list(first.values()) if took else []
     if len(took) < len(dag):

@@ -147,7 +147,7 @@ def runs_html(snapshot: Snapshot) -> str:
         ("n", "dominant share"),
         ("n", "elapsed"),
     ]
-    body = table(head, map(row, snapshot["runs"])) if snapshot["runs"] else "<p class='dim'>None yet.</p>"
+    body = table(head, map(row, snapshot["runs"])) if snapshot["runs"] else "<p class='dim'>No runs yet.</p>"
     return section(
         "Runs", f"{shown_of(live, snapshot['runs_there'])} active, then the most recently ended", body
     )
@@ -173,7 +173,8 @@ def nodes_html(nodes: list[NodeView], total: int) -> str:
             f"<div class='node'><b>{escape(node['name'])}</b> <span class='dim'>{note}</span>{amounts}</div>"
         )
 
-    body = f"<div class='nodes'>{''.join(map(box, nodes))}</div>" if nodes else "<p class='dim'>None yet.</p>"
+    nothing = "<p class='dim'>No nodes yet.</p>"
+    body = f"<div class='nodes'>{''.join(map(box, nodes))}</div>" if nodes else nothing
     return section("Nodes", shown_of(len(nodes), total), body)
 
 
@@ -221,7 +222,7 @@ def failures_html(failures: list[FailureView]) -> str:
         ("long", "error"),
     ]
     shown = failures[:MAX_FAILURES]
-    body = table(head, map(row, shown)) if shown else "<p class='dim'>None.</p>"
+    body = table(head, map(row, shown)) if shown else "<p class='dim'>No failures.</p>"
     return section("Recent failures", f"latest {len(shown)}" if shown else "", body)
 
 

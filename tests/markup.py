@@ -41,4 +41,4 @@ class Table(HTMLParser):
 OURS = {"p", "b", "br", "table", "thead", "tbody", "tr", "th", "td", "span", "div", "details", "summary"}
 OURS |= {"svg", "rect", "path", "g", "title", "text", "tspan", "ul", "li", "code"}
 
-HEAD = ["id", "code", "args", "cost", "node"]
+HEAD = ["function", "code", "dependencies", "cost", "node"]

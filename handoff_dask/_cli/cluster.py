@@ -1,4 +1,4 @@
-"""``nodes`` and ``runs``: what a cluster has and does."""
+"""``nodes`` and ``runs``: the nodes and runs of a cluster."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import click
 
 from handoff_dask._cli.connect import connected, scheduler_options
 from handoff_dask._cli.errors import debug_option
-from handoff_dask._cli.output import count, json_option, moment, print_json, table
+from handoff_dask._cli.output import count, json_option, print_json, table, timestamp_text
 from handoff_dask._cli.run import function_documents, function_table
 from handoff_dask._client.history import History
 from handoff_dask._client.nodes import discover_nodes
 from handoff_dask._client.recent import run_records
 from handoff_dask._client.recent import runs as known_runs
-from handoff_dask._display.words import seconds
+from handoff_dask._display.labels import duration_text
 from handoff_dask._model.records import Records
 from handoff_dask._model.runinfo import RunInfo
 
-#: These come first in tables, and in this order.
+#: The first columns of the table of nodes, in this order.
 _FIRST = ("cpu", "memory", "gpu")
 
 
@@ -29,24 +29,24 @@ _FIRST = ("cpu", "memory", "gpu")
 @json_option
 @debug_option
 def nodes(scheduler: str | None, connect_timeout: float | None, as_json: bool) -> None:
-    """List the nodes of a cluster and what they have: cpu in cores, memory in MB, gpu in devices.
+    """List the nodes of a cluster and their capacity: cpu in cores, memory in MB, gpu in devices.
 
-    The cluster is that of --scheduler. A node is a Dask worker. What it declares (`dask worker --resources`)
-    wins over what it is seen to have.
+    --scheduler is required. A node is a Dask worker. Resources that it declares (`dask worker --resources`)
+    take precedence over detected ones.
     """
     if scheduler is None:
-        raise click.UsageError("say which cluster: --scheduler ADDRESS")
+        raise click.UsageError("no cluster given: pass --scheduler ADDRESS")
     with connected(scheduler, connect_timeout) as client:
         found: dict[Any, dict[str, float]] = discover_nodes(client)
     if as_json:
         print_json(found)
     elif not found:
-        click.echo(f"There are no nodes on {scheduler}.", err=True)
+        click.echo(f"No nodes on {scheduler}.", err=True)
     else:
         names = dict.fromkeys(name for capacity in found.values() for name in capacity)
         resources = [n for n in _FIRST if n in names] + [n for n in names if n not in _FIRST]
         rows = ([node, *(capacity.get(r) for r in resources)] for node, capacity in found.items())
-        table(["node", *("memory (MB)" if r == "memory" else r for r in resources)], rows, cut=("node",))
+        table(["node", *("memory (MB)" if r == "memory" else r for r in resources)], rows, truncate=("node",))
 
 
 @click.command(short_help="List the runs of a cluster or of a history.")
@@ -56,7 +56,7 @@ def nodes(scheduler: str | None, connect_timeout: float | None, as_json: bool) -
     "--history",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="List what `run --history` has written, instead of what a scheduler knows.",
+    help="List the runs in a history, as written by `run --history`, instead of those of a scheduler.",
 )
 @click.option(
     "--limit",
@@ -64,7 +64,7 @@ def nodes(scheduler: str | None, connect_timeout: float | None, as_json: bool) -
     default=20,
     show_default=True,
     metavar="N",
-    help="List no more than so many runs.",
+    help="Maximum number of runs to list.",
 )
 @json_option
 @debug_option
@@ -76,13 +76,13 @@ def runs(
     limit: int,
     as_json: bool,
 ) -> None:
-    """List runs, the last one first; or, with a RUN_ID, the functions of that run.
+    """List runs, newest first; with a RUN_ID, list the functions of that run.
 
-    A scheduler knows the runs that are on it and those that ended last, whoever submitted them; a history has
-    those that were run with `--history`.
+    A scheduler lists its active and most recently ended runs, whichever client submitted them. A history
+    lists the runs recorded in it, for example by `run --history`.
     """
     if (scheduler is None) == (history is None):
-        raise click.UsageError("say which runs: either --scheduler ADDRESS or --history FILE")
+        raise click.UsageError("no source of runs given: pass either --scheduler ADDRESS or --history FILE")
     if history is not None:
         with History(history) as known:
             found: Any = known.runs() if run_id is None else known.records(run_id)
@@ -95,10 +95,10 @@ def runs(
     elif as_json:
         print_json([asdict(info) for info in found[:limit]])
     elif not found:
-        click.echo(f"There are no runs {'on' if history is None else 'in'} {scheduler or history}.", err=True)
+        click.echo(f"No runs {'on' if history is None else 'in'} {scheduler or history}.", err=True)
     else:
-        head = ("run", "DAG", "status", "submitted", "took", "finished")
-        table(head, _run_rows(found[:limit]), cut=("DAG",), total=len(found))
+        head = ("run", "DAG", "status", "submitted", "elapsed", "finished")
+        table(head, _run_rows(found[:limit]), truncate=("DAG",), total=len(found))
 
 
 def _show_functions(records: Records, as_json: bool) -> None:
@@ -113,4 +113,11 @@ def _show_functions(records: Records, as_json: bool) -> None:
 def _run_rows(found: Iterable[RunInfo]) -> Iterable[tuple[Any, ...]]:
     for info in found:
         finished = f"{info.counts.get('finished', 0):,d} of {sum(info.counts.values()):,d}"
-        yield info.id, info.dag_id, info.status, moment(info.submitted), seconds(info.elapsed), finished
+        yield (
+            info.id,
+            info.dag_id,
+            info.status,
+            timestamp_text(info.submitted),
+            duration_text(info.elapsed),
+            finished,
+        )

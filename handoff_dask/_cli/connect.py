@@ -1,4 +1,4 @@
-"""From ``--scheduler`` and ``--nodes`` to a client."""
+"""Clients for the options ``--scheduler``, ``--nodes`` and ``--processes``."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from distributed import Client
 from handoff_dask._adapter.cluster import local_cluster
 from handoff_dask._adapter.shared import close_at_exit
 from handoff_dask._cli.errors import ExitCode, Failure
-from handoff_dask._cli.interrupts import Deaf, children_uninterrupted, uninterrupted
+from handoff_dask._cli.interrupts import IgnoreInterrupts, block_interrupts_in_children, defer_interrupts
 from handoff_dask._cli.loading import load_nodes
 from handoff_dask._client.session import resolve_client
 from handoff_dask.exceptions import ClusterNotReadyError
 
 
 def scheduler_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which cluster to use."""
+    """Add the options ``--scheduler`` and ``--connect-timeout``."""
     timeout = click.option(
         "--connect-timeout",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
-        help="How long to try to reach the scheduler; Dask's own setting if not given (30 s).",
+        help="How long to try to reach the scheduler. Default: Dask's setting (30 s).",
     )
     address = click.option(
         "--scheduler", metavar="ADDRESS", help="Address of the scheduler, such as tcp://192.0.2.1:8786."
@@ -35,12 +35,12 @@ def scheduler_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def connected(address: str, timeout: float | None) -> Iterator[Client]:
-    """A client of the cluster at an address.
+    """Connect a client to the scheduler at an address.
 
     Raises
     ------
     Failure
-        It is no address, or no scheduler answers there.
+        The address is invalid, or no scheduler answers at it.
     """
     setting = {} if timeout is None else {"distributed.comm.timeouts.connect": f"{timeout} s"}
     with dask.config.set(setting):
@@ -54,17 +54,18 @@ def connected(address: str, timeout: float | None) -> Iterator[Client]:
 
 
 @contextmanager
-def _made_here(nodes: Mapping[Any, Mapping[str, Any]], processes: bool) -> Iterator[Client]:
-    with uninterrupted():
-        with children_uninterrupted() if processes else nullcontext():
+def _local_nodes(nodes: Mapping[Any, Mapping[str, Any]], processes: bool) -> Iterator[Client]:
+    """Start nodes on this machine, and connect a client to them."""
+    with defer_interrupts():
+        with block_interrupts_in_children() if processes else nullcontext():
             cluster = local_cluster(nodes, processes=processes)
         client = Client(cluster, set_as_default=False)
         if processes:
-            client.register_plugin(Deaf())
+            client.register_plugin(IgnoreInterrupts())
     try:
         yield client
     except BaseException:
-        # Not now: it would wait for functions that still run in threads, for half a minute and for nothing.
+        # Closing now would needlessly wait half a minute for functions that still run in threads.
         close_at_exit(cluster)
         close_at_exit(client)
         raise
@@ -76,17 +77,17 @@ def _made_here(nodes: Mapping[Any, Mapping[str, Any]], processes: bool) -> Itera
 def cluster_for(
     address: str | None, nodes: str | None, processes: bool, timeout: float | None
 ) -> Iterator[Client]:
-    """A client of a cluster that is there, of nodes made here, or of this machine as one node."""
+    """Connect to a cluster, to new nodes on this machine, or to this machine as a single node."""
     if address is not None:
         if nodes is not None or processes:
-            what = "--nodes" if nodes is not None else "--processes"
-            raise click.UsageError(f"{what} makes a cluster here; it does not go with --scheduler")
+            option = "--nodes" if nodes is not None else "--processes"
+            raise click.UsageError(f"{option} starts nodes on this machine: pass it without --scheduler")
         with connected(address, timeout) as client:
             yield client
     elif nodes is not None:
-        with _made_here(load_nodes(nodes), processes) as client:
+        with _local_nodes(load_nodes(nodes), processes) as client:
             yield client
     elif processes:
-        raise click.UsageError("--processes says how the nodes of --nodes are made, but there is no --nodes")
+        raise click.UsageError("--processes applies to the nodes of --nodes: pass --nodes FILE too")
     else:
         yield resolve_client(None, reuse=True)[0]

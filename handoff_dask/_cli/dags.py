@@ -1,4 +1,4 @@
-"""``validate`` and ``show``: a DAG without running it."""
+"""``validate`` and ``show``: checking and displaying a DAG without running it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from handoff_dask._cli.errors import ExitCode, Failure, debug_option
 from handoff_dask._cli.loading import load_dag
-from handoff_dask._cli.output import count, only_ours, table
+from handoff_dask._cli.output import count, reserve_stdout, table
 from handoff_dask._display.groups import cost_text
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function, code_name
@@ -22,42 +22,42 @@ from handoff_dask._model.safe_repr import safe_str
 def validate(target: str) -> None:
     """Check a DAG without running it.
 
-    MODULE:DAG is such as `pipeline.py:dag`, see `handoff-dask run --help`.
+    MODULE:DAG is, for example, `pipeline.py:dag`: see `handoff-dask run --help`.
 
-    All problems are listed; the exit code is 2 if there are any.
+    Lists all problems. The exit code is 2 if there are any.
     """
     dag = load_dag(target)
     dag.validate()
     asked = Counter(name for f in dag.functions.values() for name in (f.cost or {}))
-    costs = f"; they ask for {', '.join(sorted(asked))}" if asked else ""
+    costs = f"; resources: {', '.join(sorted(asked))}" if asked else ""
     click.echo(f"DAG {dag.id!r} is valid: {count(len(dag), 'function')}{costs}.")
 
 
-@click.command(short_help="Show a DAG as a table, Mermaid or a drawing.")
+@click.command(short_help="Show a DAG as a table, a Mermaid flowchart or a drawing.")
 @click.argument("target", metavar="MODULE:DAG")
-@click.option("--mermaid", is_flag=True, help="Print it as a Mermaid flowchart, for Markdown.")
+@click.option("--mermaid", is_flag=True, help="Print a Mermaid flowchart, for Markdown.")
 @click.option(
     "-o",
     "--output",
     metavar="FILE",
     type=click.Path(dir_okay=False),
-    help="Draw it to a file; the suffix is the format (.svg, .png, .pdf).",
+    help="Draw the DAG to a file. The suffix sets the format: .svg, .png or .pdf.",
 )
 @debug_option
 def show(target: str, mermaid: bool, output: str | None) -> None:
-    """Show a DAG: as a table of its functions, or else as a Mermaid flowchart or a drawing.
+    """Show a DAG as a table of its functions, as a Mermaid flowchart or as a drawing.
 
-    MODULE:DAG is such as `pipeline.py:dag`, see `handoff-dask run --help`.
+    MODULE:DAG is, for example, `pipeline.py:dag`: see `handoff-dask run --help`.
 
-    The DAG need not be valid, but for cycles.
+    The DAG may be invalid, but must not have a cycle.
 
-    Drawings need Graphviz, with its program dot, and the extra `display` of this package.
+    Drawings need Graphviz with its program `dot`, and `pip install 'handoff-dask[display]'`.
     """
     if mermaid and output is not None:
-        raise click.UsageError("--mermaid prints and --output draws: give one of them")
+        raise click.UsageError("--mermaid prints and --output draws: pass only one of them")
     if output is not None and not os.path.splitext(output)[1]:
-        raise click.UsageError(f"--output {output}: the name needs a suffix, such as .svg")
-    with only_ours(mermaid) as out:
+        raise click.UsageError(f"--output {output}: the file name needs a suffix, such as .svg")
+    with reserve_stdout(mermaid) as out:
         dag = load_dag(target)
         if mermaid:
             click.echo(dag.to_mermaid(), nl=False, file=out)
@@ -69,8 +69,12 @@ def show(target: str, mermaid: bool, output: str | None) -> None:
         click.echo(f"DAG {dag.id!r}: {count(len(dag), 'function')}")
         if len(dag):
             click.echo()
-            head = ("function", "code", "after", "cost", "node")
-            table(head, (_row(dag[id]) for id in dag), cut=("after", "function", "cost", "code", "node"))
+            head = ("function", "code", "dependencies", "cost", "node")
+            table(
+                head,
+                (_row(dag[id]) for id in dag),
+                truncate=("dependencies", "function", "cost", "code", "node"),
+            )
 
 
 def _row(f: Function) -> tuple[object, ...]:
@@ -93,11 +97,11 @@ def _draw(dag: DAG, output: str) -> None:
         dag.visualize(output)
     except ImportError:
         raise
-    except Exception as error:  # graphviz has its own kinds, which only it could name
+    except Exception as error:  # naming graphviz's exceptions would need an import of graphviz
         if type(error).__name__ == "ExecutableNotFound":
             raise Failure(
-                "drawings need the program dot, which is not on the PATH: install Graphviz, such as with"
-                " `apt-get install graphviz`; --mermaid needs nothing",
+                "drawing needs the Graphviz program `dot`, which is not on the PATH: install Graphviz, for"
+                " example with `apt-get install graphviz`; --mermaid does not need it",
                 ExitCode.INVALID,
             ) from error
         raise Failure(f"--output {output}: {error}") from error

@@ -1,4 +1,4 @@
-"""Exit codes, and how errors become one message on standard error."""
+"""Exit codes, and error messages on standard error."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ from handoff_dask.exceptions import (
 
 
 class ExitCode(IntEnum):
-    """With what the command ends."""
+    """Process exit codes."""
 
-    #: It did what it was asked for.
+    #: Success.
     DONE = 0
-    #: The run failed: a function did for good, it took too long, or it was cancelled from elsewhere.
+    #: The run failed: a function failed permanently, or the run timed out or was cancelled from elsewhere.
     FAILED = 1
-    #: Nothing was run: wrong usage, an invalid DAG, a file that cannot be used, a package that is missing.
+    #: Nothing ran: wrong usage, an invalid DAG, an unusable file, a missing package.
     INVALID = 2
-    #: Nothing was run: a function fits on none of the nodes.
+    #: Nothing ran: a function fits on no node.
     UNPLACEABLE = 3
-    #: The cluster does not answer, or cannot run handoff DAGs.
+    #: The scheduler does not answer, or the cluster cannot run handoff DAGs.
     NOT_READY = 4
-    #: Anything else, such as a bug in handoff_dask.
+    #: Any other error, such as a bug in handoff_dask.
     UNEXPECTED = 70
-    #: Ctrl-C.
+    #: Interrupted with Ctrl-C.
     INTERRUPTED = 130
 
 
 class Failure(click.ClickException):
-    """An error with a message for people and an exit code for scripts."""
+    """An error with a message for users and an exit code for scripts."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.INVALID) -> None:
         super().__init__(message)
-        self.exit_code = int(code)  # type: ignore[misc]  # click reads it of the instance
+        self.exit_code = int(code)  # type: ignore[misc]  # click reads the instance attribute
 
 
 def code_of(error: BaseException) -> ExitCode:
-    """The exit code for an exception of handoff_dask."""
+    """Return the exit code for an exception."""
     match error:
         case AllocationError():
             return ExitCode.UNPLACEABLE
@@ -71,20 +71,21 @@ def code_of(error: BaseException) -> ExitCode:
 
 
 def message_of(error: BaseException) -> str:
-    """What went wrong, in words."""
+    """Return the error message for an exception."""
     if isinstance(error, AllocationError):
-        # The advice of the exception is for Python.
+        # The exception suggests a Python argument: name the option instead.
         return str(error).replace("wait_for_nodes=SECONDS", "--wait-for-nodes SECONDS")
     if isinstance(error, (HandoffError, ImportError)):
         return str(error)
     return (
-        f"{type(error).__name__}: {error}\nThis should not happen. Please report it with what --debug prints."
+        f"{type(error).__name__}: {error}\nThis error is unexpected. Please report it with the output of"
+        " --debug."
     )
 
 
 @contextmanager
-def checked() -> Iterator[None]:
-    """For calls that raise TypeError or ValueError when what the user gave is wrong."""
+def user_errors() -> Iterator[None]:
+    """Turn TypeError and ValueError, which calls in the block raise for invalid user input, into Failure."""
     try:
         yield
     except HandoffError:
@@ -94,48 +95,48 @@ def checked() -> Iterator[None]:
 
 
 class Group(click.Group):
-    """Commands whose exceptions become a message and an exit code; with ``--debug`` a traceback as well."""
+    """A command group that turns exceptions into a message and an exit code, and prints them with --debug."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was named."""
+        """Run the command named on the command line."""
         try:
-            with _without_logs(ctx):
+            with _silent_loggers(ctx):
                 return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:
-            # Whoever read our output has seen enough. Python would complain about it once more at exit.
+            # The reader of our output has closed the pipe. Replace it, or Python fails to flush it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(ExitCode.DONE) from None
         except click.ClickException:
-            self._trace(ctx)
+            self._print_traceback(ctx)
             raise
         except KeyboardInterrupt:
-            self._trace(ctx)
+            self._print_traceback(ctx)
             click.echo("Interrupted.", err=True)
             raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
         except Exception as error:
-            self._trace(ctx)
+            self._print_traceback(ctx)
             message = message_of(error)
             if isinstance(error, FunctionFailedError) and not _debug(ctx):
-                message += "\n--debug shows where it was raised."
+                message += "\n--debug shows the traceback."
             raise Failure(message, code_of(error)) from error
 
     @staticmethod
-    def _trace(ctx: click.Context) -> None:
+    def _print_traceback(ctx: click.Context) -> None:
         error = sys.exception()
         if _debug(ctx) and not isinstance(error, click.UsageError):
             click.echo("".join(traceback.format_exception(error)), err=True)
         if _debug(ctx) and isinstance(error, FunctionFailedError):
             for failure in error.failures:
-                # The exceptions themselves come from the nodes without their tracebacks.
+                # Exceptions lose their tracebacks on the way from the nodes.
                 if failure.attempts and (text := failure.attempts[-1].traceback):
-                    click.echo(f"Function {failure.function_id!r}, its last attempt:\n{text}", err=True)
+                    click.echo(f"Function {failure.function_id!r}, last attempt:\n{text}", err=True)
 
 
 @contextmanager
-def _without_logs(ctx: click.Context) -> Iterator[None]:
-    """Keep Dask from logging in full what is raised anyway, such as a scheduler that does not answer."""
+def _silent_loggers(ctx: click.Context) -> Iterator[None]:
+    """Silence Dask's log, unless --debug is given: it repeats at length errors that are raised anyway."""
     loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
     before = [logger.level for logger in loggers]
     ctx.meta["handoff_dask.loggers"] = list(zip(loggers, before, strict=True))
@@ -155,20 +156,20 @@ def _restore(ctx: click.Context) -> None:
 
 
 def _debug(ctx: click.Context) -> bool:
-    """Whether --debug was given, before or after the name of the command."""
+    """Return whether --debug was given, before or after the name of the command."""
     return bool(ctx.find_root().meta.get("handoff_dask.debug"))
 
 
-def _remember(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+def _enable_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         ctx.find_root().meta["handoff_dask.debug"] = True
-        _restore(ctx)  # given after the name of the command, it comes later than the silence
+        _restore(ctx)  # after the name of the command, --debug is parsed once the loggers are silent
 
 
 debug_option = click.option(
     "--debug",
     is_flag=True,
     expose_value=False,
-    callback=_remember,
-    help="Show the traceback of an error, and what Dask logs.",
+    callback=_enable_debug,
+    help="Show the traceback of an error, and Dask's log.",
 )

@@ -1,4 +1,4 @@
-"""Ctrl-C: the command ends soon whatever it is at, and what it has started is silent about it."""
+"""Handling of Ctrl-C: the command ends promptly, and its node processes print no tracebacks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from distributed import Worker, WorkerPlugin
 
 from handoff_dask._cli.errors import ExitCode
 
-#: Seconds after Ctrl-C within which everything is closed, or is left to the operating system.
+#: Seconds after Ctrl-C in which everything is closed gracefully. Then the process exits anyway.
 GRACE = 15.0
 
 
 @contextmanager
-def ended_by_interrupt() -> Iterator[None]:
-    """Make Ctrl-C end this process: in an orderly way, but the second time, or if that takes long, at once.
+def exit_on_interrupt() -> Iterator[None]:
+    """Make Ctrl-C end this process gracefully, or immediately after a second Ctrl-C or :data:`GRACE` seconds.
 
-    A client of Dask that was interrupted while it was made waits for ever when Python, about to exit, comes
-    upon it. So the functions for the exit are called here, while there still is somebody to stop them. What
-    runs on a cluster ends either way: the scheduler notices that its client is gone.
+    A Dask client that was interrupted during its creation blocks forever in Python's exit handlers. Therefore
+    the exit handlers run here, where the timer can still end the process. Runs on a cluster end in either
+    case: the scheduler notices that its client is gone.
     """
     interrupted = threading.Event()
 
@@ -47,50 +47,53 @@ def ended_by_interrupt() -> Iterator[None]:
         if interrupted.is_set():
             with suppress(BaseException):
                 sys.stdout.flush()
-                if active_children():  # only they need to be told; threads would be waited for
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # nobody wants to read how they close
+                if active_children():  # without processes, handlers only wait for threads
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # hide the messages of closing processes
                     atexit._run_exitfuncs()
             os._exit(ExitCode.INTERRUPTED)
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Keep Ctrl-C until the end of the block, but for a second one.
+def defer_interrupts() -> Iterator[None]:
+    """Defer Ctrl-C to the end of the block; a second Ctrl-C takes effect immediately.
 
-    A cluster that is interrupted while it starts cannot be closed. The signal is not blocked: threads that
-    are started in the block, and the processes that functions start in these, would never hear of it again.
+    A cluster that is interrupted while it starts cannot be closed. The signal is deferred, not blocked:
+    threads started in the block, and processes that functions start in these threads, would inherit the
+    blocked signal permanently.
     """
     before = signal.getsignal(signal.SIGINT)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[FrameType | None] = []
+    deferred: list[FrameType | None] = []
 
-    def hold(number: int, frame: FrameType | None) -> None:
-        held.append(frame)
-        if len(held) > 1:
+    def defer(number: int, frame: FrameType | None) -> None:
+        deferred.append(frame)
+        if len(deferred) > 1:
             before(number, frame)
 
-    signal.signal(signal.SIGINT, hold)
+    signal.signal(signal.SIGINT, defer)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if len(held) == 1:
-            before(signal.SIGINT, held[0])
+        if len(deferred) == 1:
+            before(signal.SIGINT, deferred[0])
 
 
 @contextmanager
-def children_uninterrupted() -> Iterator[None]:
-    """Keep Ctrl-C from processes that are started in the block, until :class:`Deaf` is there.
+def block_interrupts_in_children() -> Iterator[None]:
+    """Block Ctrl-C in processes started in the block, until :class:`IgnoreInterrupts` takes over.
 
-    A terminal sends it to them, too, and each would print a traceback. Threads that are started in the block
-    and what those start later, such as a node in place of one that died, are kept from it likewise.
+    A terminal sends Ctrl-C to all processes of the command, and each node process would print a traceback.
+    Threads started in the block inherit the blocked signal, as do processes that they start later, such as
+    the replacement of a node that died.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # starting a process does it otherwise, and lets signals through again
+    # Starting the first process would start the tracker too, and that unblocks the signal again.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -98,29 +101,29 @@ def children_uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Deaf(WorkerPlugin):
-    """Makes processes of nodes do nothing on Ctrl-C: the command ends them.
+class IgnoreInterrupts(WorkerPlugin):
+    """Makes node processes do nothing on Ctrl-C, since the command ends them.
 
-    What functions start there is not the command's, and ends on Ctrl-C as it would without nodes. So the
-    signal is neither blocked nor ignored, both of which is inherited: it is caught.
+    Processes that functions start still end on Ctrl-C, as they would without nodes. Therefore the signal is
+    neither blocked nor ignored, which child processes would inherit, but caught by a handler.
     """
 
-    name = "handoff-dask-deaf"
+    name = "handoff-dask-ignore-interrupts"
 
     def setup(self, worker: Worker) -> None:
-        """Runs in the main thread of a node."""
-        before = signal.getsignal(signal.SIGINT)  # that of asyncio, or ignored, as in background jobs
-        if callable(before) and before is not _unheard:
-            signal.signal(signal.SIGINT, _unheard)
+        """Install the handler, in the main thread of the node."""
+        before = signal.getsignal(signal.SIGINT)  # asyncio's handler, or ignored, as in background jobs
+        if callable(before) and before is not _do_nothing:
+            signal.signal(signal.SIGINT, _do_nothing)
             if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=_heard)
+                os.register_at_fork(after_in_child=_restore_default)
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def _unheard(number: int, frame: FrameType | None) -> None:
-    """Do nothing."""
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Handle the signal by doing nothing."""
 
 
-def _heard() -> None:
+def _restore_default() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)

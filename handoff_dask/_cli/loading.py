@@ -1,4 +1,4 @@
-"""What arguments name: a DAG in a module or a file, nodes in a file, functions by their ids."""
+"""Loading of what arguments name: a DAG in a module or file, nodes in a file, functions by id."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from handoff_dask._model.safe_repr import safe_repr
 
 
 def load_dag(target: str) -> DAG:
-    """The DAG at ``module:name`` or ``file.py:name``.
+    """Load the DAG at ``module:name`` or ``file.py:name``.
 
     Raises
     ------
     Failure
-        There is none, or it cannot be made.
+        The module, file or name does not exist, raises an error, or is not a DAG.
     """
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name:
         raise click.UsageError(
-            f"{target!r} does not say where the DAG is: write MODULE:NAME, such as pipeline:dag, or"
-            " FILE.py:NAME. NAME is a DAG, or a function without parameters that returns one."
+            f"{target!r} does not name a DAG: write MODULE:NAME, such as pipeline:dag, or FILE.py:NAME."
+            " NAME is a DAG, or a function without parameters that returns one."
         )
     module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
     found: Any = module
@@ -39,7 +39,7 @@ def load_dag(target: str) -> DAG:
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise Failure(f"{place!r} has no {name!r}. {_others(module)}") from None
+            raise Failure(f"{place!r} has no {name!r}. {_available_dags(module)}") from None
     if isinstance(found, DAG):
         return found
     if not callable(found):
@@ -47,57 +47,57 @@ def load_dag(target: str) -> DAG:
     try:
         made = found()
     except Exception as error:
-        raise Failure(f"{target!r} could not be called: {_where(error)}") from error
+        raise Failure(f"calling {target!r} failed: {_describe(error)}") from error
     if not isinstance(made, DAG):
-        raise Failure(f"{target!r} returned no DAG but {safe_repr(made)}")
+        raise Failure(f"{target!r} must return a DAG, but returned {safe_repr(made)}")
     return made
 
 
 def _load_module(name: str) -> ModuleType:
-    _importable(Path.cwd())
+    _add_to_path(Path.cwd())
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise Failure(f"there is no module {error.name!r} here or in {sys.prefix}") from error
-        raise Failure(f"module {name!r} could not be imported: {_where(error)}") from error
+            raise Failure(f"no module {error.name!r} in the current directory or in {sys.prefix}") from error
+        raise Failure(f"importing module {name!r} failed: {_describe(error)}") from error
     except (Exception, SystemExit) as error:
-        raise Failure(f"module {name!r} could not be imported: {_where(error)}") from error
+        raise Failure(f"importing module {name!r} failed: {_describe(error)}") from error
 
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise Failure(f"there is no file {str(path)!r}")
+        raise Failure(f"no file {str(path)!r}")
     path = path.resolve()
-    _importable(Path.cwd())
-    _importable(path.parent)
-    # A name that cannot be imported: functions and classes of the file then travel by value, as those of a
-    # script do, and nodes need not have it. Under its own name pickle would import it a second time.
+    _add_to_path(Path.cwd())
+    _add_to_path(path.parent)
+    # Use a module name that cannot be imported: pickle then sends functions and classes by value, like those
+    # of a script, and nodes do not need the file. Under its own name pickle would import the file again.
     name = f"<{path.stem}>"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # only while it runs: dataclasses look there
+    sys.modules[name] = module  # while the file runs, since dataclasses look up their module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise Failure(f"file {str(path)!r} could not be run: {_where(error)}") from error
+        raise Failure(f"running file {str(path)!r} failed: {_describe(error)}") from error
     finally:
         sys.modules.pop(name, None)
     return module
 
 
-def _importable(folder: Path) -> None:
+def _add_to_path(folder: Path) -> None:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
 
-def _where(error: BaseException) -> str:
-    """The exception, and the line of the user's code it came from."""
+def _describe(error: BaseException) -> str:
+    """Return the exception's type and text, and the line of user code that raised it."""
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     if isinstance(error, SyntaxError):
-        return text  # it says where itself
+        return text  # already has the location
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
     outside = [f for f in frames if "handoff_dask/_" not in f.filename.replace("\\", "/")]
     if outside:
@@ -105,49 +105,49 @@ def _where(error: BaseException) -> str:
     return text
 
 
-def _others(module: ModuleType) -> str:
+def _available_dags(module: ModuleType) -> str:
     names = [name for name, value in vars(module).items() if isinstance(value, DAG)]
-    return f"DAGs there: {', '.join(names)}." if names else "There are no DAGs in it, by any name."
+    return f"Its DAGs: {', '.join(names)}." if names else "It contains no DAGs."
 
 
 def load_nodes(path: str) -> dict[Any, dict[str, Any]]:
-    """The nodes that a YAML file describes: name → resource → amount.
+    """Load nodes from a YAML file: name → resource → amount.
 
     Raises
     ------
     Failure
-        The file cannot be read, or is something else.
+        The file cannot be read, is not YAML, or does not describe nodes.
     """
     import yaml
 
     try:
         nodes = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise Failure(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise Failure(f"{path}: invalid YAML: {' '.join(str(error).split())}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise Failure(f"{path}: {error}") from error
     try:
         parse_nodes(nodes)
     except (TypeError, ValueError) as error:
         raise Failure(
-            f"{path}: {error}. A line for each node is wanted: `node1: {{cpu: 4, memory: 8192}}`"
+            f"{path}: {error}. The file needs a line per node, such as `node1: {{cpu: 4, memory: 8192}}`"
         ) from error
     return dict(nodes)
 
 
 def find_ids(dag: DAG, texts: Iterable[str]) -> list[Hashable]:
-    """The functions that the user names: by their id, or what Python shows for it, such as ``('blur', 1)``.
+    """Return the ids of functions that are given as text: as the id, its str or its repr (``('blur', 1)``).
 
     Raises
     ------
     Failure
         The DAG has no such function.
     """
-    shown: dict[str, Hashable] = {repr(id): id for id in dag.functions}
-    shown.update((str(id), id) for id in dag.functions if str(id) not in shown)
+    by_text: dict[str, Hashable] = {repr(id): id for id in dag.functions}
+    by_text.update((str(id), id) for id in dag.functions if str(id) not in by_text)
     found = []
     for text in texts:
-        if text not in dag and text not in shown:
+        if text not in dag and text not in by_text:
             raise Failure(f"--keep: DAG {dag.id!r} has no function {text!r}")
-        found.append(text if text in dag else shown[text])
+        found.append(text if text in dag else by_text[text])
     return found

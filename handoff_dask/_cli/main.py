@@ -1,4 +1,4 @@
-"""The command and its help."""
+"""The command ``handoff-dask`` and its help."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from handoff_dask._cli.cluster import nodes, runs
 from handoff_dask._cli.dags import show, validate
 from handoff_dask._cli.demo import demo
 from handoff_dask._cli.errors import Group, debug_option
-from handoff_dask._cli.interrupts import ended_by_interrupt
+from handoff_dask._cli.interrupts import exit_on_interrupt
 from handoff_dask._cli.run import run
 from handoff_dask._cli.simulate import simulate
 from handoff_dask._version import __version__
 
 EPILOG = """\b
 Exit codes:
-  0    it did what it was asked for
-  1    the run failed, took too long, or was cancelled from elsewhere
-  2    wrong usage, an invalid DAG, or a file or package that is missing
-  3    a function fits on none of the nodes
-  4    the cluster does not answer, or cannot run handoff DAGs
-  70   anything else
-  130  interrupted with Ctrl-C; a run has been cancelled
+  0    success
+  1    the run failed, timed out, or was cancelled from elsewhere
+  2    wrong usage, an invalid DAG, an unusable file, or a missing package
+  3    a function fits on no node
+  4    the scheduler does not answer, or the cluster cannot run handoff DAGs
+  70   any other error
+  130  interrupted with Ctrl-C, which cancels the run
 """
 
 
@@ -44,6 +44,6 @@ for command in (run, validate, show, simulate, nodes, runs, demo):
 
 
 def main() -> None:
-    """What the command ``handoff-dask`` calls."""
-    with ended_by_interrupt():
+    """Entry point of the command ``handoff-dask``."""
+    with exit_on_interrupt():
         cli(prog_name="handoff-dask")

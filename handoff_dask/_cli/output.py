@@ -16,13 +16,13 @@ import click
 
 from handoff_dask._model.safe_repr import safe_repr, safe_str
 
-#: Rows of a table that are shown.
-SHOWN = 30
+#: Maximum number of functions in a table.
+MAX_ROWS = 30
 
-#: No column is made narrower than this.
-_NARROW = 12
+#: Minimum width of a truncated column, in characters.
+_MIN_WIDTH = 12
 
-#: Texts that are aligned as numbers are.
+#: Text that is aligned to the right, like numbers: percentages and durations.
 _QUANTITY = re.compile(r"[\d.,]+(%| (ms|s|min( \d+ s)?|h( \d+ min)?))")
 
 
@@ -30,34 +30,35 @@ def table(
     head: Sequence[str],
     rows: Iterable[Sequence[Any]],
     *,
-    cut: Sequence[str] = (),
+    truncate: Sequence[str] = (),
     total: int | None = None,
 ) -> None:
-    """Print a table that fits in the terminal; columns of numbers are aligned to the right.
+    """Print a table that fits in the terminal. Columns of numbers are aligned to the right.
 
     Parameters
     ----------
     head : sequence of str
+        Titles of the columns.
     rows : iterable of sequences
-        None is left empty. As many rows as there are in ``rows`` are printed.
-    cut : sequence of str
-        Columns that may be cut short where the terminal is too narrow, the first of them first.
+        Cells of each row; None becomes an empty cell. All rows are printed.
+    truncate : sequence of str
+        Columns that may be truncated on a narrow terminal, in this order.
     total : int, optional
-        How many there are, if not all are in ``rows``.
+        Number of items, if ``rows`` does not contain all of them.
     """
     listed = [tuple(row) for row in rows]
     texts = [[_text(cell) for cell in row] for row in listed]
     columns = list(zip(head, *texts, strict=True))
     widths = [max(map(len, column)) for column in columns]
     gaps = 2 * (len(head) - 1)
-    for name in cut:
+    for name in truncate:
         if name in head:
             i, excess = list(head).index(name), sum(widths) + gaps - _width()
-            widths[i] = min(widths[i], max(_NARROW, widths[i] - excess))
+            widths[i] = min(widths[i], max(_MIN_WIDTH, widths[i] - excess))
     right = [_is_numbers([row[i] for row in listed]) for i in range(len(head))]
     for line in (head, *texts):
         cells = (
-            _cut(cell, width).rjust(width) if to_right else _cut(cell, width).ljust(width)
+            _truncate(cell, width).rjust(width) if to_right else _truncate(cell, width).ljust(width)
             for cell, width, to_right in zip(line, widths, right, strict=True)
         )
         click.echo("  ".join(cells).rstrip())
@@ -66,12 +67,12 @@ def table(
 
 
 def _width() -> int:
-    # Whatever is not a terminal gets all of it: programs do not mind long lines.
+    # Truncate for terminals only: programs that read the output need all of it.
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 100_000
 
 
 def _is_numbers(column: Sequence[Any]) -> bool:
-    """Whether a column has numbers, and nothing else."""
+    """Return whether all non-empty cells of a column are numbers, and there is at least one."""
     cells = [cell for cell in column if cell is not None and cell != ""]
     return bool(cells) and all(_is_number(cell) for cell in cells)
 
@@ -88,24 +89,24 @@ def _text(cell: Any) -> str:
     return f"{cell:.12g}" if isinstance(cell, float) else " ".join(safe_str(cell).split())
 
 
-def _cut(text: str, width: int) -> str:
+def _truncate(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
-def moment(value: float) -> str:
-    """A point in time for people, in local time."""
+def timestamp_text(value: float) -> str:
+    """Return seconds since the epoch as date and local time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
 
 
-def count(n: int, what: str) -> str:
-    """A number of things: ``1 function``, ``2 functions``."""
-    return f"{n:,d} {what}{'' if n == 1 else 's'}"
+def count(n: int, noun: str) -> str:
+    """Return a number and its noun: ``1 function``, ``2 functions``."""
+    return f"{n:,d} {noun}{'' if n == 1 else 's'}"
 
 
 def jsonable(value: Any) -> Any:
-    """A value as JSON knows it; what JSON does not know as its ``repr``.
+    """Return a value in a form that JSON can represent; other values become their ``repr``.
 
-    Keys of JSON are text. A mapping of which two keys have the same, such as 1 and "1", is a list of pairs.
+    JSON keys are text. A mapping with two keys of the same text, such as 1 and "1", becomes a list of pairs.
     """
     if value is None or isinstance(value, (str, bool, int)):
         return value
@@ -120,16 +121,16 @@ def jsonable(value: Any) -> Any:
 
 
 def print_json(value: Any, out: TextIO | None = None) -> None:
-    """Print one JSON document, on standard output unless told otherwise."""
+    """Print a JSON document, by default on standard output."""
     click.echo(json.dumps(jsonable(value), indent=2), file=out)
 
 
 @contextmanager
-def only_ours(document: bool) -> Iterator[TextIO]:
-    """Standard output. For a document, all else that would be written there goes to standard error.
+def reserve_stdout(document: bool) -> Iterator[TextIO]:
+    """Return standard output. If ``document`` is true, redirect all other output to standard error.
 
-    That is what code of the user prints, in this process and in those of nodes, and what programs write that
-    it runs. It stays so when the command has ended: functions that nobody waits for may still run then.
+    This affects output of user code, in this process and in processes of nodes, and of programs that it runs.
+    The redirection is permanent, since functions may still be running when the command ends.
     """
     out = sys.stdout
     if not document:
@@ -138,13 +139,13 @@ def only_ours(document: bool) -> Iterator[TextIO]:
     with redirect_stdout(sys.stderr):
         try:
             number, error = out.fileno(), sys.stderr.fileno()
-        except OSError:  # one of Python's own
+        except OSError:  # a stream without a file descriptor
             yield out
             return
         out.flush()
-        with open(os.dup(number), "w", encoding=out.encoding, errors=out.errors) as ours:
+        with open(os.dup(number), "w", encoding=out.encoding, errors=out.errors) as reserved:
             os.dup2(error, number)
-            yield ours
+            yield reserved
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")

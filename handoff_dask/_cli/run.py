@@ -1,4 +1,4 @@
-"""``run``: a DAG on a cluster."""
+"""``run``: running a DAG on a cluster."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, TextIO
 import click
 
 from handoff_dask._cli.connect import cluster_for, scheduler_options
-from handoff_dask._cli.errors import checked, debug_option, message_of
+from handoff_dask._cli.errors import debug_option, message_of, user_errors
 from handoff_dask._cli.loading import find_ids, load_dag
-from handoff_dask._cli.output import SHOWN, count, json_option, only_ours, print_json, table
-from handoff_dask._cli.placing import placement_options
+from handoff_dask._cli.output import MAX_ROWS, count, json_option, print_json, reserve_stdout, table
+from handoff_dask._cli.placement import placement_options
 from handoff_dask._client.execute import execute
 from handoff_dask._client.options import DEFAULT_MAX_RETRIES
 from handoff_dask._client.result import Result
-from handoff_dask._display.words import seconds
+from handoff_dask._display.labels import duration_text, state_label
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import FunctionRecord
 from handoff_dask._model.safe_repr import safe_repr
@@ -40,24 +40,26 @@ Examples:
     "--nodes",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Run on nodes made here. A YAML file with a line for each, such as `node1: {cpu: 4, memory: 8192}`.",
+    help="Run on nodes started on this machine. A YAML file with a line per node, such as"
+    " `node1: {cpu: 4, memory: 8192}`.",
 )
-@click.option("--processes", is_flag=True, help="Make each of these nodes a process of its own.")
+@click.option("--processes", is_flag=True, help="Run each of these nodes in its own process.")
 @click.option(
     "--progress/--no-progress",
     default=None,
-    help="Show on standard error how far the run is. By default where that is a terminal.",
+    help="Show progress on standard error. Default: only if standard error is a terminal.",
 )
 @click.option(
     "--history",
     metavar="FILE",
     type=click.Path(dir_okay=False),
-    help="Write the run to this file, and learn from it how long functions take.",
+    help="Write the run to this file, and use the durations recorded there.",
 )
 @click.option(
     "--checkpoint",
     metavar="URL",
-    help="Write each result to this directory or URL, and run only what is not there yet.",
+    help="Write each result to this directory or URL, and run only functions whose results are missing"
+    " there.",
 )
 @click.option(
     "--max-retries",
@@ -65,31 +67,31 @@ Examples:
     default=DEFAULT_MAX_RETRIES,
     show_default=True,
     metavar="N",
-    help="Retries after a failure, for functions that do not say otherwise.",
+    help="Retries after a failure, for functions that do not set their own number.",
 )
 @click.option(
     "--keep",
     multiple=True,
     metavar="all|sinks|ID",
-    help="Results to fetch and print: all (the default), sinks (those that no function needs), or the id of"
-    " a function; may be repeated.",
+    help="Results to fetch and print: all (the default), sinks (functions without dependents), or the id of a"
+    " function. May be repeated.",
 )
 @placement_options
 @click.option(
-    "--keep-going", is_flag=True, help="When a function fails, finish those that do not need its result."
+    "--keep-going", is_flag=True, help="If a function fails, finish the functions that do not depend on it."
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="End the run after so long; the exit code is 1 then.",
+    help="End the run after this time, with exit code 1.",
 )
 @click.option(
     "--wait-for-nodes",
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="SECONDS",
-    help="How long to wait, if a function fits on none of the nodes, for one that joins.",
+    help="If a function fits on no node, wait this long for suitable nodes to join.",
 )
 @json_option
 @debug_option
@@ -106,28 +108,28 @@ def run(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Run a DAG and print where its functions ran, and their results.
+    """Run a DAG, and print where its functions ran and their results.
 
-    MODULE:DAG says where the DAG is: `pipeline:dag` or `pipeline.py:dag`, for a DAG or a function without
-    parameters that returns one. Modules are looked for in the current directory first. The functions of a
-    module have to be importable on the nodes; those of a FILE.py travel with the run, as a script's do.
+    MODULE:DAG, such as `pipeline:dag` or `pipeline.py:dag`, names a DAG or a function without parameters that
+    returns one. Modules are looked up in the current directory first. The functions of a module must be
+    importable on the nodes; those of a FILE.py are sent to the nodes, like those of a script.
 
-    It runs on the cluster of --scheduler; on nodes made on this machine with --nodes; or else on this machine
-    as one node. Ctrl-C cancels the run. `handoff-dask --help` lists the exit codes.
+    The DAG runs on the cluster of --scheduler, on nodes that --nodes starts on this machine, or otherwise on
+    this machine as a single node. Ctrl-C cancels the run. `handoff-dask --help` lists the exit codes.
     """
-    with only_ours(as_json) as out:
+    with reserve_stdout(as_json) as out:
         dag = load_dag(target)
-        dag.validate()  # before a cluster is started for it
-        wanted = _kept(dag, keep)
+        dag.validate()  # before starting a cluster
+        kept = _parse_keep(dag, keep)
         silent = progress is False
         progress = sys.stderr.isatty() if progress is None else progress
         with cluster_for(scheduler, nodes, processes, connect_timeout) as client:
             try:
-                with checked(), nullcontext() if progress or silent else _saying_what_it_waits_for():
+                with user_errors(), nullcontext() if progress or silent else _log_to_stderr():
                     result: Result = execute(
                         dag,
                         client,
-                        keep=wanted,
+                        keep=kept,
                         progress=progress,
                         allocation_strategy=strategy,
                         fail_fast=not keep_going,
@@ -135,25 +137,25 @@ def run(
                     )
             except RunError as error:
                 _show_failure(error, out if as_json else None)
-                _hint_at_modules(error, target)
+                _hint_at_missing_module(error, target)
                 raise
         if as_json:
             print_json(_document(result), out)
             return
     click.echo(
-        f"Run {result.run_id} of DAG {dag.id!r} finished in {seconds(result.elapsed)}:"
+        f"Run {result.run_id} of DAG {dag.id!r} finished in {duration_text(result.elapsed)}:"
         f" {count(len(result.records), 'function')}."
     )
     if result.restored:
-        click.echo(f"{count(len(result.restored), 'result')} came from checkpoints.")
+        click.echo(f"{count(len(result.restored), 'result')} loaded from checkpoints.")
     if len(dag):
         click.echo()
         function_table(result.records, result.results)
 
 
 @contextmanager
-def _saying_what_it_waits_for() -> Iterator[None]:
-    """Let a run that waits for nodes say so on standard error, although no progress is shown."""
+def _log_to_stderr() -> Iterator[None]:
+    """Log on standard error which nodes a run waits for, when no progress is shown."""
     logger, handler = logging.getLogger("handoff_dask"), logging.StreamHandler(sys.stderr)
     level = logger.level
     logger.setLevel(logging.INFO)
@@ -165,7 +167,7 @@ def _saying_what_it_waits_for() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _kept(dag: DAG, keep: tuple[str, ...]) -> Any:
+def _parse_keep(dag: DAG, keep: tuple[str, ...]) -> Any:
     if not keep or keep == ("all",):
         return "all"
     if keep == ("sinks",):
@@ -174,23 +176,29 @@ def _kept(dag: DAG, keep: tuple[str, ...]) -> Any:
 
 
 def function_table(records: Mapping[Hashable, FunctionRecord], results: Mapping[Hashable, Any]) -> None:
-    """Print where each function ran, how long it took, and its result if there are any."""
+    """Print the status, node, attempts and duration of each function, and its result if results are given."""
     head = ["function", "status", "node", "attempts", "took"]
     if results:
         head.append("result")
     rows = []
-    for id, record in islice(records.items(), SHOWN):
-        row = [id, record.status, record.node, len(record.attempts), seconds(record.duration)]
+    for id, record in islice(records.items(), MAX_ROWS):
+        row = [
+            id,
+            state_label(record.status),
+            record.node,
+            len(record.attempts),
+            duration_text(record.duration),
+        ]
         if results:
             row.append(safe_repr(results[id]) if id in results else None)
         rows.append(row)
-    table(head, rows, cut=("result", "function", "node"), total=len(records))
+    table(head, rows, truncate=("result", "function", "node"), total=len(records))
 
 
 def function_documents(
     records: Mapping[Hashable, FunctionRecord], results: Mapping[Hashable, Any]
 ) -> list[dict[str, Any]]:
-    """The same for JSON."""
+    """Return the content of :func:`function_table`, with all attempts and costs, for JSON."""
     found = []
     for id, record in records.items():
         document = {
@@ -229,9 +237,9 @@ def _document(result: Result) -> dict[str, Any]:
 
 
 def _show_failure(error: RunError, out: TextIO | None) -> None:
-    """What there is to see of a run that failed, as JSON if there is somewhere to write that.
+    """Print the functions of a failed run, as JSON to ``out`` if that is given.
 
-    The message comes after it, on standard error.
+    The error message follows on standard error.
     """
     records: Mapping[Hashable, FunctionRecord] = {} if error.run is None else error.run.records
     if out is not None:
@@ -250,12 +258,12 @@ def _show_failure(error: RunError, out: TextIO | None) -> None:
         click.echo()
 
 
-def _hint_at_modules(error: RunError, target: str) -> None:
-    """Functions of a module that is only here cannot run elsewhere, which is easily overlooked."""
+def _hint_at_missing_module(error: RunError, target: str) -> None:
+    """Print a hint if the nodes could not import the DAG's module: it often exists on this machine only."""
     place = target.rpartition(":")[0]
-    lacks = f"No module named {place.partition('.')[0]!r}"
+    missing = f"No module named {place.partition('.')[0]!r}"
     records: Mapping[Hashable, FunctionRecord] = {} if error.run is None else error.run.records
     errors = (attempt.error or "" for record in records.values() for attempt in record.attempts)
-    if not place.endswith(".py") and any(lacks in text for text in errors):
-        text = f"Nodes import {place!r}, and have to have it. Functions of a file travel: FILE.py:NAME."
-        click.echo(text, err=True)
+    if not place.endswith(".py") and any(missing in text for text in errors):
+        advice = "install it there, or send the functions of a file with FILE.py:NAME"
+        click.echo(f"The nodes cannot import {place!r}: {advice}.", err=True)

@@ -1,4 +1,4 @@
-"""``simulate``: what a DAG would do on nodes that need not exist."""
+"""``simulate``: computing how long a DAG would take on real or hypothetical nodes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any
 
 import click
 
-from handoff_dask._cli.errors import checked, debug_option
+from handoff_dask._cli.errors import debug_option, user_errors
 from handoff_dask._cli.loading import load_dag, load_nodes
-from handoff_dask._cli.output import count, json_option, only_ours, print_json, table
-from handoff_dask._cli.placing import placement_options
+from handoff_dask._cli.output import count, json_option, print_json, reserve_stdout, table
+from handoff_dask._cli.placement import placement_options
 from handoff_dask._client.history import History
 from handoff_dask._client.simulate import Schedule
 from handoff_dask._client.simulate import simulate as simulated
-from handoff_dask._display.words import seconds
+from handoff_dask._display.labels import duration_text
 
 
-@click.command(short_help="Say how long a DAG would take on given nodes.")
+@click.command(short_help="Compute how long a DAG would take on given nodes.")
 @click.argument("target", metavar="MODULE:DAG")
 @click.option(
     "--nodes",
@@ -24,19 +24,19 @@ from handoff_dask._display.words import seconds
     required=True,
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="A YAML file with a line for each node, such as `node1: {cpu: 4, memory: 8192}`.",
+    help="A YAML file with a line per node, such as `node1: {cpu: 4, memory: 8192}`.",
 )
 @click.option(
     "--durations",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="Seconds that each function takes (1 unless given).",
+    help="Duration of each function (default: 1).",
 )
 @click.option(
     "--history",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Take the durations from runs that `run --history` has written.",
+    help="Use the durations recorded in a history written by `run --history`.",
 )
 @placement_options
 @json_option
@@ -50,20 +50,19 @@ def simulate(
     max_concurrency: int | None,
     as_json: bool,
 ) -> None:
-    """Say how long a DAG would take on nodes that need not exist. Nothing is run.
+    """Compute how long a DAG would take on real or hypothetical nodes, without running it.
 
-    MODULE:DAG is such as `pipeline.py:dag`, see `handoff-dask run --help`.
+    MODULE:DAG is, for example, `pipeline.py:dag`: see `handoff-dask run --help`.
 
-    Printed are the makespan (when the last function ends), a lower
-    bound that no schedule can beat, and the share of each node's capacity that is in use over the makespan.
-    What a cluster adds, such as moving data, is left out.
+    Prints the makespan (the end of the last function), a lower bound that no schedule can beat, and the mean
+    share of each node's resources in use. The overhead of a cluster, such as data transfers, is not included.
     """
     if durations is not None and history is not None:
-        raise click.UsageError("--durations and --history both say how long functions take: give one of them")
+        raise click.UsageError("--durations and --history both set durations: pass only one of them")
     capacities = load_nodes(path)
-    with only_ours(as_json) as out:
+    with reserve_stdout(as_json) as out:
         dag = load_dag(target)
-        with checked():
+        with user_errors():
             schedule = _simulated(dag, capacities, durations, history, strategy, max_concurrency)
         if as_json:
             print_json(_document(schedule, strategy), out)
@@ -71,12 +70,12 @@ def simulate(
     where = count(len(capacities), "node")
     click.echo(f"DAG {dag.id!r}: {count(len(dag), 'function')} on {where}, {strategy}")
     click.echo()
-    click.echo(f"makespan     {seconds(schedule.makespan)}")
+    click.echo(f"makespan     {duration_text(schedule.makespan)}")
     bounds = schedule.bounds
     by = f"  ({max(bounds, key=bounds.__getitem__)})" if bounds else ""
-    click.echo(f"lower bound  {seconds(schedule.lower_bound)}{by}")
+    click.echo(f"lower bound  {duration_text(schedule.lower_bound)}{by}")
     click.echo()
-    table(*_utilisation(schedule), cut=("node",))
+    table(*_utilisation(schedule), truncate=("node",))
 
 
 def _simulated(
@@ -95,7 +94,7 @@ def _simulated(
 
 
 def _utilisation(schedule: Schedule) -> tuple[list[str], list[list[Any]]]:
-    """A row for each node: functions, and the share in use of each resource."""
+    """Return head and rows of the table of nodes: number of functions, and share of each resource in use."""
     used = schedule.utilisation
     resources = list(dict.fromkeys(name for on_node in used.values() for name in on_node))
     ran = list(schedule.allocations.values())

@@ -1,4 +1,4 @@
-"""What the colours of a drawing mean."""
+"""Colours of the functions in a drawing: by cost, node, status or duration."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from handoff_dask._display.groups import Box, pin_text
+from handoff_dask._display.labels import duration_text, state_label
 from handoff_dask._display.timeline import COLOURS, OTHERS
-from handoff_dask._display.words import seconds
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function
 from handoff_dask._model.records import FunctionRecord
 
-#: What can be coloured by.
+#: Values of ``color=``.
 SCHEMES = ("cost", "node", "status", "duration")
 
 #: State → colour, in the order of the legend.
@@ -29,11 +29,11 @@ STATES = {
     "cancelled": "#7a68c4",
 }
 
-#: Fills of durations, from short to long: black text can be read on each, and they differ in brightness.
+#: Fills of durations, from short to long. They differ in brightness, and black text is legible on each.
 SHADES = ("#f3f8fd", "#d6e8f8", "#b0d4f1", "#85bce9", "#5aa7e0")
 
-#: The best known resources look the same in every drawing.
-RESOURCES = {"cpu": COLOURS[0], "memory": COLOURS[2], "gpu": COLOURS[1]}
+#: The standard resources have the same colour in every drawing.
+RESOURCE_COLOURS = {"cpu": COLOURS[0], "memory": COLOURS[2], "gpu": COLOURS[1]}
 
 
 class Category(NamedTuple):
@@ -42,10 +42,11 @@ class Category(NamedTuple):
     Attributes
     ----------
     label : str
+        Text of the entry.
     edge : str
         Colour of the frame, ``#rrggbb``.
     fill : str
-        Colour of the area, on which black text can be read.
+        Colour of the area, on which black text is legible.
     """
 
     label: str
@@ -54,52 +55,53 @@ class Category(NamedTuple):
 
 
 class Colouring:
-    """Which function has which colour, and why.
+    """A mapping of functions to colours, with a legend.
 
     Parameters
     ----------
     title : str
-        What colours stand for.
+        Title of the legend.
     categories : sequence of Category
-    of : callable
-        Function → the label of its category.
-    told : callable, optional
-        Functions of a box → a line that says of them what colours say.
+        Entries of the legend.
+    label_of : callable
+        Function → label of its category.
+    describe : callable, optional
+        Functions of a box → a line of text with the information that their colours convey.
     """
 
     def __init__(
         self,
         title: str,
         categories: Sequence[Category],
-        of: Callable[[Function], str],
-        told: Callable[[Sequence[Function]], str] | None = None,
+        label_of: Callable[[Function], str],
+        describe: Callable[[Sequence[Function]], str] | None = None,
     ) -> None:
         self.title = title
         self.legend = tuple(categories)
         self._category = {category.label: category for category in categories}
-        self._of = of
-        self._told = told
+        self._label_of = label_of
+        self._describe = describe
 
     def shares(self, box: Box) -> list[tuple[Category, float]]:
-        """Categories of a box and their shares of its functions, in the order of the legend."""
-        counts = Counter(self._of(f) for f in box.functions)
+        """Return the categories in a box and their shares of its functions, in legend order."""
+        counts = Counter(self._label_of(f) for f in box.functions)
         return [(c, counts[c.label] / len(box.functions)) for c in self.legend if c.label in counts]
 
     def lines(self, box: Box) -> tuple[str, ...]:
-        """Text of a box, with what its colour says."""
-        told = self._told(box.functions) if self._told is not None else ""
-        return (*box.lines, told) if told else box.lines
+        """Return the text of a box, including the information that its colours convey."""
+        description = self._describe(box.functions) if self._describe is not None else ""
+        return (*box.lines, description) if description else box.lines
 
 
 def colouring(dag: DAG, color: str | None, records: Any) -> Colouring | None:
-    """The colours of a drawing of a DAG; None where there is nothing to tell apart.
+    """Return the colours of a drawing of a DAG; None without a ``color``, and for costs if there are none.
 
     Raises
     ------
     TypeError
-        ``records`` are not records, nor what has them.
+        ``records`` is neither a mapping of records nor an object with such an attribute.
     ValueError
-        There is no such ``color``, or it needs records.
+        ``color`` is unknown, or it needs records and none are given.
     """
     found = _records(records)
     if color is None:
@@ -111,7 +113,7 @@ def colouring(dag: DAG, color: str | None, records: Any) -> Colouring | None:
     if color == "node" and found is None:
         return _by_pin(dag)
     if found is None:
-        raise ValueError(f"color={color!r} needs records: records=result.records, or run.records")
+        raise ValueError(f"color={color!r} needs records: pass records=result.records, or run.records")
     if color == "node":
         return _by_node(dag, found)
     return _by_status(dag, found) if color == "status" else _by_duration(dag, found)
@@ -122,12 +124,12 @@ def _records(records: Any) -> Mapping[Hashable, FunctionRecord] | None:
         return None
     found = getattr(records, "records", records)
     if not isinstance(found, Mapping):
-        raise TypeError(f"records must be those of a run, result or schedule, or one of these, not {found!r}")
+        raise TypeError(f"records must be a run, result or schedule, or the records of one, not {found!r}")
     return found
 
 
 def _tint(colour: str) -> str:
-    """The colour mixed with white, so that black text can be read on it."""
+    """Return the colour mixed with white, so that black text is legible on it."""
     parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return "#" + "".join(f"{round(255 - 0.5 * (255 - part)):02x}" for part in parts)
 
@@ -139,35 +141,52 @@ def _category(label: str, colour: str) -> Category:
 def _nominal(
     labels: Iterable[str], *, last: str, fixed: Mapping[str, str] | None = None
 ) -> tuple[list[Category], dict[str, str]]:
-    """Categories of the most frequent labels, and label → label of its category."""
+    """Give the most frequent labels a category each, and all other labels a common one.
+
+    Parameters
+    ----------
+    labels : iterable of str
+        One per function.
+    last : str
+        The label of functions without a value. It has a neutral colour and is last in the legend.
+    fixed : mapping of str to str, optional
+        Label → colour, for labels with a predefined colour.
+
+    Returns
+    -------
+    categories : list of Category
+        In legend order.
+    category_of : dict
+        Label → label of its category.
+    """
     counts = Counter(labels)
     rest = counts.pop(last, 0)
     ranked = sorted(counts, key=lambda label: (-counts[label], label))
     fixed = fixed or {}
     free = [colour for colour in COLOURS if colour not in {fixed[r] for r in ranked if r in fixed}]
-    categories, of = [], {last: last}
+    categories, category_of = [], {last: last}
     others = "others"
     while others in counts:
         others += " "
     for label in ranked:
         colour = fixed.get(label) or (free.pop(0) if free else None)
         if colour is None:
-            of[label] = others
+            category_of[label] = others
         else:
             categories.append(_category(label, colour))
-            of[label] = label
-    if others in of.values():
+            category_of[label] = label
+    if others in category_of.values():
         categories.append(_category(others, "#5a5a5a"))
     if rest:
         categories.append(Category(last, OTHERS, "#f4f4f4"))
-    return categories, of
+    return categories, category_of
 
 
 # ------------------------------------------------------------------------------ without records
 
 
 def amounts(f: Function) -> dict[str, float]:
-    """A cost as numbers; none where it is not valid."""
+    """Return the positive amounts of a cost; an empty dict if the cost is invalid."""
     try:
         return {str(name): float(amount) for name, amount in (f.cost or {}).items() if float(amount) > 0}
     except (AttributeError, TypeError, ValueError, OverflowError):
@@ -192,11 +211,11 @@ def _by_cost(dag: DAG) -> Colouring | None:
         return min(cost, key=lambda name: (-cost[name] / totals[name], users[name], name))
 
     label = {id: dominant(f) for id, f in dag.functions.items()}
-    categories, of = _nominal(label.values(), last=none, fixed=RESOURCES)
+    categories, category_of = _nominal(label.values(), last=none, fixed=RESOURCE_COLOURS)
     return Colouring(
-        "Resource of whose total in this DAG a function asks the largest share",
+        "Dominant resource (largest share of the DAG's total)",
         categories,
-        lambda f: of[label[f.id]],
+        lambda f: category_of[label[f.id]],
     )
 
 
@@ -214,11 +233,11 @@ def _by_pin(dag: DAG) -> Colouring:
         return anywhere if f.node is None or isinstance(f.node, Collocated) else pin_text(f.node)
 
     label = {id: pin(f) for id, f in dag.functions.items()}
-    categories, of = _nominal(label.values(), last=anywhere)
+    categories, category_of = _nominal(label.values(), last=anywhere)
     return Colouring(
-        "Node a function is pinned to, also by what it is collocated with",
+        "Pinned node, directly or by collocation",
         categories,
-        lambda f: of[label[f.id]],
+        lambda f: category_of[label[f.id]],
     )
 
 
@@ -226,7 +245,7 @@ def _by_pin(dag: DAG) -> Colouring:
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    """How many of each, the most frequent first; a single one without a number."""
+    """Return labels and their counts as text, the most frequent first; a single label without its count."""
     ranked = sorted(counts, key=lambda label: -counts[label])
     if sum(counts.values()) == 1:
         return ranked[0]
@@ -242,13 +261,13 @@ def _by_node(dag: DAG, records: Mapping[Hashable, FunctionRecord]) -> Colouring:
         return nowhere if record is None or record.node is None else str(record.node)
 
     label = {id: node(f) for id, f in dag.functions.items()}
-    categories, of = _nominal(label.values(), last=nowhere)
+    categories, category_of = _nominal(label.values(), last=nowhere)
 
-    def told(functions: Sequence[Function]) -> str:
+    def describe(functions: Sequence[Function]) -> str:
         counts = Counter(label[f.id] for f in functions)
         return nowhere if set(counts) == {nowhere} else f"ran on {_listed(counts)}"
 
-    return Colouring("Node of the last attempt", categories, lambda f: of[label[f.id]], told)
+    return Colouring("Node of the last attempt", categories, lambda f: category_of[label[f.id]], describe)
 
 
 def _by_status(dag: DAG, records: Mapping[Hashable, FunctionRecord]) -> Colouring:
@@ -256,14 +275,15 @@ def _by_status(dag: DAG, records: Mapping[Hashable, FunctionRecord]) -> Colourin
 
     def status(f: Function) -> str:
         record = records.get(f.id)
-        return none if record is None else record.status
+        return none if record is None else state_label(record.status)
 
     label = {id: status(f) for id, f in dag.functions.items()}
-    there = set(label.values())
-    categories = [_category(state, colour) for state, colour in STATES.items() if state in there]
-    categories += [Category(s, OTHERS, "#f4f4f4") for s in sorted(there - set(STATES))]
+    present = set(label.values())
+    colours = {state_label(state): colour for state, colour in STATES.items()}
+    categories = [_category(name, colour) for name, colour in colours.items() if name in present]
+    categories += [Category(name, OTHERS, "#f4f4f4") for name in sorted(present - set(colours))]
     return Colouring(
-        "How a function stands",
+        "Status",
         categories,
         lambda f: label[f.id],
         lambda functions: _listed(Counter(label[f.id] for f in functions)),
@@ -271,19 +291,19 @@ def _by_status(dag: DAG, records: Mapping[Hashable, FunctionRecord]) -> Colourin
 
 
 def _by_duration(dag: DAG, records: Mapping[Hashable, FunctionRecord]) -> Colouring:
-    none = "not known"
+    none = "unknown"
     took: dict[Hashable, float] = {}
     for id in dag.functions:
         record = records.get(id)
         if record is not None and record.duration is not None:
             took[id] = max(0.0, record.duration)
     shortest, longest = min(took.values(), default=0.0), max(took.values(), default=0.0)
-    # Steps of equal ratio, since durations differ by orders of magnitude; down to 1/1000 of the longest.
+    # A logarithmic scale, since durations span orders of magnitude; down to 1/1000 of the longest.
     low = max(shortest, longest / 1000)
     steps = len(SHADES) if longest > 1.5 * low else 1
     limits = [low * (longest / low) ** ((n + 1) / steps) for n in range(steps - 1)] if longest else []
-    names = [f"up to {seconds(limit)}" for limit in limits]
-    names.append(f"up to {seconds(longest)}")
+    names = [f"up to {duration_text(limit)}" for limit in limits]
+    names.append(f"up to {duration_text(longest)}")
     shade = SHADES if steps > 1 else SHADES[2:3]
     first: dict[str, Category] = {}
     for name, fill in zip(names, shade, strict=False):
@@ -295,15 +315,17 @@ def _by_duration(dag: DAG, records: Mapping[Hashable, FunctionRecord]) -> Colour
             return none
         return next((n for n, limit in zip(names, limits, strict=False) if duration <= limit), names[-1])
 
-    def told(functions: Sequence[Function]) -> str:
+    def describe(functions: Sequence[Function]) -> str:
         times = sorted(took[f.id] for f in functions if f.id in took)
         if not times:
             return ""
         if len(times) == 1:
-            return seconds(times[0])
-        return f"{seconds(times[0])} to {seconds(times[-1])}, median {seconds(median(times))}"
+            return duration_text(times[0])
+        return (
+            f"{duration_text(times[0])} to {duration_text(times[-1])}, median {duration_text(median(times))}"
+        )
 
     categories = list(first.values()) if took else []
     if len(took) < len(dag):
         categories.append(Category(none, OTHERS, "#ffffff"))
-    return Colouring("How long the last attempt ran", categories, label, told)
+    return Colouring("Duration of the last attempt", categories, label, describe)

@@ -1,4 +1,4 @@
-"""The page ``/handoff`` in Dask's dashboard: what it is made of, and how it is kept up to date."""
+"""The page ``/handoff`` of Dask's dashboard: its layout and periodic update."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Milliseconds between two looks.
+#: Milliseconds between two updates.
 INTERVAL = 1_000
 
 
 class Page:
-    """The parts of an open page.
+    """One open page.
 
     Parameters
     ----------
     doc : bokeh.document.Document
-        It is filled.
+        The document to fill.
     read : callable
-        Takes a snapshot; None when there is no plugin any more.
+        Returns a snapshot, or None once the plugin has been removed.
     """
 
     def __init__(self, doc: Document, read: Callable[[], Snapshot | None]) -> None:
@@ -59,35 +59,38 @@ class Page:
                 sizing_mode="stretch_width",
             )
         )
-        # Bokeh runs this as long as the page is open.
+        # Bokeh calls this until the page is closed.
         self._callback: Any = doc.add_periodic_callback(self.update, INTERVAL)
         self.update()
 
     def update(self) -> None:
-        """Look, and show what has changed. An error is shown, and logged the first time."""
+        """Take a snapshot and update the changed sections.
+
+        An error is displayed on the page. The first of successive errors is also logged.
+        """
         try:
-            seen = self._read()
-            if seen is None:
-                self._show(self._problem, text.section("handoff_dask", "", "Its plugin was removed."))
+            snapshot = self._read()
+            if snapshot is None:
+                self._show(self._problem, text.section("handoff_dask", "", "The plugin was removed."))
                 self._doc.remove_periodic_callback(self._callback)
                 return
-            self._draw(seen)
+            self._draw(snapshot)
         except Exception as error:
             if not self._failing:
-                logger.exception("The page /handoff could not be drawn")
+                logger.exception("handoff_dask could not draw its dashboard page /handoff")
             self._failing = True
             problem = f"<p class='bad'>The page could not be drawn: {escape(repr(error)[:500])}</p>"
             self._show(self._problem, text.section("handoff_dask", "", problem))
         else:
             self._failing = False
 
-    def _draw(self, seen: Snapshot) -> None:
+    def _draw(self, snapshot: Snapshot) -> None:
         self._show(self._problem, "")
-        self._show(self._runs, text.runs_html(seen))
-        self._show(self._nodes, text.nodes_html(seen["nodes"], seen["nodes_there"]))
-        self._show(self._waiting, text.waiting_html(seen))
-        self._show(self._failures, text.failures_html(seen["failures"]))
-        timeline = seen["timeline"]
+        self._show(self._runs, text.runs_html(snapshot))
+        self._show(self._nodes, text.nodes_html(snapshot["nodes"], snapshot["nodes_there"]))
+        self._show(self._waiting, text.waiting_html(snapshot))
+        self._show(self._failures, text.failures_html(snapshot["failures"]))
+        timeline = snapshot["timeline"]
         self._show(self._heading, text.timeline_heading(timeline))
         columns, lanes, ticks = timeline_columns(timeline["bars"] if timeline is not None else ())
         if columns != self._source.data:
@@ -107,5 +110,5 @@ class Page:
 
 
 def fill(doc: Document, read: Callable[[], Snapshot | None]) -> Page:
-    """Make a page in a Bokeh document, which refreshes itself about once a second while it is open."""
+    """Build the page in a Bokeh document. While the page is open, it updates about once a second."""
     return Page(doc, read)

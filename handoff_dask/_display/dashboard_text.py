@@ -1,6 +1,6 @@
-"""What the page in Dask's dashboard says, as HTML.
+"""HTML of the sections of the dashboard page.
 
-All text in a snapshot comes from strangers, so it is escaped here, where it becomes HTML, and nowhere else.
+Text in a snapshot is untrusted. It is escaped here, where it becomes HTML, and nowhere else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING
 
-from handoff_dask._display.words import seconds
+from handoff_dask._display.labels import duration_text, state_label
 
 if TYPE_CHECKING:
     from handoff_dask._adapter.snapshot import (
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
         WaitingView,
     )
 
-#: Failures that are shown. There are more in the snapshot, but then the timeline would be far down.
-FAILURES = 10
+#: Maximum number of failures shown. The snapshot has more, which would make the page very long.
+MAX_FAILURES = 10
 
-#: State or outcome → its colour; it is named as well, for who cannot tell them apart.
+#: State or outcome → colour. A label always accompanies the colour, for users who cannot tell colours apart.
 COLOURS = {
     "finished": "#2a7f62",
     "running": "#e8a317",
@@ -50,7 +50,7 @@ table { border-collapse: collapse; width: 100%; }
 th { text-align: left; font-weight: 600; color: #5b636a; font-size: 12px; white-space: nowrap; }
 th, td { padding: 3px 12px 3px 0; vertical-align: top; border-bottom: 1px solid #e9ecee; }
 td.n, th.n { text-align: right; white-space: nowrap; }
-td.id { max-width: 22em; overflow-wrap: anywhere; min-width: 6em; }
+td.id { max-width: 22em; overflow-wrap: anywhere; min-width: 9em; }
 td.long { overflow-wrap: anywhere; min-width: 16em; }
 .pre { white-space: pre-wrap; }
 .bar { display: flex; height: 12px; min-width: 90px; }
@@ -80,14 +80,14 @@ td.long { overflow-wrap: anywhere; min-width: 16em; }
 
 
 def section(title: str, note: str, body: str) -> str:
-    """A part of the page. ``body`` is HTML."""
+    """Return a section of the page. ``body`` is HTML; title and note are escaped."""
     return f"<section><h2>{escape(title)} <small>{escape(note)}</small></h2>{body}</section>"
 
 
 def table(head: Iterable[tuple[str, str]], rows: Iterable[Iterable[str]]) -> str:
-    """A table; ``head`` has a class and a title for each column, and cells are HTML.
+    """Return a table. ``head`` has a CSS class and a title per column; cells are HTML.
 
-    In a narrow window each row is a block, whose short cells have their title before them.
+    In a narrow window each row becomes a block, in which the column titles precede the short cells.
     """
     head = list(head)
     titles = "".join(f"<th class='{kind}'>{escape(title)}</th>" for kind, title in head)
@@ -99,31 +99,32 @@ def table(head: Iterable[tuple[str, str]], rows: Iterable[Iterable[str]]) -> str
 
 
 def cell(kind: str, title: str, html: str) -> str:
-    """A cell of a table."""
+    """Return a cell of a table."""
     kinds = f"{kind} label" if kind in ("n", "short") else kind
     return f"<td class='{kinds}' title='{escape(title)}'>{html}</td>"
 
 
-def more(shown: int, there: int) -> str:
-    """How many there are, and how many of them are shown."""
-    return f"{there:,d}" if there <= shown else f"{shown:,d} of {there:,d}"
+def shown_of(shown: int, total: int) -> str:
+    """Return the total, preceded by the number of items shown if that is smaller."""
+    return f"{total:,d}" if total <= shown else f"{shown:,d} of {total:,d}"
 
 
 def progress(counts: dict[str, int]) -> str:
-    """A bar of all functions of a run, and the numbers."""
+    """Return a bar of a run's functions by state, and a legend with their numbers."""
     total = max(1, sum(counts.values()))
     present = [(state, counts[state]) for state in COLOURS if counts.get(state)]
     parts = "".join(
         f"<i style='width:{100 * n / total:.2f}%;background:{COLOURS[state]}'></i>" for state, n in present
     )
     key = "".join(
-        f"<span><i style='background:{COLOURS[state]}'></i>{n:,d} {state}</span>" for state, n in present
+        f"<span><i style='background:{COLOURS[state]}'></i>{n:,d} {state_label(state)}</span>"
+        for state, n in present
     )
     return f"<div class='bar'>{parts}</div><div class='key'>{key}</div>"
 
 
-def runs_html(seen: Snapshot) -> str:
-    """The runs that go on, and the last ones that ended."""
+def runs_html(snapshot: Snapshot) -> str:
+    """Return the section of unfinished and recently ended runs."""
 
     def row(run: RunView) -> list[str]:
         priority, share = run["priority"], run["share"]
@@ -134,70 +135,74 @@ def runs_html(seen: Snapshot) -> str:
             progress(run["counts"]) + error,
             "" if priority is None else f"{priority:g}",
             "" if share is None else f"{100 * share:.0f} %",
-            seconds(run["elapsed"]),
+            duration_text(run["elapsed"]),
         ]
 
-    live = sum(run["share"] is not None for run in seen["runs"])
+    live = sum(run["share"] is not None for run in snapshot["runs"])
     head = [
         ("id", "DAG, run"),
         ("short", "status"),
         ("long", "functions"),
         ("n", "priority"),
-        ("n", "share"),
-        ("n", "time"),
+        ("n", "dominant share"),
+        ("n", "elapsed"),
     ]
-    body = table(head, map(row, seen["runs"])) if seen["runs"] else "<p class='dim'>None yet.</p>"
-    return section("Runs", f"{more(live, seen['runs_there'])} going on; and those that ended last", body)
+    body = table(head, map(row, snapshot["runs"])) if snapshot["runs"] else "<p class='dim'>No runs yet.</p>"
+    return section(
+        "Runs", f"{shown_of(live, snapshot['runs_there'])} active, then the most recently ended", body
+    )
 
 
-def nodes_html(nodes: list[NodeView], there: int) -> str:
-    """What the nodes have, and what of it is in use."""
+def nodes_html(nodes: list[NodeView], total: int) -> str:
+    """Return the section of nodes, with a bar per resource."""
 
     def box(node: NodeView) -> str:
         amounts = ""
         for amount in node["amounts"]:
             used, capacity = amount["used"], amount["capacity"]
-            part = min(1.0, used / capacity) if capacity else 0.0
+            share = min(1.0, used / capacity) if capacity else 0.0
             name = escape(amount["resource"])
-            bar = f"<i style='width:{100 * part:.1f}%;background:{COLOURS['running']}'></i>"
+            bar = f"<i style='width:{100 * share:.1f}%;background:{COLOURS['running']}'></i>"
             free = round(max(0, capacity - used), 5)
             amounts += (
                 f"<div class='amount' title='{name}: {used:,g} of {capacity:,g} in use'><span>{name}</span>"
                 f"<div class='bar'>{bar}</div><span class='n'>{free:,g} of {capacity:,g} free</span></div>"
             )
-        note = f"{node['running']:,d} running" if node["accepting"] else "accepts nothing now"
+        note = f"{node['running']:,d} running" if node["accepting"] else "not accepting functions"
         return (
             f"<div class='node'><b>{escape(node['name'])}</b> <span class='dim'>{note}</span>{amounts}</div>"
         )
 
-    body = f"<div class='nodes'>{''.join(map(box, nodes))}</div>" if nodes else "<p class='dim'>None yet.</p>"
-    return section("Nodes", more(len(nodes), there), body)
+    nothing = "<p class='dim'>No nodes yet.</p>"
+    body = f"<div class='nodes'>{''.join(map(box, nodes))}</div>" if nodes else nothing
+    return section("Nodes", shown_of(len(nodes), total), body)
 
 
-def waiting_html(seen: Snapshot) -> str:
-    """What could run but does not, and why."""
+def waiting_html(snapshot: Snapshot) -> str:
+    """Return the section of functions that wait for a node, with the reasons."""
 
-    def row(waits: WaitingView) -> list[str]:
-        first, _, rest = waits["why"].partition("\n")
+    def row(group: WaitingView) -> list[str]:
+        first, _, rest = group["why"].partition("\n")
         details = f"<div class='dim pre'>{escape(rest)}</div>" if rest else ""
         return [
-            f"{escape(waits['function'])}<div class='dim'>{escape(waits['dag'])}</div>",
-            f"{waits['queued']:,d}",
+            f"{escape(group['function'])}<div class='dim'>{escape(group['dag'])}</div>",
+            f"{group['queued']:,d}",
             escape(first) + details,
         ]
 
-    waiting = seen["waiting"]
+    waiting = snapshot["waiting"]
     note = (
-        f"{seen['functions_waiting']:,d} functions for a node; below, the most urgent of those that ask for"
-        f" the same: {more(len(waiting), seen['queues_there'])}"
+        f"{snapshot['functions_waiting']:,d} functions; groups with the same cost and constraints:"
+        f" {shown_of(len(waiting), snapshot['queues_there'])}"
     )
-    head = [("id", "most urgent function"), ("n", "that ask for this"), ("long", "why")]
-    body = table(head, map(row, waiting)) if waiting else "<p class='dim'>Nothing waits for a node.</p>"
-    return section("Waiting", note, body)
+    head = [("id", "most urgent function"), ("n", "group size"), ("long", "reason")]
+    nothing = "<p class='dim'>No function is waiting for a node.</p>"
+    body = table(head, map(row, waiting)) if waiting else nothing
+    return section("Waiting for a node", note, body)
 
 
 def failures_html(failures: list[FailureView]) -> str:
-    """The last attempts that failed."""
+    """Return the section of recently failed attempts."""
 
     def row(failure: FailureView) -> list[str]:
         when = datetime.fromtimestamp(failure["when"], UTC)
@@ -216,18 +221,18 @@ def failures_html(failures: list[FailureView]) -> str:
         ("short", "node"),
         ("long", "error"),
     ]
-    shown = failures[:FAILURES]
-    body = table(head, map(row, shown)) if shown else "<p class='dim'>None.</p>"
-    return section("Recent failures", f"the last {len(shown)}" if shown else "", body)
+    shown = failures[:MAX_FAILURES]
+    body = table(head, map(row, shown)) if shown else "<p class='dim'>No failures.</p>"
+    return section("Recent failures", f"latest {len(shown)}" if shown else "", body)
 
 
 def timeline_heading(timeline: TimelineView | None) -> str:
-    """What the timeline shows, and its colours."""
+    """Return the heading of the timeline, with a legend of its colours."""
     if timeline is None:
         return section("Timeline", "", "<p class='dim'>No run yet.</p>")
     note = f"{timeline['dag']} ({timeline['run']})"
     if timeline["every"] > 1:
-        note += f", one in {timeline['every']:,d} functions, and those that failed or were lost last"
+        note += f", 1 in {timeline['every']:,d} functions, plus the latest failed or lost ones"
     outcomes = dict.fromkeys(bar["outcome"] for bar in timeline["bars"])
     key = "".join(
         f"<span><i style='background:{COLOURS.get(o, '#000')}'></i>{escape(o)}</span>" for o in outcomes

@@ -1,4 +1,4 @@
-"""A small timeline: a lane for each node."""
+"""The small timeline on the dashboard page, with a group of lanes per node."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from handoff_dask._display.dashboard_text import COLOURS
-from handoff_dask._display.export import in_lanes, sorted_by_start
+from handoff_dask._display.export import assign_lanes, sorted_by_start
 
 if TYPE_CHECKING:
     from handoff_dask._adapter.snapshot import BarView
 
-#: Seconds that two bars which follow each other may overlap: when one that runs began is known of the
-#: scheduler's clock, when the one before ended of the node's.
+#: Tolerated overlap, in seconds, of successive bars in a lane: the start of a running attempt comes from the
+#: scheduler's clock, the end of the previous attempt from the node's clock.
 SLACK = 1e-3
 
 
 def timeline_figure() -> tuple[Any, Any, list[tuple[str, float]]]:
-    """A figure with a lane for each node, its data, and the lanes that it shows."""
+    """Return an empty figure, its data source and its lanes, the latter as in :func:`timeline_columns`."""
     from bokeh.models import ColumnDataSource, HoverTool, Range1d
     from bokeh.plotting import figure
 
@@ -28,7 +28,7 @@ def timeline_figure() -> tuple[Any, Any, list[tuple[str, float]]]:
         toolbar_location=None,
         tools="",
         y_range=Range1d(1, 0),
-        x_axis_label="seconds since it was submitted",
+        x_axis_label="seconds since submission",
         visible=False,
     )
     plot.hbar(
@@ -38,13 +38,13 @@ def timeline_figure() -> tuple[Any, Any, list[tuple[str, float]]]:
         height=0.8,
         fill_color="colour",
         fill_alpha=0.75,
-        line_color="colour",  # what takes no time to speak of is a line
+        line_color="colour",  # keeps very short attempts visible as a line
         source=source,
     )
     plot.x_range.start = 0
     plot.ygrid.grid_line_color = None
     plot.yaxis.major_tick_line_color = None
-    tooltips = [("function", "@function"), ("node", "@node"), ("outcome", "@outcome"), ("seconds", "@took")]
+    tooltips = [("function", "@function"), ("node", "@node"), ("outcome", "@outcome"), ("took", "@took s")]
     plot.add_tools(HoverTool(tooltips=tooltips))
     return plot, source, []
 
@@ -52,9 +52,18 @@ def timeline_figure() -> tuple[Any, Any, list[tuple[str, float]]]:
 def timeline_columns(
     bars: Iterable[BarView],
 ) -> tuple[dict[str, list[Any]], list[tuple[str, float]], dict[float, str]]:
-    """Columns for the figure, each node with where its lane ends, and the middles of lanes with their names.
+    """Lay out the bars of all attempts.
 
-    What runs at the same time on a node is drawn in rows of one lane, as many as are needed.
+    Concurrent attempts on a node are in different rows of its lane.
+
+    Returns
+    -------
+    columns : dict
+        Column name → values, for the figure's data source.
+    lanes : list of (str, float)
+        Node and the y coordinate at which its lane ends.
+    ticks : dict
+        y coordinate of the middle of a lane → node.
     """
     by_node: dict[str, list[BarView]] = {}
     for bar in bars:
@@ -68,7 +77,7 @@ def timeline_columns(
     for node in sorted(by_node):
         rows = 0
         ran = sorted_by_start((bar["start"], bar["stop"], bar) for bar in by_node[node])
-        for row, (_, _, bar) in in_lanes(ran, SLACK):
+        for row, (_, _, bar) in assign_lanes(ran, SLACK):
             rows = max(rows, row + 1)
             columns["y"].append(top + row + 0.5)
             columns["start"].append(bar["start"])

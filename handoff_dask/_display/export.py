@@ -1,4 +1,4 @@
-"""Records as tables and files: for pandas, for other programs, and for trace viewers."""
+"""Export of records: to pandas, Parquet, JSON and Chrome's trace format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Records = Mapping[Hashable, "FunctionRecord"]
 
-#: Columns of a table of attempts, before those of the costs.
+#: Columns of the table of attempts. A column ``cost_NAME`` per resource follows.
 COLUMNS = (
     "function",
     "status",
@@ -30,7 +30,7 @@ COLUMNS = (
 
 
 def rows_of(records: Records) -> list[dict[str, Any]]:
-    """One row for each attempt, and one for each function that had none."""
+    """Return one row per attempt, and one for each function without attempts."""
     rows = []
     for id, record in records.items():
         for attempt in record.attempts or (None,):
@@ -42,9 +42,9 @@ def _row(id: Hashable, record: FunctionRecord, attempt: Attempt | None) -> dict[
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row.update(function=id, status=record.status)
     if attempt is not None:
-        took = None
+        duration = None
         if attempt.started is not None and attempt.stopped is not None:
-            took = attempt.stopped - attempt.started
+            duration = attempt.stopped - attempt.started
         row.update(
             attempt=attempt.number,
             outcome=attempt.outcome,
@@ -52,7 +52,7 @@ def _row(id: Hashable, record: FunctionRecord, attempt: Attempt | None) -> dict[
             queued=attempt.queued,
             started=attempt.started,
             stopped=attempt.stopped,
-            seconds=took,
+            seconds=duration,
             nbytes=record.nbytes if attempt.outcome == "finished" else None,
             error=attempt.error,
             devices={name: list(indices) for name, indices in attempt.devices.items()} or None,
@@ -61,7 +61,7 @@ def _row(id: Hashable, record: FunctionRecord, attempt: Attempt | None) -> dict[
 
 
 def to_pandas(records: Records) -> Any:
-    """A data frame of :func:`rows_of`."""
+    """Return :func:`rows_of` as a data frame."""
     try:
         import pandas as pd
     except ImportError as error:
@@ -72,7 +72,7 @@ def to_pandas(records: Records) -> Any:
 
 
 def to_parquet(records: Records, path: Any) -> None:
-    """Write the table; ids and devices as text, since a column has one type."""
+    """Write the table as Parquet; ids, nodes and devices become text, since a column has a single type."""
     frame = to_pandas(records)
     for name in ("function", "node", "devices"):
         frame[name] = [None if value is None else _plain(value) for value in frame[name]]
@@ -80,7 +80,7 @@ def to_parquet(records: Records, path: Any) -> None:
 
 
 def to_json(records: Records, path: Any) -> None:
-    """Write the table as a list of objects; ids that JSON does not know as their ``repr``."""
+    """Write the table as a JSON list of objects; ids that JSON cannot represent become their ``repr``."""
     rows = [
         {name: value if name == "devices" else _jsonable(value) for name, value in row.items()}
         for row in rows_of(records)
@@ -91,7 +91,7 @@ def to_json(records: Records, path: Any) -> None:
 
 
 def to_trace(records: Records, path: Any) -> None:
-    """Write the attempts in Chrome's trace format: each node a process, each function at once a thread."""
+    """Write the attempts in Chrome's trace format: a process per node, a thread per lane of the node."""
     events: list[dict[str, Any]] = []
     by_node: dict[Any, list[tuple[float, float, Hashable, FunctionRecord, Attempt]]] = {}
     for id, record in records.items():
@@ -101,7 +101,7 @@ def to_trace(records: Records, path: Any) -> None:
     begin = min((ran[0][0] for ran in map(sorted_by_start, by_node.values())), default=0.0)
     for pid, (node, ran) in enumerate(sorted(by_node.items(), key=lambda item: str(item[0]))):
         events.append({"ph": "M", "pid": pid, "name": "process_name", "args": {"name": str(node)}})
-        for lane, (started, stopped, id, record, a) in in_lanes(sorted_by_start(ran)):
+        for lane, (started, stopped, id, record, a) in assign_lanes(sorted_by_start(ran)):
             details = {
                 "attempt": a.number,
                 "outcome": a.outcome,
@@ -128,21 +128,23 @@ def to_trace(records: Records, path: Any) -> None:
 
 
 def sorted_by_start(ran: Iterable[Any]) -> list[Any]:
-    """Intervals in the order in which they began."""
+    """Return intervals sorted by start, then by end."""
     return sorted(ran, key=lambda interval: interval[:2])
 
 
-def in_lanes(ran: Iterable[Any], slack: float = 0.0) -> Iterable[tuple[int, Any]]:
-    """Each interval with the number of a lane in which nothing else runs meanwhile.
+def assign_lanes(ran: Iterable[Any], slack: float = 0.0) -> Iterable[tuple[int, Any]]:
+    """Yield each interval with the number of a lane in which it overlaps with no other interval.
+
+    The lowest free lane is used, so there are as many lanes as intervals overlap at most.
 
     Parameters
     ----------
     ran : iterable of tuples
-        The first two of each are when it began and ended. In the order in which they began.
+        Intervals sorted by start. The first two items of each are its start and its end.
     slack : float
-        How long two that follow each other may overlap, since their times are not exact.
+        Tolerated overlap of successive intervals in a lane, for times that are not exact. Same unit.
     """
-    busy: list[tuple[float, int]] = []  # until when, lane
+    busy: list[tuple[float, int]] = []  # end of the lane's last interval, lane
     free: list[int] = []
     lanes = 0
     for interval in ran:

@@ -1,4 +1,4 @@
-"""Drawings of a DAG: Mermaid, networkx, graphviz."""
+"""A DAG as a Mermaid flowchart, a networkx graph or a Graphviz drawing."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from handoff_dask._model.dag import DAG
 if TYPE_CHECKING:
     import networkx
 
-#: What a group of several categories shows of each at least.
-STRIPE = 0.04
+#: Minimum width of a stripe in a box of several colours, as a share of the box.
+MIN_STRIPE = 0.04
 
-#: Names of the directions of a drawing.
+#: Directions of a drawing, as in Graphviz's ``rankdir``.
 DIRECTIONS = ("TB", "LR", "BT", "RL")
 
 
 def missing(package: str) -> ImportError:
-    """The error for an optional dependency that is not there."""
+    """Return the error for a missing optional dependency."""
     text = f"{package} is needed for this: pip install 'handoff-dask[display]'"
     if package == "graphviz":
         text += (
-            ". Drawing also takes the program `dot` of Graphviz, which is no Python package: apt-get install"
+            ". Drawing also needs the Graphviz program `dot`, which pip does not install: apt-get install"
             " graphviz, brew install graphviz, or conda install graphviz. to_mermaid() needs neither"
         )
     return ImportError(text)
 
 
 def missing_program() -> Exception:
-    """Graphviz's own error, which says that the package is there and the program is not."""
+    """Return Graphviz's own error, saying that the Python package is installed but the program is not."""
     import graphviz
 
     error: Exception = graphviz.ExecutableNotFound(["dot"])
     error.args = (
-        "the program `dot` of Graphviz is needed to draw, and it is not on the PATH: apt-get install"
-        " graphviz, brew install graphviz, or conda install graphviz. (The extra handoff-dask[display] brings"
-        " only the Python package graphviz, which calls it.) to_mermaid() needs neither",
+        "drawing needs the Graphviz program `dot`, which is not on the PATH: apt-get install graphviz,"
+        " brew install graphviz, or conda install graphviz. (The extra handoff-dask[display] installs only"
+        " the Python package graphviz, which calls it.) to_mermaid() needs neither",
     )
     return error
 
 
-#: Characters that mean something to Mermaid or to the page around it, as its entities.
+#: Characters that are special in Mermaid or in the surrounding page → Mermaid entities.
 _MERMAID = str.maketrans(
     {"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "&": "#amp;", "`": "#96;", "\n": "<br>"}
 )
@@ -54,7 +54,7 @@ _MERMAID = str.maketrans(
 def to_mermaid(
     dag: DAG, *, color: str | None = None, records: Any = None, collapse: int | None = COLLAPSE
 ) -> str:
-    """The DAG as a Mermaid flowchart; inline functions are drawn rounded and dashed."""
+    """Return the DAG as a Mermaid flowchart; inline functions are rounded and dashed."""
     colours = colouring(dag, color, records)
     boxes, edges = outline(dag, collapse)
     lines = ["flowchart TD"]
@@ -75,14 +75,14 @@ def to_mermaid(
             most = max(colours.shares(box), key=lambda share: share[1])[0]
             members[number[most]].append(f"f{n}")
         for category, n in number.items():
-            # The text is black whatever the page's theme is, since the area is light.
+            # Always black text, whatever the page's theme, since the fills are light.
             lines.append(f"    classDef c{n} fill:{category.fill},stroke:{category.edge},color:#000")
             lines.append(f"    class {','.join(members[n])} c{n}")
     return "\n".join(lines) + "\n"
 
 
 def to_networkx(dag: DAG) -> networkx.DiGraph:
-    """The DAG as a ``networkx.DiGraph`` with the attribute ``function`` on its nodes."""
+    """Return the DAG as a ``networkx.DiGraph`` whose nodes have the attribute ``function``."""
     try:
         import networkx
     except ImportError:
@@ -104,7 +104,7 @@ def visualize(
     records: Any = None,
     collapse: int | None = COLLAPSE,
 ) -> Any:
-    """Draw the DAG with graphviz and write it to ``filename``, if given."""
+    """Draw the DAG with Graphviz, and write the drawing to ``filename`` if given."""
     if rankdir not in DIRECTIONS:
         raise ValueError(f"rankdir must be one of {', '.join(map(repr, DIRECTIONS))}, not {rankdir!r}")
     colours = colouring(dag, color, records)
@@ -116,7 +116,7 @@ def visualize(
         raise missing_program()
 
     class Drawing(graphviz.Digraph):
-        """The drawing, which says in a notebook what is missing where it cannot be shown."""
+        """A drawing that, in a notebook without the program ``dot``, says what to install."""
 
         def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:
             if shutil.which("dot") is None:
@@ -144,8 +144,8 @@ def visualize(
 
 
 def _look(colours: Colouring | None, box: Box) -> dict[str, str]:
-    """Attributes of a box in graphviz: its colour, or stripes of several in their shares."""
-    styles = [name for name, so in (("dashed", box.inline), ("bold", len(box.functions) > 1)) if so]
+    """Return the Graphviz attributes of a box: one colour, or stripes in proportion to several colours."""
+    styles = [name for name, applies in (("dashed", box.inline), ("bold", len(box.functions) > 1)) if applies]
     shares = [] if colours is None else colours.shares(box)
     if not shares:
         return {"style": ",".join(["rounded", *styles])}
@@ -156,25 +156,25 @@ def _look(colours: Colouring | None, box: Box) -> dict[str, str]:
             "fillcolor": most.fill,
             "color": most.edge,
         }
-    seen = [(category.fill, max(STRIPE, share)) for category, share in shares]
-    whole = sum(share for _, share in seen)
-    # Rounded down: graphviz takes no more than the whole, and gives the last what is left.
-    parts = [f"{fill};{int(9999 * share / whole) / 10000:.4f}" for fill, share in seen[:-1]]
+    widths = [(category.fill, max(MIN_STRIPE, share)) for category, share in shares]
+    total = sum(width for _, width in widths)
+    # Round down: Graphviz rejects a sum above 1, and gives the last stripe the remaining width.
+    parts = [f"{fill};{int(9999 * width / total) / 10000:.4f}" for fill, width in widths[:-1]]
     return {
         "style": ",".join(["striped", *styles]),
-        "fillcolor": ":".join([*parts, seen[-1][0]]),
+        "fillcolor": ":".join([*parts, widths[-1][0]]),
         "color": most.edge,
     }
 
 
 def _legend(colours: Colouring, inline: bool) -> str:
-    """The legend as graphviz's HTML."""
+    """Return the legend as a Graphviz HTML label."""
     rows = "".join(
         f'<tr><td bgcolor="{c.fill}" border="1" color="{c.edge}" width="24"> </td>'
         f'<td align="left">{escape(c.label) or " "}</td></tr>'
         for c in colours.legend
     )
     if inline:
-        rows += '<tr><td>- - -</td><td align="left">inline: evaluated inside what needs it</td></tr>'
+        rows += '<tr><td>- - -</td><td align="left">inline: evaluated inside each dependent</td></tr>'
     title = f'<tr><td colspan="2" align="left"><b>{escape(colours.title)}</b></td></tr>'
     return f'<<table border="0" cellborder="0" cellspacing="4">{title}{rows}</table>>'

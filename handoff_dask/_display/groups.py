@@ -1,4 +1,4 @@
-"""What a drawing of a DAG shows: a box for each function, or one for many that are alike."""
+"""Boxes and edges of a drawing: a box per function, or per group of equivalent functions."""
 
 from __future__ import annotations
 
@@ -11,27 +11,32 @@ from handoff_dask._model.function import Collocated, Function, Transfer, code_na
 from handoff_dask._model.resources import format_amounts
 from handoff_dask._model.safe_repr import safe_repr, safe_str
 
-#: Functions that are alike are one box when there are at least so many.
+#: Default size from which a group of equivalent functions becomes one box.
 COLLAPSE = 10
 
-#: Boxes up to which a notebook shows functions one by one rather than in groups of fewer than that.
-AT_A_GLANCE = 24
+#: Maximum number of boxes for which a notebook draws the functions of smaller groups one by one.
+MAX_DETAILED_BOXES = 24
 
-#: Passes over the graph, there and back, after which functions that were not told apart count as alike.
-#: Two or three are usual; more are needed only where hardly anything is alike.
-PASSES = 8
+#: Maximum number of refinement passes over the graph, in both directions. Functions that are still
+#: indistinguishable then count as equivalent. Two or three passes usually suffice; more are needed only if
+#: hardly any functions are equivalent.
+MAX_PASSES = 8
+
+#: Number of the class of all functions for which a compact outline has no box of their own.
+OTHERS = -1
 
 
 class Box(NamedTuple):
-    """What is drawn as one.
+    """One box of a drawing.
 
     Attributes
     ----------
     functions : tuple of Function
         In topological order.
     lines : tuple of str
-        What is written in it.
+        Text of the box.
     inline : bool
+        Whether the functions are inline.
     """
 
     functions: tuple[Function, ...]
@@ -40,61 +45,63 @@ class Box(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """Boxes, and pairs of numbers of boxes: from one whose result is needed to one that needs it."""
+    """The boxes of a drawing, and its edges: pairs of box numbers, from dependency to dependent."""
 
     boxes: list[Box]
     edges: list[tuple[int, int]]
 
 
 def outline(dag: DAG, collapse: int | None = COLLAPSE) -> Outline:
-    """The boxes of a drawing.
+    """Group the functions of a DAG into the boxes of a drawing.
+
+    Functions are equivalent if they have the same code, cost, pin and type, and their dependencies and
+    dependents are equivalent.
 
     Parameters
     ----------
     dag : DAG
-        It may have problems, but no cycle.
+        May be invalid, but must not have a cycle.
     collapse : int or None
-        Functions are alike when code, cost, pin and type are the same and so are the groups of functions
-        that they need and that need them. At least so many are one box; None draws each.
+        Size from which a group of equivalent functions becomes one box; None draws each function.
 
     Raises
     ------
     CyclicDependencyError
-        There is no order to draw it in.
+        The DAG has a cycle, so it has no topological order to draw it in.
     ValueError
-        ``collapse`` is below 2.
+        ``collapse`` is neither None nor an integer of at least 2.
     """
     check_collapse(collapse)
     functions, inputs = _graph(dag)
-    alike = None if collapse is None else _alike(inputs, [_looks(f, dag) for f in functions])
-    return _boxes(dag, functions, inputs, alike, collapse or 0)
+    classes = None if collapse is None else _equivalence(inputs, [_signature(f, dag) for f in functions])
+    return _boxes(functions, inputs, classes, collapse or 0)
 
 
 def compact(dag: DAG, most: int) -> Outline:
-    """The most detailed outline of at most ``most`` boxes: those with fewest functions are left to one."""
+    """Return the most detailed outline of at most ``most`` boxes; the smallest groups share one box."""
     functions, inputs = _graph(dag)
-    looks = [_looks(f, dag) for f in functions]
-    alike = _alike(inputs, looks)
-    for least, limit in ((COLLAPSE, min(most, AT_A_GLANCE)), (2, most)):
-        if _count(alike, least) <= limit:
-            return _boxes(dag, functions, inputs, alike, least)
-    # Alike by themselves, wherever they are in the graph.
-    alike, _ = _numbered(looks)
-    sizes = _sizes(alike)
+    signatures = [_signature(f, dag) for f in functions]
+    classes = _equivalence(inputs, signatures)
+    for least, limit in ((COLLAPSE, min(most, MAX_DETAILED_BOXES)), (2, most)):
+        if _count(classes, least) <= limit:
+            return _boxes(functions, inputs, classes, least)
+    # Too many boxes: ignore dependencies, and group by the functions' own properties.
+    classes, _ = _numbered(signatures)
+    sizes = _sizes(classes)
     if len(sizes) > most:
-        kept = set(sorted(sizes, key=lambda group: -sizes[group])[: most - 1])
-        alike = [group if group in kept else -1 for group in alike]
-    return _boxes(dag, functions, inputs, alike, 2)
+        largest = set(sorted(sizes, key=lambda number: -sizes[number])[: most - 1])
+        classes = [number if number in largest else OTHERS for number in classes]
+    return _boxes(functions, inputs, classes, 2)
 
 
 def check_collapse(collapse: Any) -> None:
-    """Raise ValueError for what is no number of functions from which on they are one box."""
+    """Raise ValueError unless ``collapse`` is None or an integer of at least 2."""
     if collapse is not None and (not isinstance(collapse, int) or collapse < 2):
         raise ValueError(f"collapse must be a whole number of at least 2, or None, not {collapse!r}")
 
 
 def cost_text(cost: Any) -> str:
-    """A cost in short; one that is no cost as it is, since an invalid DAG can be shown too."""
+    """Return a cost as text. An invalid cost becomes its repr, since invalid DAGs are displayed too."""
     try:
         return format_amounts({name: float(amount) for name, amount in cost.items()})
     except (AttributeError, TypeError, ValueError, OverflowError):
@@ -102,14 +109,14 @@ def cost_text(cost: Any) -> str:
 
 
 def inputs_of(f: Function, among: Any) -> Iterator[Hashable]:
-    """What a function needs of the functions there are, each once; it may have problems."""
+    """Yield the dependencies of a function that are in ``among``, each once. The function may be invalid."""
     found = set()
     for id in f.dependencies:
         try:
             if id in among and id not in found:
                 found.add(id)
                 yield id
-        except TypeError:  # it cannot be an id
+        except TypeError:  # unhashable, so not an id
             continue
 
 
@@ -119,8 +126,8 @@ def _graph(dag: DAG) -> tuple[list[Function], list[list[int]]]:
     return functions, [[number[id] for id in inputs_of(f, number)] for f in functions]
 
 
-def _looks(f: Function, dag: DAG) -> tuple[Hashable, ...]:
-    """What a function is like, whatever it is connected with."""
+def _signature(f: Function, dag: DAG) -> tuple[Hashable, ...]:
+    """Return the properties in which equivalent functions agree, apart from their neighbours."""
     kind = f.id[0] if isinstance(f, Transfer) else None  # type: ignore[index]
     pin: Any = f.node
     if isinstance(pin, Collocated):
@@ -135,7 +142,7 @@ def _looks(f: Function, dag: DAG) -> tuple[Hashable, ...]:
 
 
 def _code(f: Function) -> Hashable:
-    """The same for the same code; two lambdas are told apart, closures of one function are not."""
+    """Identify a function's code: different lambdas differ, closures of the same function do not."""
     code: Any = f.code
     while isinstance(code, partial):
         code = code.func
@@ -147,68 +154,73 @@ def _cost(f: Function) -> Hashable:
 
 
 def _numbered(keys: Iterable[Hashable]) -> tuple[list[int], int]:
+    """Number the distinct keys; return the number of each key, and how many distinct keys there are."""
     seen: dict[Hashable, int] = {}
     numbers = [seen.setdefault(key, len(seen)) for key in keys]
     return numbers, len(seen)
 
 
-def _alike(inputs: Sequence[Sequence[int]], looks: Iterable[Hashable]) -> list[int]:
-    """Number of each function's group: refined until neighbours of functions that are alike are, too."""
+def _equivalence(inputs: Sequence[Sequence[int]], signatures: Iterable[Hashable]) -> list[int]:
+    """Return the number of each function's equivalence class.
+
+    Partition refinement: functions start in classes of equal signatures, and classes are split until the
+    neighbours of equivalent functions are equivalent too.
+    """
     dependents: list[list[int]] = [[] for _ in inputs]
     for n, needed in enumerate(inputs):
         for d in needed:
             dependents[d].append(n)
-    group, count = _numbered(looks)
-    for _ in range(PASSES):
+    classes, count = _numbered(signatures)
+    for _ in range(MAX_PASSES):
         before = count
-        # Along the order a function's inputs come first, so one pass tells what depends on what, however far.
+        # In topological order a function's inputs come first, so one pass propagates differences along whole
+        # paths, however long.
         for numbers, neighbours in (
-            (range(len(group)), inputs),
-            (range(len(group) - 1, -1, -1), dependents),
+            (range(len(classes)), inputs),
+            (range(len(classes) - 1, -1, -1), dependents),
         ):
             seen: dict[Hashable, int] = {}
-            refined = [0] * len(group)
+            refined = [0] * len(classes)
             for n in numbers:
                 near = neighbours[n]
-                key = (group[n], frozenset([refined[d] for d in near]) if near else None)
+                key = (classes[n], frozenset([refined[d] for d in near]) if near else None)
                 refined[n] = seen.setdefault(key, len(seen))
-            group, count = refined, len(seen)
+            classes, count = refined, len(seen)
         if count == before:
             break
-    return group
+    return classes
 
 
-def _sizes(alike: Iterable[int]) -> dict[int, int]:
+def _sizes(classes: Iterable[int]) -> dict[int, int]:
     sizes: dict[int, int] = {}
-    for group in alike:
-        sizes[group] = sizes.get(group, 0) + 1
+    for number in classes:
+        sizes[number] = sizes.get(number, 0) + 1
     return sizes
 
 
-def _count(alike: Sequence[int], least: int) -> int:
-    """How many boxes there would be."""
-    return sum(1 if size >= least else size for size in _sizes(alike).values())
+def _count(classes: Sequence[int], least: int) -> int:
+    """Return the number of boxes if classes of at least ``least`` functions become one box each."""
+    return sum(1 if size >= least else size for size in _sizes(classes).values())
 
 
 def _boxes(
-    dag: DAG,
     functions: Sequence[Function],
     inputs: Sequence[Sequence[int]],
-    alike: Sequence[int] | None,
+    classes: Sequence[int] | None,
     least: int,
 ) -> Outline:
-    sizes = {} if alike is None else _sizes(alike)
-    box_of_group: dict[int, int] = {}
+    sizes = {} if classes is None else _sizes(classes)
+    box_of_class: dict[int, int] = {}
     members: list[list[int]] = []
-    others = -1
+    others = None
     box_of: list[int] = []
     for n in range(len(functions)):
         box = None
-        if alike is not None and sizes[alike[n]] >= least:
-            box = box_of_group.get(alike[n])
+        if classes is not None and sizes[classes[n]] >= least:
+            box = box_of_class.get(classes[n])
             if box is None:
-                box_of_group[alike[n]] = len(members)
-                if alike[n] < 0:
+                box_of_class[classes[n]] = len(members)
+                if classes[n] == OTHERS:
                     others = len(members)
         if box is None:
             box = len(members)
@@ -220,22 +232,22 @@ def _boxes(
     for number, group in enumerate(members):
         inside = tuple(functions[n] for n in group)
         if number == others:
-            lines: tuple[str, ...] = (f"{len(inside):,d} others",)
+            lines: tuple[str, ...] = (f"{len(inside):,d} other functions",)
         elif len(inside) == 1:
             lines = tuple(lines_of(inside[0]))
         else:
             lines = tuple(_lines_of_group(inside))
         if (number, number) in edges:
-            lines = (*lines, "some need others of these")
+            lines = (*lines, "with internal dependencies")
         boxes.append(Box(inside, lines, inside[0].type == "inline" and number != others))
     return Outline(boxes, [edge for edge in edges if edge[0] != edge[1]])
 
 
 def lines_of(f: Function) -> list[str]:
-    """Text of a function in a drawing: id, then cost and pin where it has them."""
-    # A serializer's own name says more than its id, which repeats those of its neighbours.
+    """Return the text of a function's box: its id, cost and constraint."""
+    # A serializer is named by its code, since its id only repeats the ids of its neighbours.
     title = f"{f.id[0]}: {code_name(f.code)}" if isinstance(f, Transfer) else safe_str(f.id)  # type: ignore[index]
-    return [title, *_needs(f, [f])]
+    return [title, *_properties(f, [f])]
 
 
 def _lines_of_group(functions: Sequence[Function]) -> list[str]:
@@ -246,7 +258,7 @@ def _lines_of_group(functions: Sequence[Function]) -> list[str]:
     lines = [f"{name} × {len(functions):,d}"]
     if not isinstance(first, Transfer):
         lines.append(f"{_short(first.id)} … {_short(functions[-1].id)}")
-    return lines + _needs(first, functions)
+    return lines + _properties(first, functions)
 
 
 def _short(id: Hashable) -> str:
@@ -254,7 +266,8 @@ def _short(id: Hashable) -> str:
     return text if len(text) <= 30 else text[:29] + "…"
 
 
-def _needs(first: Function, functions: Sequence[Function]) -> list[str]:
+def _properties(first: Function, functions: Sequence[Function]) -> list[str]:
+    """Return lines for the type, cost and constraint that equivalent functions share."""
     lines = []
     if first.type == "inline":
         lines.append("inline")
@@ -274,6 +287,6 @@ def _needs(first: Function, functions: Sequence[Function]) -> list[str]:
 
 
 def pin_text(node: Any) -> str:
-    """The names of the nodes a pin allows."""
+    """Return the names of a pin's nodes."""
     names = node if isinstance(node, tuple) else (node,)
     return " or ".join(map(safe_str, names))

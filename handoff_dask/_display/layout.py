@@ -1,6 +1,7 @@
-"""Where the boxes of a drawing are: layers from top to bottom, few crossings, short edges.
+"""Layered graph drawing: positions of boxes in layers from top to bottom, with few crossings and short edges.
 
-K. Sugiyama, S. Tagawa, M. Toda: Methods for visual understanding of hierarchical system structures (1981).
+The method is that of K. Sugiyama, S. Tagawa, M. Toda: Methods for visual understanding of hierarchical system
+structures (1981).
 """
 
 from __future__ import annotations
@@ -9,23 +10,25 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-#: Distance between boxes of a layer, between lines that pass, and between layers.
+#: Distances in pixels: between the boxes of a layer, between edges that pass through it, and between layers.
 GAP, LINE, LAYER = 18.0, 10.0, 34.0
 
-#: How often the order within layers is improved, and then the places.
+#: Number of passes that improve the order within layers; twice as many improve the positions.
 SWEEPS = 6
 
 
 class Layout(NamedTuple):
-    """Places, in pixels.
+    """Positions in pixels.
 
     Attributes
     ----------
     width, height : float
+        Size of the drawing.
     centres : list of (x, y)
-        Of each box.
+        Centre of each box.
     paths : list of list of (x, y)
-        Of each edge: from the lower side of one box through the layers between to the upper side of another.
+        Points of each edge: from the lower side of its first box, through the layers between, to the upper
+        side of its second box.
     """
 
     width: float
@@ -35,11 +38,11 @@ class Layout(NamedTuple):
 
 
 def layers_of(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
-    """Layer of each box: below all it needs. Edges that close a cycle are left out."""
+    """Return the layer of each box: below all its dependencies. Edges that close a cycle are ignored."""
     below: list[list[int]] = [[] for _ in range(count)]
     for a, b in edges:
         below[a].append(b)
-    state, order = [0] * count, []  # 1: on the path, 2: done
+    state, order = [0] * count, []  # depth-first search: 1 is on the current path, 2 is done
     for root in range(count):
         if state[root]:
             continue
@@ -65,7 +68,7 @@ def layers_of(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def layout(sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]]) -> Layout:
-    """Places for boxes of these widths and heights."""
+    """Position boxes of the given (width, height) in pixels, connected by edges of box numbers."""
     if not sizes:
         return Layout(0.0, 0.0, [], [])
     layer = layers_of(len(sizes), edges)
@@ -77,7 +80,7 @@ def layout(sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]
     below: list[list[int]] = [[] for _ in sizes]
     chains = []
     for a, b in edges:
-        # An edge that goes up closes a cycle: it is drawn along the same way as the others.
+        # An edge that points up closes a cycle: lay it out downwards, and reverse its chain at the end.
         low, high = (a, b) if layer[a] <= layer[b] else (b, a)
         chain = [low]
         for at in range(layer[low] + 1, layer[high]):
@@ -122,7 +125,7 @@ def layout(sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]
 
 
 def _order(rows: list[list[int]], above: list[list[int]], below: list[list[int]]) -> None:
-    """Sort each layer by where its neighbours in the next are, down and up."""
+    """Sort each layer by the mean position of its neighbours in the next layer, sweeping down and up."""
     place = {n: i for row in rows for i, n in enumerate(row)}
     for sweep in range(SWEEPS):
         down = sweep % 2 == 0
@@ -137,7 +140,7 @@ def _order(rows: list[list[int]], above: list[list[int]], below: list[list[int]]
 def _places(
     rows: list[list[int]], above: list[list[int]], below: list[list[int]], widths: list[float], boxes: int
 ) -> list[float]:
-    """Centres along the layer, near those of the neighbours, without overlap."""
+    """Return the centre of each box within its layer: close to its neighbours' centres, without overlaps."""
     x = [0.0] * len(widths)
     offsets = []
     for row in rows:
@@ -156,14 +159,14 @@ def _places(
             zip(rows, offsets, strict=True) if down else zip(rows[::-1], offsets[::-1], strict=True)
         ):
             wanted = [sum(x[m] for m in near[n]) / len(near[n]) if near[n] else x[n] for n in row]
-            placed = _rising([w - o for w, o in zip(wanted, offset, strict=False)])
+            placed = _isotonic([w - o for w, o in zip(wanted, offset, strict=False)])
             for n, base, o in zip(row, placed, offset, strict=False):
                 x[n] = base + o
     return x
 
 
-def _rising(values: list[float]) -> list[float]:
-    """The rising sequence that is nearest: neighbours that fall are replaced by their mean."""
+def _isotonic(values: list[float]) -> list[float]:
+    """Return the nearest non-decreasing sequence, by pooling adjacent violators (isotonic regression)."""
     pools: list[tuple[float, int]] = []
     for value in values:
         total, size = value, 1

@@ -1,4 +1,4 @@
-"""A run in a notebook that keeps itself up to date."""
+"""The live repr of a run in a notebook."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import weakref
 from typing import TYPE_CHECKING
 
 from handoff_dask._client.watching import follow_soon
-from handoff_dask._display.html import head_of, run_html
-from handoff_dask._display.progress import CellOutput, NotebookProgress, in_notebook, line_of, troubles_of
+from handoff_dask._display.html import run_heading, run_html
+from handoff_dask._display.progress import (
+    CellOutput,
+    NotebookProgress,
+    failure_lines,
+    in_notebook,
+    progress_line,
+)
 from handoff_dask._model.progress import Progress
 
 if TYPE_CHECKING:
@@ -15,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def show(run: Run) -> None:
-    """Show a run below the cell, and how it goes on until it has ended.
+    """Display a run below the current cell, and update the display until the run has ended.
 
     Raises
     ------
     NotImplementedError
-        There is no notebook: IPython then shows it as everything else.
+        This is not a notebook. IPython then falls back to the other reprs.
     """
     if not in_notebook():
         raise NotImplementedError
@@ -28,31 +34,31 @@ def show(run: Run) -> None:
 
 
 class RunDisplay:
-    """A run in a place of a notebook. It does not keep the run."""
+    """The output of a run in a notebook. It holds a weak reference to the run only."""
 
     def __init__(self, run: Run) -> None:
         self._run = weakref.ref(run)
-        self._head = head_of(run)
+        self._heading = run_heading(run)
         self._text = repr(run)
-        self._seen: Progress | None = run._seen
-        self._troubles: list[str] = []
+        self._progress: Progress | None = run._seen
+        self._failures: list[str] = []
         self._output = CellOutput(self._html(), self._text)
 
     def _html(self) -> str:
-        return run_html(self._head, self._seen, self._troubles)
+        return run_html(self._heading, self._progress, self._failures)
 
     def update(self, progress: Progress) -> None:
-        """Show it in the same place."""
-        self._troubles = [*self._troubles, *troubles_of(progress)][-NotebookProgress.KEPT :]
-        self._seen = progress
+        """Replace the output with the current progress."""
+        self._failures = [*self._failures, *failure_lines(progress)][-NotebookProgress.MAX_FAILURES :]
+        self._progress = progress
         self.close()
 
     def close(self) -> None:
-        """Show how the run stands now."""
+        """Show the current status of the run."""
         run = self._run()
         if run is None:
-            self._head += " (no longer watched: its <code>Run</code> is gone)"
+            self._heading += " (no longer updated: the <code>Run</code> object is gone)"
         else:
-            self._head, self._text = head_of(run), repr(run)
-        told = "" if self._seen is None else f" {line_of(self._seen)}"
-        self._output.show(self._html(), self._text + told)
+            self._heading, self._text = run_heading(run), repr(run)
+        progress = "" if self._progress is None else f" {progress_line(self._progress)}"
+        self._output.show(self._html(), self._text + progress)

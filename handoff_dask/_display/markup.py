@@ -1,4 +1,4 @@
-"""Pieces of HTML, in the colours of the page: tables, bars."""
+"""HTML building blocks that inherit the colours of the page: tables, bars, legends."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from html import escape
 from typing import Any
 
 from handoff_dask._display.colouring import STATES
+from handoff_dask._display.labels import state_label
 from handoff_dask._display.text import amount_text, name_text
 
-#: Rows of a table that are shown.
-SHOWN = 20
+#: Maximum number of rows in a table.
+MAX_ROWS = 20
+
+#: Colour of unknown states.
+OTHER = "#9a9a9a"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]], total: int) -> str:
-    """A table of at most :data:`SHOWN` rows, and how many more there are. Numbers are on the right."""
+    """Return a table of at most :data:`MAX_ROWS` rows, followed by the number of omitted rows.
+
+    Numbers are aligned to the right.
+    """
 
     def cell(value: Any) -> str:
         if isinstance(value, Markup):
@@ -25,23 +32,23 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]], total: int) -> str
 
     cells = "".join(f"<th style='text-align:left'>{escape(h)}</th>" for h in head)
     body = ""
-    for _, row in zip(range(SHOWN), rows, strict=False):
+    for _, row in zip(range(MAX_ROWS), rows, strict=False):
         body += "<tr>" + "".join(map(cell, row)) + "</tr>"
-    more = f"<p>and {total - SHOWN:,d} more</p>" if total > SHOWN else ""
+    more = f"<p>and {total - MAX_ROWS:,d} more</p>" if total > MAX_ROWS else ""
     return f"<table style='color:inherit'><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 
 class Markup(str):
-    """HTML already."""
+    """A string that is already HTML and must not be escaped."""
 
 
 def meter(share: float, colour: str = "#56b4e9") -> Markup:
-    """A bar that is filled to a share, in a frame of the colour of the text."""
+    """Return a bar filled to a share from 0 to 1, framed in the text colour."""
     return bar([(share, colour)], "6em")
 
 
 def bar(shares: Iterable[tuple[float, str]], width: str) -> Markup:
-    """A bar of several colours."""
+    """Return a bar with a segment for each share (from 0 to 1) and colour."""
     parts = "".join(
         f"<span style='display:inline-block;height:100%;width:{100 * max(0.0, min(1.0, share)):.2f}%;"
         f"background:{colour}'></span>"
@@ -54,19 +61,20 @@ def bar(shares: Iterable[tuple[float, str]], width: str) -> Markup:
     )
 
 
-def states(counts: Mapping[str, int], total: int) -> str:
-    """How many functions are in which state: a bar, and the same in words."""
-    there = {state: counts[state] for state in STATES if counts.get(state)}
-    there.update({state: n for state, n in counts.items() if n and state not in STATES})
-    shares = [(n / max(1, total), STATES.get(state, "#9a9a9a")) for state, n in there.items()]
-    words = ", ".join(
-        f"{swatch(STATES.get(state, '#9a9a9a'))} {n:,d} {escape(state)}" for state, n in there.items()
+def state_counts(counts: Mapping[str, int], total: int) -> str:
+    """Return a bar of the functions in each state, and a legend with their numbers."""
+    present = {state: counts[state] for state in STATES if counts.get(state)}
+    present.update({state: n for state, n in counts.items() if n and state not in STATES})
+    shares = [(n / max(1, total), STATES.get(state, OTHER)) for state, n in present.items()]
+    legend = ", ".join(
+        f"{swatch(STATES.get(state, OTHER))} {n:,d} {escape(state_label(state))}"
+        for state, n in present.items()
     )
-    return f"{bar(shares, '16em')} {words}"
+    return f"{bar(shares, '16em')} {legend}"
 
 
 def swatch(colour: str) -> str:
-    """A little square of a colour."""
+    """Return a small square in a colour, for a legend."""
     return (
         f"<span style='display:inline-block;width:.8em;height:.8em;border:1px solid {colour};"
         f"background:{colour}80'></span>"

@@ -1,4 +1,4 @@
-"""How far a run is, on a terminal, in a notebook or in a log."""
+"""Progress of a run on a terminal, in a notebook or in a log."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import sys
 from html import escape
 from typing import TYPE_CHECKING, Any, TextIO
 
-from handoff_dask._display.markup import bar, states
+from handoff_dask._display.labels import duration_text, state_label
+from handoff_dask._display.markup import bar, state_counts
 from handoff_dask._display.text import name_text
-from handoff_dask._display.words import seconds
 from handoff_dask._model.progress import NodeLoad, Progress, Trouble
 
 if TYPE_CHECKING:
     from handoff_dask._client.watching import Display
 
-#: Seconds after which a log says again how far a run is, when less than another tenth is done.
-PAUSE = 60.0
+#: Maximum seconds between two lines of a log.
+LOG_INTERVAL = 60.0
 
-#: Colour of what is in use; not that of what is done, since a node that is full is no success.
-BUSY = "#56b4e9"
+#: Colour of resources in use. It differs from the colour of finished functions: a full node is not a success.
+IN_USE_COLOUR = "#56b4e9"
 
-#: Characters of a bar.
-BAR = 20
+#: Width of a bar in characters.
+BAR_WIDTH = 20
 
-#: Below this share of work whose duration is known, what is left is at least as much as is said.
-KNOWN = 0.75
+#: Share of the remaining work with known durations below which an estimate is a lower bound.
+MIN_KNOWN = 0.75
 
 
 def display_of(title: str, stream: TextIO | None = None) -> Display:
-    """What fits where this is called: a notebook, a terminal, or a file."""
+    """Return the display that suits the environment: a notebook, a terminal or a log file."""
     stream = sys.stderr if stream is None else stream
     if in_notebook():
         return NotebookProgress(title)
@@ -42,145 +42,151 @@ def display_of(title: str, stream: TextIO | None = None) -> Display:
 
 
 def in_notebook() -> bool:
-    """Whether there is a kernel that shows what is displayed."""
+    """Return whether this process is a Jupyter kernel, which displays HTML."""
     if "IPython" not in sys.modules:
         return False
     from IPython import get_ipython
 
-    # Also where a product has a shell of its own, made from that one.
+    # Other notebook products derive their shells from this class.
     return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(get_ipython()).__mro__)
 
 
-def line_of(progress: Progress) -> str:
-    """All in one line."""
+def progress_line(progress: Progress) -> str:
+    """Return the whole progress in one line."""
     if progress.waiting is not None:
         return str(progress.waiting)
     parts = [
         f"{progress.finished:,d} of {progress.total:,d} finished",
-        *others_of(progress),
-        seconds(progress.elapsed),
+        *_other_states(progress),
+        duration_text(progress.elapsed),
     ]
-    if left := left_of(progress):
-        parts.append(left)
-    return ", ".join(parts) + lost_of(progress)
+    if eta := eta_text(progress):
+        parts.append(eta)
+    return ", ".join(parts) + _staleness(progress)
 
 
-def lost_of(progress: Progress) -> str:
-    """Why there is nothing more to show."""
-    return "" if progress.lost is None else f"; lost: {progress.lost}"
+def _staleness(progress: Progress) -> str:
+    """Return why the progress is no longer updated, or the empty string."""
+    return "" if progress.lost is None else f"; no longer updated: {progress.lost}"
 
 
-def others_of(progress: Progress) -> list[str]:
-    """Functions in other states, and attempts that came to nothing."""
-    found = [
-        f"{n:,d} {state}"
+def _other_states(progress: Progress) -> list[str]:
+    """Return the numbers of functions in further states, and of retries.
+
+    Functions that wait for inputs are left out: they are the rest.
+    """
+    states = [
+        f"{n:,d} {state_label(state)}"
         for state, n in progress.counts.items()
         if n and state not in ("finished", "waiting")
     ]
-    return found + _retries(progress)
+    return states + _retries(progress)
 
 
 def _retries(progress: Progress) -> list[str]:
-    """Attempts that came to nothing, as far as the function was tried again."""
+    """Return the number of failed and lost attempts that were followed by a retry."""
     retried = progress.tries - progress.counts.get("failed", 0)
     return [f"{retried:,d} {'retry' if retried == 1 else 'retries'}"] if retried > 0 else []
 
 
-def left_of(progress: Progress) -> str:
-    """How long it will go on, as far as that is known."""
+def eta_text(progress: Progress) -> str:
+    """Return the estimated time left, or the empty string if there is no estimate."""
     left = progress.remaining
     if left is None:
         return ""
-    # No estimate is as precise as its digits.
+    # Round, so that the digits do not suggest more precision than the estimate has.
     step = 1 if left < 10 else 10 if left < 600 else 60
-    text = seconds(step * max(1, round(left / step)))
-    return f"{'about' if progress.known >= KNOWN else 'at least'} {text} left"
+    text = duration_text(step * max(1, round(left / step)))
+    return f"{'about' if progress.known >= MIN_KNOWN else 'at least'} {text} left"
 
 
-def trouble_of(trouble: Trouble) -> str:
-    """What happened to an attempt, in a line."""
+def failure_line(trouble: Trouble) -> str:
+    """Return one line about a failed or lost attempt."""
     where = f" on {trouble.node}" if trouble.node is not None else ""
-    what = "failed" if trouble.outcome == "failed" else "was lost"
-    after = "for good" if trouble.final else "will be retried"
+    outcome = "failed" if trouble.outcome == "failed" else "was lost"
+    consequence = "will not be retried" if trouble.final else "will be retried"
     error = " ".join((trouble.error or "").split())
     error = error if len(error) <= 160 else error[:157] + "..."
-    return f"{trouble.function_id!r} {what}{where}, attempt {trouble.attempt}, {after}" + (
+    return f"{trouble.function_id!r} {outcome}{where}, attempt {trouble.attempt}, {consequence}" + (
         f": {error}" if error else ""
     )
 
 
-def troubles_of(progress: Progress) -> list[str]:
-    """What happened since the last look."""
-    lines = [trouble_of(trouble) for trouble in progress.troubles]
+def failure_lines(progress: Progress) -> list[str]:
+    """Return lines about the attempts that failed or were lost since the previous update."""
+    lines = [failure_line(trouble) for trouble in progress.troubles]
     if progress.more_troubles:
         lines.insert(0, f"{progress.more_troubles:,d} more attempts failed or were lost")
     return lines
 
 
-def load_of(node: NodeLoad) -> str:
-    """What a node does, in short."""
+def load_text(node: NodeLoad) -> str:
+    """Return the number of functions running on a node and its resources in use."""
     amounts = (
-        f"{name} {node.used.get(name, 0):g} of {there:g}" for name, there in node.capacity.items() if there
+        f"{name} {node.used.get(name, 0):g} of {capacity:g}"
+        for name, capacity in node.capacity.items()
+        if capacity
     )
     return ", ".join((f"{node.running:,d} running", *amounts))
 
 
-def busy_share(node: NodeLoad) -> float:
-    """Share of the resource of which least is left."""
-    shares = [node.used.get(name, 0) / there for name, there in node.capacity.items() if there]
+def peak_utilisation(node: NodeLoad) -> float:
+    """Return the share in use, from 0 to 1, of the node's most heavily used resource."""
+    shares = [node.used.get(name, 0) / capacity for name, capacity in node.capacity.items() if capacity]
     return min(1.0, max(shares, default=1.0 if node.running else 0.0))
 
 
 class ProgressLine:
-    """One line of a terminal that is overwritten; what failed stays above it."""
+    """A terminal line that is overwritten; lines about failures scroll up above it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def update(self, progress: Progress) -> None:
-        """Show it."""
-        above = "".join(f"{line}\n\x1b[K" for line in troubles_of(progress))
-        self._stream.write(f"\r\x1b[K{above}{line_of(progress)}")
+        """Overwrite the line."""
+        above = "".join(f"{line}\n\x1b[K" for line in failure_lines(progress))
+        self._stream.write(f"\r\x1b[K{above}{progress_line(progress)}")
         self._stream.flush()
 
     def close(self) -> None:
-        """Leave the last line as it is."""
+        """End the last line."""
         self._stream.write("\n")
         self._stream.flush()
 
 
 class ProgressLog:
-    """A line whenever another tenth is done, it waits for other nodes, or for a while there was no line."""
+    """Log lines: one per further tenth, per change of the awaited nodes, or after :data:`LOG_INTERVAL`."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._tenth = -1
         self._awaited: str | None = None
-        self._said = 0.0
-        self._unsaid: Progress | None = None
+        self._logged_at = 0.0  # in seconds of the run
+        self._unlogged: Progress | None = None
 
     def update(self, progress: Progress) -> None:
-        """Say it, if it is time to."""
-        self._unsaid = progress
+        """Write a line if one is due."""
+        self._unlogged = progress
         tenth = 10 * progress.finished // max(1, progress.total)
         awaited = None if progress.waiting is None else progress.waiting.awaited
-        if awaited != self._awaited or tenth > self._tenth or progress.elapsed - self._said >= PAUSE:
+        overdue = progress.elapsed - self._logged_at >= LOG_INTERVAL
+        if awaited != self._awaited or tenth > self._tenth or overdue:
             self._tenth = max(tenth, self._tenth)
             self._awaited = awaited
-            self._said = progress.elapsed
-            self._unsaid = None
-            self._stream.write(f"{line_of(progress)}\n")
+            self._logged_at = progress.elapsed
+            self._unlogged = None
+            self._stream.write(f"{progress_line(progress)}\n")
             self._stream.flush()
 
     def close(self) -> None:
-        """Say how it ended, if that was not said yet."""
-        if self._unsaid is not None:
-            self._stream.write(f"{line_of(self._unsaid)}\n")
+        """Write the last progress, unless its line has been written."""
+        if self._unlogged is not None:
+            self._stream.write(f"{progress_line(self._unlogged)}\n")
             self._stream.flush()
 
 
 class RichProgress:
-    """On a terminal: a bar, a line for each node, and above them what failed.
+    """A terminal display with a bar, a line per node, and lines about failures above them.
 
     Raises
     ------
@@ -194,8 +200,9 @@ class RichProgress:
 
         self._title = title
         self._console = Console(file=stream)
-        # What is printed meanwhile has to come above the bar, or the next look would wipe it out. It goes
-        # there by way of this stream, so only if it would be seen there anyway: never from a file or a pipe.
+        # Output that is printed meanwhile must go above the bar, or the next update would overwrite it. Rich
+        # redirects it to this stream, which is right only if it would appear on this terminal anyway: output
+        # to a file or a pipe is not redirected.
         self._live = Live(
             console=self._console,
             auto_refresh=False,
@@ -205,13 +212,13 @@ class RichProgress:
         )
 
     def update(self, progress: Progress) -> None:
-        """Show it."""
+        """Redraw the display."""
         from rich.text import Text
 
         if not self._live.is_started:
             self._live.start()
 
-        for line in troubles_of(progress):
+        for line in failure_lines(progress):
             self._console.print(Text(line, style="red"), soft_wrap=True)
         self._live.update(self._draw(progress), refresh=True)
 
@@ -224,41 +231,41 @@ class RichProgress:
         grid = Table.grid(padding=(0, 1))
         names = (self._title, *(f"  {node.name}" for node in progress.nodes))
         grid.add_column(width=min(26, max(map(len, names))), no_wrap=True)
-        grid.add_column(width=BAR)
-        grid.add_column()  # wrapped where the terminal is narrow
-        bar = ProgressBar(max(1, progress.total), progress.finished, width=BAR)
+        grid.add_column(width=BAR_WIDTH)
+        grid.add_column()  # wraps on a narrow terminal
+        bar = ProgressBar(max(1, progress.total), progress.finished, width=BAR_WIDTH)
         done = f"{progress.finished:,d} of {progress.total:,d}"
-        stands = str(progress.waiting or ", ".join((done, *others_of(progress))))
-        grid.add_row(Text(self._title, style="bold"), bar, Text(stands))
+        states = str(progress.waiting or ", ".join((done, *_other_states(progress))))
+        grid.add_row(Text(self._title, style="bold"), bar, Text(states))
         for node in progress.nodes:
-            # Not the style of what is done: a node that is full is no success.
-            share = ProgressBar(
-                1.0, busy_share(node), width=BAR, complete_style="cyan", finished_style="cyan"
+            # Not the style of finished functions: a full node is not a success.
+            utilisation = ProgressBar(
+                1.0, peak_utilisation(node), width=BAR_WIDTH, complete_style="cyan", finished_style="cyan"
             )
-            grid.add_row(Text(f"  {node.name}"), share, Text(load_of(node)))
-        times = [seconds(progress.elapsed)]
+            grid.add_row(Text(f"  {node.name}"), utilisation, Text(load_text(node)))
+        times = [duration_text(progress.elapsed)]
         if progress.more_nodes:
             times.insert(0, f"and {progress.more_nodes:,d} more nodes")
-        if left := left_of(progress):
-            times.append(left)
-        return Group(grid, Text("  " + ", ".join(times) + lost_of(progress)))
+        if eta := eta_text(progress):
+            times.append(eta)
+        return Group(grid, Text("  " + ", ".join(times) + _staleness(progress)))
 
     def close(self) -> None:
-        """Leave what is shown last as it is."""
+        """Keep the last output."""
         self._live.stop()
 
 
 def _same_terminal(one: TextIO, other: TextIO) -> bool:
     try:
         return one.isatty() and os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
-    except (AttributeError, OSError, ValueError):  # no stream, or one of Python's own
+    except (AttributeError, OSError, ValueError):  # not a stream, or one without a file descriptor
         return False
 
 
 class CellOutput:
-    """Where a notebook shows something that changes: below the cell that was running when this was made.
+    """An output below the notebook cell that was running when this object was created.
 
-    It may be changed from any thread, and when another cell runs.
+    The output can be replaced from any thread, even while another cell runs.
     """
 
     def __init__(self, html: str, text: str) -> None:
@@ -271,53 +278,54 @@ class CellOutput:
         return {"text/html": html, "text/plain": text}
 
     def show(self, html: str, text: str) -> None:
-        """Show this instead."""
+        """Replace the output."""
         if self._handle is not None:
             self._handle.update(self._bundle(html, text), raw=True)
 
 
 class NotebookProgress:
-    """In a notebook: a bar below the cell, each node, and the latest of what failed."""
+    """A notebook display with a bar, the nodes and the latest failures."""
 
-    #: Lines of what failed that are shown.
-    KEPT = 8
+    #: Maximum number of failures shown.
+    MAX_FAILURES = 8
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._troubles: list[str] = []
+        self._failures: list[str] = []
         self._output = CellOutput(f"<p>{escape(title)}</p>", title)
 
     def update(self, progress: Progress) -> None:
-        """Show it in the same place."""
-        self._troubles = [*self._troubles, *troubles_of(progress)][-self.KEPT :]
+        """Replace the output."""
+        self._failures = [*self._failures, *failure_lines(progress)][-self.MAX_FAILURES :]
         self._output.show(
-            html_of(self._title, progress, self._troubles), f"{self._title}: {line_of(progress)}"
+            progress_html(self._title, progress, self._failures),
+            f"{self._title}: {progress_line(progress)}",
         )
 
     def close(self) -> None:
-        """Leave what is shown last as it is."""
+        """Keep the last output."""
 
 
-def html_of(title: str, progress: Progress, troubles: list[str]) -> str:
-    """The bar, the nodes, and what failed; in the colours of the page."""
+def progress_html(title: str, progress: Progress, failures: list[str]) -> str:
+    """Return the progress of a run, its nodes and lines about failures as HTML in the colours of the page."""
     head = f"<b>{escape(title)}</b> " if title else ""
     parts = [
         str(progress.waiting or f"{progress.finished:,d} of {progress.total:,d} finished"),
         *_retries(progress),
-        seconds(progress.elapsed),
+        duration_text(progress.elapsed),
     ]
-    if left := left_of(progress):
-        parts.append(left)
-    stand = states(progress.counts, progress.total)
-    shown = f"<p>{head}{escape(', '.join(parts) + lost_of(progress))}<br>{stand}</p>"
+    if eta := eta_text(progress):
+        parts.append(eta)
+    states = state_counts(progress.counts, progress.total)
+    html = f"<p>{head}{escape(', '.join(parts) + _staleness(progress))}<br>{states}</p>"
     nodes = "".join(
         f"<tr><td style='text-align:left'>{escape(name_text(node.name))}</td>"
-        f"<td style='text-align:left'>{bar([(busy_share(node), BUSY)], '8em')}</td>"
-        f"<td style='text-align:left'>{escape(load_of(node))}</td></tr>"
+        f"<td style='text-align:left'>{bar([(peak_utilisation(node), IN_USE_COLOUR)], '8em')}</td>"
+        f"<td style='text-align:left'>{escape(load_text(node))}</td></tr>"
         for node in progress.nodes
     )
     if progress.more_nodes:
         nodes += f"<tr><td colspan='3'>and {progress.more_nodes:,d} more nodes</td></tr>"
     if nodes:
-        shown += f"<table style='color:inherit'><tbody>{nodes}</tbody></table>"
-    return shown + "".join(f"<div>&#10007; {escape(line)}</div>" for line in troubles)
+        html += f"<table style='color:inherit'><tbody>{nodes}</tbody></table>"
+    return html + "".join(f"<div>&#10007; {escape(line)}</div>" for line in failures)

@@ -1,4 +1,4 @@
-"""Which function ran where and when."""
+"""Timelines: which function ran where and when."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Hashable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from handoff_dask._display.timeline_data import Bar, TimelineData, prepare
-from handoff_dask._display.words import seconds
+from handoff_dask._display.labels import WAITING_FOR_NODE, duration_text
+from handoff_dask._display.timeline_data import Bar, Level, TimelineData, prepare
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import FunctionRecord
 from handoff_dask._model.resources import format_amounts
 
-#: Colours of functions whose ids are alike; people who cannot tell red from green can tell these apart.
+#: Colours of families of functions, distinguishable for colour-blind people.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d31", "#7a68c4")
+
+#: Colour of the remaining families.
 OTHERS = "#9a9a9a"
 
-#: Outcome → colour of its area, of its edge, and pattern (Bokeh's name, matplotlib's), of those not finished.
+#: Outcome, other than finished → fill, edge, Bokeh's pattern name, matplotlib's hatch.
 OUTCOMES = {
     "failed": ("#ffd6d0", "#c00000", "x", "xxxx"),
     "lost": ("#ffffff", "#000000", ".", "...."),
@@ -25,18 +27,18 @@ OUTCOMES = {
     "running": ("#ffffff", "#0072b2", "/", "////"),
 }
 
-#: Formats of images.
+#: Suffixes of image files.
 IMAGES = (".png", ".svg", ".pdf")
 
 
 class Timeline:
-    """Which function ran where and when. Made by ``timeline()`` of a run, result, schedule or records.
+    """A timeline of attempts, made by ``timeline()`` of a run, result, schedule or records.
 
-    A notebook shows it as an interactive figure; elsewhere it is saved. Each node has a lane for each
-    function that it ran at once. An attempt that failed, was lost or cancelled has a pattern of its own; a
-    dotted line ahead of a function tells since when it could have started. Below are, on the same time axis,
-    how many functions waited, and what was in use of each resource of each node. The critical path is framed
-    in black.
+    A notebook displays it as an interactive figure; elsewhere, save it to a file. Each node has as many lanes
+    as attempts ran on it concurrently. Failed, lost, cancelled and running attempts have different patterns.
+    A dotted line before an attempt shows how long it waited for a node. The rows below, on the same time
+    axis, show how many functions waited for a node, and how much of each node's resources was in use. The
+    critical path is framed in black.
     """
 
     def __init__(self, parts: Sequence[tuple[str, TimelineData]]) -> None:
@@ -48,28 +50,29 @@ class Timeline:
 
     @property
     def critical_path(self) -> tuple[tuple[Hashable, int], ...]:
-        """Function id and number of the attempt, of each step that kept the next from starting.
+        """Function id and attempt number of each step of the critical path, the first step first.
 
-        A step is an input of the next, its previous attempt, or held what the next needed on its node. Of the
-        first of two records that are compared; empty when it is not known what the functions take.
+        Each step delayed the start of the next one: as its last dependency to finish, as its previous
+        attempt, or by holding a resource that it waited for. If two sets of records are compared, the path is
+        that of the first. The path is empty if the functions' dependencies are unknown.
         """
         return tuple((step.bar.id, step.bar.attempt) for step in self._parts[0][1].critical_path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a file.
+        """Write the timeline to a file.
 
         Parameters
         ----------
         path : str or path-like
-            ``.html`` for an interactive page, complete in itself; ``.png``, ``.svg`` or ``.pdf`` for an
-            image.
+            The suffix sets the format: ``.html`` for an interactive, self-contained page; ``.png``, ``.svg``
+            or ``.pdf`` for an image.
 
         Raises
         ------
         ImportError
             Bokeh, for pages, or matplotlib, for images, is not installed.
         ValueError
-            The name ends in none of these.
+            The path has another suffix.
         """
         suffix = os.path.splitext(path)[1].lower()
         if suffix == ".html":
@@ -83,10 +86,10 @@ class Timeline:
 
             timeline_image.draw(self._parts).savefig(path, format=suffix[1:], dpi=110)
         else:
-            raise ValueError(f"a timeline is saved as .html, {', '.join(IMAGES)}, not as {suffix!r}")
+            raise ValueError(f"a timeline can be saved as .html, {', '.join(IMAGES)}, not as {suffix!r}")
 
     def figure(self) -> Any:
-        """The Bokeh layout, to be put elsewhere.
+        """Return the Bokeh layout, to embed in a page or application.
 
         Raises
         ------
@@ -104,7 +107,7 @@ class Timeline:
             page, height = timeline_bokeh.page(self._parts)
         except ImportError as error:
             return f"<p>{escape(repr(self))}: {escape(str(error))}</p>"
-        # In a frame of its own it needs no script in the notebook, and no network.
+        # In its own frame the page needs no scripts in the notebook, and no network.
         return (
             f"<iframe srcdoc='{escape(page)}' width='100%' height='{height}'"
             " style='border: none; background: white'></iframe>"
@@ -112,7 +115,7 @@ class Timeline:
 
 
 def missing(package: str) -> ImportError:
-    """The error for an optional dependency that is not there."""
+    """Return the error for a missing optional dependency."""
     return ImportError(f"{package} is needed for this: pip install 'handoff-dask[timeline]'")
 
 
@@ -124,13 +127,13 @@ def timeline_of(
     dag: DAG | None = None,
     now: float | None = None,
 ) -> Timeline:
-    """The timeline of records, and of another one below it."""
-    known = getattr(records, "_inputs", None)
+    """Return the timeline of records, with another timeline below it if ``other`` is given."""
+    inputs_of = getattr(records, "_inputs", None)
     inputs = None
     if dag is not None:
         inputs = dag._inputs_among(records)
-    elif known is not None:
-        inputs = known()
+    elif inputs_of is not None:
+        inputs = inputs_of()
     data = prepare(records, inputs, getattr(records, "_capacities", None), now)
     parts = [(title, data)]
     if other is not None:
@@ -142,55 +145,59 @@ def timeline_of(
     return Timeline(parts)
 
 
-def families(parts: Sequence[tuple[str, TimelineData]]) -> dict[str, str]:
-    """Family of functions → colour: those that took longest have one of their own."""
-    took: dict[str, float] = {}
+def family_colours(parts: Sequence[tuple[str, TimelineData]]) -> dict[str, str]:
+    """Return family of functions → colour, for the families with the longest total durations."""
+    total: dict[str, float] = {}
     for _, data in parts:
         for bar in data.bars:
-            took[bar.family] = took.get(bar.family, 0.0) + bar.stopped - bar.started
-    ranked = sorted(took, key=lambda family: (-took[family], family))
+            total[bar.family] = total.get(bar.family, 0.0) + bar.stopped - bar.started
+    ranked = sorted(total, key=lambda family: (-total[family], family))
     return dict(zip(ranked, COLOURS, strict=False))
 
 
-def alike(bars: Sequence[Bar], colours: Mapping[str, str]) -> list[tuple[tuple[str, str], list[Bar]]]:
-    """Bars that look the same, those that finished first: (outcome, name in the legend) → bars."""
-    looks: dict[tuple[str, str], list[Bar]] = {}
+def group_bars(bars: Sequence[Bar], colours: Mapping[str, str]) -> list[tuple[tuple[str, str], list[Bar]]]:
+    """Group bars by appearance: pairs of (outcome, name in the legend) and bars, finished ones first."""
+    groups: dict[tuple[str, str], list[Bar]] = {}
     for bar in bars:
         name = bar.outcome
         if name == "finished":
             name = bar.family if bar.family in colours else "others"
-        looks.setdefault((bar.outcome, name), []).append(bar)
-    return sorted(looks.items(), key=lambda item: item[0][0] != "finished")
+        groups.setdefault((bar.outcome, name), []).append(bar)
+    return sorted(groups.items(), key=lambda item: item[0][0] != "finished")
 
 
 def heading(title: str, data: TimelineData) -> str:
-    """Title, time, and how the attempts ended."""
+    """Return the title, the duration and the number of attempts per outcome."""
     counts = ", ".join(f"{n:,d} {outcome}" for outcome, n in data.counts.items())
-    return f"{title}: {seconds(data.end)}, {counts or 'nothing ran'}"
+    return f"{title}: {duration_text(data.end)}, {counts or 'nothing ran'}"
 
 
 def details(bar: Bar, reason: str | None) -> dict[str, str]:
-    """What is told of an attempt when somebody points at it."""
-    started = f"{seconds(bar.started)}{' (not known: at the earliest)' if bar.guessed else ''}"
+    """Return the rows of an attempt's tooltip: label → text."""
+    started = f"{duration_text(bar.started)}{' at the earliest (unknown)' if bar.guessed else ''}"
     error = "-" if bar.error is None else bar.error
-    path = {"start": "begins here", "input": "its input came last", "retry": "its previous attempt"}
-    path["room"] = "what it needed was held until then"
+    reasons = {
+        "start": "starts here",
+        "input": "waited for its last input",
+        "retry": "retried after its previous attempt",
+        "capacity": "waited for a resource on its node",
+    }
     return {
         "id": bar.id if isinstance(bar.id, str) else repr(bar.id),
         "node": str(bar.node),
         "attempt": f"{bar.attempt}, {bar.outcome}",
-        "waited": seconds(bar.waited),
+        "waited": duration_text(bar.waited),
         "started": started,
-        "ran": f"{seconds(bar.stopped - bar.started)}, until {seconds(bar.stopped)}",
+        "ran": f"{duration_text(bar.stopped - bar.started)}, until {duration_text(bar.stopped)}",
         "cost": format_amounts(bar.cost),
         "devices": ", ".join(f"{name} {list(indices)}" for name, indices in bar.devices.items()) or "-",
         "error": error if len(error) <= 200 else error[:197] + "...",
-        "path": "-" if reason is None else path[reason],
+        "path": "-" if reason is None else reasons[reason],
     }
 
 
 class Rows:
-    """Where the lanes and the rows of resources of one part are; downwards, a lane being 1 high."""
+    """Vertical layout of one part: its lanes, and its rows of levels. A lane is 1 high; y points down."""
 
     def __init__(self, data: TimelineData) -> None:
         self.nodes: list[tuple[str, float, int]] = []  # name, top, lanes
@@ -201,29 +208,29 @@ class Rows:
             self.nodes.append((str(node), y, max(1, lanes)))
             y += max(1, lanes) + 0.5
         self.height = max(1.0, y - 0.5)
-        #: Label, what it says on the right, times, shares of the height.
+        #: Rows of levels: label on the left, text on the right, times in seconds, shares of the height.
         self.levels: list[tuple[str, str, list[float], list[float]]] = []
         peak = data.waiting.peak
         if peak:
-            most = f"at most {peak:,.0f}"
-            self.levels.append(("waiting", most, *_outline(data.waiting, peak, data.end)))
+            text = f"peak {peak:,.0f}"
+            self.levels.append((WAITING_FOR_NODE, text, *_outline(data.waiting, peak, data.end)))
         for (node, resource), level in data.utilisation.items():
             capacity = data.capacity(node, resource)
             full = max(level.peak, capacity or 0.0)
             if capacity:
-                said = f"{level.mean(data.end) / capacity:.0%} of {capacity:g}"
+                text = f"{level.mean(data.end) / capacity:.0%} of {capacity:g}"
             else:
-                said = f"at most {level.peak:g}"
-            self.levels.append((f"{node} {resource}", said, *_outline(level, full, data.end)))
+                text = f"peak {level.peak:g}"
+            self.levels.append((f"{node} {resource}", text, *_outline(level, full, data.end)))
 
     def bar(self, bar: Bar) -> tuple[float, float]:
-        """Top and bottom of a bar."""
+        """Return the y coordinates of the top and bottom of a bar."""
         top = self.top[bar.node] + bar.lane
         return top + 0.1, top + 0.9
 
 
-def _outline(level: Any, full: float, end: float) -> tuple[list[float], list[float]]:
-    """Corners of a step function, from 0 and back to 0."""
+def _outline(level: Level, full: float, end: float) -> tuple[list[float], list[float]]:
+    """Return the x and y coordinates of a level's corners, starting and ending at y = 0."""
     xs, ys, last = [0.0], [0.0], 0.0
     for time, amount in zip(level.times, level.amounts, strict=True):
         xs += [time, time]

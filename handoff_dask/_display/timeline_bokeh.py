@@ -1,27 +1,34 @@
-"""Timelines as interactive figures."""
+"""Timelines as interactive Bokeh figures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from handoff_dask._display.timeline import OTHERS, OUTCOMES, Rows, alike, details, families, heading, missing
+from handoff_dask._display.labels import WAITING_FOR_NODE
+from handoff_dask._display.timeline import (
+    OTHERS,
+    OUTCOMES,
+    Rows,
+    details,
+    family_colours,
+    group_bars,
+    heading,
+    missing,
+)
 from handoff_dask._display.timeline_data import TimelineData
-
-if TYPE_CHECKING:
-    pass
 
 Parts = Sequence[tuple[str, TimelineData]]
 
-#: Label and name of column of what is told of an attempt.
-TOLD = ("id", "node", "attempt", "waited", "started", "ran", "cost", "devices", "error", "path")
+#: Rows of an attempt's tooltip: label and name of the column.
+TOOLTIP = ("id", "node", "attempt", "waited", "started", "ran", "cost", "devices", "error", "path")
 
-#: Pixels of a lane, and of a row of a resource, at most; and of all lanes together.
-LANE, ROW, ALL = 24, 30, 900
+#: Maximum heights in pixels: of a lane, of a row of a level, and of all lanes or rows together.
+LANE, ROW, TOTAL = 24, 30, 900
 
 
 def page(parts: Parts) -> tuple[str, int]:
-    """A page that needs no other file, and its height in pixels."""
+    """Return a self-contained HTML page, and its height in pixels."""
     layout = draw(parts)
     from bokeh.embed import file_html
     from bokeh.resources import INLINE
@@ -32,7 +39,7 @@ def page(parts: Parts) -> tuple[str, int]:
 
 
 def draw(parts: Parts) -> Any:
-    """The figures, one above the other, with one time axis."""
+    """Return the figures in one column, with a shared time axis."""
     try:
         from bokeh.layouts import gridplot
         from bokeh.models import Range1d
@@ -40,7 +47,7 @@ def draw(parts: Parts) -> Any:
         raise missing("bokeh") from None
     end = max([data.end for _, data in parts]) or 1.0
     times = Range1d(-0.01 * end, 1.01 * end, bounds=(-0.05 * end, 1.05 * end))
-    colours = families(parts)
+    colours = family_colours(parts)
     figures = []
     for title, data in parts:
         rows = Rows(data)
@@ -88,7 +95,7 @@ def _short(text: str, most: int = 22) -> str:
 def _lanes(title: str, data: TimelineData, rows: Rows, times: Any, colours: dict[str, str]) -> Any:
     from bokeh.models import HoverTool, Legend
 
-    lane = min(LANE, ALL / rows.height)
+    lane = min(LANE, TOTAL / rows.height)
     plot = _figure(times, 110 + lane * rows.height, rows.height, title=heading(title, data))
     _label_rows(plot, [(top + lanes / 2, name) for name, top, lanes in rows.nodes])
     for _, top, _ in rows.nodes[1:]:
@@ -98,18 +105,18 @@ def _lanes(title: str, data: TimelineData, rows: Rows, times: Any, colours: dict
         waits = [(since, bar.started, sum(rows.bar(bar)) / 2) for bar, since in data.waits]
         x0, x1, y = zip(*waits, strict=True)
         drawn = plot.segment(x0=x0, x1=x1, y0=y, y1=y, line_color="#555555", line_dash="dotted", line_width=2)
-        legend.append(("waiting", [drawn]))
+        legend.append((WAITING_FOR_NODE, [drawn]))
     reasons = {(step.bar.id, step.bar.attempt): step.reason for step in data.critical_path}
     hovered = []
-    for (outcome, name), bars in alike(data.bars, colours):
+    for (outcome, name), bars in group_bars(data.bars, colours):
         edges = [rows.bar(bar) for bar in bars]
-        told = [details(bar, reasons.get((bar.id, bar.attempt))) for bar in bars]
+        tooltips = [details(bar, reasons.get((bar.id, bar.attempt))) for bar in bars]
         source: dict[str, list[Any]] = {
             "left": [bar.started for bar in bars],
             "right": [bar.stopped for bar in bars],
             "top": [top for top, _ in edges],
             "bottom": [bottom for _, bottom in edges],
-            **{column: [each[column] for each in told] for column in TOLD},
+            **{column: [tooltip[column] for tooltip in tooltips] for column in TOOLTIP},
         }
         if outcome == "finished":
             style = {"fill_color": colours.get(name, OTHERS), "line_color": "white", "line_width": 0.5}
@@ -129,7 +136,7 @@ def _lanes(title: str, data: TimelineData, rows: Rows, times: Any, colours: dict
         legend.append((name, [drawn]))
     if path := data.critical_path:
         legend.append(("critical path", _path(plot, path, rows)))
-    plot.add_tools(HoverTool(renderers=hovered, tooltips=[(name, f"@{name}") for name in TOLD]))
+    plot.add_tools(HoverTool(renderers=hovered, tooltips=[(name, f"@{name}") for name in TOOLTIP]))
     if legend:
         plot.add_layout(
             Legend(
@@ -154,7 +161,7 @@ def _source(columns: dict[str, list[Any]]) -> Any:
 
 
 def _path(plot: Any, path: Any, rows: Rows) -> list[Any]:
-    """Frames around the steps of the critical path, and a line from each to the next."""
+    """Draw frames around the steps of the critical path, and lines from each to the next."""
     edges = [rows.bar(step.bar) for step in path]
     frames = plot.quad(
         left=[step.bar.started for step in path],
@@ -179,20 +186,22 @@ def _path(plot: Any, path: Any, rows: Rows) -> list[Any]:
 
 def _levels(rows: Rows, times: Any) -> Any:
     count = len(rows.levels)
-    plot = _figure(times, 60 + min(ROW, ALL / count) * count, count, title="in use")
+    plot = _figure(
+        times, 60 + min(ROW, TOTAL / count) * count, count, title="waiting functions and resources in use"
+    )
     _label_rows(plot, [(n + 0.5, label) for n, (label, _, _, _) in enumerate(rows.levels)])
     for n, (_, _, xs, ys) in enumerate(rows.levels):
-        colour = "#888888" if not n and rows.levels[0][0] == "waiting" else "#4c78a8"
+        colour = "#888888" if not n and rows.levels[0][0] == WAITING_FOR_NODE else "#4c78a8"
         plot.patch(xs, [n + 0.9 - 0.8 * y for y in ys], fill_color=colour, line_color=None)
         plot.segment(
             x0=[times.start], x1=[times.end], y0=[n + 0.1], y1=[n + 0.1], line_color="#cccccc", line_width=1
         )
-    _say(plot, [(n + 0.5, said) for n, (_, said, _, _) in enumerate(rows.levels)])
+    _label_right(plot, [(n + 0.5, text) for n, (_, text, _, _) in enumerate(rows.levels)])
     return plot
 
 
-def _say(plot: Any, texts: list[tuple[float, str]]) -> None:
-    """Texts at the right edge, wherever the time axis is moved."""
+def _label_right(plot: Any, texts: list[tuple[float, str]]) -> None:
+    """Put texts at the right edge, where they stay when the time axis is panned."""
     from bokeh.models import LinearAxis
 
     axis = LinearAxis(

@@ -1,4 +1,4 @@
-"""What a timeline shows, without drawing it: lanes, what was in use, and the critical path."""
+"""Data of a timeline, independent of how it is drawn: lanes, resources in use, the critical path."""
 
 from __future__ import annotations
 
@@ -9,38 +9,44 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from handoff_dask._display.export import in_lanes, sorted_by_start
+from handoff_dask._display.export import assign_lanes, sorted_by_start
 from handoff_dask._model.resources import THREADS
 
 if TYPE_CHECKING:
     from handoff_dask._model.records import Attempt, FunctionRecord
 
-#: Name of the row that counts functions, of nodes whose functions ask for nothing.
+#: Name of the row that counts running functions, on nodes whose functions have no cost.
 FUNCTIONS = "functions"
 
 
 class Bar(NamedTuple):
-    """One attempt as it is drawn. Times are seconds from the beginning of its records.
+    """One attempt, positioned in a lane. Times are seconds since the earliest time in the records.
 
     Attributes
     ----------
     id : hashable
-        Function.
+        Id of the function.
     node : str or None
+        Node of the attempt.
     lane : int
-        Lane of its node, from 0.
+        Number of the lane on its node, from 0.
     attempt : int
-        From 1.
+        Number of the attempt, from 1.
     outcome : str
         As :attr:`Attempt.outcome`.
     queued : float or None
+        When the attempt could have started.
     started, stopped : float
-        Where its bar begins and ends.
+        Start and end of the bar.
     cost : mapping of str to float
+        Cost of the function.
     devices : mapping of str to tuple of int
+        Resource → indices of the devices used.
     error : str or None
+        Text of the exception.
     guessed : bool
-        When it started is not known, since it runs still or was lost: drawn from when there was room.
+        Whether the start is unknown because the attempt is still running or was lost. The bar then starts
+        when the node had room for the attempt.
     """
 
     id: Hashable
@@ -58,24 +64,26 @@ class Bar(NamedTuple):
 
     @property
     def waited(self) -> float:
-        """Seconds from when it could have started until it did."""
+        """Seconds from when the attempt could have started until it started."""
         return 0.0 if self.queued is None else max(0.0, self.started - self.queued)
 
     @property
     def family(self) -> str:
-        """What its id has in common with those of like functions: ``load`` of ``load-3``, ``("load", 3)``."""
+        """The function's family, as in :func:`family_of`."""
         return family_of(self.id)
 
 
 class Step(NamedTuple):
-    """One step of the critical path, and why it could not start before the step ahead of it had ended.
+    """One step of the critical path, and why it could not start before the previous step ended.
 
     Attributes
     ----------
     bar : Bar
+        The attempt.
     reason : str
-        ``"start"`` (nothing known kept it), ``"input"`` (it takes the result of the step before), ``"retry"``
-        (that was its previous attempt) or ``"room"`` (that held what it needed on its node).
+        ``"start"`` (no known reason: the path starts here), ``"input"`` (the previous step is a dependency),
+        ``"retry"`` (the previous step is its previous attempt) or ``"capacity"`` (the previous step held a
+        resource that it waited for).
     """
 
     bar: Bar
@@ -83,18 +91,18 @@ class Step(NamedTuple):
 
 
 class Level(NamedTuple):
-    """What is in use, as a step function: ``amounts[i]`` from ``times[i]`` up to ``times[i + 1]``."""
+    """An amount over time, as a step function: ``amounts[i]`` from ``times[i]`` up to ``times[i + 1]``."""
 
     times: tuple[float, ...]
     amounts: tuple[float, ...]
 
     def at(self, time: float) -> float:
-        """The amount at a time."""
+        """Return the amount at a time."""
         i = bisect_right(self.times, time)
         return self.amounts[i - 1] if i else 0.0
 
     def before(self, time: float) -> float:
-        """The amount just before a time."""
+        """Return the amount just before a time."""
         i = bisect_left(self.times, time)
         return self.amounts[i - 1] if i else 0.0
 
@@ -104,20 +112,20 @@ class Level(NamedTuple):
         return max(self.amounts, default=0.0)
 
     def mean(self, end: float) -> float:
-        """The amount on average from 0 to ``end``."""
+        """Return the mean amount from 0 to ``end``."""
         ends = (*self.times[1:], end)
         area = sum(a * (until - t) for a, t, until in zip(self.amounts, self.times, ends, strict=False))
         return area / end if end > 0 else 0.0
 
 
 def family_of(id: Hashable) -> str:
-    """What the ids of like functions have in common."""
+    """Return the common part of the ids of similar functions: ``load`` for ``load-3`` and ``("load", 3)``."""
     first = id[0] if isinstance(id, tuple) and id else id
     return re.sub(r"[\W_]*\d+$", "", str(first)) or "numbered"
 
 
 def level_of(parts: Iterable[tuple[float, float, float]]) -> Level:
-    """The sum of amounts, each held from its first time up to its second."""
+    """Sum amounts over time. Each part is (start, stop, amount)."""
     changes: dict[float, list[float]] = {}
     for start, stop, amount in parts:
         if stop > start and amount:
@@ -126,7 +134,7 @@ def level_of(parts: Iterable[tuple[float, float, float]]) -> Level:
     times, amounts, held, total = [], [], 0, 0.0
     for time in sorted(changes):
         held += sum(1 if change > 0 else -1 for change in changes[time])
-        # Sums of fractions drift, and nothing held must be nothing.
+        # Floating-point sums drift: the total must be exactly 0 when nothing is held.
         total = round(total + sum(changes[time]), 9) if held else 0.0
         times.append(time)
         amounts.append(total)
@@ -135,24 +143,24 @@ def level_of(parts: Iterable[tuple[float, float, float]]) -> Level:
 
 @dataclass(frozen=True)
 class TimelineData:
-    """Records, ready to be drawn.
+    """The data of one set of records.
 
     Attributes
     ----------
     bars : tuple of Bar
-        Every attempt that has a place and a time, in the order in which they started.
+        Every attempt with a node and a time, ordered by start.
     begin : float
-        When time 0 was: seconds since the epoch for a run, 0 for a simulation.
+        Origin of the time axis: seconds since the epoch for a run, 0 for a simulation.
     end : float
-        When the last attempt stopped, seconds from ``begin``.
+        When the last attempt stopped, in seconds since ``begin``.
     lanes : dict
-        Node → number of its lanes. Nodes in the order of their names, those that ran nothing included.
+        Node → number of lanes, ordered by node name. Includes nodes that ran nothing, which have 0.
     inputs : dict or None
-        Function id → ids of the functions whose results it takes; None when that is not known.
+        Function id → ids of its dependencies; None if unknown.
     capacities : dict
-        Node → resource → amount, of the nodes of which that is known.
+        Node → resource → amount, for nodes whose capacity is known.
     counts : dict
-        Outcome → number of attempts, and ``"not run"`` → number of functions without one.
+        Outcome → number of attempts, and ``"not run"`` → number of functions without attempts.
     """
 
     bars: tuple[Bar, ...]
@@ -173,7 +181,7 @@ class TimelineData:
 
     @cached_property
     def waits(self) -> list[tuple[Bar, float]]:
-        """Bars that waited, and since when that can be drawn in their lane, which others ran in before."""
+        """Bars that waited, and from when on their lane was empty, so that the wait can be drawn there."""
         last: dict[tuple[Any, int], float] = {}
         found = []
         for bar in self.bars:
@@ -185,15 +193,15 @@ class TimelineData:
 
     @cached_property
     def waiting(self) -> Level:
-        """How many functions could have started and had not."""
+        """Number of functions waiting for a node."""
         return level_of((b.queued, b.started, 1) for b in self.bars if b.queued is not None)
 
     @cached_property
     def utilisation(self) -> dict[tuple[Any, str], Level]:
-        """Node and resource → what was in use there.
+        """(Node, resource) → amount in use.
 
-        Of the resources that the node offers, where that is known, otherwise of all that functions on it
-        asked for; ``"functions"`` counts them where there is none.
+        Covers the resources in the costs of the node's functions; if the node's capacity is known, only those
+        that it offers. A node without such resources has a row ``"functions"`` that counts functions.
         """
         found: dict[tuple[Any, str], Level] = {}
         for node, bars in self.by_node.items():
@@ -207,16 +215,16 @@ class TimelineData:
         return found
 
     def capacity(self, node: Any, resource: str) -> float | None:
-        """What a node has of a resource; None when that is not known."""
+        """Return a node's capacity of a resource; None if unknown."""
         return self.capacities.get(node, {}).get(THREADS if resource == FUNCTIONS else resource)
 
     @cached_property
     def critical_path(self) -> tuple[Step, ...]:
-        """What led to the end: attempts of which each kept the next from starting. Empty without inputs.
+        """Chain of attempts that determined the end of the run. Empty if the inputs are unknown.
 
-        From the attempt that stopped last backwards: an attempt that waited, waited for one that held what
-        was short on its node; otherwise it is its previous attempt, or the input that came last, that it
-        could not start before.
+        The chain is traced backwards from the attempt that stopped last. If an attempt waited for a node, its
+        predecessor is the attempt that held the scarce resource on its node; otherwise its own previous
+        attempt, or the dependency that finished last.
         """
         if self.inputs is None or not self.bars:
             return ()
@@ -233,7 +241,7 @@ class TimelineData:
 
 
 class _PathFinder:
-    """Finds what kept an attempt from starting."""
+    """Finds the predecessors of attempts on the critical path."""
 
     def __init__(self, data: TimelineData, inputs: Mapping[Hashable, Sequence[Hashable]]) -> None:
         self._data = data
@@ -249,24 +257,25 @@ class _PathFinder:
         }
 
     def before(self, bar: Bar, seen: set[tuple[Hashable, int]]) -> tuple[Bar | None, str]:
-        """The attempt without whose end this one could not have started, and why."""
-        found = self._room(bar, seen)
-        if found is not None:
-            return found, "room"
+        """Return the attempt whose end allowed this one to start, and the reason, as in :class:`Step`."""
+        holder = self._holder(bar, seen)
+        if holder is not None:
+            return holder, "capacity"
         for other in self._attempts[bar.id]:
             if other.attempt == bar.attempt - 1 and (other.id, other.attempt) not in seen:
                 return other, "retry"
         latest = None
         for id in self._inputs.get(bar.id, ()):
             finished = [b for b in self._attempts.get(id, ()) if b.outcome == "finished"]
-            # A result that was lost is computed again: what counts is the one that was there.
-            there = [b for b in finished if b.stopped <= bar.started] or finished
-            there = [b for b in there if (b.id, b.attempt) not in seen]
-            if there and (latest is None or there[-1].stopped > latest.stopped):
-                latest = there[-1]
+            # A lost result is computed again: what counts is the result that existed at the start.
+            available = [b for b in finished if b.stopped <= bar.started] or finished
+            available = [b for b in available if (b.id, b.attempt) not in seen]
+            if available and (latest is None or available[-1].stopped > latest.stopped):
+                latest = available[-1]
         return (latest, "input") if latest is not None else (None, "start")
 
-    def _room(self, bar: Bar, seen: set[tuple[Hashable, int]]) -> Bar | None:
+    def _holder(self, bar: Bar, seen: set[tuple[Hashable, int]]) -> Bar | None:
+        """Return the last attempt to free a resource that this one waited for, or None."""
         if bar.queued is None or bar.queued >= bar.started:
             return None
         ended = self._ended[bar.node]
@@ -275,12 +284,12 @@ class _PathFinder:
         for other in reversed(ended[first:last]):
             if (other.id, other.attempt) in seen or other.started >= other.stopped:
                 continue
-            if self._short(bar, other):
+            if self._competed(bar, other):
                 return other
         return None
 
-    def _short(self, bar: Bar, other: Bar) -> bool:
-        """Whether one needed what the other held, there being too little for both."""
+    def _competed(self, bar: Bar, other: Bar) -> bool:
+        """Return whether the other attempt held a resource of which the node had too little for both."""
         data, node = self._data, bar.node
         capacity = data.capacities.get(node, {})
         for name, amount in bar.cost.items():
@@ -301,16 +310,17 @@ def prepare(
     capacities: Mapping[Any, Mapping[str, float]] | None = None,
     now: float | None = None,
 ) -> TimelineData:
-    """Lay out records.
+    """Compute the timeline data of records.
 
     Parameters
     ----------
     records : mapping of id to FunctionRecord
     inputs : mapping of id to ids, optional
-        Functions whose results each takes, for the critical path.
+        Dependencies of each function, for the critical path.
     capacities : mapping of node to mapping of resource to number, optional
     now : float, optional
-        Until when what has not ended is drawn; by default until the last that is known.
+        End of the bars of running attempts, in the same clock as the records. By default, the latest time in
+        the records.
     """
     capacities = capacities or {}
     counts: dict[str, int] = {}
@@ -324,18 +334,18 @@ def prepare(
     times = [t for _, _, a in attempts for t in (a.queued, a.started, a.stopped) if t is not None]
     begin = min(times, default=0.0)
     end = max((*times, begin if now is None else now), default=0.0)
-    found: dict[Any, list[int]] = {}
+    on_node: dict[Any, list[int]] = {}
     for number, (_, _, a) in enumerate(attempts):
         if any(t is not None for t in (a.queued, a.started, a.stopped)):
-            found.setdefault(a.node, []).append(number)
+            on_node.setdefault(a.node, []).append(number)
     bars = []
     lanes = {}
-    for node in sorted({*found, *capacities}, key=lambda node: (node is None, str(node))):
+    for node in sorted({*on_node, *capacities}, key=lambda node: (node is None, str(node))):
         lanes[node] = 0
-        numbers = found.get(node, [])
+        numbers = on_node.get(node, [])
         spans = _spans_of([attempts[number][2] for number in numbers], begin, end)
         ran = sorted_by_start((*span, number) for span, number in zip(spans, numbers, strict=True))
-        for lane, (started, stopped, number) in in_lanes(ran):
+        for lane, (started, stopped, number) in assign_lanes(ran):
             id, cost, a = attempts[number]
             lanes[node] = max(lanes[node], lane + 1)
             queued = None if a.queued is None else a.queued - begin
@@ -346,7 +356,10 @@ def prepare(
 
 
 def _spans_of(attempts: Sequence[Attempt], begin: float, end: float) -> list[tuple[float, float]]:
-    """When attempts of one node ran. Each one whose start is not known began as another one ended."""
+    """Return start and end of the attempts on one node.
+
+    An attempt with an unknown start is assumed to have started when another attempt on the node ended.
+    """
     spans: list[tuple[float, float]] = [(0.0, 0.0)] * len(attempts)
     unknown = []
     freed = []

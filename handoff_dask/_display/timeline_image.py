@@ -1,22 +1,34 @@
-"""Timelines as images."""
+"""Timelines as matplotlib images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from handoff_dask._display.timeline import OTHERS, OUTCOMES, Rows, alike, families, heading, missing
+from handoff_dask._display.labels import WAITING_FOR_NODE
+from handoff_dask._display.timeline import (
+    OTHERS,
+    OUTCOMES,
+    Rows,
+    family_colours,
+    group_bars,
+    heading,
+    missing,
+)
 from handoff_dask._display.timeline_data import Bar, TimelineData
 
-#: Inches: width of the image, height of a lane, of a row of a resource, and of all lanes together at most.
-WIDTH, LANE, ROW, ALL = 12.0, 0.24, 0.3, 14.0
+#: Width of the image in inches.
+WIDTH = 12.0
 
-#: Share of the width that a bar needs for each character written on it.
-CHARACTER = 0.0072
+#: Maximum heights in inches: of a lane, of a row of a level, and of all lanes or rows together.
+LANE, ROW, TOTAL = 0.24, 0.3, 14.0
+
+#: Width of a character on a bar, as a share of the time axis.
+CHARACTER_WIDTH = 0.0072
 
 
 def draw(parts: Sequence[tuple[str, TimelineData]]) -> Any:
-    """A matplotlib figure: all parts one above the other, with one time axis."""
+    """Return a matplotlib figure of all parts in one column, with a shared time axis."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -24,15 +36,15 @@ def draw(parts: Sequence[tuple[str, TimelineData]]) -> Any:
     laid_out = [(title, data, Rows(data)) for title, data in parts]
     heights = []
     for _, _, rows in laid_out:
-        heights.append(max(0.6, rows.height * min(LANE, ALL / rows.height)))
+        heights.append(max(0.6, rows.height * min(LANE, TOTAL / rows.height)))
         if rows.levels:
-            heights.append(max(0.4, len(rows.levels) * min(ROW, ALL / len(rows.levels))))
+            heights.append(max(0.4, len(rows.levels) * min(ROW, TOTAL / len(rows.levels))))
     figure = Figure(
         figsize=(WIDTH, sum(heights) + 0.75 * len(heights) + 0.6), layout="constrained", facecolor="white"
     )
     axes = iter(figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
     end = max([data.end for _, data in parts]) or 1.0
-    colours = families(parts)
+    colours = family_colours(parts)
     for title, data, rows in laid_out:
         ax = next(axes)
         ax.set_xlim(-0.01 * end, 1.01 * end)
@@ -56,7 +68,7 @@ def _frame(ax: Any, height: float, labels: list[tuple[float, str]]) -> None:
 
 
 def _plain(text: str, most: int = 26) -> str:
-    """Short text in which nothing is a formula."""
+    """Shorten text, and escape it so that matplotlib does not read it as a formula."""
     text = text if len(text) <= most else text[: most - 12] + "…" + text[-11:]
     return text.replace("$", r"\$")
 
@@ -81,7 +93,7 @@ def _lanes(ax: Any, title: str, data: TimelineData, rows: Rows, colours: dict[st
         ax.axhline(top - 0.25, color="#bbbbbb", linewidth=0.8)
     legend: list[Any] = []
     style: dict[str, Any]
-    for (outcome, name), bars in alike(data.bars, colours):
+    for (outcome, name), bars in group_bars(data.bars, colours):
         if outcome == "finished":
             style = {"facecolor": colours.get(name, OTHERS), "edgecolor": "white", "linewidth": 0.4}
         else:
@@ -103,7 +115,7 @@ def _lanes(ax: Any, title: str, data: TimelineData, rows: Rows, colours: dict[st
         ]
         style = {"linestyle": (0, (1, 1.5)), "linewidth": 1.3}
         ax.add_collection(LineCollection(lines, colors="#555555", **style), autolim=False)
-        legend.append(Line2D([], [], color="#555555", label="waiting", **style))
+        legend.append(Line2D([], [], color="#555555", label=WAITING_FOR_NODE, **style))
     if path := data.critical_path:
         boxes = _boxes([step.bar for step in path], rows)
         frames = PolyCollection(boxes, facecolor="none", edgecolor="black", linewidth=1.6)
@@ -115,7 +127,7 @@ def _lanes(ax: Any, title: str, data: TimelineData, rows: Rows, colours: dict[st
         ]
         ax.add_collection(LineCollection(links, colors="black", linewidths=1.6), autolim=False)
         legend.append(Patch(facecolor="none", edgecolor="black", linewidth=1.6, label="critical path"))
-    if rows.height * LANE <= ALL:
+    if rows.height * LANE <= TOTAL:
         _write_ids(ax, data, rows, end)
     if legend:
         ax.legend(
@@ -132,10 +144,10 @@ def _lanes(ax: Any, title: str, data: TimelineData, rows: Rows, colours: dict[st
 
 
 def _write_ids(ax: Any, data: TimelineData, rows: Rows, end: float) -> None:
-    """Ids on the bars that are wide enough."""
+    """Write ids on the bars that are wide enough."""
     for bar in data.bars:
         text = bar.id if isinstance(bar.id, str) else repr(bar.id)
-        if (bar.stopped - bar.started) / end < CHARACTER * (len(text) + 1) or len(text) > 40:
+        if (bar.stopped - bar.started) / end < CHARACTER_WIDTH * (len(text) + 1) or len(text) > 40:
             continue
         ax.text(
             (bar.started + bar.stopped) / 2,
@@ -150,10 +162,10 @@ def _write_ids(ax: Any, data: TimelineData, rows: Rows, end: float) -> None:
 
 def _levels(ax: Any, rows: Rows) -> None:
     _frame(ax, len(rows.levels), [(n + 0.5, label) for n, (label, _, _, _) in enumerate(rows.levels)])
-    for n, (label, said, xs, ys) in enumerate(rows.levels):
-        colour = "#888888" if label == "waiting" and not n else "#4c78a8"
+    for n, (label, text, xs, ys) in enumerate(rows.levels):
+        colour = "#888888" if label == WAITING_FOR_NODE and not n else "#4c78a8"
         ax.fill_between(xs, [n + 0.9 - 0.8 * y for y in ys], n + 0.9, color=colour, linewidth=0)
         ax.axhline(n + 0.1, color="#cccccc", linewidth=0.8)
         ax.text(
-            1.005, n + 0.5, said, transform=ax.get_yaxis_transform(), va="center", fontsize=8, clip_on=False
+            1.005, n + 0.5, text, transform=ax.get_yaxis_transform(), va="center", fontsize=8, clip_on=False
         )

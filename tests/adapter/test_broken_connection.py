@@ -21,7 +21,7 @@ import handoff_dask as handoff
 from handoff_dask import Function
 from handoff_dask._client.connection import is_closed
 from handoff_dask._client.watching import watch
-from handoff_dask._display.progress import html_of, line_of
+from handoff_dask._display.progress import progress_html, progress_line
 
 
 @contextmanager
@@ -179,8 +179,8 @@ def check_lost(run, text):
     """A run says everywhere that it is lost, and why."""
     seen = Seen()
     assert run._client.sync(watch, run, 20, seen)
-    assert text in line_of(seen.updates[-1])
-    assert text in html_of("", seen.updates[-1], [])
+    assert text in progress_line(seen.updates[-1])
+    assert text in progress_html("", seen.updates[-1], [])
     with pytest.raises(handoff.RunCancelledError, match=text) as caught:
         run.result(timeout=20)
     assert "checkpoint=" in str(caught.value)

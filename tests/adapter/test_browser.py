@@ -133,7 +133,7 @@ def test_the_page_shows_a_run_and_follows_it(cluster, browser):
             return " ".join(browser.execute_script(TEXT).split())
 
         browser.get(page)
-        until(lambda: "Recent failures the last 1" in text(), what="the page is drawn")
+        until(lambda: "Recent failures latest 1" in text(), what="the page is drawn")
         seen = text()
         assert run.id in seen
         assert "2 running" in seen
@@ -148,21 +148,21 @@ def test_the_page_shows_a_run_and_follows_it(cluster, browser):
         assert not problems
 
         browser.set_window_size(500, 1400)
-        until(lambda: "that ask for this" in text())
+        until(lambda: "group size" in text())
         wide = "return document.documentElement.scrollWidth - innerWidth"
         until(lambda: browser.execute_script(wide) <= 0, what="nothing sticks out")
 
         door.open()
         run.wait(20)
         until(lambda: "3 finished" in text(), what="the page has followed")
-        assert "Nothing waits for a node." in text()
+        assert "No function is waiting for a node." in text()
         browser.set_window_size(1200, 1400)
         said = text().count(EVIL)
         hover(browser, lambda: "outcome" in (now := text()) and now.count(EVIL) > said)
         assert browser.execute_script(COUNT, "img[src=x]") == 0
 
         client.unregister_scheduler_plugin("handoff")
-        until(lambda: "Its plugin was removed." in text(), what="the page says that it is over")
+        until(lambda: "The plugin was removed." in text(), what="the page says that it is over")
         assert browser.title == "Dask: Handoff"
 
 

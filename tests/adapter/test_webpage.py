@@ -309,17 +309,17 @@ def test_the_document_follows_what_is_seen_and_says_when_it_is_over():
     seen = [seen_with(), EVERYTHING, None]
     doc = Document()
     page = dashboard.fill(doc, lambda: seen[0])
-    assert "Nothing waits for a node." in texts(doc)
+    assert "No function is waiting for a node." in texts(doc)
     assert len(doc.session_callbacks) == 1
     del seen[0]
     page.update()
-    assert "Nothing waits for a node." not in texts(doc)
+    assert "No function is waiting for a node." not in texts(doc)
     source = page._source
     assert source.data["start"] == [0.0, 1.0, 1.0]
     assert source.data["y"] == [0.5, 1.5, 2.9]  # two at once on a, then b
     del seen[0]
     page.update()
-    assert "Its plugin was removed." in texts(doc)
+    assert "The plugin was removed." in texts(doc)
     assert not doc.session_callbacks
 
 
@@ -364,7 +364,7 @@ def test_the_document_shows_its_errors_and_logs_the_first(caplog):
     page.update()
     page.update()
     assert "The page could not be drawn: " in texts(doc)
-    assert sum("could not be drawn" in record.message for record in caplog.records) == 1
+    assert sum("could not draw its dashboard page" in record.message for record in caplog.records) == 1
     seen[0] = seen_with()
     page.update()
     assert "could not be drawn" not in texts(doc)
@@ -373,4 +373,4 @@ def test_the_document_shows_its_errors_and_logs_the_first(caplog):
 def test_a_dashboard_that_has_gone_before_its_first_look():
     doc = Document()
     dashboard.fill(doc, lambda: None)
-    assert "Its plugin was removed." in texts(doc)
+    assert "The plugin was removed." in texts(doc)

@@ -66,7 +66,7 @@ NODES = "node1: {cpu: 4, memory: 8192}\nnode2: {cpu: 2, memory: 4096, gpu: 1}\n"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The current directory, with DAGs in ``pipeline.py`` and nodes in ``nodes.yaml``."""
+    """A new current directory, with DAGs in ``pipeline.py`` and nodes in ``nodes.yaml``."""
     (tmp_path / "pipeline.py").write_text(PIPELINE)
     (tmp_path / "nodes.yaml").write_text(NODES)
     monkeypatch.chdir(tmp_path)
@@ -77,7 +77,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def call(folder):
-    """Call the command: ``call("validate", "pipeline:fine", code=0)`` gives standard output and error."""
+    """Call the command: ``call("validate", "pipeline:fine", code=0)`` returns standard output and error."""
 
     def call(*arguments: str, code: int = 0) -> tuple[str, str]:
         done = CliRunner().invoke(cli, arguments, prog_name="handoff-dask")
@@ -89,7 +89,7 @@ def call(folder):
 
 @pytest.fixture
 def call_json(call):
-    """The same with ``--json``, which is all that is on standard output."""
+    """Call the command with ``--json``, and return the parsed standard output."""
 
     def call_json(*arguments: str, code: int = 0):
         return json.loads(call(*arguments, "--json", code=code)[0])

@@ -1,4 +1,4 @@
-"""``validate``, ``show`` and ``simulate``, and how a DAG and nodes are found."""
+"""``validate``, ``show`` and ``simulate``, and the loading of DAGs and nodes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import handoff_dask as handoff
         "./pipeline.py:build",
     ],
 )
-def test_a_valid_dag(call, target):
+def test_validate_a_valid_dag(call, target):
     out, err = call("validate", target)
-    assert out == "imported\nDAG 'fine' is valid: 2 functions; they ask for cpu, gpu, memory.\n"
+    assert out == "imported\nDAG 'fine' is valid: 2 functions; resources: cpu, gpu, memory.\n"
     assert err == ""
 
 
-def test_an_invalid_dag_with_all_its_problems(call):
+def test_validate_lists_all_problems(call):
     out, err = call("validate", "pipeline:invalid", code=2)
     assert "valid" not in out
     assert err.startswith("Error: DAG 'invalid' has 2 problems:\n")
@@ -32,30 +32,30 @@ def test_an_invalid_dag_with_all_its_problems(call):
 
 
 @pytest.mark.parametrize(
-    ("target", "words"),
+    ("target", "message"),
     [
         ("pipeline", "write MODULE:NAME"),
         ("pipeline:", "write MODULE:NAME"),
         (":dag", "write MODULE:NAME"),
-        ("no_such_module:dag", "there is no module 'no_such_module'"),
-        ("no_such_module.sub:dag", "there is no module 'no_such_module'"),
-        ("no_such_file.py:dag", "there is no file 'no_such_file.py'"),
-        ("pipeline:nothing", "DAGs there: fine, failing, invalid"),
+        ("no_such_module:dag", "no module 'no_such_module' in the current directory or in "),
+        ("no_such_module.sub:dag", "no module 'no_such_module' in the current directory or in "),
+        ("no_such_file.py:dag", "no file 'no_such_file.py'"),
+        ("pipeline:nothing", "Its DAGs: fine, failing, invalid"),
         ("pipeline:number", "neither a DAG nor a function that returns one: 3"),
         ("pipeline:broken", "RuntimeError: cannot be built\n  at "),
         ("pipeline:load", "missing 1 required positional argument"),
-        ("pipeline:time.time", "returned no DAG but "),
+        ("pipeline:time.time", "must return a DAG, but returned "),
     ],
 )
-def test_targets_that_are_none(call, target, words):
+def test_targets_that_are_not_dags(call, target, message):
     _, err = call("validate", target, code=2)
-    assert words in err
+    assert message in err
     assert "Traceback" not in err
 
 
 @pytest.mark.parametrize("target", ["wrong:dag", "wrong.py:dag"])
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "message"),
     [
         ("import no_such_thing", "No module named 'no_such_thing'\n  at "),
         ("\n1 / 0", "ZeroDivisionError: division by zero\n  at "),
@@ -63,10 +63,10 @@ def test_targets_that_are_none(call, target, words):
         ("def f(:", "SyntaxError: "),
     ],
 )
-def test_a_module_that_cannot_be_imported(call, folder, target, source, words):
+def test_a_module_that_fails_to_import(call, folder, target, source, message):
     (folder / "wrong.py").write_text(source)
     _, err = call("validate", target, code=2)
-    assert words in err
+    assert message in err
     assert "wrong.py" in err or "SystemExit" in err
     assert "Traceback" not in err
 
@@ -79,7 +79,7 @@ def test_debug_shows_the_traceback(call):
         assert err.rstrip().splitlines()[-2].startswith("Error: ")
 
 
-def test_dataclasses_of_a_file_can_be_made(call, folder):
+def test_dataclasses_in_a_file(call, folder):
     (folder / "data.py").write_text(
         "from __future__ import annotations\n"
         "from dataclasses import dataclass\n"
@@ -102,7 +102,7 @@ def test_show(call):
     lines = call("show", "pipeline:fine")[0].splitlines()[1:]
     assert lines[0] == "DAG 'fine': 2 functions"
     assert [line.split() for line in lines[2:]] == [
-        ["function", "code", "after", "cost", "node"],
+        ["function", "code", "dependencies", "cost", "node"],
         ["load", "load", "cpu", "1,", "memory", "1000"],
         ["process", "process", "load", "cpu", "2,", "gpu", "1"],
     ]
@@ -112,14 +112,14 @@ def test_an_invalid_dag_can_be_shown(call):
     assert "cpu -1" in call("show", "pipeline:invalid")[0]
 
 
-def test_mermaid_and_nothing_else(call, monkeypatch):
+def test_show_mermaid_prints_nothing_else(call, monkeypatch):
     out, err = call("show", "pipeline.py:fine", "--mermaid")
     assert out.startswith("flowchart TD\n")
     assert out.count("-->") == 1
     assert err == "imported\n"
 
 
-def test_a_drawing(call, folder, monkeypatch):
+def test_show_draws_to_a_file(call, folder, monkeypatch):
     drawn = []
     monkeypatch.setattr(handoff.DAG, "visualize", lambda dag, name: drawn.append((dag.id, name)))
     call("show", "pipeline:fine", "--output", "fine.svg")
@@ -127,7 +127,7 @@ def test_a_drawing(call, folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "message"),
     [
         (
             ImportError("graphviz is needed for this: pip install 'handoff-dask[display]'"),
@@ -137,17 +137,17 @@ def test_a_drawing(call, folder, monkeypatch):
         (ValueError("unknown format: 'xyz'"), "unknown format"),
     ],
 )
-def test_a_drawing_that_cannot_be_made(call, monkeypatch, error, words):
+def test_drawing_errors(call, monkeypatch, error, message):
     def visualize(dag, name):
         raise error
 
     monkeypatch.setattr(handoff.DAG, "visualize", visualize)
     _, err = call("show", "pipeline:fine", "-o", "fine.xyz", code=2)
-    assert words in err
+    assert message in err
 
 
 @pytest.mark.parametrize("options", [("--mermaid", "-o", "a.svg"), ("-o", "noformat")])
-def test_wrong_use_of_show(call, options):
+def test_wrong_usage_of_show(call, options):
     call("show", "pipeline:fine", *options, code=2)
 
 
@@ -168,7 +168,7 @@ def test_simulate(call):
     assert sum(int(row[1]) for row in table[1:]) == 2
 
 
-def test_simulate_for_scripts(call_json):
+def test_simulate_json(call_json):
     found = call_json("simulate", "pipeline:fine", "--nodes", "nodes.yaml")
     assert (found["dag_id"], found["makespan"], found["lower_bound"]) == ("fine", 2, 2)
     assert [(f["function"], f["started"], f["stopped"]) for f in found["functions"]] == [
@@ -179,13 +179,13 @@ def test_simulate_for_scripts(call_json):
     assert found["utilisation"]["node2"]["gpu"] == 0.5
 
 
-def test_simulate_on_one_node_at_a_time(call_json):
+def test_simulate_with_limited_concurrency(call_json):
     at_once = call_json("simulate", "pipeline:pairs", "--nodes", "nodes.yaml", "--max-concurrency", "1")
     assert at_once["makespan"] == 2
     assert at_once["functions"][0]["function"] == ["load", 1]
 
 
-def test_simulate_with_what_a_history_knows(call, call_json, folder):
+def test_simulate_with_durations_from_a_history(call, call_json, folder):
     call("run", "pipeline:pairs", "--history", "h.db")
     found = call_json("simulate", "pipeline:pairs", "--nodes", "nodes.yaml", "--history", "h.db")
     assert 0 < found["makespan"] < 1
@@ -193,16 +193,16 @@ def test_simulate_with_what_a_history_knows(call, call_json, folder):
     assert "durations have nothing for functions 'nap'" in err
 
 
-def test_what_fits_on_no_simulated_node(call):
+def test_simulate_a_function_that_fits_on_no_node(call):
     _, err = call("simulate", "pipeline:greedy", "--nodes", "nodes.yaml", code=3)
     assert "'a'" in err
     assert "nearest node 'node1'" in err
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
-        ("{", "not YAML"),
+        ("{", "invalid YAML"),
         ("", "must be a mapping"),
         ("- a", "must be a mapping"),
         ("node1: 3", "node 'node1': its capacity must be a mapping"),
@@ -212,11 +212,11 @@ def test_what_fits_on_no_simulated_node(call):
         (b"\xff\xfe\xfa", "nodes.yaml"),
     ],
 )
-def test_nodes_that_are_none(call, folder, text, words):
+def test_invalid_nodes_files(call, folder, text, message):
     (folder / "nodes.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     _, err = call("simulate", "pipeline:fine", "--nodes", "nodes.yaml", code=2)
     assert err.startswith("Error: nodes.yaml: ")
-    assert words in err
+    assert message in err
 
 
 @pytest.mark.parametrize(
@@ -230,5 +230,5 @@ def test_nodes_that_are_none(call, folder, text, words):
         ("--nodes", "nodes.yaml", "--history", "pipeline.py"),
     ],
 )
-def test_wrong_use_of_simulate(call, options):
+def test_wrong_usage_of_simulate(call, options):
     assert "Traceback" not in call("simulate", "pipeline:fine", *options, code=2)[1]

@@ -1,4 +1,4 @@
-"""The pages about the command line say what there is, and their examples work."""
+"""The documentation of the command line is complete, and its examples work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 REFERENCE = (DOCS / "reference" / "command-line.md").read_text()
 HOW_TO = (DOCS / "how-to" / "use-the-command-line.md").read_text()
 
-#: What is said once for all commands.
+#: Options documented once for all commands.
 COMMON = {"--debug", "--help", "-h"}
 
 
@@ -34,13 +34,13 @@ def section(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))
-def test_the_reference_has_every_option_of_a_command_and_no_other(name):
+def test_the_reference_lists_exactly_the_options_of_each_command(name):
     assert f"`handoff-dask {name}" in REFERENCE
     terms = [line for line in section(name).splitlines() if line.startswith("`-")]
     assert set(re.findall(r"`(--?[a-z-]+)", " ".join(terms))) == options_of(cli.commands[name])
 
 
-def test_the_reference_has_every_exit_code_and_no_other():
+def test_the_reference_and_the_help_list_exactly_the_exit_codes():
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", section("Exit codes"), re.MULTILINE)}
     assert codes == {int(code) for code in ExitCode}
     assert {int(code) for code in re.findall(r"^  (\d+) ", EPILOG, re.MULTILINE)} == codes
@@ -57,7 +57,7 @@ def test_help_fits_in_a_terminal(name):
         assert isinstance(parameter, click.Argument) or parameter.help, parameter
 
 
-def test_the_help_of_run_has_examples_that_are_right():
+def test_the_examples_in_the_help_of_run_parse():
     text = CliRunner().invoke(cli, ["run", "--help"], prog_name="handoff-dask").output
     examples = [shlex.split(line) for line in re.findall(r"^  +handoff-dask (run .*)", text, re.MULTILINE)]
     assert len(examples) == 3
@@ -66,8 +66,8 @@ def test_the_help_of_run_has_examples_that_are_right():
 
 
 @pytest.fixture(autouse=True)
-def path_of_modules(monkeypatch):
-    """As it was before: the command adds the folder of a DAG, and processes of nodes inherit it."""
+def restored_path(monkeypatch):
+    """Restore ``sys.path``: the command adds the folder of the DAG, and node processes would inherit it."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
     sys.modules.pop("pipeline", None)

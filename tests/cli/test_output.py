@@ -1,4 +1,4 @@
-"""Tables and numbers for people, JSON for programs."""
+"""Tables, JSON and exit codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from handoff_dask._cli import output
 from handoff_dask._cli.errors import code_of
 
 
-def test_durations_are_aligned_as_numbers_are(capsys):
+def test_durations_are_aligned_like_numbers(capsys):
     times = ["0.12 ms", "5 s", "1 min 3 s", "1,000 h 0 min"]
     output.table(("took", "share"), zip(times, ["5%", "100%", "0%", None], strict=True))
     assert capsys.readouterr().out.splitlines() == [
@@ -27,7 +27,7 @@ def test_durations_are_aligned_as_numbers_are(capsys):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """A terminal of so many columns."""
+    """Pretend that standard output is a terminal with a number of columns."""
 
     def terminal(columns):
         monkeypatch.setattr(output.shutil, "get_terminal_size", lambda: os.terminal_size((columns, 24)))
@@ -39,17 +39,17 @@ def terminal(monkeypatch):
 ROWS = [("a", 1, "x" * 50), ("a long name", None, "y"), ("b", 1000, None)]
 
 
-def test_what_is_no_terminal_gets_everything(capsys):
-    output.table(("name", "n", "value"), ROWS, cut=("value", "name"))
+def test_nothing_is_truncated_outside_a_terminal(capsys):
+    output.table(("name", "n", "value"), ROWS, truncate=("value", "name"))
     assert capsys.readouterr().out == (
         f"name            n  value\na               1  {'x' * 50}\na long name        y\nb            1000\n"
     )
 
 
 @pytest.mark.parametrize(("columns", "width"), [(200, 50), (60, 41), (19 + 12, 12), (5, 12)])
-def test_the_first_column_named_is_cut_first_and_not_to_nothing(capsys, terminal, columns, width):
+def test_columns_are_truncated_in_order_down_to_a_minimum_width(capsys, terminal, columns, width):
     terminal(columns)
-    output.table(("name", "n", "value"), ROWS, cut=("value", "name"))
+    output.table(("name", "n", "value"), ROWS, truncate=("value", "name"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("a long name ")
     value = lines[1][19:]
@@ -57,13 +57,13 @@ def test_the_first_column_named_is_cut_first_and_not_to_nothing(capsys, terminal
     assert value == "x" * 50 if width == 50 else value == "x" * (width - 3) + "..."
 
 
-def test_columns_that_must_stay_whole_do(capsys, terminal):
+def test_other_columns_are_not_truncated(capsys, terminal):
     terminal(10)
-    output.table(("run", "DAG"), [("0123456789abcdef", "d" * 30)], cut=("DAG",))
+    output.table(("run", "DAG"), [("0123456789abcdef", "d" * 30)], truncate=("DAG",))
     assert capsys.readouterr().out.splitlines()[1] == "0123456789abcdef  ddddddddd..."
 
 
-def test_a_cell_is_one_line(capsys):
+def test_a_cell_has_one_line(capsys):
     output.table(("value",), [("a\n  b\tc",)])
     assert capsys.readouterr().out == "value\na b c\n"
 
@@ -79,12 +79,12 @@ def test_a_cell_is_one_line(capsys):
         ),
     ],
 )
-def test_no_key_hides_another_one_in_json(capsys, value, document):
+def test_keys_with_the_same_text_are_kept_in_json(capsys, value, document):
     output.print_json({"result": value})
     assert json.loads(capsys.readouterr().out) == {"result": document}
 
 
-def test_json_knows_what_json_knows(capsys):
+def test_values_that_json_cannot_represent_become_their_repr(capsys):
     value = {
         ("a", 1): (1, 2.5, None, True),
         "nan": float("nan"),
@@ -102,7 +102,7 @@ def test_json_knows_what_json_knows(capsys):
     }
 
 
-#: Exception → what the command ends with.
+#: Exception → exit code.
 CODES = {
     handoff.AllocationError: 3,
     handoff.RunError: 1,
@@ -118,8 +118,8 @@ CODES = {
 
 
 @pytest.mark.parametrize(("kind", "code"), CODES.items())
-def test_every_kind_of_error_has_its_exit_code(kind, code):
-    """Those that are kinds of it have the same, unless they have one of their own."""
+def test_every_exception_has_its_exit_code(kind, code):
+    """Subclasses have the same exit code, unless they are listed themselves."""
     todo = [kind]
     while todo:
         each = todo.pop()

@@ -1,4 +1,4 @@
-"""The command as a process: what a shell and a terminal see of it."""
+"""The command as a process: exit codes, output streams and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "handoff_dask"]
 
 
-MADE_HERE = [(), ("--nodes", "nodes.yaml"), ("--nodes", "nodes.yaml", "--processes")]
+LOCAL_NODES = [(), ("--nodes", "nodes.yaml"), ("--nodes", "nodes.yaml", "--processes")]
 
 
 def environment(**more):
-    # The package that is tested, since the process starts in another directory.
+    # The process starts in another directory, and must import the package under test.
     return {**os.environ, "PYTHONPATH": str(ROOT), **more}
 
 
@@ -109,8 +109,8 @@ endless_dag = DAG("endless").add_function(Function("f", endless))
 """
 
 
-@pytest.mark.parametrize("options", MADE_HERE)
-def test_json_is_all_there_is_on_standard_output_whoever_writes(folder, options):
+@pytest.mark.parametrize("options", LOCAL_NODES)
+def test_json_is_the_only_standard_output_whatever_functions_print(folder, options):
     (folder / "loud.py").write_text(LOUD)
     done = call(folder, "run", "loud.py:loud_dag", *options, "--json")
     assert json.loads(done.stdout)["functions"][0]["result"] == 1
@@ -118,21 +118,21 @@ def test_json_is_all_there_is_on_standard_output_whoever_writes(folder, options)
         assert text in done.stderr.splitlines()
 
 
-def test_json_is_all_there_is_on_standard_output_even_of_functions_that_nobody_waits_for(folder):
+def test_json_is_the_only_standard_output_even_if_functions_still_run(folder):
     (folder / "loud.py").write_text(LOUD)
     done = call(folder, "run", "loud.py:endless_dag", "--timeout", "0.3", "--json")
     assert json.loads(done.stdout)["error"]["type"] == "RunTimeoutError"
     assert done.returncode == 1
 
 
-def test_the_installed_command_is_this_one():
+def test_the_installed_command_calls_main():
     target = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["handoff-dask"]
     assert EntryPoint("handoff-dask", target, "console_scripts").load() is main
 
 
-@pytest.mark.parametrize("options", MADE_HERE)
+@pytest.mark.parametrize("options", LOCAL_NODES)
 def test_ctrl_c(folder, options):
-    """As a terminal sends it: to the command and to every process that it has started."""
+    """The signal goes to the command and all its child processes, as from a terminal."""
     process = started(folder, *options)
     try:
         began = time.monotonic()
@@ -142,12 +142,12 @@ def test_ctrl_c(folder, options):
         process.kill()
     assert process.returncode == 130
     assert err == "Interrupted.\n"
-    assert time.monotonic() - began < 25, "functions that run are not waited for"
+    assert time.monotonic() - began < 25, "running functions are not waited for"
     assert set(out.splitlines()) <= {"imported"}
 
 
-@pytest.mark.parametrize("options", MADE_HERE)
-def test_ctrl_c_ends_what_functions_have_started(folder, options):
+@pytest.mark.parametrize("options", LOCAL_NODES)
+def test_ctrl_c_ends_processes_started_by_functions(folder, options):
     (folder / "pipeline.py").write_text(
         "import subprocess, time\n"
         "from pathlib import Path\n"
@@ -167,7 +167,7 @@ def test_ctrl_c_ends_what_functions_have_started(folder, options):
         process.kill()
     until(
         lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE,
-        what="what the function started has ended",
+        what="the child process has ended",
     )
 
 
@@ -205,8 +205,8 @@ children.add_function(Function("after a loss", after_a_loss, args=[], node="node
 """
 
 
-@pytest.mark.parametrize("options", MADE_HERE)
-def test_what_functions_start_hears_ctrl_c(folder, options):
+@pytest.mark.parametrize("options", LOCAL_NODES)
+def test_processes_started_by_functions_have_default_signal_handling(folder, options):
     (folder / "signals.py").write_text(DISPOSITIONS)
     which = "children" if "--processes" in options else "dag"
     done = call(folder, "run", f"signals.py:{which}", *options, "--json")
@@ -217,8 +217,8 @@ def test_what_functions_start_hears_ctrl_c(folder, options):
         assert results == {"forked": "True", "after a loss": ["True", "set()"]}
 
 
-def test_ctrl_c_while_there_is_no_cluster(folder):
-    """A client that is interrupted while it connects can stop a process for ever when that exits."""
+def test_ctrl_c_while_connecting(folder):
+    """A client that is interrupted while it connects can block the exit of the process forever."""
     code = (
         "import os, signal, threading\n"
         "from distributed import Client\n"
@@ -228,7 +228,7 @@ def test_ctrl_c_while_there_is_no_cluster(folder):
         "    return start(*args, **options)\n"
         "Client.start = interrupted\n"
         "from handoff_dask._client import session\n"
-        "session.check_answers = lambda address: None\n"  # which would not have made a client
+        "session.check_answers = lambda address: None\n"  # would fail before a client is created
         "from handoff_dask._cli.main import main\n"
         "main()"
     )
@@ -251,11 +251,11 @@ def test_ctrl_c_ends_the_run_on_the_cluster(folder):
         finally:
             process.kill()
         assert process.returncode == 130
-        until(lambda: [r.status for r in handoff.runs(cluster)] == ["cancelled"], what="it is cancelled")
+        until(lambda: [r.status for r in handoff.runs(cluster)] == ["cancelled"], what="the run is cancelled")
 
 
 def started(folder, *options):
-    """A process in which the function of ``slow`` has begun."""
+    """Start the command, and wait until the function of ``slow`` has begun."""
     source = (folder / "pipeline.py").read_text()
     begun = folder / "begun"
     line, mark = "    time.sleep(seconds)", f"    open({str(begun)!r}, 'w').close()"
@@ -274,7 +274,7 @@ def started(folder, *options):
     return process
 
 
-def test_a_pipe_that_nobody_reads(folder):
+def test_a_closed_pipe(folder):
     """``handoff-dask show ... | head -0``."""
     reading, writing = os.pipe()
     os.close(reading)
@@ -294,7 +294,7 @@ def test_a_pipe_that_nobody_reads(folder):
     assert done.returncode == 0
 
 
-def test_help_imports_nothing_heavy(folder):
+def test_validate_imports_no_heavy_packages(folder):
     code = (
         "import sys; from handoff_dask._cli.main import cli\n"
         "cli(['validate', 'pipeline.py:fine'], standalone_mode=False)\n"

@@ -1,4 +1,4 @@
-"""``run``, ``nodes``, ``runs`` and ``demo``, in this process."""
+"""``run``, ``nodes``, ``runs`` and ``demo``, called in this process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import handoff_dask as handoff
 
 @pytest.fixture
 def address(folder):
-    """The address of a cluster that clients of other processes could use, too."""
+    """The address of a cluster of processes, reachable from other processes."""
     nodes = {"node1": {"cpu": 4, "memory": 8192}, "node2": {"cpu": 2, "memory": 4096, "gpu": 1, "seat": 2}}
     with handoff.local_cluster(nodes, processes=True) as cluster:
         yield cluster.scheduler_address
 
 
-def test_on_nodes_made_here(call):
+def test_run_on_local_nodes(call):
     out, err = call("run", "pipeline:fine", "--nodes", "nodes.yaml")
     lines = out.splitlines()
     assert lines[:2] == ["imported", "processing"]
@@ -30,11 +30,11 @@ def test_on_nodes_made_here(call):
     assert err == ""
 
 
-def test_on_this_machine(call):
+def test_run_on_this_machine(call):
     assert "embedded" in call("run", "pipeline:pairs")[0]
 
 
-def test_json_is_all_there_is_on_standard_output(call, call_json):
+def test_json_is_the_only_standard_output(call, call_json):
     found = call_json("run", "pipeline:fine", "--nodes", "nodes.yaml")
     assert (found["dag_id"], found["status"]) == ("fine", "finished")
     load, process = found["functions"]
@@ -64,7 +64,7 @@ def test_keep(call_json, keep, kept):
     assert {f["function"] for f in found["functions"] if "result" in f} == kept
 
 
-def test_keep_what_has_no_text_for_an_id(call_json, call):
+def test_keep_an_id_that_is_not_text(call_json, call):
     found = call_json("run", "pipeline:pairs", "--keep", "('load', 1)")
     assert [f.get("result") for f in found["functions"]] == ["Loaded: 1", None]
     _, err = call("run", "pipeline:pairs", "--keep", "load", code=2)
@@ -78,7 +78,7 @@ def test_a_run_that_fails(call, call_json, retries):
     assert re.search(r"^after +cancelled", out, re.MULTILINE)
     assert err.count("ValueError('no luck')") == retries + 1
     assert "Traceback" not in err
-    assert err.endswith("\n--debug shows where it was raised.\n")
+    assert err.endswith("\n--debug shows the traceback.\n")
     found = call_json("run", "pipeline:failing", "--max-retries", str(retries), code=1)
     assert found["status"] == "failed"
     assert found["error"]["type"] == "FunctionFailedError"
@@ -91,7 +91,7 @@ def test_debug_shows_where_the_function_failed(call):
     assert "--debug shows" not in err
 
 
-def test_what_fits_nowhere(call, call_json):
+def test_a_function_that_fits_on_no_node(call, call_json):
     out, err = call("run", "pipeline:greedy", "--nodes", "nodes.yaml", code=3)
     assert out == "imported\n"
     assert "nearest node 'node1'" in err
@@ -101,7 +101,7 @@ def test_what_fits_nowhere(call, call_json):
 
 
 @pytest.mark.parametrize(("option", "times"), [("--json", 1), ("--progress", 1), ("--no-progress", 0)])
-def test_what_is_waited_for_is_said(call, option, times):
+def test_awaited_nodes_are_logged_unless_progress_is_off(call, option, times):
     _, err = call("run", "pipeline:greedy", "--nodes", "nodes.yaml", "--wait-for-nodes", "2", option, code=3)
     assert err.count("waiting for a node with cpu 10000 (0 of 2 s)") == times
 
@@ -111,19 +111,19 @@ def test_an_invalid_dag_starts_no_cluster(call, monkeypatch):
     assert "2 problems" in call("run", "pipeline:invalid", "--nodes", "nodes.yaml", code=2)[1]
 
 
-def test_a_run_that_takes_too_long_is_ended_and_not_waited_for(call):
+def test_a_run_that_times_out_is_not_waited_for(call):
     began = time.monotonic()
     _, err = call("run", "pipeline:slow", "--nodes", "nodes.yaml", "--timeout", "0.2", code=1)
     assert "exceeded its timeout of 0.2 s" in err
     assert time.monotonic() - began < 20
 
 
-def test_progress_is_on_standard_error(call):
+def test_progress_goes_to_standard_error(call):
     out, err = call("run", "pipeline:pairs", "--progress")
     assert "2 of 2 finished" in err
     assert "2 of 2 finished" not in out
     assert call("run", "pipeline:pairs", "--no-progress")[1] == ""
-    assert call("run", "pipeline:pairs")[1] == "", "no terminal"
+    assert call("run", "pipeline:pairs")[1] == "", "not a terminal"
 
 
 def test_checkpoints(call, call_json, folder):
@@ -132,7 +132,7 @@ def test_checkpoints(call, call_json, folder):
     second = call_json("run", "pipeline.py:pairs", "--checkpoint", "results")
     assert second["restored"] == [["load", 1], "end"]
     assert (
-        "2 results came from checkpoints." in call("run", "pipeline.py:pairs", "--checkpoint", "results")[0]
+        "2 results loaded from checkpoints." in call("run", "pipeline.py:pairs", "--checkpoint", "results")[0]
     )
 
 
@@ -141,7 +141,7 @@ def test_history(call, call_json, folder):
     call("run", "pipeline:failing", "--history", "h.db", code=1)
     out, _ = call("runs", "--history", "h.db")
     head, failed, finished = (line.split() for line in out.splitlines())
-    assert head == ["run", "DAG", "status", "submitted", "took", "finished"]
+    assert head == ["run", "DAG", "status", "submitted", "elapsed", "finished"]
     assert failed[1:3] == ["failing", "failed"]
     assert finished[1:3] == ["pairs", "finished"]
     assert finished[-3:] == ["2", "of", "2"]
@@ -160,7 +160,7 @@ def test_history(call, call_json, folder):
     assert found[0]["id"] in err
 
 
-def test_a_history_that_is_none(call):
+def test_a_file_that_is_not_a_history(call):
     for arguments in (("run", "pipeline:pairs"), ("runs",)):
         _, err = call(*arguments, "--history", "pipeline.py", code=2)
         assert "pipeline.py" in err
@@ -168,7 +168,7 @@ def test_a_history_that_is_none(call):
 
 def test_no_runs_in_a_history(call, folder):
     handoff.History(folder / "h.db").close()
-    assert call("runs", "--history", "h.db") == ("", "There are no runs in h.db.\n")
+    assert call("runs", "--history", "h.db") == ("", "No runs in h.db.\n")
 
 
 def test_a_cluster(call, call_json, address):
@@ -182,8 +182,8 @@ def test_a_cluster(call, call_json, address):
         ["node1", "4", "8192"],
         ["node2", "2", "4096", "1", "2"],
     ]
-    assert call("runs", "--scheduler", address) == ("", f"There are no runs on {address}.\n")
-    # The file is not importable there: its functions have to travel.
+    assert call("runs", "--scheduler", address) == ("", f"No runs on {address}.\n")
+    # The file is not importable on the nodes: its functions must be sent.
     ran = call_json("run", "pipeline.py:fine", "--scheduler", address)
     assert ran["functions"][1]["node"] == "node2"
     (info,) = call_json("runs", "--scheduler", address)
@@ -194,9 +194,9 @@ def test_a_cluster(call, call_json, address):
     ]
     assert "pairs" not in call("runs", "--scheduler", address)[0]
     _, err = call("run", "pipeline:fine", "--scheduler", address, code=1)
-    assert "Nodes import 'pipeline', and have to have it." in err
+    assert "The nodes cannot import 'pipeline': install it there, or" in err
     with Client(address, set_as_default=False) as client:
-        assert len(client.scheduler_info()["workers"]) == 2, "it is left as it was"
+        assert len(client.scheduler_info()["workers"]) == 2, "the cluster is unchanged"
 
 
 @pytest.mark.parametrize("command", [("nodes",), ("runs",), ("run", "pipeline:fine")])
@@ -208,8 +208,8 @@ def test_no_cluster(call, command):
 
 
 @pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-def test_what_is_no_scheduler(call, greeting):
-    """Such as a dashboard: it waits for a request, or answers what Dask takes for the length of a message."""
+def test_a_server_that_is_not_a_scheduler(call, greeting):
+    """A dashboard, for example, waits for a request, or sends bytes that Dask takes for a message length."""
     accepted = []
 
     def answer(server):
@@ -251,7 +251,7 @@ def test_wrong_usage(call, arguments):
     assert "Traceback" not in err
 
 
-def test_what_should_not_happen_is_told_from_a_run_that_failed(call, monkeypatch):
+def test_unexpected_errors_have_their_own_exit_code(call, monkeypatch):
     def execute(*args, **options):
         raise ZeroDivisionError("a bug")
 

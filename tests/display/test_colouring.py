@@ -1,4 +1,4 @@
-"""What colours say: of a DAG by itself, and of what was recorded."""
+"""Colours of drawings, without and with records."""
 
 import re
 import shutil
@@ -8,6 +8,7 @@ from helpers import dag_of, identity
 
 from handoff_dask import Collocated, Function, execute_local, simulate
 from handoff_dask._display.colouring import STATES, colouring
+from handoff_dask._display.labels import state_label
 from handoff_dask._model.records import Attempt, FunctionRecord
 
 NODES = {"n1": {"cpu": 4, "memory": 8000}, "n2": {"cpu": 4, "gpu": 1}}
@@ -19,7 +20,7 @@ def record(id, status="finished", node="n1", seconds=1.0):
 
 
 def labels(dag, color, records=None):
-    """Function id → label of its colour, and the labels of the legend."""
+    """Return function id → label of its colour, and the labels of the legend."""
     from handoff_dask._display.groups import outline
 
     colours = colouring(dag, color, records)
@@ -31,7 +32,7 @@ def labels(dag, color, records=None):
     return found, [category.label for category in colours.legend]
 
 
-def test_cost_is_the_resource_of_which_it_asks_most_of_what_all_ask():
+def test_cost_colours_show_the_dominant_resource():
     dag = dag_of(
         *(Function(n, list, cost={"cpu": 1, "memory": 10}) for n in range(5)),
         Function("gpu", list, cost={"cpu": 2, "gpu": 1}),
@@ -50,13 +51,13 @@ def test_cost_is_the_resource_of_which_it_asks_most_of_what_all_ask():
     assert legend == ["cpu", "gpu", "memory", "no cost"]
 
 
-def test_without_costs_there_is_nothing_to_tell_apart():
+def test_no_colours_without_costs():
     dag = dag_of(Function("f", list))
     assert colouring(dag, "cost", None) is None
     assert "legend" not in dag.visualize().source
 
 
-def test_node_is_the_pin_also_of_what_it_is_beside():
+def test_node_colours_show_pins_including_those_of_collocated_functions():
     dag = dag_of(
         Function("a", list, node="n1"),
         Function("b", list, node=["n1", "n2"]),
@@ -79,7 +80,7 @@ def test_node_is_the_pin_also_of_what_it_is_beside():
     assert legend == ["n1", "n1 or n2", "no pin"]
 
 
-def test_node_is_where_it_ran():
+def test_node_colours_with_records_show_the_node_of_the_last_attempt():
     dag = dag_of(*(Function(n, list, node="n1") for n in "abc"), Function("i", list, type="inline"))
     records = {"a": record("a", node="n2"), "b": record("b"), "c": record("c", "waiting", None)}
     found, legend = labels(dag, "node", records)
@@ -87,7 +88,7 @@ def test_node_is_where_it_ran():
     assert legend == ["n1", "n2", "not placed"]
 
 
-def test_many_nodes_share_the_last_colour():
+def test_rare_nodes_share_one_colour():
     dag = dag_of(*(Function((n, m), list, node=f"n{n}") for n in range(20) for m in range(20 - n)))
     found, legend = labels(dag, "node")
     assert len(legend) == 8
@@ -96,22 +97,22 @@ def test_many_nodes_share_the_last_colour():
     assert found[19, 0] == "others"
 
 
-def test_status():
+def test_status_colours():
     dag = dag_of(*(Function(state, list) for state in STATES), Function("inline", list, type="inline"))
     found, legend = labels(dag, "status", {state: record(state, state) for state in STATES})
-    assert found == {**{state: state for state in STATES}, "inline": "no record"}
-    assert legend == [*STATES, "no record"]
+    assert found == {**{state: state_label(state) for state in STATES}, "inline": "no record"}
+    assert legend == [*map(state_label, STATES), "no record"]
 
 
-def test_durations_in_steps_of_equal_ratio():
+def test_duration_colours_are_logarithmic():
     took = {"a": 0.001, "b": 0.01, "c": 0.1, "d": 1.0, "e": 30.0}
     dag = dag_of(*(Function(id, list) for id in took), Function("never", list))
     records = {id: record(id, seconds=seconds) for id, seconds in took.items()}
     found, legend = labels(dag, "duration", {**records, "never": record("never", "waiting", None)})
-    assert legend[-2:] == ["up to 30 s", "not known"]
+    assert legend[-2:] == ["up to 30 s", "unknown"]
     assert len(legend) == 6
     assert found["e"] == "up to 30 s"
-    assert found["never"] == "not known"
+    assert found["never"] == "unknown"
     order = [legend.index(found[id]) for id in took]
     assert order == sorted(order)
     assert order[0] == 0
@@ -125,7 +126,7 @@ def test_equal_durations_have_one_colour(seconds):
     assert len(set(found.values())) == len(legend) == 1
 
 
-def test_a_box_of_many_says_what_is_in_it():
+def test_a_box_of_many_functions_summarises_them():
     dag = dag_of(*(Function(n, list) for n in range(100)))
     records = {n: record(n, "failed" if n == 7 else "finished", seconds=n / 100) for n in range(100)}
     by_status = dag.visualize(color="status", records=records).source
@@ -142,7 +143,7 @@ def test_a_box_of_many_says_what_is_in_it():
 def test_mermaid_has_a_legend_and_black_text():
     dag = dag_of(Function("<f>", list, cost={"<gpu>": 1}), Function("g", identity, args=["<f>"]))
     text = dag.to_mermaid(color="cost")
-    assert '    subgraph legend["Resource ' in text
+    assert '    subgraph legend["Dominant resource (' in text
     assert 'l0["#lt;gpu#gt;"]' in text
     assert "class l0,f0 c0" in text
     assert "class l1,f1 c1" in text
@@ -156,8 +157,8 @@ def luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_black_text_can_be_read_on_every_colour():
-    """The contrast that WCAG 2.1 asks for at the higher of its two levels."""
+def test_black_text_is_legible_on_every_colour():
+    """The contrast ratio is at least 7, as WCAG 2.1 requires at level AAA."""
     dag = dag_of(*(Function(n, list, node=f"n{n}") for n in range(20)))
     records = dict(
         zip(range(20), (record(n, s, seconds=2.0**n) for n, s in enumerate([*STATES] * 3)), strict=False)
@@ -167,7 +168,7 @@ def test_black_text_can_be_read_on_every_colour():
             assert (luminance(category.fill) + 0.05) / 0.05 >= 7, category
 
 
-def test_real_records_and_what_has_them():
+def test_records_of_results_and_schedules():
     dag = dag_of(Function("f", list, cost={"cpu": 1}), Function("g", identity, args=["f"]))
     result, schedule = execute_local(dag), simulate(dag, NODES)
     for records in (result, result.records, dict(result.records)):
@@ -177,38 +178,38 @@ def test_real_records_and_what_has_them():
 
 
 @pytest.mark.parametrize("method", ["visualize", "to_mermaid"])
-def test_what_is_wrong_is_said(method):
+def test_invalid_colour_arguments(method):
     draw = getattr(dag_of(Function("f", list)), method)
     with pytest.raises(ValueError, match="color must be one of 'cost', 'node', 'status', 'duration' or None"):
         draw(color="red")
     for color in ("status", "duration"):
-        with pytest.raises(ValueError, match=f"color='{color}' needs records: records=result.records"):
+        with pytest.raises(ValueError, match=f"color='{color}' needs records: pass records=result.records"):
             draw(color=color)
-    with pytest.raises(TypeError, match="records must be those of a run, result or schedule"):
+    with pytest.raises(TypeError, match="records must be a run, result or schedule, or the records of one"):
         draw(records=[1])
 
 
-def test_a_direction_is_one_of_four():
+def test_invalid_direction():
     with pytest.raises(ValueError, match="rankdir must be one of 'TB', 'LR', 'BT', 'RL', not 'up'"):
         dag_of(Function("f", list)).visualize(rankdir="up")
 
 
-def test_the_program_is_named_where_it_is_missing(monkeypatch, tmp_path):
+def test_missing_dot_program(monkeypatch, tmp_path):
     import graphviz
 
     monkeypatch.setattr(shutil, "which", lambda name: None)
     dag = dag_of(Function("f", list))
-    said = r"the program `dot` of Graphviz .* apt-get install graphviz.*handoff-dask\[display\]"
-    with pytest.raises(graphviz.ExecutableNotFound, match=said):
+    message = r"drawing needs the Graphviz program `dot`.* apt-get install graphviz.*handoff-dask\[display\]"
+    with pytest.raises(graphviz.ExecutableNotFound, match=message):
         dag.visualize(tmp_path / "f.svg")
-    drawing = dag.visualize()  # its source is there without it
-    with pytest.raises(graphviz.ExecutableNotFound, match=said):
+    drawing = dag.visualize()  # the source of the drawing does not need the program
+    with pytest.raises(graphviz.ExecutableNotFound, match=message):
         drawing._repr_mimebundle_()
     assert "<svg" in dag._repr_html_()
 
 
 @pytest.mark.skipif(shutil.which("dot") is None, reason="needs the program dot of Graphviz")
-def test_graphviz_draws_it(tmp_path, recwarn):
+def test_graphviz_renders_the_drawing(tmp_path, recwarn):
     dag = dag_of(*(Function(n, list, cost={"cpu": 1}) for n in range(2000)))
     dag.add_function(Function('<all> & "more"', identity, args=[3], type="inline"))
     records = {n: record(n, "failed" if n % 3 else "finished") for n in range(2000)}
@@ -217,7 +218,7 @@ def test_graphviz_draws_it(tmp_path, recwarn):
     text = path.read_text()
     assert "list × 1,999" in text
     assert "failed: 1,333, finished: 666" in text
-    assert "inline: evaluated inside what needs it" in text
+    assert "inline: evaluated inside each dependent" in text
     assert "&lt;all&gt; &amp; &quot;more&quot;" in text
     assert [path.name for path in tmp_path.iterdir()] == ["drawn.svg"]
     assert not [str(w.message) for w in recwarn]

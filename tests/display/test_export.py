@@ -1,4 +1,4 @@
-"""Records as tables and files."""
+"""Export of records as tables and files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handoff_dask import Attempt, Records
-from handoff_dask._display.export import in_lanes, sorted_by_start
+from handoff_dask._display.export import assign_lanes, sorted_by_start
 from handoff_dask._model.records import Summary
 
 ATTEMPTS = {
@@ -37,19 +37,19 @@ def records():
     )
 
 
-def test_a_row_for_each_attempt_and_one_for_what_never_ran(records):
+def test_one_row_per_attempt_and_one_per_function_without_attempts(records):
     frame = records.to_pandas()
     assert list(frame["function"]) == ["twice", "twice", ("tuple", 1), frozenset({1}), "lost", "never"]
     assert list(frame["outcome"].dropna()) == ["failed", "finished", "finished", "finished", "lost"]
     assert list(frame["seconds"].dropna()) == [1.0, 2.5, 2.5, 1.0]
     assert list(frame["cost_gpu"].dropna()) == [1, 1]
-    assert list(frame["nbytes"].dropna()) == [8, 8, 8]  # of attempts that came to something
+    assert list(frame["nbytes"].dropna()) == [8, 8, 8]  # only of attempts that finished
     last = frame.iloc[-1]
     assert (last["function"], last["status"]) == ("never", "waiting")
     assert last[["node", "started", "error"]].isna().all()
 
 
-def test_a_table_of_nothing(tmp_path):
+def test_empty_records(tmp_path):
     empty = Records((), lambda id: None, lambda id: {})
     assert len(empty.to_pandas()) == 0
     empty.to_json(tmp_path / "empty.json")
@@ -76,7 +76,7 @@ def test_parquet_has_the_same_rows(records, tmp_path):
     assert list(frame["started"].dropna()) == [11.0, 13.0, 11.5, 12.0]
 
 
-def test_a_trace_has_a_process_for_each_node_and_a_line_for_what_runs_at_once(records, tmp_path):
+def test_a_trace_has_a_process_per_node_and_a_thread_per_lane(records, tmp_path):
     records.to_trace(tmp_path / "run.trace")
     events = json.loads((tmp_path / "run.trace").read_text())["traceEvents"]
     names = {e["pid"]: e["args"]["name"] for e in events if e["ph"] == "M"}
@@ -93,10 +93,10 @@ def test_a_trace_has_a_process_for_each_node_and_a_line_for_what_runs_at_once(re
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), max_size=30))
-def test_lanes_are_as_few_as_run_at_once_and_nothing_overlaps(intervals):
+def test_lanes_never_overlap_and_are_as_few_as_possible(intervals):
     ran = sorted_by_start((start, start + length) for start, length in intervals)
     lanes: dict[int, list[tuple[int, int]]] = {}
-    for lane, interval in in_lanes(ran):
+    for lane, interval in assign_lanes(ran):
         lanes.setdefault(lane, []).append(interval)
     for inside in lanes.values():
         assert all(a[1] <= b[0] for a, b in itertools.pairwise(inside))
@@ -104,7 +104,7 @@ def test_lanes_are_as_few_as_run_at_once_and_nothing_overlaps(intervals):
     assert len(lanes) <= max(at_once, 1 if ran else 0)
 
 
-def test_without_pandas_the_error_says_what_to_install(records, monkeypatch):
+def test_missing_pandas(records, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="pip install pandas"):
         records.to_pandas()

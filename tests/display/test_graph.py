@@ -40,21 +40,21 @@ def test_mermaid(dag):
 
 
 @pytest.mark.parametrize("node", ["n1", ["n1"]])
-def test_one_pin(node):
+def test_pin_to_one_node(node):
     assert '["f<br>on n1"]' in dag_of(Function("f", list, node=node)).to_mermaid()
 
 
-def test_mermaid_of_nothing():
+def test_mermaid_of_an_empty_dag():
     assert DAG().to_mermaid() == "flowchart TD\n"
 
 
-def test_mermaid_escapes():
+def test_mermaid_escapes_special_characters():
     text = dag_of(Function('<b>"#1"</b>\n`a` & end', list)).to_mermaid()
     label = re.fullmatch(r'flowchart TD\n    f0\["(.*)"\]\n', text).group(1)
     assert label == "#lt;b#gt;#quot;#35;1#quot;#lt;/b#gt;<br>#96;a#96; #amp; end"
 
 
-def test_argument_pairs_are_named_by_what_they_do():
+def test_synthetic_functions_are_named_by_their_code():
     dag = dag_of(Function("p", list), Function("c", identity, args=[Argument("p", serialize=sorted)]))
     text = dag.to_mermaid()
     assert '["serialize: sorted"]' in text
@@ -71,7 +71,7 @@ def test_networkx(dag):
 
 
 def drawn(drawing):
-    """Labels by node, and edges, as graphviz would read them."""
+    """Return the labels of nodes and the edges, parsed from the drawing's source."""
     labels = dict(re.findall(r"^\t(\d+) \[label=(.*?) style=", drawing.source, re.MULTILINE | re.DOTALL))
     return labels, set(re.findall(r"^\t(\d+) -> (\d+)$", drawing.source, re.MULTILINE))
 
@@ -93,8 +93,8 @@ def test_visualize(dag):
     assert "rankdir=TB" in dag.visualize().source
 
 
-def test_visualize_takes_names_as_text():
-    """Graphviz would read ``<...>`` as HTML, and ``\\N`` as the name of the node."""
+def test_visualize_escapes_names():
+    """Unescaped, Graphviz would interpret ``<...>`` as HTML, and ``\\N`` as the name of the node."""
     drawing = dag_of(Function("<lambda>", list), Function(r"a\N", list), id="<mine>").visualize()
     assert drawn(drawing)[0] == {"0": '"<lambda>"', "1": r'"a\\N"'}
     assert drawing.source.startswith('digraph "<mine>" {')
@@ -128,7 +128,7 @@ def test_missing_package(dag, monkeypatch, method, package):
         getattr(dag, method)()
 
 
-def test_a_dag_with_problems_can_be_drawn():
+def test_an_invalid_dag_can_be_drawn():
     dag = dag_of(
         Function("f", list, args=["absent"], cost={"cpu": "two"}), Function("g", list, cost=[3], args="ab")
     )
@@ -139,6 +139,6 @@ def test_a_dag_with_problems_can_be_drawn():
     assert drawn(dag.visualize())[1] == set()
 
 
-def test_a_cycle_cannot():
+def test_a_dag_with_a_cycle_cannot_be_drawn():
     with pytest.raises(CyclicDependencyError):
         dag_of(Function("f", identity, args=["f"])).to_mermaid()

@@ -1,4 +1,4 @@
-"""Functions that are alike are one box of a drawing, and others are not."""
+"""Grouping of equivalent functions into boxes, and the layout of boxes."""
 
 import time
 from functools import partial
@@ -12,7 +12,7 @@ from handoff_dask._display.layout import GAP, layers_of, layout
 
 
 def drawn(dag, collapse=10):
-    """Title of each box → its other lines and the titles of the boxes it needs."""
+    """Return the title of each box → its other lines, and the titles of the boxes it depends on."""
     boxes, edges = outline(dag, collapse)
     titles = [box.lines[0] for box in boxes]
     assert sum(len(box.functions) for box in boxes) == len(dag)
@@ -30,7 +30,7 @@ def chains(n, *, cost=None, pins=(None,)):
     return dag.add_function(Function("all", add, args=[f"use-{i}" for i in range(n)]))
 
 
-def test_five_hundred_alike_are_one_box():
+def test_five_hundred_equivalent_functions_are_one_box():
     assert drawn(chains(500, cost={"cpu": 2})) == {
         "list × 500": (["load-0 … load-499", "cpu 2"], set()),
         "identity × 500": (["use-0 … use-499"], {"list × 500"}),
@@ -39,23 +39,23 @@ def test_five_hundred_alike_are_one_box():
 
 
 @pytest.mark.parametrize(("n", "boxes"), [(9, 19), (10, 3)])
-def test_only_where_there_are_many(n, boxes):
+def test_default_collapse_threshold(n, boxes):
     assert len(drawn(chains(n))) == boxes
 
 
 @pytest.mark.parametrize(("collapse", "boxes"), [(2, 3), (5, 3), (6, 11), (None, 11)])
-def test_how_many_can_be_said(collapse, boxes):
+def test_collapse_threshold(collapse, boxes):
     assert len(drawn(chains(5), collapse)) == boxes
 
 
 @pytest.mark.parametrize("wrong", [1, 0, -3, 2.5, "many"])
-def test_how_many_is_checked(wrong):
+def test_invalid_collapse_threshold(wrong):
     for draw in (DAG().to_mermaid, DAG().visualize):
         with pytest.raises(ValueError, match="collapse must be a whole number of at least 2"):
             draw(collapse=wrong)
 
 
-def test_another_pin_is_another_box_and_so_is_what_needs_it():
+def test_different_pins_separate_functions_and_their_dependents():
     boxes = outline(chains(40, pins=("n1", "n2"))).boxes
     assert sorted(len(box.functions) for box in boxes) == [1, 20, 20, 20, 20]
     assert sorted(box.lines[2] for box in boxes if box.functions[0].code is list) == ["on n1", "on n2"]
@@ -71,15 +71,15 @@ def test_another_pin_is_another_box_and_so_is_what_needs_it():
         {"node": Collocated("other")},
     ],
 )
-def test_each_of_these_tells_functions_apart(fields):
+def test_properties_that_separate_functions(fields):
     dag = dag_of(Function("other", set), *(Function(i, list) for i in range(20)))
     for i in range(20, 40):
         dag.add_function(Function(i, **{"code": list, **fields}))
     assert sorted(len(box.functions) for box in outline(dag).boxes) == [1, 20, 20]
 
 
-def test_neighbours_tell_functions_apart_however_far_they_are():
-    """Twenty chains of five; at the end of every second one there is other code."""
+def test_distant_dependents_separate_functions():
+    """Twenty chains of five functions; every second chain ends with different code."""
     dag = DAG()
     for i in range(20):
         for step in range(5):
@@ -88,7 +88,7 @@ def test_neighbours_tell_functions_apart_however_far_they_are():
     assert sorted(len(box.functions) for box in outline(dag).boxes) == [10] * 10
 
 
-def test_two_lambdas_are_different_code_and_one_in_a_loop_is_not():
+def test_different_lambdas_are_separated_but_one_lambda_in_a_loop_is_not():
     dag = DAG()
     for i in range(10):
         dag.add_function(Function(("a", i), lambda: 1))
@@ -97,7 +97,7 @@ def test_two_lambdas_are_different_code_and_one_in_a_loop_is_not():
     assert sorted(len(box.functions) for box in outline(dag).boxes) == [10, 10, 10]
 
 
-def test_collocated_with_one_or_each_with_its_own():
+def test_collocation_with_a_common_function_or_with_one_each():
     dag = DAG()
     for i in range(10):
         dag.add_function(Function(f"load-{i}", list))
@@ -108,22 +108,22 @@ def test_collocated_with_one_or_each_with_its_own():
     assert lines["sorted × 10"] == "beside load-0"
 
 
-def test_pairs_of_arguments():
+def test_synthetic_functions_are_grouped():
     dag = dag_of(Function("p", list))
     for i in range(10):
         dag.add_function(Function(i, identity, args=[Argument("p", serialize=sorted)]))
     assert set(drawn(dag)) == {"p", "serialize: sorted × 10", "deserialize: pass_data × 10", "identity × 10"}
 
 
-def test_nothing_needs_itself():
+def test_boxes_have_no_edges_to_themselves():
     boxes, edges = outline(chains(100))
     layers = layers_of(len(boxes), edges)
     assert all(layers[a] < layers[b] for a, b in edges)
 
 
 @pytest.mark.parametrize("most", [5, 60])
-@pytest.mark.parametrize("shape", ["chain", "different", "alike"])
-def test_never_more_boxes_than_there_is_room_for(shape, most):
+@pytest.mark.parametrize("shape", ["chain", "different", "equal"])
+def test_compact_outlines_never_exceed_the_maximum_number_of_boxes(shape, most):
     dag = DAG()
     for i in range(500):
         cost = {"cpu": i + 1} if shape == "different" else None
@@ -133,17 +133,17 @@ def test_never_more_boxes_than_there_is_room_for(shape, most):
     assert sum(len(box.functions) for box in boxes) == 500
     assert all(a != b for a, b in edges)
     lines = [line for box in boxes for line in box.lines]
-    assert (f"{500 - most + 1} others" in lines) == (shape == "different")
-    assert ("some need others of these" in lines) == (shape == "chain")
+    assert (f"{500 - most + 1} other functions" in lines) == (shape == "different")
+    assert ("with internal dependencies" in lines) == (shape == "chain")
 
 
-def test_two_thousand_functions_take_no_time():
+def test_two_thousand_functions_are_grouped_quickly():
     begin = time.perf_counter()
     outline(chains(1000))
     assert time.perf_counter() - begin < 2
 
 
-# ------------------------------------------------------------------------------ where they are
+# ------------------------------------------------------------------------------ layout
 
 
 def overlaps(sizes, centres):
@@ -157,7 +157,7 @@ def overlaps(sizes, centres):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_boxes_do_not_overlap_and_arrows_go_from_one_to_the_other(seed):
+def test_boxes_do_not_overlap_and_edges_connect_them(seed):
     from random import Random
 
     random = Random(seed)
@@ -178,18 +178,18 @@ def test_boxes_do_not_overlap_and_arrows_go_from_one_to_the_other(seed):
 
 
 def test_a_tree_has_no_crossings():
-    """Leaves in the worst order: they move to what needs them."""
+    """The leaves start in the worst order, and move to their dependents."""
     edges = [(n, 8 + n % 4) for n in range(8)] + [(8 + n, 12) for n in range(4)]
     x = [x for x, _ in layout([(20.0, 20.0)] * 13, edges).centres]
     inner = [(a, b) for a, b in edges if a < 8]
     assert not [1 for a, b in inner for c, d in inner if (x[a] - x[c]) * (x[b] - x[d]) < -1e-6]
 
 
-def test_a_circle_is_drawn_somehow():
+def test_layout_of_a_cycle():
     places = layout([(10.0, 10.0)] * 3, [(0, 1), (1, 2), (2, 0)])
     assert len({y for _, y in places.centres}) == 3
     assert len(places.paths) == 3
 
 
-def test_nothing_at_all():
+def test_layout_of_nothing():
     assert layout([], []).centres == []

@@ -1,4 +1,4 @@
-"""Runs that keep themselves up to date in a notebook: a real kernel, and what is saved afterwards."""
+"""Live reprs of runs: in a real kernel, and in the notebook that it saves."""
 
 import asyncio
 import re
@@ -42,25 +42,25 @@ def execute(tmp_path, *cells):
     return [cell.outputs for cell in notebook.cells[1:-1]]
 
 
-def shown(outputs):
-    """The HTML and the text of the one thing that a cell shows."""
+def only_output(outputs):
+    """Return the HTML and the text of a cell's only output."""
     (output,) = outputs
     return output.data["text/html"], output.data["text/plain"]
 
 
-def test_what_is_saved_is_how_the_run_ended(tmp_path):
+def test_the_saved_notebook_shows_the_end_of_the_run(tmp_path):
     (outputs,) = execute(
         tmp_path, "run = handoff.submit(dag, client); display(run); door.set(); run.wait(50);"
     )
-    html, text = shown(outputs)
+    html, text = only_output(outputs)
     assert re.search(r"<b>Run \w+</b> of DAG &#x27;shown&#x27;: finished, 5 of 5 results", html)
     assert "5 of 5 finished" in html
     assert "5 finished</p>" in html
     assert re.fullmatch(r"<Run \w+ of DAG 'shown': finished> 5 of 5 finished, [\d.]+ m?s", text)
 
 
-def test_a_cell_that_is_over_is_kept_up_to_date(tmp_path):
-    """It is shown by one cell, ends in another, and the picture of it while it runs has its nodes."""
+def test_the_output_is_updated_after_its_cell_has_ended(tmp_path):
+    """One cell displays the run, the next one waits for its end. Until then, the output lists the nodes."""
     first, second = execute(
         tmp_path,
         "from handoff_dask._display import progress\n"
@@ -78,9 +78,9 @@ def test_a_cell_that_is_over_is_kept_up_to_date(tmp_path):
         "print(next(html for html in seen if '3 running' in html))\n"
         "print('tasks', len(run._followers))",
     )
-    html, _ = shown(first)
+    html, _ = only_output(first)
     assert ": finished, 5 of 5 results" in html
-    assert "<table" not in html  # what nodes do is over, too
+    assert "<table" not in html  # the load of nodes is no longer shown
     (printed,) = second
     assert ">large<" in printed.text
     assert "cpu 2 of 2" in printed.text
@@ -88,16 +88,16 @@ def test_a_cell_that_is_over_is_kept_up_to_date(tmp_path):
     assert printed.text.endswith("tasks 0\n")
 
 
-def test_closing_the_client_is_the_end_of_it(tmp_path):
+def test_closing_the_client_ends_the_updates(tmp_path):
     outputs, _ = execute(
         tmp_path, "client2 = Client(cluster); run = handoff.submit(dag, client2); run", "client2.close()"
     )
-    html, text = shown(outputs)
+    html, text = only_output(outputs)
     assert ": cancelled" in html
     assert ": cancelled, since its client was closed>" in text
 
 
-def test_an_asynchronous_client(tmp_path):
+def test_a_run_of_an_asynchronous_client(tmp_path):
     (outputs,) = execute(
         tmp_path,
         "async with Client(cluster.scheduler_address, asynchronous=True) as mine:\n"
@@ -106,18 +106,18 @@ def test_an_asynchronous_client(tmp_path):
         "    door.set()\n"
         "    await run",
     )[:1]
-    html, _ = shown(outputs)
+    html, _ = only_output(outputs)
     assert ": finished, 5 of 5 results" in html
 
 
-def test_without_a_notebook_it_is_as_everything_else(client):
+def test_other_shells_use_the_ordinary_repr(client):
     run = submit(dag_of(Function("f", identity, extra_args=[1])), client)
-    with pytest.raises(NotImplementedError):  # IPython then asks for the other reprs
+    with pytest.raises(NotImplementedError):  # IPython then uses the other reprs
         run._ipython_display_()
     run.wait(20)
 
 
-class Seen:
+class FakeDisplay:
     def __init__(self):
         self.updates = []
         self.closed = 0
@@ -129,31 +129,31 @@ class Seen:
         self.closed += 1
 
 
-def test_a_run_that_has_ended_is_looked_at_once(client):
+def test_a_finished_run_is_displayed_once(client):
     run = submit(dag_of(Function("f", identity, extra_args=[1])), client)
     run.wait(20)
-    seen = Seen()
-    follow_soon(run, seen)
-    until(lambda: seen.closed)
-    assert len(seen.updates) == 1
-    assert seen.updates[0].finished == 1
+    display = FakeDisplay()
+    follow_soon(run, display)
+    until(lambda: display.closed)
+    assert len(display.updates) == 1
+    assert display.updates[0].finished == 1
     assert not run._followers
 
 
-def test_watching_does_not_keep_a_run(client):
+def test_a_display_does_not_keep_a_run_alive(client):
     door = gate("watched")
     run = submit(dag_of(Function("f", pass_gate, extra_args=["watched"])), client)
     door.await_inside(1)
-    seen = Seen()
-    follow_soon(run, seen)
-    until(lambda: seen.updates)
+    display = FakeDisplay()
+    follow_soon(run, display)
+    until(lambda: display.updates)
     del run
-    until(lambda: seen.closed, what="the watcher has noticed")
+    until(lambda: display.closed, what="the display is closed")
     door.open()
 
 
-def test_whoever_has_waited_finds_the_end_shown(client, monkeypatch):
-    """Also where the scheduler takes its time to answer: a cell that is over is saved as it is."""
+def test_wait_returns_after_the_display_shows_the_end(client, monkeypatch):
+    """Even if the scheduler answers slowly: the output of a finished cell is saved as it is."""
     run = submit(dag_of(Function("f", identity, extra_args=[1])), client)
     original = run._progress
 
@@ -162,29 +162,29 @@ def test_whoever_has_waited_finds_the_end_shown(client, monkeypatch):
         return await original(seen)
 
     monkeypatch.setattr(run, "_progress", slow)
-    seen = Seen()
-    follow_soon(run, seen)
+    display = FakeDisplay()
+    follow_soon(run, display)
     assert run.wait(20)
-    assert seen.closed == 1
-    assert seen.updates[-1].finished == 1
+    assert display.closed == 1
+    assert display.updates[-1].finished == 1
 
 
-def test_waiting_for_a_run_is_not_kept_up_by_a_picture(client, monkeypatch):
-    """The scheduler does not answer whoever watches: that does not concern whoever waits."""
+def test_a_stuck_display_does_not_delay_wait(client, monkeypatch):
+    """Even if the scheduler never answers the display's request."""
     run = submit(dag_of(Function("f", identity, extra_args=[1])), client)
 
     async def never(seen):
         await asyncio.Event().wait()
 
     monkeypatch.setattr(run, "_progress", never)
-    seen = Seen()
-    follow_soon(run, seen)
+    display = FakeDisplay()
+    follow_soon(run, display)
     assert run.wait(20)
     client.loop.add_callback(lambda: [task.cancel() for task in run._followers])
-    until(lambda: seen.closed)
+    until(lambda: display.closed)
 
 
-def test_looking_at_a_run_asks_nothing_of_the_cluster(client, monkeypatch):
+def test_the_repr_sends_no_request(client, monkeypatch):
     run = submit(dag_of(Function("f", identity, extra_args=[1])), client)
     run.wait(20)
 
@@ -198,7 +198,7 @@ def test_looking_at_a_run_asks_nothing_of_the_cluster(client, monkeypatch):
         assert ": finished, 1 of 1 results" in run._repr_html_()
 
 
-def test_an_empty_run(client):
+def test_repr_of_an_empty_run(client):
     run = submit(DAG("nothing"), client)
     assert run._repr_html_().startswith(
         f"<p><b>Run {run.id}</b> of DAG &#x27;nothing&#x27;: finished, 0 of 0"

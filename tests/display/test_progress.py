@@ -1,3 +1,5 @@
+"""Progress displays: terminal, log and notebook."""
+
 from __future__ import annotations
 
 import io
@@ -13,18 +15,18 @@ from helpers import dag_of
 import handoff_dask as handoff
 from handoff_dask import Function
 from handoff_dask._adapter import run_progress
-from handoff_dask._display import progress as shown
+from handoff_dask._display import progress as displays
 from handoff_dask._display.progress import (
     NotebookProgress,
     ProgressLine,
     ProgressLog,
     RichProgress,
     display_of,
-    html_of,
-    left_of,
-    line_of,
-    trouble_of,
-    troubles_of,
+    eta_text,
+    failure_line,
+    failure_lines,
+    progress_html,
+    progress_line,
 )
 from handoff_dask._model.progress import NodeLoad, Progress, Trouble, Waiting
 
@@ -41,7 +43,7 @@ def of(total, elapsed, counts, **more):
     return Progress(total, counts, elapsed, **more)
 
 
-def test_on_a_terminal_one_line_is_overwritten():
+def test_a_terminal_line_is_overwritten():
     stream = Terminal()
     line = ProgressLine(stream)
     line.update(of(10, 1.25, {"finished": 2, "running": 3, "waiting": 5, "failed": 0}))
@@ -52,15 +54,15 @@ def test_on_a_terminal_one_line_is_overwritten():
     )
 
 
-def test_what_failed_stays_above_the_line():
+def test_failures_stay_above_the_terminal_line():
     stream = Terminal()
     ProgressLine(stream).update(of(2, 1.0, {"running": 1}, troubles=(FAILED,), tries=1))
     assert (
-        stream.getvalue() == f"\r\x1b[K{trouble_of(FAILED)}\n\x1b[K0 of 2 finished, 1 running, 1 retry, 1 s"
+        stream.getvalue() == f"\r\x1b[K{failure_line(FAILED)}\n\x1b[K0 of 2 finished, 1 running, 1 retry, 1 s"
     )
 
 
-def test_elsewhere_there_is_a_line_for_each_tenth():
+def test_a_log_has_a_line_per_tenth():
     stream = io.StringIO()
     log = ProgressLog(stream)
     for finished in range(21):
@@ -71,7 +73,7 @@ def test_elsewhere_there_is_a_line_for_each_tenth():
     assert lines[-1] == "20 of 20 finished, 20 s"
 
 
-def test_elsewhere_a_long_run_is_heard_of_now_and_then_and_at_the_end():
+def test_a_log_of_a_long_run_has_a_line_per_minute_and_at_the_end():
     stream = io.StringIO()
     log = ProgressLog(stream)
     for minute in range(4):
@@ -98,24 +100,24 @@ def test_elsewhere_a_long_run_is_heard_of_now_and_then_and_at_the_end():
         (3 * 3600 + 95.0, 1.0, "about 3 h 2 min left"),
     ],
 )
-def test_how_long_it_goes_on_is_said_as_precisely_as_it_is_known(remaining, known, text):
-    assert left_of(of(1, 0, {}, remaining=remaining, known=known)) == text
+def test_the_estimate_is_rounded_to_its_precision(remaining, known, text):
+    assert eta_text(of(1, 0, {}, remaining=remaining, known=known)) == text
 
 
-def test_troubles():
+def test_failure_lines():
     assert (
-        trouble_of(FAILED)
+        failure_line(FAILED)
         == "'f' failed on n1, attempt 1, will be retried: ValueError('[bold]no way[/bold]')"
     )
     lost = Trouble(("g", 1), 2, None, "lost", None, True)
-    assert trouble_of(lost) == "('g', 1) was lost, attempt 2, for good"
-    assert troubles_of(of(1, 0, {}, troubles=(lost,), more_troubles=1200))[0] == (
+    assert failure_line(lost) == "('g', 1) was lost, attempt 2, will not be retried"
+    assert failure_lines(of(1, 0, {}, troubles=(lost,), more_troubles=1200))[0] == (
         "1,200 more attempts failed or were lost"
     )
-    assert len(trouble_of(FAILED._replace(error="x" * 1000))) < 250
+    assert len(failure_line(FAILED._replace(error="x" * 1000))) < 250
 
 
-def test_rich_shows_nodes_and_takes_text_as_text():
+def test_rich_shows_nodes_and_escapes_markup():
     pytest.importorskip("rich")
     stream = Terminal()
     display = display_of("my [blue]run[/blue]", stream)
@@ -135,7 +137,7 @@ def test_rich_shows_nodes_and_takes_text_as_text():
     )
     display.close()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
-    assert trouble_of(FAILED) in text
+    assert failure_line(FAILED) in text
     assert "my [blue]run[/blue]" in text
     assert "[red]1[/red] <b>" in text
     assert "4 of 8, 3 running, 1 failed, 2 retries" in text
@@ -145,23 +147,23 @@ def test_rich_shows_nodes_and_takes_text_as_text():
 
 @pytest.fixture
 def terminal():
-    """Two streams that write to one terminal, and what that shows."""
+    """Two streams that write to one terminal, and a function that returns the terminal's output so far."""
     master, slave = os.openpty()
 
-    def seen():
+    def output():
         text = b""
-        while select.select([master], [], [], 0.5)[0]:  # the terminal passes on what it gets in pieces
+        while select.select([master], [], [], 0.5)[0]:  # the terminal delivers its input in pieces
             text += os.read(master, 100_000)
         return text.decode()
 
     with open(slave, "w") as one, open(os.dup(slave), "w") as other:
-        yield one, other, seen
+        yield one, other, output
     os.close(master)
 
 
-def test_what_is_printed_meanwhile_goes_where_it_went(terminal, tmp_path, monkeypatch):
+def test_output_to_a_file_is_not_redirected(terminal, tmp_path, monkeypatch):
     pytest.importorskip("rich")
-    stream, _, seen = terminal
+    stream, _, output = terminal
     with open(tmp_path / "out", "w") as file:
         monkeypatch.setattr(sys, "stdout", file)
         display = RichProgress("run", stream)
@@ -171,34 +173,34 @@ def test_what_is_printed_meanwhile_goes_where_it_went(terminal, tmp_path, monkey
         display.close()
     stream.flush()
     assert (tmp_path / "out").read_text() == "printed\n"
-    assert "printed" not in seen()
+    assert "printed" not in output()
 
 
-def test_what_is_printed_to_the_same_terminal_stays_above(terminal, monkeypatch):
+def test_output_to_the_same_terminal_stays_above_the_bar(terminal, monkeypatch):
     pytest.importorskip("rich")
-    stream, out, seen = terminal
+    stream, out, output = terminal
     monkeypatch.setattr(sys, "stdout", out)
     display = RichProgress("title", stream)
     display.update(of(2, 1.0, {"finished": 1}))
     print("printed")
-    shown = seen()
-    assert 0 <= shown.find("title") < shown.find("printed") < shown.rfind("title")
+    text = output()
+    assert 0 <= text.find("title") < text.find("printed") < text.rfind("title")
     display.close()
     assert sys.stdout is out
 
 
-def test_without_rich_there_is_the_plain_line(monkeypatch):
+def test_a_terminal_without_rich_gets_the_plain_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "rich", None)
     for name in [name for name in sys.modules if name.startswith("rich.")]:
         monkeypatch.setitem(sys.modules, name, None)
     assert type(display_of("run", Terminal())) is ProgressLine
 
 
-def test_no_terminal_gets_a_log():
+def test_other_streams_get_a_log():
     assert type(display_of("run", io.StringIO())) is ProgressLog
 
 
-def test_a_notebook_shows_it_in_one_place(monkeypatch):
+def test_a_notebook_updates_a_single_output(monkeypatch):
     made = []
 
     class Handle:
@@ -226,26 +228,26 @@ def test_a_notebook_shows_it_in_one_place(monkeypatch):
         notebook.update(of(20, n, {"finished": n}, troubles=(trouble,), nodes=(NODE,)))
     notebook.close()
     assert len(made) == 13
-    assert made[-1]["text/html"].count("&#10007;") == NotebookProgress.KEPT
+    assert made[-1]["text/html"].count("&#10007;") == NotebookProgress.MAX_FAILURES
     assert "11 of 20 finished" in made[-1]["text/html"]
     assert made[-1]["text/plain"] == "run: 11 of 20 finished, 11 s"
 
 
 WAITING = of(3, 20.2, {"ready": 3}, waiting=Waiting("a node with [gpu] 1", 20.2, 60))
-WAITS = "waiting for a node with [gpu] 1 (20 of 60 s)"
+WAITING_LINE = "waiting for a node with [gpu] 1 (20 of 60 s)"
 
 
-def test_what_a_run_waits_for_is_shown():
-    assert line_of(WAITING) == WAITS
-    assert WAITS in html_of("run", WAITING, [])
+def test_a_run_that_waits_for_nodes_shows_which():
+    assert progress_line(WAITING) == WAITING_LINE
+    assert WAITING_LINE in progress_html("run", WAITING, [])
     stream = Terminal()
     rich = RichProgress("run", stream)
     rich.update(WAITING)
     rich.close()
-    assert WAITS in " ".join(stream.getvalue().split())
+    assert WAITING_LINE in " ".join(stream.getvalue().split())
 
 
-def test_a_log_says_when_waiting_begins_changes_and_ends():
+def test_a_log_has_a_line_when_the_awaited_nodes_change():
     stream = io.StringIO()
     log = ProgressLog(stream)
     for awaited in ("node 'x'", "node 'x'", "node 'y'", None, None):
@@ -255,23 +257,23 @@ def test_a_log_says_when_waiting_begins_changes_and_ends():
     assert stream.getvalue().splitlines() == [
         "waiting for node 'x' (1 of 60 s)",
         "waiting for node 'y' (1 of 60 s)",
-        "0 of 3 finished, 3 ready, 1 s",
-        "0 of 3 finished, 3 ready, 1 s",
+        "0 of 3 finished, 3 waiting for a node, 1 s",
+        "0 of 3 finished, 3 waiting for a node, 1 s",
     ]
 
 
 def test_html_is_escaped():
-    text = html_of("<b>", of(1, 0, {}, nodes=(NODE,), more_nodes=2), ["<script>"])
+    text = progress_html("<b>", of(1, 0, {}, nodes=(NODE,), more_nodes=2), ["<script>"])
     assert "<script>" not in text
     assert "[red]1[/red] &lt;b&gt;" in text
     assert "<b>&lt;b&gt;</b>" in text
     assert "and 2 more nodes" in text
 
 
-def test_everything_at_once_fits_in_a_line():
-    assert line_of(
+def test_the_whole_progress_fits_in_a_line():
+    assert progress_line(
         of(5000, 130, {"finished": 1200, "waiting": 3, "ready": 1000}, remaining=90, known=0.1)
-    ) == ("1,200 of 5,000 finished, 1,000 ready, 2 min 10 s, at least 1 min 30 s left")
+    ) == ("1,200 of 5,000 finished, 1,000 waiting for a node, 2 min 10 s, at least 1 min 30 s left")
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -283,20 +285,20 @@ def test_execute_shows_progress_on_standard_error(client, capsys, fails):
             handoff.execute(dag, client, progress=True, fail_fast=False)
     else:
         handoff.execute(dag, client, progress=True)
-    told = capsys.readouterr().err
-    assert f"5 of {len(dag)} finished" in told
-    assert ("1 failed" in told) == fails
+    text = capsys.readouterr().err
+    assert f"5 of {len(dag)} finished" in text
+    assert ("1 failed" in text) == fails
 
 
-def test_without_being_asked_nothing_is_shown(client, capsys):
+def test_progress_is_off_by_default(client, capsys):
     handoff.execute(dag_of(Function("f", "operator:add", extra_args=[1, 1])), client)
     assert capsys.readouterr().err == ""
 
 
-def test_attempts_that_failed_are_told_once_with_node_and_error(client, monkeypatch):
+def test_failed_attempts_are_reported_once_with_node_and_error(client, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        shown, "display_of", lambda title: types.SimpleNamespace(update=seen.append, close=lambda: None)
+        displays, "display_of", lambda title: types.SimpleNamespace(update=seen.append, close=lambda: None)
     )
     monkeypatch.setattr(run_progress, "MOST_TROUBLES", 1)
     dag = dag_of(*(Function(n, "operator:truediv", extra_args=[1, 0], max_retries=0) for n in range(2)))
@@ -311,11 +313,11 @@ def test_attempts_that_failed_are_told_once_with_node_and_error(client, monkeypa
     assert "division by zero" in troubles[-1].error
 
 
-def test_only_the_last_attempt_of_a_function_is_for_good(client, monkeypatch):
-    """All have failed by the first look."""
+def test_only_the_last_attempt_of_a_function_is_final(client, monkeypatch):
+    """Even if all attempts have failed by the first update."""
     seen = []
     monkeypatch.setattr(
-        shown, "display_of", lambda title: types.SimpleNamespace(update=seen.append, close=lambda: None)
+        displays, "display_of", lambda title: types.SimpleNamespace(update=seen.append, close=lambda: None)
     )
     dag = dag_of(Function("f", "operator:truediv", extra_args=[1, 0], max_retries=2))
     with pytest.raises(handoff.FunctionFailedError):
@@ -324,10 +326,10 @@ def test_only_the_last_attempt_of_a_function_is_for_good(client, monkeypatch):
     assert [(t.attempt, t.final) for t in troubles] == [(1, False), (2, False), (3, True)]
 
 
-def test_what_runs_where_is_told(client, monkeypatch):
+def test_progress_includes_the_load_of_nodes(client, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        shown, "display_of", lambda title: types.SimpleNamespace(update=seen.append, close=lambda: None)
+        displays, "display_of", lambda title: types.SimpleNamespace(update=seen.append, close=lambda: None)
     )
     dag = dag_of(*(Function(n, "time:sleep", extra_args=[0.3], cost={"cpu": 1}) for n in range(4)))
     handoff.execute(dag, client, progress=True)

@@ -1,4 +1,4 @@
-"""What else notebooks show; whatever it is, a repr is short, is text, and does not raise."""
+"""Further notebook reprs. Whatever the values, a repr is short, escaped and does not raise."""
 
 import re
 from html import unescape
@@ -11,14 +11,14 @@ from markup import EVIL, OURS, Table
 
 import handoff_dask as handoff
 from handoff_dask import DAG, Function, RetryPolicy, execute_local, simulate
-from handoff_dask._display.svg import MOST_FUNCTIONS
+from handoff_dask._display.svg import MAX_FUNCTIONS
 from handoff_dask._display.text import amount_text, size_text, value_text
 
 NODES = {"n1": {"cpu": 4, "memory": 8192}, "n2": {"cpu": 2, "gpu": 1}}
 
 
-class Nasty:
-    """What nobody should write, and somebody will."""
+class Hostile:
+    """A class whose repr and shape raise."""
 
     def __repr__(self):
         raise RuntimeError("no")
@@ -29,18 +29,18 @@ class Nasty:
 
 
 def text_of(markup):
-    """What one reads."""
+    """Return the visible text of HTML."""
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", markup)).split())
 
 
-def test_function():
+def test_repr_of_a_function():
     f = Function(
         "<f>", sorted, args=["<a>"], cost={"cpu": 2}, node=["n1", "n2"], retry=RetryPolicy(1), timeout=3
     )
     table = Table(f._repr_html_())
     assert table.tags <= OURS
     rows = dict(table.rows)
-    assert rows["code"] == "sorted of builtins"
+    assert rows["code"] == "sorted from builtins"
     assert rows["args"] == "('<a>',)"
     assert rows["cost"] == "cpu 2"
     assert rows["node"] == "n1 or n2"
@@ -48,7 +48,7 @@ def test_function():
     assert "kwargs" not in rows
 
 
-def test_nodes(client):
+def test_repr_of_nodes(client):
     nodes = handoff.discover_nodes(client)
     assert isinstance(nodes, dict)
     assert nodes == dict(nodes)
@@ -59,10 +59,10 @@ def test_nodes(client):
         ["node1", "4", "8,192", "1"],
         ["node2", "2", "4,096", ""],
     ]
-    assert "2 nodes : cpu 6, memory 12,288, gpu 1 in all" in text_of(nodes._repr_html_())
+    assert "2 nodes : cpu 6, memory 12,288, gpu 1 in total" in text_of(nodes._repr_html_())
 
 
-def test_schedule():
+def test_repr_of_a_schedule():
     dag = dag_of(*(Function(n, list, cost={"cpu": 2}) for n in range(6)))
     schedule = simulate(dag, NODES, 2.0)
     markup = schedule._repr_html_()
@@ -71,10 +71,10 @@ def test_schedule():
         ["n1", "4", "100%", "0%", ""],
         ["n2", "2", "100%", "", "0%"],
     ]
-    assert "6 functions in 4 s; no schedule is shorter than 4 s" in text_of(markup)
+    assert "6 functions in 4 s; lower bound 4 s" in text_of(markup)
 
 
-def test_records(client):
+def test_repr_of_records(client):
     def breaks(x):
         raise ValueError(EVIL)
 
@@ -102,7 +102,7 @@ def test_records(client):
     assert "Records of 3 functions : 1 finished, 1 failed, 1 skipped" in text_of(markup)
 
 
-def test_how_a_run_stands_is_said_when_it_was_looked_at(client):
+def test_repr_of_a_run_shows_its_last_known_progress(client):
     from handoff_dask._model.progress import NodeLoad, Progress
 
     run = handoff.submit(dag_of(Function("f", list)), client)
@@ -120,7 +120,7 @@ def test_how_a_run_stands_is_said_when_it_was_looked_at(client):
     assert "width:75.00%" in markup
 
 
-def test_a_result_says_how_much_ran_where(client):
+def test_repr_of_a_result_counts_functions_per_node(client):
     result = handoff.execute(dag_of(*(Function(n, list, cost={"cpu": 1}) for n in range(6))), client)
     rows = Table(result._repr_html_()).rows
     at = rows.index(["node", "functions", ""])
@@ -128,7 +128,7 @@ def test_a_result_says_how_much_ran_where(client):
     assert len(rows[at + 1 :]) == len(set(result.allocations.values()))
 
 
-def test_the_text_of_a_result_is_short():
+def test_text_repr_of_a_result_is_short():
     text = repr(execute_local(dag_of(*(Function(n, lambda: "x" * 10_000) for n in range(500)))))
     assert text.startswith("<Result of DAG 'test' in ")
     assert "results {0: 'xxx" in text
@@ -148,17 +148,17 @@ def test_the_text_of_a_result_is_short():
         ([np.zeros(5000)], "[ndarray of 5,000, float64]"),
         (np.float64(2.5), repr(np.float64(2.5))),
         (pd.DataFrame({"a": range(1000)}), "DataFrame of 1,000 × 1"),
-        (Nasty(), "<Nasty, whose repr raises RuntimeError>"),
+        (Hostile(), "<Hostile, whose repr raises RuntimeError>"),
         (1 << 100_000, "an integer of 100,001 bits"),
         (None, "None"),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_values_in_short(value, text):
+def test_short_text_of_values(value, text):
     assert value_text(value) == text
 
 
-def test_values_are_not_written_out_to_be_cut():
+def test_long_values_are_not_converted_in_full():
     class Item:
         written = 0
 
@@ -189,30 +189,30 @@ def test_amounts_and_sizes():
     ]
 
 
-def test_nothing_that_is_shown_raises():
-    bad = Nasty()
+def test_no_repr_raises():
+    bad = Hostile()
     dag = dag_of(Function(bad, lambda: bad, extra_args=[bad], cost={"cpu": bad}, node=bad), id=bad)
     good = dag_of(Function("f", lambda: bad))
-    for shown in (dag, dag[bad], execute_local(good), simulate(good, NODES), execute_local(good).records):
-        markup = shown._repr_html_()
+    for value in (dag, dag[bad], execute_local(good), simulate(good, NODES), execute_local(good).records):
+        markup = value._repr_html_()
         assert markup.startswith("<p>")
         assert len(markup) < 20_000
 
 
-def test_a_circle_is_among_the_problems():
+def test_a_cycle_is_listed_as_a_problem():
     markup = dag_of(Function("f", identity, args=["g"]), Function("g", identity, args=["f"]))._repr_html_()
     assert "1 problem" in text_of(markup)
     assert "not drawn" in markup
 
 
-def test_many_problems_are_not_all_listed():
+def test_long_lists_of_problems_are_truncated():
     markup = dag_of(*(Function(n, identity, args=["absent"]) for n in range(500)))._repr_html_()
     assert "500 problems" in text_of(markup)
     assert markup.count("<li>") == 11
     assert "and 490 more" in markup
 
 
-@pytest.mark.parametrize("n", [2000, MOST_FUNCTIONS + 1, 100_000])
+@pytest.mark.parametrize("n", [2000, MAX_FUNCTIONS + 1, 100_000])
 def test_large_dags_have_short_reprs(n):
     dag = DAG()
     for i in range(n):
@@ -220,10 +220,10 @@ def test_large_dags_have_short_reprs(n):
     markup = dag._repr_html_()
     assert len(markup) < 100_000
     assert f"{n:,d} functions" in markup
-    assert ("<svg" in markup) == (n <= MOST_FUNCTIONS)
+    assert ("<svg" in markup) == (n <= MAX_FUNCTIONS)
 
 
-def test_the_picture_takes_the_colours_of_the_page():
+def test_the_picture_inherits_the_colours_of_the_page():
     dag = dag_of(
         Function("load", list, cost={"cpu": 1}, node="n1"),
         Function("scale", identity, args=["load"], type="inline"),

@@ -1,4 +1,4 @@
-"""Timelines: how they are drawn and saved, and where they come from."""
+"""Timelines: drawing, saving, and the objects that have one."""
 
 import pickle
 import re
@@ -25,8 +25,8 @@ def dag():
     )
 
 
-def every_kind():
-    """Attempts of every outcome, some without times, names that mean something to HTML or to matplotlib."""
+def every_outcome():
+    """Return attempts of every outcome, some without times. Names are special in HTML and matplotlib."""
     rows = {}
     for n, outcome in enumerate(OUTCOMES):
         known = outcome not in ("lost", "running")
@@ -50,18 +50,18 @@ def every_kind():
 
 
 def bars_in(figure):
-    """Everything that bars of a Bokeh layout are drawn from."""
+    """Return the data sources of the bars in a Bokeh layout."""
     from bokeh.models import ColumnDataSource
 
     return [s.data for s in figure.select({"type": ColumnDataSource}) if "attempt" in s.data]
 
 
-def test_every_outcome_is_told_by_more_than_colour():
+def test_every_outcome_has_a_pattern_besides_its_colour():
     from bokeh.models import Legend
 
-    figure = every_kind().timeline().figure()
-    told = {text for data in bars_in(figure) for text in data["attempt"]}
-    assert told == {f"1, {outcome}" for outcome in OUTCOMES}
+    figure = every_outcome().timeline().figure()
+    attempts = {text for data in bars_in(figure) for text in data["attempt"]}
+    assert attempts == {f"1, {outcome}" for outcome in OUTCOMES}
     (legend,) = figure.select({"type": Legend})
     patterns = {
         item.label.value: getattr(item.renderers[0].glyph, "hatch_pattern", None) for item in legend.items
@@ -69,11 +69,11 @@ def test_every_outcome_is_told_by_more_than_colour():
     hatched = [patterns[outcome] for outcome in OUTCOMES[1:]]
     assert None not in hatched
     assert len(set(hatched)) == 4
-    assert "waiting" in patterns
+    assert "waiting for a node" in patterns
 
 
-def test_pointing_at_an_attempt_tells_all_of_it():
-    (data,) = [d for d in bars_in(every_kind().timeline().figure()) if d["attempt"] == ["1, failed"]]
+def test_tooltip_of_an_attempt():
+    (data,) = [d for d in bars_in(every_outcome().timeline().figure()) if d["attempt"] == ["1, failed"]]
     assert data["id"] == [repr((EVIL, 1))]
     assert data["node"] == [EVIL]
     assert data["waited"] == ["1 s"]
@@ -82,8 +82,8 @@ def test_pointing_at_an_attempt_tells_all_of_it():
     assert len(data["error"][0]) == 200
 
 
-def test_a_page_is_complete_and_names_do_not_break_it(tmp_path):
-    timeline = every_kind().timeline()
+def test_a_page_is_self_contained_and_escaped(tmp_path):
+    timeline = every_outcome().timeline()
     timeline.save(tmp_path / "t.html")
     page = (tmp_path / "t.html").read_text(encoding="utf-8")
     assert not re.search(r"<(script|link)[^>]*(src|href)=", page)
@@ -97,11 +97,11 @@ def test_a_page_is_complete_and_names_do_not_break_it(tmp_path):
 @pytest.mark.parametrize(("name", "head"), [("t.png", b"\x89PNG"), ("t.svg", b"<?xml"), ("t.pdf", b"%PDF")])
 def test_images(tmp_path, name, head):
     pytest.importorskip("matplotlib")
-    every_kind().timeline(every_kind()).save(tmp_path / name)
+    every_outcome().timeline(every_outcome()).save(tmp_path / name)
     assert (tmp_path / name).read_bytes().startswith(head)
 
 
-def test_nothing_at_all_can_be_drawn(tmp_path):
+def test_empty_timeline(tmp_path):
     empty = Records((), lambda id: None, lambda id: {}).timeline()
     empty.save(tmp_path / "t.html")
     assert empty.critical_path == ()
@@ -109,9 +109,9 @@ def test_nothing_at_all_can_be_drawn(tmp_path):
     empty.save(tmp_path / "t.png")
 
 
-def test_other_suffixes_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"saved as \.html, \.png, \.svg, \.pdf, not as '\.gif'"):
-        every_kind().timeline().save(tmp_path / "t.gif")
+def test_unknown_suffix(tmp_path):
+    with pytest.raises(ValueError, match=r"can be saved as \.html, \.png, \.svg, \.pdf, not as '\.gif'"):
+        every_outcome().timeline().save(tmp_path / "t.gif")
 
 
 @pytest.mark.parametrize(("package", "name"), [("bokeh", "t.html"), ("matplotlib", "t.png")])
@@ -119,15 +119,15 @@ def test_missing_package(monkeypatch, tmp_path, package, name):
     for module in [m for m in sys.modules if m.partition(".")[0] == package]:
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, package, None)
-    timeline = every_kind().timeline()
+    timeline = every_outcome().timeline()
     wanted = rf"{package} is needed for this: pip install 'handoff-dask\[timeline\]'"
     with pytest.raises(ImportError, match=wanted):
         timeline.save(tmp_path / name)
     if package == "bokeh":
-        assert "pip install" in timeline._repr_html_()  # a notebook shows what to do
+        assert "pip install" in timeline._repr_html_()  # a notebook displays the instruction
 
 
-def test_a_simulation(dag):
+def test_timeline_of_a_simulation(dag):
     schedule = handoff.simulate(dag, {"n": {"cpu": 2}}, 3)
     timeline = schedule.timeline()
     assert type(timeline) is Timeline
@@ -136,7 +136,7 @@ def test_a_simulation(dag):
     assert timeline._parts[0][1].capacities == {"n": {"cpu": 2, "threads": 2}}
 
 
-def test_a_run_beside_its_simulation(client, dag):
+def test_timeline_of_a_run_and_its_simulation(client, dag):
     run = handoff.submit(dag, client)
     result = run.result(30)
     schedule = handoff.simulate(dag, {"n": {"cpu": 2}}, result.records)
@@ -152,7 +152,7 @@ def test_a_run_beside_its_simulation(client, dag):
     assert repr(result.timeline(schedule.records)) == "<timeline of run of DAG 'test', records>"
 
 
-def test_a_result_that_was_pickled_has_one_too(dag):
+def test_timeline_of_a_pickled_result(dag):
     result = handoff.execute_local(dag)
     assert result.timeline().critical_path == (("load", 1), ("use", 1))
     again = pickle.loads(pickle.dumps(result)).timeline()
@@ -160,7 +160,7 @@ def test_a_result_that_was_pickled_has_one_too(dag):
     assert len(again._parts[0][1].bars) == 2
 
 
-def test_records_of_a_history_have_the_path_when_given_the_dag(dag, tmp_path):
+def test_timeline_of_a_history_has_the_critical_path_if_the_dag_is_given(dag, tmp_path):
     handoff.execute_local(dag, history=tmp_path / "h.db")
     with History(tmp_path / "h.db") as history:
         records = history.records(history.runs()[0].id)
@@ -168,7 +168,7 @@ def test_records_of_a_history_have_the_path_when_given_the_dag(dag, tmp_path):
         assert records.timeline(dag=dag).critical_path == (("load", 1), ("use", 1))
 
 
-def test_a_run_that_goes_on(client, tmp_path):
+def test_timeline_of_an_unfinished_run(client, tmp_path):
     door = gate("timeline")
     run = handoff.submit(dag_of(Function("f", pass_gate, extra_args=["timeline"], cost={"cpu": 1})), client)
     door.await_inside(1)

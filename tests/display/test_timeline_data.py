@@ -1,4 +1,4 @@
-"""What timelines show, before it is drawn."""
+"""Data of timelines: lanes, utilisation, the critical path."""
 
 import itertools
 
@@ -16,7 +16,7 @@ NODES = {"a": {"cpu": 4, "gpu": 1}, "b": {"cpu": 2}}
 
 
 def records_of(attempts, cost=None):
-    """Records of functions: id → attempts."""
+    """Return records, given id → attempts."""
     cost = cost or {}
     return Records(attempts, lambda id: Summary("finished", attempts[id]), lambda id: cost.get(id, {}))
 
@@ -26,7 +26,7 @@ times = st.integers(0, 40).map(lambda n: 1000 + n / 4)
 
 @st.composite
 def attempts(draw):
-    """An attempt as any run may have recorded it: some times may be missing."""
+    """Draw an attempt as a run may record it, possibly with missing times."""
     queued, started, stopped = sorted(draw(st.tuples(times, times, times)))
     outcome = draw(st.sampled_from(["finished", "failed", "lost", "cancelled", "running"]))
     known = st.booleans() if outcome in ("lost", "cancelled") else st.just(outcome != "running")
@@ -62,7 +62,7 @@ def test_lanes_never_overlap_and_every_attempt_has_one(made):
 
 
 @given(drawn)
-def test_what_is_in_use_is_the_sum_of_costs_of_what_runs(made):
+def test_utilisation_is_the_sum_of_the_costs_of_running_attempts(made):
     costs = {n: {"cpu": amount} for n, (_, amount) in enumerate(made)}
     data = prepare(records_of({n: (a,) for n, (a, _) in enumerate(made)}, costs))
     for (node, resource), level in data.utilisation.items():
@@ -76,7 +76,7 @@ def test_what_is_in_use_is_the_sum_of_costs_of_what_runs(made):
 
 
 @given(drawn)
-def test_waiting_is_drawn_where_nothing_else_is(made):
+def test_waits_are_drawn_where_their_lane_is_empty(made):
     data = prepare(records_of({n: (a,) for n, (a, _) in enumerate(made)}))
     for bar, since in data.waits:
         assert bar.queued <= since < bar.started
@@ -98,7 +98,7 @@ functions = st.lists(
 
 @settings(deadline=None)
 @given(functions)
-def test_the_critical_path_is_a_chain_of_what_kept_the_next_from_starting(made):
+def test_each_step_of_the_critical_path_delayed_the_next(made):
     dag = dag_of(
         *(
             Function(n, lambda *a: 0, args=[d for d in sorted(inputs) if d < n], cost=cost)
@@ -116,7 +116,7 @@ def test_the_critical_path_is_a_chain_of_what_kept_the_next_from_starting(made):
         if step.reason == "input":
             assert before.bar.id in dag[step.bar.id].dependencies
         else:
-            assert step.reason == "room"
+            assert step.reason == "capacity"
             assert before.bar.node == step.bar.node
             assert step.bar.queued < before.bar.stopped
 
@@ -135,35 +135,35 @@ def test_a_retry_follows_its_previous_attempt():
     assert path_of({"f": tries}, {}) == [("f", 1, "start"), ("f", 2, "retry")]
 
 
-def test_a_result_that_was_lost_counts_as_what_was_computed_again():
+def test_the_critical_path_includes_recomputing_a_lost_result():
     load = (attempt(), attempt("b", 2, 2, 5, number=2))
     found = path_of({"load": load, "use": (attempt("a", 5, 5, 6),)}, {"use": ["load"]})
     assert found == [("load", 1, "start"), ("load", 2, "retry"), ("use", 1, "input")]
 
 
-def test_waiting_for_nothing_that_is_known_is_waiting_for_the_input():
-    """As for a limit of the run: others end meanwhile, but there was room for both."""
+def test_an_attempt_that_waited_without_a_scarce_resource_follows_its_input():
+    """For example, it waited for a limit of the run: another attempt ended, but the node had had room."""
     attempts = {"in": (attempt(),), "other": (attempt(stopped=3),), "f": (attempt("a", 1, 3, 4),)}
     costs = {id: {"cpu": 1} for id in attempts}
     capacities = {"a": {"cpu": 4, "threads": 4}}
-    for asked, reason in ((capacities, "input"), ({"a": {"cpu": 1, "threads": 4}}, "room")):
+    for asked, reason in ((capacities, "input"), ({"a": {"cpu": 1, "threads": 4}}, "capacity")):
         found = path_of(attempts, {"f": ["in"]}, cost=costs, capacities=asked)
         assert found[-1] == ("f", 1, reason)
-        assert found[-2][0] == {"input": "in", "room": "other"}[reason]
+        assert found[-2][0] == {"input": "in", "capacity": "other"}[reason]
 
 
-def test_without_what_functions_take_there_is_no_path():
+def test_no_critical_path_without_dependencies():
     assert path_of({"f": (attempt(),)}, None) == []
     assert prepare({}).critical_path == ()
 
 
-def test_functions_that_take_no_time_do_not_go_in_circles():
+def test_the_critical_path_of_instantaneous_attempts_ends():
     attempts = {n: (attempt("a", 0, 1, 1),) for n in range(3)}
-    inputs = {0: [1], 1: [2], 2: [0]}  # no DAG has them; clocks of several machines may look so
+    inputs = {0: [1], 1: [2], 2: [0]}  # impossible in a DAG, but clocks that disagree can produce it
     assert len(path_of(attempts, inputs)) == 3
 
 
-def test_what_runs_is_drawn_until_now():
+def test_running_attempts_are_drawn_until_now():
     running = Attempt(1, "a", 5.0)
     data = prepare(
         records_of({"f": (attempt(queued=5.0, started=6.0, stopped=8.0),), "g": (running,)}), now=9
@@ -171,21 +171,21 @@ def test_what_runs_is_drawn_until_now():
     assert data.begin == 5
     assert [(b.id, b.started, b.stopped, b.guessed) for b in data.bars] == [
         ("f", 1, 3, False),
-        ("g", 3, 4, True),  # there was room when the other had ended
+        ("g", 3, 4, True),  # its node had room once the other attempt had ended
     ]
 
 
-def test_functions_that_did_not_run_are_counted():
+def test_functions_without_attempts_are_counted():
     data = prepare(records_of({"f": (attempt(),), "g": (), "h": ()}))
     assert data.counts == {"finished": 1, "not run": 2}
 
 
-def test_nodes_that_ran_nothing_have_a_lane_too():
+def test_idle_nodes_are_included():
     data = prepare(records_of({"f": (attempt("b"),)}), None, {"a": {"cpu": 2}, "b": {"cpu": 1}})
     assert data.lanes == {"a": 0, "b": 1}
 
 
-def test_limits_of_a_run_are_no_resource_of_a_node():
+def test_limits_of_a_run_are_not_resources_of_a_node():
     costs = {"f": {"cpu": 1, "db": 2}}
     data = prepare(records_of({"f": (attempt(),)}, costs), None, {"a": {"cpu": 2, "threads": 2}})
     assert set(data.utilisation) == {("a", "cpu")}
@@ -218,7 +218,7 @@ def test_levels():
     assert level_of([]).mean(0) == level_of([]).peak == 0
 
 
-def test_functions_inside_others_are_looked_through():
+def test_dependencies_through_inline_functions():
     dag = dag_of(
         Function("load", list),
         Function("scale", identity, args=["load"], type="inline"),

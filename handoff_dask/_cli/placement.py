@@ -1,4 +1,4 @@
-"""Options of commands that place functions, on a cluster or on a virtual clock."""
+"""Options of commands that place functions, on a cluster or in a simulation."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from handoff_dask._scheduling.allocators import ALLOCATORS
 
 
 def placement_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how functions are placed."""
+    """Add the options ``--strategy`` and ``--max-concurrency``."""
     strategy = click.option(
         "--strategy",
         type=click.Choice(list(ALLOCATORS)),
         default=DEFAULT_STRATEGY,
         show_default=True,
-        help="Which of several nodes gets a function that fits on each.",
+        help="How to choose among nodes where a function fits.",
     )
-    most = click.option(
+    max_concurrency = click.option(
         "--max-concurrency",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Run no more than so many functions at once.",
+        help="Maximum number of functions that run at once.",
     )
-    return strategy(most(command))
+    return strategy(max_concurrency(command))

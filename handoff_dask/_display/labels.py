@@ -1,0 +1,36 @@
+"""Durations and states as text: the same wording in the notebook, terminal, dashboard and timeline."""
+
+from __future__ import annotations
+
+WAITING_FOR_NODE = "waiting for a node"
+
+#: State of a function, as in its record → label, where they differ.
+_STATES = {
+    "waiting": "waiting for inputs",
+    "ready": WAITING_FOR_NODE,
+    "delayed": "waiting to retry",
+}
+
+
+def state_label(state: str) -> str:
+    """Return the label of a function's state, or the state itself if that is its label."""
+    return _STATES.get(state, state)
+
+
+def duration_text(seconds: float | None) -> str:
+    """Return a duration as text: ``0.12 ms``, ``26.4 ms``, ``5 s``, ``1 min 3 s``, ``2 h 2 min``.
+
+    None becomes the empty string. All displays use this format, so their durations are easy to compare.
+    Dask's ``format_time`` always writes two decimals, ``us`` for microseconds, and seconds up to ten minutes.
+    """
+    if seconds is None:
+        return ""
+    if seconds <= 0:
+        return "0 s"  # the clocks of two machines can disagree slightly
+    if seconds < 0.9995:  # longer durations round to 1 s
+        return f"{seconds * 1000:.{2 if seconds < 0.001 else 3}g} ms"
+    if seconds < 59.95:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,d} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -19,11 +19,11 @@ from handoff_dask._client.options import (
     check_dag,
     check_seconds,
 )
+from handoff_dask._client.progress import Display, wait_with_display
 from handoff_dask._client.result import Result
 from handoff_dask._client.resume import CheckpointLike, Plan, Selection, plan_run
 from handoff_dask._client.run import Run
 from handoff_dask._client.session import resolve_client
-from handoff_dask._client.watching import Display, watch
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.retry import RetryPolicy
@@ -149,7 +149,7 @@ def _submit(dag: DAG, client: Client, options: RunOptions, plan: Plan) -> Run:
     )
     run = Run(dag, compiled, client, plan.restored, history=options.history_path)
     if client.asynchronous:
-        run._start_soon()
+        run._start_in_background()
     else:
         client.sync(run._start)
     return run
@@ -277,7 +277,7 @@ def _display_of(run: Run) -> Display:
 
 
 async def _result_within(run: Run, timeout: float | None, display: Display | None) -> Result:
-    ended = await (run._wait(timeout) if display is None else watch(run, timeout, display))
+    ended = await (run._wait(timeout) if display is None else wait_with_display(run, timeout, display))
     if not ended:
         assert timeout is not None
         raise await run._time_out(timeout)

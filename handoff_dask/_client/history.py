@@ -125,7 +125,7 @@ class History:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, history_file.NotUsable) as error:
+        except (sqlite3.Error, history_file.UnusableFileError) as error:
             raise HistoryError(self.path, str(error)) from error
 
     @contextmanager

@@ -79,7 +79,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 
 
-class NotUsable(Exception):
+class UnusableFileError(Exception):
     """The file is no history, or not one that this version can read. The text says why."""
 
 
@@ -88,7 +88,7 @@ def connect(path: str) -> sqlite3.Connection:
 
     Raises
     ------
-    NotUsable
+    UnusableFileError
         It is something else, or of a newer version. Nothing was changed.
     sqlite3.Error
         It cannot be opened, or is no database.
@@ -121,9 +121,9 @@ def _version(connection: sqlite3.Connection) -> int:
     application = pragma(connection, "application_id")
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION_ID and (application or version or tables):
-        raise NotUsable("it is a database of something else")
+        raise UnusableFileError("it is a database of something else")
     if version > len(MIGRATIONS):
-        raise NotUsable(
+        raise UnusableFileError(
             f"it was written by a newer handoff_dask: its version is {version}, and this one knows"
             f" versions up to {len(MIGRATIONS)}"
         )

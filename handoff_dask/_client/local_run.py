@@ -28,7 +28,7 @@ from handoff_dask._model.shown import shown
 from handoff_dask.exceptions import FunctionFailedError, RunError, RunTimeoutError
 
 #: Started, stopped, failed attempts before: a function that finished, as it is noted down while running.
-Times = tuple[float, float, tuple[Attempt, ...]]
+FinishedTimes = tuple[float, float, tuple[Attempt, ...]]
 
 
 class LocalRun:
@@ -52,22 +52,22 @@ class LocalRun:
         self.results: dict[Hashable, Any] = {}
         self._options = options
         self._timeout = timeout
-        self._begin = time.time()
+        self._submitted_at = time.time()
         self._deadline = math.inf  # kept by the thread itself when it is the only one
         self._stop = threading.Event()
         self._isolated: set[Hashable] = set()  # attempts that run in a process of their own
-        self._uses_lock = threading.Lock()
+        self._pending_uses_lock = threading.Lock()
         self._elapsed = 0.0
-        self._times: dict[Hashable, Times] = {}
+        self._times: dict[Hashable, FinishedTimes] = {}
         self._failed: dict[Hashable, tuple[Attempt, ...]] = {}
         self._failures: list[FunctionFailedError] = []
-        self._late: RunTimeoutError | None = None
+        self._timeout_error: RunTimeoutError | None = None
         self._functions = functions = plan.dag.functions
         self._stores = plan.stores
         self._inlined = inline_order(functions, plan.dag)
         self._dependencies = placed_dependencies(functions, self._inlined)
         keep = options.keep
-        self._uses: dict[Hashable, int] | None = None
+        self._pending_uses: dict[Hashable, int] | None = None
         if keep != "all":
             uses = dict.fromkeys(self._dependencies, 0)
             for deps in self._dependencies.values():
@@ -76,7 +76,7 @@ class LocalRun:
             kept = [id for id, n in uses.items() if not n] if keep == "sinks" else keep
             for id in kept:
                 uses[id] += 1
-            self._uses = uses
+            self._pending_uses = uses
 
     # ------------------------------------------------------------------ running
 
@@ -93,17 +93,17 @@ class LocalRun:
                 if skipped and not skipped.isdisjoint(self._dependencies[id]):
                     skipped.add(id)
                     continue
-                if self._is_late():
+                if self._past_deadline():
                     break
                 if not self._run_one(functions[id]):
                     if self._failures and self._options.fail_fast:
                         return
                     skipped.add(id)
-            if self._is_late():
+            if self._past_deadline():
                 self._time_out()
         finally:
             local.current = outer
-            self._elapsed = time.time() - self._begin
+            self._elapsed = time.time() - self._submitted_at
 
     def run_in_threads(self, threads: int) -> None:
         """Run everything on a thread pool of this size.
@@ -165,8 +165,8 @@ class LocalRun:
             with lock:  # nobody is between looking at it and handing the pool more to do
                 stop.set()
             stop_attempts(tuple(self._isolated))
-            pool.shutdown(wait=self._late is None, cancel_futures=True)
-            self._elapsed = time.time() - self._begin
+            pool.shutdown(wait=self._timeout_error is None, cancel_futures=True)
+            self._elapsed = time.time() - self._submitted_at
         if crashed:
             raise crashed[0]
 
@@ -222,21 +222,21 @@ class LocalRun:
                 continue
             results[id] = value
             times[id] = (started, clock(), attempts)
-            if self._uses is not None:
-                self._drop(id, self._uses, results)
+            if self._pending_uses is not None:
+                self._release(id, self._pending_uses, results)
             return True
 
     def _wait(self, seconds: float) -> bool:
         """Wait before a retry; False when the run ends meanwhile."""
         left = max(0.0, self._deadline - time.monotonic())
-        return not self._stop.wait(min(seconds, left)) and not self._is_late()
+        return not self._stop.wait(min(seconds, left)) and not self._past_deadline()
 
-    def _is_late(self) -> bool:
+    def _past_deadline(self) -> bool:
         return time.monotonic() >= self._deadline
 
-    def _drop(self, id: Hashable, uses: dict[Hashable, int], results: dict[Hashable, Any]) -> None:
+    def _release(self, id: Hashable, uses: dict[Hashable, int], results: dict[Hashable, Any]) -> None:
         """Drop results that nothing needs any more."""
-        with self._uses_lock:
+        with self._pending_uses_lock:
             if not uses[id]:
                 results.pop(id, None)
             for d in self._dependencies[id]:
@@ -268,18 +268,18 @@ class LocalRun:
         assert self._timeout is not None
         # What still runs cannot be ended; it goes on writing to the old ones.
         self.results, self._times, self._failed = dict(self.results), dict(self._times), dict(self._failed)
-        self._late = RunTimeoutError(
+        self._timeout_error = RunTimeoutError(
             self.dag.id, self.id, self._timeout, len(self._times), len(self._dependencies)
         )
-        self._late.run = self
+        self._timeout_error.run = self
 
     # ------------------------------------------------------------------ afterwards
 
     @cached_property
     def _error(self) -> RunError | None:
         """With what it ended, once it has."""
-        if self._late is not None or not self._failures:
-            return self._late
+        if self._timeout_error is not None or not self._failures:
+            return self._timeout_error
         first, *others = self._failures
         error = FunctionFailedError(self.dag.id, self.id, first.function_id, first.attempts, others)
         error.__cause__ = first.__cause__

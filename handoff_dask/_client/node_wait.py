@@ -26,7 +26,7 @@ class NodeWait:
         self._waiting: Waiting | None = None
         self._at = 0.0  # on the monotonic clock
 
-    def note(self, waiting: Sequence[Any] | None) -> None:
+    def update(self, waiting: Sequence[Any] | None) -> None:
         """Take note of what the scheduler says that the run waits for."""
         if waiting is not None:
             first = self._waiting is None
@@ -34,15 +34,15 @@ class NodeWait:
             if first:
                 logger.info("Run %s of DAG %r: %s", *self._names, self._waiting)
 
-    def over(self, status: str) -> None:
+    def end(self, status: str) -> None:
         """The run does not wait any more, and has this status now."""
-        if (waiting := self.now) is not None:
+        if (waiting := self.current) is not None:
             self._waiting = None
             what = (*self._names, status, waiting.seconds, waiting.awaited)
             logger.info("Run %s of DAG %r: %s after %.0f s of waiting for %s", *what)
 
     @property
-    def now(self) -> Waiting | None:
+    def current(self) -> Waiting | None:
         """What it waits for now, None if it does not."""
         waiting = self._waiting
         if waiting is None:

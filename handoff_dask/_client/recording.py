@@ -18,7 +18,7 @@ from handoff_dask._model.runinfo import RunInfo
 
 if TYPE_CHECKING:
     from handoff_dask._client.local_run import LocalRun
-    from handoff_dask._client.run_life import RunLife
+    from handoff_dask._client.run_lifecycle import RunLifecycle
 
 
 def check_history(path: str) -> None:
@@ -48,7 +48,7 @@ def with_hints(compiled: Compiled, path: str) -> Compiled:
     return replace(compiled, spec=replace(compiled.spec, hints=hints))
 
 
-async def record_run(run: RunLife, path: str) -> None:
+async def record_run(run: RunLifecycle, path: str) -> None:
     """Write a run that has ended on a cluster to the history at this path."""
     compiled, spec = run._compiled, run._compiled.spec
     report: dict[str, Any] = {}
@@ -58,17 +58,17 @@ async def record_run(run: RunLife, path: str) -> None:
     summaries: Sequence[Summary] = run._summaries.by_number
     if len(summaries) < len(compiled.ids):  # nobody knows
         summaries = [Summary("cancelled", ())] * len(compiled.ids)
-    if run._timed_out is not None:
-        why: Any = f"it took longer than {run._timed_out:g} s"
+    if run._timed_out_after is not None:
+        why: Any = f"it took longer than {run._timed_out_after:g} s"
     else:
-        why = report.get("error") or run._reason or (None if run._error is None else str(run._error))
+        why = report.get("error") or run._lost_reason or (None if run._error is None else str(run._error))
     info = RunInfo(
         id=run.id,
         dag_id=run.dag.id,
         status=run._status,
         client=run._client.id,
-        submitted=run._begin,
-        ended=run._end,
+        submitted=run._submitted_at,
+        ended=run._ended_at,
         elapsed=run._elapsed,
         counts=Counter(summary.status for summary in summaries),
         priority=spec.priority,
@@ -95,8 +95,8 @@ def record_local(run: LocalRun, path: str, interrupted: bool) -> None:
         dag_id=run.dag.id,
         status="cancelled" if interrupted else run.status,
         client=None,
-        submitted=run._begin,
-        ended=run._begin + run.elapsed,
+        submitted=run._submitted_at,
+        ended=run._submitted_at + run.elapsed,
         elapsed=run.elapsed,
         counts=Counter(record.status for record in records.values()),
         error="it was interrupted" if interrupted else None if run._error is None else str(run._error),

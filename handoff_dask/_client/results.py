@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Future
 
-from handoff_dask._client.gathering import gather
+from handoff_dask._client.gather import gather
 
 if TYPE_CHECKING:
     from handoff_dask._client.run import Run
@@ -21,17 +21,17 @@ class Results(Mapping[Hashable, Any]):
 
     async def fetch(self) -> None:
         """Fetch what is there, to have it when the client is closed."""
-        self._run._fetched = await gather(self._run, self._there())
+        self._run._fetched_results = await gather(self._run, self._there())
 
     def _there(self) -> dict[Hashable, Future]:
         return {id: future for id, future in self._run.futures.items() if future.status == "finished"}
 
     def __getitem__(self, id: Hashable) -> Any:
-        if id in self._run._fetched:
-            return self._run._fetched[id]
+        if id in self._run._fetched_results:
+            return self._run._fetched_results[id]
         future = self._run.futures[id]
         if future.status != "finished":
-            why = f", since {self._run._why_gone}" if self._run._why_gone else ""
+            why = f", since {self._run._unreachable_reason}" if self._run._unreachable_reason else ""
             raise KeyError(f"function {id!r} has no result: its future is {future.status}{why}")
         return self._run._client.sync(self._one, id, future)
 
@@ -43,13 +43,13 @@ class Results(Mapping[Hashable, Any]):
         return self._run._client.sync(gather, self._run, self._there())
 
     def __iter__(self) -> Iterator[Hashable]:
-        return iter(self._run._fetched or self._there())
+        return iter(self._run._fetched_results or self._there())
 
     def __len__(self) -> int:
-        return len(self._run._fetched or self._there())
+        return len(self._run._fetched_results or self._there())
 
     def __contains__(self, id: object) -> bool:
-        if id in self._run._fetched:
+        if id in self._run._fetched_results:
             return True
         future = self._run.futures.get(id)
         return future is not None and future.status == "finished"

@@ -23,7 +23,7 @@ CheckpointLike = str | os.PathLike[str] | Checkpoint
 #: What ``checkpoint_of`` takes.
 Selection = Collection[Hashable] | Callable[[Function], Any]
 
-#: Files looked through at once: most of the time is spent waiting for a disk or a network.
+#: Files to_check through at once: most of the time is spent waiting for a disk or a network.
 _THREADS = 16
 
 
@@ -125,13 +125,17 @@ def plan_run(
     functions = dag.functions
     order = dag._topological_order()
     try:
-        prints = fingerprints(functions, order, pickle.dumps)
+        fingerprints_by_id = fingerprints(functions, order, pickle.dumps)
     except UnreadableError as error:
         problem = f"function {error.function_id!r}: what it does cannot be told: {error.reason}"
         raise SerializationError(dag.id, [problem], [error.function_id]) from error
-    there = directory.prepare()
+    existing = directory.prepare()
     sealed = directory.sealed()
-    entries = {id: Entry(sealed, file_name(id, prints[id]), prints[id]) for id in order if id in wanted_files}
+    entries = {
+        id: Entry(sealed, file_name(id, fingerprints_by_id[id]), fingerprints_by_id[id])
+        for id in order
+        if id in wanted_files
+    }
     inlined = inline_order(functions, order)
     dependencies = placed_dependencies(functions, inlined)
     needed = set().union(*dependencies.values()) if dependencies else set()
@@ -140,10 +144,12 @@ def plan_run(
     else:  # a sink that nobody wants may be there for what it does; where its checkpoint is, that was done
         wanted = set(dependencies) - needed
         wanted |= set() if isinstance(keep, str) else set(keep)
-    candidates = {id for id, entry in entries.items() if entry.name in there}
-    halves = {id: f.peer for id, f in functions.items() if isinstance(f, Transfer) and f.peer in functions}
-    run, restored = _walk_back(
-        wanted, dependencies, candidates, halves, lambda id: _is_whole(directory, entries[id])
+    candidates = {id for id, entry in entries.items() if entry.name in existing}
+    peers = {
+        id: f.peer for id, f in functions.items() if isinstance(f, Transfer) and f.peer in functions
+    }
+    run, restored = _walk_upstream(
+        wanted, dependencies, candidates, peers, lambda id: _is_intact(directory, entries[id])
     )
     kept = wanted if isinstance(keep, str) else set(keep)
     loaded = restored & (kept | {d for id in run for d in dependencies[id]})
@@ -161,46 +167,48 @@ def plan_run(
     return Plan(part, stores, tuple(id for id in order if id in restored))
 
 
-def _is_whole(directory: Directory, entry: Entry) -> bool:
+def _is_intact(directory: Directory, entry: Entry) -> bool:
     return directory.problem(entry.name, entry.fingerprint) is None
 
 
-def _walk_back(
+def _walk_upstream(
     wanted: set[Hashable],
     dependencies: Mapping[Hashable, Sequence[Hashable]],
     candidates: set[Hashable],
-    halves: Mapping[Hashable, Hashable],
-    is_whole: Callable[[Hashable], bool],
+    peers: Mapping[Hashable, Hashable],
+    is_intact: Callable[[Hashable], bool],
 ) -> tuple[set[Hashable], set[Hashable]]:
     """The functions that have to run, and those whose checkpoints make that unnecessary.
 
-    ``halves`` are the functions that only run together: each is told where the other does, so that what a
+    ``peers`` are the functions that only run together: each is told where the other does, so that what a
     serializer has made for the node of one run is of no use to a deserializer in the next.
     """
     run: set[Hashable] = set()
     restored: set[Hashable] = set()
-    front = set(wanted)
+    frontier = set(wanted)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="handoff-checkpoint") as pool:
-        while front:
-            looked = [id for id in front if id in candidates]
-            restored.update(id for id, whole in zip(looked, pool.map(is_whole, looked), strict=True) if whole)
+        while frontier:
+            to_check = [id for id in frontier if id in candidates]
+            restored.update(
+                id for id, intact in zip(to_check, pool.map(is_intact, to_check), strict=True) if intact
+            )
             # Where there is no file to look at, the walk goes on at once, however long the chain.
-            stack = [id for id in front if id not in restored]
-            front = set()
+            stack = [id for id in frontier if id not in restored]
+            frontier = set()
             while stack:
                 id = stack.pop()
                 if id in run:
                     continue
                 run.add(id)
-                if id in halves:
-                    restored.discard(halves[id])
-                    stack.append(halves[id])
+                if id in peers:
+                    restored.discard(peers[id])
+                    stack.append(peers[id])
                 for d in dependencies[id]:
                     if d in candidates and d not in restored and d not in run:
-                        front.add(d)
+                        frontier.add(d)
                     elif d not in candidates:
                         stack.append(d)
-            front -= run
+            frontier -= run
     return run, restored
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Generator, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from handoff_dask._client.gathering import gather
+from handoff_dask._client.gather import gather
 from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
-from handoff_dask._client.run_life import RunLife
+from handoff_dask._client.run_lifecycle import RunLifecycle
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.records import Event, events_of
 from handoff_dask._scheduling.runs import ENDED
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from handoff_dask._display.timeline import Timeline
 
 
-class Run(RunLife):
+class Run(RunLifecycle):
     """A run on a cluster. Made by :func:`handoff_dask.submit`.
 
     With a blocking client the methods block; with an asynchronous one those that talk to the cluster
@@ -46,14 +46,14 @@ class Run(RunLife):
         ``"submitting"``, ``"pending"`` (waits for nodes), ``"running"``, ``"finished"``, ``"failed"`` or
         ``"cancelled"``.
         """
-        return self._status_now
+        return self._current_status
 
     def done(self) -> bool:
         """Whether the run has ended, however it did."""
-        return self._status_now in ENDED
+        return self._current_status in ENDED
 
     def __repr__(self) -> str:
-        return f"<Run {self.id} of DAG {self.dag.id!r}: {self._stands}>"
+        return f"<Run {self.id} of DAG {self.dag.id!r}: {self._status_text}>"
 
     def _repr_html_(self) -> str:
         return module_for("html").run(self)
@@ -208,12 +208,14 @@ class Run(RunLife):
             return f"function {id!r} is inline: it is evaluated inside each function that depends on it"
         if id not in self._compiled.ids:
             return f"function {id!r} need not run: its result, or what follows from it, is in a checkpoint"
-        await self._started()
+        await self._wait_started()
         text: str | None = await self._ask("explain", number=self._compiled.ids.index(id))
         if text is not None:
             return text
         how = ENDED.get(self.status, "is not known there")
-        why = f": {self._why_gone}" if self._why_gone and self.status == "cancelled" else ""
+        why = (
+            f": {self._unreachable_reason}" if self._unreachable_reason and self.status == "cancelled" else ""
+        )
         return f"function {id!r} is not waiting: its run {how}{why}"
 
     def events(self) -> Any:

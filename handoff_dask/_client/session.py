@@ -16,7 +16,7 @@ from handoff_dask._adapter.install import check_protocol, install
 from handoff_dask._adapter.probe import check_address, check_answers
 from handoff_dask._adapter.shared import shared
 from handoff_dask._adapter.versions import with_versions
-from handoff_dask._client.connection import connected, is_closed, retried
+from handoff_dask._client.connection import is_closed, retry_on_disconnect, wait_until_connected
 from handoff_dask.exceptions import ClusterNotReadyError
 
 
@@ -100,10 +100,10 @@ async def ensure_plugin(client: Client) -> None:
     ClusterNotReadyError
         The cluster does not let us, lacks handoff_dask, or has a version that speaks otherwise.
     """
-    if not await connected(client):
+    if not await wait_until_connected(client):
         raise ClusterNotReadyError(f"{client!r} is closed, as it could not connect to its scheduler")
     # Asked each time: somebody may have removed the plugin, or restarted the scheduler.
-    installed = await retried(client, partial(install, client))
+    installed = await retry_on_disconnect(client, partial(install, client))
     if is_closed(client):
         raise ClusterNotReadyError(f"{client!r} was closed, or lost the connection to its scheduler")
     try:

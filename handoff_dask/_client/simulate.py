@@ -248,7 +248,7 @@ def _seconds_of(ids: list[Hashable], durations: Any) -> list[float]:
             shown = ", ".join(repr(id) for id in missing[:3])
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise ValueError(f"durations have nothing for functions {shown}{more}")
-        found = [_recorded(durations[id]) for id in ids]
+        found = [_duration_of(durations[id]) for id in ids]
     else:
         found = [durations] * len(ids)
     for id, seconds in zip(ids, found, strict=True):
@@ -259,6 +259,6 @@ def _seconds_of(ids: list[Hashable], durations: Any) -> list[float]:
     return [float(seconds) for seconds in found]
 
 
-def _recorded(duration: Any) -> Any:
+def _duration_of(duration: Any) -> Any:
     """Seconds that a record tells of, or what was given instead of one."""
     return duration.duration if isinstance(duration, FunctionRecord) else duration

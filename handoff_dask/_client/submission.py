@@ -11,12 +11,12 @@ import dask
 from distributed import Client, Future
 from distributed.protocol import pickle
 
-from handoff_dask._adapter._dask import client as border
+from handoff_dask._adapter._dask import client as dask_client
 from handoff_dask._adapter.compile import Compiled, NumberOrder
 from handoff_dask._adapter.install import check_protocol, explain_unusable
 from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._adapter.versions import with_versions
-from handoff_dask._client.outcome import allocation_error
+from handoff_dask._client.run_errors import allocation_error
 from handoff_dask._client.session import ensure_plugin
 from handoff_dask.exceptions import ClusterNotReadyError, SerializationError
 
@@ -39,7 +39,7 @@ class Submission:
         self._compiled = compiled
         self._unkept: list[Future] = []
 
-    async def announce(
+    async def register(
         self, dag_id: Hashable, spec: bytes, ask: Callable[..., Awaitable[Any]]
     ) -> Mapping[str, Any]:
         """Tell the plugin of the run; again if the plugin is removed before it answers.
@@ -95,7 +95,7 @@ class Submission:
         def hand_over() -> dict[Any, Future]:
             with dask.annotate(span=span) if span else contextlib.nullcontext():
                 keys = [compiled.keys[n] for n in compiled.wanted]
-                return border.send_graph(self._client, compiled.graph, keys, NumberOrder())
+                return dask_client.send_graph(self._client, compiled.graph, keys, NumberOrder())
 
         futures = contextvars.Context().run(hand_over)
         self.sent = True
@@ -107,31 +107,31 @@ class Submission:
             else:
                 self._unkept.append(future)
 
-    def reclaim(self) -> list[int]:
+    def revive_futures(self) -> list[int]:
         """Take up the futures that Dask cancelled when the connection broke: numbers of their functions."""
         numbers = []
         for future in (*self.futures.values(), *self._unkept):
-            if border.is_held(self._client, future):  # not released meanwhile
-                border.take_up(self._client, future)
+            if dask_client.is_held(self._client, future):  # not released meanwhile
+                dask_client.take_up(self._client, future)
                 numbers.append(future.key[1])
         return numbers
 
-    def lose(self, reason: str) -> None:
+    def cancel_futures(self, reason: str) -> None:
         """Cancel the futures: the scheduler does not have the run any more."""
         for future in (*self.futures.values(), *self._unkept):
-            border.cancel_here(self._client, future, reason)
+            dask_client.cancel_here(self._client, future, reason)
 
-    def ended(self) -> None:
+    def release_unkept(self) -> None:
         """Give up what nobody keeps."""
         self._unkept.clear()
 
-    def why_unread(self) -> BaseException | None:
+    def graph_error(self) -> BaseException | None:
         """Why the scheduler could not read the graph, as futures have it."""
-        failed = (border.error_of(f) for f in self.futures.values() if f.status == "error")
+        failed = (dask_client.error_of(f) for f in self.futures.values() if f.status == "error")
         return next(failed, None)
 
 
-def pickled(compiled: Compiled, dag_id: Hashable) -> bytes:
+def pickle_spec(compiled: Compiled, dag_id: Hashable) -> bytes:
     """A run for the scheduling core, as bytes.
 
     Raises

@@ -195,13 +195,13 @@ def schedule(schedule: Schedule) -> str:
 @never_raises
 def run(run: Run) -> str:
     """A run: how it stands, as far as it is known here."""
-    return run_html(head_of(run), run._seen)
+    return run_html(head_of(run), run._last_progress)
 
 
 def head_of(run: Run) -> str:
     """How a run stands, in words."""
     return (
-        f"<b>Run {escape(run.id)}</b> of DAG {escape(value_text(run.dag.id))}: {escape(run._stands)},"
+        f"<b>Run {escape(run.id)}</b> of DAG {escape(value_text(run.dag.id))}: {escape(run._status_text)},"
         f" {len(run.results):,d} of {len(run.futures):,d} results, {seconds(run.elapsed)}"
     )
 

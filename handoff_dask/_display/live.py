@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING
 
-from handoff_dask._client.watching import follow_soon
+from handoff_dask._client.progress import follow_in_background
 from handoff_dask._display.html import head_of, run_html
 from handoff_dask._display.progress import CellOutput, NotebookProgress, in_notebook, line_of, troubles_of
 from handoff_dask._model.progress import Progress
@@ -24,7 +24,7 @@ def show(run: Run) -> None:
     """
     if not in_notebook():
         raise NotImplementedError
-    follow_soon(run, RunDisplay(run))
+    follow_in_background(run, RunDisplay(run))
 
 
 class RunDisplay:
@@ -34,7 +34,7 @@ class RunDisplay:
         self._run = weakref.ref(run)
         self._head = head_of(run)
         self._text = repr(run)
-        self._seen: Progress | None = run._seen
+        self._seen: Progress | None = run._last_progress
         self._troubles: list[str] = []
         self._output = CellOutput(self._html(), self._text)
 

@@ -13,7 +13,7 @@ from handoff_dask._display.words import seconds
 from handoff_dask._model.progress import NodeLoad, Progress, Trouble
 
 if TYPE_CHECKING:
-    from handoff_dask._client.watching import Display
+    from handoff_dask._client.progress import Display
 
 #: Seconds after which a log says again how far a run is, when less than another tenth is done.
 PAUSE = 60.0

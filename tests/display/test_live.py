@@ -9,7 +9,7 @@ from helpers import dag_of, gate, identity, pass_gate, until
 from nbclient import NotebookClient
 
 from handoff_dask import DAG, Function, submit
-from handoff_dask._client.watching import follow_soon
+from handoff_dask._client.progress import follow_in_background
 
 SETUP = """
 import sys, threading, types, warnings
@@ -76,7 +76,7 @@ def test_a_cell_that_is_over_is_kept_up_to_date(tmp_path):
         "door.set()\n"
         "run.result(50)\n"
         "print(next(html for html in seen if '3 running' in html))\n"
-        "print('tasks', len(run._followers))",
+        "print('tasks', len(run._display_tasks))",
     )
     html, _ = shown(first)
     assert ": finished, 5 of 5 results" in html
@@ -133,11 +133,11 @@ def test_a_run_that_has_ended_is_looked_at_once(client):
     run = submit(dag_of(Function("f", identity, extra_args=[1])), client)
     run.wait(20)
     seen = Seen()
-    follow_soon(run, seen)
+    follow_in_background(run, seen)
     until(lambda: seen.closed)
     assert len(seen.updates) == 1
     assert seen.updates[0].finished == 1
-    assert not run._followers
+    assert not run._display_tasks
 
 
 def test_watching_does_not_keep_a_run(client):
@@ -145,7 +145,7 @@ def test_watching_does_not_keep_a_run(client):
     run = submit(dag_of(Function("f", pass_gate, extra_args=["watched"])), client)
     door.await_inside(1)
     seen = Seen()
-    follow_soon(run, seen)
+    follow_in_background(run, seen)
     until(lambda: seen.updates)
     del run
     until(lambda: seen.closed, what="the watcher has noticed")
@@ -163,7 +163,7 @@ def test_whoever_has_waited_finds_the_end_shown(client, monkeypatch):
 
     monkeypatch.setattr(run, "_progress", slow)
     seen = Seen()
-    follow_soon(run, seen)
+    follow_in_background(run, seen)
     assert run.wait(20)
     assert seen.closed == 1
     assert seen.updates[-1].finished == 1
@@ -178,9 +178,9 @@ def test_waiting_for_a_run_is_not_kept_up_by_a_picture(client, monkeypatch):
 
     monkeypatch.setattr(run, "_progress", never)
     seen = Seen()
-    follow_soon(run, seen)
+    follow_in_background(run, seen)
     assert run.wait(20)
-    client.loop.add_callback(lambda: [task.cancel() for task in run._followers])
+    client.loop.add_callback(lambda: [task.cancel() for task in run._display_tasks])
     until(lambda: seen.closed)
 
 

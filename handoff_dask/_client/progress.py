@@ -13,10 +13,10 @@ from handoff_dask._client.run import Run
 from handoff_dask._model.progress import NodeLoad, Progress, Trouble, Waiting
 
 #: Seconds between two looks at a run.
-INTERVAL = 0.25
+REFRESH_INTERVAL = 0.25
 
 #: Seconds between two looks at a run that goes on for long, and that nobody need look at.
-SLOW = 2.0
+MAX_REFRESH_INTERVAL = 2.0
 
 
 class Display(Protocol):
@@ -29,17 +29,17 @@ class Display(Protocol):
         """Leave what is shown as it is."""
 
 
-async def watch(run: Run, timeout: float | None, display: Display) -> bool:
+async def wait_with_display(run: Run, timeout: float | None, display: Display) -> bool:
     """Wait for the end and show how far the run is meanwhile. Answers whether it has ended."""
     progress = progress_of({}, run._compiled.ids, run.elapsed)
     try:
         while True:
-            left = INTERVAL if timeout is None else min(INTERVAL, timeout - run.elapsed)
+            left = REFRESH_INTERVAL if timeout is None else min(REFRESH_INTERVAL, timeout - run.elapsed)
             ended = await run._wait(max(0.0, left))
             answer = await run._progress(progress.tries)
             progress = _after(progress, answer, run)
             display.update(progress)
-            if ended or left < INTERVAL:
+            if ended or left < REFRESH_INTERVAL:
                 return ended
     finally:
         display.close()
@@ -50,11 +50,11 @@ def _after(before: Progress, answer: dict[str, Any], run: Run) -> Progress:
     if answer or not run._compiled.keys:
         return progress_of(answer, run._compiled.ids, run.elapsed)
     return before._replace(
-        elapsed=run.elapsed, troubles=(), more_troubles=0, remaining=None, lost=run._why_gone
+        elapsed=run.elapsed, troubles=(), more_troubles=0, remaining=None, lost=run._unreachable_reason
     )
 
 
-def follow_soon(run: Run, display: Display) -> None:
+def follow_in_background(run: Run, display: Display) -> None:
     """Show how far a run is until it has ended, in the background. From any thread; returns at once."""
     reference = weakref.ref(run)
 
@@ -66,8 +66,8 @@ def follow_soon(run: Run, display: Display) -> None:
         task = asyncio.get_running_loop().create_task(
             _follow(reference, display), context=contextvars.Context()
         )
-        followed._followers.add(task)
-        task.add_done_callback(followed._followers.discard)
+        followed._display_tasks.add(task)
+        task.add_done_callback(followed._display_tasks.discard)
 
     with contextlib.suppress(RuntimeError):  # the loop is closed: so is the client, and the run has ended
         run._client.loop.add_callback(start)
@@ -79,19 +79,21 @@ async def _follow(reference: Callable[[], Run | None], display: Display) -> None
     try:
         while (run := reference()) is not None:
             with contextlib.suppress(Exception):  # whoever waits for the run is told
-                await run._started()
+                await run._wait_started()
             ended = run.done()
             answer: dict[str, Any] = {}
             with contextlib.suppress(OSError):  # the connection is gone: then the client is soon closed
                 answer = await run._progress(seen)
-            progress = _after(run._seen or progress_of({}, run._compiled.ids, run.elapsed), answer, run)
+            progress = _after(
+                run._last_progress or progress_of({}, run._compiled.ids, run.elapsed), answer, run
+            )
             if answer or progress.lost is not None:
-                run._seen = progress
+                run._last_progress = progress
                 seen = progress.tries
                 display.update(progress)
             if ended:
                 return
-            event, pause = run._ended, min(SLOW, max(INTERVAL, run.elapsed / 40))
+            event, pause = run._ended, min(MAX_REFRESH_INTERVAL, max(REFRESH_INTERVAL, run.elapsed / 40))
             del run
             with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
                 await asyncio.wait_for(event.wait(), pause)

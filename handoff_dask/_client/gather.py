@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Future
 
-from handoff_dask._adapter._dask import client as border
+from handoff_dask._adapter._dask import client as dask_client
 from handoff_dask._client.connection import connection_of
 from handoff_dask._model.shown import shown
 from handoff_dask.exceptions import FunctionFailedError, RunCancelledError, RunError
@@ -29,19 +29,19 @@ async def gather(run: Run, futures: Mapping[Hashable, Future]) -> dict[Hashable,
     """
     connection, client = connection_of(run._client), run._client
     while True:
-        await connection.settled()
-        if run._why_gone is not None and futures:
+        await connection.wait_until_attached()
+        if run._unreachable_reason is not None and futures:
             raise _gone_with_results(run)
-        over = border.connection(client)
+        over = dask_client.connection(client)
         try:
             try:
-                values = await border.gather(client, futures.values())
+                values = await dask_client.gather(client, futures.values())
             except Exception as error:
                 _forget_frames(error, futures.values())
                 # Which one is it that does not come? All others do, one by one.
                 values = [await _gather_one(run, id, future) for id, future in futures.items()]
         except RunError:
-            if over is None or border.is_connected_by(client, over):
+            if over is None or dask_client.is_connected_by(client, over):
                 raise
             await asyncio.sleep(0.01)  # the connection broke: Dask takes note of it, and makes another
         else:
@@ -49,16 +49,16 @@ async def gather(run: Run, futures: Mapping[Hashable, Future]) -> dict[Hashable,
 
 
 def _gone_with_results(run: Run) -> RunError:
-    reason = f"its results are gone: {run._why_gone}"
+    reason = f"its results are gone: {run._unreachable_reason}"
     return run._with_run(RunCancelledError(run.dag.id, run.id, reason))
 
 
 async def _gather_one(run: Run, id: Hashable, future: Future) -> Any:
-    if not border.is_known(run._client, future) or future.status == "cancelled":
+    if not dask_client.is_known(run._client, future) or future.status == "cancelled":
         gone = f"the future of function {id!r} was cancelled or released, and its result went with it"
         raise run._with_run(RunCancelledError(run.dag.id, run.id, gone))
     try:
-        (value,) = await border.gather(run._client, [future])
+        (value,) = await dask_client.gather(run._client, [future])
     except Exception as error:
         _forget_frames(error, [future])
         record = (await run._records()).get(id)  # None: the plugin was removed before anybody asked
@@ -71,5 +71,5 @@ async def _gather_one(run: Run, id: Hashable, future: Future) -> Any:
 
 def _forget_frames(error: BaseException, futures: Iterable[Future]) -> None:
     """Keep a future that holds an exception from holding, by its traceback, whoever has fetched it."""
-    if any(error is border.error_of(future) for future in futures):
+    if any(error is dask_client.error_of(future) for future in futures):
         error.__traceback__ = None

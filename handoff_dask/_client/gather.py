@@ -1,4 +1,4 @@
-"""Fetching results of a run from the cluster."""
+"""Fetch a run's results from the cluster."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 
 
 async def gather(run: Run, futures: Mapping[Hashable, Future]) -> dict[Hashable, Any]:
-    """Fetch results, again if the connection breaks meanwhile.
+    """Fetch results, again if the connection breaks.
+
+    Parameters
+    ----------
+    run : Run
+    futures : mapping
+        Function id → future.
 
     Raises
     ------
     FunctionFailedError
-        A result cannot be fetched: by its function's name, with the cause.
+        A result cannot be fetched. The error names its function and has the reason as ``__cause__``.
     RunCancelledError
         The results are gone: the client was closed, the scheduler restarted, or a future was released.
     """
@@ -31,24 +37,24 @@ async def gather(run: Run, futures: Mapping[Hashable, Future]) -> dict[Hashable,
     while True:
         await connection.wait_until_attached()
         if run._unreachable_reason is not None and futures:
-            raise _gone_with_results(run)
-        over = dask_client.connection(client)
+            raise _results_gone(run)
+        comm = dask_client.connection(client)
         try:
             try:
                 values = await dask_client.gather(client, futures.values())
             except Exception as error:
                 _forget_frames(error, futures.values())
-                # Which one is it that does not come? All others do, one by one.
+                # Dask does not tell which result is unavailable, so fetch them one by one.
                 values = [await _gather_one(run, id, future) for id, future in futures.items()]
         except RunError:
-            if over is None or dask_client.is_connected_by(client, over):
+            if comm is None or dask_client.is_connected_by(client, comm):
                 raise
-            await asyncio.sleep(0.01)  # the connection broke: Dask takes note of it, and makes another
+            await asyncio.sleep(0.01)  # the connection broke: let Dask notice and reconnect
         else:
             return dict(zip(futures, values, strict=True))
 
 
-def _gone_with_results(run: Run) -> RunError:
+def _results_gone(run: Run) -> RunError:
     reason = f"its results are gone: {run._unreachable_reason}"
     return run._with_run(RunCancelledError(run.dag.id, run.id, reason))
 
@@ -61,7 +67,7 @@ async def _gather_one(run: Run, id: Hashable, future: Future) -> Any:
         (value,) = await dask_client.gather(run._client, [future])
     except Exception as error:
         _forget_frames(error, [future])
-        record = (await run._records()).get(id)  # None: the plugin was removed before anybody asked
+        record = (await run._records()).get(id)  # None if the plugin was removed before anything was fetched
         reason = None if record is not None and record.status == "failed" else shown(error)
         attempts = () if record is None else record.attempts
         failure = FunctionFailedError(run.dag.id, run.id, id, attempts, reason=reason)
@@ -70,6 +76,6 @@ async def _gather_one(run: Run, id: Hashable, future: Future) -> Any:
 
 
 def _forget_frames(error: BaseException, futures: Iterable[Future]) -> None:
-    """Keep a future that holds an exception from holding, by its traceback, whoever has fetched it."""
+    """Drop the traceback of an exception that a future holds, whose frames would keep the caller alive."""
     if any(error is dask_client.error_of(future) for future in futures):
         error.__traceback__ = None

@@ -145,9 +145,7 @@ def plan_run(
         wanted = set(dependencies) - needed
         wanted |= set() if isinstance(keep, str) else set(keep)
     candidates = {id for id, entry in entries.items() if entry.name in existing}
-    peers = {
-        id: f.peer for id, f in functions.items() if isinstance(f, Transfer) and f.peer in functions
-    }
+    peers = {id: f.peer for id, f in functions.items() if isinstance(f, Transfer) and f.peer in functions}
     run, restored = _walk_upstream(
         wanted, dependencies, candidates, peers, lambda id: _is_intact(directory, entries[id])
     )

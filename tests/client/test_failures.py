@@ -458,7 +458,7 @@ def test_ids_that_do_not_pickle_are_named(client):
 
 
 def test_what_is_not_a_dag_is_named(client):
-    with pytest.raises(TypeError, match=r"a handoff_dask.DAG is needed, not \{\}"):
+    with pytest.raises(TypeError, match=r"dag must be a handoff_dask.DAG, not \{\}"):
         handoff.execute({}, client)
 
 

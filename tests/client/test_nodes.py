@@ -95,7 +95,7 @@ def test_register_node_says_what_a_node_has():
         ({"cpu": -1}, ValueError, "capacity: cpu must not be negative"),
         ({"cpu": "many"}, ValueError, "capacity: cpu must be a number"),
         ([("cpu", 1)], TypeError, "capacity must be a mapping"),
-        ({"threads": 3}, ValueError, "a node's threads are those of its worker"),
+        ({"threads": 3}, ValueError, "capacity cannot set threads, which are the worker's"),
     ],
 )
 def test_bad_capacities_are_named(client, capacity, error, text):

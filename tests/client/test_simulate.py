@@ -375,7 +375,7 @@ def test_what_fits_nowhere_is_an_error():
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"dag": [1]}, TypeError, "a handoff_dask.DAG is needed"),
+        ({"dag": [1]}, TypeError, "dag must be a handoff_dask.DAG"),
         ({"dag": dag_of(fn("x", "y"))}, InvalidDAGError, "y"),
         ({"dag": dag_of(Function("x", type="input"))}, InvalidDAGError, "input function"),
         ({"nodes": {}}, ValueError, "at least one node is needed"),

@@ -94,7 +94,7 @@ def test_closing_the_client_is_the_end_of_it(tmp_path):
     )
     html, text = shown(outputs)
     assert ": cancelled" in html
-    assert ": cancelled, since its client was closed>" in text
+    assert ": cancelled, because its client was closed>" in text
 
 
 def test_an_asynchronous_client(tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handoff_dask._client.history import History, absolute
+from handoff_dask._client.history import History, absolute_path
 from handoff_dask._client.resume import CheckpointLike, Selection, check_checkpoint
 from handoff_dask._model.allocator import Allocator
 from handoff_dask._model.dag import DAG
@@ -106,7 +106,7 @@ class RunOptions:
         """
         if self.history is None:
             return None
-        return self.history.path if isinstance(self.history, History) else absolute(self.history)
+        return self.history.path if isinstance(self.history, History) else absolute_path(self.history)
 
     def check_keep(self, dag: DAG) -> None:
         """Raise unless every function in ``keep`` exists and has a result."""

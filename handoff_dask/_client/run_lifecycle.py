@@ -1,4 +1,4 @@
-"""What happens to a run of this client, from its announcement to its end, on the event loop."""
+"""Lifecycle of a run as its client sees it, from registration to the end, on the event loop."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from handoff_dask.exceptions import (
     RunTimeoutError,
 )
 
-#: Seconds between looks at whether the client is still connected while waiting for a run.
+#: Seconds between checks, while waiting for a run, that its client is still open.
 _CHECK_INTERVAL = 0.5
 
 
 class RunLifecycle:
-    """What happens to a run, and what is asked about it, on the event loop of its client.
+    """Asynchronous implementation of :class:`Run`, for the client's own modules.
 
-    Whoever holds a :class:`Run` calls its public methods; everything here is for the modules of the client.
+    Everything here runs on the client's event loop; :class:`Run` adds the public methods.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class RunLifecycle:
         self._display_tasks: set[asyncio.Task[None]] = set()
         weakref.finalize(self, release_run, weakref.ref(client), self.id)
 
-    # ------------------------------------------------------------------ starting, and what is heard
+    # ------------------------------------------------------------------ start and scheduler messages
 
     async def _start(self) -> None:
         try:
@@ -97,10 +97,10 @@ class RunLifecycle:
             raise
 
     async def _open_history(self) -> None:
-        """See that the run can be written when it ends, and how long functions took before."""
-        path, self._history = self._history, None  # if that is not so, it will not be tried again
+        """Check that the history is writable, and read how long functions took in earlier runs."""
+        path, self._history = self._history, None  # do not try to write there at the end if this fails
         if path is not None:
-            # Others may be writing there for a while, and this loop may be that of the whole cluster.
+            # Other processes may hold the file's lock, and this may be the event loop of the whole cluster.
             self._compiled = await asyncio.to_thread(with_hints, self._compiled, path)
             self._history = path
 
@@ -116,33 +116,33 @@ class RunLifecycle:
         except AllocationError as error:
             self._error = self._with_run(error)
             raise
-        if answer["status"] in ENDED:  # asked again, it had been announced already
+        if answer["status"] in ENDED:  # a repeated request: the run had been registered before
             self._finish(answer["status"])
         elif not self._ended.is_set():
-            if self._status == "submitting":  # it may have begun since this was answered
+            if self._status == "submitting":  # "begun" may have overtaken this answer
                 self._status = answer["status"]
                 self._note_node_wait(answer.get("waiting"))
             self._submission.send()
 
     def _start_in_background(self) -> None:
-        """Start in the background, on the event loop that calls this."""
+        """Start in the background, on the calling thread's event loop."""
         self._starting = asyncio.ensure_future(self._start())
-        # Whoever awaits the run gets the error; when nobody does, it is not the loop's to complain about.
+        # Retrieve the error so that asyncio does not log it; awaiting the run raises it.
         self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def _note_node_wait(self, waiting: Any) -> None:
-        """Take note of what it waits for before it begins, if it does."""
+        """Store what the run waits for before it begins, if it waits."""
         if self._status == "pending":
             self._node_wait.update(waiting)
 
     def _on_begun(self) -> None:
-        """It has the nodes that it waited for."""
+        """Handle the scheduler's message that the run has begun."""
         if self._status in ("submitting", "pending"):
             self._status = "running"
             self._node_wait.end(self._status)
 
     def _on_reattached(self, status: str, arrived: bool) -> None:
-        """The scheduler has the run still; what was sent while the connection broke may not have arrived."""
+        """Handle a reconnect to a scheduler that has the run. Resend the graph if it had not arrived."""
         if self._ended.is_set():
             return
         if status == "running":
@@ -153,16 +153,16 @@ class RunLifecycle:
             self._submission.send()
 
     def _on_lost(self, reason: str) -> None:
-        """The scheduler does not have the run any more."""
+        """Handle a reconnect to a scheduler that does not know the run."""
         if not self._submission.sent:
-            return  # it is being announced
+            return  # registration is in progress and will be retried
         self._lost_reason = reason
         self._submission.cancel_futures(reason)
         if not self._ended.is_set():
             self._finish("cancelled")
 
     def _finish(self, status: str) -> None:
-        """Take note of the end: nothing else gives a run a final status. On the event loop."""
+        """Set the final status; no other method does. On the event loop."""
         if self._ended.is_set():
             return
         self._status = status
@@ -172,11 +172,11 @@ class RunLifecycle:
         self._ended.set()
         if self._history is not None and self._recording is None:
             self._recording = asyncio.ensure_future(record_run(self, self._history))
-            # Whoever waits for the run gets the error, where warnings are errors.
+            # Retrieve the error so that asyncio does not log it; waiting for the run raises it.
             self._recording.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _wait_recorded(self) -> None:
-        """Wait until the run is in its history, if it has one."""
+        """Wait until the run is written to its history, if it has one."""
         if self._recording is not None:
             await asyncio.shield(self._recording)
 
@@ -184,7 +184,7 @@ class RunLifecycle:
 
     @property
     def _current_status(self) -> str:
-        """The status, which is that of a cancelled run once the client is closed."""
+        """The status; ``"cancelled"`` if the client was closed before the run ended."""
         return "cancelled" if self._status not in ENDED and self._closed else self._status
 
     @property
@@ -193,12 +193,12 @@ class RunLifecycle:
 
     @property
     def _status_text(self) -> str:
-        """The status, and what it waits for, or why it is lost if it is."""
+        """The status, with the nodes that the run waits for or the reason why it was lost."""
         waiting = self._node_wait.current
         if waiting is not None and self._current_status == "pending":
             return f"{self._current_status}, {waiting}"
         lost = self._current_status == "cancelled" and self._unreachable_reason is not None
-        return f"{self._current_status}, since {self._unreachable_reason}" if lost else self._current_status
+        return f"{self._current_status}, because {self._unreachable_reason}" if lost else self._current_status
 
     @property
     def _closed(self) -> bool:
@@ -206,7 +206,7 @@ class RunLifecycle:
 
     @property
     def _unreachable_reason(self) -> str | None:
-        """Why the scheduler cannot be asked about this run any more; None if it can."""
+        """Why the scheduler can no longer be asked about this run; None if it can."""
         if self._lost_reason is not None or not self._closed:
             return self._lost_reason
         return explain_closed(self._client, self.futures.values())
@@ -225,9 +225,7 @@ class RunLifecycle:
             if not self._ended.is_set() and self._closed:
                 self._finish("cancelled")
         await self._wait_recorded()
-        if (
-            self._display_tasks
-        ):  # what a notebook shows of it, is the end; but nobody waits long for a picture
+        if self._display_tasks:  # let notebooks show the final state, but do not wait long for that
             await asyncio.wait(self._display_tasks, timeout=1)
         return True
 
@@ -238,12 +236,12 @@ class RunLifecycle:
     # ------------------------------------------------------------------ asking
 
     async def _ask(self, question: str, **arguments: Any) -> Any:
-        """Ask the plugin about this run; None when nobody there knows it, or can be asked any more.
+        """Ask the plugin about this run. Return None if it does not know it or is unreachable.
 
         Raises
         ------
         ClusterNotReadyError
-            There is a connection, but nobody answers.
+            The client is connected, but the scheduler does not answer.
         """
 
         async def ask() -> Any:
@@ -259,13 +257,13 @@ class RunLifecycle:
             raise ClusterNotReadyError(f"the scheduler does not answer: {error!r}") from error
 
     async def _fetch_report(self) -> dict[str, Any]:
-        """How the run stands, and why: ``{}`` when the scheduler does not know."""
+        """Return the scheduler's report on the run: status and errors. ``{}`` if it does not know the run."""
         if not self._compiled.keys:
             return {}
         return await self._ask("report") or {}
 
     async def _fetch_summaries(self) -> Summaries:
-        """What is known of each function, as far as the scheduler knows or was asked before."""
+        """Return the summaries of the functions, updated if the scheduler still knows the run."""
         if self._compiled.keys:
             await self._summaries.update(self._ask)
         return self._summaries
@@ -280,7 +278,7 @@ class RunLifecycle:
     async def _records(self) -> Records:
         await self._wait_started()
         fetched = await self._fetch_summaries()
-        # Results keep the records: what these need of a run must not keep the run itself.
+        # A Result keeps its records alive, and these must not keep the run alive: capture single fields.
         spec, ids, summaries = self._compiled.spec, self._compiled.ids, list(fetched.by_number)
         number_of = dict(zip(ids, range(len(summaries)), strict=False))
         kinds, kind_of = spec.kinds, spec.kind_of
@@ -309,7 +307,7 @@ class RunLifecycle:
         return bool(cancelled)
 
     async def _time_out(self, timeout: float) -> RunError:
-        """End the run because it took too long."""
+        """Cancel the run because it exceeded its timeout, and return the error."""
         self._timed_out_after = timeout
         await self._cancel()
         summaries = (await self._fetch_summaries()).by_number
@@ -320,13 +318,13 @@ class RunLifecycle:
         return self._error
 
     async def _find_error(self) -> RunError | None:
-        """The error with which this run ended."""
+        """Return the error that the run ended with, or None if it finished."""
         if self._error is None and self._current_status != "finished":
             report, summaries = await self._fetch_report(), await self._fetch_summaries()
             error = find_error(
                 self._compiled, self.dag.id, self._status, self._unreachable_reason, report, summaries
             )
-            if report.get("broken"):  # a graph that the scheduler could not read: the futures know why
+            if report.get("broken"):  # if the scheduler could not read the graph, the futures carry the error
                 error.__cause__ = self._submission.graph_error()
             self._error = self._with_run(error)
         return self._error

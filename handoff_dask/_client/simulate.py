@@ -222,7 +222,7 @@ def simulate(
     )
     if isinstance(durations, History):
         names = [lowered.spec.kinds[kind].code for kind in lowered.spec.kind_of]
-        durations = durations._seconds_of(dag.id, lowered.order, names)
+        durations = durations._predict_seconds(dag.id, lowered.order, names)
     seconds = _seconds_of(lowered.order, durations)
     spec = replace(lowered.spec, seconds=seconds) if known else lowered.spec
     simulation = Simulation([Node(name, units) for name, units in capacities.items()], spec, seconds)

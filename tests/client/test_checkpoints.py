@@ -224,7 +224,7 @@ def test_what_nobody_wants_is_left_out(client, tmp_path):
     assert set(run.records) == {"d", "e"}
     assert (
         run.explain("a")
-        == "function 'a' need not run: its result, or what follows from it, is in a checkpoint"
+        == "function 'a' need not run: its result, or every result downstream, is in a checkpoint"
     )
     with pytest.raises(KeyError):
         run.explain("z")
@@ -550,7 +550,7 @@ def test_wrong_options(client, tmp_path, function, options, error, text):
 
 def test_arguments_that_nobody_can_look_into(client, tmp_path):
     dag = dag_of(Function("f", list, extra_args=[(x for x in ())]))
-    with pytest.raises(handoff.SerializationError, match="function 'f': what it does cannot be told"):
+    with pytest.raises(handoff.SerializationError, match="function 'f' cannot be fingerprinted"):
         handoff.execute(dag, client, checkpoint=tmp_path)
 
 

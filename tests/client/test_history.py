@@ -406,7 +406,7 @@ def test_a_database_of_something_else_is_left_alone(path):
         connection.execute(statement)
         connection.close()
         before = path.read_bytes()
-        with pytest.raises(HistoryError, match="it is a database of something else"):
+        with pytest.raises(HistoryError, match="it is a database of another application"):
             History(path)
         assert path.read_bytes() == before
 

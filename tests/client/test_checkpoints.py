@@ -524,7 +524,7 @@ def test_functions_with_a_timeout(client, tmp_path):
     [
         ({"checkpoint": 3}, TypeError, "checkpoint must be a path, a URL or a Checkpoint, not 3"),
         ({"checkpoint": ""}, ValueError, "is empty"),
-        ({"checkpoint_of": ["a"]}, ValueError, "checkpoint= does not say where"),
+        ({"checkpoint_of": ["a"]}, ValueError, "but checkpoint= is missing"),
         ({"checkpoint": "{}", "checkpoint_of": "a"}, TypeError, "a list of function ids or a callable"),
         ({"checkpoint": "{}", "checkpoint_of": 3}, TypeError, "a list of function ids or a callable"),
         ({"checkpoint": "{}", "checkpoint_of": ["z"]}, ValueError, "has no function 'z'"),

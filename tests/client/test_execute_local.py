@@ -204,7 +204,7 @@ def test_async_code_fails_like_other_code(max_concurrency):
 
 @pytest.mark.parametrize("wrong", [None, {}, [], "dag", Function("f", list)])
 def test_not_a_dag(wrong):
-    with pytest.raises(TypeError, match=r"a handoff_dask\.DAG is needed"):
+    with pytest.raises(TypeError, match=r"dag must be a handoff_dask\.DAG"):
         execute_local(wrong)
 
 

@@ -418,7 +418,7 @@ def test_a_broken_core_ends_the_run_instead_of_hanging_it(client, cluster, monke
         ({"max_concurrency": 0}, ValueError, "max_concurrency must be a whole number of at least 1"),
         ({"limits": {"db": -1}}, ValueError, "limits: db must not be negative"),
         ({"limits": [1]}, TypeError, "limits must be a mapping"),
-        ({"limits": {"max_concurrency": 1}}, ValueError, "an option of its own"),
+        ({"limits": {"max_concurrency": 1}}, ValueError, "a limit cannot be named 'max_concurrency'"),
         ({"allocation_strategy": "worst"}, ValueError, "allocation_strategy must be one of"),
         ({"keep": "some"}, ValueError, 'keep must be "all", "sinks" or a list'),
         ({"keep": 7}, TypeError, "keep must be"),

@@ -226,7 +226,7 @@ def test_simulation_of_another_dag_takes_durations_by_code(history):
     assert simulated(history, ("f9", identity), ("new", identity), id="other") == {"f9": 2.0, "new": 4.0}
     # The DAG is known, and one of its functions is not.
     assert simulated(history, ("f2", identity), ("f3", identity)) == {"f2": 3.0, "f3": 2.0}
-    with pytest.raises(ValueError, match="durations have nothing for functions 'x'"):
+    with pytest.raises(ValueError, match="durations has no entry for functions 'x'"):
         simulated(history, ("x", str), id="other")
 
 

@@ -335,17 +335,20 @@ def test_records_of_a_real_run_are_durations(client):
 @pytest.mark.parametrize(
     ("durations", "text"),
     [
-        ("long", "durations: that of function 'x' must be a number, not 'long'"),
-        (None, "durations: that of function 'x' must be a number, not None"),
-        (True, "durations: that of function 'x' must be a number, not True"),
-        (-1, "durations: that of function 'x' must not be negative, but is -1"),
-        (float("nan"), "durations: that of function 'x' must be finite, but is nan"),
-        (float("inf"), "durations: that of function 'x' must be finite, but is inf"),
-        ([1, 2], "durations: that of function 'x' must be a number, not [1, 2]"),
-        ({"x": 1, "y": 1, "z": 1, "sum": "2"}, "durations: that of function 'sum' must be a number, not '2'"),
-        ({"x": 1, "z": 1}, "durations have nothing for functions 'y', 'sum'"),
-        ({}, "durations have nothing for functions 'x', 'y', 'z' and 1 more"),
-        (lambda id: None, "durations: that of function 'x' must be a number, not None"),
+        ("long", "durations: the duration of function 'x' must be a number, not 'long'"),
+        (None, "durations: the duration of function 'x' must be a number, not None"),
+        (True, "durations: the duration of function 'x' must be a number, not True"),
+        (-1, "durations: the duration of function 'x' must not be negative, but is -1"),
+        (float("nan"), "durations: the duration of function 'x' must be finite, but is nan"),
+        (float("inf"), "durations: the duration of function 'x' must be finite, but is inf"),
+        ([1, 2], "durations: the duration of function 'x' must be a number, not [1, 2]"),
+        (
+            {"x": 1, "y": 1, "z": 1, "sum": "2"},
+            "durations: the duration of function 'sum' must be a number, not '2'",
+        ),
+        ({"x": 1, "z": 1}, "durations has no entry for functions 'y', 'sum'"),
+        ({}, "durations has no entry for functions 'x', 'y', 'z' and 1 more"),
+        (lambda id: None, "durations: the duration of function 'x' must be a number, not None"),
     ],
 )
 def test_wrong_durations(durations, text):
@@ -466,7 +469,7 @@ def test_an_allocator_sees_ids_as_they_are():
 def test_an_allocator_that_leaves_functions_waiting():
     with pytest.raises(AllocatorError) as caught:
         simulate(dag_of(*(fn(i) for i in range(5)), id="d"), ONE, allocation_strategy=lambda ready, free: {})
-    assert caught.value.reason == ("it leaves functions waiting although nothing runs, such as [0, 1, 2]")
+    assert caught.value.reason == ("it stalled: functions are ready but none was placed, such as [0, 1, 2]")
     assert "DAG 'd'" in str(caught.value)
 
 

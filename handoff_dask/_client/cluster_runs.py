@@ -16,10 +16,10 @@ from handoff_dask.exceptions import HandoffError, RunNotFoundError
 
 
 def runs(client: Any = None) -> Any:
-    """List the runs on a cluster, current and recent, from all clients.
+    """List the current and recent runs on a cluster, whichever client submitted them.
 
-    The scheduler remembers the most recently ended runs without any remaining client handle, up to
-    ``handoff.recent-runs`` runs and ``handoff.recent-functions`` functions in total.
+    The scheduler remembers ended runs even after the last client handle to them is gone. It keeps the most
+    recent of these, up to ``handoff.recent-runs`` runs and ``handoff.recent-functions`` functions in total.
 
     Parameters
     ----------
@@ -57,8 +57,8 @@ def run_records(run_id: str, client: Any = None) -> Any:
     Returns
     -------
     Records
-        As ``Result.records``, except that function ids are replaced by their ``repr`` unless they consist of
-        strings, numbers, None and tuples of these: the scheduler does not know other ids. With an
+        As ``Result.records``. Function ids that do not consist of strings, numbers, None and tuples of these
+        are replaced by their ``repr``, since the scheduler does not have the ids themselves. With an
         asynchronous client, an awaitable of it.
 
     Raises

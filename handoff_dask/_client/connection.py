@@ -108,7 +108,7 @@ class Connection:
         dask_client.hear(client, RUN_ENDED, self._run_ended)
 
     def add(self, run: RunLifecycle) -> None:
-        """Notify a run from now on of its begin, its end and the state of the connection."""
+        """Register a run to be notified of its begin, its end, reconnects and its loss."""
         self.runs[run.id] = run
         if not self._checks.is_running():
             self._checks.start()

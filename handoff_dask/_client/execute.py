@@ -187,7 +187,7 @@ def execute(
         Seconds after which the run is cancelled.
     progress : bool
         Show progress: in a notebook, below the cell; on a terminal, on standard error, with one line per
-        node if rich is installed; otherwise as an occasional plain line. The estimated time left is based on
+        node if rich is installed; otherwise, as a plain line now and then. The time left is estimated from
         how long functions with the same code took.
 
     Returns

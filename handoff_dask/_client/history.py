@@ -435,7 +435,7 @@ def absolute_path(path: str | os.PathLike[str]) -> str:
 
 
 def _measured_seconds(status: str, attempts: Sequence[Attempt]) -> float | None:
-    """Return the duration of a function's last finished attempt, apart from loading a checkpoint, or None."""
+    """Return the duration of the last finished attempt that ran the code, or None if there is none."""
     if status == "finished":
         for a in reversed(attempts):
             if a.outcome == "finished" and not a.loaded:

@@ -34,7 +34,7 @@ def check_history(path: str) -> None:
 
 
 def with_hints(compiled: Compiled, path: str) -> Compiled:
-    """Return the run with the durations of its functions' code according to the history at this path.
+    """Return the run with duration hints for its functions, by code, from the history at this path.
 
     Creates the history if it does not exist. Blocks while another process writes to it, so do not call this
     on an event loop.

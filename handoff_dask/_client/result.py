@@ -58,7 +58,7 @@ class Result:
         Returns
         -------
         Timeline
-            If the result has been unpickled, without critical path and node capacities.
+            Without critical path and node capacities if the result has been unpickled.
         """
         return module_for("timeline").timeline_of(f"run of DAG {self.dag_id!r}", self.records, other)
 

@@ -39,7 +39,7 @@ class Results(Mapping[Hashable, Any]):
         return (await gather(self._run, {id: future}))[id]
 
     def gather(self) -> Any:
-        """Fetch all existing results at once. Return a dict, or an awaitable of one if asynchronous."""
+        """Fetch all existing results at once: a dict, or with an asynchronous client an awaitable of one."""
         return self._run._client.sync(gather, self._run, self._finished())
 
     def __iter__(self) -> Iterator[Hashable]:

@@ -34,7 +34,7 @@ class Run(RunLifecycle):
         The submitted DAG.
     futures : dict
         Function id → ``distributed.Future``, for every function whose result is kept. Dask accepts these
-        futures like any other. As long as they are referenced, the results stay on the cluster.
+        futures like any other. The results stay on the cluster while their futures are referenced.
     restored : tuple of ids
         Functions that did not need to run because their results were in the checkpoint directory.
     """

@@ -22,7 +22,7 @@ from handoff_dask.exceptions import (
 
 #: Possible causes of a cancellation while the client is open.
 _CANCELLED = (
-    "run.cancel() was called, futures that it needs were cancelled or released, the cluster was restarted, or"
+    "run.cancel() was called, futures of the run were cancelled or released, the cluster was restarted, or"
     " the handoff_dask plugin was removed from the scheduler"
 )
 

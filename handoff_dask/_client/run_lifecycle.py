@@ -236,7 +236,7 @@ class RunLifecycle:
     # ------------------------------------------------------------------ asking
 
     async def _ask(self, question: str, **arguments: Any) -> Any:
-        """Ask the plugin about this run. Return None if it does not know it or is unreachable.
+        """Ask the plugin about this run. Return None if the run is unknown or the scheduler unreachable.
 
         Raises
         ------

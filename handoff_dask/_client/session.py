@@ -1,4 +1,4 @@
-"""From the ``client=`` argument to a connected Dask client with the scheduler plugin installed."""
+"""Resolution of the ``client=`` argument to a Dask client, and installation of the scheduler plugin."""
 
 from __future__ import annotations
 

@@ -118,14 +118,14 @@ class Schedule:
         return module_for("timeline").timeline_of(f"simulation of DAG {self.dag_id!r}", self.records, other)
 
     def to_pandas(self) -> Any:
-        """Return a table with one row per function, in the order of their starts.
+        """Return a table with one row per function, ordered by start time.
 
         Returns
         -------
         pandas.DataFrame
             Columns ``function`` (its id), ``node``, ``ready``, ``started``, ``stopped``, ``seconds``, and one
-            column per resource in any cost, with its name (or ``cost of NAME`` if the name is one of the
-            columns before).
+            column per resource that any function asks for, with the resource's name (or ``cost of NAME`` if
+            that name is taken).
 
         Raises
         ------
@@ -171,8 +171,8 @@ def simulate(
 ) -> Schedule:
     """Schedule a DAG on hypothetical nodes, on a virtual clock. No code runs and no cluster is needed.
 
-    The scheduling core of real runs makes the decisions. Not simulated are the effects of a real cluster:
-    data transfers, message latency, and interference between functions.
+    The scheduling core of real runs makes the decisions. The simulation leaves out what a cluster adds: data
+    transfers, message latency, and interference between functions.
 
     Parameters
     ----------

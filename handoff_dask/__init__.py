@@ -6,11 +6,11 @@ from handoff_dask import _wiring
 from handoff_dask._adapter.checkpoint import Checkpoint
 from handoff_dask._adapter.cluster import local_cluster
 from handoff_dask._adapter.current import Current, current
+from handoff_dask._client.cluster_runs import run_records, runs
 from handoff_dask._client.execute import execute, submit
 from handoff_dask._client.history import CodeDurations, History
 from handoff_dask._client.local import execute_local
 from handoff_dask._client.nodes import discover_nodes, register_node, resources_available
-from handoff_dask._client.recent import run_records, runs
 from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
 from handoff_dask._client.run import Run

@@ -1,7 +1,7 @@
-"""What the runs of a client hear from the scheduler, even when the connection to it breaks for a while.
+"""Each client's connection to the scheduler, as its runs use it, across disconnects.
 
-Dask's client connects again by itself, but has cancelled all its futures by then. If the scheduler still has
-the runs, their futures are taken up again; otherwise the runs end.
+Dask's client reconnects by itself, but cancels all its futures when the connection breaks. If the scheduler
+still knows the runs after a reconnect, their futures are revived; otherwise the runs end.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from dask.utils import parse_timedelta
 from distributed import Client, Future
 from tornado.ioloop import PeriodicCallback
 
-from handoff_dask._adapter._dask import client as border
+from handoff_dask._adapter._dask import client as dask_client
 from handoff_dask._adapter.messages import RUN_BEGUN, RUN_DROPPED, RUN_ENDED
 
 if TYPE_CHECKING:
-    from handoff_dask._client.run_life import RunLife
+    from handoff_dask._client.run_lifecycle import RunLifecycle
 
-#: Seconds between looks at whether the client has another connection than before: Dask announces none.
-INTERVAL = 0.25
+#: Seconds between checks for a new connection of the client: Dask does not announce a reconnect.
+CHECK_INTERVAL = 0.25
 
-#: Seconds until a scheduler that does not answer is asked again for this client's runs.
-REATTACH = 5.0
+#: Seconds to wait for the scheduler's answer when reattaching runs, before asking again.
+REATTACH_TIMEOUT = 5.0
 
-#: What helps against losing runs.
-ADVICE = "With checkpoint=, the next run goes on from what has finished"
+#: How to protect results against lost runs; the end of error texts.
+CHECKPOINT_ADVICE = "With checkpoint=, the next run resumes from the functions that have finished"
 
-#: Client statuses in which there will be a connection.
-CONNECTING = ("newly-created", "connecting")
+#: Client statuses that precede a connection.
+CONNECTING_STATUSES = ("newly-created", "connecting")
 
 _connections: weakref.WeakKeyDictionary[Client, Connection] = weakref.WeakKeyDictionary()
 
 
 def connection_of(client: Client) -> Connection:
-    """The one connection that all runs of a client share. On its event loop."""
+    """Return the connection that all runs of a client share. Call it on the client's event loop."""
     connection = _connections.get(client)
     if connection is None:
         connection = _connections[client] = Connection(client)
@@ -48,66 +48,67 @@ def connection_of(client: Client) -> Connection:
 
 
 def is_closed(client: Client) -> bool:
-    """Whether a client is closed, or hears nothing from the scheduler any more and will not connect again."""
-    return border.has_stopped_listening(client) or client.status in ("closing", "closed")
+    """Whether a client is closed, or has stopped listening to the scheduler and will never reconnect."""
+    return dask_client.has_stopped_listening(client) or client.status in ("closing", "closed")
 
 
-async def connected(client: Client) -> bool:
-    """Wait while a client is connecting, for the first time or again; False if it is closed then."""
+async def wait_until_connected(client: Client) -> bool:
+    """Wait while a client connects or reconnects. Return False if it is closed instead."""
     if client.asynchronous and client.status == "newly-created":
-        await client  # made, but not awaited yet
-    while client.status in CONNECTING and not is_closed(client):  # made by another thread, or it broke
+        await client  # an asynchronous client connects when awaited
+    # Another thread may be creating this client, or its connection may have broken.
+    while client.status in CONNECTING_STATUSES and not is_closed(client):
         await asyncio.sleep(0.01)
     return bool(client.status == "running")
 
 
-async def retried(client: Client, ask: Callable[[], Awaitable[Any]]) -> Any:
-    """Ask the scheduler something, again when the connection breaks; None when the client is closed.
+async def retry_on_disconnect(client: Client, ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask the scheduler a question, again if the connection breaks. Return None if the client is closed.
 
     Raises
     ------
     OSError
-        There is a connection, but nobody has answered for ``distributed.comm.timeouts.connect``.
+        The client is connected, but got no answer for ``distributed.comm.timeouts.connect``.
     """
-    patience = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"), "s")
-    until = time.monotonic() + patience
-    while await connected(client):
+    timeout = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"), "s")
+    deadline = time.monotonic() + timeout
+    while await wait_until_connected(client):
         try:
-            # An answer may be lost without anybody's noticing: a NAT forgets connections silently.
-            return await asyncio.wait_for(ask(), patience)
-        except OSError:  # Dask connects again, or closes the client
-            if time.monotonic() >= until:
+            # The timeout catches connections that vanish without an error, as when a NAT drops their state.
+            return await asyncio.wait_for(ask(), timeout)
+        except OSError:  # Dask reconnects, or closes the client
+            if time.monotonic() >= deadline:
                 raise
-            await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(CHECK_INTERVAL)
     return None
 
 
 class Connection:
-    """A client's connection to the scheduler, as far as its runs are concerned.
+    """A client's connection to the scheduler, shared by all its runs.
 
     Parameters
     ----------
     client : distributed.Client
-        Only a weak reference to it is kept.
+        Held by weak reference only.
 
     Attributes
     ----------
-    runs : mapping of str to RunLife
-        Run id → run, of those that somebody holds.
+    runs : mapping of str to RunLifecycle
+        Run id → run, weakly referenced.
     """
 
     def __init__(self, client: Client) -> None:
         self._client = weakref.ref(client)
-        self.runs: weakref.WeakValueDictionary[str, RunLife] = weakref.WeakValueDictionary()
-        self._comm = border.connection(client)
+        self.runs: weakref.WeakValueDictionary[str, RunLifecycle] = weakref.WeakValueDictionary()
+        self._comm = dask_client.connection(client)
         self._reattaching = asyncio.Lock()
         self._tasks: set[asyncio.Task[bool]] = set()
-        self._checks = PeriodicCallback(self._check, INTERVAL * 1000)
-        border.add_stream_handler(client, RUN_BEGUN, self._run_begun)
-        border.add_stream_handler(client, RUN_ENDED, self._run_ended)
+        self._checks = PeriodicCallback(self._check, CHECK_INTERVAL * 1000)
+        dask_client.add_stream_handler(client, RUN_BEGUN, self._run_begun)
+        dask_client.add_stream_handler(client, RUN_ENDED, self._run_ended)
 
-    def add(self, run: RunLife) -> None:
-        """Tell a run of its end, and of what becomes of the connection."""
+    def add(self, run: RunLifecycle) -> None:
+        """Register a run to be notified of its begin, its end, reconnects and its loss."""
         self.runs[run.id] = run
         if not self._checks.is_running():
             self._checks.start()
@@ -115,7 +116,7 @@ class Connection:
     def _run_begun(self, run_id: str) -> None:
         run = self.runs.get(run_id)
         if run is not None:
-            run._begun()
+            run._on_begun()
 
     def _run_ended(self, run_id: str, status: str) -> None:
         run = self.runs.get(run_id)
@@ -126,64 +127,68 @@ class Connection:
         client = self._client()
         if client is None or is_closed(client) or not self.runs:
             self._checks.stop()
-        elif client.status == "running" and border.connection(client) is not self._comm and not self._tasks:
-            task = asyncio.get_running_loop().create_task(self.settled())
+        elif (
+            client.status == "running"
+            and dask_client.connection(client) is not self._comm
+            and not self._tasks
+        ):
+            task = asyncio.get_running_loop().create_task(self.wait_until_attached())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def settled(self) -> bool:
-        """Wait until the scheduler can be asked, and knows this client's runs; False if it is closed."""
+    async def wait_until_attached(self) -> bool:
+        """Wait until the scheduler has this client's runs and can be asked; False if the client is closed."""
         client = self._client()
-        while client is not None and await connected(client):
+        while client is not None and await wait_until_connected(client):
             async with self._reattaching:
-                if border.connection(client) is self._comm:
+                if dask_client.connection(client) is self._comm:
                     return True
-                with contextlib.suppress(OSError):  # it broke again
+                with contextlib.suppress(OSError):  # the connection broke again
                     await self._reattach(client)
-            if border.connection(client) is not self._comm:
-                await asyncio.sleep(INTERVAL)
+            if dask_client.connection(client) is not self._comm:
+                await asyncio.sleep(CHECK_INTERVAL)
         return False
 
     async def _reattach(self, client: Client) -> None:
-        """Take up this client's runs over a connection that is new."""
-        comm = border.connection(client)
+        """Reattach this client's runs over a new connection."""
+        comm = dask_client.connection(client)
         runs = list(self.runs.values())
-        wanted = {run.id: run._submission.reclaim() for run in runs}
-        ask = border.request(client, "handoff_reattach", client=client.id, runs=wanted)
-        answer = await asyncio.wait_for(ask, REATTACH)
-        if border.connection(client) is not comm:
-            return  # it broke again
+        wanted = {run.id: run._submission.revive_futures() for run in runs}
+        ask = dask_client.request(client, "handoff_reattach", client=client.id, runs=wanted)
+        answer = await asyncio.wait_for(ask, REATTACH_TIMEOUT)
+        if dask_client.connection(client) is not comm:
+            return  # the connection broke again
         if answer is not None and "runs" not in answer:
-            # The scheduler found the former connection broken after this one was made, and took this client,
-            # of the same id, for gone. Dask makes another one.
+            # The scheduler noticed that the old connection had broken only after this one was made, and then
+            # removed the client, which has the same id. Aborting makes Dask reconnect once more.
             comm.abort()
             return
         self._comm = comm
         known = {} if answer is None else answer["runs"]
         for run in runs:
             if run.id in known:
-                run._resume(*known[run.id])
+                run._on_reattached(*known[run.id])
             else:
-                run._lose(
+                run._on_lost(
                     "the connection to the scheduler broke, and the scheduler that answers now does not know"
-                    " the run: it was restarted, or the connection was broken for longer than"
-                    f" handoff.client-grace. {ADVICE}"
+                    " the run: either it was restarted, or the connection was down for longer than"
+                    f" handoff.client-grace. {CHECKPOINT_ADVICE}"
                 )
 
 
-def drop(client: Callable[[], Client | None], run_id: str) -> None:
-    """Let the scheduler know that nobody will ask about a run any more. Also called by the collector."""
+def release_run(client: Callable[[], Client | None], run_id: str) -> None:
+    """Tell the scheduler that the client's handle to a run is gone. Also called by the garbage collector."""
     live = client()
-    if live is not None and live.status in ("running", *CONNECTING):
-        with contextlib.suppress(RuntimeError):  # the loop is closed: so is the client
-            border.send(live, {"op": RUN_DROPPED, "dropped": run_id})
+    if live is not None and live.status in ("running", *CONNECTING_STATUSES):
+        with contextlib.suppress(RuntimeError):  # the event loop is closed, and so is the client
+            dask_client.send(live, {"op": RUN_DROPPED, "dropped": run_id})
 
 
-def why_closed(client: Client, futures: Iterable[Future]) -> str:
-    """Why the runs of a closed client have ended; futures of it tell whether its connection broke."""
-    if any(map(border.lost_connection, futures)):
+def explain_closed(client: Client, futures: Iterable[Future]) -> str:
+    """Explain why the runs of a closed client ended. Its futures tell whether the connection broke."""
+    if any(map(dask_client.lost_connection, futures)):
         return (
-            "its client lost the connection to the scheduler, and closed as it could not connect again in"
-            f" time. {ADVICE}"
+            "its client lost the connection to the scheduler and closed because it could not reconnect in"
+            f" time. {CHECKPOINT_ADVICE}"
         )
     return "its client was closed"

@@ -1,4 +1,4 @@
-"""Running a DAG on a cluster."""
+"""Execute a DAG on a cluster."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from handoff_dask._client.options import (
     check_dag,
     check_seconds,
 )
+from handoff_dask._client.progress import Display, wait_with_display
 from handoff_dask._client.result import Result
 from handoff_dask._client.resume import CheckpointLike, Plan, Selection, plan_run
 from handoff_dask._client.run import Run
 from handoff_dask._client.session import resolve_client
-from handoff_dask._client.watching import Display, watch
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.retry import RetryPolicy
@@ -47,66 +47,69 @@ def submit(
     checkpoint: CheckpointLike | None = None,
     checkpoint_of: Selection | None = None,
 ) -> Run:
-    """Start a DAG on a cluster and return at once.
+    """Start a DAG on a cluster and return immediately.
 
     Parameters
     ----------
     dag : DAG
-        Validated first.
+        The DAG to run. It is validated first.
     client : distributed.Client, cluster, str, optional
-        A Dask client, blocking or asynchronous; a cluster; the address of a scheduler. None: the default
+        A Dask client, blocking or asynchronous; a cluster; or the address of a scheduler. None: the default
         client if there is one, otherwise an embedded cluster in this process.
     max_retries : int
-        Retries after a failure, for functions that do not say otherwise.
+        Number of retries after a failure, for functions that do not set their own.
     retry : RetryPolicy, optional
-        More about retries, instead of ``max_retries``.
+        Full retry policy for functions without their own. Overrides ``max_retries``.
     max_concurrency : int, optional
-        Functions of this run that may run at once.
+        Maximum number of functions of this run that run at once.
     limits : mapping of str to number, optional
-        Amounts that this run may use at once across the cluster: with ``limits={"db": 8}``, functions of
-        ``cost={"db": 1}`` run eight at a time. A limit is not a resource of nodes.
+        Amounts that this run may use at once across the cluster: with ``limits={"db": 8}``, at most eight
+        functions with ``cost={"db": 1}`` run at a time. A limit is not a node resource.
     allocation_strategy : {"best_fit", "load_balanced", "first_available"} or Allocator
-        Which of several nodes gets a function that fits on each; or an :class:`Allocator` of your own, which
-        decides what starts where.
+        How to choose among nodes where a function fits. An :class:`Allocator` of your own decides which
+        functions start on which nodes.
     keep : {"all", "sinks"} or list of ids
-        Functions whose results are wanted. Others are dropped as soon as nothing needs them.
+        Functions whose results to keep. All other results are released once no dependent needs them.
     fail_fast : bool
-        The first failure ends the run; otherwise branches that do not need the failed function finish.
+        End the run at the first failure. If False, branches that do not depend on the failed function
+        finish first.
     priority : float
-        Higher goes first among the runs on the cluster.
+        Priority among the runs on the cluster; higher goes first.
     wait_for_nodes : float
-        Seconds to wait for nodes that can hold every function, when there are none.
+        Seconds to wait for suitable nodes to join if a function fits on no node.
     history : str, path-like or History, optional
-        File to which the run is written when it ends, however it does, and from which the scheduler is told
-        how long functions of the same code took. A run whose :class:`Run` is gone by then is not written. If
-        writing fails then, that is a RuntimeWarning, and changes nothing about the run.
+        File to which the run is written when it ends, whatever its outcome. The scheduler learns from it how
+        long functions with the same code took. The run is not written if its :class:`Run` has been
+        garbage-collected before it ends. A failure to write emits a RuntimeWarning and does not affect the
+        run.
     checkpoint : str, path or Checkpoint, optional
-        Directory or URL, seen by the client and every node, to which each result is written when it is there.
-        A function whose result is there already, from the same code, arguments and inputs, is not run again:
-        its result is loaded, or left where it is when nothing needs it. Loading unpickles, which runs code:
-        give only a place that nobody else can write to.
+        Directory or URL that the client and all nodes can access. Each result is written there as soon as it
+        exists. A function whose result is already there, from the same code, arguments and inputs, does not
+        run again: its result is loaded, or not even read if nothing needs it. Loading unpickles, which can
+        execute arbitrary code: use only locations that nobody else can write to.
     checkpoint_of : list of ids or callable, optional
-        Functions whose results are written and looked for: their ids, or ``callable(function) -> bool``. By
-        default all that have a result, apart from the two functions that an :class:`Argument` stands for.
+        Functions to checkpoint: their ids, or a predicate ``callable(function) -> bool``. By default all
+        functions that have a result, except the two synthetic functions of each :class:`Argument`.
 
     Returns
     -------
     Run
+        A handle to the run.
 
     Raises
     ------
     InvalidDAGError
-        The DAG cannot run as written.
+        The DAG is invalid.
     AllocationError
-        A function fits on no node. With an asynchronous client it is raised when the run is awaited.
+        A function fits on no node. With an asynchronous client, raised when the run is awaited.
     ClusterNotReadyError
-        The scheduler plugin is not there and cannot be installed, or cannot load the allocator.
+        The scheduler plugin is missing and cannot be installed, or the scheduler cannot load the allocator.
     HistoryError
-        The history cannot be written. With an asynchronous client it is raised when the run is awaited.
+        The history cannot be written. With an asynchronous client, raised when the run is awaited.
     CheckpointError
-        The checkpoint directory cannot be made, written or listed.
+        The checkpoint directory cannot be created, written or listed.
     TypeError, ValueError
-        An argument is not what it has to be.
+        An argument has the wrong type or an invalid value.
     """
     check_dag(dag)
     options = RunOptions(
@@ -149,7 +152,7 @@ def _submit(dag: DAG, client: Client, options: RunOptions, plan: Plan) -> Run:
     )
     run = Run(dag, compiled, client, plan.restored, history=options.history_path)
     if client.asynchronous:
-        run._start_soon()
+        run._start_in_background()
     else:
         client.sync(run._start)
     return run
@@ -176,36 +179,36 @@ def execute(
 ) -> Any:
     """Run a DAG on a cluster and wait for its results.
 
-    Takes what :func:`submit` takes, and:
+    Accepts the parameters of :func:`submit`, and:
 
     Parameters
     ----------
     timeout : float, optional
-        Seconds after which the run is ended.
+        Seconds after which the run is cancelled.
     progress : bool
-        Show how far the run is: in a notebook below the cell; on a terminal, on standard error, with a line
-        for each node if rich is installed; otherwise as a plain line now and then. The time left comes from
-        how long functions of the same code took.
+        Show progress: in a notebook, below the cell; on a terminal, on standard error, with one line per
+        node if rich is installed; otherwise, as a plain line now and then. The time left is estimated from
+        how long functions with the same code took.
 
     Returns
     -------
     Result
-        With an asynchronous client an awaitable of it.
+        With an asynchronous client, an awaitable of it.
 
     Raises
     ------
     FunctionFailedError
-        A function failed for good; ``__cause__`` is its exception.
+        A function failed permanently; ``__cause__`` is its last exception.
     AllocationError
         A function fits on no node.
     AllocatorError
-        The run's own allocator raised an exception, or proposed what cannot be done.
+        The run's custom allocator raised an exception or proposed an invalid placement.
     RunTimeoutError
-        It took longer than ``timeout``.
+        The run exceeded ``timeout``.
     RunCancelledError
-        The client was closed meanwhile.
+        The run was cancelled, for example because its client was closed.
     InvalidDAGError, ClusterNotReadyError, HistoryError, CheckpointError, TypeError, ValueError
-        As :func:`submit`.
+        As for :func:`submit`.
 
     Notes
     -----
@@ -229,21 +232,21 @@ def execute(
         checkpoint_of=checkpoint_of,
     )
     options.check_keep(dag)
-    dag.validate()  # before a cluster is started for it
+    dag.validate()  # before starting a cluster for it
     resolved, owned = resolve_client(client, reuse=False)
     if resolved.asynchronous:
         return _execute_async(dag, resolved, options, timeout, progress, owned)
     try:
         run = _submit(dag, resolved, options, _plan(dag, options))
         try:
-            # A notebook shows it below the cell that is running: that is known in this thread.
+            # The display finds its notebook cell through this thread's context.
             display = _display_of(run) if progress else None
             result: Result = resolved.sync(_result_within, run, timeout, display)
         except KeyboardInterrupt:
             run.cancel()
             raise
         except RunError:
-            if owned:  # the client goes, and the results with it
+            if owned:  # closing the client releases the results
                 resolved.sync(run.results.fetch)
             raise
         return result
@@ -256,7 +259,7 @@ async def _execute_async(
     dag: DAG, client: Client, options: RunOptions, timeout: float | None, progress: bool, owned: bool
 ) -> Result:
     try:
-        # In a thread: looking through files takes its time, and this loop may be the cluster's, too.
+        # Checkpoint files take a while to read, and this event loop may also be the cluster's.
         plan = Plan(dag) if options.checkpoint is None else await asyncio.to_thread(_plan, dag, options)
         run = _submit(dag, client, options, plan)
         try:
@@ -277,7 +280,7 @@ def _display_of(run: Run) -> Display:
 
 
 async def _result_within(run: Run, timeout: float | None, display: Display | None) -> Result:
-    ended = await (run._wait(timeout) if display is None else watch(run, timeout, display))
+    ended = await (run._wait(timeout) if display is None else wait_with_display(run, timeout, display))
     if not ended:
         assert timeout is not None
         raise await run._time_out(timeout)

@@ -1,4 +1,4 @@
-"""What runs did, in an SQLite file: for looking at later, and for knowing how long functions take."""
+"""Histories: runs and their records in an SQLite file, also used to predict durations."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from handoff_dask._model.runinfo import RunInfo, make_unique
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import HistoryError, RunNotFoundError
 
-#: Parameters of one statement: SQLite takes 32,766, and took 999 for long.
+#: Parameters per SQL statement. SQLite allows 32,766; before version 3.32 it allowed 999.
 _BATCH = 500
 
-#: Of two runs submitted at once, the one written last comes first.
+#: Ties between runs submitted at the same time go to the one written last.
 _NEWEST_FIRST = "ORDER BY submitted DESC, rowid DESC"
 
 
 class HistoryEntry(NamedTuple):
-    """One function of a run that is written.
+    """One function of a run, to be written to a history.
 
     Attributes
     ----------
     id : hashable
     code : str
-        Name under which its durations are learnt.
+        Name under which the scheduler learns its durations.
     summary : Summary
     cost : dict
     restored : bool
-        Whether its result was only loaded, which says nothing of how long it takes.
+        Whether its result came from a checkpoint, so that its duration says nothing about its code.
     """
 
     id: Hashable
@@ -51,16 +51,16 @@ class HistoryEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CodeDurations:
-    """How long functions of one code took: attempts that finished.
+    """Statistics of the durations of functions with the same code, over finished attempts.
 
     Attributes
     ----------
     code : str
-        Name of the code, such as that of the Python function.
+        Name of the code, such as the name of the Python function.
     count : int
-        Functions that finished.
+        Number of finished functions.
     mean, median, max : float
-        Seconds.
+        Durations, in seconds.
     """
 
     code: str
@@ -71,30 +71,30 @@ class CodeDurations:
 
 
 class History:
-    """Runs in an SQLite file, written by :func:`handoff_dask.execute` and others with ``history=``.
+    """Runs in an SQLite file, written by :func:`handoff_dask.execute` and the like with ``history=``.
 
-    A context manager that closes the file. Several processes may write and read it at once, and several
-    threads may use one object.
+    A context manager that closes the file on exit. Several processes may read and write the file at the same
+    time, and several threads may share one object.
 
     Parameters
     ----------
     path : str or path-like
-        A file that is not there, or is empty, becomes a history.
+        The file. A missing or empty file is initialised as a history.
 
     Attributes
     ----------
     path : str
-        Absolute.
+        Absolute path of the file.
 
     Raises
     ------
     HistoryError
-        The file cannot be opened, is something else, or was written by a newer handoff_dask. Also by every
-        method, when the file cannot be read or written.
+        The file cannot be opened, is not a history, or was written by a newer handoff_dask. Every method also
+        raises it if the file cannot be read or written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = absolute(path)
+        self.path = absolute_path(path)
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         with self._errors():
@@ -112,7 +112,7 @@ class History:
         self.close()
 
     def close(self) -> None:
-        """Close the file. Nothing more can be asked."""
+        """Close the file. Every later query raises :class:`HistoryError`."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
@@ -125,7 +125,7 @@ class History:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, history_file.NotUsable) as error:
+        except (sqlite3.Error, history_file.UnusableFileError) as error:
             raise HistoryError(self.path, str(error)) from error
 
     @contextmanager
@@ -139,12 +139,12 @@ class History:
     # ------------------------------------------------------------------ reading
 
     def runs(self) -> list[RunInfo]:
-        """All runs.
+        """List all runs.
 
         Returns
         -------
         list of RunInfo
-            The one submitted last comes first. Counts are of the functions that are in the history.
+            Most recently submitted first. Counts cover the functions stored in the history.
         """
         with self._transaction() as connection:
             counts: dict[str, dict[str, int]] = {}
@@ -172,18 +172,23 @@ class History:
         ]
 
     def records(self, run_id: str) -> Records:
-        """The records of a run.
+        """Return the records of a run.
+
+        Parameters
+        ----------
+        run_id : str
+            Id of the run.
 
         Returns
         -------
         Records
-            As ``Result.records``. Ids of functions are as they were when made of strings, numbers, None
-            and tuples of these; others are their ``repr``. So are names of nodes.
+            As ``Result.records``. Function ids and node names are restored if they consist of strings,
+            numbers, None and tuples of these; others are replaced by their ``repr``.
 
         Raises
         ------
         RunNotFoundError
-            No such run is in the history.
+            The history has no such run.
         """
         with self._transaction() as connection:
             self._check_known(connection, run_id)
@@ -209,25 +214,30 @@ class History:
         return Records(known, lambda id: known[id][0], lambda id: json.loads(known[id][1]))
 
     def allocations(self, run_id: str) -> dict[Hashable, Any]:
-        """Function id → name of the node it was last placed on, of those that were placed.
+        """Return the allocations of a run: function id → name of the node it was last placed on.
+
+        Parameters
+        ----------
+        run_id : str
+            Id of the run.
 
         Raises
         ------
         RunNotFoundError
-            No such run is in the history.
+            The history has no such run.
         """
         return self.records(run_id).allocations
 
     def durations(self) -> dict[str, CodeDurations]:
-        """How long functions took, by the name of their code: those that finished, of all runs.
+        """Return the durations of finished functions over all runs, grouped by the name of their code.
 
         Returns
         -------
         dict
-            Name of the code → :class:`CodeDurations`, by name. ``pandas.DataFrame(durations.values())`` makes
-            a table of it.
+            Name of the code → :class:`CodeDurations`, ordered by name.
+            ``pandas.DataFrame(durations.values())`` converts it to a table.
         """
-        from statistics import fmean, median  # its import takes 5 ms, which few need
+        from statistics import fmean, median  # here because the import takes 5 ms and few programs need it
 
         with self._transaction() as connection:
             rows = connection.execute(
@@ -244,10 +254,15 @@ class History:
     def remove(self, run_id: str) -> None:
         """Remove a run.
 
+        Parameters
+        ----------
+        run_id : str
+            Id of the run.
+
         Raises
         ------
         RunNotFoundError
-            No such run is in the history.
+            The history has no such run.
         """
         with self._transaction("IMMEDIATE") as connection:
             self._check_known(connection, run_id)
@@ -259,23 +274,23 @@ class History:
         Parameters
         ----------
         keep : int, optional
-            How many runs to keep: those submitted last.
+            Number of runs to keep, the most recently submitted ones.
         before : float, optional
-            Remove the runs that were submitted before this, in seconds since the epoch. With ``keep``,
-            those that either rule removes.
+            Remove runs submitted before this time, in seconds since the epoch. If ``keep`` is given too, a
+            run is removed if either rule applies.
 
         Returns
         -------
         int
-            How many were removed. The file does not shrink; the room is used for the next runs.
+            Number of removed runs. The file does not shrink; later runs reuse the space.
 
         Raises
         ------
         ValueError
-            Neither is given, or ``keep`` is no whole number of at least 0.
+            Neither is given, or ``keep`` is not a whole number of at least 0.
         """
         if keep is None and before is None:
-            raise ValueError("say how many runs to keep (keep=), or which to remove (before=)")
+            raise ValueError("prune() needs the number of runs to keep (keep=) or a time (before=)")
         if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 0):
             raise ValueError(f"keep must be a whole number of at least 0, not {keep!r}")
         removed = 0
@@ -289,7 +304,7 @@ class History:
                 ).rowcount
         return removed
 
-    # ------------------------------------------------------------------ for the rest of the package
+    # ------------------------------------------------------------------ internal interface of the package
 
     def _check_known(self, connection: sqlite3.Connection, run_id: str) -> None:
         known = [id for (id,) in connection.execute(f"SELECT id FROM runs {_NEWEST_FIRST}")]
@@ -303,7 +318,7 @@ class History:
             history_file.check_writable(self._connection)
 
     def _write(self, info: RunInfo, entries: Iterable[HistoryEntry]) -> None:
-        """Write a run, all of it or nothing."""
+        """Write a run in one transaction."""
         functions, attempts = [], []
         for number, (id, name, (status, tried, nbytes), cost, restored) in enumerate(entries):
             code, _, stem = name.partition(" ")
@@ -315,7 +330,7 @@ class History:
                     encode_text(code),
                     encode_text(stem),
                     status,
-                    None if restored else _seconds(status, tried),
+                    None if restored else _measured_seconds(status, tried),
                     nbytes,
                     history_file.encode_amounts(cost),
                 )
@@ -356,29 +371,29 @@ class History:
                     connection.executemany(f"INSERT INTO {table} VALUES ({places})", rows)
 
     def _hints(self, names: Iterable[str]) -> dict[str, float]:
-        """Mean seconds by the names under which durations are learnt, of those that the history knows."""
+        """Return mean durations in seconds by learning name, for the names that the history knows."""
         wanted = set(names)
         codes = sorted({name.partition(" ")[0] for name in wanted})
         found = {}
         with self._transaction() as connection:
             for start in range(0, len(codes), _BATCH):
-                some = codes[start : start + _BATCH]
+                batch = codes[start : start + _BATCH]
                 for code, stem, seconds in connection.execute(
                     "SELECT code, stem, avg(seconds) FROM functions WHERE seconds IS NOT NULL"
-                    f" AND code IN ({', '.join('?' * len(some))}) GROUP BY code, stem",
-                    some,
+                    f" AND code IN ({', '.join('?' * len(batch))}) GROUP BY code, stem",
+                    batch,
                 ):
                     if (name := f"{code} {stem}") in wanted:
                         found[name] = seconds
         return found
 
-    def _seconds_of(
+    def _predict_seconds(
         self, dag_id: Hashable, ids: Sequence[Hashable], names: Sequence[str]
     ) -> dict[Hashable, float]:
-        """Seconds by function id, of the functions of which the history tells.
+        """Return durations in seconds by function id, for the functions that the history can predict.
 
-        Of runs of the DAG, the last in which a function finished counts; for functions that finished in none,
-        the mean of functions of their code with such ids, or of their code.
+        The duration comes from the latest run of the DAG in which the function finished. If it finished in
+        none, it is the mean of functions with the same code and id stem, or else with the same code.
         """
         found: dict[Hashable, float] = {}
         missing = {encode_id(id): id for id in ids}
@@ -405,22 +420,22 @@ class History:
         return found
 
 
-def absolute(path: str | os.PathLike[str]) -> str:
-    """The path of a history, whatever the current directory will be.
+def absolute_path(path: str | os.PathLike[str]) -> str:
+    """Return the absolute path of a history, independent of later changes of the current directory.
 
     Raises
     ------
     TypeError
-        It is not text.
+        The path is not a str.
     """
     path = os.fspath(path)
     if not isinstance(path, str):
-        raise TypeError(f"the path of a history must be text, not {path!r}")
+        raise TypeError(f"the path of a history must be a str, not {path!r}")
     return os.path.abspath(path)
 
 
-def _seconds(status: str, attempts: Sequence[Attempt]) -> float | None:
-    """How long a function took that finished; what only loaded its result again does not count."""
+def _measured_seconds(status: str, attempts: Sequence[Attempt]) -> float | None:
+    """Return the duration of the last finished attempt that ran the code, or None if there is none."""
     if status == "finished":
         for a in reversed(attempts):
             if a.outcome == "finished" and not a.loaded:

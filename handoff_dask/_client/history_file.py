@@ -1,7 +1,7 @@
-"""The file of a history: its tables, how it comes from one version to the next, and how values are written.
+"""The file format of histories: tables, migrations between versions, and the encoding of values.
 
-Every version is described by the statements that lead to it from the one before. They stay as they are once
-released; a change of the tables is another entry of :data:`MIGRATIONS`.
+Each version is defined by the statements that migrate from the previous one. Released entries of
+:data:`MIGRATIONS` never change; a change of the tables appends an entry.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 
 from handoff_dask._adapter.messages import wire_id
 
-#: What ``PRAGMA application_id`` tells a history from other databases by: "hand" in ASCII.
+#: ``PRAGMA application_id`` of histories, to tell them from other databases: "hand" in ASCII.
 APPLICATION_ID = 0x68616E64
 
-#: Seconds to wait for other processes that write.
+#: Seconds to wait for a lock that another process holds.
 BUSY_TIMEOUT = 60.0
 
-#: Statements that lead to version 1, 2, ... from the one before.
+#: Entry N has the statements that migrate from version N to version N + 1.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         f"PRAGMA application_id = {APPLICATION_ID}",
-        # Columns without a type keep the type of what is written: see encode_id().
+        # Columns without a type store a value with the type that it has: see encode_id().
         """
         CREATE TABLE runs (
             id TEXT NOT NULL PRIMARY KEY,
@@ -72,26 +72,26 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID
         """,
         "CREATE INDEX runs_by_dag ON runs (dag_id, submitted)",
-        # It holds all that durations are computed from, so that the tables need not be read for them.
+        # Covers the queries for durations, so that they need not read the tables.
         "CREATE INDEX seconds_by_code ON functions (code, stem, seconds)",
     ),
     ("ALTER TABLE attempts ADD COLUMN loaded INTEGER NOT NULL DEFAULT 0",),
 )
 
 
-class NotUsable(Exception):
-    """The file is no history, or not one that this version can read. The text says why."""
+class UnusableFileError(Exception):
+    """The file is not a history, or not one that this version can read. The message says why."""
 
 
 def connect(path: str) -> sqlite3.Connection:
-    """Open a history, which is made if there is none and brought to the current version if it is older.
+    """Open a history. Create it if it does not exist; migrate it if it is older than this version.
 
     Raises
     ------
-    NotUsable
-        It is something else, or of a newer version. Nothing was changed.
+    UnusableFileError
+        The file is not a history or has a newer version. It is left unchanged.
     sqlite3.Error
-        It cannot be opened, or is no database.
+        The file cannot be opened or is not a database.
     """
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
     try:
@@ -104,12 +104,12 @@ def connect(path: str) -> sqlite3.Connection:
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    with transaction(connection):  # another process may be making the tables between two questions
+    with transaction(connection):  # another process may be creating the tables between the two queries
         version = _version(connection)
     if version == len(MIGRATIONS):
-        return  # so that what cannot be written can be read
+        return  # without writing, so that a read-only history can be read
     with transaction(connection, "IMMEDIATE"):
-        version = _version(connection)  # once more: another process may have been faster
+        version = _version(connection)  # again: another process may have migrated it in the meantime
         for number, statements in enumerate(MIGRATIONS[version:], version + 1):
             for statement in statements:
                 connection.execute(statement)
@@ -121,9 +121,9 @@ def _version(connection: sqlite3.Connection) -> int:
     application = pragma(connection, "application_id")
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION_ID and (application or version or tables):
-        raise NotUsable("it is a database of something else")
+        raise UnusableFileError("it is a database of another application")
     if version > len(MIGRATIONS):
-        raise NotUsable(
+        raise UnusableFileError(
             f"it was written by a newer handoff_dask: its version is {version}, and this one knows"
             f" versions up to {len(MIGRATIONS)}"
         )
@@ -131,20 +131,20 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def pragma(connection: sqlite3.Connection, name: str) -> int:
-    """A number in the head of the file."""
+    """Return an integer from the file's header."""
     value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
     return value
 
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, kind: str = "DEFERRED") -> Iterator[None]:
-    """All or nothing of what is done inside. ``IMMEDIATE`` waits for others that write."""
+    """Run the block in a transaction: all or nothing. ``IMMEDIATE`` waits for other writers."""
     connection.execute(f"BEGIN {kind}")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:  # some errors end it by themselves
+        if connection.in_transaction:  # some errors have already rolled it back
             connection.execute("ROLLBACK")
         raise
 
@@ -154,7 +154,7 @@ def check_writable(connection: sqlite3.Connection) -> None:
     version = pragma(connection, "user_version")
     connection.execute("BEGIN IMMEDIATE")
     try:
-        # A write that changes nothing: only that shows whether a journal can be made beside the file.
+        # A write that changes nothing, since only a write shows whether SQLite can create its journal file.
         connection.execute(f"PRAGMA user_version = {version}")
     finally:
         if connection.in_transaction:
@@ -165,16 +165,16 @@ def check_writable(connection: sqlite3.Connection) -> None:
 
 
 def encode_id(id: Hashable) -> Any:
-    """An id as it is written: strings and numbers as themselves, so that SQL can compare them.
+    """Encode an id for the database: strings and numbers as themselves, so that SQL can compare them.
 
-    Other plain ids, such as tuples, are JSON in a blob, which no string can be confused with; ids that are
-    not plain are their ``repr``.
+    Other plain ids, such as tuples, become JSON in a blob, which cannot be confused with a string. Ids that
+    are not plain are stored as their ``repr``.
     """
     id = wire_id(id)
     if type(id) is str:
         try:
             id.encode()
-        except UnicodeEncodeError:  # half a surrogate pair, as in names of files that are not Unicode
+        except UnicodeEncodeError:  # a lone surrogate, as in file names that are not valid Unicode
             return json.dumps(id).encode()
         return id
     if type(id) is int and abs(id) < 2**63:
@@ -185,7 +185,7 @@ def encode_id(id: Hashable) -> Any:
 
 
 def decode_id(value: Any) -> Hashable:
-    """The id that :func:`encode_id` was given, or its text."""
+    """Decode an id. Return the ``repr`` of ids that are not plain."""
     return _as_tuples(json.loads(value)) if type(value) is bytes else value
 
 
@@ -194,25 +194,25 @@ def _as_tuples(value: Any) -> Any:
 
 
 def encode_node(name: Any) -> Any:
-    """The name of a node, or None."""
+    """Encode the name of a node, or None."""
     return None if name is None else encode_id(name)
 
 
 def encode_amounts(amounts: Mapping[str, Any]) -> str:
-    """Resource → amount, as JSON."""
+    """Encode resource → amount as JSON."""
     return json.dumps({name: n if type(n) is int else float(n) for name, n in amounts.items()})
 
 
 def encode_devices(devices: Mapping[str, Sequence[int]]) -> str | None:
-    """Resource → indices, as JSON."""
+    """Encode resource → indices as JSON."""
     return json.dumps({name: list(indices) for name, indices in devices.items()}) if devices else None
 
 
 def decode_devices(text: str | None) -> dict[str, tuple[int, ...]]:
-    """Resource → indices."""
+    """Decode resource → indices."""
     return {name: tuple(indices) for name, indices in json.loads(text).items()} if text else {}
 
 
 def encode_text(text: str | None) -> str | None:
-    """Text that a database takes: what is not Unicode is escaped."""
+    """Escape surrogates, which the database does not accept."""
     return None if text is None else text.encode("utf-8", "backslashreplace").decode()

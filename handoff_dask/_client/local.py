@@ -1,4 +1,4 @@
-"""Running a DAG in this process: no cluster, no Dask, no pickling."""
+"""Execute a DAG in this process: no cluster, no Dask, no pickling."""
 
 from __future__ import annotations
 
@@ -37,21 +37,23 @@ def execute_local(
 ) -> Result:
     """Run a DAG in this process, on a thread pool.
 
-    ``cost`` and ``node`` are ignored. A function with a ``timeout`` runs in a process of its own.
+    ``cost`` and ``node`` are ignored. A function with a ``timeout`` runs in its own process.
 
     Parameters
     ----------
     dag : DAG
-        Validated first.
+        The DAG to run. It is validated first.
     max_retries, retry, keep, fail_fast, checkpoint, checkpoint_of
-        As for :func:`handoff_dask.execute`; what one of them has written the other finds.
+        As for :func:`handoff_dask.execute`. The two functions can share a checkpoint directory.
     max_concurrency : int, optional
-        Functions that may run at once; by default as many as there are cores. 1 runs them one after the
-        other in the calling thread (unless that runs an event loop), which is fastest for short ones.
+        Maximum number of functions that run at once. Default: the number of cores. With 1, functions run
+        one after the other in the calling thread (unless it runs an event loop), which is fastest for short
+        functions.
     timeout : float, optional
-        Seconds after which no further attempt is started and the run has failed.
+        Seconds after which no further attempt starts and the run fails. Attempts that are running in threads
+        cannot be interrupted.
     history : str, path-like or History, optional
-        File to which the run is written when it ends, however it does: the functions that ran.
+        File to which the run is written when it ends, whatever its outcome, with the functions that ran.
 
     Returns
     -------
@@ -61,11 +63,12 @@ def execute_local(
     Raises
     ------
     FunctionFailedError
-        A function failed for good; ``__cause__`` is its exception, ``run`` what there is.
+        A function failed permanently; ``__cause__`` is its last exception, and ``run`` has the partial
+        results.
     RunTimeoutError
-        It took longer than ``timeout``.
+        The run exceeded ``timeout``.
     InvalidDAGError, HistoryError, CheckpointError, TypeError, ValueError
-        As :func:`handoff_dask.submit`.
+        As for :func:`handoff_dask.submit`.
     """
     check_dag(dag)
     if timeout is not None:
@@ -103,7 +106,7 @@ def execute_local(
 
 
 def _runs_event_loop() -> bool:
-    """Whether this thread is inside an event loop, as in a notebook: then no coroutine can be run in it."""
+    """Whether this thread runs an event loop, as in a notebook, so that it cannot run a coroutine itself."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""A run in this process: what it does, and what is known of it afterwards."""
+"""Execution of a run in this process, and its records."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ from handoff_dask._model.records import Attempt, Records, Summary
 from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask.exceptions import FunctionFailedError, RunError, RunTimeoutError
 
-#: Started, stopped, failed attempts before: a function that finished, as it is noted down while running.
-Times = tuple[float, float, tuple[Attempt, ...]]
+#: Of a finished function: when it started and stopped, and the failed attempts before.
+FinishedTimes = tuple[float, float, tuple[Attempt, ...]]
 
 
 class LocalRun:
-    """A run in this process; what errors carry as ``run``.
+    """A run in this process. Errors carry it as ``run``.
 
     Attributes
     ----------
     id : str
+        Unique id of the run.
     dag : DAG
+        The DAG that runs.
     results : dict
-        Function id → value, of those that finished and whose results are kept.
+        Function id → value, for finished functions whose results are kept.
     restored : tuple of ids
-        Functions that did not have to run since their results were in the checkpoint directory.
+        Functions that did not need to run because their results were in the checkpoint directory.
     """
 
     def __init__(self, dag: DAG, plan: Plan, options: RunOptions, timeout: float | None) -> None:
@@ -52,22 +54,22 @@ class LocalRun:
         self.results: dict[Hashable, Any] = {}
         self._options = options
         self._timeout = timeout
-        self._begin = time.time()
-        self._deadline = math.inf  # kept by the thread itself when it is the only one
+        self._submitted_at = time.time()
+        self._deadline = math.inf  # checked between functions by a sequential run only
         self._stop = threading.Event()
-        self._isolated: set[Hashable] = set()  # attempts that run in a process of their own
-        self._uses_lock = threading.Lock()
+        self._isolated: set[Hashable] = set()  # attempts that run in their own process
+        self._pending_uses_lock = threading.Lock()
         self._elapsed = 0.0
-        self._times: dict[Hashable, Times] = {}
+        self._times: dict[Hashable, FinishedTimes] = {}
         self._failed: dict[Hashable, tuple[Attempt, ...]] = {}
         self._failures: list[FunctionFailedError] = []
-        self._late: RunTimeoutError | None = None
+        self._timeout_error: RunTimeoutError | None = None
         self._functions = functions = plan.dag.functions
         self._stores = plan.stores
         self._inlined = inline_order(functions, plan.dag)
         self._dependencies = placed_dependencies(functions, self._inlined)
         keep = options.keep
-        self._uses: dict[Hashable, int] | None = None
+        self._pending_uses: dict[Hashable, int] | None = None
         if keep != "all":
             uses = dict.fromkeys(self._dependencies, 0)
             for deps in self._dependencies.values():
@@ -76,16 +78,16 @@ class LocalRun:
             kept = [id for id, n in uses.items() if not n] if keep == "sinks" else keep
             for id in kept:
                 uses[id] += 1
-            self._uses = uses
+            self._pending_uses = uses
 
     # ------------------------------------------------------------------ running
 
     def run_sequentially(self) -> None:
-        """Run everything in this thread."""
+        """Run all functions in the calling thread."""
         functions = self._functions
         skipped: set[Hashable] = set()
         local = current.local
-        outer = getattr(local, "current", None)  # the function that called execute_local, if one did
+        outer = getattr(local, "current", None)  # set if a function called execute_local
         if self._timeout is not None:
             self._deadline = time.monotonic() + self._timeout
         try:
@@ -93,23 +95,23 @@ class LocalRun:
                 if skipped and not skipped.isdisjoint(self._dependencies[id]):
                     skipped.add(id)
                     continue
-                if self._is_late():
+                if self._past_deadline():
                     break
                 if not self._run_one(functions[id]):
                     if self._failures and self._options.fail_fast:
                         return
                     skipped.add(id)
-            if self._is_late():
+            if self._past_deadline():
                 self._time_out()
         finally:
             local.current = outer
-            self._elapsed = time.time() - self._begin
+            self._elapsed = time.time() - self._submitted_at
 
     def run_in_threads(self, threads: int) -> None:
-        """Run everything on a thread pool of this size.
+        """Run all functions on a thread pool of this size.
 
-        A thread that finishes a function goes on with one that this made ready, and hands the others to the
-        pool: a chain never changes threads.
+        A thread that finishes a function continues with one of the functions that became ready, and submits
+        the others to the pool. A chain therefore stays on one thread.
         """
         functions = self._functions
         ready, waiting, dependents = count_inputs(self._dependencies)
@@ -117,19 +119,19 @@ class LocalRun:
         all_done = threading.Event()
         open_chains = len(ready)
         stop = self._stop
-        crashed: list[BaseException] = []
+        errors: list[BaseException] = []
 
         def chain(id: Hashable) -> None:
             nonlocal open_chains
             try:
-                follow: Hashable | None = id
+                next_id: Hashable | None = id
                 more = True
                 while more and not stop.is_set():
                     more = False
-                    if self._run_one(functions[follow]):
+                    if self._run_one(functions[next_id]):
                         with lock:
                             next_ready = []
-                            for d in dependents.get(follow, ()):
+                            for d in dependents.get(next_id, ()):
                                 waiting[d] -= 1
                                 if not waiting[d]:
                                     next_ready.append(d)
@@ -139,11 +141,11 @@ class LocalRun:
                             for d in next_ready[1:]:
                                 pool.submit(chain, d)
                         if next_ready:
-                            follow, more = next_ready[0], True
+                            next_id, more = next_ready[0], True
                     elif self._options.fail_fast:
                         stop.set()
             except BaseException as error:
-                crashed.append(error)
+                errors.append(error)
                 stop.set()
             finally:
                 current.local.current = None
@@ -154,24 +156,24 @@ class LocalRun:
                     all_done.set()
 
         pool = ThreadPoolExecutor(threads, thread_name_prefix="handoff")
-        end = None if self._timeout is None else time.monotonic() + self._timeout
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
         try:
             futures: list[Future[None]] = [pool.submit(chain, id) for id in ready]
             done = not futures or all_done.wait(self._timeout)
-            # To finish late is to be late, as in one thread.
-            if not done or (end is not None and not self._failures and time.monotonic() >= end):
+            # A run that finishes after its deadline has timed out, as in a sequential run.
+            if not done or (deadline is not None and not self._failures and time.monotonic() >= deadline):
                 self._time_out()
         finally:
-            with lock:  # nobody is between looking at it and handing the pool more to do
+            with lock:  # so that no thread is between checking `stop` and submitting to the pool
                 stop.set()
             stop_attempts(tuple(self._isolated))
-            pool.shutdown(wait=self._late is None, cancel_futures=True)
-            self._elapsed = time.time() - self._begin
-        if crashed:
-            raise crashed[0]
+            pool.shutdown(wait=self._timeout_error is None, cancel_futures=True)
+            self._elapsed = time.time() - self._submitted_at
+        if errors:
+            raise errors[0]
 
     def _run_one(self, f: Function) -> bool:
-        """Run a function with its retries; whether it finished."""
+        """Run a function and its retries. Return whether it finished."""
         id = f.id
         results, times, failed, inlined = self.results, self._times, self._failed, self._inlined
         attempts: tuple[Attempt, ...] = ()
@@ -190,7 +192,7 @@ class LocalRun:
                     checkpoints.write_result(self._stores[id], id, value)
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # SystemExit too is this function's failure
+            except BaseException as error:  # SystemExit is a failure of the function too
                 attempt = Attempt(
                     number=len(attempts) + 1,
                     node=LOCAL,
@@ -222,21 +224,21 @@ class LocalRun:
                 continue
             results[id] = value
             times[id] = (started, clock(), attempts)
-            if self._uses is not None:
-                self._drop(id, self._uses, results)
+            if self._pending_uses is not None:
+                self._release(id, self._pending_uses, results)
             return True
 
     def _wait(self, seconds: float) -> bool:
-        """Wait before a retry; False when the run ends meanwhile."""
+        """Wait before a retry. Return False if the run ends first."""
         left = max(0.0, self._deadline - time.monotonic())
-        return not self._stop.wait(min(seconds, left)) and not self._is_late()
+        return not self._stop.wait(min(seconds, left)) and not self._past_deadline()
 
-    def _is_late(self) -> bool:
+    def _past_deadline(self) -> bool:
         return time.monotonic() >= self._deadline
 
-    def _drop(self, id: Hashable, uses: dict[Hashable, int], results: dict[Hashable, Any]) -> None:
-        """Drop results that nothing needs any more."""
-        with self._uses_lock:
+    def _release(self, id: Hashable, uses: dict[Hashable, int], results: dict[Hashable, Any]) -> None:
+        """Release results that no function needs any more."""
+        with self._pending_uses_lock:
             if not uses[id]:
                 results.pop(id, None)
             for d in self._dependencies[id]:
@@ -251,14 +253,14 @@ class LocalRun:
         return {d: self.results[d] for d in self._dependencies[id]}
 
     def _call_in_process(self, f: Function, attempt: int) -> Any:
-        """Run an attempt in a process of its own."""
+        """Run an attempt in its own process."""
         arguments = (self.id, f, self._inline(f.id), self._inputs(f.id))
         facts = current.Current(self.id, self.dag.id, f.id, attempt, LOCAL, dict(f.cost or {}))
         running = (self.id, f.id, attempt)
         assert f.timeout is not None
         self._isolated.add(running)
         try:
-            if self._stop.is_set():  # if not yet, whoever sets it sees this attempt
+            if self._stop.is_set():  # if it is set later, this attempt is in `_isolated` and gets stopped
                 raise StoppedError
             return run_in_process(evaluate_function, arguments, facts, f.timeout, running)
         finally:
@@ -266,20 +268,20 @@ class LocalRun:
 
     def _time_out(self) -> None:
         assert self._timeout is not None
-        # What still runs cannot be ended; it goes on writing to the old ones.
+        # Functions still running in threads cannot be stopped: let them write to the old dicts from now on.
         self.results, self._times, self._failed = dict(self.results), dict(self._times), dict(self._failed)
-        self._late = RunTimeoutError(
+        self._timeout_error = RunTimeoutError(
             self.dag.id, self.id, self._timeout, len(self._times), len(self._dependencies)
         )
-        self._late.run = self
+        self._timeout_error.run = self
 
     # ------------------------------------------------------------------ afterwards
 
     @cached_property
     def _error(self) -> RunError | None:
-        """With what it ended, once it has."""
-        if self._late is not None or not self._failures:
-            return self._late
+        """The error that the run ended with, or None if it finished."""
+        if self._timeout_error is not None or not self._failures:
+            return self._timeout_error
         first, *others = self._failures
         error = FunctionFailedError(self.dag.id, self.id, first.function_id, first.attempts, others)
         error.__cause__ = first.__cause__
@@ -292,12 +294,12 @@ class LocalRun:
         return "failed" if self._error is not None else "finished"
 
     def done(self) -> bool:
-        """True: nobody sees it before it has ended."""
+        """Always True: the object is visible only after the run has ended."""
         return True
 
     @property
     def elapsed(self) -> float:
-        """Seconds that it took."""
+        """Duration of the run, in seconds."""
         return self._elapsed
 
     def __repr__(self) -> str:
@@ -305,7 +307,7 @@ class LocalRun:
 
     @property
     def records(self) -> Records:
-        """Function id → :class:`FunctionRecord`, of functions that ran."""
+        """Function id → :class:`FunctionRecord`, for functions that ran."""
         ids = (*self._times, *self._failed)
         return Records(
             ids, self._summary, lambda id: self.dag[id].cost or {}, lambda: self.dag._inputs_among(set(ids))
@@ -327,7 +329,7 @@ class LocalRun:
         return dict.fromkeys(self._times, LOCAL)
 
     def result(self) -> Result:
-        """The result, or the error raised."""
+        """Return the result, or raise the error that the run ended with."""
         if self._error is not None:
             raise self._error
         return Result(

@@ -1,4 +1,4 @@
-"""What a run waits for before it begins, as far as its client knows."""
+"""A run's wait for suitable nodes before it begins, as known to its client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger("handoff_dask")
 
 
 class NodeWait:
-    """The wait of one run for nodes; its beginning and its end are logged.
+    """One run's wait for nodes. Logs the beginning and the end of the wait.
 
     Parameters
     ----------
@@ -24,27 +24,27 @@ class NodeWait:
     def __init__(self, run_id: str, dag_id: Hashable) -> None:
         self._names = run_id, dag_id
         self._waiting: Waiting | None = None
-        self._at = 0.0  # on the monotonic clock
+        self._updated_at = 0.0  # on the monotonic clock
 
-    def note(self, waiting: Sequence[Any] | None) -> None:
-        """Take note of what the scheduler says that the run waits for."""
+    def update(self, waiting: Sequence[Any] | None) -> None:
+        """Store the scheduler's latest report on the wait; None means that the run does not wait."""
         if waiting is not None:
             first = self._waiting is None
-            self._waiting, self._at = Waiting(*waiting), time.monotonic()
+            self._waiting, self._updated_at = Waiting(*waiting), time.monotonic()
             if first:
                 logger.info("Run %s of DAG %r: %s", *self._names, self._waiting)
 
-    def over(self, status: str) -> None:
-        """The run does not wait any more, and has this status now."""
-        if (waiting := self.now) is not None:
+    def end(self, status: str) -> None:
+        """End the wait, if the run was waiting: the run now has this status."""
+        if (waiting := self.current) is not None:
             self._waiting = None
-            what = (*self._names, status, waiting.seconds, waiting.awaited)
-            logger.info("Run %s of DAG %r: %s after %.0f s of waiting for %s", *what)
+            facts = (*self._names, status, waiting.seconds, waiting.awaited)
+            logger.info("Run %s of DAG %r: %s after %.0f s of waiting for %s", *facts)
 
     @property
-    def now(self) -> Waiting | None:
-        """What it waits for now, None if it does not."""
+    def current(self) -> Waiting | None:
+        """The wait as of now, or None if the run does not wait."""
         waiting = self._waiting
         if waiting is None:
             return None
-        return waiting._replace(seconds=waiting.seconds + time.monotonic() - self._at)
+        return waiting._replace(seconds=waiting.seconds + time.monotonic() - self._updated_at)

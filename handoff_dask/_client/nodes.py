@@ -1,4 +1,4 @@
-"""The nodes of a cluster."""
+"""Discovery, registration and free capacity of a cluster's nodes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from handoff_dask.exceptions import NodeNotFoundError
 
 
 class Nodes(dict[Any, dict[str, float]]):
-    """Node name → resource → amount: a dict that notebooks show as a table."""
+    """Node name → resource → amount. A dict that notebooks render as a table."""
 
     def _repr_html_(self) -> str:
         return module_for("html").nodes(self)
 
 
 def discover_nodes(client: Any = None) -> Any:
-    """The nodes of the cluster and what they have.
+    """Return the nodes of a cluster with their capacities.
 
     Parameters
     ----------
@@ -32,14 +32,14 @@ def discover_nodes(client: Any = None) -> Any:
     Returns
     -------
     dict
-        Node name → resource → amount, ordered by name: ``cpu`` in cores, ``memory`` in MB, ``gpu`` in
-        devices. What a worker declares wins over what it is seen to have. With an asynchronous client an
-        awaitable of it. A notebook shows it as a table.
+        Node name → resource → amount, ordered by name: ``cpu`` in cores, ``memory`` in MB (2**20 bytes),
+        ``gpu`` in devices. Amounts that a worker declares take precedence over detected ones. Notebooks
+        render it as a table. With an asynchronous client, an awaitable of it.
 
     Raises
     ------
     ClusterNotReadyError, TypeError
-        As :func:`handoff_dask.submit`.
+        As for :func:`handoff_dask.submit`.
     """
     return ask(client, _discover)
 
@@ -50,28 +50,30 @@ async def _discover(client: Client) -> Nodes:
 
 
 def register_node(name: Any, capacity: Mapping[str, Any], client: Any = None) -> Any:
-    """Say what a node has, whatever it declares.
+    """Set a node's capacity, overriding what its worker declares.
+
+    Functions that run on the node continue; the new capacity applies to later placements.
 
     Parameters
     ----------
     name : str or int
         The worker's name.
     capacity : mapping of str to number
-        Resource → amount. Resources that are not named stay as they are; 0 takes one away. What runs on
-        the node goes on; the new capacity holds for everything placed from now on.
+        Resource → amount. Unnamed resources keep their amounts; 0 removes a resource.
     client : distributed.Client, cluster, str, optional
-        As for :func:`handoff_dask.execute`.
+        As for :func:`handoff_dask.execute`. With an asynchronous client, the call returns an awaitable.
 
     Raises
     ------
     NodeNotFoundError
-        There is no such node; the error has the names there are.
+        No node has this name; the error lists the existing names.
     TypeError, ValueError
-        An amount is not a non-negative finite number.
+        An amount is not a non-negative finite number, or ``capacity`` names ``threads``, which are always the
+        worker's.
     """
     _check_amounts("capacity", capacity)
     if "threads" in capacity:
-        raise ValueError("a node's threads are those of its worker: set them with `dask worker --nthreads`")
+        raise ValueError("capacity cannot set threads, which are the worker's: use `dask worker --nthreads`")
     return ask(client, _register, name, {r: float(n) for r, n in capacity.items()})
 
 
@@ -82,25 +84,26 @@ async def _register(client: Client, name: Any, capacity: dict[str, float]) -> No
 
 
 def resources_available(name: Any, cost: Mapping[str, Any], client: Any = None) -> Any:
-    """Whether ``cost`` is free on a node at this moment.
+    """Whether a node has enough free capacity for ``cost`` right now.
 
     Parameters
     ----------
     name : str or int
         The worker's name.
     cost : mapping of str to number
-        As a function's cost; the thread that every function takes is counted too.
+        As a function's cost. The thread that every function takes is added.
     client : distributed.Client, cluster, str, optional
         As for :func:`handoff_dask.execute`.
 
     Returns
     -------
     bool
+        With an asynchronous client, an awaitable of it.
 
     Raises
     ------
     NodeNotFoundError
-        There is no such node.
+        No node has this name; the error lists the existing names.
     TypeError, ValueError
         An amount is not a non-negative finite number.
     """

@@ -1,4 +1,4 @@
-"""The options of a run, checked before anything else happens."""
+"""Options of a run, validated before anything else happens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handoff_dask._client.history import History, absolute
+from handoff_dask._client.history import History, absolute_path
 from handoff_dask._client.resume import CheckpointLike, Selection, check_checkpoint
 from handoff_dask._model.allocator import Allocator
 from handoff_dask._model.dag import DAG
@@ -17,10 +17,10 @@ from handoff_dask._model.retry import RetryPolicy, check_max_retries
 from handoff_dask._scheduling.allocators import ALLOCATORS
 from handoff_dask._scheduling.runs import CONCURRENCY
 
-#: What ``allocation_strategy`` takes instead of a name.
+#: Values of ``allocation_strategy`` other than the names of built-in allocators.
 AllocatorLike = Allocator | Callable[[Any, Any], Mapping[Hashable, Any]]
 
-#: What ``history`` takes.
+#: Values of ``history``.
 HistoryLike = str | os.PathLike[str] | History
 
 DEFAULT_MAX_RETRIES = 3
@@ -29,12 +29,12 @@ DEFAULT_STRATEGY = "best_fit"
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """Options of :func:`handoff_dask.execute` and :func:`handoff_dask.submit`; see there.
+    """Validated options of :func:`handoff_dask.execute` and :func:`handoff_dask.submit`, documented there.
 
     Raises
     ------
     TypeError, ValueError
-        An option is not what it has to be; the text names it.
+        An option has the wrong type or an invalid value; the message names the option.
     """
 
     max_retries: int = DEFAULT_MAX_RETRIES
@@ -65,7 +65,9 @@ class RunOptions:
             except ValueError as error:
                 raise ValueError(f"limits: {error}") from None
             if CONCURRENCY in self.limits:
-                raise ValueError(f"a limit cannot be called {CONCURRENCY!r}: that is an option of its own")
+                raise ValueError(
+                    f"a limit cannot be named {CONCURRENCY!r}: use the option {CONCURRENCY}= instead"
+                )
         strategy = self.allocation_strategy
         known = ", ".join(repr(s) for s in ALLOCATORS)
         if isinstance(strategy, str) and strategy not in ALLOCATORS:
@@ -87,27 +89,27 @@ class RunOptions:
         check_seconds("wait_for_nodes", self.wait_for_nodes)
         if self.history is not None and not isinstance(self.history, (str, os.PathLike, History)):
             raise TypeError(f"history must be a path or a History, not {self.history!r}")
-        _ = self.history_path  # a path of bytes is none
+        _ = self.history_path  # raises if the path is bytes
         check_checkpoint(self.checkpoint, self.checkpoint_of)
 
     @property
     def policy(self) -> RetryPolicy:
-        """The retry policy of functions that have none of their own."""
+        """The retry policy of functions without their own."""
         return self.retry if self.retry is not None else RetryPolicy(max_retries=self.max_retries)
 
     @property
     def history_path(self) -> str | None:
         """Absolute path of the history.
 
-        The path is what is kept: where the run is written, in another thread and maybe much later, the
-        user's own :class:`History` may be closed, and the current directory another.
+        Not the object: the run is written in another thread and possibly much later, when the user's
+        :class:`History` may be closed and the current directory may have changed.
         """
         if self.history is None:
             return None
-        return self.history.path if isinstance(self.history, History) else absolute(self.history)
+        return self.history.path if isinstance(self.history, History) else absolute_path(self.history)
 
     def check_keep(self, dag: DAG) -> None:
-        """Raise unless every function to keep is one that has a result."""
+        """Raise unless every function in ``keep`` exists and has a result."""
         if isinstance(self.keep, str):
             return
         for id in self.keep:
@@ -122,7 +124,7 @@ class RunOptions:
 
 
 def check_seconds(name: str, value: Any) -> None:
-    """Raise unless ``value`` is a number of seconds."""
+    """Raise unless ``value`` is a non-negative, finite number of seconds."""
     try:
         to_units(value)
     except ValueError as error:
@@ -130,6 +132,6 @@ def check_seconds(name: str, value: Any) -> None:
 
 
 def check_dag(dag: Any) -> None:
-    """Raise unless ``dag`` is one."""
+    """Raise unless ``dag`` is a :class:`DAG`."""
     if not isinstance(dag, DAG):
-        raise TypeError(f"a handoff_dask.DAG is needed, not {dag!r}")
+        raise TypeError(f"dag must be a handoff_dask.DAG, not {dag!r}")

@@ -1,4 +1,4 @@
-"""From runs to their history, and from there to what the scheduler expects of the next one."""
+"""Writing runs to a history, and reading predicted durations from it for the scheduler."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ from handoff_dask._model.runinfo import RunInfo
 
 if TYPE_CHECKING:
     from handoff_dask._client.local_run import LocalRun
-    from handoff_dask._client.run_life import RunLife
+    from handoff_dask._client.run_lifecycle import RunLifecycle
 
 
 def check_history(path: str) -> None:
-    """See that a history can be written; it is made if there is none.
+    """Check that a history is writable. Create it if it does not exist.
 
     Raises
     ------
     HistoryError
+        It cannot be read or written.
     """
     with History(path) as history:
         history._check_writable()
 
 
 def with_hints(compiled: Compiled, path: str) -> Compiled:
-    """The same run, and what functions of its codes took in the history at this path, made if there is none.
+    """Return the run with duration hints for its functions, by code, from the history at this path.
 
-    This may wait for others that write there: it is not for an event loop to call.
+    Creates the history if it does not exist. Blocks while another process writes to it, so do not call this
+    on an event loop.
 
     Raises
     ------
     HistoryError
-        It cannot be read, or not be written.
+        It cannot be read or written.
     """
     with History(path) as history:
         history._check_writable()
@@ -48,27 +50,27 @@ def with_hints(compiled: Compiled, path: str) -> Compiled:
     return replace(compiled, spec=replace(compiled.spec, hints=hints))
 
 
-async def record_run(run: RunLife, path: str) -> None:
-    """Write a run that has ended on a cluster to the history at this path."""
+async def record_run(run: RunLifecycle, path: str) -> None:
+    """Write a cluster run that has ended to the history at this path."""
     compiled, spec = run._compiled, run._compiled.spec
     report: dict[str, Any] = {}
     with contextlib.suppress(OSError):  # the connection is gone
         report = await run._fetch_report()
         await run._fetch_summaries()
     summaries: Sequence[Summary] = run._summaries.by_number
-    if len(summaries) < len(compiled.ids):  # nobody knows
+    if len(summaries) < len(compiled.ids):  # the scheduler no longer knows the run
         summaries = [Summary("cancelled", ())] * len(compiled.ids)
-    if run._timed_out is not None:
-        why: Any = f"it took longer than {run._timed_out:g} s"
+    if run._timed_out_after is not None:
+        why: Any = f"it exceeded its timeout of {run._timed_out_after:g} s"
     else:
-        why = report.get("error") or run._reason or (None if run._error is None else str(run._error))
+        why = report.get("error") or run._lost_reason or (None if run._error is None else str(run._error))
     info = RunInfo(
         id=run.id,
         dag_id=run.dag.id,
         status=run._status,
         client=run._client.id,
-        submitted=run._begin,
-        ended=run._end,
+        submitted=run._submitted_at,
+        ended=run._ended_at,
         elapsed=run._elapsed,
         counts=Counter(summary.status for summary in summaries),
         priority=spec.priority,
@@ -82,21 +84,21 @@ async def record_run(run: RunLife, path: str) -> None:
     ]
     try:
         error = await asyncio.to_thread(_write, path, info, entries)
-    except RuntimeError:  # the client is closing, and its loop starts no threads any more
+    except RuntimeError:  # the client is closing, and its event loop no longer starts threads
         error = _write(path, info, entries)
     _warn(info, error)
 
 
 def record_local(run: LocalRun, path: str, interrupted: bool) -> None:
-    """Write a run that has ended in this process to the history at this path."""
+    """Write a local run that has ended to the history at this path."""
     records = run.records
     info = RunInfo(
         id=run.id,
         dag_id=run.dag.id,
         status="cancelled" if interrupted else run.status,
         client=None,
-        submitted=run._begin,
-        ended=run._begin + run.elapsed,
+        submitted=run._submitted_at,
+        ended=run._submitted_at + run.elapsed,
         elapsed=run.elapsed,
         counts=Counter(record.status for record in records.values()),
         error="it was interrupted" if interrupted else None if run._error is None else str(run._error),
@@ -111,7 +113,7 @@ def record_local(run: LocalRun, path: str, interrupted: bool) -> None:
 
 
 def _write(path: str, info: RunInfo, entries: Sequence[HistoryEntry]) -> Exception | None:
-    """Write a run; what goes wrong is returned, since it must not make the run a failure."""
+    """Write a run. Return the error, if any, instead of raising it: it must not fail the run."""
     try:
         with History(path) as history:
             history._write(info, entries)

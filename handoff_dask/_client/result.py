@@ -1,4 +1,4 @@
-"""What a finished run gives back."""
+"""The result of a finished run."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class Result:
     Attributes
     ----------
     dag_id : hashable
-        Id of the DAG.
+        Id of the DAG that ran.
     results : dict
         Function id → value, for every function whose result was kept, in topological order.
     allocations : dict
-        Function id → name of the node it ran on, for every function that was placed.
+        Function id → name of the node it ran on, for every placed function.
     records : dict
         Function id → :class:`FunctionRecord`.
     elapsed : float
-        Seconds from submitting to the end of the last function.
+        Seconds from submission to the end of the last function.
     run_id : str
         Id of the run.
     restored : tuple of ids
-        Functions that did not have to run since their results were in the checkpoint directory.
+        Functions that did not need to run because their results were in the checkpoint directory.
     """
 
     dag_id: Hashable
@@ -44,21 +44,21 @@ class Result:
     restored: tuple[Hashable, ...] = ()
 
     def __getitem__(self, id: Hashable) -> Any:
-        """Value of a function: ``result[id]`` for ``result.results[id]``."""
+        """Return the value of a function: ``result[id]`` is short for ``result.results[id]``."""
         return self.results[id]
 
     def timeline(self, other: Any = None) -> Timeline:
-        """Which function ran where and when.
+        """Return a timeline: which function ran where and when.
 
         Parameters
         ----------
         other : Schedule, Run, Result, Records or Timeline, optional
-            To be shown below, on the same time axis: a simulation of the same DAG, or another run.
+            Shown below on the same time axis: for example a simulation of the same DAG, or another run.
 
         Returns
         -------
         Timeline
-            Of a result that was pickled, without the critical path and the capacities of nodes.
+            Without critical path and node capacities if the result has been unpickled.
         """
         return module_for("timeline").timeline_of(f"run of DAG {self.dag_id!r}", self.records, other)
 

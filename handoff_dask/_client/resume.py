@@ -1,4 +1,4 @@
-"""Which functions of a DAG have to run, when the results of others are there already."""
+"""Resuming from checkpoints: which functions of a DAG must run, given the results that already exist."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from handoff_dask._model.function import Collocated, Function, Transfer
 from handoff_dask._model.graph import collocation_groups, inline_order, placed_dependencies
 from handoff_dask.exceptions import SerializationError
 
-#: What ``checkpoint`` takes.
+#: Values of ``checkpoint``.
 CheckpointLike = str | os.PathLike[str] | Checkpoint
 
-#: What ``checkpoint_of`` takes.
+#: Values of ``checkpoint_of``.
 Selection = Collection[Hashable] | Callable[[Function], Any]
 
-#: Files looked through at once: most of the time is spent waiting for a disk or a network.
+#: Threads that check files at the same time: they mostly wait for a disk or the network.
 _THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is left to do of a DAG.
+    """The part of a DAG that is left to run.
 
     Attributes
     ----------
     dag : DAG
-        What has to run, and a function that loads the result for each whose checkpoint is needed.
+        The functions that must run, and a loading function in place of each one whose checkpoint is needed.
     stores : dict of id to CheckpointFile
-        Where the results of functions that run are to be written.
+        Where to write the results of functions that run.
     restored : tuple of ids
-        Functions that need not run since their checkpoint is there, in the order of the DAG.
+        Functions that need not run because they have a checkpoint, in topological order.
     """
 
     dag: DAG
@@ -47,10 +47,10 @@ class Plan:
 
 
 def check_checkpoint(checkpoint: Any, checkpoint_of: Any) -> None:
-    """Raise unless these can be what they are meant to be."""
+    """Raise unless both options have valid types and fit together."""
     if checkpoint is None:
         if checkpoint_of is not None:
-            raise ValueError("checkpoint_of says of which functions, but checkpoint= does not say where")
+            raise ValueError("checkpoint_of selects functions to checkpoint, but checkpoint= is missing")
         return
     if not isinstance(checkpoint, (str, os.PathLike, Checkpoint)):
         raise TypeError(f"checkpoint must be a path, a URL or a Checkpoint, not {checkpoint!r}")
@@ -64,17 +64,17 @@ def check_checkpoint(checkpoint: Any, checkpoint_of: Any) -> None:
 
 
 def as_checkpoint(checkpoint: CheckpointLike) -> Checkpoint:
-    """A :class:`Checkpoint`, also of a path or a URL."""
+    """Wrap a path or a URL in a :class:`Checkpoint`; return a Checkpoint unchanged."""
     return checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
 
 
-def selected(dag: DAG, checkpoint_of: Selection | None) -> set[Hashable]:
-    """Ids of the functions whose results are to be kept in files.
+def selected_ids(dag: DAG, checkpoint_of: Selection | None) -> set[Hashable]:
+    """Return the ids of the functions to checkpoint.
 
     Raises
     ------
     ValueError
-        ``checkpoint_of`` names what the DAG has not, or what has no result.
+        ``checkpoint_of`` names a function that is not in the DAG or has no result.
     """
     placed = [f for f in dag.functions.values() if f.type == "regular"]
     if checkpoint_of is None:
@@ -101,7 +101,7 @@ def plan_run(
     checkpoint_of: Selection | None,
     keep: str | Collection[Hashable],
 ) -> Plan:
-    """Find out what has to run. Reads and checks the files whose results are needed.
+    """Determine which functions must run. Reads and checks the files whose results are needed.
 
     Parameters
     ----------
@@ -112,106 +112,108 @@ def plan_run(
     Raises
     ------
     CheckpointError
-        The directory cannot be made, written or listed.
+        The directory cannot be created, written or listed.
     SerializationError
-        A function's code or arguments are of a kind that nothing can be known of.
+        A function's code or arguments cannot be fingerprinted.
     InvalidDAGError, ValueError
     """
     if checkpoint is None:
         return Plan(dag)
     dag.validate()
-    wanted_files = selected(dag, checkpoint_of)
+    selected = selected_ids(dag, checkpoint_of)
     directory = Directory(as_checkpoint(checkpoint))
     functions = dag.functions
     order = dag._topological_order()
     try:
-        prints = fingerprints(functions, order, pickle.dumps)
+        fingerprints_by_id = fingerprints(functions, order, pickle.dumps)
     except FingerprintError as error:
-        problem = f"function {error.function_id!r}: what it does cannot be told: {error.reason}"
+        problem = f"function {error.function_id!r} cannot be fingerprinted: {error.reason}"
         raise SerializationError(dag.id, [problem], [error.function_id]) from error
-    there = directory.prepare()
-    sealed = directory.pickled()
+    existing_files = directory.prepare()
+    packed_directory = directory.pickled()
     entries = {
-        id: CheckpointFile(sealed, file_name(id, prints[id]), prints[id])
+        id: CheckpointFile(packed_directory, file_name(id, fingerprints_by_id[id]), fingerprints_by_id[id])
         for id in order
-        if id in wanted_files
+        if id in selected
     }
     inlined = inline_order(functions, order)
     dependencies = placed_dependencies(functions, inlined)
     needed = set().union(*dependencies.values()) if dependencies else set()
     if keep == "all":
         wanted = set(dependencies)
-    else:  # a sink that nobody wants may be there for what it does; where its checkpoint is, that was done
+    else:  # a sink whose result is not kept may have side effects; its checkpoint shows that they happened
         wanted = set(dependencies) - needed
         wanted |= set() if isinstance(keep, str) else set(keep)
-    candidates = {id for id, entry in entries.items() if entry.name in there}
-    halves = {id: f.peer for id, f in functions.items() if isinstance(f, Transfer) and f.peer in functions}
-    run, restored = _walk_back(
-        wanted, dependencies, candidates, halves, lambda id: _is_whole(directory, entries[id])
+    candidates = {id for id, entry in entries.items() if entry.name in existing_files}
+    peers = {id: f.peer for id, f in functions.items() if isinstance(f, Transfer) and f.peer in functions}
+    run, restored = _walk_upstream(
+        wanted, dependencies, candidates, peers, lambda id: _is_intact(directory, entries[id])
     )
     kept = wanted if isinstance(keep, str) else set(keep)
     loaded = restored & (kept | {d for id in run for d in dependencies[id]})
     evaluated = {g for id in run for g in inlined.get(id, ())}
-    nodes = _nodes(dag, run, loaded)
-    part = DAG(dag.id)
+    nodes = _nodes_of_partial_groups(dag, run, loaded)
+    remaining = DAG(dag.id)
     for id, f in functions.items():
         if id in run or id in evaluated:
-            part.add_function(f.replace(node=nodes[id]) if id in nodes else f)
+            remaining.add_function(f.replace(node=nodes[id]) if id in nodes else f)
         elif id in loaded:
-            part.add_function(
+            remaining.add_function(
                 Function(id, load, extra_args=entries[id], node=nodes.get(id), priority=f.priority)
             )
     stores = {id: entry for id, entry in entries.items() if id in run}
-    return Plan(part, stores, tuple(id for id in order if id in restored))
+    return Plan(remaining, stores, tuple(id for id in order if id in restored))
 
 
-def _is_whole(directory: Directory, entry: CheckpointFile) -> bool:
+def _is_intact(directory: Directory, entry: CheckpointFile) -> bool:
     return directory.problem(entry.name, entry.fingerprint) is None
 
 
-def _walk_back(
+def _walk_upstream(
     wanted: set[Hashable],
     dependencies: Mapping[Hashable, Sequence[Hashable]],
     candidates: set[Hashable],
-    halves: Mapping[Hashable, Hashable],
-    is_whole: Callable[[Hashable], bool],
+    peers: Mapping[Hashable, Hashable],
+    is_intact: Callable[[Hashable], bool],
 ) -> tuple[set[Hashable], set[Hashable]]:
-    """The functions that have to run, and those whose checkpoints make that unnecessary.
+    """Walk from the wanted functions upstream. Return the ids to run, and the ids with a usable checkpoint.
 
-    ``halves`` are the functions that only run together: each is told where the other does, so that what a
-    serializer has made for the node of one run is of no use to a deserializer in the next.
+    ``peers`` maps the serializer and the deserializer of a transfer to each other. They only run together:
+    each receives the other's node, so a serializer's output is useless to a deserializer in a later run.
     """
     run: set[Hashable] = set()
     restored: set[Hashable] = set()
-    front = set(wanted)
+    frontier = set(wanted)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="handoff-checkpoint") as pool:
-        while front:
-            looked = [id for id in front if id in candidates]
-            restored.update(id for id, whole in zip(looked, pool.map(is_whole, looked), strict=True) if whole)
-            # Where there is no file to look at, the walk goes on at once, however long the chain.
-            stack = [id for id in front if id not in restored]
-            front = set()
+        while frontier:
+            to_check = [id for id in frontier if id in candidates]
+            restored.update(
+                id for id, intact in zip(to_check, pool.map(is_intact, to_check), strict=True) if intact
+            )
+            # Functions without a checkpoint file need no check: follow even long chains of them in one pass.
+            stack = [id for id in frontier if id not in restored]
+            frontier = set()
             while stack:
                 id = stack.pop()
                 if id in run:
                     continue
                 run.add(id)
-                if id in halves:
-                    restored.discard(halves[id])
-                    stack.append(halves[id])
+                if id in peers:
+                    restored.discard(peers[id])
+                    stack.append(peers[id])
                 for d in dependencies[id]:
                     if d in candidates and d not in restored and d not in run:
-                        front.add(d)
+                        frontier.add(d)
                     elif d not in candidates:
                         stack.append(d)
-            front -= run
+            frontier -= run
     return run, restored
 
 
-def _nodes(dag: DAG, run: set[Hashable], loaded: set[Hashable]) -> dict[Hashable, Any]:
-    """Where the members of collocation groups have to run now that some of them may be gone.
+def _nodes_of_partial_groups(dag: DAG, run: set[Hashable], loaded: set[Hashable]) -> dict[Hashable, Any]:
+    """Return the ``node`` of each remaining member of collocation groups that are no longer complete.
 
-    What is loaded is loaded beside those of its group that run, and anywhere if none does.
+    Loaded members of a group stay collocated with those that run. If none runs, they load anywhere.
     """
     functions = dag.functions
     nodes: dict[Hashable, Any] = {}
@@ -221,7 +223,7 @@ def _nodes(dag: DAG, run: set[Hashable], loaded: set[Hashable]) -> dict[Hashable
             continue
         if run.isdisjoint(left):
             continue
-        # Each member names one place, so that a group has at most one that is not another member.
+        # Every member has one constraint, so a group has at most one pin besides its collocations.
         pins = [f.node for f in (functions[id] for id in members) if not isinstance(f.node, Collocated)]
         head, *others = left
         nodes[head] = pins[0] if pins else None

@@ -1,4 +1,4 @@
-"""A run, seen from the client that submitted it."""
+"""The client's handle to a run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable, Generator, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from handoff_dask._client.gathering import gather
+from handoff_dask._client.gather import gather
 from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
-from handoff_dask._client.run_life import RunLife
+from handoff_dask._client.run_lifecycle import RunLifecycle
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.records import Event, events_of
 from handoff_dask._scheduling.runs import ENDED
@@ -20,40 +20,40 @@ if TYPE_CHECKING:
     from handoff_dask._display.timeline import Timeline
 
 
-class Run(RunLife):
-    """A run on a cluster. Made by :func:`handoff_dask.submit`.
+class Run(RunLifecycle):
+    """Handle to a run on a cluster, returned by :func:`handoff_dask.submit`.
 
-    With a blocking client the methods block; with an asynchronous one those that talk to the cluster
-    return awaitables, and the run itself can be awaited for its :class:`Result`.
+    With a blocking client, all methods block. With an asynchronous client, methods and properties that need
+    the cluster return awaitables, and awaiting the run itself gives its :class:`Result`.
 
     Attributes
     ----------
     id : str
-        New for every run.
+        Unique id of the run.
     dag : DAG
-        What was submitted.
+        The submitted DAG.
     futures : dict
-        Function id → ``distributed.Future``, of every function whose result is kept. They work wherever
-        Dask takes futures, and keep the results on the cluster as long as they are referenced.
+        Function id → ``distributed.Future``, for every function whose result is kept. Dask accepts these
+        futures like any other. The results stay on the cluster while their futures are referenced.
     restored : tuple of ids
-        Functions that did not have to run since their results were in the checkpoint directory.
+        Functions that did not need to run because their results were in the checkpoint directory.
     """
 
     @property
     def status(self) -> str:
-        """How the run stands.
+        """Current status of the run.
 
-        ``"submitting"``, ``"pending"`` (waits for nodes), ``"running"``, ``"finished"``, ``"failed"`` or
+        ``"submitting"``, ``"pending"`` (waiting for nodes), ``"running"``, ``"finished"``, ``"failed"`` or
         ``"cancelled"``.
         """
-        return self._status_now
+        return self._current_status
 
     def done(self) -> bool:
-        """Whether the run has ended, however it did."""
-        return self._status_now in ENDED
+        """Whether the run has ended, whatever its outcome."""
+        return self._current_status in ENDED
 
     def __repr__(self) -> str:
-        return f"<Run {self.id} of DAG {self.dag.id!r}: {self._stands}>"
+        return f"<Run {self.id} of DAG {self.dag.id!r}: {self._status_text}>"
 
     def _repr_html_(self) -> str:
         return module_for("html").run(self)
@@ -64,42 +64,43 @@ class Run(RunLife):
     # ------------------------------------------------------------------ waiting
 
     def wait(self, timeout: float | None = None) -> Any:
-        """Wait for the end.
+        """Wait until the run ends.
 
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait at most.
+            Maximum time to wait, in seconds.
 
         Returns
         -------
         bool
-            Whether the run has ended.
+            Whether the run has ended. With an asynchronous client, an awaitable of it.
         """
         return self._client.sync(self._wait, timeout)
 
     def result(self, timeout: float | None = None) -> Any:
-        """Wait for the end and gather the results.
+        """Wait until the run ends, and gather its results.
 
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait at most.
+            Maximum time to wait, in seconds.
 
         Returns
         -------
         Result
+            With an asynchronous client, an awaitable of it.
 
         Raises
         ------
         TimeoutError
-            The run goes on.
+            The run has not ended in time. It continues.
         FunctionFailedError
-            A function failed for good; ``__cause__`` is its exception.
+            A function failed permanently; ``__cause__`` is its last exception.
         AllocationError
             Functions fit on no node.
         AllocatorError
-            The run's own allocator raised an exception, or proposed what cannot be done.
+            The run's custom allocator raised an exception or proposed an invalid placement.
         RunCancelledError
             The run was cancelled, or its client was closed.
         """
@@ -128,41 +129,41 @@ class Run(RunLife):
 
     @property
     def elapsed(self) -> float:
-        """Seconds since it was submitted, or until it ended."""
+        """Seconds since submission; once the run has ended, its duration."""
         return self._elapsed
 
     # ------------------------------------------------------------------ results
 
     @property
     def results(self) -> Results:
-        """Function id → value, of functions that have finished, gathered when looked at."""
+        """Function id → value, for finished functions; fetched on access."""
         return Results(self)
 
-    # ------------------------------------------------------------------ what is known
+    # ------------------------------------------------------------------ records
 
     @property
     def records(self) -> Any:
-        """Function id → :class:`FunctionRecord`, with node, attempts, times, cost and size of the result."""
+        """Function id → :class:`FunctionRecord`: node, attempts, times, cost and size of the result."""
         return self._sync(self._records)
 
     def _sync(self, question: Callable[[], Any]) -> Any:
-        """Answer on the event loop, also when the client is closed and its loop with it."""
+        """Run a coroutine function on the event loop; on a new one if the client and its loop are closed."""
         if self._client.status == "closed" and not self._client.asynchronous:
             return asyncio.run(question())
         return self._client.sync(question)
 
     def timeline(self, other: Any = None) -> Any:
-        """Which function ran where and when, so far.
+        """Return a timeline so far: which function ran where and when.
 
         Parameters
         ----------
         other : Schedule, Run, Result, Records or Timeline, optional
-            To be shown below, on the same time axis: a simulation of the same DAG, or another run.
+            Shown below on the same time axis: for example a simulation of the same DAG, or another run.
 
         Returns
         -------
         Timeline
-            With an asynchronous client an awaitable of it.
+            With an asynchronous client, an awaitable of it.
         """
         return self._sync(partial(self._timeline, other))
 
@@ -173,14 +174,14 @@ class Run(RunLife):
 
     @property
     def allocations(self) -> Any:
-        """Mapping of function id to the name of the node it was last placed on."""
+        """Function id → name of the node that the function was last placed on."""
         return self._sync(self._allocations)
 
     async def _allocations(self) -> dict[Hashable, Any]:
         return (await self._records()).allocations
 
     def explain(self, id: Hashable) -> Any:
-        """Why a function is not running.
+        """Explain why a function is not running.
 
         Parameters
         ----------
@@ -190,9 +191,10 @@ class Run(RunLife):
         Returns
         -------
         str
-            What it waits for: results, the time of its retry, limits of the run, or a node, and then for each
-            node what is asked and what is free there. An :class:`AllocationError` says the same of functions
-            that fit on no node. With an asynchronous client an awaitable.
+            What the function waits for: results of dependencies, the time of its retry, limits of the run, or
+            a node. In the last case the text lists the amounts asked for and the free amounts of each node,
+            in the same form as an :class:`AllocationError` for functions that fit on no node. With an
+            asynchronous client, an awaitable of it.
 
         Raises
         ------
@@ -207,23 +209,25 @@ class Run(RunLife):
         if self.dag[id].type == "inline":
             return f"function {id!r} is inline: it is evaluated inside each function that depends on it"
         if id not in self._compiled.ids:
-            return f"function {id!r} need not run: its result, or what follows from it, is in a checkpoint"
-        await self._started()
+            return f"function {id!r} need not run: its result, or every result downstream, is in a checkpoint"
+        await self._wait_started()
         text: str | None = await self._ask("explain", number=self._compiled.ids.index(id))
         if text is not None:
             return text
-        how = ENDED.get(self.status, "is not known there")
-        why = f": {self._why_gone}" if self._why_gone and self.status == "cancelled" else ""
+        how = ENDED.get(self.status, "is unknown to the scheduler")
+        why = (
+            f": {self._unreachable_reason}" if self._unreachable_reason and self.status == "cancelled" else ""
+        )
         return f"function {id!r} is not waiting: its run {how}{why}"
 
     def events(self) -> Any:
-        """What has happened so far, in the order of time.
+        """Return the events of the run so far, in chronological order.
 
         Returns
         -------
         list of Event
-            When each attempt of a function could have started, was started and ended, and where: of attempts
-            that have been placed. With an asynchronous client an awaitable.
+            When each placed attempt was ready, started and ended, and on which node. With an asynchronous
+            client, an awaitable of it.
         """
         return self._sync(self._events)
 
@@ -233,13 +237,13 @@ class Run(RunLife):
     # ------------------------------------------------------------------ ending
 
     def cancel(self) -> Any:
-        """Start nothing more of this run, release what waits, and stop functions that have a ``timeout``.
+        """Cancel the run: drop functions that have not started, and end running ones that have a ``timeout``.
 
-        Other functions that run are not interrupted: they keep what they hold of their nodes until they end.
+        Other running functions are never interrupted: they hold their allocations until they end.
 
         Returns
         -------
         bool
-            Whether there was anything to cancel.
+            Whether there was anything to cancel. With an asynchronous client, an awaitable of it.
         """
         return self._client.sync(self._cancel)

@@ -1,4 +1,4 @@
-"""From whatever a user passes as ``client=`` to a Dask client on a cluster that can run handoff DAGs."""
+"""Resolution of the ``client=`` argument to a Dask client, and installation of the scheduler plugin."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from handoff_dask._adapter.install import check_protocol, install
 from handoff_dask._adapter.probe import check_address, check_answers
 from handoff_dask._adapter.shared import shared
 from handoff_dask._adapter.versions import with_versions
-from handoff_dask._client.connection import connected, is_closed, retried
+from handoff_dask._client.connection import is_closed, retry_on_disconnect, wait_until_connected
 from handoff_dask.exceptions import ClusterNotReadyError
 
 
 def resolve_client(client: Any, *, reuse: bool) -> tuple[Client, bool]:
-    """The Dask client to use.
+    """Return the Dask client to use.
 
     Parameters
     ----------
     client : Client, cluster, str or None
-        A client, a cluster object or an address; None: the default client if there is one, otherwise that
-        of the embedded cluster.
+        A client, a cluster object, or the address of a scheduler. None: the default client if there is one,
+        otherwise the client of the embedded cluster.
     reuse : bool
-        Keep a client that has to be made, for the next call; otherwise the caller closes it.
+        Whether to keep a newly created client for later calls. If False, the caller closes it.
 
     Returns
     -------
     client : distributed.Client
     owned : bool
-        Whether the caller has to close it.
+        Whether the caller must close the client.
 
     Raises
     ------
     TypeError
-        Nothing of the above.
+        ``client`` is none of these.
     ValueError
-        A text that is no address.
+        The string is not an address.
     ClusterNotReadyError
-        The client is closed or was made before this process was forked, or no scheduler answers.
+        The client is closed or was created before this process was forked, or no scheduler answers.
     """
     if client is None:
         if (found := _default_client()) is not None:
@@ -82,30 +82,30 @@ def _connect(target: Any) -> Client:
 
 
 def _default_client() -> Client | None:
-    """Return Dask's default client, if there is one that can be used."""
+    """Return Dask's default client if it is usable, else None."""
     with contextlib.suppress(ValueError):
         found = default_client()
-        # A node in this process may have made a client for its functions, and left it when it closed.
-        others = was_made_by_worker(found) and not in_task()
-        if found.status not in ("closed", "closing") and not others:
+        # A worker in this process may have created a client for its tasks and left it behind on closing.
+        for_worker_tasks = was_made_by_worker(found) and not in_task()
+        if found.status not in ("closed", "closing") and not for_worker_tasks:
             return found
     return None
 
 
 async def ensure_plugin(client: Client) -> None:
-    """Install the scheduler plugin unless it is there.
+    """Install the scheduler plugin unless it is installed already.
 
     Raises
     ------
     ClusterNotReadyError
-        The cluster does not let us, lacks handoff_dask, or has a version that speaks otherwise.
+        The cluster refuses plugins, lacks handoff_dask, or runs a version with another protocol.
     """
-    if not await connected(client):
-        raise ClusterNotReadyError(f"{client!r} is closed, as it could not connect to its scheduler")
-    # Asked each time: somebody may have removed the plugin, or restarted the scheduler.
-    installed = await retried(client, partial(install, client))
+    if not await wait_until_connected(client):
+        raise ClusterNotReadyError(f"{client!r} is closed because it could not connect to its scheduler")
+    # Never cached: the plugin may have been removed, or the scheduler restarted, since the last call.
+    installed = await retry_on_disconnect(client, partial(install, client))
     if is_closed(client):
-        raise ClusterNotReadyError(f"{client!r} was closed, or lost the connection to its scheduler")
+        raise ClusterNotReadyError(f"{client!r} was closed or lost its connection to the scheduler")
     try:
         check_protocol(installed)
     except ClusterNotReadyError as error:
@@ -113,10 +113,10 @@ async def ensure_plugin(client: Client) -> None:
 
 
 def ask(client: Any, question: Any, *args: Any) -> Any:
-    """Put a question to the cluster: at once with a blocking client, as an awaitable with another."""
+    """Await ``question(client, *args)``: block, or return an awaitable with an asynchronous client."""
     resolved, owned = resolve_client(client, reuse=False)
 
-    async def asked() -> Any:
+    async def answer() -> Any:
         try:
             await ensure_plugin(resolved)
             return await question(resolved, *args)
@@ -125,9 +125,9 @@ def ask(client: Any, question: Any, *args: Any) -> Any:
                 await resolved.close()
 
     if resolved.asynchronous:
-        return asked()
+        return answer()
     try:
-        return resolved.sync(asked)
+        return resolved.sync(answer)
     finally:
         if owned:
             resolved.close()

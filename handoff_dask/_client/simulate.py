@@ -1,4 +1,4 @@
-"""What a DAG would do on nodes that need not exist: the scheduling core on a virtual clock."""
+"""Simulation of a run on hypothetical nodes: the scheduling core on a virtual clock."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ Durations = float | Mapping[Hashable, Any] | Callable[[Hashable], float] | Histo
 
 
 class Schedule:
-    """What ran where and when in a simulation. Times are seconds from its start.
+    """Result of a simulation: what ran where and when. Times are in seconds since its start.
 
     Attributes
     ----------
     dag_id : hashable
+        Id of the DAG.
     makespan : float
-        When the last function ended.
+        Time at which the last function ended.
     records : Records
         Function id → :class:`FunctionRecord`.
     peak_results : int
-        The most results that were alive at once, if each is dropped as soon as no function needs it any
-        more (``keep="sinks"``).
+        Maximum number of results alive at once, if each is released once no dependent needs it
+        (``keep="sinks"``).
     """
 
     def __init__(self, dag: DAG, simulation: Simulation, seconds: list[float]) -> None:
@@ -63,16 +64,18 @@ class Schedule:
 
     @property
     def allocations(self) -> dict[Hashable, Any]:
-        """Function id → node it ran on."""
+        """Function id → name of the node it ran on."""
         return self.records.allocations
 
     @cached_property
     def bounds(self) -> dict[str, float]:
-        """Seconds that no schedule can beat, by what they come from.
+        """Lower bounds of the makespan, in seconds, by their origin. No schedule is shorter than any of them.
 
-        ``"critical path"``; each resource, of all nodes or of the nodes that alone can hold some functions
-        (``"cpu of node1+node2"``): the work there is over the capacity there is; functions of at least
-        some cost, of which so many fit at once; limits of the run; collocated groups.
+        The origins are ``"critical path"``; the total work for a resource divided by its capacity, on all
+        nodes (``"cpu"``) or on the only eligible nodes of some functions (``"cpu of node1+node2"``);
+        functions of at least some cost, of which only so many fit at once (``"functions of gpu 1"``);
+        ``"max_concurrency"`` and other limits of the run (``"limit db"``); and collocation groups
+        (``"collocated with 'a'"``).
         """
         nodes = self._simulation.state.placement.nodes.ordered
         return lower_bounds(self._simulation.run, nodes, self._seconds)
@@ -80,12 +83,12 @@ class Schedule:
     @property
     def lower_bound(self) -> float:
         """The largest of :attr:`bounds`, in seconds. No schedule is shorter."""
-        # This schedule itself is one; floats summed up in another order may say otherwise.
+        # This schedule cannot be shorter either, but rounding can make a sum of floats exceed its makespan.
         return min(self.makespan, max(self.bounds.values(), default=0.0))
 
     @cached_property
     def utilisation(self) -> dict[Any, dict[str, float]]:
-        """Node → resource → share of its capacity that was in use, over the whole makespan."""
+        """Node → resource → fraction of its capacity in use, averaged over the makespan: 0 to 1."""
         used: dict[Any, dict[str, float]] = {}
         nodes = self._simulation.state.placement.nodes.ordered
         for node in nodes:
@@ -101,12 +104,12 @@ class Schedule:
         return used
 
     def timeline(self, other: Any = None) -> Timeline:
-        """Which function ran where and when.
+        """Return a timeline: which function ran where and when.
 
         Parameters
         ----------
         other : Schedule, Run, Result, Records or Timeline, optional
-            To be shown below, on the same time axis: another strategy, or what really happened.
+            Shown below on the same time axis: for example another strategy, or the actual run.
 
         Returns
         -------
@@ -115,14 +118,14 @@ class Schedule:
         return module_for("timeline").timeline_of(f"simulation of DAG {self.dag_id!r}", self.records, other)
 
     def to_pandas(self) -> Any:
-        """One row for each function, in the order in which they started.
+        """Return a table with one row per function, ordered by start time.
 
         Returns
         -------
         pandas.DataFrame
             Columns ``function`` (its id), ``node``, ``ready``, ``started``, ``stopped``, ``seconds``, and one
-            for each resource that any function asks for: its name, or ``cost of NAME`` where a column is
-            called so already.
+            column per resource that any function asks for, with the resource's name (or ``cost of NAME`` if
+            that name is taken).
 
         Raises
         ------
@@ -166,45 +169,46 @@ def simulate(
     limits: Mapping[str, Any] | None = None,
     known: bool = True,
 ) -> Schedule:
-    """Place a DAG on nodes that need not exist, on a virtual clock. Nothing runs, no cluster is needed.
+    """Schedule a DAG on hypothetical nodes, on a virtual clock. No code runs and no cluster is needed.
 
-    It is the scheduling core of a real run that decides. What is left out is what a cluster adds: moving
-    data, messages, and functions that disturb each other.
+    The scheduling core of real runs makes the decisions. The simulation leaves out what a cluster adds: data
+    transfers, message latency, and interference between functions.
 
     Parameters
     ----------
     dag : DAG
-        Validated first. Its code is never called.
+        The DAG to schedule. It is validated first; its code is never called.
     nodes : mapping of name to mapping of resource to number
-        Each node's capacity, as for :func:`handoff_dask.local_cluster` or from
-        :func:`handoff_dask.discover_nodes`. Threads are ``max(1, int(cpu))`` unless given, and so is ``cpu``
-        the threads.
+        Node name → resource → amount, as for :func:`handoff_dask.local_cluster` or from
+        :func:`handoff_dask.discover_nodes`. ``threads`` defaults to ``max(1, int(cpu))``, and ``cpu``
+        defaults to ``threads``.
     durations : number, mapping, callable, records or History
-        Seconds that each function takes: one number for all; id → seconds; a callable of the id; the
-        ``records`` of an earlier run of the same DAG; or a :class:`History`: what a function took in the last
-        run of a DAG of this id in which it finished, otherwise the mean of functions of its code, of those
-        with such ids if there are any. Inline functions count with those that evaluate them.
+        Duration of each function, in seconds: a number for all functions; a mapping of id → seconds; a
+        callable of the id; the ``records`` of an earlier run of the same DAG; or a :class:`History`. A
+        history gives the duration from the latest run of a DAG with this id in which the function finished;
+        if there is none, the mean duration of functions with the same code and similar ids, or else with the
+        same code. The duration of an inline function counts as part of its dependents.
     allocation_strategy, max_concurrency, limits
         As for :func:`handoff_dask.execute`.
     known : bool
-        Whether the scheduler knows all durations from the start; otherwise it learns as functions end, as in
-        the first run of new code.
+        Whether the scheduler knows all durations from the start. If False, it learns them as functions
+        finish, as in the first run of new code.
 
     Returns
     -------
     Schedule
-        The same for the same arguments, always.
+        Deterministic: equal arguments give equal schedules.
 
     Raises
     ------
     InvalidDAGError
-        The DAG cannot run as written.
+        The DAG is invalid.
     AllocationError
         A function fits on no node.
     AllocatorError
-        The allocator raised an exception, or proposed what cannot be done.
+        The allocator raised an exception, proposed an invalid placement, or stalled.
     TypeError, ValueError
-        An argument is not what it has to be; ``durations`` lack a function.
+        An argument has the wrong type or an invalid value, or ``durations`` lacks a function.
     """
     check_dag(dag)
     options = RunOptions(
@@ -218,11 +222,11 @@ def simulate(
         limits=limits,
         max_concurrency=max_concurrency,
         strategy=options.allocation_strategy,
-        keep_all=True,  # as execute() does unless told otherwise: it matters for the order
+        keep_all=True,  # the default of execute(); it affects the order
     )
     if isinstance(durations, History):
         names = [lowered.spec.kinds[kind].code for kind in lowered.spec.kind_of]
-        durations = durations._seconds_of(dag.id, lowered.order, names)
+        durations = durations._predict_seconds(dag.id, lowered.order, names)
     seconds = _seconds_of(lowered.order, durations)
     spec = replace(lowered.spec, seconds=seconds) if known else lowered.spec
     simulation = Simulation([Node(name, units) for name, units in capacities.items()], spec, seconds)
@@ -234,31 +238,31 @@ def simulate(
         raise AllocatorError(dag.id, spec.run_id, run.fault)
     if not run.ended:
         waiting = [f.id for f in run.functions if f.state is State.READY][:3]
-        reason = f"it leaves functions waiting although nothing runs, such as {waiting}"
+        reason = f"it stalled: functions are ready but none was placed, such as {waiting}"
         raise AllocatorError(dag.id, spec.run_id, reason)
     return Schedule(dag, simulation, seconds)
 
 
 def _seconds_of(ids: list[Hashable], durations: Any) -> list[float]:
-    """Function number → seconds."""
+    """Return the durations in seconds, by function number."""
     if callable(durations):
         found = [durations(id) for id in ids]
     elif isinstance(durations, Mapping):
         if missing := [id for id in ids if id not in durations]:
-            shown = ", ".join(repr(id) for id in missing[:3])
+            listed = ", ".join(repr(id) for id in missing[:3])
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            raise ValueError(f"durations have nothing for functions {shown}{more}")
-        found = [_recorded(durations[id]) for id in ids]
+            raise ValueError(f"durations has no entry for functions {listed}{more}")
+        found = [_duration_of(durations[id]) for id in ids]
     else:
         found = [durations] * len(ids)
     for id, seconds in zip(ids, found, strict=True):
         try:
             to_units(seconds)
         except ValueError as error:
-            raise ValueError(f"durations: that of function {id!r} {error}") from None
+            raise ValueError(f"durations: the duration of function {id!r} {error}") from None
     return [float(seconds) for seconds in found]
 
 
-def _recorded(duration: Any) -> Any:
-    """Seconds that a record tells of, or what was given instead of one."""
+def _duration_of(duration: Any) -> Any:
+    """Return the duration of a record; return anything else unchanged."""
     return duration.duration if isinstance(duration, FunctionRecord) else duration

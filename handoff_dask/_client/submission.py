@@ -1,4 +1,4 @@
-"""What a client sends of a run to the scheduler, and the futures that it gets for it."""
+"""Submission of a run: its registration with the plugin, its graph, and its futures."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import dask
 from distributed import Client, Future
 from distributed.protocol import pickle
 
-from handoff_dask._adapter._dask import client as border
+from handoff_dask._adapter._dask import client as dask_client
 from handoff_dask._adapter.compile import Compiled, NumberOrder
 from handoff_dask._adapter.install import check_protocol, explain_unusable
 from handoff_dask._adapter.messages import PROTOCOL
 from handoff_dask._adapter.versions import with_versions
-from handoff_dask._client.outcome import allocation_error
+from handoff_dask._client.run_errors import allocation_error
 from handoff_dask._client.session import ensure_plugin
 from handoff_dask.exceptions import ClusterNotReadyError, SerializationError
 
 
 class Submission:
-    """A run on its way to the scheduler, and there.
+    """The client's side of sending a run to the scheduler.
 
     Attributes
     ----------
     futures : dict
         Function id → future, of every function whose result is kept.
     sent : bool
-        Whether the graph was handed to the scheduler.
+        Whether the graph has been sent to the scheduler.
     """
 
     def __init__(self, client: Client, compiled: Compiled) -> None:
@@ -39,18 +39,23 @@ class Submission:
         self._compiled = compiled
         self._unkept: list[Future] = []
 
-    async def announce(
+    async def register(
         self, dag_id: Hashable, spec: bytes, ask: Callable[..., Awaitable[Any]]
     ) -> Mapping[str, Any]:
-        """Tell the plugin of the run; again if the plugin is removed before it answers.
+        """Register the run with the plugin. Retry if the plugin is removed before it answers.
 
         Parameters
         ----------
         dag_id : hashable
         spec : bytes
-            What :func:`pickled` gives.
+            From :func:`pickle_spec`.
         ask : callable
-            ``await ask("prepare", ...)``.
+            Asks the plugin: ``await ask("prepare", ...)``.
+
+        Returns
+        -------
+        mapping
+            The plugin's answer, with the run's ``status``.
 
         Raises
         ------
@@ -65,12 +70,12 @@ class Submission:
                     self._check(answer, dag_id)
                 except ClusterNotReadyError as error:
                     if answer["status"] == "unreadable":
-                        raise  # versions do not explain it
+                        raise  # different versions would not explain it
                     raise await with_versions(self._client, error) from None
                 return answer
-            await ensure_plugin(self._client)  # which raises an error when the client was closed
+            await ensure_plugin(self._client)  # raises if the client is closed
         raise ClusterNotReadyError(
-            "the plugin of handoff_dask was removed from the scheduler as often as it was installed:"
+            "the handoff_dask plugin was removed from the scheduler each time it was installed:"
             " start the scheduler with `dask scheduler --preload handoff_dask.preload`"
         )
 
@@ -88,16 +93,16 @@ class Submission:
             raise allocation_error(self._compiled, dag_id, answer["shortfalls"])
 
     def send(self) -> None:
-        """Hand the graph to the scheduler. Of annotations in force where this is called only spans count."""
+        """Send the graph to the scheduler. Of Dask annotations in force here, only ``span`` is applied."""
         span = dask.get_annotations().get("span")
         compiled = self._compiled
 
-        def hand_over() -> dict[Any, Future]:
+        def send_graph() -> dict[Any, Future]:
             with dask.annotate(span=span) if span else contextlib.nullcontext():
                 keys = [compiled.keys[n] for n in compiled.wanted]
-                return border.send_graph(self._client, compiled.graph, keys, NumberOrder())
+                return dask_client.send_graph(self._client, compiled.graph, keys, NumberOrder())
 
-        futures = contextvars.Context().run(hand_over)
+        futures = contextvars.Context().run(send_graph)
         self.sent = True
         kept = set(compiled.kept)
         for number in compiled.wanted:
@@ -107,37 +112,37 @@ class Submission:
             else:
                 self._unkept.append(future)
 
-    def reclaim(self) -> list[int]:
-        """Take up the futures that Dask cancelled when the connection broke: numbers of their functions."""
+    def revive_futures(self) -> list[int]:
+        """Make futures that Dask cancelled on a disconnect pending again. Return their function numbers."""
         numbers = []
         for future in (*self.futures.values(), *self._unkept):
-            if border.is_referenced(self._client, future):  # not released meanwhile
-                border.reset_to_pending(self._client, future)
+            if dask_client.is_referenced(self._client, future):  # not released in the meantime
+                dask_client.reset_to_pending(self._client, future)
                 numbers.append(future.key[1])
         return numbers
 
-    def lose(self, reason: str) -> None:
-        """Cancel the futures: the scheduler does not have the run any more."""
+    def cancel_futures(self, reason: str) -> None:
+        """Cancel the futures locally, since the scheduler no longer knows the run."""
         for future in (*self.futures.values(), *self._unkept):
-            border.cancel_locally(self._client, future, reason)
+            dask_client.cancel_locally(self._client, future, reason)
 
-    def ended(self) -> None:
-        """Give up what nobody keeps."""
+    def release_unkept(self) -> None:
+        """Release the futures of functions whose results are not kept."""
         self._unkept.clear()
 
-    def why_unread(self) -> BaseException | None:
-        """Why the scheduler could not read the graph, as futures have it."""
-        failed = (border.error_of(f) for f in self.futures.values() if f.status == "error")
+    def graph_error(self) -> BaseException | None:
+        """Return the error with which the scheduler failed to read the graph, as the futures carry it."""
+        failed = (dask_client.error_of(f) for f in self.futures.values() if f.status == "error")
         return next(failed, None)
 
 
-def pickled(compiled: Compiled, dag_id: Hashable) -> bytes:
-    """A run for the scheduling core, as bytes.
+def pickle_spec(compiled: Compiled, dag_id: Hashable) -> bytes:
+    """Pickle a run's spec for the scheduling core.
 
     Raises
     ------
     SerializationError
-        Its allocator does not pickle.
+        The allocator cannot be pickled.
     """
     try:
         data: bytes = pickle.dumps(compiled.spec)

@@ -1,4 +1,4 @@
-"""What is known of the functions of a run: fetched in pieces, and then only what has changed."""
+"""Summaries of a run's functions: fetched in pieces at first, then only changes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from handoff_dask._model.records import Summary
 
 
 class Summaries:
-    """A copy of the scheduler's summaries of a run.
+    """The client's copy of the scheduler's summaries of a run.
 
     Attributes
     ----------
     by_number : list of Summary
-        By function number; empty before the first :meth:`update`.
+        Indexed by function number; empty before the first :meth:`update`.
     errors : dict
-        Function number → exception of its final failure, as Dask sends it.
+        Function number → exception of its final failure, as packed by Dask.
     nodes : mapping or None
-        Node name → capacity, of the nodes there were at the last look.
+        Node name → capacity, as of the last update.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Summaries:
         self._updating = asyncio.Lock()
 
     async def update(self, ask: Callable[..., Awaitable[Any]]) -> None:
-        """Fetch what has changed; what was fetched before stays when the scheduler knows nothing of the run.
+        """Fetch changes. If the scheduler no longer knows the run, the summaries stay as they are.
 
         Parameters
         ----------
@@ -45,7 +45,7 @@ class Summaries:
                 for number, summary in zip(numbers, summaries, strict=True):
                     if number < len(self.by_number):
                         self.by_number[number] = summary
-                    else:  # the first time, in order
+                    else:  # the first update delivers them in order
                         self.by_number.append(summary)
                 self.errors.update(zip(answer["failed"], answer["errors"], strict=True))
                 self._cursor = answer["cursor"]

@@ -198,13 +198,13 @@ def schedule(schedule: Schedule) -> str:
 @never_raises
 def run(run: Run) -> str:
     """Return a run's last known status and progress."""
-    return run_html(run_heading(run), run._seen)
+    return run_html(run_heading(run), run._last_progress)
 
 
 def run_heading(run: Run) -> str:
     """Return a run's status, number of results and elapsed time in one line of HTML."""
     return (
-        f"<b>Run {escape(run.id)}</b> of DAG {escape(value_text(run.dag.id))}: {escape(run._stands)},"
+        f"<b>Run {escape(run.id)}</b> of DAG {escape(value_text(run.dag.id))}: {escape(run._status_text)},"
         f" {len(run.results):,d} of {len(run.futures):,d} results, {duration_text(run.elapsed)}"
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING
 
-from handoff_dask._client.watching import follow_soon
+from handoff_dask._client.progress import follow_in_background
 from handoff_dask._display.html import run_heading, run_html
 from handoff_dask._display.progress import (
     CellOutput,
@@ -30,7 +30,7 @@ def show(run: Run) -> None:
     """
     if not in_notebook():
         raise NotImplementedError
-    follow_soon(run, RunDisplay(run))
+    follow_in_background(run, RunDisplay(run))
 
 
 class RunDisplay:
@@ -40,7 +40,7 @@ class RunDisplay:
         self._run = weakref.ref(run)
         self._heading = run_heading(run)
         self._text = repr(run)
-        self._progress: Progress | None = run._seen
+        self._progress: Progress | None = run._last_progress
         self._failures: list[str] = []
         self._output = CellOutput(self._html(), self._text)
 

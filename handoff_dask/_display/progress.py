@@ -13,7 +13,7 @@ from handoff_dask._display.text import name_text
 from handoff_dask._model.progress import NodeLoad, Progress, Trouble
 
 if TYPE_CHECKING:
-    from handoff_dask._client.watching import Display
+    from handoff_dask._client.progress import Display
 
 #: Maximum seconds between two lines of a log.
 LOG_INTERVAL = 60.0

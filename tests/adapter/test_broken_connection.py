@@ -20,7 +20,7 @@ from proxy import Proxy
 import handoff_dask as handoff
 from handoff_dask import Function
 from handoff_dask._client.connection import is_closed
-from handoff_dask._client.watching import watch
+from handoff_dask._client.progress import wait_with_display
 from handoff_dask._display.progress import progress_html, progress_line
 
 
@@ -178,7 +178,7 @@ class Seen:
 def check_lost(run, text):
     """A run says everywhere that it is lost, and why."""
     seen = Seen()
-    assert run._client.sync(watch, run, 20, seen)
+    assert run._client.sync(wait_with_display, run, 20, seen)
     assert text in progress_line(seen.updates[-1])
     assert text in progress_html("", seen.updates[-1], [])
     with pytest.raises(handoff.RunCancelledError, match=text) as caught:

@@ -1,4 +1,4 @@
-"""Allocators of one's own, on clusters."""
+"""Custom allocators on clusters."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from handoff_dask import (
     SerializationError,
 )
 
-#: What allocators of tests were shown, by the name of the test: they are pickled, so it cannot be in them.
-SHOWN: dict[str, list] = defaultdict(list)
+#: Calls of recording allocators, by test. Global, since the scheduler works on pickled copies.
+CALLS: dict[str, list] = defaultdict(list)
 
 
 def greedy(ready, free):
-    """The last node with room, by what is shown alone."""
+    """Place each function on the last node with enough free capacity."""
     return greedily(ready, free, reversed)
 
 
-class Looking:
-    """Greedy, and tells what it was shown."""
+class RecordingAllocator:
+    """Greedy; records its arguments."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def allocate(self, ready, free):
-        SHOWN[self.name].append((list(ready), {node: dict(amounts) for node, amounts in free.items()}))
+        CALLS[self.name].append((list(ready), {node: dict(amounts) for node, amounts in free.items()}))
         return greedy(ready, free)
 
 
-class Fixed:
-    """Says what it was made with."""
+class FixedAllocator:
+    """Always returns the same proposal."""
 
     def __init__(self, proposal) -> None:
         self.proposal = proposal
@@ -52,8 +52,8 @@ class Fixed:
         return self.proposal
 
 
-class InTurn:
-    """One node after the other; which one comes next it keeps in mind."""
+class RoundRobin:
+    """Takes one node after the other; stateful."""
 
     def __init__(self, *nodes) -> None:
         self.nodes = nodes
@@ -73,7 +73,7 @@ def broken(ready, free):
 
 
 class Cat:
-    """An id that is no plain value."""
+    """An id that is not a plain value."""
 
     def __repr__(self):
         return "<cat>"
@@ -89,8 +89,8 @@ def simple(n=4, **fields):
     return dag_of(*(Function(f"f{i}", identity, extra_args=[i], **fields) for i in range(n)), id="simple")
 
 
-def runs_well(client):
-    """The cluster goes on working, for built-in and own allocators."""
+def assert_cluster_works(client):
+    """Check that built-in and custom allocators still work on the cluster."""
     for strategy in ("best_fit", greedy):
         result = handoff.execute(simple(cost={"cpu": 1}), client, allocation_strategy=strategy)
         assert result.results == {f"f{i}": i for i in range(4)}
@@ -104,7 +104,7 @@ def test_a_function_as_allocator(client):
 
 
 def test_an_object_as_allocator(client):
-    assert isinstance(Looking("object"), Allocator)
+    assert isinstance(RecordingAllocator("object"), Allocator)
     door = gate("object")
     dag = dag_of(
         Function("held", pass_gate, extra_args=["object"], cost={"cpu": 1.5, "gpu": 1}),
@@ -113,11 +113,11 @@ def test_an_object_as_allocator(client):
         Function(Cat(), identity, extra_args=[b"x" * 1000]),
         Function("sum", max, args=["after", "pinned"]),
     )
-    run = handoff.submit(dag, client, allocation_strategy=Looking("object"))
+    run = handoff.submit(dag, client, allocation_strategy=RecordingAllocator("object"))
     run.futures["sum"].result(timeout=20)
     door.open()
     assert run.result().results["sum"] == 1
-    ready, free = SHOWN["object"][0]
+    ready, free = CALLS["object"][0]
     assert all(type(f) is ReadyFunction for f in ready)
     assert [f.id for f in ready] == ["pinned", "held", "<cat>"]
     pinned, held, _ = ready
@@ -128,14 +128,14 @@ def test_an_object_as_allocator(client):
         "node1": {"cpu": 4, "memory": 8192, "gpu": 1, "threads": 4},
         "node2": {"cpu": 2, "memory": 4096, "threads": 2},
     }
-    later = {f.id: f for ready, _ in SHOWN["object"][1:] for f in ready}
+    later = {f.id: f for ready, _ in CALLS["object"][1:] for f in ready}
     assert later["after"].nodes == ("node2",)
     assert later["sum"].input_bytes.keys() == {"node2"}
     assert later["sum"].input_bytes["node2"] > 0
 
 
 def test_state_is_kept_on_the_scheduler(client):
-    allocator = InTurn("node1", "node2")
+    allocator = RoundRobin("node1", "node2")
     chain = dag_of(
         Function(0, identity, extra_args=[0]), *(Function(i, identity, args=[i - 1]) for i in range(1, 5))
     )
@@ -143,10 +143,10 @@ def test_state_is_kept_on_the_scheduler(client):
     assert [result.allocations[i] for i in range(5)] == ["node1", "node2", "node1", "node2", "node1"]
     assert allocator.count == 0, "the scheduler has a copy"
     again = handoff.execute(chain, client, allocation_strategy=allocator)
-    assert again.allocations == result.allocations, "of its own for each run"
+    assert again.allocations == result.allocations, "each run has its own copy"
 
 
-def test_what_needs_no_module_travels(client):
+def test_a_lambda_is_pickled_by_value(client):
     choose = "node2"
     result = handoff.execute(
         simple(),
@@ -156,7 +156,7 @@ def test_what_needs_no_module_travels(client):
     assert set(result.allocations.values()) == {"node2"}
 
 
-def test_limits_are_kept(client):
+def test_limits_are_enforced(client):
     door = gate("own limits")
     dag = dag_of(*(Function(i, pass_gate, extra_args=["own limits"], cost={"db": 1}) for i in range(5)))
     run = handoff.submit(dag, client, allocation_strategy=greedy, limits={"db": 2})
@@ -175,7 +175,7 @@ def test_groups_and_transfers(client):
             "far", identity, args=[Argument("x", serialize=max_of_all, deserialize=max_of_all)], node="node1"
         ),
     )
-    result = handoff.execute(dag, client, allocation_strategy=InTurn("node2", "node1"))
+    result = handoff.execute(dag, client, allocation_strategy=RoundRobin("node2", "node1"))
     where = result.allocations
     assert where["x"] == where["near"] == where["serialize", "x", "far", 0] == "node2"
     assert where["far"] == where["deserialize", "x", "far", 0] == "node1"
@@ -188,19 +188,22 @@ def max_of_all(data, source, target):
 @pytest.mark.parametrize(
     ("allocator", "reason"),
     [
-        (Fixed({"nobody": "node1"}), "it placed 'nobody' on 'node1': that is none of the ready functions"),
-        (Fixed({"f0": "node9"}), "it placed 'f0' on 'node9': the nodes are 'node1', 'node2'"),
         (
-            Fixed({"f0": "node2", "f1": "node2"}),
+            FixedAllocator({"nobody": "node1"}),
+            "it placed 'nobody' on 'node1': that is none of the ready functions",
+        ),
+        (FixedAllocator({"f0": "node9"}), "it placed 'f0' on 'node9': the nodes are 'node1', 'node2'"),
+        (
+            FixedAllocator({"f0": "node2", "f1": "node2"}),
             "it placed 'f1' on 'node2': that takes threads 1, cpu 1.5, but free are threads 1, cpu 0.5",
         ),
-        (Fixed(None), "it returned None, not a mapping of function ids to node names"),
-        (Fixed({"f0": ["node1"]}), "it raised TypeError: unhashable type: 'list'"),
+        (FixedAllocator(None), "it returned None, not a mapping of function ids to node names"),
+        (FixedAllocator({"f0": ["node1"]}), "it raised TypeError: unhashable type: 'list'"),
         (broken, "it raised LookupError: no idea where to put it\n"),
     ],
     ids=["unknown function", "unknown node", "no room", "nonsense", "unhashable", "exception"],
 )
-def test_a_wrong_allocator_ends_its_run(client, cluster, allocator, reason):
+def test_an_invalid_proposal_fails_the_run(client, cluster, allocator, reason):
     door = gate("other")
     other = handoff.submit(dag_of(Function("held", pass_gate, extra_args=["other"], cost={"gpu": 1})), client)
     door.await_inside(1)
@@ -214,30 +217,30 @@ def test_a_wrong_allocator_ends_its_run(client, cluster, allocator, reason):
     assert other.status == "running"
     door.open()
     other.result(timeout=20)
-    runs_well(client)
+    assert_cluster_works(client)
     del other, error, caught
     settle(cluster)
 
 
-def test_where_an_exception_was_raised_is_said(client):
+def test_the_reason_includes_the_traceback(client):
     with pytest.raises(AllocatorError) as caught:
         handoff.execute(simple(), client, allocation_strategy=broken)
     assert 'raise LookupError("no idea where to put it")' in caught.value.reason
 
 
-def test_what_runs_when_the_allocator_goes_wrong_ends_normally(client, cluster):
+def test_running_functions_end_normally_when_the_allocator_fails(client, cluster):
     door = gate("wrong later")
     dag = dag_of(
         Function("held", pass_gate, extra_args=["wrong later"], cost={"cpu": 1}),
         Function("quick", identity, extra_args=[1]),
         Function("after", identity, args=["quick"]),
     )
-    run = handoff.submit(dag, client, allocation_strategy=InTurn("node1", "node1", "nowhere"))
+    run = handoff.submit(dag, client, allocation_strategy=RoundRobin("node1", "node1", "nowhere"))
     assert run.wait(timeout=20)
     door.open()
     with pytest.raises(AllocatorError, match="it placed 'after' on 'nowhere'"):
         run.result()
-    assert run.results["quick"] == 1, "what has finished is kept"
+    assert run.results["quick"] == 1, "finished results are kept"
     until(partial(ended, run, "held"))
     del run
     settle(cluster)
@@ -247,20 +250,22 @@ def ended(run, id):
     return run.records[id].status == "finished"
 
 
-def test_an_own_and_a_built_in_allocator_at_once(client):
+def test_a_custom_and_a_built_in_allocator_at_once(client):
     wide = [f"f{i}" for i in range(40)]
     built_in = handoff.submit(simple(40, cost={"cpu": 1}), client)
-    own = handoff.submit(simple(40, cost={"cpu": 1}), client, allocation_strategy=greedy)
-    for run in (own, built_in):
+    custom = handoff.submit(simple(40, cost={"cpu": 1}), client, allocation_strategy=greedy)
+    for run in (custom, built_in):
         assert run.result(timeout=30).results == {id: i for i, id in enumerate(wide)}
 
 
-def test_it_can_retry_and_is_told_of_other_nodes(client):
+def test_a_retry_is_offered_only_other_nodes(client):
     result = handoff.execute(
-        dag_of(Function("f", fails_on, extra_args=["node2"])), client, allocation_strategy=Looking("retry")
+        dag_of(Function("f", fails_on, extra_args=["node2"])),
+        client,
+        allocation_strategy=RecordingAllocator("retry"),
     )
     assert [a.node for a in result.records["f"].attempts] == ["node2", "node1"]
-    assert [ready[0].nodes for ready, _ in SHOWN["retry"]] == [None, ("node1",)]
+    assert [ready[0].nodes for ready, _ in CALLS["retry"]] == [None, ("node1",)]
 
 
 def fails_on(name):
@@ -269,15 +274,15 @@ def fails_on(name):
     return handoff.current().node
 
 
-def test_an_allocator_that_does_not_pickle(client, cluster):
+def test_an_unpicklable_allocator(client, cluster):
     lock = threading.Lock()
     with pytest.raises(SerializationError, match=r"the allocation_strategy .* cannot be pickled: .*lock"):
         handoff.execute(simple(), client, allocation_strategy=lambda ready, free: lock)
     assert not plugin_of(cluster).runs
-    runs_well(client)
+    assert_cluster_works(client)
 
 
-def test_an_allocator_that_does_not_pickle_and_an_asynchronous_client():
+def test_an_unpicklable_allocator_with_an_asynchronous_client():
     async def main():
         async with (
             handoff.local_cluster({"a": {"cpu": 1}}, asynchronous=True) as cluster,
@@ -296,15 +301,21 @@ def test_an_allocator_that_does_not_pickle_and_an_asynchronous_client():
     asyncio.run(main())
 
 
-class Classless:
+class NoAllocateMethod:
     pass
 
 
 @pytest.mark.parametrize(
     ("strategy", "error"),
-    [(Fixed, TypeError), (Classless(), TypeError), (3, TypeError), (None, TypeError), ("mine", ValueError)],
+    [
+        (FixedAllocator, TypeError),
+        (NoAllocateMethod(), TypeError),
+        (3, TypeError),
+        (None, TypeError),
+        ("mine", ValueError),
+    ],
     ids=["a class", "no allocate", "a number", "None", "unknown name"],
 )
-def test_what_is_no_allocator(client, strategy, error):
+def test_values_that_are_not_allocators(client, strategy, error):
     with pytest.raises(error, match=r"allocation_strategy must be one of .* or an Allocator, not "):
         handoff.submit(simple(), client, allocation_strategy=strategy)

@@ -1,4 +1,4 @@
-"""Random DAGs, run again and again while files vanish or are damaged and functions change."""
+"""Random DAGs, run repeatedly while checkpoint files vanish or are damaged and functions change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOCK = threading.Lock()
 
 
 def first_code(*arguments):
-    """The sum of its inputs and of what it is given."""
+    """Return the sum of the inputs and the extra argument. Count the call."""
     *inputs, name, extra = arguments
     with LOCK:
         CALLS[name] += 1
@@ -38,34 +38,34 @@ CODES = [(first_code, 1), (second_code, 100)]
 
 
 @st.composite
-def graphs(draw):
-    """Of each function: its inputs, whether it is inline, and beside which one it runs."""
+def dag_specs(draw):
+    """For each function: its inputs, whether it is inline, and the function it is collocated with."""
     specs = []
     for i in range(draw(st.integers(1, 7))):
         inline = draw(st.integers(0, 4)) == 4
         others = [j for j in range(i) if not specs[j]["inline"]]
-        beside = draw(st.sampled_from([None, None, *others])) if not inline else None
+        collocated = draw(st.sampled_from([None, None, *others])) if not inline else None
         inputs = sorted(draw(st.sets(st.integers(0, i - 1), max_size=3))) if i else []
-        specs.append({"inputs": inputs, "inline": inline, "beside": beside})
+        specs.append({"inputs": inputs, "inline": inline, "collocated": collocated})
     return specs
 
 
 @st.composite
-def rounds(draw, n):
-    """Before a call: which functions change, and what happens to which files; how it is called."""
+def steps(draw, n):
+    """Changes before a call (functions, damaged and removed files), and the options of the call."""
     ids = st.sets(st.integers(0, n - 1), max_size=3)
     return {
         "changed": draw(ids),
         "damaged": draw(st.dictionaries(st.integers(0, n - 1), st.integers(0, 10**6), max_size=3)),
         "removed": draw(ids),
         "keep": draw(st.one_of(st.sampled_from(["all", "sinks"]), ids)),
-        "of": draw(st.one_of(st.none(), ids)),
+        "checkpoint_of": draw(st.one_of(st.none(), ids)),
         "locally": draw(st.booleans()),
     }
 
 
 class Model:
-    """What should happen: the trivial way."""
+    """The trivial model: which functions must run, and their values."""
 
     def __init__(self, specs):
         self.specs = specs
@@ -98,7 +98,7 @@ class Model:
                     args=s["inputs"],
                     extra_args=[i, self.version[i] + i],
                     type="inline" if s["inline"] else "regular",
-                    node=None if s["beside"] is None else Collocated(s["beside"]),
+                    node=None if s["collocated"] is None else Collocated(s["collocated"]),
                 )
             )
         return dag
@@ -107,7 +107,7 @@ class Model:
         return set(self.placed) - set().union(*self.deps.values(), set())
 
     def expected(self, keep):
-        """What has to run."""
+        """Return the functions that must run."""
         run = set()
         stack = list(self.placed if keep == "all" else self.sinks() | (set() if keep == "sinks" else keep))
         while stack:
@@ -138,11 +138,11 @@ def name_of(path: Path) -> int:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @pytest.mark.timeout(600)
-def test_exactly_the_right_functions_run_again(client, data):
-    model = Model(data.draw(graphs()))
+def test_exactly_the_necessary_functions_run_again(client, data):
+    model = Model(data.draw(dag_specs()))
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(data.draw(st.integers(1, 4))):
-            check_call(client, model, Path(folder), data.draw(rounds(len(model.specs))))
+            check_call(client, model, Path(folder), data.draw(steps(len(model.specs))))
 
 
 def check_call(client, model, folder, step):
@@ -155,15 +155,15 @@ def check_call(client, model, folder, step):
         if path := model.files.pop(model.state(i), None):
             path.unlink()
     keep = step["keep"] if isinstance(step["keep"], str) else step["keep"] & set(model.placed)
-    of = None if step["of"] is None else step["of"] & set(model.placed)
-    selected = set(model.placed) if of is None else of
+    checkpoint_of = None if step["checkpoint_of"] is None else step["checkpoint_of"] & set(model.placed)
+    selected = set(model.placed) if checkpoint_of is None else checkpoint_of
     stored = model.files
     model.files = {state: path for state, path in stored.items() if state[0] in selected}
     expected = model.expected(keep)
     model.files = stored
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     CALLS.clear()
-    options = {"checkpoint": folder, "checkpoint_of": of, "keep": keep}
+    options = {"checkpoint": folder, "checkpoint_of": checkpoint_of, "keep": keep}
     result = (
         handoff.execute_local(model.dag(), **options)
         if step["locally"]

@@ -1,4 +1,4 @@
-"""Runs that go on where an earlier one stopped: only what is missing or changed runs again."""
+"""Checkpoints: a run resumes from an earlier one, and only missing or changed functions run."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FAILING: set = set()
 
 
 @pytest.fixture(autouse=True)
-def no_calls():
+def reset_calls():
     CALLS.clear()
     FAILING.clear()
 
 
 def ran():
-    """What has been called since this was last asked, each once."""
+    """Return the functions called since the last call of this function; each must have run once."""
     assert set(CALLS.values()) <= {1}
     names = set(CALLS)
     CALLS.clear()
@@ -49,7 +49,7 @@ def changed_count(name, *inputs):
 
 
 def counted(id, *args, **fields):
-    """A function that counts its calls; its name comes after its inputs."""
+    """Build a function that counts its calls; its code receives its id after its inputs."""
     return Function(id, by_name, args=args, extra_args=[id], **fields)
 
 
@@ -81,7 +81,7 @@ RESULTS = {"a": "a()", "b": "b(a())", "c": "c(a())", "d": "d(b(a()),c(a()))", "e
 
 
 def files(folder):
-    """The checkpoint of each function, by its id."""
+    """Return function id → checkpoint file."""
     found = {path.name.partition("-")[0]: path for path in Path(folder).iterdir()}
     assert len(found) == len(list(Path(folder).iterdir()))
     return found
@@ -99,7 +99,7 @@ def test_the_second_call_runs_nothing(client, tmp_path):
         assert second.allocations[id] in ("node1", "node2")
 
 
-def test_the_directory_is_made(client, tmp_path):
+def test_the_directory_is_created(client, tmp_path):
     folder = tmp_path / "not" / "there [yet]"
     handoff.execute(diamond(), client, checkpoint=folder)
     assert set(files(folder)) == ALL
@@ -118,7 +118,7 @@ def test_the_directory_is_made(client, tmp_path):
     ],
     ids=lambda value: str(sorted(value)),
 )
-def test_what_changed_runs_again_and_what_follows_from_it(client, tmp_path, changes, again):
+def test_changed_functions_and_their_dependents_run_again(client, tmp_path, changes, again):
     handoff.execute(diamond(), client, checkpoint=tmp_path)
     ran()
     result = handoff.execute(diamond(**changes), client, checkpoint=tmp_path)
@@ -126,11 +126,13 @@ def test_what_changed_runs_again_and_what_follows_from_it(client, tmp_path, chan
     assert set(result.restored) == ALL - again
     assert result.results == handoff.execute_local(diamond(**changes)).results
     ran()
-    assert set(handoff.execute(diamond(), client, checkpoint=tmp_path).restored) == ALL, "both are kept"
+    assert set(handoff.execute(diamond(), client, checkpoint=tmp_path).restored) == ALL, (
+        "both versions are kept"
+    )
     assert ran() == set()
 
 
-def test_after_a_failure_only_the_rest_runs(client, tmp_path):
+def test_after_a_failure_only_unfinished_functions_run(client, tmp_path):
     FAILING.add("c")
     with pytest.raises(FunctionFailedError):
         handoff.execute(
@@ -142,7 +144,7 @@ def test_after_a_failure_only_the_rest_runs(client, tmp_path):
     assert (result.results, set(result.restored), ran()) == (RESULTS, {"a", "b"}, {"c", "d", "e"})
 
 
-def test_after_a_cancelled_run_what_finished_is_there(client, tmp_path):
+def test_after_a_cancelled_run_finished_results_are_restored(client, tmp_path):
     door = gate("held")
     dag = dag_of(
         counted("a"),
@@ -171,7 +173,7 @@ DAMAGES = {
     "flip": flip,
     "truncate": lambda path: os.truncate(path, path.stat().st_size - 1),
     "empty": lambda path: os.truncate(path, 0),
-    "foreign": lambda path: path.write_bytes(pickle.dumps("something else")),
+    "other format": lambda path: path.write_bytes(pickle.dumps("something else")),
     "append": lambda path: path.write_bytes(path.read_bytes() + b"more"),
     "remove": os.remove,
 }
@@ -182,7 +184,7 @@ DAMAGES = {
     ("which", "keep", "again"),
     [("c", "all", {"c"}), ("d", "sinks", {"d"}), ("b", "sinks", set()), ("de", "sinks", {"d", "e"})],
 )
-def test_a_damaged_file_is_computed_again(client, tmp_path, damage, which, keep, again):
+def test_a_result_with_a_damaged_file_is_recomputed(client, tmp_path, damage, which, keep, again):
     handoff.execute(diamond(), client, checkpoint=tmp_path)
     ran()
     for id in which:
@@ -191,11 +193,13 @@ def test_a_damaged_file_is_computed_again(client, tmp_path, damage, which, keep,
     assert ran() == again
     assert all(value == RESULTS[id] for id, value in result.results.items())
     if again:
-        assert set(handoff.execute(diamond(), client, checkpoint=tmp_path).restored) == ALL, "written anew"
+        assert set(handoff.execute(diamond(), client, checkpoint=tmp_path).restored) == ALL, (
+            "files were rewritten"
+        )
     assert ran() == set()
 
 
-def test_the_file_of_another_function_is_not_taken(client, tmp_path):
+def test_the_file_of_another_function_is_not_used(client, tmp_path):
     handoff.execute(diamond(), client, checkpoint=tmp_path)
     ran()
     found = files(tmp_path)
@@ -204,7 +208,7 @@ def test_the_file_of_another_function_is_not_taken(client, tmp_path):
     assert (result.results, ran()) == (RESULTS, {"b"})
 
 
-def test_only_what_is_needed_is_loaded(client, tmp_path):
+def test_only_needed_results_are_loaded(client, tmp_path):
     handoff.execute(diamond(), client, checkpoint=tmp_path)
     ran()
     os.remove(files(tmp_path)["d"])
@@ -212,10 +216,10 @@ def test_only_what_is_needed_is_loaded(client, tmp_path):
     assert ran() == {"d"}
     assert result.results == {"d": RESULTS["d"]}
     assert result.restored == ("b", "c", "e")
-    assert result.allocations.keys() == result.records.keys() == {"b", "c", "d"}, "e is left where it is"
+    assert result.allocations.keys() == result.records.keys() == {"b", "c", "d"}, "e is not loaded"
 
 
-def test_what_nobody_wants_is_left_out(client, tmp_path):
+def test_unneeded_functions_are_left_out(client, tmp_path):
     handoff.execute(diamond(), client, checkpoint=tmp_path)
     ran()
     run = handoff.submit(diamond(), client, checkpoint=tmp_path, keep="sinks")
@@ -224,7 +228,7 @@ def test_what_nobody_wants_is_left_out(client, tmp_path):
     assert set(run.records) == {"d", "e"}
     assert (
         run.explain("a")
-        == "function 'a' need not run: its result, or what follows from it, is in a checkpoint"
+        == "function 'a' need not run: its result, or every result downstream, is in a checkpoint"
     )
     with pytest.raises(KeyError):
         run.explain("z")
@@ -233,7 +237,7 @@ def test_what_nobody_wants_is_left_out(client, tmp_path):
     assert ran() == set()
 
 
-def test_a_sink_that_nobody_wants_runs_once_unless_it_is_left_out(client, tmp_path):
+def test_a_sink_whose_result_is_not_kept_runs_once_if_it_is_checkpointed(client, tmp_path):
     assert handoff.execute(diamond(), client, checkpoint=tmp_path, keep=["a"]).results == {"a": "a()"}
     assert ran() == ALL
     assert handoff.execute(diamond(), client, checkpoint=tmp_path, keep=["a"]).restored == ("a", "d", "e")
@@ -247,7 +251,7 @@ def test_a_sink_that_nobody_wants_runs_once_unless_it_is_left_out(client, tmp_pa
 @pytest.mark.parametrize(
     "select", [["b", "c"], lambda f: f.id in ("b", "c"), {"b", "c"}], ids=["list", "f", "set"]
 )
-def test_checkpoint_of_selects(client, tmp_path, select):
+def test_checkpoint_of_selects_functions(client, tmp_path, select):
     options = {"checkpoint": tmp_path, "checkpoint_of": select}
     handoff.execute(diamond(), client, **options)
     assert set(files(tmp_path)) == {"b", "c"}
@@ -260,7 +264,7 @@ def test_checkpoint_of_selects(client, tmp_path, select):
     assert ran() == ALL
 
 
-def test_inline_functions_count_and_have_no_files(client, tmp_path):
+def test_inline_functions_affect_fingerprints_but_have_no_files(client, tmp_path):
     def dag(added):
         return dag_of(
             counted("a"),
@@ -285,7 +289,7 @@ def tag(data, source, target, mark):
     return f"{data}{mark}"
 
 
-def test_transfers_are_made_again_unless_selected(client, tmp_path):
+def test_transfers_run_again_unless_selected(client, tmp_path):
     def dag():
         argument = Argument(
             "a", serialize=tag, serialize_extra_args=["<"], deserialize=tag, deserialize_extra_args=[">"]
@@ -304,7 +308,7 @@ def test_transfers_are_made_again_unless_selected(client, tmp_path):
     assert (third.results, len(third.restored), ran()) == (first.results, 4, set())
 
 
-def say_where(data, source, target, mark):
+def append_nodes(data, source, target, mark):
     with LOCK:
         CALLS[mark] += 1
     return f"{data}{mark}{source}-{target}"
@@ -324,10 +328,10 @@ SERIALIZER, DESERIALIZER = ("serialize", "a", "b", 0), ("deserialize", "a", "b",
         (DESERIALIZER, [DESERIALIZER], set()),
     ],
 )
-def test_the_halves_of_a_transfer_run_together(client, tmp_path, half, keep, again):
-    """Whichever of them has a checkpoint: it was made for the nodes of another run."""
+def test_serializer_and_deserializer_run_together(client, tmp_path, half, keep, again):
+    """A checkpoint of one of them does not help: it was made for the nodes of an earlier run."""
     extra = {"serialize_extra_args": ["<"], "deserialize_extra_args": [">"]}
-    argument = Argument("a", serialize=say_where, deserialize=say_where, **extra)
+    argument = Argument("a", serialize=append_nodes, deserialize=append_nodes, **extra)
     dag = dag_of(counted("a", node="node1"), counted("b", argument, node="node2"))
     options = {"checkpoint": tmp_path, "checkpoint_of": ["a", "b", half]}
     first = handoff.execute(dag, client, **options)
@@ -339,7 +343,7 @@ def test_the_halves_of_a_transfer_run_together(client, tmp_path, half, keep, aga
     assert {SERIALIZER, DESERIALIZER}.isdisjoint(result.restored) is bool(again)
 
 
-def test_what_is_left_of_a_collocated_group_stays_together(client, tmp_path):
+def test_remaining_members_of_a_collocation_group_stay_together(client, tmp_path):
     def dag():
         return dag_of(
             counted("a", node="node2"),
@@ -358,7 +362,7 @@ def test_what_is_left_of_a_collocated_group_stays_together(client, tmp_path):
         assert {result.allocations[id] for id in result.allocations} == {"node2"}
 
 
-def test_the_pin_of_what_is_restored_is_not_needed(client, tmp_path):
+def test_the_pin_of_a_restored_function_is_ignored(client, tmp_path):
     handoff.execute(diamond(a={"node": "node2"}), client, checkpoint=tmp_path)
     result = handoff.execute(
         diamond(a={"node": "gone", "cost": {"cpu": 400}}), client, checkpoint=tmp_path, wait_for_nodes=0
@@ -398,7 +402,7 @@ def test_large_and_unusual_results(client, tmp_path):
     assert second[frozenset({"x", "y"})] == "z"
 
 
-def test_in_memory_and_with_storage_options(client):
+def test_a_memory_file_system_and_storage_options(client):
     checkpoint = Checkpoint("memory://test_checkpoints/run", {"skip_instance_cache": True})
     handoff.execute(diamond(), client, checkpoint=checkpoint)
     assert ran() == ALL
@@ -406,7 +410,7 @@ def test_in_memory_and_with_storage_options(client):
     assert (result.results, set(result.restored), ran()) == (RESULTS, ALL, set())
 
 
-def test_a_result_that_cannot_be_written_fails_its_function(client, tmp_path):
+def test_an_unpicklable_result_fails_its_function(client, tmp_path):
     dag = dag_of(counted("a"), Function("lock", "threading:Lock", max_retries=1))
     with pytest.raises(FunctionFailedError) as caught:
         handoff.execute(dag, client, checkpoint=tmp_path)
@@ -420,7 +424,7 @@ def test_a_result_that_cannot_be_written_fails_its_function(client, tmp_path):
     )
 
 
-def test_a_directory_that_vanishes_and_comes_back(client, tmp_path):
+def test_a_directory_that_vanishes_and_reappears(client, tmp_path):
     folder = tmp_path / "mounted"
     door = gate("vanishing")
     dag = dag_of(
@@ -438,7 +442,7 @@ def test_a_directory_that_vanishes_and_comes_back(client, tmp_path):
     assert handoff.execute(dag, client, checkpoint=folder)["after"] == 4
 
 
-def test_a_file_damaged_after_it_was_looked_at(client, tmp_path):
+def test_a_file_damaged_after_it_was_checked(client, tmp_path):
     door = gate("later")
     first = dag_of(counted("a"), counted("b", "a"))
     handoff.execute(first, client, checkpoint=tmp_path)
@@ -467,7 +471,7 @@ def test_a_file_damaged_after_it_was_looked_at(client, tmp_path):
         other.result()
 
 
-def test_a_result_lost_with_its_node_is_loaded_instead_of_computed_again(tmp_path):
+def test_a_result_lost_with_its_node_is_loaded_instead_of_recomputed(tmp_path):
     with handoff.local_cluster({name: {"cpu": 2} for name in "abc"}) as cluster, Client(cluster) as client:
         door = gate("lost with its node")
         dag = dag_of(
@@ -498,13 +502,13 @@ def fails_once():
     return "done"
 
 
-def test_a_retry_after_a_failure_computes(client, tmp_path):
+def test_a_retry_after_a_failed_load_recomputes(client, tmp_path):
     dag = dag_of(Function("f", fails_once))
     handoff.execute(dag, client, checkpoint=tmp_path)
     assert ran() == {1, 2}
     flip(files(tmp_path)["f"])
     assert handoff.execute(dag, client, checkpoint=tmp_path)["f"] == "done"
-    assert ran() == {1, 2}, "the retry takes no damaged file for a result"
+    assert ran() == {1, 2}, "the retry does not use the damaged file"
 
 
 def test_functions_with_a_timeout(client, tmp_path):
@@ -516,7 +520,7 @@ def test_functions_with_a_timeout(client, tmp_path):
     assert handoff.execute_local(dag, checkpoint=tmp_path).results == first.results
 
 
-# ---------------------------------------------------------------------- what is given wrongly
+# ---------------------------------------------------------------------- invalid options
 
 
 @pytest.mark.parametrize(
@@ -524,7 +528,7 @@ def test_functions_with_a_timeout(client, tmp_path):
     [
         ({"checkpoint": 3}, TypeError, "checkpoint must be a path, a URL or a Checkpoint, not 3"),
         ({"checkpoint": ""}, ValueError, "is empty"),
-        ({"checkpoint_of": ["a"]}, ValueError, "checkpoint= does not say where"),
+        ({"checkpoint_of": ["a"]}, ValueError, "but checkpoint= is missing"),
         ({"checkpoint": "{}", "checkpoint_of": "a"}, TypeError, "a list of function ids or a callable"),
         ({"checkpoint": "{}", "checkpoint_of": 3}, TypeError, "a list of function ids or a callable"),
         ({"checkpoint": "{}", "checkpoint_of": ["z"]}, ValueError, "has no function 'z'"),
@@ -536,7 +540,7 @@ def test_functions_with_a_timeout(client, tmp_path):
     ],
 )
 @pytest.mark.parametrize("function", [handoff.submit, handoff.execute, handoff.execute_local])
-def test_wrong_options(client, tmp_path, function, options, error, text):
+def test_invalid_options(client, tmp_path, function, options, error, text):
     (tmp_path / "file").write_text("no directory")
     options = {
         k: v.format(tmp_path) if isinstance(v, str) and k == "checkpoint" else v for k, v in options.items()
@@ -548,16 +552,16 @@ def test_wrong_options(client, tmp_path, function, options, error, text):
     assert ran() == set()
 
 
-def test_arguments_that_nobody_can_look_into(client, tmp_path):
+def test_arguments_that_cannot_be_fingerprinted(client, tmp_path):
     dag = dag_of(Function("f", list, extra_args=[(x for x in ())]))
-    with pytest.raises(handoff.SerializationError, match="function 'f': what it does cannot be told"):
+    with pytest.raises(handoff.SerializationError, match="function 'f' cannot be fingerprinted"):
         handoff.execute(dag, client, checkpoint=tmp_path)
 
 
-# ---------------------------------------------------------------------- in other ways
+# ---------------------------------------------------------------------- asynchronous and local
 
 
-async def asynchronously(cluster, folder):
+async def run_twice_asynchronously(cluster, folder):
     async with Client(cluster.scheduler_address, asynchronous=True, set_as_default=False) as client:
         first = await handoff.execute(diamond(), client, checkpoint=folder)
         assert (first.results, ran()) == (RESULTS, ALL)
@@ -566,11 +570,11 @@ async def asynchronously(cluster, folder):
 
 
 def test_with_an_asynchronous_client(cluster, tmp_path):
-    asyncio.run(asynchronously(cluster, tmp_path))
+    asyncio.run(run_twice_asynchronously(cluster, tmp_path))
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_locally(client, tmp_path, threads):
+def test_execute_local(client, tmp_path, threads):
     FAILING.add("c")
     with pytest.raises(FunctionFailedError) as caught:
         handoff.execute_local(
@@ -582,14 +586,14 @@ def test_locally(client, tmp_path, threads):
     result = handoff.execute_local(diamond(), checkpoint=tmp_path, max_concurrency=threads, keep="sinks")
     assert result.results == {"d": RESULTS["d"], "e": RESULTS["e"]}
     assert (set(result.restored), ran()) == ({"a", "b"}, {"c", "d", "e"})
-    assert set(handoff.execute(diamond(), client, checkpoint=tmp_path).restored) == ALL, "on a cluster, too"
+    assert set(handoff.execute(diamond(), client, checkpoint=tmp_path).restored) == ALL, "also on a cluster"
     assert ran() == set()
     flip(files(tmp_path)["a"])
     result = handoff.execute_local(diamond(), checkpoint=tmp_path, max_concurrency=threads)
     assert (result.results, ran()) == (RESULTS, {"a"})
 
 
-def test_a_result_that_cannot_be_written_fails_its_function_locally(tmp_path):
+def test_an_unpicklable_result_fails_its_function_locally(tmp_path):
     dag = dag_of(Function("lock", "threading:Lock", max_retries=0))
     with pytest.raises(FunctionFailedError) as caught:
         handoff.execute_local(dag, checkpoint=tmp_path)

@@ -1,3 +1,5 @@
+"""``execute`` on a cluster: arguments, placement, limits, kept results."""
+
 from __future__ import annotations
 
 import threading
@@ -44,7 +46,7 @@ def test_results_allocations_and_records(client):
         assert record.duration >= 0
 
 
-def test_a_dag_runs_twice_at_once_without_mixing(client):
+def test_concurrent_runs_of_one_dag_do_not_mix(client):
     dag = basic()
     runs = [handoff.submit(dag, client) for _ in range(3)]
     assert len({run.id for run in runs}) == 3
@@ -64,7 +66,7 @@ def test_with_a_cluster_an_address_and_a_default_client(cluster, client):
         assert set(result.allocations.values()) <= {"node1", "node2"}
 
 
-def test_without_any_cluster_an_embedded_one_is_started_once():
+def test_without_a_cluster_an_embedded_one_is_started_once():
     first = handoff.execute(basic())
     assert first.results == EXPECTED
     assert set(first.allocations.values()) == {"embedded"}
@@ -109,17 +111,17 @@ def test_ids_may_be_any_hashable(client):
     assert result.records[frozenset({1, 2})].function_id == frozenset({1, 2})
 
 
-def evaluated(name, *xs):
+def count_evaluation(name, *xs):
     GATES[name].entered += 1
     return sum(xs)
 
 
-def test_inline_functions_run_inside_each_dependent_once(client):
+def test_inline_functions_are_evaluated_once_per_dependent(client):
     counter = gate("inline")
     result = handoff.execute(
         dag_of(
             Function("source", identity, extra_args=[10]),
-            Function("inline", lambda x: evaluated("inline", x, 1), args=["source"], type="inline"),
+            Function("inline", lambda x: count_evaluation("inline", x, 1), args=["source"], type="inline"),
             Function("twice", add, args=["inline", "inline"], type="inline"),
             Function("left", add, args=["inline", "twice"]),
             Function("right", add, args=["twice", "source"], kwargs={}),
@@ -128,7 +130,7 @@ def test_inline_functions_run_inside_each_dependent_once(client):
     )
     assert result.results == {"source": 10, "left": 33, "right": 32}
     assert result.allocations.keys() == {"source", "left", "right"}
-    assert counter.entered == 2  # once for each placed dependent, however many paths lead there
+    assert counter.entered == 2  # once per placed dependent, even if several paths lead to it
 
 
 def test_a_long_inline_chain_needs_no_recursion(client):
@@ -139,7 +141,7 @@ def test_a_long_inline_chain_needs_no_recursion(client):
     assert handoff.execute(dag, client)["end"] == 2999
 
 
-def test_an_inline_functions_cost_is_its_dependents_too(client):
+def test_an_inline_functions_cost_is_added_to_its_dependents(client):
     result = handoff.execute(
         dag_of(
             Function("inline", identity, extra_args=[1], type="inline", cost={"gpu": 1}),
@@ -159,7 +161,7 @@ def unpack(packed, source, target, mark):
     return packed["data"], [*packed["route"], (mark, source, target)]
 
 
-def test_arguments_are_transformed_beside_producer_and_consumer(client):
+def test_transfers_run_on_the_nodes_of_producer_and_consumer(client):
     result = handoff.execute(
         dag_of(
             Function("producer", identity, extra_args=[7], node="node1"),
@@ -195,7 +197,7 @@ def test_collocated_functions_share_a_node(client):
 
 
 def test_fractions_of_a_cpu_do_not_drift():
-    # 20 of 0.2 fit on 4 at once: none passes the gate before all are inside.
+    # 20 functions with cpu 0.2 fit on cpu 4 at once: none passes the gate before all 20 are inside.
     barrier = gate("fractions")
     with handoff.local_cluster({"node": {"cpu": 4, "threads": 21}}) as cluster, Client(cluster) as client:
         dag = dag_of(
@@ -230,7 +232,7 @@ def test_a_nodes_capacity_is_never_exceeded(client):
             assert used <= most + 1e-9
 
 
-def test_what_waits_for_one_resource_does_not_block_another(client):
+def test_functions_waiting_for_one_resource_do_not_block_others(client):
     gpu = gate("gpu")
     dag = dag_of(
         *[Function(("gpu", i), pass_gate, extra_args=["gpu"], cost={"gpu": 1}, priority=1) for i in range(3)],
@@ -245,7 +247,7 @@ def test_what_waits_for_one_resource_does_not_block_another(client):
     assert len(run.result().results) == 13
 
 
-def test_priorities_order_what_could_start(client):
+def test_priorities_order_ready_functions(client):
     first = gate("first")
     blocker = handoff.submit(
         dag_of(*[Function(i, pass_gate, extra_args=["first"], cost={"gpu": 1}) for i in range(1)]), client
@@ -280,7 +282,7 @@ def record_order(name, i):
 
 
 @pytest.mark.parametrize(("options", "most"), [({"max_concurrency": 2}, 2), ({"limits": {"db": 3}}, 3)])
-def test_limits_of_a_run_hold_exactly(client, options, most):
+def test_limits_of_a_run_are_used_fully_and_never_exceeded(client, options, most):
     door = gate("limited")
     cost = {"db": 1} if "limits" in options else {}
     run = handoff.submit(
@@ -296,7 +298,7 @@ def test_limits_of_a_run_hold_exactly(client, options, most):
     assert door.most == most
 
 
-def test_keep_decides_which_results_there_are(client):
+def test_keep_selects_the_results(client):
     dag = dag_of(
         Function("a", identity, extra_args=[1]),
         Function("b", add, args=["a"], extra_args=[1]),
@@ -311,7 +313,7 @@ def test_keep_decides_which_results_there_are(client):
     assert handoff.execute(dag, client, keep=[]).results == {}
 
 
-def test_results_that_nobody_keeps_leave_the_cluster_during_the_run(cluster, client):
+def test_results_that_are_not_kept_are_released_during_the_run(cluster, client):
     end = gate("end")
     dag = dag_of(
         Function("big", bytes, extra_args=[1000]),
@@ -334,12 +336,14 @@ def test_results_that_nobody_keeps_leave_the_cluster_during_the_run(cluster, cli
     assert run.result().results.keys() == {"end"}
 
 
-def ask():
+def return_current():
     return handoff.current()
 
 
-def test_current_tells_a_function_about_itself(client):
-    result = handoff.execute(dag_of(Function("me", ask, cost={"gpu": 1, "cpu": 0.5}), id="asking"), client)
+def test_current_describes_the_running_attempt(client):
+    result = handoff.execute(
+        dag_of(Function("me", return_current, cost={"gpu": 1, "cpu": 0.5}), id="asking"), client
+    )
     me = result["me"]
     assert (me.dag_id, me.function_id, me.run_id) == ("asking", "me", result.run_id)
     assert (me.attempt, me.node, me.cost) == (1, "node1", {"gpu": 1, "cpu": 0.5})
@@ -372,14 +376,14 @@ def test_a_coroutine_function_is_awaited(client):
     assert handoff.execute(dag_of(Function("co", asynchronous)), client)["co"] == "co"
 
 
-def test_retry_policy_of_a_function_wins_over_the_runs(client):
+def test_a_functions_retry_policy_overrides_the_runs(client):
     policy = RetryPolicy(max_retries=0)
     with pytest.raises(handoff.FunctionFailedError) as caught:
         handoff.execute(dag_of(Function("f", int, extra_args=["x"], retry=policy)), client, max_retries=5)
     assert len(caught.value.attempts) == 1
 
 
-def test_fractions_of_a_device_share_one():
+def test_functions_with_half_a_device_share_one():
     door = gate("shared device")
     with handoff.local_cluster({"node": {"cpu": 8, "gpu": 2}}) as cluster, Client(cluster) as client:
         half = [
@@ -395,20 +399,20 @@ def test_fractions_of_a_device_share_one():
         (shared,) = {records[i].devices["gpu"] for i in range(2)}
         assert {records["whole", i].devices["gpu"] for i in range(2)} == {(1 - shared[0],)}
         first, second = sorted(((records["whole", i]) for i in range(2)), key=lambda r: r.started)
-        assert first.stopped <= second.started, "one device is left for both"
+        assert first.stopped <= second.started, "only one device is left for both"
 
 
-def block(size):
+def make_bytes(size):
     return bytes(size)
 
 
 @pytest.mark.parametrize(("size", "node"), [(5_000_000, "b"), (10, "a")])
-def test_a_function_goes_to_where_its_large_inputs_are(size, node):
-    """Of two nodes that suit it equally well; small ones do not matter."""
+def test_a_function_runs_where_its_large_inputs_are(size, node):
+    """Between two equally suitable nodes. Small inputs do not matter."""
     nodes = {"a": {"cpu": 1, "memory": 100}, "b": {"cpu": 1, "memory": 100}}
     with handoff.local_cluster(nodes) as cluster, Client(cluster) as client:
         dag = dag_of(
-            Function("data", block, extra_args=[size], node="b"),
+            Function("data", make_bytes, extra_args=[size], node="b"),
             Function("use", len, args=["data"], cost={"memory": 100}),
         )
         result = handoff.execute(dag, client)

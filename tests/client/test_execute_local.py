@@ -1,4 +1,4 @@
-"""``execute_local``: what is called with what, and what comes back."""
+"""``execute_local``: arguments, results and option checks."""
 
 import asyncio
 import threading
@@ -21,16 +21,16 @@ from handoff_dask import (
     execute_local,
 )
 
-#: One after the other in the calling thread, and on a pool.
-both_ways = pytest.mark.parametrize("max_concurrency", [1, 3])
+#: Run sequentially in the calling thread, and on a thread pool.
+sequential_and_threaded = pytest.mark.parametrize("max_concurrency", [1, 3])
 
 
 def record_call(*args, **kwargs):
     return args, kwargs
 
 
-@both_ways
-def test_basic(max_concurrency):
+@sequential_and_threaded
+def test_results_allocations_and_records(max_concurrency):
     dag = dag_of(
         Function("source", identity, extra_args=[42]),
         Function("transform", multiply, args=["source"], extra_args=[2]),
@@ -59,20 +59,20 @@ def test_basic(max_concurrency):
         assert (record.status, record.node) == ("finished", "local")
 
 
-@both_ways
-def test_empty(max_concurrency):
+@sequential_and_threaded
+def test_an_empty_dag(max_concurrency):
     result = execute_local(DAG("mine"), max_concurrency=max_concurrency)
     assert (result.dag_id, result.results, result.allocations, dict(result.records)) == ("mine", {}, {}, {})
 
 
-def test_every_run_is_its_own():
+def test_every_run_is_separate():
     dag = dag_of(Function("f", list))
     first, second = execute_local(dag), execute_local(dag)
     assert first.run_id != second.run_id
     assert first["f"] is not second["f"]
 
 
-@both_ways
+@sequential_and_threaded
 @pytest.mark.parametrize(
     ("fields", "call"),
     [
@@ -89,7 +89,7 @@ def test_every_run_is_its_own():
         ),
     ],
 )
-def test_calls(max_concurrency, fields, call):
+def test_argument_passing(max_concurrency, fields, call):
     dag = dag_of(
         Function("a", str, extra_args=["A"]),
         Function("b", str, extra_args=["B"]),
@@ -98,17 +98,17 @@ def test_calls(max_concurrency, fields, call):
     assert execute_local(dag, max_concurrency=max_concurrency)["f"] == call
 
 
-@both_ways
-def test_values_pass_as_they_are(max_concurrency):
-    """In one process nothing is copied."""
+@sequential_and_threaded
+def test_values_are_passed_by_reference(max_concurrency):
+    """Results are not copied within a process."""
     value = object()
     dag = dag_of(Function("a", lambda: value), Function("b", identity, args=["a"]))
     result = execute_local(dag, max_concurrency=max_concurrency)
     assert result["a"] is result["b"] is value
 
 
-@both_ways
-def test_argument_pairs(max_concurrency):
+@sequential_and_threaded
+def test_transfers(max_concurrency):
     dag = dag_of(
         Function("p", str, extra_args=["data"]),
         Function(
@@ -148,7 +148,7 @@ def test_cost_and_node_are_ignored():
         ("os.path:join", ["a", "b"], "a/b"),
     ],
 )
-@both_ways
+@sequential_and_threaded
 def test_code_by_name(max_concurrency, code, args, value):
     dag = dag_of(Function("f", code, extra_args=args))
     assert execute_local(dag, max_concurrency=max_concurrency)["f"] == value
@@ -158,41 +158,43 @@ def test_code_by_name(max_concurrency, code, args, value):
     ("code", "cause"),
     [("math:no_such", AttributeError), ("no_such_module:f", ModuleNotFoundError), ("math:pi", TypeError)],
 )
-def test_code_by_a_wrong_name(code, cause):
+def test_code_by_an_invalid_name(code, cause):
     with pytest.raises(FunctionFailedError) as caught:
         execute_local(dag_of(Function("f", code)), max_retries=0)
     assert type(caught.value.__cause__) is cause
 
 
-async def slowly(x, *more):
+async def sleep_and_return(x, *more):
     await asyncio.sleep(0)
     return x, *more
 
 
-@both_ways
+@sequential_and_threaded
 def test_async_code(max_concurrency):
     dag = dag_of(
-        Function("a", slowly, extra_args=[1]),
-        Function("i", slowly, args=["a"], type="inline"),
-        Function("b", slowly, args=["i"], extra_args=[2]),
-        Function("c", slowly, kwargs={"x": "b"}),
+        Function("a", sleep_and_return, extra_args=[1]),
+        Function("i", sleep_and_return, args=["a"], type="inline"),
+        Function("b", sleep_and_return, args=["i"], extra_args=[2]),
+        Function("c", sleep_and_return, kwargs={"x": "b"}),
     )
     result = execute_local(dag, max_concurrency=max_concurrency)
     assert result.results == {"a": (1,), "b": (((1,),), 2), "c": ((((1,),), 2),)}
 
 
-@both_ways
+@sequential_and_threaded
 def test_async_code_inside_an_event_loop(max_concurrency):
-    """As in a notebook, where the calling thread cannot run a second loop."""
+    """As in a notebook, where the calling thread cannot run a second event loop."""
 
     async def main():
-        return execute_local(dag_of(Function("a", slowly, extra_args=[1])), max_concurrency=max_concurrency)
+        return execute_local(
+            dag_of(Function("a", sleep_and_return, extra_args=[1])), max_concurrency=max_concurrency
+        )
 
     assert asyncio.run(main())["a"] == (1,)
 
 
-@both_ways
-def test_async_code_fails_like_other_code(max_concurrency):
+@sequential_and_threaded
+def test_async_code_is_retried_and_fails_like_sync_code(max_concurrency):
     async def code():
         raise KeyError("late")
 
@@ -203,8 +205,8 @@ def test_async_code_fails_like_other_code(max_concurrency):
 
 
 @pytest.mark.parametrize("wrong", [None, {}, [], "dag", Function("f", list)])
-def test_not_a_dag(wrong):
-    with pytest.raises(TypeError, match=r"a handoff_dask\.DAG is needed"):
+def test_values_that_are_not_dags(wrong):
+    with pytest.raises(TypeError, match=r"dag must be a handoff_dask\.DAG"):
         execute_local(wrong)
 
 
@@ -216,7 +218,7 @@ def test_an_invalid_dag_does_not_run():
     assert not called
 
 
-def test_inputs_need_a_stream():
+def test_input_functions_are_rejected():
     dag = dag_of(Function("x", type="input"), Function("f", identity, args=["x"]))
     with pytest.raises(InvalidFunctionError, match="'x' is an input function") as caught:
         execute_local(dag)
@@ -243,7 +245,7 @@ def test_inputs_need_a_stream():
         ({"timeout": float("inf")}, ValueError, "timeout must be finite"),
     ],
 )
-def test_options(options, error, text):
+def test_invalid_options(options, error, text):
     called = []
     dag = dag_of(Function("f", lambda: called.append(1)), Function("i", list, type="inline"))
     with pytest.raises(error, match=text):
@@ -251,13 +253,12 @@ def test_options(options, error, text):
     assert not called
 
 
-def test_options_by_name_only():
+def test_options_are_keyword_only():
     with pytest.raises(TypeError, match="positional"):
         execute_local(dag_of(Function("f", list)), 3)
 
 
-def test_retry_has_to_be_asked_for_by_policy_or_number():
-    """``retry`` says more than ``max_retries``, so it wins."""
+def test_a_retry_policy_overrides_max_retries():
     calls = []
 
     def code():
@@ -269,8 +270,8 @@ def test_retry_has_to_be_asked_for_by_policy_or_number():
     assert len(calls) == 2
 
 
-def test_many_at_once():
-    """Runs in several threads of one DAG do not mix."""
+def test_concurrent_runs():
+    """Runs in several threads do not mix."""
     barrier = threading.Barrier(4, timeout=30)
 
     def meet(n):

@@ -1,4 +1,4 @@
-"""run.explain(id) and run.events(): what a run tells of itself while it goes on, and afterwards."""
+"""``run.explain(id)`` and ``run.events()``, during a run and afterwards."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from handoff_dask import (
 )
 
 
-def held(id, name, **fields):
+def gated(id, name, **fields):
     return Function(id, pass_gate, extra_args=[name], **fields)
 
 
-def test_explain_while_a_run_goes_on(client):
+def test_explain_during_a_run(client):
     door = gate("explain")
     dag = dag_of(
-        held("held", "explain", cost={"gpu": 1, "cpu": 1}),
+        gated("held", "explain", cost={"gpu": 1, "cpu": 1}),
         Function("after", identity, args=["held"]),
         Function("gpu", identity, extra_args=[1], cost={"gpu": 0.5}),
         Function("pinned", identity, extra_args=[1], node="node1", cost={"cpu": 3.5}),
@@ -64,10 +64,10 @@ def test_explain_while_a_run_goes_on(client):
     assert run.explain("after").startswith("function 'after' has finished on node 'node")
 
 
-def test_explain_limits_and_groups(client):
+def test_explain_limits_and_collocation(client):
     door = gate("limits")
     dag = dag_of(
-        held("held", "limits", cost={"seats": 1}, node="node2", priority=1),
+        gated("held", "limits", cost={"seats": 1}, node="node2", priority=1),
         Function("other", identity, extra_args=[1], cost={"seats": 1}),
         Function("near", identity, extra_args=[1], cost={"cpu": 2, "seats": 1}, node=Collocated("held")),
     )
@@ -93,7 +93,7 @@ def refuse(value=None):
     raise ValueError("no")
 
 
-def test_explain_what_failed(client):
+def test_explain_failed_functions(client):
     dag = dag_of(
         Function("bad", refuse),
         Function("next", identity, args=["bad"]),
@@ -106,7 +106,7 @@ def test_explain_what_failed(client):
     assert [run.explain(id) for id in ("next", "last")] == [text.format("next"), text.format("last")]
 
 
-def test_explain_a_retry_that_is_not_due(client):
+def test_explain_a_delayed_retry(client):
     policy = RetryPolicy(max_retries=4, delay=600, max_delay=600)
     run = handoff.submit(dag_of(Function("bad", refuse, retry=policy)), client)
     until(lambda: run.records["bad"].status == "delayed")
@@ -139,7 +139,7 @@ def test_explain_ids_of_any_kind(client):
     door = gate("ids")
     cat, pair = Cat(), ("pair", (1, None))
     dag = dag_of(
-        held(cat, "ids", cost={"gpu": 1}),
+        gated(cat, "ids", cost={"gpu": 1}),
         Function(pair, identity, args=[cat]),
         Function(frozenset({"x"}), identity, args=[Argument(pair)]),
         Function(3, identity, extra_args=[1], cost={"gpu": 1}),
@@ -158,7 +158,7 @@ def test_explain_ids_of_any_kind(client):
     run.result(timeout=20)
 
 
-def test_explain_when_nothing_is_known_any_more(cluster):
+def test_explain_after_the_client_is_closed(cluster):
     empty = handoff.DAG("empty")
     with Client(cluster, set_as_default=False) as client:
         run = handoff.submit(dag_of(Function("f", identity, extra_args=[1])), client)
@@ -169,7 +169,7 @@ def test_explain_when_nothing_is_known_any_more(cluster):
     assert run.explain("f") == "function 'f' is not waiting: its run has finished"
 
 
-def test_an_allocation_error_says_of_each_node_why_not(client):
+def test_an_allocation_error_explains_each_node(client):
     dag = dag_of(
         Function("large", int, cost={"cpu": 3, "memory": 9000}),
         Function("pinned", int, cost={"cpu": 3}, node="node2"),
@@ -221,7 +221,7 @@ def test_events_of_a_run(client):
     assert [e.time for e in events[:3]] == [record.attempts[0].queued, record.started, record.stopped]
 
 
-def test_events_of_attempts_that_failed(client):
+def test_events_of_failed_attempts(client):
     run = handoff.submit(dag_of(Function("bad", refuse)), client, max_retries=1)
     with pytest.raises(FunctionFailedError):
         run.result(timeout=20)
@@ -237,11 +237,11 @@ def test_events_of_attempts_that_failed(client):
     assert {e.node for e in events if e.event == "failed"} == {"node1", "node2"}
 
 
-def test_events_so_far(client):
+def test_events_during_a_run(client):
     door = gate("so far")
     dag = dag_of(
         Function("x", identity, extra_args=[1]),
-        held("held", "so far", cost={"gpu": 1}),
+        gated("held", "so far", cost={"gpu": 1}),
         Function("gpu", identity, extra_args=[1], cost={"gpu": 1}),
     )
     run = handoff.submit(dag, client)
@@ -254,10 +254,10 @@ def test_events_so_far(client):
     assert len(run.events()) == 9
 
 
-# asynchronous
+# asynchronous clients
 
 
-def test_both_with_an_asynchronous_client():
+def test_explain_and_events_with_an_asynchronous_client():
     async def main():
         async with (
             handoff.local_cluster({"a": {"cpu": 1}}, asynchronous=True) as cluster,
@@ -265,7 +265,7 @@ def test_both_with_an_asynchronous_client():
         ):
             door = gate("async explain")
             dag = dag_of(
-                held("held", "async explain", cost={"cpu": 1}),
+                gated("held", "async explain", cost={"cpu": 1}),
                 Function("next", identity, args=["held"]),
                 Function("i", identity, args=["next"], type="inline"),
             )

@@ -1,3 +1,5 @@
+"""Failures, retries, timeouts and cancellation of runs, and errors found before anything runs."""
+
 from __future__ import annotations
 
 import pickle
@@ -34,10 +36,10 @@ CALLS: dict[str, list] = {}
 
 
 def attempt_until(name, succeed_at, error=OSError):
-    """Fail until it has been called so often."""
+    """Fail before call number ``succeed_at``; then return the number of the call."""
     calls = CALLS.setdefault(name, [])
-    here = handoff.current()
-    calls.append((here.attempt, here.node))
+    attempt = handoff.current()
+    calls.append((attempt.attempt, attempt.node))
     if len(calls) < succeed_at:
         raise error(f"attempt {len(calls)}")
     return len(calls)
@@ -81,7 +83,7 @@ def test_three_retries_are_the_default(client):
     assert len(caught.value.attempts) == 4
 
 
-def test_what_a_failure_carries(client):
+def test_fields_of_a_failure(client):
     dag = dag_of(
         Function("ok", identity, extra_args=[5]),
         Function("bad", fail, kwargs={}, max_retries=0, extra_args=[KeyError, "lost"]),
@@ -113,7 +115,7 @@ def test_what_a_failure_carries(client):
     assert isinstance(copy.__cause__, KeyError)
 
 
-def test_fail_fast_starts_nothing_more(client):
+def test_fail_fast_starts_no_more_functions(client):
     door = gate("fast")
     dag = dag_of(
         Function("bad", fail, max_retries=0, node="node1"),
@@ -122,7 +124,7 @@ def test_fail_fast_starts_nothing_more(client):
     )
     run = handoff.submit(dag, client)
     with pytest.raises(FunctionFailedError):
-        run.result(timeout=20)  # though "held" still runs
+        run.result(timeout=20)  # although "held" still runs
     door.open()
     until(lambda: run.records["held"].status == "finished")
     assert run.results["held"] == 1
@@ -143,7 +145,7 @@ def test_without_fail_fast_independent_branches_finish(client):
 
 
 def fail_with(error, door=None):
-    """Raise it, in the last of two attempts once a door is open."""
+    """Raise an error. In the second attempt, open a gate first."""
     if door is not None and handoff.current().attempt == 2:
         GATES[door].open()
     raise error
@@ -164,7 +166,7 @@ def test_without_fail_fast_all_failures_are_reported(client, execute):
         execute(dag, client, fail_fast=False)
     error = caught.value
     assert all(f.run is error.run for f in error.failures)
-    failures = {f.function_id: f for f in error.failures}  # either may be heard of first
+    failures = {f.function_id: f for f in error.failures}  # the order is arbitrary
     first, second = failures.pop("first"), failures.pop("second")
     assert not failures
     assert (len(first.attempts), len(second.attempts)) == (2, 1)
@@ -174,15 +176,15 @@ def test_without_fail_fast_all_failures_are_reported(client, execute):
         "first": f"function 'first' after 2 attempts, the last on {nodes[0]!r}: KeyError('one')",
         "second": f"function 'second' after 1 attempt, on {nodes[1]!r}: ValueError('two')",
     }
-    told = [f"\n  - {lines[f.function_id]}" for f in error.failures]
-    assert str(error) == "2 functions of DAG 'test' failed:" + "".join(told)
+    listed = [f"\n  - {lines[f.function_id]}" for f in error.failures]
+    assert str(error) == "2 functions of DAG 'test' failed:" + "".join(listed)
     copy = pickle.loads(pickle.dumps(error))
     assert [type(f.__cause__) for f in copy.failures] == [type(f.__cause__) for f in error.failures]
     assert str(copy) == str(error)
 
 
-def test_a_function_that_fits_nowhere_any_more_is_among_the_failures(client, cluster, monkeypatch):
-    """The first failure says of what kind the error is."""
+def test_a_function_that_no_longer_fits_anywhere_is_among_the_failures(client, cluster, monkeypatch):
+    """The first failure determines the type of the error."""
     door = gate("shrinks")
     dag = dag_of(
         Function("bad", fail_with, extra_args=[KeyError("one")], max_retries=0),
@@ -204,7 +206,7 @@ def test_a_function_that_fits_nowhere_any_more_is_among_the_failures(client, clu
 
 
 @pytest.mark.parametrize("error", [Unpicklable, SystemExit, KeyboardInterrupt])
-def test_errors_that_do_not_travel_are_failures_too(client, error):
+def test_unpicklable_errors_and_exits_are_failures_too(client, error):
     with pytest.raises(FunctionFailedError) as caught:
         handoff.execute(dag_of(Function("f", fail, extra_args=[error])), client, max_retries=0)
     assert caught.value.function_id == "f"
@@ -219,7 +221,7 @@ def test_code_that_cannot_be_imported_is_a_failure(client):
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
 
-def test_only_errors_of_the_policys_types_are_retried(client):
+def test_only_errors_in_retry_on_are_retried(client):
     CALLS.clear()
     policy = RetryPolicy(max_retries=5, retry_on=(OSError, KeyError))
     with pytest.raises(FunctionFailedError) as caught:
@@ -229,7 +231,7 @@ def test_only_errors_of_the_policys_types_are_retried(client):
     assert len(result.records["f"].attempts) == 3
 
 
-def test_a_delayed_retry_waits_and_holds_nothing(client):
+def test_a_delayed_retry_holds_no_resources(client):
     CALLS.clear()
     policy = RetryPolicy(max_retries=2, delay=0.15, backoff=2)
     run = handoff.submit(
@@ -266,10 +268,10 @@ def test_a_failing_inline_function_is_reported_under_its_dependent(client):
     assert "inline_fail" in caught.value.attempts[0].traceback
 
 
-# ---------------------------------------------------------------------- what fits nowhere
+# ---------------------------------------------------------------------- functions that fit nowhere
 
 
-def test_a_cost_that_no_node_has_is_refused_before_anything_runs(client):
+def test_a_cost_that_no_node_covers_is_rejected_before_anything_runs(client):
     ran = gate("never")
     dag = dag_of(
         Function("fits", pass_gate, extra_args=["never"]),
@@ -301,12 +303,12 @@ def test_a_cost_that_no_node_has_is_refused_before_anything_runs(client):
         (Function("f", fail, cost={"db": 9}), r"more than the run's limits, db 2"),
     ],
 )
-def test_other_reasons_why_nothing_fits(client, function, text):
+def test_other_reasons_for_an_allocation_error(client, function, text):
     with pytest.raises(AllocationError, match=text):
         handoff.execute(dag_of(function), client, limits={"db": 2})
 
 
-def test_a_group_needs_a_node_where_each_member_alone_fits(client):
+def test_a_collocation_group_needs_a_node_where_each_member_alone_fits(client):
     dag = dag_of(
         Function("gpu", identity, extra_args=[1], cost={"gpu": 1}),
         Function("here", identity, args=["gpu"], node=Collocated("gpu"), cost={"memory": 8000}),
@@ -332,10 +334,10 @@ def test_pinned_functions_that_do_not_fit_together_take_turns(client):
     assert door.most == 1
 
 
-# ---------------------------------------------------------------------- ending a run
+# ---------------------------------------------------------------------- timeouts and cancellation
 
 
-def test_execute_ends_a_run_that_takes_too_long(client):
+def test_execute_cancels_a_run_after_its_timeout(client):
     door = gate("slow")
     dag = dag_of(
         Function("quick", identity, extra_args=[1]),
@@ -353,7 +355,7 @@ def test_execute_ends_a_run_that_takes_too_long(client):
     door.open()
 
 
-def test_cancel_starts_nothing_more_and_books_what_runs_until_it_ends(client):
+def test_after_cancel_running_functions_hold_their_allocation_until_they_end(client):
     door = gate("cancel")
     dag = dag_of(
         Function("running", pass_gate, extra_args=["cancel"], cost={"gpu": 1}),
@@ -394,7 +396,7 @@ def test_an_interrupt_of_execute_cancels_the_run(client, cluster):
     door.open()
 
 
-def test_a_broken_core_ends_the_run_instead_of_hanging_it(client, cluster, monkeypatch):
+def test_an_error_in_the_core_fails_the_run(client, cluster, monkeypatch):
     handoff.discover_nodes(client)
     state = cluster.scheduler.plugins["handoff"].state
 
@@ -408,7 +410,7 @@ def test_a_broken_core_ends_the_run_instead_of_hanging_it(client, cluster, monke
     assert handoff.execute(dag_of(Function("f", identity, extra_args=[1])), client)["f"] == 1
 
 
-# ---------------------------------------------------------------------- what is refused at once
+# ---------------------------------------------------------------------- errors before anything runs
 
 
 @pytest.mark.parametrize(
@@ -420,7 +422,7 @@ def test_a_broken_core_ends_the_run_instead_of_hanging_it(client, cluster, monke
         ({"max_concurrency": 0}, ValueError, "max_concurrency must be a whole number of at least 1"),
         ({"limits": {"db": -1}}, ValueError, "limits: db must not be negative"),
         ({"limits": [1]}, TypeError, "limits must be a mapping"),
-        ({"limits": {"max_concurrency": 1}}, ValueError, "an option of its own"),
+        ({"limits": {"max_concurrency": 1}}, ValueError, "a limit cannot be named 'max_concurrency'"),
         ({"allocation_strategy": "worst"}, ValueError, "allocation_strategy must be one of"),
         ({"keep": "some"}, ValueError, 'keep must be "all", "sinks" or a list'),
         ({"keep": 7}, TypeError, "keep must be"),
@@ -433,34 +435,34 @@ def test_a_broken_core_ends_the_run_instead_of_hanging_it(client, cluster, monke
         ({"wait_for_nodes": float("nan")}, ValueError, "wait_for_nodes must be finite"),
     ],
 )
-def test_bad_options_are_named(client, options, error, text):
+def test_invalid_options_are_named(client, options, error, text):
     with pytest.raises(error, match=text):
         handoff.execute(dag_of(Function("f", identity, extra_args=[1])), client, **options)
 
 
 @pytest.mark.parametrize("bad", [42, object(), 3.5, ["tcp://x"]])
-def test_a_bad_client_is_named(bad):
+def test_an_invalid_client_is_named(bad):
     with pytest.raises(TypeError, match=r"client must be a distributed.Client, a cluster, the address"):
         handoff.execute(dag_of(Function("f", identity, extra_args=[1])), bad)
 
 
 @pytest.mark.parametrize("address", ["nonsense", "tcp://192.0.2.1", "carrier-pigeon://192.0.2.1:8786", ":x"])
-def test_an_address_that_is_none_is_named(address):
+def test_an_invalid_address_is_named(address):
     before = set(Client._instances)
     with pytest.raises(ValueError, match=f"client: {address!r} is not the address of a scheduler"):
         handoff.execute(dag_of(Function("f", identity, extra_args=[1])), address)
-    assert set(Client._instances) <= before, "none is left that is half made"
+    assert set(Client._instances) <= before, "no half-created client is left"
 
 
-def test_ids_that_do_not_pickle_are_named(client):
+def test_unpicklable_ids_are_named(client):
     with pytest.raises(handoff.SerializationError, match="the id of the DAG cannot be pickled"):
         handoff.execute(dag_of(Function("f", identity, extra_args=[1]), id=threading.Lock()), client)
     with pytest.raises(handoff.SerializationError, match="id cannot be pickled"):
         handoff.execute(dag_of(Function(threading.Lock(), identity, extra_args=[1])), client)
 
 
-def test_what_is_not_a_dag_is_named(client):
-    with pytest.raises(TypeError, match=r"a handoff_dask.DAG is needed, not \{\}"):
+def test_a_value_that_is_not_a_dag_is_named(client):
+    with pytest.raises(TypeError, match=r"dag must be a handoff_dask.DAG, not \{\}"):
         handoff.execute({}, client)
 
 
@@ -472,7 +474,7 @@ def test_an_invalid_dag_reaches_no_cluster(client, cluster):
     assert cluster.scheduler.transition_counter == before
 
 
-def test_code_and_arguments_that_do_not_pickle_are_named(client):
+def test_unpicklable_code_and_arguments_are_named(client):
     lock = threading.Lock()
     with pytest.raises(handoff.SerializationError, match=r"function 'f': code cannot be pickled"):
         handoff.execute(dag_of(Function("f", lambda: lock)), client)
@@ -480,7 +482,7 @@ def test_code_and_arguments_that_do_not_pickle_are_named(client):
         handoff.execute(dag_of(Function("g", identity, extra_args=[lock])), client)
 
 
-def test_input_functions_have_no_value_outside_a_stream(client):
+def test_input_functions_are_rejected(client):
     dag = dag_of(Function("in", type="input"), Function("f", identity, args=["in"]))
     dag.validate()
     with pytest.raises(handoff.InvalidFunctionError, match="'in' is an input function"):
@@ -494,12 +496,12 @@ def test_a_closed_client_is_refused(cluster):
         handoff.execute(DAG("x"), client)
 
 
-def test_durations_of_records_are_those_of_the_code(client):
+def test_durations_of_records_cover_the_code(client):
     result = handoff.execute(dag_of(Function("f", time.sleep, extra_args=[0.05])), client)
     assert 0.05 <= result.records["f"].duration < 5
 
 
-def test_partial_results_outlive_a_client_made_for_the_call(cluster):
+def test_partial_results_survive_a_client_created_for_the_call(cluster):
     dag = dag_of(Function("ok", identity, extra_args=[5]), Function("bad", fail, args=[], max_retries=0))
     with pytest.raises(FunctionFailedError) as caught:
         handoff.execute(dag, cluster, fail_fast=False)
@@ -507,14 +509,14 @@ def test_partial_results_outlive_a_client_made_for_the_call(cluster):
     assert "ok" in caught.value.run.results
 
 
-def fail_behind(name):
+def fail_after_gate(name):
     pass_gate(name)
     raise OSError("late")
 
 
-def test_what_fails_after_its_run_was_cancelled_is_not_why_it_ended(client):
+def test_a_failure_after_cancellation_does_not_change_the_error(client):
     door = gate("late")
-    run = handoff.submit(dag_of(Function("f", fail_behind, extra_args=["late"])), client)
+    run = handoff.submit(dag_of(Function("f", fail_after_gate, extra_args=["late"])), client)
     door.await_inside(1)
     run.cancel()
     door.open()
@@ -523,7 +525,7 @@ def test_what_fails_after_its_run_was_cancelled_is_not_why_it_ended(client):
         run.result()
 
 
-def test_ids_that_do_not_equal_themselves_are_told_from_each_other(client):
+def test_an_id_may_be_nan(client):
     nan = float("nan")
     dag = dag_of(Function(nan, identity, extra_args=[1], cost={"fpga": 1}))
     with pytest.raises(AllocationError) as caught:
@@ -533,10 +535,10 @@ def test_ids_that_do_not_equal_themselves_are_told_from_each_other(client):
 
 
 @pytest.mark.parametrize("keep", ["all", "sinks", [3]])
-def test_all_that_needs_a_failed_function_is_skipped(client, keep):
-    """Dask leaves a task alone that nobody wants any more, when all that needed it has failed."""
-    needs = {1: [0], 2: [1], 3: [2], 4: [0, 1], 5: [0, 4]}
-    dag = dag_of(Function(0, fail), *[Function(n, add, args=args) for n, args in needs.items()])
+def test_all_transitive_dependents_of_a_failed_function_are_skipped(client, keep):
+    """Dask itself does not report unwanted tasks whose dependents have all failed."""
+    dependencies = {1: [0], 2: [1], 3: [2], 4: [0, 1], 5: [0, 4]}
+    dag = dag_of(Function(0, fail), *[Function(n, add, args=args) for n, args in dependencies.items()])
     run = handoff.submit(dag, client, max_retries=0, fail_fast=False, keep=keep)
     with pytest.raises(FunctionFailedError) as caught:
         run.result(20)

@@ -1,4 +1,4 @@
-"""A process that is forked after handoff_dask was used, which is how multiprocessing starts some."""
+"""Processes forked after handoff_dask was used, for example by multiprocessing."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ pytestmark = [
 ]
 
 
-def answer(question, pipe):
+def call_and_send(function, pipe):
     try:
-        value = question()
+        value = function()
     except BaseException as error:
         value = error
     pipe.send((os.getpid(), value))
 
 
-def in_fork(question):
-    """What a function answers in a fork of this process; exceptions are raised here."""
+def in_fork(function):
+    """Call a function in a fork of this process. Return its value or raise its exception."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    child = context.Process(target=answer, args=(question, theirs))
+    child = context.Process(target=call_and_send, args=(function, theirs))
     child.start()
     try:
-        assert ours.poll(30), "it hangs"
+        assert ours.poll(30), "the fork hangs"
         pid, value = ours.recv()
         assert pid != os.getpid()
         child.join(10)
@@ -54,30 +54,30 @@ def in_fork(question):
     return value
 
 
-def pid_after(x):
+def with_pid(x):
     return x, os.getpid()
 
 
-def embedded():
+def runs_on_embedded_cluster():
     dag = dag_of(
         Function("sum", operator.add, extra_args=[1, 2]),
-        Function("pid", pid_after, args=["sum"]),
-        Function("own", pid_after, args=["sum"], timeout=60),
+        Function("pid", with_pid, args=["sum"]),
+        Function("own", with_pid, args=["sum"], timeout=60),
     )
     results = handoff.execute(dag).results
     assert results["own"][1] not in (os.getpid(), os.getppid())
     return results["pid"] == (3, os.getpid())
 
 
-def test_a_fork_has_an_embedded_cluster_of_its_own():
-    assert embedded()
-    assert in_fork(embedded)
-    assert in_fork(lambda: in_fork(embedded))
-    assert embedded()
+def test_a_fork_starts_its_own_embedded_cluster():
+    assert runs_on_embedded_cluster()
+    assert in_fork(runs_on_embedded_cluster)
+    assert in_fork(lambda: in_fork(runs_on_embedded_cluster))
+    assert runs_on_embedded_cluster()
 
 
 @pytest.fixture
-def default(module_cluster):
+def default_of_module(module_cluster):
     with Client(module_cluster) as client:
         yield client
 
@@ -86,18 +86,18 @@ def nodes_of_default():
     return set(handoff.discover_nodes())
 
 
-def test_a_default_client_is_not_inherited(default):
+def test_a_default_client_is_not_inherited(default_of_module):
     nodes = nodes_of_default()
     assert in_fork(nodes_of_default) == {"embedded"}
-    assert default_client() is default
+    assert default_client() is default_of_module
     assert nodes_of_default() == nodes
 
 
-def test_a_client_that_is_passed_on_is_an_error_that_says_what_to_do(client, cluster):
+def test_using_an_inherited_client_raises_an_error_with_the_remedy(client, cluster):
     run = handoff.submit(dag_of(Function("f", operator.add, extra_args=[1, 2])), client)
     run.wait()
 
-    def told():
+    def error_texts():
         texts = []
         for use in (lambda: handoff.submit(run.dag, client), run.wait, run.result, run.cancel):
             with pytest.raises(ClusterNotReadyError) as caught:
@@ -108,29 +108,29 @@ def test_a_client_that_is_passed_on_is_an_error_that_says_what_to_do(client, clu
             handoff.execute(run.dag, cluster)
         return texts
 
-    for text in in_fork(told):
+    for text in in_fork(error_texts):
         assert "was created before this process was forked" in text
         assert "Client(address)" in text
     assert run.result().results == {"f": 3}
 
 
-def test_a_cluster_elsewhere_can_be_reached_by_its_address():
+def test_a_fork_can_connect_to_a_cluster_by_address():
     with handoff.local_cluster({"a": {"cpu": 1}}, processes=True) as elsewhere:
         dag = dag_of(Function("f", operator.add, extra_args=[1, 2]))
         address = elsewhere.scheduler_address
 
-        def there():
+        def run_twice():
             return handoff.execute(dag, address).results, handoff.submit(dag, address).result().results
 
         try:
-            assert there() == in_fork(there) == there() == ({"f": 3}, {"f": 3})
+            assert run_twice() == in_fork(run_twice) == run_twice() == ({"f": 3}, {"f": 3})
         finally:
-            kept, _ = session.resolve_client(address, reuse=True)
-            kept.close()  # before its scheduler, which it would look for
+            shared, _ = session.resolve_client(address, reuse=True)
+            shared.close()  # before the scheduler closes, to which it would try to reconnect
 
 
-def test_a_fork_ends_at_once():
-    """It closes nothing that is its parent's, and waits for nothing."""
+def test_a_fork_exits_promptly():
+    """It leaves its parent's clusters and clients open, and does not wait for them."""
     program = (
         "import os, sys, handoff_dask as handoff\n"
         "dag = handoff.DAG('d').add_function(handoff.Function('f', 'operator:add', extra_args=[1, 2]))\n"

@@ -1,4 +1,4 @@
-"""A history by itself: what is written can be read, and what is no history is left alone."""
+"""The ``History`` class: reading and writing, migrations, and files that are not histories."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from handoff_dask._client.history import HistoryEntry
 from handoff_dask._client.history_file import decode_id, encode_id
 from handoff_dask._model.records import Summary
 
-Odd = namedtuple("Odd", "x")
+Point = namedtuple("Point", "x")
 NODES = {"node": {"cpu": 1}}
 
 
@@ -43,8 +43,8 @@ def info(id="r", dag_id="dag", submitted=0.0, status="finished", **facts):
     return RunInfo(id, dag_id, status, None, submitted, submitted + 1, 1.0, {}, **facts)
 
 
-def took(id, seconds, code="work ", status="finished", cost=None):
-    """A function that took so long."""
+def timed(id, seconds, code="work ", status="finished", cost=None):
+    """A function that timed so long."""
     attempt = Attempt(1, "node", 0.0, 10.0, 10.0 + seconds, status)
     return HistoryEntry(id, code, Summary(status, (attempt,), 8), cost or {})
 
@@ -53,10 +53,10 @@ def ids_of(history):
     return [run.id for run in history.runs()]
 
 
-# ---------------------------------------------------------------------- what is written
+# ---------------------------------------------------------------------- writing
 
 
-def test_nothing_is_there_at_first(history, path):
+def test_a_new_history_is_empty(history, path):
     assert history.path == str(path)
     assert history.runs() == []
     assert history.durations() == {}
@@ -64,7 +64,7 @@ def test_nothing_is_there_at_first(history, path):
         history.records("r")
 
 
-def test_everything_comes_back(history):
+def test_records_survive_a_round_trip(history):
     written = info("r1", ("dag", 1), 5.0, "failed", priority=2.5, error="a \ud800 problem")
     attempts = (
         Attempt(1, 7, 1.0, 2.0, 3.0, "failed", "OSError()", "line\nline \udcff", {"gpu": (0, 2)}),
@@ -73,7 +73,7 @@ def test_everything_comes_back(history):
     entries = [
         HistoryEntry("tried", "work t", Summary("failed", attempts, None), {"cpu": 0.5, "gpu": 2}),
         HistoryEntry(("never", 1), "other ", Summary("cancelled", (), None), {}),
-        took("done", 2.0),
+        timed("done", 2.0),
     ]
     history._write(written, entries)
     (read,) = history.runs()
@@ -100,49 +100,49 @@ plain = st.recursive(
 
 
 @given(plain)
-def test_plain_ids_come_back_as_they_were(id):
+def test_plain_ids_survive_a_round_trip(id):
     connection = sqlite3.connect(":memory:")
     (value,) = connection.execute("SELECT ?", (encode_id(id),)).fetchone()
     connection.close()
-    again = decode_id(value)
-    assert again == id
-    assert repr(again) == repr(id)  # True is not 1, 0.0 not -0.0
+    decoded = decode_id(value)
+    assert decoded == id
+    assert repr(decoded) == repr(id)  # tells True from 1, and 0.0 from -0.0
 
 
 @pytest.mark.parametrize("id", ["\ud800", 2**70, math.inf, (1, ("a", (None,)), -math.inf), '["a"]', "", b"x"])
 def test_unusual_ids(history, id):
-    history._write(info("r", id), [took(id, 1.0), took(("other", 1), 2.0)])
+    history._write(info("r", id), [timed(id, 1.0), timed(("other", 1), 2.0)])
     expected = "b'x'" if id == b"x" else id
     assert history.runs()[0].dag_id == expected
     assert list(history.records("r")) == [expected, ("other", 1)]
 
 
 def test_not_a_number_as_an_id(history):
-    history._write(info("r"), [took(math.nan, 1.0)])
+    history._write(info("r"), [timed(math.nan, 1.0)])
     (id,) = history.records("r")
     assert math.isnan(id)
 
 
-def test_other_ids_are_told_as_text(history):
-    history._write(info("r", Odd(0)), [took(Odd(1), 1.0), took("Odd(x=1)", 2.0)])
-    assert history.runs()[0].dag_id == "Odd(x=0)"
+def test_other_ids_become_their_repr(history):
+    history._write(info("r", Point(0)), [timed(Point(1), 1.0), timed("Point(x=1)", 2.0)])
+    assert history.runs()[0].dag_id == "Point(x=0)"
     assert {id: r.duration for id, r in history.records("r").items()} == {
-        "Odd(x=1)": 1.0,
-        "Odd(x=1) (2)": 2.0,
+        "Point(x=1)": 1.0,
+        "Point(x=1) (2)": 2.0,
     }
 
 
-def test_a_run_is_written_as_a_whole_or_not_at_all(history):
+def test_a_run_is_written_atomically(history):
     with pytest.raises(HistoryError, match="NOT NULL constraint"):
-        history._write(info("r"), [took("a", 1.0), HistoryEntry("b", "work", Summary(None, ()), {})])
+        history._write(info("r"), [timed("a", 1.0), HistoryEntry("b", "work", Summary(None, ()), {})])
     assert history.runs() == []
-    history._write(info("r"), [took("a", 1.0)])
+    history._write(info("r"), [timed("a", 1.0)])
     with pytest.raises(HistoryError, match="UNIQUE"):
-        history._write(info("r"), [took("b", 1.0)])
+        history._write(info("r"), [timed("b", 1.0)])
     assert list(history.records("r")) == ["a"]
 
 
-# ---------------------------------------------------------------------- what is asked
+# ---------------------------------------------------------------------- reading and removing
 
 
 def test_runs_are_listed_newest_first(history):
@@ -155,8 +155,8 @@ def test_runs_are_listed_newest_first(history):
 
 
 def test_durations_by_code(history):
-    history._write(info("r1"), [took("a", 1.0), took("b", 2.0, "work b"), took("c", 9.0, status="failed")])
-    history._write(info("r2"), [took("a", 6.0), took("x", 0.5, "other x")])
+    history._write(info("r1"), [timed("a", 1.0), timed("b", 2.0, "work b"), timed("c", 9.0, status="failed")])
+    history._write(info("r2"), [timed("a", 6.0), timed("x", 0.5, "other x")])
     durations = history.durations()
     assert durations == {
         "other": handoff.CodeDurations("other", 1, 0.5, 0.5, 0.5),
@@ -166,17 +166,17 @@ def test_durations_by_code(history):
     assert list(pd.DataFrame(durations.values())["median"]) == [0.5, 2.0]
 
 
-def test_hints_are_means_by_the_names_that_durations_are_learnt_under(history):
-    entries = [took("a", 1.0, "work a"), took("b", 3.0, "work a"), took("c", 7.0, "work c")]
-    history._write(info("r"), [*entries, took("d", 5.0, "other d", "failed")])
+def test_hints_are_means_by_learning_name(history):
+    entries = [timed("a", 1.0, "work a"), timed("b", 3.0, "work a"), timed("c", 7.0, "work c")]
+    history._write(info("r"), [*entries, timed("d", 5.0, "other d", "failed")])
     assert history._hints(["work a", "work x", "other d", "none n"]) == {"work a": 2.0}
     assert history._hints([f"code{n} " for n in range(2000)] + ["work c"]) == {"work c": 7.0}
     assert history._hints([]) == {}
 
 
-def test_removing(history):
+def test_remove_and_prune(history):
     for n in range(6):
-        history._write(info(f"r{n}", submitted=float(n)), [took("a", 1.0)])
+        history._write(info(f"r{n}", submitted=float(n)), [timed("a", 1.0)])
     history.remove("r3")
     assert ids_of(history) == ["r5", "r4", "r2", "r1", "r0"]
     assert history.prune(before=1.0) == 1
@@ -197,7 +197,7 @@ def test_removing(history):
 
 
 @pytest.mark.parametrize("wrong", [{}, {"keep": -1}, {"keep": True}, {"keep": 1.5}])
-def test_pruning_wants_to_know_what(history, wrong):
+def test_prune_needs_a_valid_rule(history, wrong):
     with pytest.raises(ValueError, match="keep"):
         history.prune(**wrong)
 
@@ -205,35 +205,38 @@ def test_pruning_wants_to_know_what(history, wrong):
 # ---------------------------------------------------------------------- simulation
 
 
-def simulated(history, *functions, id="dag"):
+def simulated_durations(history, *functions, id="dag"):
     dag = dag_of(*(Function(f, code, extra_args=[1]) for f, code in functions), id=id)
     return {id: r.duration for id, r in handoff.simulate(dag, NODES, history).records.items()}
 
 
-def test_simulation_takes_what_functions_took_in_the_last_run_in_which_they_finished(history):
-    history._write(info("r1", submitted=1.0), [took("a", 1.0), took("b", 2.0)])
-    history._write(info("r3", submitted=3.0), [took("a", 5.0), took("b", 9.0, status="failed")])
-    history._write(info("r2", submitted=2.0), [took("a", 7.0)])
-    history._write(info("r4", "other", submitted=4.0), [took("a", 8.0)])
-    assert simulated(history, ("a", identity), ("b", identity)) == {"a": 5.0, "b": 2.0}
+def test_simulation_uses_the_duration_in_the_latest_run_where_a_function_finished(history):
+    history._write(info("r1", submitted=1.0), [timed("a", 1.0), timed("b", 2.0)])
+    history._write(info("r3", submitted=3.0), [timed("a", 5.0), timed("b", 9.0, status="failed")])
+    history._write(info("r2", submitted=2.0), [timed("a", 7.0)])
+    history._write(info("r4", "other", submitted=4.0), [timed("a", 8.0)])
+    assert simulated_durations(history, ("a", identity), ("b", identity)) == {"a": 5.0, "b": 2.0}
 
 
-def test_simulation_of_another_dag_takes_durations_by_code(history):
+def test_simulation_of_another_dag_uses_durations_by_code(history):
     history._write(
         info("r"),
-        [took("f1", 1.0, "identity f"), took("f2", 3.0, "identity f"), took("g", 8.0, "identity g")],
+        [timed("f1", 1.0, "identity f"), timed("f2", 3.0, "identity f"), timed("g", 8.0, "identity g")],
     )
-    assert simulated(history, ("f9", identity), ("new", identity), id="other") == {"f9": 2.0, "new": 4.0}
-    # The DAG is known, and one of its functions is not.
-    assert simulated(history, ("f2", identity), ("f3", identity)) == {"f2": 3.0, "f3": 2.0}
-    with pytest.raises(ValueError, match="durations have nothing for functions 'x'"):
-        simulated(history, ("x", str), id="other")
+    assert simulated_durations(history, ("f9", identity), ("new", identity), id="other") == {
+        "f9": 2.0,
+        "new": 4.0,
+    }
+    # The history knows the DAG, but not all of its functions.
+    assert simulated_durations(history, ("f2", identity), ("f3", identity)) == {"f2": 3.0, "f3": 2.0}
+    with pytest.raises(ValueError, match="durations has no entry for functions 'x'"):
+        simulated_durations(history, ("x", str), id="other")
 
 
 # ---------------------------------------------------------------------- files
 
 
-def test_a_closed_history_says_so(path):
+def test_a_closed_history_raises_an_error(path):
     with History(path) as history:
         pass
     history.close()
@@ -245,7 +248,7 @@ def test_a_closed_history_says_so(path):
 def test_a_history_can_be_used_by_several_threads(history):
     def write(name):
         for n in range(10):
-            history._write(info(f"{name}{n}"), [took("a", 1.0)])
+            history._write(info(f"{name}{n}"), [timed("a", 1.0)])
             assert history.durations()["work"].count >= 1
 
     threads = [threading.Thread(target=write, args=[name]) for name in "xyz"]
@@ -256,7 +259,7 @@ def test_a_history_can_be_used_by_several_threads(history):
     assert len(history.runs()) == 30
 
 
-def script(text, *args):
+def start_script(text, *args):
     return subprocess.Popen(
         [sys.executable, "-c", text, *map(str, args)],
         stdin=subprocess.PIPE,
@@ -280,9 +283,9 @@ for _ in range(15):
 """
 
 
-def test_several_processes_write_at_once(path):
-    """They also make the file at once."""
-    writers = [script(WRITER, path, name) for name in ("one", "two", "three")]
+def test_several_processes_write_concurrently(path):
+    """They also create the file concurrently."""
+    writers = [start_script(WRITER, path, name) for name in ("one", "two", "three")]
     for writer in writers:
         assert writer.stdout.readline() == "ready\n"
     for writer in writers:
@@ -298,7 +301,7 @@ def test_several_processes_write_at_once(path):
         assert history.durations()["pow"].count == 45 * 50
 
 
-def version_1(path):
+def write_version_1(path):
     connection = sqlite3.connect(path)
     connection.executescript((Path(__file__).parent / "history_v1.sql").read_text())
     connection.close()
@@ -328,17 +331,17 @@ def check_version_1(history):
     assert history.durations()["load"].mean == 4.0
 
 
-def test_what_version_1_wrote_can_be_read_and_added_to(path):
-    version_1(path)
+def test_a_version_1_file_can_be_read_and_extended(path):
+    write_version_1(path)
     with History(path) as history:
         check_version_1(history)
-        history._write(info("r2", submitted=2000.0), [took("a", 1.0)])
+        history._write(info("r2", submitted=2000.0), [timed("a", 1.0)])
         assert ids_of(history) == ["r2", "r1"]
 
 
-def test_tables_are_those_that_version_1_leads_to(path):
-    """What is released does not change: a change is a further migration."""
-    version_1(path)
+def test_new_tables_equal_migrated_version_1_tables(path):
+    """Released migrations never change; every change appends one."""
+    write_version_1(path)
     History(path).close()
     with History(path.with_name("new.db")) as history:
         new = tables(history.path)
@@ -361,11 +364,11 @@ NEXT = (
 )
 
 
-def test_an_older_version_is_brought_up_to_date(path, monkeypatch):
-    version_1(path)
+def test_an_older_version_is_migrated(path, monkeypatch):
+    write_version_1(path)
     third = ("CREATE TABLE more (x)",)
     monkeypatch.setattr(history_file, "MIGRATIONS", (*history_file.MIGRATIONS, NEXT, third))
-    for _ in range(2):  # once; then there is nothing left to do
+    for _ in range(2):  # the second time, nothing is left to migrate
         with History(path) as history:
             check_version_1(history)
             assert history_file.pragma(history._connection, "user_version") == len(history_file.MIGRATIONS)
@@ -373,8 +376,8 @@ def test_an_older_version_is_brought_up_to_date(path, monkeypatch):
             assert history._connection.execute("SELECT * FROM more").fetchall() == []
 
 
-def test_a_migration_that_fails_changes_nothing(path, monkeypatch):
-    version_1(path)
+def test_a_failed_migration_changes_nothing(path, monkeypatch):
+    write_version_1(path)
     before = path.read_bytes()
     monkeypatch.setattr(
         history_file, "MIGRATIONS", (*history_file.MIGRATIONS, (*NEXT, "DELETE FROM missing"))
@@ -387,7 +390,7 @@ def test_a_migration_that_fails_changes_nothing(path, monkeypatch):
         check_version_1(history)
 
 
-def test_a_newer_version_is_left_alone(path, monkeypatch):
+def test_a_newer_version_is_rejected_and_unchanged(path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(history_file, "MIGRATIONS", (*history_file.MIGRATIONS, NEXT))
         History(path).close()
@@ -399,19 +402,19 @@ def test_a_newer_version_is_left_alone(path, monkeypatch):
     assert (caught.value.path, path.read_bytes()) == (str(path), before)
 
 
-def test_a_database_of_something_else_is_left_alone(path):
+def test_another_applications_database_is_rejected_and_unchanged(path):
     for statement in ("CREATE TABLE mine (x)", "PRAGMA user_version = 1", "PRAGMA application_id = 5"):
         path.unlink(missing_ok=True)
         connection = sqlite3.connect(path)
         connection.execute(statement)
         connection.close()
         before = path.read_bytes()
-        with pytest.raises(HistoryError, match="it is a database of something else"):
+        with pytest.raises(HistoryError, match="it is a database of another application"):
             History(path)
         assert path.read_bytes() == before
 
 
-def test_a_file_that_is_no_database_is_left_alone(path):
+def test_a_file_that_is_not_a_database_is_rejected_and_unchanged(path):
     path.write_text("function,seconds\n" * 1000)
     with pytest.raises(HistoryError, match="file is not a database"):
         handoff.execute_local(dag_of(Function("f", identity, extra_args=[1])), history=path)
@@ -424,10 +427,10 @@ def test_an_empty_file_becomes_a_history(path):
         assert history.runs() == []
 
 
-def test_a_damaged_file_is_told(path):
+def test_a_damaged_file_raises_an_error(path):
     with History(path) as history:
         for n in range(20):
-            history._write(info(f"r{n}"), [took(i, 1.0) for i in range(100)])
+            history._write(info(f"r{n}"), [timed(i, 1.0) for i in range(100)])
     size = path.stat().st_size
     with open(path, "r+b") as file:
         file.seek(8192)
@@ -439,13 +442,13 @@ def test_a_damaged_file_is_told(path):
 @pytest.mark.parametrize(
     ("where", "reason"), [("missing/history.db", "unable to open"), (".", "unable to open")]
 )
-def test_what_cannot_be_opened(tmp_path, where, reason):
+def test_paths_that_cannot_be_opened(tmp_path, where, reason):
     with pytest.raises(HistoryError, match=reason):
         History(tmp_path / where)
 
 
 @pytest.mark.parametrize("wrong", [3, None, b"history.db"])
-def test_a_path_is_needed(wrong):
+def test_values_that_are_not_paths(wrong):
     with pytest.raises(TypeError):
         History(wrong)
 
@@ -468,15 +471,15 @@ except handoff.HistoryError as error:
 
 
 @pytest.mark.parametrize("mode", [0o444, 0o666])
-def test_where_nothing_can_be_written_a_history_can_be_read_and_nothing_runs(mode):
-    with tempfile.TemporaryDirectory(dir="/tmp") as directory:  # one that other users can enter
+def test_a_read_only_history_can_be_read_but_no_run_starts(mode):
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:  # other users can enter it
         path = Path(directory) / "history.db"
         with History(path) as history:
-            history._write(info("r"), [took("a", 1.0)])
+            history._write(info("r"), [timed("a", 1.0)])
         path.chmod(mode)
         path.parent.chmod(0o555)
         try:
-            output, errors = script(READER, path).communicate(timeout=100)
+            output, errors = start_script(READER, path).communicate(timeout=100)
         finally:
             path.parent.chmod(0o755)
     lines = output.splitlines()

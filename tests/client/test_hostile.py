@@ -1,4 +1,4 @@
-"""What somebody careless or hostile submits is refused before anything runs, or gives the right results."""
+"""Careless or hostile DAGs either are rejected before anything runs or give the right results."""
 
 import hostile
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import handoff_dask as handoff
 from handoff_dask import HandoffError, RetryPolicy
 
-#: Options of a run, and the exceptions with which they are refused.
+#: Options of a run, and the exception that rejects them.
 OPTIONS = [
     *[({}, None)] * 8,
     ({"max_retries": 0}, None),
@@ -53,13 +53,13 @@ def client():
         assert not cluster.scheduler.tasks
 
 
-def kept(expected, functions, keep):
-    """Which of the results are kept."""
+def kept_results(expected, functions, keep):
+    """Return the results that ``keep`` selects."""
     if keep == "all":
         return expected
     if keep != "sinks":
         return {}
-    # What only inline functions need, which nobody needs in turn, is a sink all the same.
+    # A function is a sink even if inline functions depend on it, unless a placed function uses these.
     inline = {f["id"]: f for f in functions if f.get("type") == "inline"}
     wanted = [id for f in functions if f["id"] not in inline for id in hostile.dependencies(f)]
     needed = set()
@@ -78,7 +78,7 @@ def kept(expected, functions, keep):
 )
 @given(hostile.descriptions(), st.sampled_from(OPTIONS))
 @pytest.mark.timeout(600)
-def test_refused_before_anything_runs_or_right(client, functions, drawn):
+def test_dags_are_rejected_before_anything_runs_or_give_the_right_results(client, functions, drawn):
     options, error = drawn
     if hostile.refusal(functions) is not None:
         return  # no DAG to submit: see tests/model
@@ -95,7 +95,7 @@ def test_refused_before_anything_runs_or_right(client, functions, drawn):
     result = handoff.execute(dag, client, **options)
     ran = len(hostile.RAN)
     assert ran >= sum(f.get("type", "regular") == "regular" for f in functions)
-    assert result.results == kept(hostile.results(functions), functions, options.get("keep", "all"))
+    assert result.results == kept_results(hostile.results(functions), functions, options.get("keep", "all"))
     for f in functions:
         if f.get("type") != "inline":
             assert [a.outcome for a in result.records[f["id"]].attempts] == ["finished"]

@@ -1,4 +1,4 @@
-"""``current()`` inside functions that ``execute_local`` runs, and outside."""
+"""``current()`` inside and outside functions that ``execute_local`` runs."""
 
 import asyncio
 import threading
@@ -8,11 +8,11 @@ from helpers import dag_of, identity
 
 from handoff_dask import Current, Function, FunctionFailedError, current, execute_local
 
-both_ways = pytest.mark.parametrize("max_concurrency", [1, 3])
+sequential_and_threaded = pytest.mark.parametrize("max_concurrency", [1, 3])
 
 
-@both_ways
-def test_inside(max_concurrency):
+@sequential_and_threaded
+def test_inside_a_function(max_concurrency):
     dag = dag_of(
         Function(("f", 1), current, cost={"cpu": 2, "gpu": 0.5}),
         Function("g", lambda _: current(), args=[("f", 1)]),
@@ -31,7 +31,7 @@ def test_inside(max_concurrency):
     assert (result["g"].function_id, result["g"].run_id, result["g"].cost) == ("g", result.run_id, {})
 
 
-@both_ways
+@sequential_and_threaded
 def test_inside_async_code(max_concurrency):
     async def code():
         await asyncio.sleep(0)
@@ -40,8 +40,8 @@ def test_inside_async_code(max_concurrency):
     assert execute_local(dag_of(Function("f", code)), max_concurrency=max_concurrency)["f"] == "f"
 
 
-@both_ways
-def test_outside(max_concurrency):
+@sequential_and_threaded
+def test_outside_a_function(max_concurrency):
     def outside():
         with pytest.raises(RuntimeError, match="outside of a function"):
             current()
@@ -54,18 +54,18 @@ def test_outside(max_concurrency):
     outside()
 
 
-def test_outside_in_another_thread():
-    """What a function starts on its own is not that function."""
+def test_in_a_thread_that_a_function_starts():
+    """Threads that a function starts do not count as the function."""
     seen = []
 
-    def look():
+    def call_current():
         try:
             seen.append(current())
         except RuntimeError as error:
             seen.append(type(error))
 
     def code():
-        thread = threading.Thread(target=look)
+        thread = threading.Thread(target=call_current)
         thread.start()
         thread.join()
 

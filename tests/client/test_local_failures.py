@@ -16,11 +16,11 @@ from handoff_dask import (
     execute_local,
 )
 
-both_ways = pytest.mark.parametrize("max_concurrency", [1, 3])
+sequential_and_threaded = pytest.mark.parametrize("max_concurrency", [1, 3])
 
 
 class Flaky:
-    """Fails the first ``failures`` times, each time with an error of its own."""
+    """Fails the first ``failures`` times, each time with a different error."""
 
     def __init__(self, failures, kind=OSError):
         self.failures, self.kind = failures, kind
@@ -54,7 +54,7 @@ ALWAYS = 10**9
         ({"retry": RetryPolicy(retry_on=())}, {}, 1),
     ],
 )
-@both_ways
+@sequential_and_threaded
 def test_number_of_attempts(max_concurrency, function, run, calls):
     code = Flaky(ALWAYS)
     with pytest.raises(FunctionFailedError) as caught:
@@ -64,7 +64,7 @@ def test_number_of_attempts(max_concurrency, function, run, calls):
     assert str(caught.value.__cause__) == f"number {calls}"
 
 
-@both_ways
+@sequential_and_threaded
 def test_success_after_failures(max_concurrency):
     dag = dag_of(Function("f", Flaky(2)), Function("g", identity, args=["f"]))
     result = execute_local(dag, max_concurrency=max_concurrency)
@@ -81,8 +81,8 @@ def test_success_after_failures(max_concurrency):
     assert len(result.records["g"].attempts) == 1
 
 
-@both_ways
-def test_attempts_are_numbered_for_the_function(max_concurrency):
+@sequential_and_threaded
+def test_current_gives_the_attempt_number(max_concurrency):
     seen = []
 
     def code():
@@ -94,8 +94,8 @@ def test_attempts_are_numbered_for_the_function(max_concurrency):
     assert seen == [1, 2, 3]
 
 
-@both_ways
-def test_the_error(max_concurrency):
+@sequential_and_threaded
+def test_fields_of_the_error(max_concurrency):
     code = Flaky(ALWAYS)
     dag = dag_of(
         Function("a", int, extra_args=[7]),
@@ -127,8 +127,8 @@ def test_the_error(max_concurrency):
 
 
 @pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, type("Own", (BaseException,), {})])
-@both_ways
-def test_what_is_no_exception_fails_too_but_is_not_retried(max_concurrency, kind):
+@sequential_and_threaded
+def test_base_exceptions_fail_the_function_and_are_not_retried(max_concurrency, kind):
     code = Flaky(ALWAYS, kind)
     with pytest.raises(FunctionFailedError) as caught:
         execute_local(dag_of(Function("f", code)), max_concurrency=max_concurrency)
@@ -136,18 +136,18 @@ def test_what_is_no_exception_fails_too_but_is_not_retried(max_concurrency, kind
     assert code.calls == 1
 
 
-@both_ways
-def test_interrupting(max_concurrency):
-    """Ctrl-C is for the run, not for the function that it happens to hit."""
+@sequential_and_threaded
+def test_keyboard_interrupt(max_concurrency):
+    """Ctrl-C interrupts the run; it is not a failure of the function that it happens to hit."""
     code = Flaky(ALWAYS, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         execute_local(dag_of(Function("f", code)), max_concurrency=max_concurrency)
     assert code.calls == 1
 
 
-@both_ways
+@sequential_and_threaded
 def test_waits_between_attempts(max_concurrency):
-    """At least as long as the policy says: waits grow, up to the longest."""
+    """Waits last at least as long as the policy says, and grow up to ``max_delay``."""
     policy = RetryPolicy(max_retries=4, delay=0.01, backoff=2, max_delay=0.03)
     with pytest.raises(FunctionFailedError) as caught:
         execute_local(dag_of(Function("f", Flaky(ALWAYS))), retry=policy, max_concurrency=max_concurrency)
@@ -155,11 +155,11 @@ def test_waits_between_attempts(max_concurrency):
     waited = [later.started - earlier.stopped for earlier, later in pairwise(attempts)]
     assert len(waited) == 4
     for n, seconds in enumerate(waited, 1):
-        assert seconds > policy.wait(n, 0.0) - 0.001  # the clocks differ by a little
+        assert seconds > policy.wait(n, 0.0) - 0.001  # tolerates a small difference between the clocks
 
 
 def branches():
-    """A failure, what needs it and what does not."""
+    """Build a DAG with a failing function, its dependents, and an independent branch."""
     fail, called = Flaky(ALWAYS), []
 
     def note(id):
@@ -176,7 +176,7 @@ def branches():
     return dag, called
 
 
-@both_ways
+@sequential_and_threaded
 def test_without_fail_fast_independent_branches_finish(max_concurrency):
     dag, called = branches()
     with pytest.raises(FunctionFailedError) as caught:
@@ -186,7 +186,7 @@ def test_without_fail_fast_independent_branches_finish(max_concurrency):
     assert caught.value.run.results == {"good": "good", "after_good": "after_good"}
 
 
-def test_with_fail_fast_nothing_more_is_started():
+def test_with_fail_fast_no_more_functions_start():
     dag, called = branches()
     with pytest.raises(FunctionFailedError) as caught:
         execute_local(dag, max_retries=0, max_concurrency=1)
@@ -194,10 +194,10 @@ def test_with_fail_fast_nothing_more_is_started():
     assert called == []
 
 
-def test_with_fail_fast_what_runs_may_finish():
-    """``slow`` finishes after the run has failed: its result counts, and what needs it is not started.
+def test_with_fail_fast_running_functions_may_finish():
+    """``slow`` finishes after the run has failed: its result is kept, but its dependents do not start.
 
-    It waits for the thread of the failed function to end, which it does when the pool is shut down.
+    It waits for the thread of the failed function to end, which happens when the pool shuts down.
     """
     failing, called = [], []
     both_run = threading.Barrier(2, timeout=30)
@@ -225,8 +225,8 @@ def test_with_fail_fast_what_runs_may_finish():
     assert called == []
 
 
-def test_with_fail_fast_nobody_waits_for_a_retry():
-    """The one that waits a minute before its second attempt is not waited for."""
+def test_with_fail_fast_pending_retries_are_abandoned():
+    """The run does not wait for ``flaky``, whose second attempt would start an hour later."""
     first = threading.Event()
 
     def flaky():
@@ -248,7 +248,7 @@ def test_with_fail_fast_nobody_waits_for_a_retry():
 
 
 def test_the_first_of_several_failures_is_reported():
-    """And the others are in the records."""
+    """The other failures are in the records."""
     dag = dag_of(
         Function("first", Flaky(ALWAYS)),
         Function("second", Flaky(ALWAYS)),
@@ -265,7 +265,7 @@ def test_the_first_of_several_failures_is_reported():
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_no_time_is_too_little_time(threads):
+def test_a_timeout_of_zero(threads):
     dag = DAG().add_function(Function("f", "operator:add", extra_args=[1, 1]))
     with pytest.raises(RunTimeoutError) as caught:
         execute_local(dag, timeout=0, max_concurrency=threads)

@@ -1,15 +1,15 @@
-"""Inline functions are evaluated inside each function that depends on them."""
+"""``execute_local`` evaluates inline functions inside each function that depends on them."""
 
 import pytest
 from helpers import add, dag_of, identity
 
 from handoff_dask import Function, FunctionFailedError, current, execute_local
 
-both_ways = pytest.mark.parametrize("max_concurrency", [1, 3])
+sequential_and_threaded = pytest.mark.parametrize("max_concurrency", [1, 3])
 
 
-class Counting:
-    """Code that counts its calls; each gives a value of its own."""
+class CountingCode:
+    """Code that counts its calls; each call returns a different value."""
 
     def __init__(self):
         self.calls = []
@@ -19,9 +19,9 @@ class Counting:
         return (len(self.calls), *args)
 
 
-@both_ways
-def test_once_per_dependent(max_concurrency):
-    code = Counting()
+@sequential_and_threaded
+def test_evaluated_once_per_dependent(max_concurrency):
+    code = CountingCode()
     dag = dag_of(
         Function("a", str, extra_args=["A"]),
         Function("i", code, args=["a"], type="inline"),
@@ -35,9 +35,9 @@ def test_once_per_dependent(max_concurrency):
     assert set(result.results) == set(result.allocations) == set(result.records) == {"a", "f", "g", "h"}
 
 
-@both_ways
-def test_once_per_dependent_however_many_paths(max_concurrency):
-    base, left, right = Counting(), Counting(), Counting()
+@sequential_and_threaded
+def test_evaluated_once_per_dependent_even_on_several_paths(max_concurrency):
+    base, left, right = CountingCode(), CountingCode(), CountingCode()
     dag = dag_of(
         Function("base", base, type="inline"),
         Function("left", left, args=["base", "base"], type="inline"),
@@ -54,8 +54,8 @@ def test_once_per_dependent_however_many_paths(max_concurrency):
     assert result["top"] == (((1, (1,), (1,)), (1, (1,)), (1,)), {"x": (1, (1,), (1,))})
 
 
-@both_ways
-def test_every_shape_of_call(max_concurrency):
+@sequential_and_threaded
+def test_argument_passing(max_concurrency):
     dag = dag_of(
         Function("a", int, extra_args=[3]),
         Function(
@@ -76,16 +76,16 @@ def test_every_shape_of_call(max_concurrency):
     assert result["f"] == (["x", "y", "z"], {"x": [3, 3, 1], "y": 3, "z": 0})
 
 
-@both_ways
-def test_without_dependents_it_is_not_evaluated(max_concurrency):
-    code = Counting()
+@sequential_and_threaded
+def test_not_evaluated_without_dependents(max_concurrency):
+    code = CountingCode()
     dag = dag_of(Function("i", code, type="inline"), Function("j", code, args=["i"], type="inline"))
     assert execute_local(dag, max_concurrency=max_concurrency).results == {}
     assert code.calls == []
 
 
-@both_ways
-def test_chain_of_thousands(max_concurrency):
+@sequential_and_threaded
+def test_a_chain_of_thousands(max_concurrency):
     dag = dag_of(Function(0, int, type="inline"))
     for n in range(1, 5000):
         dag.add_function(Function(n, lambda x: x + 1, args=[n - 1], type="inline"))
@@ -93,8 +93,8 @@ def test_chain_of_thousands(max_concurrency):
     assert execute_local(dag, max_concurrency=max_concurrency).results == {"f": 4999}
 
 
-@both_ways
-def test_dependencies_through_inline_functions_come_first(max_concurrency):
+@sequential_and_threaded
+def test_dependencies_of_inline_functions_run_first(max_concurrency):
     dag = dag_of(
         Function("f", identity, args=["j"]),
         Function("j", add, args=["i", "b"], type="inline"),
@@ -105,8 +105,8 @@ def test_dependencies_through_inline_functions_come_first(max_concurrency):
     assert execute_local(dag, max_concurrency=max_concurrency).results == {"a": 1, "b": 10, "f": 11}
 
 
-@both_ways
-def test_failure_is_that_of_the_function_that_evaluates(max_concurrency):
+@sequential_and_threaded
+def test_a_failure_is_reported_under_the_dependent(max_concurrency):
     def fail():
         raise OSError("inside")
 
@@ -118,8 +118,8 @@ def test_failure_is_that_of_the_function_that_evaluates(max_concurrency):
     assert [attempt.number for attempt in caught.value.attempts] == [1, 2, 3]
 
 
-@both_ways
-def test_current_is_the_function_that_evaluates(max_concurrency):
+@sequential_and_threaded
+def test_current_describes_the_dependent(max_concurrency):
     dag = dag_of(
         Function("i", lambda: current().function_id, type="inline"),
         Function("f", identity, args=["i"]),

@@ -1,4 +1,4 @@
-"""Which results ``execute_local`` keeps, and for how long it holds the others."""
+"""Results that ``execute_local`` keeps, and when it releases the others."""
 
 import gc
 import time
@@ -12,7 +12,7 @@ from strategies import acyclic_graphs, build
 
 from handoff_dask import Function, execute_local
 
-both_ways = pytest.mark.parametrize("max_concurrency", [1, 3])
+sequential_and_threaded = pytest.mark.parametrize("max_concurrency", [1, 3])
 
 
 def dag():
@@ -38,7 +38,7 @@ def dag():
         (["a", "a"], {"a": 1}),
     ],
 )
-@both_ways
+@sequential_and_threaded
 def test_keep(max_concurrency, keep, kept):
     result = execute_local(dag(), keep=keep, max_concurrency=max_concurrency)
     assert result.results == kept
@@ -46,11 +46,11 @@ def test_keep(max_concurrency, keep, kept):
 
 
 class Value:
-    """Something whose end can be seen."""
+    """A result that can be weakly referenced."""
 
 
-@both_ways
-def test_others_are_dropped_as_soon_as_nothing_needs_them(max_concurrency):
+@sequential_and_threaded
+def test_results_are_released_once_no_function_needs_them(max_concurrency):
     alive = {}
 
     def make(id, *args):
@@ -66,18 +66,18 @@ def test_others_are_dropped_as_soon_as_nothing_needs_them(max_concurrency):
         chain.add_function(Function(n, lambda _, n=n: make(n), args=[n - 1] if n != 3 else [2]))
     result = execute_local(chain, keep=[1, 5], max_concurrency=max_concurrency)
     assert set(result.results) == {1, 5}
-    # While n runs there are its argument, and 1, which is kept.
+    # While n runs, only its argument and the kept result 1 are alive.
     assert alive == {0: set(), 1: {0}, 2: {1}, 3: {1, 2}, 4: {1, 3}, 5: {1, 4}}
 
 
-def test_all_keeps_every_result_until_the_end():
+def test_keep_all_holds_every_result():
     result = execute_local(dag_of(*(Function(n, Value) for n in range(5))))
     assert len(set(map(id, result.results.values()))) == 5
 
 
 @settings(deadline=None, max_examples=40)
 @given(acyclic_graphs(), st.data(), st.sampled_from([1, 3]))
-def test_any_choice_of_any_dag(graph, data, max_concurrency):
+def test_any_keep_of_any_dag(graph, data, max_concurrency):
     keep = data.draw(st.lists(st.sampled_from(sorted(graph)))) if graph else []
     everything = execute_local(build(graph, lambda *args: (1, *args)), max_concurrency=1).results
     kept = execute_local(build(graph, lambda *args: (1, *args)), keep=keep, max_concurrency=max_concurrency)
@@ -89,7 +89,7 @@ def test_any_choice_of_any_dag(graph, data, max_concurrency):
 
 
 class Id:
-    """An id that lets other threads run while it is looked up."""
+    """An id whose hash yields to other threads."""
 
     def __init__(self, n):
         self.n = n
@@ -102,8 +102,8 @@ class Id:
         return self.n == other.n
 
 
-def test_threads_that_drop_the_same_result():
-    """A count that two threads lower at once would leave it there."""
+def test_threads_release_the_same_result():
+    """If two threads raced to decrement its use count, the result would be left behind."""
     source = Id(0)
     dag = dag_of(Function(source, int), *(Function(Id(n), identity, args=[source]) for n in range(1, 200)))
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""Threads and time limits of ``execute_local``."""
+"""Threads and timeouts of ``execute_local``."""
 
 import os
 import threading
@@ -12,10 +12,10 @@ from strategies import acyclic_graphs, build
 
 from handoff_dask import Function, FunctionFailedError, RetryPolicy, RunTimeoutError, execute_local
 
-both_ways = pytest.mark.parametrize("max_concurrency", [1, 2])
+sequential_and_threaded = pytest.mark.parametrize("max_concurrency", [1, 2])
 
 
-def work(seconds):
+def spin(seconds):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         pass
@@ -24,7 +24,7 @@ def work(seconds):
 
 @settings(deadline=None, max_examples=60)
 @given(acyclic_graphs(20), st.booleans(), st.integers(2, 4))
-def test_threads_give_what_one_gives(graph, by_name, threads):
+def test_threaded_and_sequential_runs_give_the_same_results(graph, by_name, threads):
     def code(*args, **kwargs):
         return (len(args), *args, *sorted(kwargs.items()))
 
@@ -39,7 +39,7 @@ def test_threads_give_what_one_gives(graph, by_name, threads):
 
 @settings(deadline=None, max_examples=60)
 @given(acyclic_graphs(12), st.data(), st.integers(1, 3))
-def test_failures_stop_what_needs_them_and_no_more(graph, data, threads):
+def test_failures_skip_their_dependents_only(graph, data, threads):
     bad = set(data.draw(st.lists(st.sampled_from(sorted(graph)), max_size=3))) if graph else set()
     stopped = set(bad)
     for _ in graph:
@@ -69,7 +69,7 @@ def test_failures_stop_what_needs_them_and_no_more(graph, data, threads):
 
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_max_concurrency(n):
-    """As many as that run at once, which all have to be there to go on, and never more."""
+    """Exactly this many functions run at once: each waits for the others at a barrier."""
     barrier, lock = threading.Barrier(n, timeout=30), threading.Lock()
     inside = most = 0
 
@@ -97,14 +97,14 @@ def test_functions_that_become_ready_together_run_together():
     assert execute_local(dag, max_concurrency=3)["end"] == 0 + 1 + 2
 
 
-def test_one_at_a_time_runs_in_the_calling_thread():
+def test_max_concurrency_1_runs_in_the_calling_thread():
     dag = dag_of(
         Function("a", threading.get_ident), Function("b", lambda a: threading.get_ident(), args=["a"])
     )
     assert set(execute_local(dag, max_concurrency=1).results.values()) == {threading.get_ident()}
 
 
-def test_others_run_elsewhere_and_leave_no_threads():
+def test_higher_concurrency_uses_other_threads_and_leaves_none():
     before = set(threading.enumerate())
     dag = dag_of(*(Function(n, threading.get_ident) for n in range(10)))
     assert threading.get_ident() not in execute_local(dag, max_concurrency=2).results.values()
@@ -131,7 +131,7 @@ def test_timeout_while_a_function_runs():
             RunTimeoutError, match=r"its timeout of 0\.5 s with 1 of 3 functions finished"
         ) as caught:
             execute_local(dag, timeout=0.5, max_concurrency=2)
-        assert ended == []  # nobody waited for it
+        assert ended == []  # the call did not wait for it
     finally:
         release.set()
     error = caught.value
@@ -140,7 +140,7 @@ def test_timeout_while_a_function_runs():
     for thread in set(threading.enumerate()) - threads:
         thread.join(30)
     assert ended == [True]
-    # What finished later changes nothing.
+    # Functions that finish after the timeout change nothing.
     assert error.run.results == {"a": 0}
     assert set(error.run.records) == set(error.run.allocations) == {"a"}
     assert error.run.status == "failed"
@@ -156,15 +156,15 @@ def test_timeout_before_the_first_function():
 
 
 def test_timeout_that_the_last_function_exceeds():
-    """The same as on several threads."""
+    """Sequential runs behave like threaded ones."""
 
-    dag = dag_of(Function("a", work, extra_args=[0.2]))
+    dag = dag_of(Function("a", spin, extra_args=[0.2]))
     with pytest.raises(RunTimeoutError) as caught:
         execute_local(dag, timeout=0.2, max_concurrency=1)
     assert caught.value.run.results == {"a": "done"}
 
 
-@both_ways
+@sequential_and_threaded
 @pytest.mark.parametrize("fail_fast", [True, False])
 def test_timeout_while_waiting_for_a_retry(max_concurrency, fail_fast):
     calls = []
@@ -186,14 +186,14 @@ def test_timeout_while_waiting_for_a_retry(max_concurrency, fail_fast):
     assert calls == [1]
 
 
-@both_ways
+@sequential_and_threaded
 def test_timeout_that_is_long_enough(max_concurrency):
-    dag = dag_of(Function("a", work, extra_args=[0.02]), Function("b", identity, args=["a"]))
+    dag = dag_of(Function("a", spin, extra_args=[0.02]), Function("b", identity, args=["a"]))
     result = execute_local(dag, timeout=1e300, max_concurrency=max_concurrency)
     assert result.results == {"a": "done", "b": "done"}
 
 
-@both_ways
+@sequential_and_threaded
 def test_a_failure_before_the_timeout_is_a_failure(max_concurrency):
     with pytest.raises(FunctionFailedError):
         execute_local(

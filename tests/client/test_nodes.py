@@ -1,3 +1,5 @@
+"""``discover_nodes``, ``register_node``, ``resources_available`` and ``local_cluster``."""
+
 from __future__ import annotations
 
 import pytest
@@ -16,7 +18,7 @@ def test_discover_nodes_lists_capacities_by_name(client):
     ]
 
 
-def test_what_a_worker_does_not_declare_is_seen():
+def test_undeclared_capacity_is_detected():
     from distributed import LocalCluster
 
     with LocalCluster(
@@ -47,7 +49,7 @@ def test_pins_may_be_names_addresses_and_hosts(client, cluster):
     assert where["host"] in ("node1", "node2")
 
 
-def test_resources_available_is_about_now(client):
+def test_resources_available_tells_about_free_capacity(client):
     door = gate("now")
     run = handoff.submit(
         dag_of(Function("f", pass_gate, extra_args=["now"], cost={"gpu": 1, "cpu": 3})), client
@@ -62,7 +64,7 @@ def test_resources_available_is_about_now(client):
     assert handoff.resources_available("node1", {"gpu": 1, "cpu": 4}, client)
 
 
-def test_register_node_says_what_a_node_has():
+def test_register_node_overrides_capacity():
     with handoff.local_cluster({"a": {"cpu": 2}, "b": {"cpu": 1}}) as cluster, Client(cluster) as client:
         licensed = dag_of(Function("f", identity, extra_args=[1], cost={"licence": 2}))
         with pytest.raises(AllocationError):
@@ -72,7 +74,7 @@ def test_register_node_says_what_a_node_has():
         assert handoff.discover_nodes(client)["b"]["cpu"] == 1
         assert handoff.execute(licensed, client).allocations == {"f": "b"}
 
-        # More cores than the worker declares, and a change while something runs.
+        # More cores than the worker declares, and a change while a function runs.
         door = gate("registered")
         handoff.register_node("a", {"cpu": 8}, client)
         run = handoff.submit(
@@ -95,15 +97,15 @@ def test_register_node_says_what_a_node_has():
         ({"cpu": -1}, ValueError, "capacity: cpu must not be negative"),
         ({"cpu": "many"}, ValueError, "capacity: cpu must be a number"),
         ([("cpu", 1)], TypeError, "capacity must be a mapping"),
-        ({"threads": 3}, ValueError, "a node's threads are those of its worker"),
+        ({"threads": 3}, ValueError, "capacity cannot set threads, which are the worker's"),
     ],
 )
-def test_bad_capacities_are_named(client, capacity, error, text):
+def test_invalid_capacities_are_named(client, capacity, error, text):
     with pytest.raises(error, match=text):
         handoff.register_node("node1", capacity, client)
 
 
-def test_unknown_nodes_are_named_with_those_there_are(client):
+def test_an_error_about_an_unknown_node_lists_the_nodes(client):
     for ask in (
         lambda: handoff.register_node("node7", {"cpu": 1}, client),
         lambda: handoff.resources_available("node7", {"cpu": 1}, client),
@@ -126,12 +128,12 @@ def test_unknown_nodes_are_named_with_those_there_are(client):
         ([1], "nodes must be a mapping"),
     ],
 )
-def test_local_cluster_refuses_bad_nodes(nodes, text):
+def test_local_cluster_rejects_invalid_nodes(nodes, text):
     with pytest.raises((ValueError, TypeError), match=text):
         handoff.local_cluster(nodes)
 
 
-def test_a_nodes_threads_follow_its_cores():
+def test_a_nodes_threads_default_to_its_cores():
     with handoff.local_cluster(
         {"a": {"cpu": 3}, "b": {"cpu": 0.5}, "c": {"cpu": 1, "threads": 5}}
     ) as cluster:

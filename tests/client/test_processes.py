@@ -1,4 +1,4 @@
-"""What can only go wrong between processes: results that do not travel."""
+"""Results that cannot be sent from one process to another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from handoff_dask import Function, FunctionFailedError
 
 
 class Unloadable:
-    """Pickles, and cannot be unpickled."""
+    """Can be pickled, but not unpickled."""
 
     def __reduce__(self):
         return int, ("not a number",)
@@ -31,8 +31,8 @@ def processes():
 
 
 @pytest.mark.parametrize("code", [threading.Lock, Unloadable])
-def test_a_result_that_cannot_be_moved_is_its_functions_failure(processes, code):
-    """Plain Dask lets the function that needs it wait for ever."""
+def test_a_result_that_cannot_be_moved_fails_its_function(processes, code):
+    """In plain Dask its dependents would wait forever."""
     dag = dag_of(
         Function("makes", lambda: code(), node="a", max_retries=2),
         Function("uses", node_of, args=["makes"], node="b"),
@@ -47,13 +47,13 @@ def test_a_result_that_cannot_be_moved_is_its_functions_failure(processes, code)
     assert isinstance(error.__cause__, Exception)
     statuses = {id: record.status for id, record in error.run.records.items()}
     assert statuses == {"makes": "failed", "uses": "skipped", "other": "finished"}
-    # A run ends before a node has said that it no longer waits for what cannot come.
+    # The run may end before a node reports that it no longer waits for the result.
     for name in "ab":
         until(lambda name=name: handoff.resources_available(name, {"cpu": 2}, processes))
 
 
-def test_a_result_that_cannot_be_loaded_here_is_named(processes):
-    """Its function has not failed: it is no attempt that has an error."""
+def test_a_result_that_the_client_cannot_unpickle_is_named(processes):
+    """The function itself has not failed: no attempt has an error."""
     dag = dag_of(Function("bad", Unloadable), Function("good", identity, extra_args=[1]))
     with pytest.raises(
         FunctionFailedError, match=r"result of function 'bad'.*be fetched.*ValueError"
@@ -65,7 +65,7 @@ def test_a_result_that_cannot_be_loaded_here_is_named(processes):
     assert info.value.run.results["good"] == 1
 
 
-def test_the_next_attempt_is_where_it_need_not_be_moved(processes):
+def test_the_retry_runs_where_its_result_need_not_be_moved(processes):
     dag = dag_of(
         Function("makes", lambda: threading.Lock(), max_retries=1),
         Function("uses", node_of, args=["makes"], node="b"),
@@ -78,8 +78,8 @@ def test_the_next_attempt_is_where_it_need_not_be_moved(processes):
     assert result.results == {"uses": "b"}
 
 
-class Unsteady:
-    """Does not pickle where its function ran first."""
+class UnpicklableOnNodeA:
+    """Cannot be pickled on the node where its function runs first."""
 
     def __init__(self, node):
         self.node = node
@@ -91,21 +91,21 @@ class Unsteady:
 
 
 @pytest.mark.parametrize("keep", ["all", ["makes"]])
-def test_a_kept_result_that_does_not_pickle_is_tried_again_like_any_failure(processes, keep):
+def test_a_kept_result_that_cannot_be_pickled_is_retried_like_any_failure(processes, keep):
     dag = dag_of(
-        Function("makes", lambda: Unsteady(handoff.current().node), max_retries=1),
+        Function("makes", lambda: UnpicklableOnNodeA(handoff.current().node), max_retries=1),
         Function("uses", str, args=["makes"], node="b"),
     )
     result = handoff.execute(dag, processes, keep=keep, timeout=60, allocation_strategy="first_available")
     attempts = result.records["makes"].attempts
     assert [(a.node, a.outcome) for a in attempts] == [("a", "failed"), ("b", "finished")]
-    assert "its result, of type Unsteady, does not pickle: not from here" in attempts[0].error
+    assert "its result, of type UnpicklableOnNodeA, does not pickle: not from here" in attempts[0].error
     assert result["makes"] == "b"
 
 
 @pytest.mark.parametrize("retries", [0, 2])
 @pytest.mark.parametrize("nested", [False, True])
-def test_a_kept_result_that_never_pickles(processes, retries, nested):
+def test_a_kept_result_that_can_never_be_pickled(processes, retries, nested):
     code = (lambda: {"deep": [threading.Lock()]}) if nested else threading.Lock
     dag = dag_of(Function("lock", code, max_retries=retries), Function("other", identity, extra_args=[1]))
     with pytest.raises(FunctionFailedError, match=r"does not pickle: .* '_thread\.lock'") as caught:
@@ -115,7 +115,7 @@ def test_a_kept_result_that_never_pickles(processes, retries, nested):
     assert caught.value.run.records["other"].status == "finished"
 
 
-def test_a_result_that_nobody_fetches_need_not_pickle(processes):
+def test_a_result_that_is_not_fetched_need_not_be_picklable(processes):
     dag = dag_of(
         Function("makes", threading.Lock, node="a", max_retries=0),
         Function("uses", lambda lock: lock.locked(), args=["makes"], node="a"),
@@ -125,7 +125,7 @@ def test_a_result_that_nobody_fetches_need_not_pickle(processes):
     assert handoff.execute(sink, processes, keep=[], timeout=60).records["makes"].status == "finished"
 
 
-def test_results_need_not_pickle_where_they_stay_in_one_process():
+def test_results_that_stay_in_one_process_need_not_be_picklable():
     with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
         lock = handoff.execute(dag_of(Function("makes", threading.Lock)), client, timeout=60)["makes"]
     assert lock.acquire()

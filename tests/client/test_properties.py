@@ -26,19 +26,19 @@ LOCK = threading.Lock()
 
 
 def count(name, seconds, failing, *inputs):
-    """One more than its inputs together, after so many attempts in vain."""
+    """Return one more than the sum of the inputs, after ``failing`` failed attempts."""
     with LOCK:
         CALLS[name] += 1
         attempt = CALLS[name]
-    time.sleep(seconds)  # the work
+    time.sleep(seconds)  # simulated work
     if attempt <= failing:
         raise OSError("not yet")
     return 1 + sum(inputs)
 
 
 @st.composite
-def functions(draw, i, limited):
-    """Of function ``i``: what it needs and asks for."""
+def function_specs(draw, i, limited):
+    """The spec of function ``i``: inputs, cost, constraints, and behaviour."""
     collocated = draw(st.integers(0, i - 1)) if i and draw(st.integers(0, 4)) == 4 else None
     cost = dict(draw(st.sampled_from(ANYWHERE if collocated is not None else ANYWHERE + ON_NODE1)))
     pins = [None, None, None, "node1", *(["node2"] if cost in ANYWHERE else [])]
@@ -56,7 +56,7 @@ def functions(draw, i, limited):
 
 
 @st.composite
-def runs(draw):
+def run_specs(draw):
     limited = draw(st.booleans())
     n = draw(st.integers(1, 12))
     options = {
@@ -70,7 +70,7 @@ def runs(draw):
     if options["keep"] == "first":
         options["keep"] = [0]
     return (
-        [draw(functions(i, limited)) for i in range(n)],
+        [draw(function_specs(i, limited)) for i in range(n)],
         options,
         draw(st.sampled_from([False] * 4 + [True])),
     )
@@ -83,7 +83,7 @@ def dag_of(name, specs):
         dag.add_function(
             Function(
                 i,
-                started_by_name,
+                count_inputs_last,
                 args=f["inputs"],
                 kwargs={},
                 extra_kwargs={"of": ((name, i), f["seconds"], f["failing"])},
@@ -95,7 +95,7 @@ def dag_of(name, specs):
     return dag
 
 
-def started_by_name(*inputs, of):
+def count_inputs_last(*inputs, of):
     return count(*of, *inputs)
 
 
@@ -107,7 +107,7 @@ def values(specs):
 
 
 def most_used(intervals):
-    """The most that was in use at once, by resource."""
+    """Return the peak use of each resource."""
     most = Counter()
     for moment, _, _ in intervals:
         for name in {name for _, _, cost in intervals for name in cost}:
@@ -117,7 +117,7 @@ def most_used(intervals):
 
 
 def check_run(name, specs, options, result):
-    """Results and attempts of a run that has finished."""
+    """Check the results and attempts of a finished run."""
     expected = values(specs)
     sinks = set(range(len(specs))) - {i for f in specs for i in f["inputs"]}
     kept = {"all": set(range(len(specs))), "sinks": sinks}.get(str(options["keep"]), {0})
@@ -143,7 +143,7 @@ def check_run(name, specs, options, result):
 
 
 def check_nodes(all_records):
-    """No node was used beyond its capacity by all runs together."""
+    """Check that all runs together never exceeded a node's capacity."""
     for node, capacity in CAPACITY.items():
         intervals = [
             (a.started, a.stopped, {**record.cost, "threads": 1})
@@ -157,7 +157,7 @@ def check_nodes(all_records):
         assert "gpu" in capacity or not used["gpu"]
 
 
-@given(st.lists(runs(), min_size=1, max_size=3))
+@given(st.lists(run_specs(), min_size=1, max_size=3))
 @settings(
     deadline=None,
     max_examples=25,

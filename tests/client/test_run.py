@@ -1,3 +1,5 @@
+"""``Run``: state and results during and after a run, lost handles, several clients, asynchronous clients."""
+
 from __future__ import annotations
 
 import asyncio
@@ -22,7 +24,7 @@ def two_steps(name, cost=None):
     )
 
 
-def test_a_run_goes_on_while_one_looks_at_it(client):
+def test_a_running_run_can_be_inspected(client):
     door = gate("look")
     run = handoff.submit(two_steps("look"), client)
     door.await_inside(1)
@@ -49,18 +51,18 @@ def test_a_run_goes_on_while_one_looks_at_it(client):
     assert run.futures["after"].result() == 1
 
 
-def test_the_results_repr_does_not_gather(client):
+def test_the_repr_of_results_fetches_nothing(client):
     run = handoff.submit(dag_of(Function("f", identity, extra_args=["x"])), client)
     run.wait()
     assert repr(run.results) == f"<results of 1 of 1 functions of run {run.id}>"
 
 
-def test_futures_of_a_run_feed_other_dask_work(client):
+def test_futures_of_a_run_can_be_arguments_of_dask_tasks(client):
     run = handoff.submit(dag_of(Function("f", identity, extra_args=[20])), client)
     assert client.submit(add, run.futures["f"], 1).result() == 21
 
 
-def test_a_run_whose_handles_are_gone_leaves_nothing(client, cluster):
+def test_a_finished_run_without_handles_leaves_nothing_behind(client, cluster):
     run = handoff.submit(dag_of(Function("f", identity, extra_args=[1])), client)
     run.result()
     assert run.id in plugin_of(cluster).runs
@@ -71,7 +73,7 @@ def test_a_run_whose_handles_are_gone_leaves_nothing(client, cluster):
     assert not [key for key in cluster.scheduler.tasks if name in key[0]]
 
 
-def test_dropping_the_handles_of_a_run_that_goes_on_cancels_it(client, cluster):
+def test_releasing_the_handles_of_a_running_run_cancels_it(client, cluster):
     door = gate("dropped")
     run = handoff.submit(two_steps("dropped"), client)
     door.await_inside(1)
@@ -85,17 +87,17 @@ def test_dropping_the_handles_of_a_run_that_goes_on_cancels_it(client, cluster):
     until(lambda: name not in plugin_of(cluster).runs)
 
 
-def leave_politely(client):
+def close(client):
     client.close()
 
 
 def vanish(client):
-    """As when its process dies: nobody tells the scheduler anything."""
+    """Break the connection without notifying the scheduler, as if the client's process had died."""
     client.sync(client.scheduler_comm.comm.close)
 
 
-@pytest.mark.parametrize("leave", [leave_politely, vanish])
-def test_when_a_client_is_gone_what_runs_stays_booked_until_it_ends(cluster, client, leave, monkeypatch):
+@pytest.mark.parametrize("leave", [close, vanish])
+def test_functions_of_a_lost_client_hold_their_allocation_until_they_end(cluster, client, leave, monkeypatch):
     handoff.discover_nodes(client)
     monkeypatch.setattr(plugin_of(cluster).absent, "_grace", 0)
     door = gate("closing")
@@ -124,7 +126,7 @@ def test_when_a_client_is_gone_what_runs_stays_booked_until_it_ends(cluster, cli
         until(lambda: not cluster.scheduler.clients[KEEPER].wants_what)
 
 
-def test_a_client_that_closes_has_cancelled_its_runs(cluster):
+def test_closing_a_client_cancels_its_runs(cluster):
     door = gate("closed")
     client = Client(cluster, set_as_default=False)
     run = handoff.submit(two_steps("closed"), client)
@@ -137,7 +139,7 @@ def test_a_client_that_closes_has_cancelled_its_runs(cluster):
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_cancelling_a_future_of_dasks_ends_the_run_and_keeps_the_books(cluster, client, force):
+def test_cancelling_futures_cancels_the_run_but_holds_running_allocations(cluster, client, force):
     door = gate("futures")
     run = handoff.submit(two_steps("futures", cost={"gpu": 1}), client)
     door.await_inside(1)
@@ -161,7 +163,7 @@ def test_runs_of_several_clients_do_not_mix(cluster):
     assert values == [(i, k) for k in range(5) for i in range(2)]
 
 
-def test_daskss_own_work_goes_on_undisturbed(client):
+def test_external_tasks_run_undisturbed(client):
     door = gate("mixed")
     run = handoff.submit(two_steps("mixed"), client)
     door.await_inside(1)
@@ -176,8 +178,8 @@ def test_daskss_own_work_goes_on_undisturbed(client):
 # ---------------------------------------------------------------------- asynchronous clients
 
 
-def asynchronously(test):
-    """Run a coroutine test with an asynchronous client of a cluster of its own."""
+def run_asynchronously(test):
+    """Run a coroutine test with an asynchronous client of a new cluster."""
 
     async def main():
         nodes = {"node1": {"cpu": 4, "memory": 8192, "gpu": 1}, "node2": {"cpu": 2, "memory": 4096}}
@@ -207,7 +209,7 @@ def test_await_execute_and_submit():
         assert await handoff.resources_available("node1", {"gpu": 1}, client)
         assert not await run.cancel()
 
-    asynchronously(test)
+    run_asynchronously(test)
 
 
 def fail():
@@ -237,7 +239,7 @@ def test_errors_of_asynchronous_runs():
             await handoff.execute(two_steps("late"), client, timeout=0.1)
         door.open()
 
-    asynchronously(test)
+    run_asynchronously(test)
 
 
 def test_cancelling_the_awaiting_task_cancels_the_run():
@@ -253,11 +255,11 @@ def test_cancelling_the_awaiting_task_cancels_the_run():
         assert all(run.run.ended for run in plugin.runs.values())
         door.open()
 
-    asynchronously(test)
+    run_asynchronously(test)
 
 
-def test_an_address_works_inside_a_running_loop_too():
-    """As in a notebook, whose cells run inside a loop: the client brings its own."""
+def test_execute_blocks_inside_a_running_event_loop():
+    """As in a notebook, whose cells run inside an event loop: the new client has its own loop."""
 
     async def main():
         with handoff.local_cluster({"node": {"cpu": 1}}) as cluster:
@@ -266,7 +268,7 @@ def test_an_address_works_inside_a_running_loop_too():
     assert asyncio.run(main()) == 3
 
 
-def test_an_asynchronous_cluster_and_a_client_not_awaited_yet():
+def test_an_asynchronous_cluster_and_a_client_that_is_not_awaited_yet():
     async def main():
         async with handoff.local_cluster({"node": {"cpu": 1}}, asynchronous=True) as cluster:
             dag = dag_of(Function("f", identity, extra_args=[3]))
@@ -278,7 +280,7 @@ def test_an_asynchronous_cluster_and_a_client_not_awaited_yet():
     asyncio.run(main())
 
 
-def test_results_go_with_their_client(cluster):
+def test_results_are_gone_once_their_client_is_closed(cluster):
     client = Client(cluster, set_as_default=False)
     run = handoff.submit(dag_of(Function("f", identity, extra_args=[1])), client)
     run.wait()
@@ -288,7 +290,7 @@ def test_results_go_with_their_client(cluster):
 
 
 def test_a_large_run_does_not_starve_a_small_one(cluster, client):
-    """The small one ends while almost all of the large one, which began before, is still to come."""
+    """The small run ends while most functions of the large run, which began earlier, still wait."""
     door = gate("large")
     large = handoff.submit(
         dag_of(
@@ -312,7 +314,7 @@ def test_a_large_run_does_not_starve_a_small_one(cluster, client):
 
 def test_priorities_order_runs(cluster, client):
     door = gate("priorities")
-    block = handoff.submit(
+    blocker = handoff.submit(
         dag_of(*[Function(i, pass_gate, extra_args=["priorities"], cost={"cpu": 2}) for i in range(3)]),
         client,
     )
@@ -328,11 +330,11 @@ def test_priorities_order_runs(cluster, client):
     until(lambda: sum(f.state.value == "ready" for f in plugin_of(cluster).functions.values()) == 27)
     door.open()
     started = {p: median(r.started for r in run.result(30).records.values()) for p, run in runs.items()}
-    block.result(30)
+    blocker.result(30)
     assert started[2] < started[1] < started[0]
 
 
-def test_a_client_goes_on_after_the_plugin_was_removed():
+def test_a_client_works_again_after_the_plugin_was_removed():
     with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
         dag = dag_of(Function("f", identity, extra_args=[1]))
         assert handoff.execute(dag, client)["f"] == 1
@@ -343,16 +345,18 @@ def test_a_client_goes_on_after_the_plugin_was_removed():
         assert handoff.execute(dag, client)["f"] == 1
 
 
-def fail_behind(name):
+def fail_after_gate(name):
     pass_gate(name)
     raise OSError("no luck")
 
 
-def test_what_nobody_wants_is_not_tried_again(cluster, client):
-    """And its failure is nobody else's."""
+def test_a_run_without_handles_is_not_retried(cluster, client):
+    """Its failure does not affect other runs."""
     held, door = gate("innocent"), gate("unwanted")
     innocent = handoff.submit(dag_of(Function("f", pass_gate, extra_args=["innocent", 1])), client)
-    run = handoff.submit(dag_of(Function("f", fail_behind, extra_args=["unwanted"], max_retries=3)), client)
+    run = handoff.submit(
+        dag_of(Function("f", fail_after_gate, extra_args=["unwanted"], max_retries=3)), client
+    )
     held.await_inside(1)
     door.await_inside(1)
     name = run.id
@@ -366,7 +370,7 @@ def test_what_nobody_wants_is_not_tried_again(cluster, client):
     assert innocent.result(20)["f"] == 1
 
 
-def test_a_restart_ends_runs_with_their_nodes():
+def test_restarting_the_cluster_cancels_runs():
     with handoff.local_cluster({"a": {"cpu": 1}}, processes=True) as cluster, Client(cluster) as client:
         run = handoff.submit(dag_of(Function("f", time.sleep, extra_args=[3600], cost={"cpu": 1})), client)
         until(lambda: run.records["f"].status == "running")

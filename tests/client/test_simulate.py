@@ -1,4 +1,4 @@
-"""Simulations: no cluster, nothing runs, and every time is known beforehand."""
+"""``simulate``: no cluster, no running code, and exact times."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from handoff_dask import (
 )
 
 
-def never(*args):
-    raise AssertionError("a simulation calls no code")
+def never_called(*args):
+    raise AssertionError("a simulation must not call code")
 
 
 def fn(id, *args, **fields):
-    return Function(id, never, args=args, **fields)
+    return Function(id, never_called, args=args, **fields)
 
 
 def times(schedule: Schedule) -> dict:
-    """Id → node, start and end."""
+    """Return id → node, start, end."""
     return {id: (r.node, r.started, r.stopped) for id, r in schedule.records.items()}
 
 
@@ -42,7 +42,7 @@ ONE = {"a": {"cpu": 1}}
 TWO = {"a": {"cpu": 1}, "b": {"cpu": 1}}
 
 
-# what comes out
+# schedules
 
 
 def test_a_chain_takes_the_sum():
@@ -56,7 +56,7 @@ def test_a_chain_takes_the_sum():
     assert repr(s) == "<schedule of DAG 'chain': 3 functions in 7.5 s, lower bound 7.5 s>"
 
 
-def test_what_fits_at_once_runs_at_once():
+def test_functions_that_fit_together_run_together():
     dag = dag_of(*(fn(i, cost={"cpu": 1}) for i in range(5)))
     s = simulate(dag, {"a": {"cpu": 2}})
     assert s.makespan == 3
@@ -65,7 +65,7 @@ def test_what_fits_at_once_runs_at_once():
     assert s.lower_bound == 2.5
 
 
-def test_records_are_those_of_a_run():
+def test_records_have_the_form_of_a_real_runs():
     s = simulate(dag_of(fn("x", cost={"cpu": 2, "gpu": 1}), fn("y", "x")), {"a": {"cpu": 2, "gpu": 2}}, 2)
     record = s.records["x"]
     assert (record.function_id, record.status, record.node) == ("x", "finished", "a")
@@ -79,7 +79,7 @@ def test_records_are_those_of_a_run():
         s.records["z"]
 
 
-def test_waiting_is_seen_in_the_records():
+def test_records_show_waiting():
     s = simulate(dag_of(fn("x", cost={"cpu": 1}), fn("y", cost={"cpu": 1})), ONE, 3)
     assert [(r.attempts[0].queued, r.started) for r in s.records.values()] == [(0, 0), (0, 3)]
 
@@ -91,7 +91,7 @@ def test_an_empty_dag():
     assert s.utilisation == {"a": {"cpu": 0}}
 
 
-def test_functions_that_take_no_time():
+def test_functions_with_duration_zero():
     s = simulate(dag_of(*(fn(i, *range(i)) for i in range(4))), ONE, 0)
     assert (s.makespan, s.lower_bound) == (0, 0)
     assert times(s) == dict.fromkeys(range(4), ("a", 0, 0))
@@ -100,18 +100,22 @@ def test_functions_that_take_no_time():
     assert (mixed.makespan, mixed.lower_bound) == (2, 2)
 
 
-def test_inline_functions_have_no_time_of_their_own():
+def test_inline_functions_count_as_part_of_their_dependents():
     dag = dag_of(fn("x"), fn("i", "x", type="inline", cost={"memory": 5}), fn("y", "i", cost={"memory": 3}))
     s = simulate(dag, {"a": {"cpu": 1, "memory": 5}}, {"x": 1, "y": 2})
     assert list(s.records) == ["x", "y"]
     assert s.makespan == 3
-    assert s.utilisation["a"]["memory"] == pytest.approx(2 / 3)  # y with what i needs, for 2 of 3 s
+    assert s.utilisation["a"]["memory"] == pytest.approx(
+        2 / 3
+    )  # y, which holds the cost of i too, for 2 of 3 s
 
 
-def test_arguments_bring_their_transfers():
+def test_transfers_are_simulated():
     dag = dag_of(
-        Function("x", never, node="a"),
-        Function("y", identity, args=[Argument("x", serialize=never, deserialize=never)], node="b"),
+        Function("x", never_called, node="a"),
+        Function(
+            "y", identity, args=[Argument("x", serialize=never_called, deserialize=never_called)], node="b"
+        ),
     )
     s = simulate(dag, TWO, lambda id: 5 if id == "x" else 1)
     serialize, deserialize = ("serialize", "x", "y", 0), ("deserialize", "x", "y", 0)
@@ -123,7 +127,7 @@ def test_arguments_bring_their_transfers():
     }
 
 
-def test_pins_and_groups_are_respected():
+def test_pins_and_collocation():
     dag = dag_of(
         fn("p", node="b"),
         fn("g", cost={"cpu": 1}),
@@ -136,7 +140,7 @@ def test_pins_and_groups_are_respected():
     assert s.allocations["q"] in ("b", "c")
 
 
-def test_node_names_are_kept_as_they_are():
+def test_node_names_need_not_be_text():
     s = simulate(dag_of(fn("x", node=1)), {0: {"cpu": 1}, 1: {"cpu": 1}})
     assert s.allocations == {"x": 1}
     assert list(s.utilisation) == [0, 1]
@@ -151,20 +155,20 @@ def test_limits_and_max_concurrency():
     assert s.makespan == s.bounds["max_concurrency"] == s.lower_bound == 2
 
 
-# bounds, by hand
+# lower bounds, computed by hand
 
 
-def test_a_resource_of_all_nodes_bounds():
+def test_bound_by_a_resource_of_all_nodes():
     dag = dag_of(*(fn(i, cost={"memory": 6}) for i in range(3)))
     s = simulate(dag, {"a": {"cpu": 4, "memory": 9}, "b": {"cpu": 4, "memory": 9}}, 2)
-    assert s.bounds["memory"] == 2  # 3 times 6 for 2 s on 18
+    assert s.bounds["memory"] == 2  # 3 * 6 MB for 2 s each on 18 MB
     assert s.bounds["threads"] == 0.75
-    assert s.bounds["functions of memory 6"] == 3  # two at once, although there is room for three in sum
+    assert s.bounds["functions of memory 6"] == 3  # two at once, although 18 MB would suffice for three
     assert s.lower_bound == 3
     assert s.makespan == 4
 
 
-def test_the_nodes_that_alone_can_hold_some_functions_bound():
+def test_bound_by_a_resource_of_the_only_eligible_nodes():
     dag = dag_of(
         *(fn(i, cost={"cpu": 1, "gpu": 1}) for i in range(4)), *(fn(f"p{i}", node="c") for i in range(3))
     )
@@ -175,7 +179,7 @@ def test_the_nodes_that_alone_can_hold_some_functions_bound():
     assert s.lower_bound == s.makespan == 6
 
 
-def test_functions_of_at_least_some_cost_bound():
+def test_bound_by_functions_of_at_least_some_cost():
     dag = dag_of(
         *(fn(i, cost={"cpu": 3}) for i in range(2)), *(fn(f"w{i}", cost={"cpu": 4}) for i in range(2))
     )
@@ -186,7 +190,7 @@ def test_functions_of_at_least_some_cost_bound():
     assert s.lower_bound == 4
 
 
-def test_what_comes_before_and_after_counts():
+def test_bounds_include_time_before_and_after():
     wide = [fn(i, "first", cost={"cpu": 1}) for i in range(4)]
     dag = dag_of(fn("first"), *wide, fn("last", *range(4)))
     s = simulate(dag, {"a": {"cpu": 2}}, {"first": 3, **dict.fromkeys(range(4), 2), "last": 5})
@@ -194,8 +198,8 @@ def test_what_comes_before_and_after_counts():
     assert s.lower_bound == s.makespan == 12
 
 
-def test_a_part_of_the_functions_can_bound_more_than_all():
-    """One short function that could start at once does not hide that the others cannot."""
+def test_bounds_consider_subsets_of_functions():
+    """A short function that can start at once does not hide that the others cannot."""
     late = [fn(i, "first", cost={"cpu": 1}) for i in range(4)]
     s = simulate(
         dag_of(fn("early", cost={"cpu": 1}), fn("first"), *late),
@@ -205,7 +209,7 @@ def test_a_part_of_the_functions_can_bound_more_than_all():
     assert s.bounds["critical path"] == 11
     assert s.bounds["cpu"] == 9 + 4
     assert s.lower_bound == s.makespan == 13
-    # and the mirror image: one that ends last does not hide that the others are followed by something
+    # The mirror image: a function that may end last does not hide that others have a dependent.
     first = [fn(i, cost={"cpu": 1}) for i in range(4)]
     s = simulate(
         dag_of(fn("alone", cost={"cpu": 1}), *first, fn("last", *range(4))),
@@ -216,14 +220,14 @@ def test_a_part_of_the_functions_can_bound_more_than_all():
     assert s.lower_bound == s.makespan == 13
 
 
-def test_the_longest_way_there_counts():
+def test_bounds_include_the_longest_path_before():
     late = [fn(i, "long", "short", cost={"cpu": 1}) for i in range(4)]
     s = simulate(dag_of(fn("long"), fn("short"), *late), {"a": {"cpu": 2}}, lambda id: {"long": 9}.get(id, 1))
     assert s.bounds["cpu"] == s.makespan == 9 + 2
 
 
-def test_what_comes_before_and_after_a_part_counts():
-    """The one that could start at once and that nothing follows is left out at both ends."""
+def test_bounds_include_time_before_and_after_a_subset():
+    """A function without dependencies and dependents is left out at both ends."""
     middle = [fn(i, "first", cost={"cpu": 1}) for i in range(4)]
     s = simulate(
         dag_of(fn("first"), *middle, fn("last", *range(4)), fn("alone", cost={"cpu": 1})),
@@ -234,14 +238,14 @@ def test_what_comes_before_and_after_a_part_counts():
     assert s.lower_bound == s.makespan == 18
 
 
-def test_limits_bound_with_what_comes_before():
+def test_bound_by_a_limit():
     dag = dag_of(fn("first"), *(fn(i, "first", cost={"db": 1}) for i in range(4)))
     s = simulate(dag, {"a": {"cpu": 8}}, {"first": 10, **dict.fromkeys(range(4), 1)}, limits={"db": 2})
     assert s.bounds["limit db"] == 12
     assert s.bounds["critical path"] == 11
 
 
-def test_a_group_bounds():
+def test_bound_by_a_collocation_group():
     dag = dag_of(fn("g", cost={"cpu": 0.5}), *(fn(i, node=Collocated("g")) for i in range(4)))
     s = simulate(dag, {"a": {"cpu": 2}, "b": {"cpu": 2}})
     assert s.bounds["collocated with 'g'"] == 2.5
@@ -249,15 +253,15 @@ def test_a_group_bounds():
     assert s.makespan == 3
 
 
-def test_bounds_do_not_depend_on_where_functions_went():
+def test_bounds_do_not_depend_on_the_placement():
     dag = dag_of(fn("g", cost={"cpu": 1}), fn("h", cost={"cpu": 1}, node=Collocated("g")))
     nodes = {"a": {"cpu": 1}, "b": {"cpu": 2}}
     slow = simulate(dag, nodes, allocation_strategy="first_available")
     assert slow.makespan == 2, "the group was put on the smaller node"
-    assert slow.lower_bound == 1, "which no rule demands"
+    assert slow.lower_bound == 1, "which is not inevitable"
 
 
-def test_no_rounding_puts_a_bound_above_what_is_possible():
+def test_rounding_never_lifts_the_lower_bound_above_the_makespan():
     seconds = [0.1, 0.2, 0.3, 0.7, 0.1, 1.1]
     for n in range(2, 7):
         chain = dag_of(fn(0), *(fn(i, i - 1) for i in range(1, n)))
@@ -266,7 +270,7 @@ def test_no_rounding_puts_a_bound_above_what_is_possible():
         assert s.lower_bound == pytest.approx(s.makespan)
 
 
-# what is in use
+# utilisation and results
 
 
 def test_utilisation_by_hand():
@@ -289,10 +293,12 @@ def test_peak_results():
         return simulate(dag_of(*functions), nodes, durations).peak_results
 
     assert peak(fn("x")) == 1
-    assert peak(fn("x"), fn("y", "x"), fn("z", "y")) == 2, "an input is there until the result is"
-    assert peak(*(fn(i) for i in range(4))) == 4, "nobody takes them, so they stay"
+    assert peak(fn("x"), fn("y", "x"), fn("z", "y")) == 2, "an input stays until its dependent has finished"
+    assert peak(*(fn(i) for i in range(4))) == 4, "sinks stay"
     assert peak(*(fn(i) for i in range(4)), fn("sum", *range(4))) == 5
-    assert peak(fn("x"), fn("y", "x"), fn("z", "x"), fn("sum", "y", "z")) == 3, "x goes when z has it"
+    assert peak(fn("x"), fn("y", "x"), fn("z", "x"), fn("sum", "y", "z")) == 3, (
+        "x is released when z has finished"
+    )
 
 
 # durations
@@ -306,20 +312,20 @@ DIAMOND = dag_of(fn("x"), fn("y", "x"), fn("z", "x"), fn("sum", "y", "z"))
     [2, 2.0, Fraction(2), Decimal(2), dict.fromkeys(["x", "y", "z", "sum", "other"], 2), lambda id: 2],
     ids=["int", "float", "Fraction", "Decimal", "mapping", "callable"],
 )
-def test_durations_are_given_in_many_ways(durations):
+def test_forms_of_durations(durations):
     s = simulate(DIAMOND, TWO, durations)
     assert s.makespan == 6
     assert type(s.makespan) is float
 
 
-def test_records_are_durations_of_another_simulation():
+def test_records_of_a_simulation_as_durations():
     first = simulate(DIAMOND, TWO, {"x": 1, "y": 2, "z": 3, "sum": 4})
     assert simulate(DIAMOND, ONE, first.records).makespan == 10
     assert simulate(DIAMOND, ONE, dict(first.records)).makespan == 10
     assert times(simulate(DIAMOND, TWO, first.records)) == times(first)
 
 
-def test_records_of_a_real_run_are_durations(client):
+def test_records_of_a_real_run_as_durations(client):
     dag = dag_of(
         Function("x", identity, extra_args=[1]),
         Function("y", add, args=["x"]),
@@ -335,26 +341,29 @@ def test_records_of_a_real_run_are_durations(client):
 @pytest.mark.parametrize(
     ("durations", "text"),
     [
-        ("long", "durations: that of function 'x' must be a number, not 'long'"),
-        (None, "durations: that of function 'x' must be a number, not None"),
-        (True, "durations: that of function 'x' must be a number, not True"),
-        (-1, "durations: that of function 'x' must not be negative, but is -1"),
-        (float("nan"), "durations: that of function 'x' must be finite, but is nan"),
-        (float("inf"), "durations: that of function 'x' must be finite, but is inf"),
-        ([1, 2], "durations: that of function 'x' must be a number, not [1, 2]"),
-        ({"x": 1, "y": 1, "z": 1, "sum": "2"}, "durations: that of function 'sum' must be a number, not '2'"),
-        ({"x": 1, "z": 1}, "durations have nothing for functions 'y', 'sum'"),
-        ({}, "durations have nothing for functions 'x', 'y', 'z' and 1 more"),
-        (lambda id: None, "durations: that of function 'x' must be a number, not None"),
+        ("long", "durations: the duration of function 'x' must be a number, not 'long'"),
+        (None, "durations: the duration of function 'x' must be a number, not None"),
+        (True, "durations: the duration of function 'x' must be a number, not True"),
+        (-1, "durations: the duration of function 'x' must not be negative, but is -1"),
+        (float("nan"), "durations: the duration of function 'x' must be finite, but is nan"),
+        (float("inf"), "durations: the duration of function 'x' must be finite, but is inf"),
+        ([1, 2], "durations: the duration of function 'x' must be a number, not [1, 2]"),
+        (
+            {"x": 1, "y": 1, "z": 1, "sum": "2"},
+            "durations: the duration of function 'sum' must be a number, not '2'",
+        ),
+        ({"x": 1, "z": 1}, "durations has no entry for functions 'y', 'sum'"),
+        ({}, "durations has no entry for functions 'x', 'y', 'z' and 1 more"),
+        (lambda id: None, "durations: the duration of function 'x' must be a number, not None"),
     ],
 )
-def test_wrong_durations(durations, text):
+def test_invalid_durations(durations, text):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared
         simulate(DIAMOND, ONE, durations)
     assert str(caught.value) == text
 
 
-def test_an_exception_in_durations_is_passed_on():
+def test_an_exception_in_a_durations_callable_propagates():
     with pytest.raises(ZeroDivisionError):
         simulate(DIAMOND, ONE, lambda id: 1 / 0)
 
@@ -362,7 +371,7 @@ def test_an_exception_in_durations_is_passed_on():
 # arguments
 
 
-def test_what_fits_nowhere_is_an_error():
+def test_a_function_that_fits_nowhere_is_an_error():
     with pytest.raises(AllocationError) as caught:
         simulate(dag_of(fn("x", cost={"gpu": 1}), id="d"), TWO)
     (shortfall,) = caught.value.shortfalls
@@ -375,7 +384,7 @@ def test_what_fits_nowhere_is_an_error():
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"dag": [1]}, TypeError, "a handoff_dask.DAG is needed"),
+        ({"dag": [1]}, TypeError, "dag must be a handoff_dask.DAG"),
         ({"dag": dag_of(fn("x", "y"))}, InvalidDAGError, "y"),
         ({"dag": dag_of(Function("x", type="input"))}, InvalidDAGError, "input function"),
         ({"nodes": {}}, ValueError, "at least one node is needed"),
@@ -390,12 +399,12 @@ def test_what_fits_nowhere_is_an_error():
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_wrong_arguments(arguments, error, text):
+def test_invalid_arguments(arguments, error, text):
     with pytest.raises(error, match=text):
         simulate(**{"dag": DIAMOND, "nodes": ONE, **arguments})
 
 
-def test_nodes_have_threads():
+def test_default_threads_of_nodes():
     dag = dag_of(*(fn(i) for i in range(4)))
     assert simulate(dag, {"a": {"cpu": 2.5}}).makespan == 2
     assert simulate(dag, {"a": {"cpu": 2, "threads": 4}}).makespan == 1
@@ -416,14 +425,14 @@ def test_strategies(strategy, known):
     s = simulate(dag, nodes, allocation_strategy=strategy, known=known)
     where = "".join(s.allocations[i] for i in range(3))
     if strategy == "load_balanced":
-        assert sorted(set(where)) == ["a", "b"], "on c each would be a greater share"
+        assert sorted(set(where)) == ["a", "b"], "on c the load would be higher"
     else:
         assert where == {"best_fit": "cca", "first_available": "aaa"}[strategy]
     assert s.makespan == 1
 
 
 def test_known_durations_are_used_from_the_start():
-    """With them the long one of two equals goes first; without, nothing tells them apart."""
+    """If durations are known, the longer of two otherwise equal functions goes first."""
     dag = dag_of(fn("short", cost={"cpu": 1}), fn("long", cost={"cpu": 1}), fn("after", "long"))
     durations = {"short": 1, "long": 5, "after": 5}
     known = simulate(dag, {"a": {"cpu": 1, "threads": 2}}, durations)
@@ -435,47 +444,47 @@ def test_known_durations_are_used_from_the_start():
     assert simulate(unlike, TWO, durations, known=False).makespan == 10
 
 
-# allocators of one's own
+# custom allocators
 
 
 def backwards(ready, free):
-    """One function, the last, on the last node."""
+    """Place one function at a time: the last one, on the last node."""
     return {ready[-1].id: list(free)[-1]} if not backwards.busy(free) else {}
 
 
 backwards.busy = lambda free: any(amounts["threads"] == 0 for amounts in free.values())
 
 
-def test_an_allocator_of_ones_own():
+def test_a_custom_allocator():
     s = simulate(dag_of(fn(0), fn(1), fn(2)), TWO, allocation_strategy=backwards)
     assert times(s) == {0: ("b", 2, 3), 1: ("b", 1, 2), 2: ("b", 0, 1)}
 
 
-def test_an_allocator_sees_ids_as_they_are():
+def test_a_custom_allocator_sees_the_original_ids():
     id = frozenset({"not", "plain"})
     seen = []
 
-    def look(ready, free):
+    def record_ids(ready, free):
         seen.extend(f.id for f in ready)
         return dict.fromkeys(seen, "a")
 
-    assert simulate(dag_of(fn(id)), ONE, allocation_strategy=look).allocations == {id: "a"}
+    assert simulate(dag_of(fn(id)), ONE, allocation_strategy=record_ids).allocations == {id: "a"}
     assert seen == [id]
 
 
-def test_an_allocator_that_leaves_functions_waiting():
+def test_an_allocator_that_stalls():
     with pytest.raises(AllocatorError) as caught:
         simulate(dag_of(*(fn(i) for i in range(5)), id="d"), ONE, allocation_strategy=lambda ready, free: {})
-    assert caught.value.reason == ("it leaves functions waiting although nothing runs, such as [0, 1, 2]")
+    assert caught.value.reason == ("it stalled: functions are ready but none was placed, such as [0, 1, 2]")
     assert "DAG 'd'" in str(caught.value)
 
 
-def test_an_allocator_that_is_wrong():
+def test_an_allocator_with_an_invalid_proposal():
     with pytest.raises(AllocatorError, match="it placed 0 on 'c': the nodes are 'a'"):
         simulate(dag_of(fn(0)), ONE, allocation_strategy=lambda ready, free: {0: "c"})
 
 
-# the same every time
+# determinism
 
 
 PROGRAM = """
@@ -499,7 +508,7 @@ for strategy in ("best_fit", "load_balanced", "first_available"):
 """
 
 
-def test_the_same_in_every_process():
+def test_schedules_are_the_same_in_every_process():
     outputs = set()
     for seed in ("0", "1", "27"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
@@ -514,7 +523,7 @@ def test_the_same_in_every_process():
 # tables
 
 
-def test_a_table():
+def test_to_pandas():
     pandas = pytest.importorskip("pandas")
     dag = dag_of(
         fn("x", cost={"cpu": 1, "db": 2}),
@@ -537,21 +546,21 @@ def test_a_table():
     assert table["seconds"].sum() == 9
 
 
-def test_a_table_of_nothing():
+def test_to_pandas_of_an_empty_schedule():
     pytest.importorskip("pandas")
     table = simulate(DAG("none"), ONE).to_pandas()
     assert list(table.columns) == ["function", "node", "ready", "started", "stopped", "seconds"]
     assert len(table) == 0
 
 
-def test_a_resource_called_like_a_column():
+def test_to_pandas_with_a_resource_named_like_a_column():
     pytest.importorskip("pandas")
     table = simulate(dag_of(fn("x", cost={"seconds": 7})), {"a": {"seconds": 9}}, 2).to_pandas()
     assert table["seconds"].tolist() == [2]
     assert table["cost of seconds"].tolist() == [7]
 
 
-def test_a_table_without_pandas(monkeypatch):
+def test_to_pandas_without_pandas(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r"^Schedule\.to_pandas\(\) needs pandas: pip install pandas$"):
         simulate(DIAMOND, ONE).to_pandas()

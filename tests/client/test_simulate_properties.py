@@ -1,4 +1,4 @@
-"""What holds of every simulation, whatever the DAG, the nodes, the durations and the options."""
+"""Properties of every simulation, for any DAG, nodes, durations and options."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from handoff_dask import DAG, AllocationError, Argument, Collocated, Function, I
 from handoff_dask._model.resources import to_units
 
 
-class Wild:
-    """Places what it is shown anywhere it may, in any order, and leaves some out."""
+class RandomAllocator:
+    """Places functions in random order on random nodes with enough free capacity; skips some."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -27,20 +27,20 @@ class Wild:
         for f in shuffled:
             if chosen and self.random.random() < 0.3:
                 continue
-            able = [
+            suitable = [
                 name
                 for name in (free if f.nodes is None else f.nodes)
                 if name in free and all(free[name].get(r, 0) >= amount for r, amount in f.cost.items())
             ]
-            if able:
-                chosen[f.id] = self.random.choice(able)
+            if suitable:
+                chosen[f.id] = self.random.choice(suitable)
                 for r, amount in f.cost.items():
                     free[chosen[f.id]][r] -= amount
         return chosen
 
 
 def code(*args):
-    raise AssertionError("a simulation calls no code")
+    raise AssertionError("a simulation must not call code")
 
 
 AMOUNTS = st.sampled_from([0.5, 1, 1 / 3, 2 / 3, 2])
@@ -49,7 +49,7 @@ SECONDS = st.sampled_from([0, 0.1, 0.3, 1, 1, 2.5, 7]) | st.floats(0, 10)
 
 @st.composite
 def problems(draw):
-    """A DAG, nodes that mostly can hold it, durations, and options of the run."""
+    """A DAG, nodes that can usually hold it, durations, and options of the run."""
     names = [f"n{i}" for i in range(draw(st.integers(1, 4)))]
     nodes = {
         name: {"cpu": draw(st.integers(2, 4)), "memory": draw(st.sampled_from([10, 30]))} for name in names
@@ -100,17 +100,17 @@ def problems(draw):
     return dag, nodes, durations, options
 
 
-def simulated(problem, **options):
-    """A schedule; None when no schedule is possible."""
-    dag, nodes, durations, own = problem
+def simulate_problem(problem, **options):
+    """Return the schedule, or None if no schedule is possible."""
+    dag, nodes, durations, run_options = problem
     try:
-        return simulate(dag, nodes, durations, **own, **options)
+        return simulate(dag, nodes, durations, **run_options, **options)
     except (AllocationError, InvalidDAGError):
-        return None  # pins and groups that contradict each other
+        return None  # pins and collocation contradict each other
 
 
-def runs_at_once(schedule):
-    """For each moment at which something starts: the records of all that runs then."""
+def running_sets(schedule):
+    """Yield the records of all running functions, for each moment at which a function starts."""
     records = [r for r in schedule.records.values() if r.stopped > r.started]
     for moment in {r.started for r in records}:
         yield [r for r in records if r.started <= moment < r.stopped]
@@ -128,7 +128,7 @@ def check(schedule, dag, nodes, durations, options):
         assert r.attempts[0].queued <= r.started <= r.stopped <= schedule.makespan
         assert r.stopped == r.started + durations[id]
         needed = list(dag[id].dependencies)
-        for d in needed:  # grows: what inline functions need
+        for d in needed:  # grows by the dependencies of inline functions
             if dag[d].type == "inline":
                 needed += dag[d].dependencies
             else:
@@ -138,7 +138,7 @@ def check(schedule, dag, nodes, durations, options):
             assert r.node == schedule.allocations[pin.id]
         elif pin is not None:
             assert r.node in pin
-    for running in runs_at_once(schedule):
+    for running in running_sets(schedule):
         for name, capacity in nodes.items():
             here = [r for r in running if r.node == name]
             assert len(here) <= max(1, int(capacity["cpu"]))
@@ -153,19 +153,19 @@ def check(schedule, dag, nodes, durations, options):
         assert all(-1e-9 <= share <= 1 + 1e-9 for share in shares.values())
 
 
-@pytest.mark.parametrize("strategy", ["best_fit", "load_balanced", "first_available", "own"])
+@pytest.mark.parametrize("strategy", ["best_fit", "load_balanced", "first_available", "custom"])
 @given(problem=problems(), known=st.booleans(), seed=st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
-def test_rules_are_kept(strategy, problem, known, seed):
-    def once():
-        allocator = Wild(seed) if strategy == "own" else strategy
-        return simulated(problem, allocation_strategy=allocator, known=known)
+def test_schedules_respect_all_constraints_and_are_deterministic(strategy, problem, known, seed):
+    def run_once():
+        allocator = RandomAllocator(seed) if strategy == "custom" else strategy
+        return simulate_problem(problem, allocation_strategy=allocator, known=known)
 
-    schedule = once()
+    schedule = run_once()
     if schedule is None:
         return
     check(schedule, *problem)
-    again = once()
+    again = run_once()
     assert dict(again.records) == dict(schedule.records)
     assert again.bounds == schedule.bounds
 
@@ -174,15 +174,20 @@ def test_rules_are_kept(strategy, problem, known, seed):
 @settings(max_examples=100, deadline=None)
 def test_no_schedule_beats_the_bounds(problem, seed):
     schedules = [
-        simulated(problem, allocation_strategy=strategy)
-        for strategy in ("best_fit", "load_balanced", "first_available", *(Wild(seed + i) for i in range(5)))
+        simulate_problem(problem, allocation_strategy=strategy)
+        for strategy in (
+            "best_fit",
+            "load_balanced",
+            "first_available",
+            *(RandomAllocator(seed + i) for i in range(5)),
+        )
     ]
     if schedules[0] is None:
         return
     bounds = schedules[0].bounds
     shortest = min(s.makespan for s in schedules)
     for s in schedules:
-        assert s.bounds == bounds, "whatever was placed where"
+        assert s.bounds == bounds, "independent of the placement"
         assert s.lower_bound <= s.makespan
     for name, bound in bounds.items():
         assert bound <= shortest * (1 + 1e-9), name

@@ -1,4 +1,4 @@
-"""What runs in a process of its own ends with its run."""
+"""Functions in their own process end with their run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from client.test_timeouts import deaf, process_id, stuck_with_the_interpreters_lock
+from client.test_timeouts import ignore_signals, process_id, sleep_holding_the_gil
 from distributed import Client
 from helpers import dag_of, gate, pass_gate, settle, until
 
@@ -20,8 +20,8 @@ from handoff_dask import Function, FunctionFailedError, RunCancelledError, RunTi
 from handoff_dask._adapter import stopping
 
 
-def note_and(code, path):
-    """Say in which process this is, and go on with what never ends."""
+def write_pid_and_call(code, path):
+    """Write the process id to a file, then call code that never returns."""
     Path(path).write_text(str(process_id()))
     code()
 
@@ -44,7 +44,7 @@ def in_process():
 
 
 @pytest.fixture(params=["in_process", "processes"])
-def on(request):
+def any_cluster(request):
     cluster = request.getfixturevalue(request.param)
     with Client(cluster, set_as_default=False) as observer:
         handoff.execute(dag_of(Function("warm", process_id, timeout=60, node="a")), observer)
@@ -55,13 +55,13 @@ def on(request):
 
 
 class Stuck:
-    """A function of a DAG that never ends by itself, and takes all seats."""
+    """A function that never returns and takes the only seat."""
 
     def __init__(self, path, code=sleep_long, **options):
         self.path = path
         self.function = Function(
             "stuck",
-            note_and,
+            write_pid_and_call,
             extra_args=[code, str(path)],
             timeout=3600,
             cost={"seat": 1},
@@ -74,7 +74,7 @@ class Stuck:
         self.pid = int(self.path.read_text())
 
     def assert_stopped(self, observer):
-        """It is gone, and what it held is free, within a second."""
+        """Check that within a second its process is gone and its seat is free."""
         until(lambda: handoff.resources_available("a", {"seat": 1}, observer), 1)
         assert not psutil.pid_exists(self.pid)
 
@@ -92,26 +92,26 @@ def assert_recorded(run):
     assert attempt.started < attempt.stopped
 
 
-@pytest.mark.parametrize("code", [sleep_long, deaf, stuck_with_the_interpreters_lock])
-def test_cancel_ends_it(on, tmp_path, code):
+@pytest.mark.parametrize("code", [sleep_long, ignore_signals, sleep_holding_the_gil])
+def test_cancel_ends_the_function(any_cluster, tmp_path, code):
     stuck = Stuck(tmp_path / "pid", code)
     dag = dag_of(stuck.function, Function("after", process_id, args=["stuck"]))
-    with Client(on, set_as_default=False) as client:
+    with Client(any_cluster, set_as_default=False) as client:
         run = handoff.submit(dag, client)
         stuck.await_running()
         run.cancel()
-        stuck.assert_stopped(on.observer)
+        stuck.assert_stopped(any_cluster.observer)
         until(lambda: run.records["stuck"].status == "cancelled")
         assert_recorded(run)
         assert run.records["after"].status == "cancelled"
         until(lambda: run.futures["stuck"].status == "cancelled")
         with pytest.raises(RunCancelledError):
             run.result()
-        # The node goes on.
+        # The node still works.
         assert handoff.execute(dag_of(Function("f", process_id, timeout=60, cost={"seat": 1})), client)
 
 
-def test_removing_the_plugin_ends_it(tmp_path):
+def test_removing_the_plugin_ends_the_function(tmp_path):
     stuck = Stuck(tmp_path / "pid")
     with (
         handoff.local_cluster({"a": {"seat": 1, "cpu": 1}}) as cluster,
@@ -124,69 +124,69 @@ def test_removing_the_plugin_ends_it(tmp_path):
         assert run.wait(20)
 
 
-def test_a_run_that_takes_too_long_ends_it(on, stuck):
+def test_the_timeout_of_the_run_ends_the_function(any_cluster, stuck):
     with pytest.raises(RunTimeoutError) as caught:
-        handoff.execute(dag_of(stuck.function), on.observer, timeout=2)
+        handoff.execute(dag_of(stuck.function), any_cluster.observer, timeout=2)
     stuck.await_running()
-    stuck.assert_stopped(on.observer)
+    stuck.assert_stopped(any_cluster.observer)
     until(lambda: caught.value.run.records["stuck"].status == "cancelled")
     assert_recorded(caught.value.run)
 
 
-def fail_when(path):
+def fail_once_file_exists(path):
     until(lambda: Path(path).exists())
     raise ValueError("the first")
 
 
-def test_the_failure_of_another_ends_it_and_is_the_only_failure(on, stuck, tmp_path):
-    bad = Function("bad", fail_when, extra_args=[str(tmp_path / "now")], max_retries=0)
-    run = handoff.submit(dag_of(stuck.function, bad), on.observer)
+def test_the_failure_of_another_function_ends_it_and_is_the_only_failure(any_cluster, stuck, tmp_path):
+    bad = Function("bad", fail_once_file_exists, extra_args=[str(tmp_path / "now")], max_retries=0)
+    run = handoff.submit(dag_of(stuck.function, bad), any_cluster.observer)
     stuck.await_running()
     (tmp_path / "now").touch()
     with pytest.raises(FunctionFailedError) as caught:
         run.result()
     assert caught.value.function_id == "bad"
     assert caught.value.failures == (caught.value,)
-    stuck.assert_stopped(on.observer)
+    stuck.assert_stopped(any_cluster.observer)
     until(lambda: run.records["stuck"].status == "cancelled")
     assert_recorded(run)
 
 
-def test_a_client_that_is_closed_ends_it(on, stuck):
-    with Client(on, set_as_default=False) as client:
+def test_closing_the_client_ends_the_function(any_cluster, stuck):
+    with Client(any_cluster, set_as_default=False) as client:
         run = handoff.submit(dag_of(stuck.function), client)
         stuck.await_running()
-    stuck.assert_stopped(on.observer)
+    stuck.assert_stopped(any_cluster.observer)
     assert run.done()
-    until(lambda: handoff.run_records(run.id, on.observer)["stuck"].status == "cancelled")
+    until(lambda: handoff.run_records(run.id, any_cluster.observer)["stuck"].status == "cancelled")
 
 
-def test_ctrl_c_ends_it(on, stuck):
-    def interrupted(number, frame):
+def test_ctrl_c_ends_the_function(any_cluster, stuck):
+    def raise_interrupt(number, frame):
         raise KeyboardInterrupt
 
     def interrupt():
         stuck.await_running()
         signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
 
-    previous = signal.signal(signal.SIGALRM, interrupted)
+    previous = signal.signal(signal.SIGALRM, raise_interrupt)
     interrupting = threading.Thread(target=interrupt)
     interrupting.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            handoff.execute(dag_of(stuck.function), on.observer)
+            handoff.execute(dag_of(stuck.function), any_cluster.observer)
     finally:
         interrupting.join()
         signal.signal(signal.SIGALRM, previous)
-    stuck.assert_stopped(on.observer)
+    stuck.assert_stopped(any_cluster.observer)
 
 
 def touch(path):
     Path(path).touch()
 
 
-def test_what_has_not_started_on_its_node_does_not_start_any_more(in_process, tmp_path):
-    """A task of Dask's own has the only thread of the node, to which the function was sent already."""
+def test_a_prefetched_function_of_a_cancelled_run_never_starts(in_process, tmp_path):
+    """An external task holds the only thread of the node to which the function was already sent."""
     held = gate("thread")
     with Client(in_process, set_as_default=False) as client:
         thread = client.submit(pass_gate, "thread", workers=["b"], pure=False)
@@ -202,7 +202,7 @@ def test_what_has_not_started_on_its_node_does_not_start_any_more(in_process, tm
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_task_of_dasks_own_that_needs_it_is_told(in_process, stuck):
+def test_an_external_task_that_depends_on_it_gets_an_error(in_process, stuck):
     with Client(in_process, set_as_default=False) as client:
         run = handoff.submit(dag_of(stuck.function), client)
         stuck.await_running()
@@ -212,8 +212,8 @@ def test_a_task_of_dasks_own_that_needs_it_is_told(in_process, stuck):
             later.result(timeout=10)
 
 
-def test_in_this_process_it_ends_too(tmp_path):
-    """Where a run fails or takes too long."""
+def test_a_local_run_ends_the_function(tmp_path):
+    """If the run fails or exceeds its timeout."""
     stuck = Stuck(tmp_path / "pid")
     handoff.execute_local(dag_of(Function("warm", process_id, timeout=60)))
     begin = time.monotonic()
@@ -222,7 +222,7 @@ def test_in_this_process_it_ends_too(tmp_path):
     stuck.await_running()
     until(lambda: not psutil.pid_exists(stuck.pid), 1)
     stuck.path.unlink()
-    bad = Function("bad", fail_when, extra_args=[str(stuck.path)], max_retries=0)
+    bad = Function("bad", fail_once_file_exists, extra_args=[str(stuck.path)], max_retries=0)
     with pytest.raises(FunctionFailedError) as caught:
         handoff.execute_local(dag_of(stuck.function, bad), max_concurrency=2)
     assert caught.value.function_id == "bad"
@@ -231,15 +231,15 @@ def test_in_this_process_it_ends_too(tmp_path):
 
 
 @pytest.mark.parametrize("failures", [2, 99])
-def test_a_node_that_does_not_answer_is_told_again_and_then_left(monkeypatch, failures):
-    warned = []
+def test_stop_requests_are_repeated_a_bounded_number_of_times(monkeypatch, failures):
+    warnings = []
     monkeypatch.setattr(stopping, "PAUSE", 0)
-    monkeypatch.setattr(stopping.logger, "warning", lambda *arguments: warned.append(arguments))
-    told = []
+    monkeypatch.setattr(stopping.logger, "warning", lambda *arguments: warnings.append(arguments))
+    requests = []
 
     async def run(function, kwargs):
-        told.append(kwargs)
-        if len(told) <= failures:
+        requests.append(kwargs)
+        if len(requests) <= failures:
             raise OSError("not now")
         return {"status": "OK"}
 
@@ -247,12 +247,12 @@ def test_a_node_that_does_not_answer_is_told_again_and_then_left(monkeypatch, fa
         workers={"tcp://a": None}, rpc=lambda address: types.SimpleNamespace(run=run)
     )
 
-    async def tell():
-        telling = stopping.Stopping(scheduler)
-        telling.stop("tcp://a", [("key", 1)])
-        telling.stop("tcp://gone", [("other", 1)])
-        await asyncio.gather(*telling._tasks)
+    async def stop():
+        stopper = stopping.Stopping(scheduler)
+        stopper.stop("tcp://a", [("key", 1)])
+        stopper.stop("tcp://gone", [("other", 1)])
+        await asyncio.gather(*stopper._tasks)
 
-    asyncio.run(tell())
-    assert len(told) == min(failures + 1, stopping.TRIES)
-    assert [address for _, address, _ in warned] == ["tcp://a"] * (failures == 99)
+    asyncio.run(stop())
+    assert len(requests) == min(failures + 1, stopping.TRIES)
+    assert [address for _, address, _ in warnings] == ["tcp://a"] * (failures == 99)

@@ -1,4 +1,4 @@
-"""A function's timeout ends its attempt, whatever it does, and its node goes on."""
+"""A function's timeout ends its attempt, whatever the code does, and its node keeps working."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def sleep_long():
     time.sleep(3600)
 
 
-def stuck_in_c():
+def sleep_in_c():
     ctypes.CDLL(None).sleep(3600)
 
 
-def stuck_with_the_interpreters_lock():
+def sleep_holding_the_gil():
     ctypes.PyDLL(None).sleep(3600)
 
 
-def deaf():
+def ignore_signals():
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     while True:
@@ -72,29 +72,29 @@ def process_id(*args):
 
 
 def with_tests_on_path():
-    """The environment, for programs that import these tests."""
+    """Return an environment for programs that import these tests."""
     tests = str(Path(__file__).parents[1])
     return {**os.environ, "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
 
 
-def locally(dag, client, **options):
+def run_locally(dag, client, **options):
     return handoff.execute_local(dag, **options)
 
 
-def on_a_cluster(dag, client, **options):
+def run_on_cluster(dag, client, **options):
     return handoff.execute(dag, client, **options)
 
 
-both = pytest.mark.parametrize("run", [on_a_cluster, locally])
+on_cluster_and_locally = pytest.mark.parametrize("run", [run_on_cluster, run_locally])
 
 
-@both
+@on_cluster_and_locally
 @pytest.mark.parametrize(
-    "code", [sleep_long, stuck_in_c, stuck_with_the_interpreters_lock, deaf, sleep_long_in_a_coroutine]
+    "code", [sleep_long, sleep_in_c, sleep_holding_the_gil, ignore_signals, sleep_long_in_a_coroutine]
 )
 def test_an_attempt_is_ended_whatever_it_does(client, run, code):
     warm = dag_of(Function("warm", process_id, timeout=60))
-    run(warm, client)  # to start a process does not count
+    run(warm, client)  # so that starting a process does not count towards the timeout
     dag = dag_of(Function("stuck", code, timeout=0.2, max_retries=1, cost={"cpu": 4}))
     with pytest.raises(FunctionFailedError) as caught:
         run(dag, client)
@@ -109,8 +109,8 @@ def test_an_attempt_is_ended_whatever_it_does(client, run, code):
         assert attempt.stopped - attempt.started >= 0.2
 
 
-def test_the_node_runs_the_next_function_on_what_was_freed(client):
-    """Nothing else fits on the only node that has a GPU until the stuck one is gone."""
+def test_the_node_runs_the_next_function_after_the_timeout(client):
+    """The next function needs the only GPU, which the stuck function holds."""
     dag = dag_of(
         Function("stuck", sleep_long, timeout=0.3, max_retries=0, cost={"gpu": 1}, priority=1),
         Function("next", process_id, cost={"gpu": 1}),
@@ -122,16 +122,16 @@ def test_the_node_runs_the_next_function_on_what_was_freed(client):
     assert records["next"].started >= records["stuck"].attempts[0].stopped
 
 
-def succeed_the_second_time(path):
+def sleep_then_succeed(path):
     if not Path(path).exists():
         Path(path).touch()
         time.sleep(3600)
     return handoff.current().attempt
 
 
-@both
-def test_what_leaves_a_fork_of_its_own_behind_is_ended_in_time(client, run):
-    """The fork holds no pipe to the node."""
+@on_cluster_and_locally
+def test_a_function_that_leaves_a_fork_behind_is_ended_in_time(client, run):
+    """The fork does not keep the pipe to the node open."""
     begin = time.monotonic()
     with pytest.raises(FunctionFailedError) as caught:
         run(dag_of(Function("f", leave_a_fork_behind, timeout=0.5, max_retries=0)), client)
@@ -139,30 +139,30 @@ def test_what_leaves_a_fork_of_its_own_behind_is_ended_in_time(client, run):
     assert time.monotonic() - begin < 15  # the fork lives for 20 s
 
 
-@both
-def test_what_closes_its_pipe_to_the_node_has_crashed(client, run):
+@on_cluster_and_locally
+def test_a_function_that_closes_its_pipe_to_the_node_has_crashed(client, run):
     with pytest.raises(FunctionFailedError) as caught:
         run(dag_of(Function("f", sleep_without_descriptors, timeout=60, max_retries=0)), client)
     assert isinstance(caught.value.__cause__, FunctionCrashedError)
 
 
-class Unreadable:
-    """Its result can be sent, and not be read."""
+class Unloadable:
+    """Can be pickled, but not unpickled."""
 
     def __reduce__(self):
         return open, ("/nonexistent/file",)
 
 
-@both
-def test_a_result_that_cannot_be_read_is_a_failure(client, run):
+@on_cluster_and_locally
+def test_a_result_that_cannot_be_unpickled_is_a_failure(client, run):
     with pytest.raises(FunctionFailedError) as caught:
-        run(dag_of(Function("f", Unreadable, timeout=60, max_retries=1)), client)
+        run(dag_of(Function("f", Unloadable, timeout=60, max_retries=1)), client)
     assert isinstance(caught.value.__cause__, FileNotFoundError)
     assert len(caught.value.attempts) == 2
 
 
-def timed_in_a_fork(path):
-    """As in a process of a pool that was forked."""
+def run_timed_function_in_fork(path):
+    """Run a function with a timeout in a fork, as in a forked process pool."""
     child = os.fork()
     if not child:
         try:
@@ -173,11 +173,11 @@ def timed_in_a_fork(path):
     os.waitpid(child, 0)
 
 
-def test_a_fork_starts_processes_of_its_own(tmp_path):
+def test_a_fork_starts_its_own_processes(tmp_path):
     program = (
         "from client.test_timeouts import *\n"
         "first = handoff.execute_local(dag_of(Function('f', process_id, timeout=60)))['f']\n"
-        f"timed_in_a_fork({str(tmp_path / 'pid')!r})\n"
+        f"run_timed_function_in_fork({str(tmp_path / 'pid')!r})\n"
         "print(first, handoff.execute_local(dag_of(Function('f', process_id, timeout=60)))['f'])\n"
     )
     done = subprocess.run(
@@ -194,40 +194,40 @@ def test_a_fork_starts_processes_of_its_own(tmp_path):
     assert "ResourceWarning" not in done.stderr
 
 
-@both
-def test_a_timeout_is_retried_as_any_failure(client, run, tmp_path):
-    f = Function("f", succeed_the_second_time, extra_args=[str(tmp_path / "first")], timeout=1, max_retries=1)
+@on_cluster_and_locally
+def test_a_timeout_is_retried_like_any_failure(client, run, tmp_path):
+    f = Function("f", sleep_then_succeed, extra_args=[str(tmp_path / "first")], timeout=1, max_retries=1)
     result = run(dag_of(f), client)
     assert result.results == {"f": 2}
     assert [a.outcome for a in result.records["f"].attempts] == ["failed", "finished"]
 
 
-@both
-def test_retry_on_may_leave_timeouts_out(client, run):
+@on_cluster_and_locally
+def test_retry_on_may_exclude_timeouts(client, run):
     policy = RetryPolicy(max_retries=3, retry_on=(ValueError,))
     with pytest.raises(FunctionFailedError) as caught:
         run(dag_of(Function("f", sleep_long, timeout=0.2, retry=policy)), client)
     assert len(caught.value.attempts) == 1
 
 
-def leave_with(status):
+def exit_with(status):
     os._exit(status)
 
 
-def be_killed():
+def segfault():
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-@both
+@on_cluster_and_locally
 @pytest.mark.parametrize(
     ("function", "text"),
     [
-        (Function("f", leave_with, extra_args=[3]), "exited with status 3"),
-        (Function("f", be_killed), "was killed by signal 11 (SIGSEGV)"),
+        (Function("f", exit_with, extra_args=[3]), "exited with status 3"),
+        (Function("f", segfault), "was killed by signal 11 (SIGSEGV)"),
     ],
 )
-def test_a_crash_of_such_a_function_is_its_own_failure(client, run, function, text):
-    """The node lives on."""
+def test_a_crash_fails_only_the_function(client, run, function, text):
+    """The node survives."""
     dag = dag_of(
         Function(
             "f", function.code, extra_args=function.extra_args, timeout=60, max_retries=1, node=function.node
@@ -250,18 +250,18 @@ def add_to(x, y, *, z):
     return x + y + z
 
 
-def whoami(x):
-    now = handoff.current()
-    return x, now.run_id, now.dag_id, now.function_id, now.attempt, now.node, now.cost, now.devices
+def with_current(x):
+    c = handoff.current()
+    return x, c.run_id, c.dag_id, c.function_id, c.attempt, c.node, c.cost, c.devices
 
 
-@both
-def test_it_is_called_as_any_function(client, run):
+@on_cluster_and_locally
+def test_arguments_output_and_current_in_a_process(client, run):
     dag = dag_of(
         Function("array", np.arange, extra_args=[100_000]),
         Function("one", lambda x: x + 1, args=["array"], type="inline"),
         Function("sum", add_to, args=["one", "array"], extra_kwargs={"z": 1}, timeout=60),
-        Function("who", whoami, args=["sum"], timeout=60, cost={"cpu": 1, "gpu": 1}),
+        Function("who", with_current, args=["sum"], timeout=60, cost={"cpu": 1, "gpu": 1}),
     )
     result = run(dag, client)
     values, run_id, dag_id, id, attempt, node, cost, devices = result.results["who"]
@@ -269,17 +269,17 @@ def test_it_is_called_as_any_function(client, run):
     assert values.flags.writeable
     assert (run_id, dag_id, id, attempt) == (result.run_id, "test", "who", 1)
     assert (node, cost) == (result.allocations["who"], {"cpu": 1, "gpu": 1})
-    if run is on_a_cluster:
+    if run is run_on_cluster:
         assert devices == {"gpu": [0]}
 
 
-class Odd(Exception):
+class TwoArgumentError(Exception):
     def __init__(self, a, b):
         super().__init__(f"{a} and {b}")
 
 
-def raise_odd():
-    raise Odd(1, 2)
+def raise_two_argument_error():
+    raise TwoArgumentError(1, 2)
 
 
 def raise_with_a_cause():
@@ -289,8 +289,8 @@ def raise_with_a_cause():
         raise ValueError("no such key") from error
 
 
-@both
-def test_what_it_raises_is_what_the_error_carries(client, run):
+@on_cluster_and_locally
+def test_the_error_carries_the_exception_and_its_cause(client, run):
     with pytest.raises(FunctionFailedError) as caught:
         run(dag_of(Function("f", raise_with_a_cause, timeout=60, max_retries=0)), client)
     cause = caught.value.__cause__
@@ -299,27 +299,27 @@ def test_what_it_raises_is_what_the_error_carries(client, run):
     assert "raise_with_a_cause" in caught.value.attempts[0].traceback
 
 
-def leave():
+def raise_system_exit():
     raise SystemExit(4)
 
 
-@both
-@pytest.mark.parametrize("code", [raise_odd, leave, lambda: (i for i in range(3))])
-def test_what_does_not_travel_is_a_failure(client, run, code):
+@on_cluster_and_locally
+@pytest.mark.parametrize("code", [raise_two_argument_error, raise_system_exit, lambda: (i for i in range(3))])
+def test_unpicklable_exceptions_and_results_are_failures(client, run, code):
     with pytest.raises(FunctionFailedError) as caught:
         run(dag_of(Function("f", code, timeout=60, max_retries=0)), client)
     assert len(caught.value.attempts) == 1
 
 
-@both
-def test_processes_are_used_again(client, run):
+@on_cluster_and_locally
+def test_processes_are_reused(client, run):
     dag = dag_of(*(Function(i, process_id, args=[i - 1] if i else [], timeout=60) for i in range(5)))
     assert len(set(run(dag, client).results.values())) == 1
 
 
-@both
-def test_a_process_that_died_idle_is_reaped_with_its_threads(client, run):
-    """At once, and not only when the next function would need it."""
+@on_cluster_and_locally
+def test_an_idle_process_that_died_is_reaped_with_its_threads(client, run):
+    """Immediately, not only when the next function needs a process."""
     pid = run(dag_of(Function("f", process_id, timeout=60)), client).results["f"]
     assert threads_of(pid)
     os.kill(pid, signal.SIGKILL)
@@ -338,7 +338,7 @@ def start_another_process(path):
     child.wait()
 
 
-def test_what_it_started_ends_with_it(client, tmp_path):
+def test_processes_started_by_the_function_end_with_it(client, tmp_path):
     path = tmp_path / "pid"
     f = Function("f", start_another_process, extra_args=[str(path)], timeout=2, max_retries=0)
     with pytest.raises(FunctionFailedError):
@@ -347,19 +347,19 @@ def test_what_it_started_ends_with_it(client, tmp_path):
     until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 
-def note_and_get_stuck(path):
+def write_pid_and_hold_the_gil(path):
     Path(path).write_text(str(os.getpid()))
-    stuck_with_the_interpreters_lock()
+    sleep_holding_the_gil()
 
 
-def test_nothing_outlives_a_killed_node(tmp_path):
-    """Not even code that holds the interpreter's lock, so that no thread of its process can end it."""
+def test_no_process_outlives_a_killed_node(tmp_path):
+    """Not even code that holds the GIL, so that no thread of its own process could end it."""
     path = tmp_path / "pid"
     program = tmp_path / "program.py"
     program.write_text(
         "import handoff_dask as handoff\n"
-        "from client.test_timeouts import note_and_get_stuck\n"
-        f"f = handoff.Function('f', note_and_get_stuck, extra_args=[{str(path)!r}], timeout=3600)\n"
+        "from client.test_timeouts import write_pid_and_hold_the_gil\n"
+        f"f = handoff.Function('f', write_pid_and_hold_the_gil, extra_args=[{str(path)!r}], timeout=3600)\n"
         "dag = handoff.DAG('d')\n"
         "dag.add_function(f)\n"
         "handoff.execute_local(dag)\n"

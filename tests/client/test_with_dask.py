@@ -1,4 +1,4 @@
-"""Runs and functions beside the rest of Dask: futures in its APIs, Dask inside functions."""
+"""Integration with Dask: a run's futures in Dask's APIs, and Dask inside functions."""
 
 import asyncio
 import operator
@@ -18,20 +18,20 @@ from handoff_dask import Function
 
 
 @pytest.fixture(autouse=True)
-def _no_client_is_left():
-    """Dask leaves the client that a node in this process made for its functions, which tries to connect."""
+def _close_worker_clients():
+    """Close clients that in-process workers made for their tasks; Dask leaves them trying to reconnect."""
     yield
     for client in list(_global_clients.values()):
         if client.id.startswith("Client-worker-"):
             asyncio.run_coroutine_threadsafe(client._close(fast=True), client.loop.asyncio_loop).result(20)
 
 
-def chunk(n):
+def make_chunk(n):
     return np.full(3, float(n))
 
 
-def chunks(n):
-    return dag_of(*(Function(i, chunk, extra_args=[i]) for i in range(n)))
+def chunk_dag(n):
+    return dag_of(*(Function(i, make_chunk, extra_args=[i]) for i in range(n)))
 
 
 # futures
@@ -39,7 +39,7 @@ def chunks(n):
 
 @pytest.fixture
 def run(client):
-    run = handoff.submit(chunks(3), client)
+    run = handoff.submit(chunk_dag(3), client)
     yield run
     run.wait()
 
@@ -74,7 +74,7 @@ def test_futures_in_delayed_and_arrays(client, run):
 
 
 def test_a_future_outlives_its_run(client):
-    run = handoff.submit(chunks(2), client)
+    run = handoff.submit(chunk_dag(2), client)
     future = run.futures[1]
     run.wait()
     del run
@@ -86,7 +86,7 @@ def test_a_future_outlives_its_run(client):
 # Dask inside functions
 
 
-def lazy(x):
+def delayed_sum(x):
     return delayed(operator.add)(x, 1)
 
 
@@ -94,9 +94,9 @@ def compute(x):
     return x.compute()
 
 
-def test_a_collection_is_a_value_like_any_other(client):
-    """Nobody computes it unasked."""
-    dag = dag_of(Function("lazy", lazy, extra_args=[41]), Function("same", identity, args=["lazy"]))
+def test_a_collection_is_passed_on_uncomputed(client):
+
+    dag = dag_of(Function("lazy", delayed_sum, extra_args=[41]), Function("same", identity, args=["lazy"]))
     results = handoff.execute(dag, client).results
     assert dask.is_dask_collection(results["same"])
     assert results["same"].compute(scheduler="sync") == 42
@@ -130,15 +130,15 @@ def with_get_client(n):
 
 
 @pytest.mark.parametrize("code", [with_worker_client, with_compute, with_get_client])
-def test_tasks_from_inside_a_function_find_a_thread(code):
-    """Although functions hold every thread there is: all three ways secede before they wait."""
+def test_tasks_submitted_inside_a_function_get_a_thread(code):
+    """Even if functions hold all threads: each of these ways secedes before it waits."""
     dag = dag_of(*(Function(i, code, extra_args=[5], cost={"cpu": 1}) for i in range(6)))
     with handoff.local_cluster({"only": {"cpu": 2}}) as cluster, Client(cluster) as client:
         assert set(handoff.execute(dag, client, timeout=30).results.values()) == {-10}
 
 
-def test_a_collection_computed_by_another_function():
-    dag = dag_of(Function("lazy", lazy, extra_args=[41]), Function("value", compute, args=["lazy"]))
+def test_a_collection_is_computed_by_another_function():
+    dag = dag_of(Function("lazy", delayed_sum, extra_args=[41]), Function("value", compute, args=["lazy"]))
     with handoff.local_cluster({"only": {"cpu": 1}}) as cluster, Client(cluster) as client:
         assert handoff.execute(dag, client, timeout=30).results["value"] == 42
 
@@ -148,8 +148,8 @@ def secede_and_wait(name):
     return pass_gate(name)
 
 
-def test_what_secedes_stays_booked(cluster, client):
-    """Its thread is free for tasks of Dask's own, its cost is not free for functions."""
+def test_a_seceded_function_holds_its_allocation(cluster, client):
+    """Its thread is free for external tasks, but its cost stays allocated."""
     waiting = gate("seceded")
     run = handoff.submit(
         dag_of(
@@ -171,27 +171,27 @@ def test_what_secedes_stays_booked(cluster, client):
 
 def run_inner(n, timeout):
     with worker_client() as client:
-        return sum(handoff.execute(chunks(n), client, timeout=timeout).results.values())[0]
+        return sum(handoff.execute(chunk_dag(n), client, timeout=timeout).results.values())[0]
 
 
 def test_a_run_inside_a_function(client):
-    """It needs room of its own: what the outer function holds stays booked."""
+    """The inner run needs its own capacity: the outer function holds its allocation."""
     outer = dag_of(Function("outer", run_inner, extra_args=[3, 60], cost={"cpu": 1}, node="node1"))
     assert handoff.execute(outer, client).results["outer"] == 3
 
 
 def test_a_run_inside_a_function_that_holds_the_last_thread_waits():
-    """For ever, unless it has a timeout."""
+    """It waits forever, unless it has a timeout."""
     outer = dag_of(Function("outer", run_inner, extra_args=[1, 0.5], max_retries=0))
     with handoff.local_cluster({"only": {"cpu": 1}}) as cluster, Client(cluster) as client:
         with pytest.raises(handoff.FunctionFailedError) as info:
             handoff.execute(outer, client)
         assert isinstance(info.value.__cause__, handoff.RunTimeoutError)
-        assert handoff.execute(chunks(1), client).allocations == {0: "only"}
+        assert handoff.execute(chunk_dag(1), client).allocations == {0: "only"}
 
 
-def test_a_client_that_a_node_left_behind_is_not_the_default():
-    """``get_client()`` in a function on a node in this process makes one for it, and it stays."""
+def test_a_client_left_behind_by_a_worker_is_not_the_default():
+    """``get_client()`` in a function on an in-process node creates a client that is never closed."""
     dag = dag_of(Function("f", with_get_client, extra_args=[5]))
     nodes = {"only": {"cpu": 2}}
     with handoff.local_cluster(nodes) as cluster, Client(cluster, set_as_default=False) as client:

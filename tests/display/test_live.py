@@ -9,7 +9,7 @@ from helpers import dag_of, gate, identity, pass_gate, until
 from nbclient import NotebookClient
 
 from handoff_dask import DAG, Function, submit
-from handoff_dask._client.watching import follow_soon
+from handoff_dask._client.progress import follow_in_background
 
 SETUP = """
 import sys, threading, types, warnings
@@ -76,7 +76,7 @@ def test_the_output_is_updated_after_its_cell_has_ended(tmp_path):
         "door.set()\n"
         "run.result(50)\n"
         "print(next(html for html in seen if '3 running' in html))\n"
-        "print('tasks', len(run._followers))",
+        "print('tasks', len(run._display_tasks))",
     )
     html, _ = only_output(first)
     assert ": finished, 5 of 5 results" in html
@@ -94,7 +94,7 @@ def test_closing_the_client_ends_the_updates(tmp_path):
     )
     html, text = only_output(outputs)
     assert ": cancelled" in html
-    assert ": cancelled, since its client was closed>" in text
+    assert ": cancelled, because its client was closed>" in text
 
 
 def test_a_run_of_an_asynchronous_client(tmp_path):
@@ -133,11 +133,11 @@ def test_a_finished_run_is_displayed_once(client):
     run = submit(dag_of(Function("f", identity, extra_args=[1])), client)
     run.wait(20)
     display = FakeDisplay()
-    follow_soon(run, display)
+    follow_in_background(run, display)
     until(lambda: display.closed)
     assert len(display.updates) == 1
     assert display.updates[0].finished == 1
-    assert not run._followers
+    assert not run._display_tasks
 
 
 def test_a_display_does_not_keep_a_run_alive(client):
@@ -145,7 +145,7 @@ def test_a_display_does_not_keep_a_run_alive(client):
     run = submit(dag_of(Function("f", pass_gate, extra_args=["watched"])), client)
     door.await_inside(1)
     display = FakeDisplay()
-    follow_soon(run, display)
+    follow_in_background(run, display)
     until(lambda: display.updates)
     del run
     until(lambda: display.closed, what="the display is closed")
@@ -163,7 +163,7 @@ def test_wait_returns_after_the_display_shows_the_end(client, monkeypatch):
 
     monkeypatch.setattr(run, "_progress", slow)
     display = FakeDisplay()
-    follow_soon(run, display)
+    follow_in_background(run, display)
     assert run.wait(20)
     assert display.closed == 1
     assert display.updates[-1].finished == 1
@@ -178,9 +178,9 @@ def test_a_stuck_display_does_not_delay_wait(client, monkeypatch):
 
     monkeypatch.setattr(run, "_progress", never)
     display = FakeDisplay()
-    follow_soon(run, display)
+    follow_in_background(run, display)
     assert run.wait(20)
-    client.loop.add_callback(lambda: [task.cancel() for task in run._followers])
+    client.loop.add_callback(lambda: [task.cancel() for task in run._display_tasks])
     until(lambda: display.closed)
 
 

@@ -107,7 +107,7 @@ def test_repr_of_a_run_shows_its_last_known_progress(client):
 
     run = handoff.submit(dag_of(Function("f", list)), client)
     run.wait(20)
-    run._seen = Progress(
+    run._last_progress = Progress(
         9, {"finished": 2, "running": 3, "failed": 1}, 5.0, (NodeLoad(EVIL, 3, {"cpu": 3}, {"cpu": 4}),), 2
     )
     markup = run._repr_html_()

@@ -1,4 +1,4 @@
-"""Looking at a run while waiting for it."""
+"""Progress of a run: fetched from the scheduler and passed to a display while the run lasts."""
 
 from __future__ import annotations
 
@@ -12,86 +12,88 @@ from typing import Any, Protocol
 from handoff_dask._client.run import Run
 from handoff_dask._model.progress import NodeLoad, Progress, Trouble, Waiting
 
-#: Seconds between two looks at a run.
-INTERVAL = 0.25
+#: Seconds between two updates of a display.
+REFRESH_INTERVAL = 0.25
 
-#: Seconds between two looks at a run that goes on for long, and that nobody need look at.
-SLOW = 2.0
+#: Longest pause, in seconds, between two updates in the background; the pause grows as the run goes on.
+MAX_REFRESH_INTERVAL = 2.0
 
 
 class Display(Protocol):
-    """What shows how far a run is."""
+    """A sink for progress, such as a progress bar."""
 
     def update(self, progress: Progress) -> None:
-        """Show it."""
+        """Show this progress."""
 
     def close(self) -> None:
-        """Leave what is shown as it is."""
+        """Stop updating; leave the last state visible."""
 
 
-async def watch(run: Run, timeout: float | None, display: Display) -> bool:
-    """Wait for the end and show how far the run is meanwhile. Answers whether it has ended."""
+async def wait_with_display(run: Run, timeout: float | None, display: Display) -> bool:
+    """Wait for the end of a run and show its progress. Return whether it has ended."""
     progress = progress_of({}, run._compiled.ids, run.elapsed)
     try:
         while True:
-            left = INTERVAL if timeout is None else min(INTERVAL, timeout - run.elapsed)
+            left = REFRESH_INTERVAL if timeout is None else min(REFRESH_INTERVAL, timeout - run.elapsed)
             ended = await run._wait(max(0.0, left))
             answer = await run._progress(progress.tries)
             progress = _after(progress, answer, run)
             display.update(progress)
-            if ended or left < INTERVAL:
+            if ended or left < REFRESH_INTERVAL:
                 return ended
     finally:
         display.close()
 
 
 def _after(before: Progress, answer: dict[str, Any], run: Run) -> Progress:
-    """How far a run is, by the scheduler's answer; or how far it was, if the scheduler knows it no more."""
+    """Return the progress by the scheduler's answer, or the last known one if it no longer knows the run."""
     if answer or not run._compiled.keys:
         return progress_of(answer, run._compiled.ids, run.elapsed)
     return before._replace(
-        elapsed=run.elapsed, troubles=(), more_troubles=0, remaining=None, lost=run._why_gone
+        elapsed=run.elapsed, troubles=(), more_troubles=0, remaining=None, lost=run._unreachable_reason
     )
 
 
-def follow_soon(run: Run, display: Display) -> None:
-    """Show how far a run is until it has ended, in the background. From any thread; returns at once."""
+def follow_in_background(run: Run, display: Display) -> None:
+    """Show a run's progress in the background until it ends. Callable from any thread; returns at once."""
     reference = weakref.ref(run)
 
     def start() -> None:
         followed = reference()
         if followed is None:
             return
-        # In no context: what a notebook notes in one is the cell that was running, which may be over.
+        # An empty context: a notebook stores the running cell in it, and that cell may have ended by now.
         task = asyncio.get_running_loop().create_task(
             _follow(reference, display), context=contextvars.Context()
         )
-        followed._followers.add(task)
-        task.add_done_callback(followed._followers.discard)
+        followed._display_tasks.add(task)
+        task.add_done_callback(followed._display_tasks.discard)
 
-    with contextlib.suppress(RuntimeError):  # the loop is closed: so is the client, and the run has ended
+    with contextlib.suppress(RuntimeError):  # the event loop is closed, so the run has ended
         run._client.loop.add_callback(start)
 
 
 async def _follow(reference: Callable[[], Run | None], display: Display) -> None:
-    """Look at a run now and then, without keeping it, and once more when it has ended."""
+    """Update a display now and then, and once more at the end, without keeping the run alive."""
     seen = 0
     try:
         while (run := reference()) is not None:
-            with contextlib.suppress(Exception):  # whoever waits for the run is told
-                await run._started()
+            with contextlib.suppress(Exception):  # raised for the code that awaits the run
+                await run._wait_started()
             ended = run.done()
             answer: dict[str, Any] = {}
-            with contextlib.suppress(OSError):  # the connection is gone: then the client is soon closed
+            with contextlib.suppress(OSError):  # the connection is gone; the client will soon close
                 answer = await run._progress(seen)
-            progress = _after(run._seen or progress_of({}, run._compiled.ids, run.elapsed), answer, run)
+            progress = _after(
+                run._last_progress or progress_of({}, run._compiled.ids, run.elapsed), answer, run
+            )
             if answer or progress.lost is not None:
-                run._seen = progress
+                run._last_progress = progress
                 seen = progress.tries
                 display.update(progress)
             if ended:
                 return
-            event, pause = run._ended, min(SLOW, max(INTERVAL, run.elapsed / 40))
+            event, pause = run._ended, min(MAX_REFRESH_INTERVAL, max(REFRESH_INTERVAL, run.elapsed / 40))
             del run
             with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
                 await asyncio.wait_for(event.wait(), pause)
@@ -100,7 +102,7 @@ async def _follow(reference: Callable[[], Run | None], display: Display) -> None
 
 
 def progress_of(answer: dict[str, Any], ids: Sequence[Hashable], elapsed: float) -> Progress:
-    """What the scheduler answered, with ids."""
+    """Convert the scheduler's answer: function numbers become ids."""
     troubles = tuple(Trouble(ids[number], *rest) for number, *rest in answer.get("troubles", ()))
     nodes = tuple(NodeLoad(*node) for node in answer.get("nodes", ()))
     remaining, known = answer.get("remaining") or (None, 0.0)

@@ -1,4 +1,4 @@
-"""With which error a run has ended, from what the scheduler reports of it."""
+"""The error that a run ended with, built from the scheduler's report."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from handoff_dask.exceptions import (
     RunError,
 )
 
-#: What can have cancelled a run when its client is there.
+#: Possible causes of a cancellation while the client is open.
 _CANCELLED = (
-    "run.cancel() was called, futures that it needs were cancelled or released, the cluster was restarted, or"
+    "run.cancel() was called, futures of the run were cancelled or released, the cluster was restarted, or"
     " the handoff_dask plugin was removed from the scheduler"
 )
 
@@ -31,47 +31,47 @@ def find_error(
     compiled: Compiled,
     dag_id: Any,
     status: str,
-    gone: str | None,
+    unreachable: str | None,
     report: Mapping[str, Any],
     summaries: Summaries,
 ) -> RunError:
-    """The error of a run that has not finished.
+    """Return the error of a run that ended without finishing.
 
     Parameters
     ----------
     compiled : Compiled
     dag_id : hashable
     status : str
-        As its client was told, or not yet.
-    gone : str or None
-        Why the scheduler cannot be asked about it any more, if so.
+        The run's status as known to its client.
+    unreachable : str or None
+        Why the scheduler can no longer be asked about the run; None if it can.
     report : mapping
-        The scheduler's.
+        The scheduler's report on the run.
     summaries : Summaries
-        What is known of its functions.
+        The summaries of its functions.
     """
     run_id = compiled.spec.run_id
     if broken := report.get("broken"):
         return RunError(dag_id, run_id, f"handoff_dask failed on the scheduler: {broken}")
     if fault := report.get("fault"):
         return AllocatorError(dag_id, run_id, fault)
-    if report.get("failed") and status != "cancelled":  # else it would have been tried again
+    if report.get("failed") and status != "cancelled":  # without the cancellation, it might be retried
         starved = {id for s in pickle.loads(report["shortfalls"]) for id in s.function_ids}
         if compiled.spec.ids[report["failed"][0]] in starved:
             return allocation_error(compiled, dag_id, report["shortfalls"])
         return _failures(compiled, dag_id, report, summaries)
     if status == "failed":
         return allocation_error(compiled, dag_id, report.get("shortfalls") or pickle.dumps(()))
-    return RunCancelledError(dag_id, run_id, gone or _CANCELLED)
+    return RunCancelledError(dag_id, run_id, unreachable or _CANCELLED)
 
 
 def _failures(
     compiled: Compiled, dag_id: Any, report: Mapping[str, Any], known: Summaries
 ) -> FunctionFailedError:
-    """The first failure, with all others."""
+    """Return the error of the first failure, which carries all others."""
 
     def failure(number: int, others: Sequence[FunctionFailedError] = ()) -> FunctionFailedError:
-        id, summaries = compiled.ids[number], known.by_number  # none if the plugin was removed meanwhile
+        id, summaries = compiled.ids[number], known.by_number  # no summaries if the plugin was removed
         attempts = summaries[number].attempts if number < len(summaries) else ()
         failed = FunctionFailedError(dag_id, compiled.spec.run_id, id, attempts, others)
         failed.__cause__ = original_exception(known.errors.get(number))
@@ -82,16 +82,16 @@ def _failures(
 
 
 def allocation_error(compiled: Compiled, dag_id: Any, shortfalls: bytes) -> AllocationError:
-    """Functions fit nowhere; with their ids as the user knows them."""
+    """Build the error for functions that fit on no node, with the ids that the user gave them."""
     known = dict(zip(compiled.spec.ids, compiled.ids, strict=True))
     distinct = {id(s): s for s in pickle.loads(shortfalls)}.values()
-    # A NaN is not found: no copy of it equals it.
+    # get() with a default: an id that is NaN is not found, since copies of NaN differ.
     named = [replace(s, function_ids=tuple(known.get(i, i) for i in s.function_ids)) for s in distinct]
     return AllocationError(dag_id, compiled.spec.run_id, named)
 
 
 def original_exception(error: Any) -> BaseException | None:
-    """The exception a function raised, from what Dask sent."""
+    """Return the exception that a function raised, unpacked from Dask's message."""
     if error is None:
         return None
     exception = unpickle_error(error)

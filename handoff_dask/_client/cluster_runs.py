@@ -1,4 +1,4 @@
-"""The runs that a cluster knows of, whoever submitted them."""
+"""Runs that a cluster's scheduler knows, whichever client submitted them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from handoff_dask.exceptions import HandoffError, RunNotFoundError
 
 
 def runs(client: Any = None) -> Any:
-    """The runs on a cluster and those that were there, whichever client submitted them.
+    """List the current and recent runs on a cluster, whichever client submitted them.
 
-    Of runs that have ended and that nobody holds a handle of any more, the scheduler remembers the last
-    ones: as many as ``handoff.recent-runs`` and ``handoff.recent-functions`` allow.
+    The scheduler remembers ended runs even after the last client handle to them is gone. It keeps the most
+    recent of these, up to ``handoff.recent-runs`` runs and ``handoff.recent-functions`` functions in total.
 
     Parameters
     ----------
@@ -29,12 +29,12 @@ def runs(client: Any = None) -> Any:
     Returns
     -------
     list of RunInfo
-        The one submitted last comes first. With an asynchronous client an awaitable of it.
+        Most recently submitted first. With an asynchronous client, an awaitable of it.
 
     Raises
     ------
     ClusterNotReadyError, TypeError
-        As :func:`handoff_dask.submit`.
+        As for :func:`handoff_dask.submit`.
     """
     return ask(client, _runs)
 
@@ -45,29 +45,30 @@ async def _runs(client: Client) -> list[RunInfo]:
 
 
 def run_records(run_id: str, client: Any = None) -> Any:
-    """The records of a run that :func:`runs` lists, whichever client submitted it.
+    """Return the records of a run that :func:`runs` lists, whichever client submitted it.
 
     Parameters
     ----------
     run_id : str
+        Id of the run.
     client : distributed.Client, cluster, str, optional
         As for :func:`handoff_dask.execute`.
 
     Returns
     -------
     Records
-        As ``Result.records``, but for ids of functions that are not made of strings, numbers, None and
-        tuples of these: the scheduler knows those by their ``repr`` only. With an asynchronous client an
-        awaitable of it.
+        As ``Result.records``. Function ids that do not consist of strings, numbers, None and tuples of these
+        are replaced by their ``repr``, since the scheduler does not have the ids themselves. With an
+        asynchronous client, an awaitable of it.
 
     Raises
     ------
     RunNotFoundError
-        No such run is known there, or not any more; the error has the ids there are.
+        The scheduler does not know the run, or has forgotten it; the error lists the known ids.
     HandoffError
         The run has more functions than the scheduler remembers (``handoff.recent-functions``).
     ClusterNotReadyError, TypeError
-        As :func:`handoff_dask.submit`.
+        As for :func:`handoff_dask.submit`.
     """
     if not isinstance(run_id, str):
         raise TypeError(f"run_id must be the id of a run, not {run_id!r}")
@@ -80,15 +81,15 @@ async def _run_records(client: Client, run_id: str) -> Records:
         raise RunNotFoundError(run_id, answer["known"])
     if "most" in answer:
         raise HandoffError(
-            f"the records of run {run_id} are gone: it has more functions than the scheduler remembers"
-            f" of runs that have ended (handoff.recent-functions: {answer['most']:,d})"
+            f"the records of run {run_id} were discarded: it has more functions than the scheduler remembers"
+            f" of ended runs (handoff.recent-functions: {answer['most']:,d})"
         )
     asked: list[Mapping[str, float]] = pickle.loads(answer["asked"])
     ids: list[Hashable] = []
     found: list[tuple[Summary, Mapping[str, float]]] = []
     for piece in answer["pieces"]:
-        some, kinds, summaries = pickle.loads(piece)
-        ids.extend(some)
+        part, kinds, summaries = pickle.loads(piece)
+        ids.extend(part)
         found.extend((summary, asked[kind]) for summary, kind in zip(summaries, kinds, strict=True))
     known = dict(zip(make_unique(ids), found, strict=True))
     return Records(known, lambda id: known[id][0], lambda id: known[id][1])

@@ -1,4 +1,4 @@
-"""The runs that a cluster knows of: live ones, and those whose clients are gone."""
+"""``runs`` and ``run_records``: live runs, and recent runs whose clients are gone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import handoff_dask as handoff
 from handoff_dask import AllocationError, Function, FunctionFailedError, RunNotFoundError
 from handoff_dask._adapter import requests
 
-Odd = namedtuple("Odd", "x")
+Point = namedtuple("Point", "x")
 
 
 def fail():
@@ -24,7 +24,7 @@ def fail():
 
 @pytest.fixture
 def fresh():
-    """A cluster that remembers nothing of other tests."""
+    """A client of a new cluster, without runs of other tests."""
     with handoff.local_cluster({"node1": {"cpu": 4}, "node2": {"cpu": 2}}) as cluster:
         with Client(cluster, set_as_default=False) as client:
             yield client
@@ -37,7 +37,7 @@ def numbers(n, id="numbers"):
     )
 
 
-def test_nothing_has_run(fresh):
+def test_a_new_cluster_has_no_runs(fresh):
     assert handoff.runs(fresh) == []
     with pytest.raises(RunNotFoundError, match="no run has the id 'x'; known runs: none"):
         handoff.run_records("x", fresh)
@@ -45,7 +45,7 @@ def test_nothing_has_run(fresh):
         handoff.run_records(3, fresh)
 
 
-def test_records_outlive_the_client_that_submitted_the_run(fresh):
+def test_records_survive_the_client_that_submitted_the_run(fresh):
     begin = time.time()
     with Client(fresh.cluster, set_as_default=False) as other:
         result = handoff.execute(numbers(7, id=("dag", 1)), other, priority=3)
@@ -67,7 +67,7 @@ def test_records_outlive_the_client_that_submitted_the_run(fresh):
     assert caught.value.known == (info.id,)
 
 
-def test_a_run_whose_client_vanished_is_listed_with_what_it_had_done(fresh):
+def test_a_run_whose_client_is_gone_stays_listed(fresh):
     door = gate("vanished")
     other = Client(fresh.cluster, set_as_default=False)
     run = handoff.submit(
@@ -101,7 +101,7 @@ def test_a_run_whose_client_vanished_is_listed_with_what_it_had_done(fresh):
     assert records["after"].attempts == ()
 
 
-def test_two_runs_at_once_are_not_mixed_up(fresh):
+def test_concurrent_runs_are_not_mixed_up(fresh):
     doors = [gate("first"), gate("second")]
     runs = [
         handoff.submit(dag_of(Function("f", pass_gate, extra_args=[name, name], node=node), id=name), fresh)
@@ -121,11 +121,11 @@ def test_two_runs_at_once_are_not_mixed_up(fresh):
     ids = [run.id for run in runs]
     del runs
     settle(fresh.cluster)
-    assert [info.dag_id for info in handoff.runs(fresh)] == ["second", "first"]  # although first ended last
+    assert [info.dag_id for info in handoff.runs(fresh)] == ["second", "first"]  # although "first" ended last
     assert [handoff.run_records(id, fresh)["f"].node for id in ids] == ["node1", "node2"]
 
 
-def test_why_a_run_failed_is_told(fresh):
+def test_the_error_of_a_failed_run(fresh):
     with pytest.raises(FunctionFailedError):
         handoff.execute(
             dag_of(Function("f", fail), Function("g", identity, args=["f"])), fresh, max_retries=1
@@ -143,20 +143,22 @@ def test_why_a_run_failed_is_told(fresh):
     assert handoff.run_records(unplaced.id, fresh)["large"].cost == {"cpu": 5}
 
 
-def test_ids_that_are_not_plain_are_known_as_text(fresh):
+def test_ids_that_are_not_plain_become_their_repr(fresh):
     dag = dag_of(
-        Function(Odd(1), identity, extra_args=[1]), Function(("f", 2), identity, extra_args=[1]), id=Odd(0)
+        Function(Point(1), identity, extra_args=[1]),
+        Function(("f", 2), identity, extra_args=[1]),
+        id=Point(0),
     )
     result = handoff.execute(dag, fresh)
     settle(fresh.cluster)
     (info,) = handoff.runs(fresh)
-    assert info.dag_id == "Odd(x=0)"
-    assert set(handoff.run_records(result.run_id, fresh)) == {"Odd(x=1)", ("f", 2)}
+    assert info.dag_id == "Point(x=0)"
+    assert set(handoff.run_records(result.run_id, fresh)) == {"Point(x=1)", ("f", 2)}
 
 
-def test_only_so_many_runs_are_remembered_and_live_ones_do_not_count():
-    bounds = {"handoff.recent-runs": 2, "handoff.recent-functions": 10}
-    with dask.config.set(bounds), handoff.local_cluster({"a": {"cpu": 2}}) as cluster:
+def test_recent_runs_are_bounded_and_live_runs_do_not_count():
+    limits = {"handoff.recent-runs": 2, "handoff.recent-functions": 10}
+    with dask.config.set(limits), handoff.local_cluster({"a": {"cpu": 2}}) as cluster:
         with Client(cluster, set_as_default=False) as client:
             kept = handoff.submit(numbers(30, id="kept"), client)
             kept.wait()
@@ -177,15 +179,15 @@ def test_only_so_many_runs_are_remembered_and_live_ones_do_not_count():
         settle(cluster)
 
 
-def test_many_records_come_in_pieces(fresh, monkeypatch):
+def test_many_records_are_sent_in_pieces(fresh, monkeypatch):
     monkeypatch.setattr(requests, "CHUNK", 3)
     result = handoff.execute(numbers(10), fresh)
     settle(fresh.cluster)
     assert dict(handoff.run_records(result.run_id, fresh)) == dict(result.records)
 
 
-def test_an_asynchronous_client_awaits(fresh):
-    async def ask(address):
+def test_with_an_asynchronous_client(fresh):
+    async def main(address):
         async with Client(address, asynchronous=True, set_as_default=False) as client:
             result = await handoff.execute(numbers(3), client)
             (info,) = await handoff.runs(client)
@@ -195,9 +197,9 @@ def test_an_asynchronous_client_awaits(fresh):
                 await handoff.run_records("none", client)
 
     with handoff.local_cluster({"a": {"cpu": 2}}, processes=True) as cluster:
-        asyncio.run(ask(cluster.scheduler_address))
+        asyncio.run(main(cluster.scheduler_address))
 
 
-def test_a_cluster_or_an_address_will_do(fresh):
+def test_with_a_cluster_and_an_address(fresh):
     handoff.execute(numbers(1), fresh)
     assert handoff.runs(fresh.cluster) == handoff.runs(fresh.cluster.scheduler_address)

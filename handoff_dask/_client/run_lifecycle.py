@@ -1,4 +1,4 @@
-"""What happens to a run of this client, from its announcement to its end, on the event loop."""
+"""Lifecycle of a run as its client sees it, from registration to the end, on the event loop."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from distributed import Client
 
 from handoff_dask._adapter._dask.client import request
 from handoff_dask._adapter.compile import Compiled
-from handoff_dask._client.connection import connection_of, drop, is_closed, retried, why_closed
+from handoff_dask._client.connection import (
+    connection_of,
+    explain_closed,
+    is_closed,
+    release_run,
+    retry_on_disconnect,
+)
 from handoff_dask._client.node_wait import NodeWait
-from handoff_dask._client.outcome import find_error
 from handoff_dask._client.recording import record_run, with_hints
+from handoff_dask._client.run_errors import find_error
 from handoff_dask._client.session import ensure_plugin
-from handoff_dask._client.submission import Submission, pickled
+from handoff_dask._client.submission import Submission, pickle_spec
 from handoff_dask._client.summaries import Summaries
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.progress import Progress
@@ -33,14 +39,14 @@ from handoff_dask.exceptions import (
     RunTimeoutError,
 )
 
-#: Seconds between looks at whether the client is still connected while waiting for a run.
+#: Seconds between checks, while waiting for a run, that its client is still open.
 _CHECK_INTERVAL = 0.5
 
 
-class RunLife:
-    """What happens to a run, and what is asked about it, on the event loop of its client.
+class RunLifecycle:
+    """Asynchronous implementation of :class:`Run`, for the client's own modules.
 
-    Whoever holds a :class:`Run` calls its public methods; everything here is for the modules of the client.
+    Everything here runs on the client's event loop; :class:`Run` adds the public methods.
     """
 
     def __init__(
@@ -60,155 +66,155 @@ class RunLife:
         self._compiled = compiled
         self._status = "submitting"
         self._ended = asyncio.Event()
-        self._fetched: dict[Hashable, Any] = {}
+        self._fetched_results: dict[Hashable, Any] = {}
         self._summaries = Summaries()
-        self._reason: str | None = None
+        self._lost_reason: str | None = None
         self._error: RunError | None = None
-        self._begin = time.time()
-        self._end: float | None = None
+        self._submitted_at = time.time()
+        self._ended_at: float | None = None
         self._starting: asyncio.Task[None] | None = None
         self._history = history
         self._recording: asyncio.Task[None] | None = None
-        self._timed_out: float | None = None
-        self._seen: Progress | None = None
+        self._timed_out_after: float | None = None
+        self._last_progress: Progress | None = None
         self._node_wait = NodeWait(self.id, dag.id)
-        self._followers: set[asyncio.Task[None]] = set()
-        weakref.finalize(self, drop, weakref.ref(client), self.id)
+        self._display_tasks: set[asyncio.Task[None]] = set()
+        weakref.finalize(self, release_run, weakref.ref(client), self.id)
 
-    # ------------------------------------------------------------------ starting, and what is heard
+    # ------------------------------------------------------------------ start and scheduler messages
 
     async def _start(self) -> None:
         try:
             await self._open_history()
-            await self._announce()
+            await self._register()
         except OSError as error:
             self._finish("failed")
-            await self._recorded()
+            await self._wait_recorded()
             raise ClusterNotReadyError(f"the scheduler did not answer: {error!r}") from error
         except BaseException:
             self._finish("failed")
-            await self._recorded()
+            await self._wait_recorded()
             raise
 
     async def _open_history(self) -> None:
-        """See that the run can be written when it ends, and how long functions took before."""
-        path, self._history = self._history, None  # if that is not so, it will not be tried again
+        """Check that the history is writable, and read how long functions took in earlier runs."""
+        path, self._history = self._history, None  # do not try to write there at the end if this fails
         if path is not None:
-            # Others may be writing there for a while, and this loop may be that of the whole cluster.
+            # Other processes may hold the file's lock, and this may be the event loop of the whole cluster.
             self._compiled = await asyncio.to_thread(with_hints, self._compiled, path)
             self._history = path
 
-    async def _announce(self) -> None:
-        spec = pickled(self._compiled, self.dag.id)
+    async def _register(self) -> None:
+        spec = pickle_spec(self._compiled, self.dag.id)
         await ensure_plugin(self._client)
         if not self._compiled.keys:
             self._finish("finished")
             return
         connection_of(self._client).add(self)
         try:
-            answer = await self._submission.announce(self.dag.id, spec, self._ask)
+            answer = await self._submission.register(self.dag.id, spec, self._ask)
         except AllocationError as error:
             self._error = self._with_run(error)
             raise
-        if answer["status"] in ENDED:  # asked again, it had been announced already
+        if answer["status"] in ENDED:  # a repeated request: the run had been registered before
             self._finish(answer["status"])
         elif not self._ended.is_set():
-            if self._status == "submitting":  # it may have begun since this was answered
+            if self._status == "submitting":  # "begun" may have overtaken this answer
                 self._status = answer["status"]
-                self._wait_for(answer.get("waiting"))
+                self._note_node_wait(answer.get("waiting"))
             self._submission.send()
 
-    def _start_soon(self) -> None:
-        """Start in the background, on the event loop that calls this."""
+    def _start_in_background(self) -> None:
+        """Start in the background, on the calling thread's event loop."""
         self._starting = asyncio.ensure_future(self._start())
-        # Whoever awaits the run gets the error; when nobody does, it is not the loop's to complain about.
+        # Retrieve the error so that asyncio does not log it; awaiting the run raises it.
         self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
 
-    def _wait_for(self, waiting: Any) -> None:
-        """Take note of what it waits for before it begins, if it does."""
+    def _note_node_wait(self, waiting: Any) -> None:
+        """Store what the run waits for before it begins, if it waits."""
         if self._status == "pending":
-            self._node_wait.note(waiting)
+            self._node_wait.update(waiting)
 
-    def _begun(self) -> None:
-        """It has the nodes that it waited for."""
+    def _on_begun(self) -> None:
+        """Handle the scheduler's message that the run has begun."""
         if self._status in ("submitting", "pending"):
             self._status = "running"
-            self._node_wait.over(self._status)
+            self._node_wait.end(self._status)
 
-    def _resume(self, status: str, arrived: bool) -> None:
-        """The scheduler has the run still; what was sent while the connection broke may not have arrived."""
+    def _on_reattached(self, status: str, arrived: bool) -> None:
+        """Handle a reconnect to a scheduler that has the run. Resend the graph if it had not arrived."""
         if self._ended.is_set():
             return
         if status == "running":
-            self._begun()
+            self._on_begun()
         if status in ENDED:
             self._finish(status)
         elif self._submission.sent and not arrived:
             self._submission.send()
 
-    def _lose(self, reason: str) -> None:
-        """The scheduler does not have the run any more."""
+    def _on_lost(self, reason: str) -> None:
+        """Handle a reconnect to a scheduler that does not know the run."""
         if not self._submission.sent:
-            return  # it is being announced
-        self._reason = reason
-        self._submission.lose(reason)
+            return  # registration is in progress and will be retried
+        self._lost_reason = reason
+        self._submission.cancel_futures(reason)
         if not self._ended.is_set():
             self._finish("cancelled")
 
     def _finish(self, status: str) -> None:
-        """Take note of the end: nothing else gives a run a final status. On the event loop."""
+        """Set the final status; no other method does. On the event loop."""
         if self._ended.is_set():
             return
         self._status = status
-        self._node_wait.over(status)
-        self._end = time.time()
-        self._submission.ended()
+        self._node_wait.end(status)
+        self._ended_at = time.time()
+        self._submission.release_unkept()
         self._ended.set()
         if self._history is not None and self._recording is None:
             self._recording = asyncio.ensure_future(record_run(self, self._history))
-            # Whoever waits for the run gets the error, where warnings are errors.
+            # Retrieve the error so that asyncio does not log it; waiting for the run raises it.
             self._recording.add_done_callback(lambda task: task.cancelled() or task.exception())
 
-    async def _recorded(self) -> None:
-        """Wait until the run is in its history, if it has one."""
+    async def _wait_recorded(self) -> None:
+        """Wait until the run is written to its history, if it has one."""
         if self._recording is not None:
             await asyncio.shield(self._recording)
 
     # ------------------------------------------------------------------ state
 
     @property
-    def _status_now(self) -> str:
-        """The status, which is that of a cancelled run once the client is closed."""
+    def _current_status(self) -> str:
+        """The status; ``"cancelled"`` if the client was closed before the run ended."""
         return "cancelled" if self._status not in ENDED and self._closed else self._status
 
     @property
     def _elapsed(self) -> float:
-        return (time.time() if self._end is None else self._end) - self._begin
+        return (time.time() if self._ended_at is None else self._ended_at) - self._submitted_at
 
     @property
-    def _stands(self) -> str:
-        """The status, and what it waits for, or why it is lost if it is."""
-        waiting = self._node_wait.now
-        if waiting is not None and self._status_now == "pending":
-            return f"{self._status_now}, {waiting}"
-        lost = self._status_now == "cancelled" and self._why_gone is not None
-        return f"{self._status_now}, since {self._why_gone}" if lost else self._status_now
+    def _status_text(self) -> str:
+        """The status, with the nodes that the run waits for or the reason why it was lost."""
+        waiting = self._node_wait.current
+        if waiting is not None and self._current_status == "pending":
+            return f"{self._current_status}, {waiting}"
+        lost = self._current_status == "cancelled" and self._unreachable_reason is not None
+        return f"{self._current_status}, because {self._unreachable_reason}" if lost else self._current_status
 
     @property
     def _closed(self) -> bool:
         return is_closed(self._client)
 
     @property
-    def _why_gone(self) -> str | None:
-        """Why the scheduler cannot be asked about this run any more; None if it can."""
-        if self._reason is not None or not self._closed:
-            return self._reason
-        return why_closed(self._client, self.futures.values())
+    def _unreachable_reason(self) -> str | None:
+        """Why the scheduler can no longer be asked about this run; None if it can."""
+        if self._lost_reason is not None or not self._closed:
+            return self._lost_reason
+        return explain_closed(self._client, self.futures.values())
 
     # ------------------------------------------------------------------ waiting
 
     async def _wait(self, timeout: float | None = None) -> bool:
-        await self._started()
+        await self._wait_started()
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._ended.is_set():
             left = _CHECK_INTERVAL if deadline is None else min(_CHECK_INTERVAL, deadline - time.monotonic())
@@ -218,46 +224,46 @@ class RunLife:
                 await asyncio.wait_for(self._ended.wait(), left)
             if not self._ended.is_set() and self._closed:
                 self._finish("cancelled")
-        await self._recorded()
-        if self._followers:  # what a notebook shows of it, is the end; but nobody waits long for a picture
-            await asyncio.wait(self._followers, timeout=1)
+        await self._wait_recorded()
+        if self._display_tasks:  # let notebooks show the final state, but do not wait long for that
+            await asyncio.wait(self._display_tasks, timeout=1)
         return True
 
-    async def _started(self) -> None:
+    async def _wait_started(self) -> None:
         if self._starting is not None:
             await asyncio.shield(self._starting)
 
     # ------------------------------------------------------------------ asking
 
     async def _ask(self, question: str, **arguments: Any) -> Any:
-        """Ask the plugin about this run; None when nobody there knows it, or can be asked any more.
+        """Ask the plugin about this run. Return None if the run is unknown or the scheduler unreachable.
 
         Raises
         ------
         ClusterNotReadyError
-            There is a connection, but nobody answers.
+            The client is connected, but the scheduler does not answer.
         """
 
         async def ask() -> Any:
-            if not await connection_of(self._client).settled() or self._reason is not None:
+            if not await connection_of(self._client).wait_until_attached() or self._lost_reason is not None:
                 return None
             return await request(self._client, f"handoff_{question}", **arguments)
 
         if question != "prepare":
             arguments["run_id"] = self.id
         try:
-            return await retried(self._client, ask)
+            return await retry_on_disconnect(self._client, ask)
         except OSError as error:
             raise ClusterNotReadyError(f"the scheduler does not answer: {error!r}") from error
 
     async def _fetch_report(self) -> dict[str, Any]:
-        """How the run stands, and why: ``{}`` when the scheduler does not know."""
+        """Return the scheduler's report on the run: status and errors. ``{}`` if it does not know the run."""
         if not self._compiled.keys:
             return {}
         return await self._ask("report") or {}
 
     async def _fetch_summaries(self) -> Summaries:
-        """What is known of each function, as far as the scheduler knows or was asked before."""
+        """Return the summaries of the functions, updated if the scheduler still knows the run."""
         if self._compiled.keys:
             await self._summaries.update(self._ask)
         return self._summaries
@@ -266,13 +272,13 @@ class RunLife:
         if not self._compiled.keys:
             return {}
         answer: dict[str, Any] = await self._ask("progress", seen=seen) or {}
-        self._wait_for(answer.get("waiting"))
+        self._note_node_wait(answer.get("waiting"))
         return answer
 
     async def _records(self) -> Records:
-        await self._started()
+        await self._wait_started()
         fetched = await self._fetch_summaries()
-        # Results keep the records: what these need of a run must not keep the run itself.
+        # A Result keeps its records alive, and these must not keep the run alive: capture single fields.
         spec, ids, summaries = self._compiled.spec, self._compiled.ids, list(fetched.by_number)
         number_of = dict(zip(ids, range(len(summaries)), strict=False))
         kinds, kind_of = spec.kinds, spec.kind_of
@@ -292,8 +298,8 @@ class RunLife:
 
     async def _cancel(self) -> bool:
         with contextlib.suppress(HandoffError):
-            await self._started()
-        if self._status_now in ENDED:
+            await self._wait_started()
+        if self._current_status in ENDED:
             return False
         cancelled = await self._ask("cancel")
         if cancelled:
@@ -301,8 +307,8 @@ class RunLife:
         return bool(cancelled)
 
     async def _time_out(self, timeout: float) -> RunError:
-        """End the run because it took too long."""
-        self._timed_out = timeout
+        """Cancel the run because it exceeded its timeout, and return the error."""
+        self._timed_out_after = timeout
         await self._cancel()
         summaries = (await self._fetch_summaries()).by_number
         finished = sum(summary.status == "finished" for summary in summaries)
@@ -312,12 +318,14 @@ class RunLife:
         return self._error
 
     async def _find_error(self) -> RunError | None:
-        """The error with which this run ended."""
-        if self._error is None and self._status_now != "finished":
+        """Return the error that the run ended with, or None if it finished."""
+        if self._error is None and self._current_status != "finished":
             report, summaries = await self._fetch_report(), await self._fetch_summaries()
-            error = find_error(self._compiled, self.dag.id, self._status, self._why_gone, report, summaries)
-            if report.get("broken"):  # a graph that the scheduler could not read: the futures know why
-                error.__cause__ = self._submission.why_unread()
+            error = find_error(
+                self._compiled, self.dag.id, self._status, self._unreachable_reason, report, summaries
+            )
+            if report.get("broken"):  # if the scheduler could not read the graph, the futures carry the error
+                error.__cause__ = self._submission.graph_error()
             self._error = self._with_run(error)
         return self._error
 

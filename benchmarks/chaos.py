@@ -260,8 +260,8 @@ def check_records(
             if not right.get(a.outcome, False):
                 yield f"attempt {a.number} of {len(numbers)} of {i} on {a.node} is {a.outcome}"
             ran = nodes.get((i, a.number))
-            # If a cancelled attempt's thread still runs on the same node, Dask takes its result for the new
-            # attempt.
+            # If the thread of a cancelled attempt still runs on the same node, Dask takes its result for the
+            # new attempt.
             resumed = [
                 b for b in record.attempts[: a.number - 1] if b.outcome == "cancelled" and b.node == a.node
             ]

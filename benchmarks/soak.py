@@ -41,14 +41,12 @@ MAX_SHELVES = 300  # slightly more than are remembered
 SHELF_SIZE = 5  # upper bound of the numbers in the key of a shelf
 
 #: Parts of tasks. A connection keeps the last message that it handled, with all functions in it, until the
-#: next
-#: message. :func:`flush` reduces this to one function per connection.
+#: next message. :func:`flush` reduces this to one function per connection.
 IN_FLIGHT = frozenset({"objects: Program", "objects: Shape"})
 LAST_MESSAGES = 4
 
-#: Settings that turn off bounded memories, which would hide unbounded growth: Dask's log of the last 1,000
-#: batches
-#: of messages to each worker, which contain functions, and the scheduler's archive of recent runs.
+#: Settings that turn off bounded logs, which would hide unbounded growth: Dask's log of the last 1,000 message
+#: batches to each worker, which contain functions, and the scheduler's archive of recent runs.
 WITHOUT_LOGS = {"distributed.admin.low-level-log-length": 0, "handoff.recent-runs": 0}
 
 NODES = {"node1": "cpu=4,memory=8192,gpu=1", "node2": "cpu=2,memory=4096"}

@@ -46,8 +46,7 @@ def _allowed(scenario: Scenario, run: PlannedRun, error: BaseException) -> bool:
         or (isinstance(error, RunTimeoutError) and run.how == "timeout")
         or (isinstance(error, AllocationError) and not stays)
         or (isinstance(error, FunctionFailedError) and run.fails)
-        # The results were lost with their node before they were fetched, and no other node can recompute
-        # them.
+        # Results were lost with their node before they were fetched, and no other node can recompute them.
         or (
             isinstance(error, FunctionFailedError)
             and not stays

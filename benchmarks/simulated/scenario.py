@@ -181,8 +181,7 @@ def draw_scenario(seed: int) -> Scenario:
             scenario.breaks[client] = draw_time(rng)
         elif ends and rng.random() < 0.3:
             scenario.closes[client] = draw_time(rng)
-    # A function that runs a nested DAG holds its thread, so one thread must stay free for the nested
-    # functions.
+    # A function that runs a nested DAG holds its thread. One thread must stay free for nested functions.
     inside = sum(max(1, int(n.capacity["cpu"])) for n in scenario.nodes if n.stays) - 1 if nested else 0
     names = list(scenario.clients)
     for n in range(rng.randint(1, 4)):

@@ -31,8 +31,7 @@ RUN_LIMIT = 120.0
 FORGET_LIMIT = 60.0
 
 #: Virtual seconds after which an ended run must have no parked tasks: longer than lost results wait for a
-#: node
-#: (``handoff.node-timeout``).
+#: node (``handoff.node-timeout``).
 PARKED_LIMIT = 40.0
 
 

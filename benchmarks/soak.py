@@ -45,8 +45,8 @@ SHELF_SIZE = 5  # upper bound of the numbers in the key of a shelf
 IN_FLIGHT = frozenset({"objects: Program", "objects: Shape"})
 LAST_MESSAGES = 4
 
-#: Settings that turn off bounded logs, which would hide unbounded growth: Dask's log of the last 1,000 message
-#: batches to each worker, which contain functions, and the scheduler's archive of recent runs.
+#: Settings that turn off bounded logs, which would hide unbounded growth: Dask's log of the last 1,000
+#: message batches to each worker, which contain functions, and the scheduler's archive of recent runs.
 WITHOUT_LOGS = {"distributed.admin.low-level-log-length": 0, "handoff.recent-runs": 0}
 
 NODES = {"node1": "cpu=4,memory=8192,gpu=1", "node2": "cpu=2,memory=4096"}

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: tables, the line about the machine, what else it does, checkouts."""
+"""Helpers shared by the benchmark scripts: tables, machine description, background load, checkouts."""
 
 from __future__ import annotations
 
@@ -19,34 +19,41 @@ import distributed
 
 import handoff_dask as handoff
 
-#: The root of the checkout that this script is in.
+#: Root of the checkout that contains this script.
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
-def quiet() -> None:
-    """Leave the log of Dask to errors: clusters that come and go say much about closed connections."""
+def silence_dask_logs() -> None:
+    """Log only errors of Dask: clusters that start and stop log many closed connections."""
     logging.getLogger("distributed").setLevel(logging.ERROR)
 
 
 def machine_line() -> str:
-    """Versions and machine: without them a figure means nothing."""
+    """Return the versions and the machine, without which a figure is meaningless."""
     return (
         f"Python {platform.python_version()}, dask {dask.__version__}, distributed {distributed.__version__},"
         f" handoff_dask {handoff.__version__}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     )
 
 
-def in_checkout(checkout: Path, script: Path, arguments: Sequence[str], timeout: float) -> Any:
-    """Run a script in a process of its own with the package of a checkout.
+def run_in_checkout(checkout: Path, script: Path, arguments: Sequence[str], timeout: float) -> Any:
+    """Run a script in a separate process that imports the package of a checkout.
 
     Returns
     -------
-    The JSON that it prints; None when it takes more than ``timeout`` seconds.
+    The JSON in the last line that the script prints; None if it takes more than ``timeout`` seconds.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder is not a checkout.
+    subprocess.CalledProcessError
+        The script failed.
     """
     package = checkout / "handoff_dask"
     if not package.is_dir():
-        raise FileNotFoundError(f"{checkout} is no checkout: it has no handoff_dask")
-    # Neither where it is started nor an installed package decides which one is imported.
+        raise FileNotFoundError(f"{checkout} is not a checkout: it has no folder handoff_dask")
+    # PYTHONPATH takes precedence over an installed package and the working directory.
     environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "PYTHONHASHSEED": "0"}
     command = [sys.executable, str(script), *arguments]
     try:
@@ -59,15 +66,15 @@ def in_checkout(checkout: Path, script: Path, arguments: Sequence[str], timeout:
 
 
 class Table:
-    """A table that is printed row by row, so that a long benchmark can be watched.
+    """A table printed row by row, which shows the progress of a long benchmark.
 
     Parameters
     ----------
     headings : sequence of str
     widths : sequence of int
-        Of the columns; a negative width aligns to the left.
+        Minimum width of each column in characters. Negative widths align left.
     markdown : bool
-        For the documentation, instead of plain columns.
+        Print Markdown for the documentation instead of plain columns.
     """
 
     def __init__(self, headings: Sequence[str], widths: Sequence[int], markdown: bool = False) -> None:
@@ -92,15 +99,15 @@ class Table:
         print("  ".join(padded).rstrip(), flush=True)
 
 
-class Others:
-    """How many cores other processes used meanwhile: ``with Others() as others: ...; others.cores``.
+class BackgroundLoad:
+    """Mean number of cores that other processes used: ``with BackgroundLoad() as load: ...; load.cores``.
 
-    It is known on Linux only; elsewhere ``cores`` is None.
+    Known only on Linux; elsewhere ``cores`` is None.
     """
 
     cores: float | None = None
 
-    def __enter__(self) -> Others:
+    def __enter__(self) -> BackgroundLoad:
         self._start = time.perf_counter(), self._busy()
         return self
 
@@ -112,7 +119,7 @@ class Others:
 
     @staticmethod
     def _busy() -> float | None:
-        """CPU seconds that the machine has spent on anything but this process."""
+        """Return the CPU seconds that the machine has spent on other processes, or None if unknown."""
         try:
             with open("/proc/stat") as lines:
                 user, nice, system, _idle, _iowait, irq, softirq, steal = map(

@@ -1,4 +1,4 @@
-"""Ways to run a trace: plain Dask, the same tuned, handoff_dask, its scheduling core on a virtual clock."""
+"""Engines that run a trace: plain Dask, tuned Dask, handoff_dask, and its core on a virtual clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import dask
 from checks import Interval
-from common import Others
+from common import BackgroundLoad
 from dask._task_spec import Task, TaskRef
 from distributed import Client, get_worker, wait
 from traces import Nodes, Trace
@@ -24,9 +24,10 @@ from handoff_dask import DAG, Function
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run: seconds from handing it over to its end being known, its log, what others did meanwhile.
+    """A run: its makespan, its log, and the background load.
 
-    ``others`` is the number of cores that other processes used, None where it is unknown.
+    ``makespan`` is the seconds from submission until the caller knows that the run has ended. ``others`` is
+    the number of cores that other processes used, or None if it is unknown.
     """
 
     makespan: float
@@ -34,14 +35,15 @@ class Outcome:
     others: float | None = None
 
 
-# The functions of a run write their log here: this module is imported, not run, so that they are pickled by
-# name and find it. Each run has a log of its own, for one that was given up may go on for a while.
+# The functions of a run append to these logs. They find them because this module is imported, not run as a
+# script, so that functions are pickled by name. Each run has its own log, because an abandoned run may
+# continue for a while.
 _logs: dict[int, list[Interval]] = defaultdict(list)
 _numbers = count()
 
 
-def sleeper(*arguments: Any) -> None:
-    """Take a while and write down where and when. Arguments: the inputs, id, seconds, number of the log."""
+def sleep_and_log(*arguments: Any) -> None:
+    """Sleep, and log where and when. Arguments: the inputs, id, seconds, number of the log."""
     start = time.perf_counter()
     *_, id, seconds, number = arguments
     node = get_worker().name
@@ -50,12 +52,16 @@ def sleeper(*arguments: Any) -> None:
 
 
 def dag_of(trace: Trace, number: int = 0) -> DAG:
-    """The trace as a DAG of functions that sleep."""
+    """Convert a trace to a DAG of functions that sleep."""
     dag = DAG(trace.name)
     for id, f in trace.functions.items():
         dag.add_function(
             Function(
-                id=id, code=sleeper, args=list(f.deps), extra_args=[id, f.seconds, number], cost=dict(f.cost)
+                id=id,
+                code=sleep_and_log,
+                args=list(f.deps),
+                extra_args=[id, f.seconds, number],
+                cost=dict(f.cost),
             )
         )
     return dag
@@ -63,8 +69,8 @@ def dag_of(trace: Trace, number: int = 0) -> DAG:
 
 @contextmanager
 def fresh_cluster(nodes: Nodes, settings: Mapping[str, Any] | None = None) -> Iterator[tuple[Any, Client]]:
-    """A cluster in this process and a client, used by nothing else."""
-    # Profiling many threads of one process takes a part of one core from whatever is measured.
+    """Start a cluster in this process, and a client, for one measurement."""
+    # Profiling many threads in one process would take part of a core from the measured code.
     config = {"distributed.worker.profile.enabled": False, **(settings or {})}
     with (
         dask.config.set(config),
@@ -76,16 +82,16 @@ def fresh_cluster(nodes: Nodes, settings: Mapping[str, Any] | None = None) -> It
 
 
 def plain_dask(dag: DAG, *, resources: bool = True) -> Callable[[Client, float], Mapping[Hashable, Any]]:
-    """The same graph for Dask: what runs it and returns what its sinks return.
+    """Return a function that runs the same graph on plain Dask and returns the results of its sinks.
 
-    Its keys are the ids, so that Dask learns durations by type, and sees which tasks are alike, as it would
-    in a program written for it.
+    Keys are the ids, so that Dask learns durations per type of function and recognises similar tasks, as in a
+    program written for Dask.
 
     Parameters
     ----------
     dag : DAG
     resources : bool
-        Whether costs are given to Dask as ``resources`` of its tasks.
+        Whether tasks have their costs as ``resources``.
     """
     graph = {
         id: Task(id, f.code, *[TaskRef(d) for d in f.args], *f.extra_args) for id, f in dag.functions.items()
@@ -105,7 +111,7 @@ def plain_dask(dag: DAG, *, resources: bool = True) -> Callable[[Client, float],
 
 
 def _timed(trace: Trace, number: int, run: Callable[[], object]) -> Outcome:
-    with Others() as others:
+    with BackgroundLoad() as others:
         start = time.perf_counter()
         run()
         makespan = time.perf_counter() - start
@@ -113,15 +119,15 @@ def _timed(trace: Trace, number: int, run: Callable[[], object]) -> Outcome:
 
 
 def run_plain(trace: Trace, nodes: Nodes, timeout: float) -> Outcome:
-    """Plain Dask with its own settings."""
+    """Run on plain Dask with default settings."""
     return _run_plain(trace, nodes, timeout, {})
 
 
 def run_tuned(trace: Trace, nodes: Nodes, timeout: float) -> Outcome:
-    """Plain Dask with two settings for this trace, of which its own are for much longer functions.
+    """Run on plain Dask with two settings tuned for this trace; the defaults suit much longer functions.
 
-    Work is stolen every 20 ms, not once a second; and functions of which none has ended yet are expected to
-    take what all take on average, not half a second.
+    Work stealing runs every 20 ms instead of once a second. Functions of a type that has not finished once
+    are expected to take the mean duration of the trace instead of half a second.
     """
     mean = statistics.fmean(f.seconds for f in trace.functions.values())
     settings = {
@@ -135,12 +141,12 @@ def _run_plain(trace: Trace, nodes: Nodes, timeout: float, settings: Mapping[str
     number = next(_numbers)
     run = plain_dask(dag_of(trace, number))
     with fresh_cluster(nodes, settings) as (_, client):
-        client.submit(int, pure=False).result()  # the connections are made
+        client.submit(int, pure=False).result()  # establishes the connections
         return _timed(trace, number, lambda: run(client, timeout))
 
 
 def run_handoff(trace: Trace, nodes: Nodes, timeout: float) -> Outcome:
-    """``handoff_dask.execute``, which knows nothing of the durations beforehand."""
+    """Run with ``handoff_dask.execute``, without durations."""
     number = next(_numbers)
     dag = dag_of(trace, number)
     with fresh_cluster(nodes) as (_, client):
@@ -151,7 +157,7 @@ def run_handoff(trace: Trace, nodes: Nodes, timeout: float) -> Outcome:
 def run_simulator(
     trace: Trace, nodes: Nodes, timeout: float, *, known: bool = True, strategy: str = "best_fit"
 ) -> Outcome:
-    """``handoff_dask.simulate``: the decisions alone, no cluster, no time for anything but the functions."""
+    """Run ``handoff_dask.simulate``: decisions alone, without a cluster or any overhead."""
     seconds = {id: f.seconds for id, f in trace.functions.items()}
     schedule = handoff.simulate(dag_of(trace), nodes, seconds, allocation_strategy=strategy, known=known)
     attempts = {id: record.attempts[0] for id, record in schedule.records.items()}
@@ -160,7 +166,7 @@ def run_simulator(
 
 
 def run_learner(trace: Trace, nodes: Nodes, timeout: float) -> Outcome:
-    """The same, but the durations are not known beforehand."""
+    """Run the simulator with durations that it learns as functions end."""
     return run_simulator(trace, nodes, timeout, known=False)
 
 

@@ -1,15 +1,15 @@
-"""Peak of the results that are alive at once, against plain Dask in one alternating run.
+"""Peak size of live results, compared with plain Dask in one alternating run.
 
     python benchmarks/memory.py [CASES...] [--load 0.05] [--step 0.01] [--repeats 3] [--json FILE]
         [--markdown] [--strict]
 
 Cases: ``map-reduce``, 200 blocks, reduced by tens, then all together; ``tree``, 256 blocks, reduced in pairs.
 Each block counts as 10 MB and takes ``--load`` seconds to make, each step takes ``--step`` seconds, on two
-nodes of four threads. Sampled, after every step of the scheduler, is the size of all results known to be on
-the nodes, copies included. Plain Dask has two columns: as it is, where it holds back what loads data
-(``distributed.scheduler.worker-saturation``, left at its default), and with the costs as ``resources``, where
-it does not. handoff_dask keeps what the sinks return. Exit status 1: a value was wrong, or a run failed; with
-``--strict`` also when the median of handoff_dask is above that of plain Dask.
+nodes of four threads. After every transition on the scheduler, the script samples the size of all results on
+the nodes, copies included. Plain Dask has two columns: with defaults, where it holds loading functions back
+(``distributed.scheduler.worker-saturation``), and with the costs as ``resources``, where it does not.
+handoff_dask runs with ``keep="sinks"``. The exit status is 1 if a value was wrong or a run failed or, with
+``--strict``, if the median of handoff_dask is above that of plain Dask.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import Table, machine_line, quiet
+from common import Table, machine_line, silence_dask_logs
 from distributed import Client
 from distributed.diagnostics.plugin import SchedulerPlugin
 from engines import fresh_cluster, plain_dask
@@ -40,10 +40,10 @@ COST = {"cpu": 1}
 
 @dataclass(frozen=True)
 class Block:
-    """What passes for an array of 10 MB: Dask goes by the size that an object says it has.
+    """A stand-in for an array of 10 MB, since Dask relies on the size that an object reports.
 
-    Nodes in one process pass results on without copying them, so that nothing else would be made of it here,
-    and the machine's own memory stays out of the measurement.
+    Nodes in one process pass results on without copying them, so real arrays would measure nothing more. The
+    machine's memory stays out of the measurement.
     """
 
     leaves: int
@@ -58,7 +58,7 @@ def load(seconds: float) -> Block:
 
 
 def reduce(*arguments: Any) -> Block:
-    """One block of several. Arguments: the blocks, seconds."""
+    """Reduce several blocks to one. Arguments: the blocks, seconds."""
     *blocks, seconds = arguments
     time.sleep(seconds)
     return Block(sum(block.leaves for block in blocks))
@@ -102,14 +102,14 @@ CASES: dict[str, tuple[Callable[[float, float], DAG], int]] = {
 
 
 class Peak(SchedulerPlugin):
-    """The most bytes of results, copies included, that the scheduler ever knew to be on the nodes."""
+    """The peak, in bytes, of the results on the nodes as the scheduler knows them, copies included."""
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
         self.nbytes = 0
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
-        """Sample: results come and go with transitions, and copies are known by the next one."""
+        """Sample the size: results change with transitions, and copies are known by the next one."""
         now = sum(ws.nbytes for ws in self._scheduler.workers.values())
         self.nbytes = max(self.nbytes, now)
 
@@ -135,7 +135,7 @@ SIDES: dict[str, Callable[[DAG, Client], Mapping[Any, Any]]] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """One run: bytes at the peak, seconds, leaves that went into what came out."""
+    """One run: peak in bytes, seconds, and the number of leaves in the result."""
 
     nbytes: int
     seconds: float
@@ -152,7 +152,7 @@ def measure(dag: DAG, run: Callable[[DAG, Client], Mapping[Any, Any]]) -> Measur
         return Measured(peak.nbytes, time.perf_counter() - start, result.leaves)
 
 
-def show(nbytes: float, seconds: float) -> str:
+def format_cell(nbytes: float, seconds: float) -> str:
     return f"{nbytes / MB:,.0f} ({seconds:.2f} s)"
 
 
@@ -162,17 +162,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("cases", nargs="*", choices=[*CASES, []], default=[])
     parser.add_argument("--load", type=float, default=0.05, help="seconds to make a block")
-    parser.add_argument("--step", type=float, default=0.01, help="seconds to reduce some")
+    parser.add_argument("--step", type=float, default=0.01, help="seconds per reduction")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write every figure to this file")
-    parser.add_argument("--strict", action="store_true", help="fail when handoff_dask is above plain Dask")
+    parser.add_argument("--strict", action="store_true", help="fail if handoff_dask is above plain Dask")
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args(arguments)
 
-    quiet()
+    silence_dask_logs()
     machine = machine_line()
     print(machine)
-    print(f"peak of live results in MB, seconds in brackets (medians of {options.repeats})\n")
+    print(f"peak of live results in MB, seconds in parentheses (medians of {options.repeats})\n")
     headings = ["case", "functions", *SIDES]
     table = Table(headings, [-10, 9, *[18] * len(SIDES)], options.markdown)
     wrong, missed, figures = False, False, {}
@@ -187,10 +187,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 runs[side].append(measured)
                 if measured.leaves != width:
                     wrong = True
-                    print(f"{name}: {side} saw {measured.leaves} leaves, not {width}", file=sys.stderr)
+                    print(
+                        f"{name}: {side} returned {measured.leaves} leaves instead of {width}",
+                        file=sys.stderr,
+                    )
         peaks = {side: statistics.median(m.nbytes for m in some) for side, some in runs.items()}
         seconds = {side: statistics.median(m.seconds for m in some) for side, some in runs.items()}
-        cells = [show(peaks[side], seconds[side]) for side in SIDES]
+        cells = [format_cell(peaks[side], seconds[side]) for side in SIDES]
         table.row(name, str(functions), *cells)
         missed |= peaks["handoff_dask"] > peaks["plain Dask"]
         figures[name] = {side: [vars(m) for m in some] for side, some in runs.items()}

@@ -1,8 +1,8 @@
-"""What handoff_dask costs on top of the functions themselves, against plain Dask in one alternating run.
+"""Overhead of handoff_dask per function, compared with plain Dask in one alternating run.
 
     python benchmarks/overhead.py [submit] [local] [dask] [timeout] [--repeats 5]
 
-Prints medians, and ratios of medians. All functions do nothing, so that only overhead is measured.
+Prints medians and ratios of medians. All functions do nothing, so that only overhead is measured.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COST = {"cpu": 1, "memory": 10}
 
 
 def nothing(x: object = None) -> None:
-    """The function that is run."""
+    """Do nothing."""
 
 
 Cost = Mapping[str, float] | None
@@ -55,12 +55,12 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def measure_submit(repeats: int) -> None:
-    """Validate, compile and hand over; the functions then wait for a node that never comes."""
+    """Measure validation, compilation and submission; the functions then wait for a node that never joins."""
     from handoff_dask._adapter.compile import compile_dag
     from handoff_dask._model.retry import RetryPolicy
 
     print("\nvalidate + compile + submit, microseconds per function (medians)")
-    print(f"{'functions':>10s} {'validate':>10s} {'compile':>10s} {'submit':>10s} {'together':>10s}")
+    print(f"{'functions':>10s} {'validate':>10s} {'compile':>10s} {'submit':>10s} {'total':>10s}")
     with handoff.local_cluster({"node": {"cpu": 1, "memory": 1}}) as cluster, Client(cluster) as client:
         handoff.discover_nodes(client)
         for n in (1_000, 10_000, 100_000):
@@ -80,7 +80,7 @@ def measure_submit(repeats: int) -> None:
 
 
 def measure_local(repeats: int) -> None:
-    """execute_local: validation, running and results."""
+    """Measure execute_local, including validation and results."""
     print("\nexecute_local, functions per second (medians)")
     print(f"{'functions':>10s} {'shape':>12s} {'sequential':>12s} {'threads':>12s}")
     for n in (100, 1_000, 10_000, 50_000):
@@ -98,7 +98,7 @@ def measure_local(repeats: int) -> None:
 
 
 def plain_dask(dag: DAG, client: Client, name: str, resources: Cost) -> None:
-    """The same graph with the same resources, handed to Dask."""
+    """Run the same graph with the same resources on plain Dask."""
     key = {id: (name, id) for id in dag.functions}
     graph = {
         key[id]: Task(key[id], f.code, *[TaskRef(key[d]) for d in f.args]) for id, f in dag.functions.items()
@@ -110,20 +110,18 @@ def plain_dask(dag: DAG, client: Client, name: str, resources: Cost) -> None:
 
 
 def settle(*clusters: SpecCluster) -> None:
-    """Wait until nothing is left to do: all share this process, so that one would slow the other down."""
+    """Wait until the clusters are idle: all share this process, and would slow each other down."""
     gc.collect()
     while any(cluster.scheduler.tasks for cluster in clusters):
         time.sleep(0.02)
 
 
 def measure_dask(repeats: int) -> None:
-    """Execute against client.get of the same graph with the same resources."""
+    """Compare execute with client.get of the same graph with the same resources."""
     print("\nexecute against plain Dask with the same resources, on one in-process node (medians, seconds)")
-    print(
-        f"{'graph':>20s} {'handoff_dask':>13s} {'plain Dask':>11s} {'ratio':>6s}  ratios of pairs, min..max"
-    )
+    print(f"{'graph':>20s} {'handoff_dask':>13s} {'plain Dask':>11s} {'ratio':>6s}  range of pair ratios")
     node = {"cpu": 4, "memory": 10_000}
-    # Each side on a cluster of its own: the plugin shortens pauses for all messages of its cluster.
+    # Each side has its own cluster, because the plugin shortens pauses for all messages of its cluster.
     with (
         handoff.local_cluster({"node": node}) as our_cluster,
         Client(our_cluster) as client,
@@ -159,8 +157,8 @@ def measure_dask(repeats: int) -> None:
 
 
 def measure_timeout(repeats: int) -> None:
-    """What a function's ``timeout`` costs, since it runs in a process of its own then."""
-    print("\nfunctions with a timeout against the same without, in this process (medians)")
+    """Measure the overhead of ``timeout``, with which a function runs in a separate process."""
+    print("\nfunctions with a timeout, compared with the same functions without, in this process (medians)")
     n, size = 200, 100_000_000
 
     def run(timeout: float | None, count: int, data: bytes = b"") -> float:
@@ -173,7 +171,7 @@ def measure_timeout(repeats: int) -> None:
     for name, count, data in (("nothing", n, b""), ("100 MB in", 1, bytes(size))):
         pairs = [(run(None, count, data), run(60, count, data)) for _ in range(repeats)]
         more = statistics.median(b - a for a, b in pairs) / count
-        print(f"{name}: {more * 1e3:.2f} ms more for each function")
+        print(f"{name}: {more * 1e3:.2f} ms more per function")
     child = psutil.Process().children()[0]
     print(f"an idle process: {child.memory_info().rss / 2**20:.0f} MiB")
 

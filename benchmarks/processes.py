@@ -1,4 +1,4 @@
-"""A cluster of nodes to be killed, stopped and replaced: processes, with a scheduler in this one."""
+"""A cluster whose nodes are processes that can be killed, frozen and replaced."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from typing import Any
 
 from distributed import Scheduler, SpecCluster
 
-PATIENCE = 60.0  # seconds to wait for a process to do what it should do at once
+TIMEOUT = 60.0  # seconds to wait for anything that should happen at once
 
 
 class ProcessCluster:
     """A scheduler in this process, and nodes that are ``dask worker`` processes.
 
-    A context manager. What it is given where a client is needed is ``cluster.scheduler_address``.
+    A context manager. Clients connect to ``cluster.scheduler_address``.
 
     Parameters
     ----------
     nodes : mapping of str to mapping of str to number
-        What to start with: name → what it declares.
+        Initial nodes: name → declared resources.
     threads : int
-        Of every node.
+        Threads of every node.
     environment : mapping of str to str, optional
-        Variables of the nodes, besides those of this process.
+        Environment variables of the nodes, in addition to those of this process.
 
     Attributes
     ----------
     processes : dict of str to subprocess.Popen
-        Those that were not killed, by name.
+        Nodes that were not killed, by name.
     logs : Path
         Folder with the output of every process.
     """
@@ -50,7 +50,7 @@ class ProcessCluster:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._nodes = nodes
         self._threads = threads
-        # Modules of tests and benchmarks can be imported there as they can be here.
+        # Nodes can import the same modules of tests and benchmarks as this process.
         path = os.pathsep.join(filter(None, sys.path))
         self._environment = {**os.environ, "PYTHONPATH": path, **(environment or {})}
         options = {
@@ -63,7 +63,7 @@ class ProcessCluster:
         self._cluster = SpecCluster(
             workers={},
             scheduler={"cls": Scheduler, "options": options},
-            silence_logs=logging.CRITICAL,  # it has much to say about nodes that vanish
+            silence_logs=logging.CRITICAL,  # nodes that vanish cause many messages
         )
         self.scheduler: Scheduler = self._cluster.scheduler
         self.scheduler_address: str = self._cluster.scheduler_address
@@ -93,7 +93,7 @@ class ProcessCluster:
         return self._cluster.sync(function, *args, **kwargs)
 
     def start(self, name: str, resources: Mapping[str, float]) -> None:
-        """Start a node; it takes a second or two until it is there."""
+        """Start a node, without waiting the second or two until it joins."""
         declared = ",".join(f"{r}={amount:g}" for r, amount in resources.items())
         command = [sys.executable, "-m", "distributed.cli.dask_worker", self.scheduler_address]
         command += ["--no-nanny", "--no-dashboard", "--memory-limit", "0", "--name", name]
@@ -107,29 +107,29 @@ class ProcessCluster:
         self.wait_until(lambda: set(names) <= set(self.scheduler.aliases), f"{set(names)} have joined")
 
     def kill(self, name: str) -> None:
-        """Kill a node: it has no time to say anything."""
+        """Kill a node with SIGKILL, so that it cannot send any message."""
         process = self.processes.pop(name)
         process.kill()
         process.wait()
 
     def freeze(self, name: str) -> None:
-        """Stop a node's process in its tracks; :meth:`thaw` lets it go on."""
+        """Suspend a node's process until :meth:`thaw`."""
         self.processes[name].send_signal(signal.SIGSTOP)
 
     def thaw(self, name: str) -> None:
-        """Let a frozen node go on."""
+        """Resume a frozen node."""
         self.processes[name].send_signal(signal.SIGCONT)
 
     def wait_until(self, condition: Callable[[], object], what: str) -> None:
-        """Wait for something that no event announces.
+        """Poll until a condition without an event holds.
 
         Raises
         ------
         TimeoutError
-            It has not come true.
+            It did not hold within ``TIMEOUT`` seconds.
         """
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not condition():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not so within {PATIENCE:g} s: {what}")
+                raise TimeoutError(f"timed out after {TIMEOUT:g} s, waiting until {what}")
             time.sleep(0.01)

@@ -1,8 +1,8 @@
-"""What ``progress=True`` costs: functions that do nothing, with and without it, in alternation.
+"""Overhead of ``progress=True``: functions that do nothing, with and without it, in alternation.
 
-CPU seconds of client, scheduler and nodes together, which are all in this process.
+    python benchmarks/progress.py [functions] [pairs]
 
-``python benchmarks/progress.py [functions] [pairs]``
+Prints the CPU seconds of client, scheduler and nodes together, which all share this process.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from handoff_dask import DAG, Function
 
 
 class Terminal(io.StringIO):
-    """A terminal that keeps what is written to it."""
+    """A fake terminal that stores its output."""
 
     def isatty(self) -> bool:
-        """Whether it is one."""
+        """Return True."""
         return True
 
 
 def nothing(*_: object) -> None:
-    """Do it."""
+    """Do nothing."""
 
 
-def one(cluster: object, functions: int, progress: bool) -> float:
+def cpu_seconds(cluster: object, functions: int, progress: bool) -> float:
     dag = DAG("progress")
     for i in range(functions):
         after = [i - 1] if i % 5 else []
@@ -43,12 +43,12 @@ def one(cluster: object, functions: int, progress: bool) -> float:
 def main(functions: int = 5000, pairs: int = 5) -> None:
     nodes = {f"node{i}": {"cpu": 4} for i in range(4)}
     with handoff.local_cluster(nodes, processes=False) as cluster:
-        one(cluster, functions, False)
-        one(cluster, functions, True)
+        cpu_seconds(cluster, functions, False)
+        cpu_seconds(cluster, functions, True)
         ratios = []
         for pair in range(pairs):
-            order = (False, True) if pair % 2 else (True, False)  # later runs may be slower, or faster
-            took = {progress: one(cluster, functions, progress) for progress in order}
+            order = (False, True) if pair % 2 else (True, False)  # later runs may be slower or faster
+            took = {progress: cpu_seconds(cluster, functions, progress) for progress in order}
             without, with_it = took[False], took[True]
             ratios.append(with_it / without)
             print(f"{functions:,d} functions: {without:.2f} s without, {with_it:.2f} s with progress")

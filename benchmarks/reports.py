@@ -1,12 +1,12 @@
-"""What users of plain Dask report as slow, each case against its ideal, plain Dask beside.
+"""Cases that users of plain Dask report as slow: makespans over the ideal, next to plain Dask.
 
     python benchmarks/reports.py [CASES...] [--repeats 3] [--json FILE] [--markdown] [--strict]
 
-Functions sleep, so that the ideal is known: no schedule is shorter. The columns are makespans over the ideal
-(medians); the sides take turns, each run on a cluster of its own, and each is checked as in ``workflows.py``.
-``simulator`` is what handoff_dask decides, alone, without knowing durations beforehand: what the real run
-takes on top of that is not for its decisions. Exit status 1: a run failed or a check did; with ``--strict``
-also when a median is above 1.05 times the ideal.
+Functions sleep, so the ideal is known: no schedule is shorter. The columns are makespans divided by the ideal
+(medians). The sides alternate, each run has a fresh cluster, and each is checked as in ``workflows.py``.
+``simulator`` is the decisions of handoff_dask alone, with durations learnt during the run; the rest of the
+real makespan is overhead. The exit status is 1 if a run or a check failed or, with ``--strict``, if a median
+is above 1.05 times the ideal.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from checks import complaints
-from common import Table, machine_line, quiet
+from checks import find_violations
+from common import Table, machine_line, silence_dask_logs
 from engines import ENGINES
-from traces import Nodes, Trace, Traced
+from traces import Nodes, Trace, TraceFunction
 
-#: What a makespan may be, over the ideal.
-TARGET = 1.05
+#: Highest acceptable makespan over the ideal.
+MAX_RATIO = 1.05
 
 SIDES = {"plain Dask": "plain", "handoff_dask": "handoff", "simulator": "learner"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """Functions on nodes, and the seconds that the best schedule takes."""
+    """Functions, nodes, and the makespan in seconds of the best schedule."""
 
     name: str
     about: str
@@ -41,18 +41,25 @@ class Case:
     trace: Trace
 
 
-def many(kind: str, n: int, seconds: float, cost: dict[str, float], *deps: str) -> dict[str, Traced]:
-    return {f"{kind}-{i}": Traced(deps, seconds, cost) for i in range(n)}
+def parallel(
+    kind: str, n: int, seconds: float, cost: dict[str, float], *deps: str
+) -> dict[str, TraceFunction]:
+    return {f"{kind}-{i}": TraceFunction(deps, seconds, cost) for i in range(n)}
 
 
-def chain(kind: str, n: int, seconds: float, cost: dict[str, float]) -> dict[str, Traced]:
-    return {f"{kind}-{i}": Traced((f"{kind}-{i - 1}",) if i else (), seconds, cost) for i in range(n)}
+def chain(kind: str, n: int, seconds: float, cost: dict[str, float]) -> dict[str, TraceFunction]:
+    return {f"{kind}-{i}": TraceFunction((f"{kind}-{i - 1}",) if i else (), seconds, cost) for i in range(n)}
 
 
-def orders(
-    name: str, about: str, ideal: float, nodes: Nodes, first: dict[str, Traced], then: dict[str, Traced]
+def in_both_orders(
+    name: str,
+    about: str,
+    ideal: float,
+    nodes: Nodes,
+    first: dict[str, TraceFunction],
+    then: dict[str, TraceFunction],
 ) -> Iterator[Case]:
-    """The case with its parts added in both orders: neither the result nor the time should depend on it."""
+    """Yield the case with its parts added in both orders, which should make no difference."""
     for order, parts in (("first", {**first, **then}), ("last", {**then, **first})):
         yield Case(f"{name} {order}", about, ideal, nodes, Trace(f"{name} {order}", parts))
 
@@ -64,53 +71,55 @@ def cases() -> list[Case]:
     uneven = {"large": {"cpu": 8}, "small": {"cpu": 2}}
     seats = {"node": {"threads": 4, "A": 1, "B": 1}}
     one_gpu = {"gpu": {"cpu": 4, "gpu": 1}, "cpu": {"cpu": 8}}
-    source = {"source-0": Traced((), 0.0, {"cpu": 1})}
-    slow_source = {"source-0": Traced((), 0.1, {"cpu": 1})}
-    both = many("both", 1, 0.5, {"A": 1, "B": 1})
-    either = {**many("a", 4, 0.5, {"A": 1}), **many("b", 4, 0.5, {"B": 1})}
-    fanned = many("train", 20, 0.2, {"gpu": 1}, "source-0")
-    trained = many("train", 8, 0.2, {"cpu": 4, "gpu": 1}, "source-0")
+    source = {"source-0": TraceFunction((), 0.0, {"cpu": 1})}
+    slow_source = {"source-0": TraceFunction((), 0.1, {"cpu": 1})}
+    both = parallel("both", 1, 0.5, {"A": 1, "B": 1})
+    either = {**parallel("a", 4, 0.5, {"A": 1}), **parallel("b", 4, 0.5, {"B": 1})}
+    fanned = parallel("train", 20, 0.2, {"gpu": 1}, "source-0")
+    trained = parallel("train", 8, 0.2, {"cpu": 4, "gpu": 1}, "source-0")
     return [
-        *orders("gpu fan-out, source", "20 of gpu 1, two nodes of gpu 1", 2.0, two_gpus, source, fanned),
+        *in_both_orders(
+            "gpu fan-out, source", "20 of gpu 1, two nodes of gpu 1", 2.0, two_gpus, source, fanned
+        ),
         Case(
             "memory",
             "72 of memory 8, nodes of memory 64 and 8",
             1.6,
             memory,
-            Trace("memory", many("load", 72, 0.2, {"memory": 8})),
+            Trace("memory", parallel("load", 72, 0.2, {"memory": 8})),
         ),
-        *orders(
+        *in_both_orders(
             "chain",
             "chain of 8 and 64 of cpu 1, two nodes of cpu 4",
             1.8,
             two_fours,
             chain("step", 8, 0.2, {"cpu": 1}),
-            many("fill", 64, 0.2, {"cpu": 1}),
+            parallel("fill", 64, 0.2, {"cpu": 1}),
         ),
         Case(
             "uneven nodes",
             "40 of cpu 2, nodes of cpu 8 and 2",
             1.6,
             uneven,
-            Trace("uneven nodes", many("work", 40, 0.2, {"cpu": 2})),
+            Trace("uneven nodes", parallel("work", 40, 0.2, {"cpu": 2})),
         ),
-        *orders(
+        *in_both_orders(
             "two resources, both", "1 of A and B, 4 of A, 4 of B, a node of each", 2.5, seats, both, either
         ),
-        *orders(
+        *in_both_orders(
             "gpu after source, source",
             "40 of cpu 1; after 0.1 s 8 of cpu 4, gpu 1; nodes of cpu 4, gpu 1 and of cpu 8",
             1.7,
             one_gpu,
             {**slow_source, **trained},
-            many("fill", 40, 0.2, {"cpu": 1}),
+            parallel("fill", 40, 0.2, {"cpu": 1}),
         ),
     ]
 
 
 @dataclass(frozen=True)
 class Row:
-    """Makespans over the ideal of a case, by side, and what was wrong."""
+    """A case with its makespans over the ideal by side, and the problems of its runs."""
 
     case: Case
     ratios: dict[str, list[float]]
@@ -118,7 +127,7 @@ class Row:
     others: float
 
     def median(self, side: str) -> float | None:
-        """None when a run failed."""
+        """Return the median ratio; None if every run failed."""
         ratios = self.ratios[side]
         return statistics.median(ratios) if ratios else None
 
@@ -136,51 +145,51 @@ def measure(case: Case, sides: Sequence[str], repeats: int) -> Row:
                 continue
             ratios[side].append(outcome.makespan / case.ideal)
             others = max(others, outcome.others or 0.0)
-            wrong = complaints(case.trace, case.nodes, outcome.log, outcome.makespan, case.ideal)
+            wrong = find_violations(case.trace, case.nodes, outcome.log, outcome.makespan, case.ideal)
             problems += [f"{side}: {text}" for text in wrong]
     return Row(case, ratios, problems, others)
 
 
-def show(value: float | None, side: str) -> str:
+def format_ratio(value: float | None, side: str) -> str:
     if value is None:
         return "failed"
-    return f"{value:.3f}" + ("*" if side != "plain Dask" and value > TARGET else " ")
+    return f"{value:.3f}" + ("*" if side != "plain Dask" and value > MAX_RATIO else " ")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("cases", nargs="*", help="only those whose name begins like this")
+    parser.add_argument("cases", nargs="*", help="only cases whose names start with one of these")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write every ratio to this file")
-    parser.add_argument("--strict", action="store_true", help=f"fail when a median is above {TARGET}")
+    parser.add_argument("--strict", action="store_true", help=f"fail if a median is above {MAX_RATIO}")
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args(arguments)
     chosen = [c for c in cases() if not options.cases or c.name.startswith(tuple(options.cases))]
     if not chosen:
-        parser.error(f"no such case; there are: {', '.join(c.name for c in cases())}")
+        parser.error(f"no case of that name (known: {', '.join(c.name for c in cases())})")
 
-    quiet()
+    silence_dask_logs()
     machine = machine_line()
     print(machine)
-    print(f"makespan over the ideal, medians of {options.repeats}; * above {TARGET}\n")
+    print(f"makespan over the ideal, medians of {options.repeats}; * above {MAX_RATIO}\n")
     headings = ["case", "functions and nodes", "ideal", *SIDES, "others"]
     table = Table(headings, [-31, -78, 6, *[12] * len(SIDES), 6], options.markdown)
     rows = []
     for case in chosen:
         row = measure(case, list(SIDES), options.repeats)
         rows.append(row)
-        cells = [show(row.median(side), side) for side in SIDES]
+        cells = [format_ratio(row.median(side), side) for side in SIDES]
         table.row(case.name, case.about, f"{case.ideal:.1f} s", *cells, f"{row.others:.1f}")
-    print("\nothers: cores that other processes used, at most in a run of the case")
+    print("\nothers: the most cores that other processes used during a run of the case")
     problems = [f"{row.case.name}: {text}" for row in rows for text in row.problems]
     for text in problems:
         print(text, file=sys.stderr)
     if options.json:
         content = {row.case.name: {"ideal": row.case.ideal, "ratios": row.ratios} for row in rows}
         options.json.write_text(json.dumps({"machine": machine, "cases": content}, indent=1) + "\n")
-    missed = [row for row in rows if (row.median("handoff_dask") or 0.0) > TARGET]
+    missed = [row for row in rows if (row.median("handoff_dask") or 0.0) > MAX_RATIO]
     return 1 if problems or (options.strict and missed) else 0
 
 

@@ -1,16 +1,17 @@
-"""How placement scales: functions, nodes, kinds of cost; and how long it blocks a scheduler.
+"""Scaling of placement with functions, nodes and kinds of cost, and how long it blocks a scheduler.
 
     python benchmarks/scale.py [simulation] [scheduler] [--functions 10000 100000 1000000] [--nodes 1000]
         [--markdown]
 
-``simulation``: the scheduling core on a virtual clock, without Dask. Layers of functions of four costs, each
-needing one or two of the layer before; and functions that all have different costs. CPU time and memory for
-each function; each row in a process of its own. Beside it, what the barest loop over heaps takes.
+``simulation`` runs the scheduling core on a virtual clock, without Dask. The functions come in layers and
+have four costs, or all different costs; each needs one or two functions of the previous layer. The script
+prints CPU time and memory per function, each row from a separate process, and for comparison the CPU time of
+a bare loop over heaps.
 
-``scheduler``: a real scheduler, in a process of its own, with 100,000 functions waiting for one node: the
-longest time for which its event loop did nothing else, with and without what Python's garbage collector took
-of it, while another node joins and takes its share, while the run's records are fetched for the first time
-and again, and while the run is cancelled.
+``scheduler`` runs a real scheduler in a separate process, with 100,000 functions waiting for one node. The
+script prints the longest time for which its event loop was blocked, with and without Python's garbage
+collector, while another node joins and takes its share, while the run's records are fetched for the first and
+the second time, and while the run is cancelled.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from common import Table, machine_line, quiet
+from common import Table, machine_line, silence_dask_logs
 from core import COSTS, UNIT, Simulation, all_finished, make_nodes, make_spec
 from distributed import Client
 
@@ -39,15 +40,15 @@ from handoff_dask import DAG, Function
 
 
 def simulate(functions: int, nodes: int, distinct: int) -> tuple[float, float]:
-    """Microseconds of CPU time and bytes for each function."""
+    """Return microseconds of CPU time and bytes of memory per function."""
     draw = random.Random(2)
     spec = make_spec(functions, nodes, distinct)
     seconds = [0.5 + draw.random() for _ in range(functions)]
-    there = make_nodes(nodes)
+    node_list = make_nodes(nodes)
     gc.collect()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()
-    simulation = Simulation(there, spec, seconds)
+    simulation = Simulation(node_list, spec, seconds)
     simulation.play()
     took = time.process_time() - start
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
@@ -55,17 +56,17 @@ def simulate(functions: int, nodes: int, distinct: int) -> tuple[float, float]:
     return took / functions * 1e6, grown / functions
 
 
-def bare(functions: int, nodes: int) -> float:
-    """Microseconds of CPU time for each function, of a loop that does the least there is to do.
+def bare_loop(functions: int, nodes: int) -> float:
+    """Return microseconds of CPU time per function of a minimal scheduling loop.
 
-    One heap for each cost, three amounts for each node, and a tuple for each function that ended: no order
-    but that of numbers, no choice of nodes, no limits, pins, groups, retries or durations.
+    It has one heap per cost, three amounts per node, and a tuple per ended function; functions go in the
+    order of their numbers. It does not choose nodes, and has no limits, pins, groups, retries or durations.
     """
     draw = random.Random(2)
     spec = make_spec(functions, nodes)
     seconds = [0.5 + draw.random() for _ in range(functions)]
     costs = [tuple(kind.node_cost.items()) for kind in spec.kinds]
-    fleet = [{"cpu": 16 * UNIT, "memory": 64_000 * UNIT, "threads": 16 * UNIT} for _ in range(nodes)]
+    free_amounts = [{"cpu": 16 * UNIT, "memory": 64_000 * UNIT, "threads": 16 * UNIT} for _ in range(nodes)]
     start = time.process_time()
     missing = [0] * functions
     for dependents in spec.dependents:
@@ -96,7 +97,7 @@ def bare(functions: int, nodes: int) -> float:
                 node[name] -= units
             heapq.heappush(ends, (now + seconds[n], n, node))
 
-    for node in fleet:
+    for node in free_amounts:
         fill(node)
     while ends:
         now, n, node = heapq.heappop(ends)
@@ -113,35 +114,35 @@ def bare(functions: int, nodes: int) -> float:
 
 
 def measure_simulation(sizes: Sequence[int], nodes: int, markdown: bool) -> None:
-    print("\nthe core on a virtual clock: CPU time and memory for each function")
+    print("\nthe core on a virtual clock: CPU time and memory per function")
     headings = ["functions", "nodes", "costs", "microseconds", "bytes", "bare loop"]
     table = Table(headings, [10, 6, 6, 13, 8, 10], markdown)
     cases = [(n, nodes, 0) for n in sizes] + [(sizes[0], 10, 0), (sizes[0], 10, sizes[0])]
     for functions, count, distinct in cases:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             micros, nbytes = pool.apply(simulate, (functions, count, distinct))
-            least = "" if distinct else f"{pool.apply(bare, (functions, count)):.1f}"
+            least = "" if distinct else f"{pool.apply(bare_loop, (functions, count)):.1f}"
         costs = str(distinct or len(COSTS))
         table.row(f"{functions:,}", f"{count:,}", f"{costs}", f"{micros:.1f}", f"{nbytes:,.0f}", least)
 
 
-class Watch:
-    """On a scheduler: for how long its event loop did nothing else, in all and without the collector."""
+class EventLoopMonitor:
+    """Measures on a scheduler how long its event loop is blocked, with and without garbage collection."""
 
     def __init__(self) -> None:
         self.pauses = [(0.0, 0.0)]
         self.collecting = 0.0
         self._begin = 0.0
-        gc.callbacks.append(self._note)
-        self._task = asyncio.create_task(self._watch())
+        gc.callbacks.append(self._on_gc)
+        self._task = asyncio.create_task(self._sample())
 
-    def _note(self, phase: str, info: Mapping[str, int]) -> None:
+    def _on_gc(self, phase: str, info: Mapping[str, int]) -> None:
         if phase == "start":
             self._begin = time.perf_counter()
         else:
             self.collecting += time.perf_counter() - self._begin
 
-    async def _watch(self) -> None:
+    async def _sample(self) -> None:
         while True:
             start, collecting = time.perf_counter(), self.collecting
             await asyncio.sleep(0.001)
@@ -149,18 +150,18 @@ class Watch:
             self.pauses.append((pause, pause - (self.collecting - collecting)))
 
     def stop(self) -> tuple[float, float]:
-        """The longest pauses."""
+        """Stop, and return the longest pause in seconds, with and without garbage collection."""
         self._task.cancel()
-        gc.callbacks.remove(self._note)
+        gc.callbacks.remove(self._on_gc)
         return max(a for a, _ in self.pauses), max(b for _, b in self.pauses)
 
 
-async def start_watch(dask_scheduler: Any) -> None:
-    dask_scheduler.watch = Watch()
+async def start_monitor(dask_scheduler: Any) -> None:
+    dask_scheduler.loop_monitor = EventLoopMonitor()
 
 
-async def stop_watch(dask_scheduler: Any) -> tuple[float, float]:
-    return dask_scheduler.watch.stop()
+async def stop_monitor(dask_scheduler: Any) -> tuple[float, float]:
+    return dask_scheduler.loop_monitor.stop()
 
 
 def parked(dask_scheduler: Any) -> int:
@@ -168,23 +169,23 @@ def parked(dask_scheduler: Any) -> int:
 
 
 def processing(dask_scheduler: Any) -> int:
-    """Nodes that have something to do."""
+    """Count the nodes that have tasks."""
     return sum(bool(ws.processing) for ws in dask_scheduler.workers.values())
 
 
-def until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         time.sleep(0.1)
 
 
-def hold(seconds: float) -> None:
-    """The function that waits, and then runs."""
+def sleep(seconds: float) -> None:
+    """Sleep; the code of the functions."""
     time.sleep(seconds)
 
 
 @contextlib.contextmanager
-def command(*words: str) -> Iterator[None]:
-    """A part of a cluster in a process of its own."""
+def dask_process(*words: str) -> Iterator[None]:
+    """Run a ``dask`` command in a separate process."""
     process = subprocess.Popen(
         [sys.executable, "-m", "dask", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -197,14 +198,14 @@ def command(*words: str) -> Iterator[None]:
 
 def measure_scheduler(functions: int, markdown: bool) -> None:
     print(f"\na scheduler with {functions:,} functions waiting")
-    headings = ["while", "event loop blocked at most", "without garbage collection"]
+    headings = ["during", "event loop blocked at most", "without garbage collection"]
     table = Table(headings, [26, 30, 30], markdown)
 
     @contextlib.contextmanager
-    def watched(what: str) -> Iterator[None]:
-        client.run_on_scheduler(start_watch)
+    def monitored(what: str) -> Iterator[None]:
+        client.run_on_scheduler(start_monitor)
         yield
-        blocked, without = client.run_on_scheduler(stop_watch)
+        blocked, without = client.run_on_scheduler(stop_monitor)
         table.row(what, f"{blocked * 1e3:.0f} ms", f"{without * 1e3:.0f} ms")
 
     with tempfile.TemporaryDirectory() as folder:
@@ -220,29 +221,29 @@ def measure_scheduler(functions: int, markdown: bool) -> None:
             "--no-nanny",
         )
         with (
-            command(
+            dask_process(
                 "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", file, "--no-dashboard"
             ),
-            command(*worker, "--name", "first"),
+            dask_process(*worker, "--name", "first"),
             Client(scheduler_file=file, timeout=60) as client,
         ):
             client.wait_for_workers(1)
             dag = DAG("waiting")
             for i in range(functions):
-                dag.add_function(Function(id=i, code=hold, extra_args=[0.05], cost={"slot": 1}))
+                dag.add_function(Function(id=i, code=sleep, extra_args=[0.05], cost={"slot": 1}))
             run = handoff.submit(dag, client)
-            until(lambda: client.run_on_scheduler(parked) > functions - 1000)
+            wait_until(lambda: client.run_on_scheduler(parked) > functions - 1000)
             time.sleep(2)
-            with command(*worker, "--name", "second"):
-                with watched("a node joins"):
-                    until(lambda: client.run_on_scheduler(processing) == 2)
-                    time.sleep(2)  # of usual work
-                for what in ("records are fetched", "records are fetched again"):
-                    with watched(what):
+            with dask_process(*worker, "--name", "second"):
+                with monitored("another node joining"):
+                    wait_until(lambda: client.run_on_scheduler(processing) == 2)
+                    time.sleep(2)  # of normal operation
+                for what in ("the first fetch of records", "the second fetch of records"):
+                    with monitored(what):
                         assert len(run.records) == functions
-                with watched("the run is cancelled"):
+                with monitored("cancellation of the run"):
                     run.cancel()
-                    until(lambda: client.run_on_scheduler(parked) == 0)
+                    wait_until(lambda: client.run_on_scheduler(parked) == 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -255,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--waiting", type=int, default=100_000)
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args(arguments)
-    quiet()
+    silence_dask_logs()
     print(machine_line())
     if not options.what or "simulation" in options.what:
         measure_simulation(options.functions, options.nodes, options.markdown)

@@ -1,10 +1,10 @@
-"""Soak: many runs one after another and at once, and what of them stays on the scheduler. Nothing should.
+"""Soak: many sequential and concurrent runs must leave nothing behind on the scheduler.
 
     python benchmarks/soak.py
 
-The scheduler has a process of its own, so that its memory is its own. That grows a little all the same: Dask
-keeps a span, with task groups and metrics, of everything that a client has ever submitted, of plain tasks as
-of functions (``distributed.spans``; about 25 kB for a run of these).
+The scheduler runs in a separate process, so that its memory can be measured. It grows a little nevertheless:
+Dask keeps a span, with task groups and metrics, for everything that a client has ever submitted, functions
+and plain tasks alike (``distributed.spans``; about 25 kB per run of this script).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import Table, machine_line, quiet
+from common import Table, machine_line, silence_dask_logs
 from distributed import Client
 
 import handoff_dask as handoff
@@ -35,29 +35,28 @@ from handoff_dask._adapter.snapshot import FAILURES, FailureView
 RUNS = 200
 AT_ONCE = 20
 WIDTH = 20
-WARM_UP = 20  # runs after which what grows only once has grown
+WARM_UP = 20  # runs after which one-time growth is over
 
-MOST_SHELVES = 300  # that are remembered, and a few
-SHELF = 5  # numbers in the key of one, at most
+MAX_SHELVES = 300  # slightly more than are remembered
+SHELF_SIZE = 5  # upper bound of the numbers in the key of a shelf
 
-#: Parts of tasks: the message that a connection has handled last stays until the next one comes, with all
-#: functions in it. :func:`flush` makes that one each, of the few connections there are.
+#: Parts of tasks. A connection keeps the last message that it handled, with all functions in it, until the
+#: next message. :func:`flush` reduces this to one function per connection.
 IN_FLIGHT = frozenset({"objects: Program", "objects: Shape"})
 LAST_MESSAGES = 4
 
-#: Dask keeps its latest messages, with the functions in them, for whoever looks for a fault: the last 1,000
-#: batches to each worker. That is bounded, but would hide what is not.
-#: So do the latest runs that the scheduler remembers.
-NOTHING_KEPT = {"distributed.admin.low-level-log-length": 0, "handoff.recent-runs": 0}
+#: Settings that turn off bounded logs, which would hide unbounded growth: Dask's log of the last 1,000
+#: message batches to each worker, which contain functions, and the scheduler's archive of recent runs.
+WITHOUT_LOGS = {"distributed.admin.low-level-log-length": 0, "handoff.recent-runs": 0}
 
 NODES = {"node1": "cpu=4,memory=8192,gpu=1", "node2": "cpu=2,memory=4096"}
 
 
-# ---------------------------------------------------------------------- what runs
+# ---------------------------------------------------------------------- the runs
 
 
 def fail_first(*inputs: int) -> int:
-    """Fail in the first attempt."""
+    """Fail in the first attempt, then add up."""
     if handoff.current().attempt == 1:
         raise OSError("not yet")
     return sum(inputs)
@@ -69,7 +68,7 @@ def sum_of(*inputs: int) -> int:
 
 
 def dag_of(number: int, width: int = WIDTH) -> DAG:
-    """Costs, pins, groups, limits, priorities and retries; and code of its own."""
+    """Make a DAG with costs, pins, groups, limits, priorities, retries, and unique code."""
     dag = DAG(f"soak {number}")
     for i in range(width):
         cost = ({"cpu": 1}, {"memory": 1000}, {"gpu": 0.5}, {"db": 1})[i % 4]
@@ -83,43 +82,43 @@ def dag_of(number: int, width: int = WIDTH) -> DAG:
 
 
 def options() -> dict[str, Any]:
-    """Of every run."""
+    """Return the options of every run."""
     return {"limits": {"db": 3}, "retry": RetryPolicy(max_retries=2, delay=0.001), "keep": "all"}
 
 
 def check(result: Any, number: int, width: int = WIDTH) -> None:
-    """Raise unless a run gave the right result."""
+    """Raise AssertionError unless a run returned the right result."""
     if result["end"] != number + width * (width - 1) // 2:
-        raise AssertionError(f"run {number} gave {result['end']}")
+        raise AssertionError(f"run {number} returned {result['end']}")
 
 
-def one_after_another(client: Client, numbers: Sequence[int], width: int = WIDTH) -> None:
+def run_sequentially(client: Client, numbers: Sequence[int], width: int = WIDTH) -> None:
     for number in numbers:
         check(handoff.execute(dag_of(number, width), client, **options()), number, width)
 
 
-def at_once(client: Client, numbers: Sequence[int], width: int = WIDTH) -> None:
+def run_concurrently(client: Client, numbers: Sequence[int], width: int = WIDTH) -> None:
     runs = [handoff.submit(dag_of(n, width), client, **options()) for n in numbers]
     for run, number in zip(runs, numbers, strict=True):
         check(run.result(), number, width)
 
 
 def flush(client: Client) -> None:
-    """Send something small over every connection to a node."""
+    """Send a small message over every connection to a node."""
     for name in NODES:
         handoff.execute(DAG("flush").add_function(Function("f", sum_of, node=name)), client)
 
 
-# ---------------------------------------------------------------------- what is left
+# ---------------------------------------------------------------------- leaks
 
 
 def is_ours(kind: type) -> bool:
-    """Whether a class is one of handoff_dask."""
+    """Return whether a class is defined in handoff_dask."""
     return str(kind.__module__).startswith("handoff_dask")
 
 
 def sizes_of(root: Any, name: str) -> dict[str, int]:
-    """Sizes of all collections that can be reached from an object through objects of handoff_dask."""
+    """Return path → size of all collections reachable from an object through objects of handoff_dask."""
     found: dict[str, int] = {}
     seen: set[int] = set()
     todo = deque([(name, root)])
@@ -131,7 +130,7 @@ def sizes_of(root: Any, name: str) -> dict[str, int]:
         if isinstance(value, (dict, list, set, frozenset, deque, tuple)):
             found[path] = found.get(path, 0) + len(value)
             items = value.items() if isinstance(value, dict) else enumerate(value)
-            # Elements count together: keys of runs and tasks differ each time.
+            # Elements share a path, because the keys of runs and tasks differ each time.
             for key, item in items:
                 todo.append((f"{path}[]", item))
                 todo.append((f"{path}[key]", key))
@@ -142,8 +141,8 @@ def sizes_of(root: Any, name: str) -> dict[str, int]:
     return found
 
 
-def left_over(dask_scheduler: Any) -> dict[str, int]:
-    """On the scheduler: sizes of all that a run touches."""
+def measure_sizes(dask_scheduler: Any) -> dict[str, int]:
+    """On the scheduler: return the sizes of everything that a run touches."""
     gc.collect()
     plugin = dask_scheduler.plugins["handoff"]
     sizes = sizes_of(plugin, "plugin")
@@ -154,7 +153,7 @@ def left_over(dask_scheduler: Any) -> dict[str, int]:
         sizes[f"scheduler.{name}"] = len(getattr(dask_scheduler, name))
     sizes["scheduler.task_prefixes"] = len(dask_scheduler.task_prefixes)
     topics = [topic for topic in dask_scheduler._broker._topics if not topic.startswith("Client-")]
-    sizes["scheduler.topics"] = len(topics)  # Dask keeps an empty one of each client for ever
+    sizes["scheduler.topics"] = len(topics)  # Dask keeps an empty topic per client forever
     groups = sum(len(prefix.groups) for prefix in dask_scheduler.task_prefixes.values())
     sizes["scheduler.task_prefixes.groups"] = groups
     stealing = getattr(dask_scheduler.extensions.get("stealing"), "unknown_durations", {})
@@ -165,25 +164,25 @@ def left_over(dask_scheduler: Any) -> dict[str, int]:
 
 
 def is_idle(dask_scheduler: Any) -> bool:
-    """On the scheduler: whether it has forgotten every run and every task."""
+    """On the scheduler: return whether it has forgotten every run and every task."""
     return not dask_scheduler.plugins["handoff"].runs and not dask_scheduler.tasks
 
 
 def differences(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """What has another size than before: path → both sizes. Nodes' shelves come and go, within bounds."""
+    """Return path → sizes before and after, where they differ. Shelves of nodes may vary within bounds."""
     found = {}
     for name in sorted(before.keys() | after.keys()):
         pair = before.get(name, 0), after.get(name, 0)
         if name == "objects: Shelf" or "shelf" in name or name.startswith("plugin.state.placement.nodes."):
-            good = pair[1] <= MOST_SHELVES * SHELF
-        elif name.startswith("plugin.failures."):  # the last ones are shown on the dashboard
+            good = pair[1] <= MAX_SHELVES * SHELF_SIZE
+        elif name.startswith("plugin.failures."):  # the dashboard shows the last ones
             good = pair[1] <= FAILURES * len(FailureView.__annotations__)
-        elif name == "objects: _Code":  # stays loaded on in-process nodes
+        elif name == "objects: _Code":  # cached on in-process nodes
             good = pair[1] <= evaluation._CACHE_SIZE
         elif name in IN_FLIGHT:
             good = pair[1] - pair[0] <= LAST_MESSAGES
         elif name.startswith("objects: "):
-            good = pair[1] <= pair[0]  # there may have been some in flight before
+            good = pair[1] <= pair[0]  # some may have been in flight before
         else:
             good = pair[0] == pair[1]
         if not good:
@@ -191,13 +190,13 @@ def differences(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str
     return found
 
 
-def settled(
+def settled_differences(
     measure: Callable[[], Mapping[str, int]], before: Mapping[str, int], seconds: float = 10.0
 ) -> dict[str, tuple[int, int]]:
-    """What differs, after a while if need be.
+    """Return the differences that remain after at most ``seconds``.
 
-    What threads and connections of the scheduler did last, such as unpack a graph, they hold until they do
-    something else. What is there to stay, differs after any time.
+    Threads and connections of the scheduler keep the objects of their last operation, such as a graph, until
+    the next one. Real leaks remain.
     """
     deadline = time.monotonic() + seconds
     while (differ := differences(before, measure())) and time.monotonic() < deadline:
@@ -210,10 +209,10 @@ def settled(
 
 @contextlib.contextmanager
 def cluster() -> Iterator[tuple[str, int]]:
-    """A scheduler and two nodes, processes of their own; the scheduler's address and process id."""
+    """Start a scheduler and two nodes in separate processes; yield the scheduler's address and process id."""
     processes = []
     here = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    kept = {f"DASK_{n.upper().replace('.', '__').replace('-', '_')}": str(v) for n, v in NOTHING_KEPT.items()}
+    kept = {f"DASK_{n.upper().replace('.', '__').replace('-', '_')}": str(v) for n, v in WITHOUT_LOGS.items()}
     environment = {**os.environ, **kept, "PYTHONPATH": os.pathsep.join(filter(None, here))}
 
     def dask(program: str, *arguments: str) -> int:
@@ -230,7 +229,7 @@ def cluster() -> Iterator[tuple[str, int]]:
             deadline = time.monotonic() + 60
             while not (contact.exists() and contact.read_text()):
                 if time.monotonic() > deadline:
-                    raise TimeoutError("the scheduler did not start")
+                    raise TimeoutError("the scheduler did not start within 60 s")
                 time.sleep(0.01)
             address = json.loads(contact.read_text())["address"]
             for name, resources in NODES.items():
@@ -258,31 +257,33 @@ def await_idle(client: Client) -> None:
     Raises
     ------
     TimeoutError
-        It does not.
+        It has not within 60 s.
     """
     gc.collect()
     deadline = time.monotonic() + 60
     while not client.run_on_scheduler(is_idle):
         if time.monotonic() > deadline:
-            raise TimeoutError("the scheduler does not forget the runs")
+            raise TimeoutError("the scheduler has not forgotten the runs within 60 s")
         time.sleep(0.05)
 
 
 def memory_of(pid: int) -> float:
-    """Resident memory of a process, MB."""
+    """Return the resident memory of a process in MB."""
     import psutil
 
     return float(psutil.Process(pid).memory_info().rss) / 2**20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, and print what has grown; the exit status is 1 when anything of ours or of Dask's tasks has."""
+    """Run all stages and print what has grown; return 1 if anything has after the last one, otherwise 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--runs", type=int, default=RUNS, help="one after another")
-    parser.add_argument("--at-once", type=int, default=AT_ONCE)
-    parser.add_argument("--width", type=int, default=WIDTH, help="a run has twice so many functions, and one")
+    parser.add_argument("--runs", type=int, default=RUNS, help="number of sequential runs")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="number of concurrent runs")
+    parser.add_argument(
+        "--width", type=int, default=WIDTH, help="a run has twice as many functions, plus one"
+    )
     options = parser.parse_args(arguments)
-    quiet()
+    silence_dask_logs()
     print(machine_line())
     table = Table(("", "runs", "seconds", "scheduler MB", "sizes that differ"), (-20, 5, 8, 13, 18))
     with cluster() as (address, pid), Client(address, set_as_default=False) as client:
@@ -290,11 +291,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         before: dict[str, int] = {}
         numbers = iter(range(sys.maxsize))
         stages = [
-            ("to warm up", WARM_UP, one_after_another),
-            ("to warm up, at once", options.at_once, at_once),
-            ("one after another", options.runs, one_after_another),
-            ("at once", options.at_once, at_once),
-            ("one after another", options.runs, one_after_another),
+            ("warm-up", WARM_UP, run_sequentially),
+            ("warm-up, concurrent", options.at_once, run_concurrently),
+            ("sequential", options.runs, run_sequentially),
+            ("concurrent", options.at_once, run_concurrently),
+            ("sequential", options.runs, run_sequentially),
         ]
         differ: dict[str, tuple[int, int]] = {}
         for stage, n, execute in stages:
@@ -303,10 +304,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seconds = time.perf_counter() - begin
             flush(client)
             await_idle(client)
-            measure = partial(client.run_on_scheduler, left_over)
-            if stage.startswith("to warm up"):
+            measure = partial(client.run_on_scheduler, measure_sizes)
+            if stage.startswith("warm-up"):
                 before = measure()
-            differ = settled(measure, before)
+            differ = settled_differences(measure, before)
             table.row(stage, str(n), f"{seconds:.1f}", f"{memory_of(pid):.1f}", str(len(differ)))
             for name, (old, new) in differ.items():
                 print(f"  {name}: {old} -> {new}")

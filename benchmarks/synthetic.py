@@ -1,11 +1,11 @@
-"""Made-up workflow traces in the form that ``workflows.py`` reads: the same arguments give the same file.
+"""Generated workflow traces in the format of ``workflows.py``. The same arguments give the same file.
 
     python benchmarks/synthetic.py [--samples 6] [--width 20] [--seed 0] > trace.json
 
-The shape is that of many scientific workflows. A reference is prepared once. Each sample is fetched and split
+The shape is typical of scientific workflows. A reference is prepared once. Each sample is fetched and split
 into chunks; each chunk is aligned and filtered; the chunks of a sample are merged, which takes much memory.
-Models are trained on GPUs, each on some of the samples, and a report needs everything. Types differ in how
-long they take and in what they ask for; functions of one type differ, too, some by much.
+Models are trained on GPUs, each on some of the samples, and a final report depends on everything. Types of
+functions differ in duration and cost. Functions of one type differ too, some of them widely.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Kind:
-    """A type of function: median seconds, how unequal they are, what each asks for.
+    """A type of function: median seconds, their spread, and costs.
 
-    ``spread`` is the standard deviation of the logarithm of the seconds. Of the choices of ``cpu``,
-    ``memory_mb`` and ``output_mb`` each function gets one.
+    ``spread`` is the standard deviation of the logarithm of the seconds. Each function gets one of the values
+    of ``cpu``, ``memory_mb`` and ``output_mb``.
     """
 
     seconds: float
@@ -47,8 +47,8 @@ KINDS = {
 }
 
 
-class Maker:
-    """Adds functions, and numbers them in the order in which they are added."""
+class Generator:
+    """Creates functions, numbered in the order in which they are added."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -60,7 +60,7 @@ class Maker:
         id = f"{kind}-{len(self.tasks):05d}"
         self.tasks[id] = {
             "deps": list(deps),
-            # Of a few digits, since the last ones of a logarithm are not the same everywhere.
+            # Rounded, because the last digits of a logarithm differ between platforms.
             "seconds": round(k.seconds * self._random.lognormvariate(0.0, k.spread), 3),
             "cpu": choose(k.cpu),
             "memory_mb": choose(k.memory_mb),
@@ -69,38 +69,38 @@ class Maker:
         }
         return id
 
-    def some(self, ids: Sequence[str]) -> list[str]:
-        """At least half of them, in order."""
+    def sample(self, ids: Sequence[str]) -> list[str]:
+        """Return at least half of the ids, sorted."""
         n = self._random.randint((len(ids) + 1) // 2, len(ids))
         return sorted(self._random.sample(list(ids), n))
 
 
 def generate(samples: int, width: int, seed: int) -> dict[str, Any]:
-    """A trace as it is written to a file.
+    """Generate the content of a trace file.
 
     Parameters
     ----------
     samples : int
-        At least 1. Each makes three functions, and two for each of its chunks.
+        At least 1. Each adds three functions, and two per chunk.
     width : int
-        Chunks of a sample, at least 1.
+        Chunks per sample, at least 1.
     seed : int
     """
-    maker = Maker(seed)
-    reference = maker.add("reference", [])
+    generator = Generator(seed)
+    reference = generator.add("reference", [])
     merged = []
     for _ in range(samples):
-        split = maker.add("split", [maker.add("fetch", [])])
-        aligned = [maker.add("align", [reference, split]) for _ in range(width)]
-        merged.append(maker.add("merge", [maker.add("filter", [id]) for id in aligned]))
-    trained = [maker.add("train", maker.some(merged)) for _ in range(max(1, samples // 2))]
-    maker.add("report", [*merged, *trained])
+        split = generator.add("split", [generator.add("fetch", [])])
+        aligned = [generator.add("align", [reference, split]) for _ in range(width)]
+        merged.append(generator.add("merge", [generator.add("filter", [id]) for id in aligned]))
+    trained = [generator.add("train", generator.sample(merged)) for _ in range(max(1, samples // 2))]
+    generator.add("report", [*merged, *trained])
     name = f"synthetic-{samples}x{width}-{seed}"
-    return {"name": name, "source": "benchmarks/synthetic.py of handoff_dask", "tasks": maker.tasks}
+    return {"name": name, "source": "benchmarks/synthetic.py of handoff_dask", "tasks": generator.tasks}
 
 
 def to_text(trace: dict[str, Any]) -> str:
-    """One function a line: short, and a change of one shows as such."""
+    """Format a trace with one function per line, for a compact file and readable diffs."""
     head = "".join(f" {json.dumps(k)}: {json.dumps(v)},\n" for k, v in trace.items() if k != "tasks")
     lines = ",\n".join(f"  {json.dumps(id)}: {json.dumps(task)}" for id, task in trace["tasks"].items())
     return f'{{\n{head} "tasks": {{\n{lines}\n }}\n}}\n'

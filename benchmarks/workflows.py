@@ -1,17 +1,17 @@
-"""Workflow traces replayed with functions that sleep: makespan over a lower bound, for each way to run them.
+"""Workflow traces replayed with functions that sleep: makespan over a lower bound, per engine.
 
     python benchmarks/workflows.py TRACES... [--engines plain,tuned,handoff,simulator]
         [--clusters equal,unequal] [--scale 20] [--repeats 1] [--json FILE] [--markdown]
 
-TRACES are JSON files or folders of them; ``benchmarks/data`` has a small one, ``benchmarks/synthetic.py``
-makes more. Durations are scaled so that the lower bound is ``--scale`` seconds, none below 5 ms. Every run is
-on a cluster of its own, the engines take turns, and each run is checked: every function ran once, for as long
-as it should, after its inputs; no node's capacity was exceeded; nothing was faster than the lower bound. Exit
-status 1: a run failed or a check did.
+TRACES are JSON files or folders of them; ``benchmarks/data`` has a small one, and ``benchmarks/synthetic.py``
+generates more. Durations are scaled so that the lower bound is ``--scale`` seconds, but none is below 5 ms.
+Every run has a fresh cluster, the engines alternate, and each run is checked: every function ran once, for
+its full duration, after its inputs; no node's capacity was exceeded; the makespan is not below the lower
+bound. The exit status is 1 if a run or a check failed.
 
-Engines: ``plain`` is Dask with ``resources``; ``tuned`` the same with short stealing intervals and the true
-mean duration; ``handoff`` is ``execute``; ``simulator`` its decisions alone; ``learner`` the same without
-knowing the durations beforehand.
+Engines: ``plain`` is Dask with ``resources``; ``tuned`` is Dask with short stealing intervals and the true
+mean duration; ``handoff`` is ``execute``; ``simulator`` is its decisions alone, with known durations;
+``learner`` is its decisions alone, with durations learnt during the run.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from checks import complaints
-from common import Others, Table, geometric_mean, machine_line, quiet
+from checks import find_violations
+from common import BackgroundLoad, Table, geometric_mean, machine_line, silence_dask_logs
 from engines import ENGINES, Outcome
 from traces import Nodes, Trace, fit, load_trace, lower_bound, scale
 
@@ -42,7 +42,7 @@ CLUSTERS: dict[str, Nodes] = {
 
 @dataclass
 class Row:
-    """One trace on one cluster: what each engine made of it."""
+    """One trace on one cluster, with the outcomes of each engine."""
 
     trace: Trace
     cluster: str
@@ -52,17 +52,17 @@ class Row:
     problems: list[str] = field(default_factory=list)
 
     def ratio(self, engine: str) -> float | None:
-        """Median makespan over the lower bound; None when no run ended."""
+        """Return the median makespan over the lower bound; None if no run ended."""
         makespans = [outcome.makespan for outcome in self.outcomes[engine]]
         return statistics.median(makespans) / self.bound if makespans else None
 
     @property
     def others(self) -> float:
-        """Cores that other processes used, in the run that was disturbed most."""
+        """The most cores that other processes used during one run."""
         return max((o.others or 0.0 for runs in self.outcomes.values() for o in runs), default=0.0)
 
     def to_dict(self) -> dict[str, object]:
-        """For ``--json``."""
+        """Return the row for ``--json``."""
         return {
             "trace": self.trace.name,
             "cluster": self.cluster,
@@ -81,15 +81,15 @@ def measure(trace: Trace, cluster: str, engines: Sequence[str], target: float, r
     bound, bounded_by = lower_bound(trace, nodes)
     row = Row(trace, cluster, bound, bounded_by, {engine: [] for engine in engines})
     for turn in range(repeats):
-        for i in range(len(engines)):  # who goes first changes, for who goes first may have it easier
+        for i in range(len(engines)):  # rotate the order, because going first may be an advantage
             engine = engines[(turn + i) % len(engines)]
             try:
                 outcome = ENGINES[engine](trace, nodes, 10 * bound + 30)
-            except Exception as error:  # the other engines still have their turn
+            except Exception as error:  # continue with the other engines
                 row.problems.append(f"{engine}: {type(error).__name__}: {error}")
                 continue
             row.outcomes[engine].append(outcome)
-            wrong = complaints(trace, nodes, outcome.log, outcome.makespan, bound)
+            wrong = find_violations(trace, nodes, outcome.log, outcome.makespan, bound)
             row.problems += [f"{engine}: {text}" for text in wrong]
     return row
 
@@ -100,18 +100,18 @@ def find_traces(paths: Sequence[Path]) -> list[Trace]:
 
 
 def names_from(known: Mapping[str, object]) -> Callable[[str], list[str]]:
-    """What makes a list of known names of an option."""
+    """Return an argument parser for comma-separated names, which refuses unknown ones."""
 
     def names(text: str) -> list[str]:
         found = text.split(",")
         if unknown := [name for name in found if name not in known]:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"unknown name {unknown[0]!r} (known: {', '.join(known)})")
         return found
 
     return names
 
 
-def show(value: float | None) -> str:
+def format_ratio(value: float | None) -> str:
     return "failed" if value is None else f"{value:.3f}"
 
 
@@ -130,26 +130,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     traces = find_traces(options.traces)
     engines = options.engines
 
-    quiet()
+    silence_dask_logs()
     machine = machine_line()
     print(machine)
     print(f"makespan over lower bound; durations scaled to a lower bound of {options.scale:g} s\n")
     headings = ["trace", "cluster", "functions", "bounded by", *engines, "others"]
     table = Table(headings, [-26, -8, 9, -26, *[9] * len(engines), 6], options.markdown)
     rows = []
-    with Others() as others:
+    with BackgroundLoad() as load:
         for cluster in options.clusters:
             for trace in traces:
                 row = measure(trace, cluster, engines, options.scale, options.repeats)
                 rows.append(row)
-                cells = [show(row.ratio(engine)) for engine in engines]
+                cells = [format_ratio(row.ratio(engine)) for engine in engines]
                 size = str(len(trace.functions))
                 table.row(trace.name, cluster, size, row.bounded_by, *cells, f"{row.others:.1f}")
             here = [row for row in rows if row.cluster == cluster]
             means = [_mean([row.ratio(engine) for row in here]) for engine in engines]
-            table.row("geometric mean", cluster, "", "", *map(show, means), "")
-    if others.cores is not None:
-        print(f"\nothers: cores that other processes used, at most in a run; {others.cores:.1f} on average")
+            table.row("geometric mean", cluster, "", "", *map(format_ratio, means), "")
+    if load.cores is not None:
+        print(f"\nothers: the most cores that other processes used during a run; {load.cores:.1f} on average")
     problems = [f"{row.trace.name} on {row.cluster}: {text}" for row in rows for text in row.problems]
     for text in problems:
         print(text, file=sys.stderr)
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _mean(ratios: Sequence[float | None]) -> float | None:
-    """Geometric mean; None when a run failed, for a mean over the others would flatter."""
+    """Return the geometric mean; None if a run failed, because a mean of the others would flatter."""
     done = [ratio for ratio in ratios if ratio is not None]
     return geometric_mean(done) if len(done) == len(ratios) else None
 

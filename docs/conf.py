@@ -1,4 +1,4 @@
-"""Sphinx configuration. Build with ``tox -e docs``: nitpicky, and a warning is an error."""
+"""Sphinx configuration. ``tox -e docs`` builds in nitpicky mode and turns warnings into errors."""
 
 import re
 from typing import Any
@@ -34,14 +34,14 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 88
-autosummary_generate = False  # the reference pages are written by hand; the tables only list what is on them
+autosummary_generate = False  # the reference pages are written by hand; the tables only list their entries
 
 napoleon_google_docstring = False
 napoleon_numpy_docstring = True
-napoleon_use_ivar = True  # as fields of their class: `.. attribute::` would describe dataclass fields twice
+napoleon_use_ivar = True  # `.. attribute::` would document dataclass fields twice
 napoleon_use_rtype = False
 napoleon_preprocess_types = True
-# Words that docstrings use for types, and what they stand for.
+# Short names for types in docstrings → the types.
 napoleon_type_aliases = {
     "Client": "distributed.Client",
     "callable": "collections.abc.Callable",
@@ -52,19 +52,19 @@ napoleon_type_aliases = {
 }
 
 nitpick_ignore = [
-    ("py:class", "handoff_dask._model.dag.C"),  # a type variable, which has no entry
+    ("py:class", "handoff_dask._model.dag.C"),  # a type variable, which is not documented
 ]
 
-# Other projects' documentation is not looked up, so that the build needs no network.
-ELSEWHERE = re.compile(
+#: Objects of other projects. Their documentation is not linked, so that the build needs no network.
+EXTERNAL = re.compile(
     r"(asyncio|collections|concurrent|dask|datetime|decimal|distributed|fractions|graphviz|networkx|numbers"
     r"|numpy|os|pandas|pathlib|types)\."
 )
 
-#: Several names of a docstring's section that have one description, and maybe one type.
-SEVERAL = re.compile(r"(\w+(?:, \w+)+)( : .*)?")
+#: Several names in one entry of a docstring section, such as "TypeError, ValueError", with an optional type.
+NAMES = re.compile(r"(\w+(?:, \w+)+)( : .*)?")
 
-#: Where a public object is defined → the name under which it is documented.
+#: Full name where a public object is defined → the name under which it is documented.
 PUBLIC = {
     f"{value.__module__}.{value.__qualname__}": f"handoff_dask.{name}"
     for name, value in ((name, getattr(handoff_dask, name)) for name in handoff_dask.__all__)
@@ -75,9 +75,9 @@ PUBLIC = {
 def resolve_reference(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.TextElement
 ) -> nodes.Node | None:
-    """Lead references from the private home of a public object to its entry.
+    """Resolve a reference to a public object by the private module that defines it.
 
-    What has no entry here stays text: names of other projects, types given in words ("list of ids").
+    Names of other projects, and types described in prose ("list of ids"), stay plain text.
     """
     if node.get("refdomain") != "py":
         return None
@@ -85,28 +85,28 @@ def resolve_reference(
     if target in PUBLIC:
         domain = env.domains.python_domain
         return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", PUBLIC[target], node, contnode)
-    in_words = node["reftype"] == "class" and (" " in target or target.islower())
-    return contnode if in_words or ELSEWHERE.match(target) else None
+    is_prose = node["reftype"] == "class" and (" " in target or target.islower())
+    return contnode if is_prose or EXTERNAL.match(target) else None
 
 
-def split_names(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Give each name of "TypeError, ValueError" in a section of exceptions or attributes a line of its own.
+def split_names(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Split "TypeError, ValueError" in sections Raises and Attributes into one entry per name.
 
-    Napoleon would show one of them alone. Its own handler comes after this one.
+    Napoleon would keep only one of the names. Its handler runs after this one.
     """
     out: list[str] = []
     section = ""
     for i, line in enumerate(lines):
         if i + 1 < len(lines) and set(lines[i + 1].strip()) == {"-"}:
             section = line.strip()
-        several = SEVERAL.fullmatch(line)
-        if several is None or section not in ("Raises", "Attributes"):
+        match = NAMES.fullmatch(line)
+        if match is None or section not in ("Raises", "Attributes"):
             out.append(line)
             continue
         rest = lines[i + 1 :]
         end = next((n for n, text in enumerate(rest) if text and not text.startswith(" ")), len(rest))
-        *others, last = several[1].split(", ")
-        kind = several[2] or ""
+        *others, last = match[1].split(", ")
+        kind = match[2] or ""
         for other in others:
             out += [other + kind, *(text for text in rest[:end] if text)]
         out.append(last + kind)
@@ -114,16 +114,16 @@ def split_names(app: Sphinx, what: str, name: str, thing: Any, options: Any, lin
 
 
 def show_defaults(
-    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Write defaults as one would in code: Sphinx cannot read a signature with ``<factory>`` in it."""
+    """Replace reprs of defaults by code: Sphinx cannot parse a signature that contains ``<factory>``."""
     if signature is not None:
         signature = signature.replace("<factory>", "{}").replace("<class 'Exception'>", "Exception")
     return signature, returns
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Connect what this file adds to Sphinx."""
+    """Register the handlers of this file."""
     app.connect("missing-reference", resolve_reference)
     app.connect("autodoc-process-docstring", split_names, priority=400)
     app.connect("autodoc-process-signature", show_defaults)

@@ -1,8 +1,9 @@
-"""A whole cluster in one thread on virtual time, for finding races by search.
+"""A whole cluster in one thread on virtual time, to search for races.
 
-Everything is real but the clock, the network and the threads: Dask's scheduler, workers and clients, the
-plugin, ``submit`` and ``execute``. A seed draws what happens and how long each message and each step takes;
-the same seed gives the same trace in every process with ``PYTHONHASHSEED=0``.
+Dask's scheduler, workers and clients, the plugin, ``submit`` and ``execute`` are real; the clock, the network
+and the threads are simulated. A seed draws the events and the duration of each message and step. The same
+seed gives the same trace in every process with ``PYTHONHASHSEED=0``.
 
-:mod:`simulated.clock` has to be installed before Dask is imported, which takes its clocks by name.
+:mod:`simulated.clock` must be installed before Dask is imported, because Dask imports clock functions by
+name.
 """

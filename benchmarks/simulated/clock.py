@@ -1,32 +1,33 @@
-"""The clock that everything in the process reads, and identifiers that come from the seed.
+"""The virtual clock of the whole process, and identifiers drawn from the seed.
 
-Install it before Dask is imported: ``distributed.metrics`` takes the functions of :mod:`time` by name.
+Install it before Dask is imported: ``distributed.metrics`` imports the functions of :mod:`time` by name.
 """
 
 from __future__ import annotations
 
-import logging  # noqa: F401 - this and the next two keep the real clock for what really waits
+import logging  # noqa: F401 - import this and the next two with the real clock, for real waits
 import queue  # noqa: F401
 import random
 import threading  # noqa: F401
 import time
 import uuid
 
-#: Seconds since the epoch when a seed begins. Small, so that a float has digits left for nanoseconds.
+#: Start of a seed in seconds since the epoch. Small, so that floats can represent nanoseconds.
 EPOCH = 1_000_000.0
 
-#: The real clock, for what the search itself takes.
+#: The real clock, to time the search itself.
 real_time = time.perf_counter
 
 
 class Clock:
-    """Virtual time: seconds since the seed began.
+    """Virtual time.
 
     Attributes
     ----------
     now : float
+        Seconds since the start of the seed.
     rng : random.Random
-        Of identifiers.
+        Source of identifiers.
     """
 
     def __init__(self) -> None:
@@ -34,17 +35,17 @@ class Clock:
         self.rng = random.Random(0)
 
     def reset(self, seed: int) -> None:
-        """Begin a seed."""
+        """Start a seed."""
         self.now = 0.0
         self.rng = random.Random(f"identifiers {seed}")
         random.seed(f"random {seed}")
 
     def time(self) -> float:
-        """Instead of every function of :mod:`time` that tells one."""
+        """Replace the clock functions of :mod:`time`."""
         return EPOCH + self.now
 
     def uuid4(self) -> uuid.UUID:
-        """Instead of :func:`uuid.uuid4`."""
+        """Replace :func:`uuid.uuid4`."""
         return uuid.UUID(int=self.rng.getrandbits(128), version=4)
 
 

@@ -1,4 +1,4 @@
-"""Dask's own scheduler, workers and clients, without what costs time and shows nothing."""
+"""Dask's own scheduler, workers and clients, without parts that cost time and do not matter here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from distributed import Client, Scheduler, Worker
 
 from simulated.network import Network
 from simulated.threads import VirtualEvent, VirtualThreadPoolExecutor, rejoin
-from simulated.trace import MACHINE, on
+from simulated.trace import MACHINE, on_machine
 
 CONFIG = {
     "distributed.admin.tick.interval": "1h",
@@ -48,7 +48,7 @@ CONFIG = {
 
 
 class _Monitor:
-    """Instead of Dask's, which asks the operating system."""
+    """Replaces Dask's system monitor, which queries the operating system."""
 
     count = 0
 
@@ -69,7 +69,7 @@ class _Monitor:
 
 
 class _Folder:
-    """A directory that nobody makes, since nothing is spilled to it."""
+    """Replaces Dask's work directory. It does not exist, because nothing is spilled."""
 
     dir_path = base_dir = "/nowhere/dask-scratch-space"
 
@@ -84,7 +84,7 @@ class _Folder:
 
 
 class _Threading:
-    """:mod:`threading` as ``distributed.utils.sync`` sees it: it waits with the baton given back."""
+    """Replaces :mod:`threading` in ``distributed.utils``: ``sync`` gives the baton back while it waits."""
 
     Event = VirtualEvent
 
@@ -92,8 +92,8 @@ class _Threading:
         return getattr(__import__("threading"), name)
 
 
-def _default_clients_by_machine() -> None:
-    """Each machine is a process of its own: none finds the default client of another."""
+def _separate_default_clients() -> None:
+    """Give each machine, which stands for a process, a separate default client."""
     dask_client = distributed.client
     original = dask_client._set_global_client
 
@@ -112,7 +112,7 @@ def _default_clients_by_machine() -> None:
 
 
 def prepare() -> None:
-    """Take off Dask what a process needs only once, or not at all here."""
+    """Patch out the parts of Dask that are needed only once per process, or not needed here."""
     dask.config.set(CONFIG)
     distributed.core.SystemMonitor = _Monitor
     distributed.core.WorkSpace = _Folder
@@ -126,12 +126,12 @@ def prepare() -> None:
     for module in (distributed.scheduler, distributed.worker):
         module.setproctitle = lambda title: None
     distributed.utils.threading = _Threading()
-    sys.modules["distributed.worker_client"].rejoin = rejoin  # a function of that name hides the module
-    _default_clients_by_machine()
+    sys.modules["distributed.worker_client"].rejoin = rejoin  # a function of the same name hides the module
+    _separate_default_clients()
 
 
 class Machine:
-    """A node: a worker, what starts it, and its threads."""
+    """A node: a worker, the future of its start, and its thread pool."""
 
     def __init__(self, name: str, worker: Any, joining: asyncio.Future[Any], pool: Any) -> None:
         self.name = name
@@ -142,7 +142,7 @@ class Machine:
 
 
 class Cluster:
-    """A scheduler, the workers of a seed and its clients, each on a machine of its own.
+    """A scheduler, workers and clients, each on a separate machine.
 
     Parameters
     ----------
@@ -150,7 +150,9 @@ class Cluster:
     """
 
     def __init__(self, network: Network) -> None:
-        distributed.scheduler.TaskState._run_id_iterator = itertools.count()  # one for the whole process
+        distributed.scheduler.TaskState._run_id_iterator = (
+            itertools.count()
+        )  # otherwise shared by the whole process
         self.network = network
         self.scheduler: Any = None
         self.machines: dict[str, Machine] = {}
@@ -158,18 +160,18 @@ class Cluster:
 
     async def start(self) -> None:
         """Start the scheduler."""
-        with on("scheduler"):
+        with on_machine("scheduler"):
             self.scheduler = await Scheduler(protocol="inproc", dashboard=False, host=None)
 
     async def join(
         self, machine: str, name: str, capacity: Mapping[str, float], declares: bool = True
     ) -> None:
-        """Start a worker, and wait until it is there, unless it dies first.
+        """Start a worker, and wait until it has joined or died.
 
-        It declares its capacity as resources, which it then sees to itself; or only its GPUs.
+        The worker declares its capacity as resources, which it then enforces, or else only its GPUs.
         """
         threads = max(1, int(capacity.get("cpu", 1)))
-        with on(machine):
+        with on_machine(machine):
             pool = VirtualThreadPoolExecutor(threads, self.network.delay)
             worker = Worker(
                 self.scheduler.address,
@@ -186,13 +188,13 @@ class Cluster:
             try:
                 await asyncio.shield(joining)
             except asyncio.CancelledError:
-                pass  # it died meanwhile
-            except Exception as error:  # one of its name is still there, as the scheduler sees it
-                self.network.trace.note("does not join:", repr(error))
+                pass  # the worker died
+            except Exception as error:  # the scheduler still knows a worker of the same name
+                self.network.trace.note("failed to join:", repr(error))
                 self.kill(machine)
 
     def kill(self, machine: str) -> None:
-        """End a worker as the operating system would: its threads, its connections, all at once."""
+        """Kill a worker as the operating system would: threads and connections end at once."""
         dead = self.machines[machine]
         dead.alive = False
         dead.joining.cancel()
@@ -201,20 +203,20 @@ class Cluster:
         self.network.die(machine)
 
     async def leave(self, machine: str) -> None:
-        """Close a worker in good order; its process ends when that is done."""
+        """Close a worker gracefully, then end its process."""
         gone = self.machines[machine]
-        self.network.trace.note(f"{machine} is closed")
+        self.network.trace.note(f"{machine} closes")
         gone.alive = False
-        with on(machine), suppress(TimeoutError):
-            # One that is closed while it starts waits for ever, in Dask's own code: then it is killed.
+        with on_machine(machine), suppress(TimeoutError):
+            # Dask waits forever for a worker that is closed while it starts. After 30 s it is killed.
             await asyncio.wait_for(gone.worker.close(), 30)
         gone.joining.cancel()
         gone.pool.abandon()
         self.network.die(machine)
 
     async def connect(self, machine: str) -> Any:
-        """Make a client."""
-        with on(machine):
+        """Connect a client."""
+        with on_machine(machine):
             client = Client(
                 self.scheduler.address, asynchronous=True, set_as_default=False, name=machine, timeout=30
             )
@@ -222,5 +224,5 @@ class Cluster:
             return await client
 
     def plugins(self) -> list[Any]:
-        """The plugin, if it is there."""
+        """Return the plugin in a list, which is empty before the plugin is installed."""
         return [p for name, p in self.scheduler.plugins.items() if name == "handoff"]

@@ -1,4 +1,4 @@
-"""What must be so when a run has ended, and when all are over."""
+"""Invariants at the end of a run, and after the end of all runs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from simulated.scenario import PlannedRun, Scenario
 
 
 def check_outcome(scenario: Scenario, run: PlannedRun, outcome: Any) -> Iterator[str]:
-    """Complaints about how a run has ended: an exception, or a result."""
+    """Yield violations in the outcome of a run, which is an exception or a result."""
     if isinstance(outcome, BaseException):
         if not _allowed(scenario, run, outcome):
             yield f"{run.name} ended with {type(outcome).__name__}: {str(outcome)[:500]}"
         for a in getattr(outcome, "attempts", ()):
             if a.outcome == "finished" and a.error is not None:
-                yield f"{run.name} ended with the attempt {a.number} finished, and its error {a.error}"
+                yield f"{run.name} ended with attempt {a.number} finished, but with the error {a.error}"
         return
     expected = run.expected()
     wrong = {i: value for i, value in outcome.results.items() if expected[i] != value}
@@ -37,7 +37,7 @@ def check_outcome(scenario: Scenario, run: PlannedRun, outcome: Any) -> Iterator
 
 
 def _allowed(scenario: Scenario, run: PlannedRun, error: BaseException) -> bool:
-    """Whether something in the scenario explains an error."""
+    """Return whether the scenario explains an error."""
     if run.client in scenario.closes:
         return isinstance(error, HandoffError)
     stays = all(any(n.holds(f.cost) for n in scenario.nodes if n.stays) for f in run.functions)
@@ -46,7 +46,7 @@ def _allowed(scenario: Scenario, run: PlannedRun, error: BaseException) -> bool:
         or (isinstance(error, RunTimeoutError) and run.how == "timeout")
         or (isinstance(error, AllocationError) and not stays)
         or (isinstance(error, FunctionFailedError) and run.fails)
-        # Its results were lost with their node before they were fetched, and no other node can make them.
+        # Results were lost with their node before they were fetched, and no other node can recompute them.
         or (
             isinstance(error, FunctionFailedError)
             and not stays
@@ -56,55 +56,55 @@ def _allowed(scenario: Scenario, run: PlannedRun, error: BaseException) -> bool:
 
 
 def check_records(run: PlannedRun, records: Mapping[Any, Any]) -> Iterator[str]:
-    """Complaints about what is told of the functions of a run that has ended."""
+    """Yield violations in the records of an ended run."""
     for i, record in records.items():
         outcomes = [a.outcome for a in record.attempts]
         if [a.number for a in record.attempts] != list(range(1, len(outcomes) + 1)):
             yield f"{run.name}: attempts of {i} are numbered {[a.number for a in record.attempts]}"
         for a in record.attempts:
             if a.outcome == "finished" and a.error is not None:
-                yield f"{run.name}: attempt {a.number} of {i} is finished, with the error {a.error}"
+                yield f"{run.name}: attempt {a.number} of {i} is finished, but has the error {a.error}"
             if a.outcome == "failed" and a.error is None:
                 yield f"{run.name}: attempt {a.number} of {i} failed without an error"
         if record.status == "finished" and outcomes[-1:] != ["finished"]:
-            yield f"{run.name}: {i} is finished, its attempts are {outcomes}"
+            yield f"{run.name}: {i} is finished, but its attempts are {outcomes}"
 
 
-def left_over(cluster: Cluster) -> Iterator[str]:
-    """Complaints about what is left when nobody wants anything any more."""
+def find_leaks(cluster: Cluster) -> Iterator[str]:
+    """Yield everything that the scheduler still holds after all handles are gone."""
     scheduler = cluster.scheduler
     for plugin in cluster.plugins():
         for what in ("runs", "functions"):
             if left := getattr(plugin, what):
-                yield f"left: plugin.{what}: {list(map(str, left))[:5]}"
+                yield f"leaked: plugin.{what}: {list(map(str, left))[:5]}"
         if plugin.state.runs:
-            yield f"left: the core's runs: {list(plugin.state.runs)[:5]}"
+            yield f"leaked: the core's runs: {list(plugin.state.runs)[:5]}"
         for node in plugin.state.nodes.values():
             if used := {name: units for name, units in node.used.items() if units}:
-                yield f"booked on {node}: {used}"
+                yield f"still booked on {node}: {used}"
         alive = sorted(m.name for m in cluster.machines.values() if m.alive)
         nodes = sorted(plugin.state.nodes)
         if alive != nodes:
-            yield f"alive are {alive}, and nodes of the plugin {nodes}"
+            yield f"alive nodes are {alive}, but nodes of the plugin are {nodes}"
     if scheduler.tasks:
         states = sorted(f"{ts.key}: {ts.state}" for ts in scheduler.tasks.values())
-        yield f"left on Dask's scheduler: {states[:5]}"
+        yield f"leaked on Dask's scheduler: {states[:5]}"
     if scheduler.unrunnable:
-        yield f"parked: {sorted(str(ts.key) for ts in scheduler.unrunnable)[:5]}"
+        yield f"still parked: {sorted(str(ts.key) for ts in scheduler.unrunnable)[:5]}"
 
 
 def still_parked(cluster: Cluster, run: PlannedRun, run_id: str) -> Iterator[str]:
-    """Complaints about what is parked of a run that has ended, whose handle is still there."""
+    """Yield parked tasks of an ended run whose handle still exists."""
     keys = sorted(str(ts.key) for ts in cluster.scheduler.unrunnable if str(ts.key[0]).endswith(run_id))
     if keys:
-        yield f"{run.name} has ended, and is parked still: {keys[:5]}"
+        yield f"{run.name} has ended, but has parked tasks: {keys[:5]}"
 
 
 def describe_stuck(cluster: Cluster, name: str) -> str:
-    """What the scheduler knows of a run that does not end."""
+    """Describe the state on the scheduler of a run that does not end."""
     for plugin in cluster.plugins():
         for active in list(plugin.runs.values()):
             if active.run.spec.dag_id == name:
                 states = [f"{f.number}: {f.state.name}" for f in active.run.functions]
-                return f"the scheduler has it as {active.run.status.value}, functions {', '.join(states)}"
-    return "the scheduler does not know it"
+                return f"on the scheduler it is {active.run.status.value}, functions {', '.join(states)}"
+    return "the scheduler does not know the run"

@@ -1,4 +1,4 @@
-"""An event loop on virtual time: when nothing is to be done now, the clock goes on to what is next."""
+"""An event loop on virtual time: if nothing is due, the clock advances to the next timer."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 from simulated.clock import CLOCK
 from simulated.threads import VirtualThreadPoolExecutor
 
-#: Virtual seconds that one turn of the loop takes, so that what goes round in circles gets somewhere, too.
+#: Virtual seconds per turn of the loop, so that time advances even in a busy loop.
 TURN = 1e-6
 
 
 class StuckError(Exception):
-    """Nothing happens any more, or too much without an end."""
+    """The simulation is deadlocked, or does not end."""
 
 
 class VirtualSelector(selectors.SelectSelector):
-    """Selects nothing, and lets the time pass that it was given for it.
+    """Selects nothing, and advances the clock by the timeout.
 
     Parameters
     ----------
     until : float
-        Virtual seconds at which a seed should have ended.
+        Virtual time limit of a seed, in seconds.
     turns : int
-        Turns of the loop after which it should.
+        Maximum number of turns of the loop.
     """
 
     def __init__(self, until: float, turns: int) -> None:
@@ -36,25 +36,27 @@ class VirtualSelector(selectors.SelectSelector):
         self.turns = turns
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        """Let time pass."""
+        """Advance the clock."""
         self.turns -= 1
         if timeout is None:
-            raise StuckError("nothing is left to wait for")
+            raise StuckError("deadlock: no callback or timer is pending")
         if CLOCK.now > self.until:
-            raise StuckError(f"it did not end within {self.until:g} virtual seconds")
+            raise StuckError(f"the seed did not end within {self.until:g} virtual seconds")
         if self.turns < 0:
-            raise StuckError("it goes round in circles")
+            raise StuckError("livelock: too many turns of the event loop")
         CLOCK.now += max(timeout, TURN)
         return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Takes its time from the clock, and runs what others would run in threads.
+    """An event loop on the virtual clock, which also runs functions meant for threads.
 
     Parameters
     ----------
     rng : random.Random
-        Of how long that takes.
+        Source of the durations of these functions.
+    until, turns
+        As for :class:`VirtualSelector`.
     """
 
     def __init__(self, rng: random.Random, until: float = 1_000.0, turns: int = 300_000) -> None:
@@ -63,14 +65,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._rng = rng
 
     def time(self) -> float:
-        """Virtual time."""
+        """Return the virtual time."""
         return CLOCK.time()
 
     def _write_to_self(self) -> None:
-        """Nobody is to be woken: whoever calls from a thread does it while the loop waits for that thread."""
+        """Do nothing: a thread calls this only while the loop waits for that thread."""
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
-        """Run a function in a virtual thread; what Dask only takes off the loop, on it, a little later."""
+        """Run a worker's function in a virtual thread, and anything else on the loop, a little later."""
         if isinstance(executor, VirtualThreadPoolExecutor):
             return super().run_in_executor(executor, func, *args)
         future = self.create_future()

@@ -1,7 +1,7 @@
-"""Connections of the simulated cluster: every message takes its time, and connections break.
+"""Connections of the simulated cluster: messages take time, and connections break.
 
-Messages of one connection keep their order; those of different ones overtake each other. It takes the place
-of Dask's in-process transport, whose queues it uses.
+Messages of one connection keep their order; messages of different connections may overtake each other. The
+module replaces Dask's in-process transport, and reuses its queues.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class Network:
     Parameters
     ----------
     rng : random.Random
-        Of delays.
+        Source of delays.
     trace : Trace
 
     Attributes
     ----------
     scale : float
-        Seconds that a message usually takes.
+        Mean delay of a message in seconds.
     stall : float
-        Share of messages that take much longer.
+        Fraction of messages that take much longer.
     """
 
     def __init__(self, rng: random.Random, trace: Trace) -> None:
@@ -49,26 +49,26 @@ class Network:
         self.numbers = itertools.count(1)
 
     def new_address(self) -> str:
-        """An address nobody had before."""
+        """Return an unused address."""
         return f"{HOST}/1/{next(self.numbers)}"
 
     def delay(self) -> float:
-        """Seconds that something takes on its way."""
+        """Draw a delay in seconds."""
         if self.rng.random() < self.stall:
             return self.rng.uniform(0, 0.5)
         return self.rng.expovariate(1 / self.scale)
 
     def between(self, one: str, other: str | None = None) -> list[Link]:
-        """Connections of a machine."""
+        """Return the connections of a machine, optionally only those to another machine."""
         return [link for link in self.links if one in link.machines and (other in (None, *link.machines))]
 
     def cut(self, one: str, other: str) -> None:
-        """Break all connections between two machines; each notices in its own time."""
+        """Break all connections between two machines; each end notices after a random delay."""
         for link in self.between(one, other):
             link.cut()
 
     def die(self, machine: str) -> None:
-        """A machine is no more: nothing comes from it, and nothing arrives."""
+        """Remove a machine: it neither sends nor receives messages any more."""
         self.dead.add(machine)
         for address, listener in list(self.listeners.items()):
             if listener.machine == machine:
@@ -78,7 +78,7 @@ class Network:
 
 
 class Link:
-    """A connection: its two ends, and what is on its way."""
+    """A connection: its two ends, and the messages in flight."""
 
     def __init__(self, network: Network, client: str, server: str) -> None:
         self.network = network
@@ -91,9 +91,9 @@ class Link:
         network.links[self] = None
 
     def send(self, to: int, message: Any) -> None:
-        """Have a message arrive at an end, after all that was sent there before."""
+        """Deliver a message to an end, after all earlier messages to it."""
         loop = asyncio.get_running_loop()
-        # Later than the last one, not just as late: timers of the same time come in any order.
+        # Strictly later than the last message: timers of the same time fire in any order.
         at = max(self._last[to] + 1e-7, loop.time() + self._base / 2 + self.network.delay())
         self._last[to] = at
         loop.call_at(at, self._arrive, to, message)
@@ -102,19 +102,19 @@ class Link:
         if self.broken:
             return
         names = f"{self.machines[1 - to]} -> {self.machines[to]}"
-        self.network.trace.note(names, "closed" if message is _EOF else words(message))
+        self.network.trace.note(names, "closed" if message is _EOF else summarise(message))
         if message is _EOF:
             self.network.links.pop(self, None)
         self.queues[to].put_nowait(message)
 
     def cut(self) -> None:
-        """Lose what is on its way, and let each end know."""
+        """Drop the messages in flight, and notify each end."""
         self.broken = True
         self.network.links.pop(self, None)
         loop = asyncio.get_running_loop()
         for to in (0, 1):
-            at_once = self.machines[to] in self.network.dead
-            loop.call_later(0.0 if at_once else self.network.delay(), self._lost, to)
+            immediately = self.machines[to] in self.network.dead
+            loop.call_later(0.0 if immediately else self.network.delay(), self._lost, to)
 
     def _lost(self, to: int) -> None:
         self.network.trace.note(f"{self.machines[to]} lost its connection to {self.machines[1 - to]}")
@@ -133,13 +133,13 @@ class Comm(InProc):
         )
 
     def __hash__(self) -> int:
-        return self._hash  # Dask keeps connections in sets: their order is not to be that of addresses
+        return self._hash  # Dask keeps connections in sets, whose order must not depend on memory addresses
 
     def _get_finalizer(self) -> Any:
-        return lambda: None  # Dask's own tells of connections that nobody closed
+        return lambda: None  # Dask's finaliser logs connections that were not closed
 
     async def write(self, msg: Any, serializers: Any = None, on_error: Any = None) -> int:
-        """Send a message; now and then that takes a while."""
+        """Send a message, sometimes after a delay."""
         network = self.link.network
         if network.rng.random() < network.stall:
             await asyncio.sleep(network.delay())
@@ -159,7 +159,7 @@ class Comm(InProc):
 
 
 class Listener(BaseListener):
-    """Waits for connections to a machine."""
+    """Accepts connections to a machine."""
 
     prefix = "inproc"
 
@@ -172,16 +172,16 @@ class Listener(BaseListener):
         self.machine = MACHINE.get()
 
     async def start(self) -> None:
-        """Begin to listen."""
+        """Start listening."""
         self.machine = MACHINE.get()
         self._network.listeners[self._address] = self
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._network.listeners.pop(self._address, None)
 
     def accept(self, link: Link, peer: str) -> None:
-        """A connection was made."""
+        """Serve a new connection."""
         comm = Comm(link, 1, self.contact_address, peer, self._deserialize)
         token = MACHINE.set(self.machine)
         IOLoop.current().add_callback(self._serve, comm)
@@ -196,25 +196,25 @@ class Listener(BaseListener):
 
     @property
     def listen_address(self) -> str:
-        """Where it listens."""
+        """The address on which it listens."""
         return f"inproc://{self._address}"
 
     contact_address = listen_address
 
 
 class SimulatedConnector(Connector):
-    """Connects the machine that asks with another one."""
+    """Connects the calling machine to another one."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
 
     async def connect(self, address: str, deserialize: bool = True, **arguments: Any) -> Comm:
-        """Connect; that takes a while, too."""
+        """Connect, after a delay."""
         network, machine = self._network, MACHINE.get()
         await asyncio.sleep(network.delay())
         listener = network.listeners.get(address)
         if listener is None or machine in network.dead:
-            raise OSError(f"nobody listens at {address}")
+            raise OSError(f"no listener at {address}")
         link = Link(network, machine, listener.machine)
         local = f"inproc://{network.new_address()}"
         listener.accept(link, local)
@@ -222,41 +222,41 @@ class SimulatedConnector(Connector):
 
 
 class SimulatedBackend(Backend):
-    """Instead of Dask's in-process transport."""
+    """Replaces Dask's in-process transport."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
 
     def get_connector(self) -> Connector:
-        """What makes connections."""
+        """Return the connector."""
         return SimulatedConnector(self._network)
 
     def get_listener(self, loc: str, handle_comm: Any, deserialize: bool, **arguments: Any) -> Listener:
-        """What waits for them."""
+        """Return a listener."""
         return Listener(self._network, loc, handle_comm, deserialize)
 
     def get_address_host(self, loc: str) -> str:
-        """All machines are one host."""
+        """Return the one host of all machines."""
         return HOST
 
     def resolve_address(self, loc: str) -> str:
-        """Addresses stand for themselves."""
+        """Return the address unchanged."""
         return loc
 
     def get_local_address_for(self, loc: str) -> str:
-        """An address from which to connect."""
+        """Return an address from which to connect."""
         return self._network.new_address()
 
 
 def install(network: Network) -> None:
-    """Have Dask use a network for ``inproc://``."""
+    """Make Dask use a network for ``inproc://``."""
     backends["inproc"] = SimulatedBackend(network)
 
 
-def words(message: Any) -> str:
-    """A message in short."""
+def summarise(message: Any) -> str:
+    """Summarise a message for the trace."""
     if isinstance(message, (list, tuple)):
-        return "; ".join(words(m) for m in message[:12])
+        return "; ".join(summarise(m) for m in message[:12])
     if not isinstance(message, dict):
         return type(message).__name__
     parts = [str(message.get("op", "reply"))]

@@ -1,4 +1,4 @@
-"""What a seed is about: nodes, clients, runs, and what befalls them."""
+"""The scenario of a seed: nodes, clients, runs, and faults."""
 
 from __future__ import annotations
 
@@ -27,65 +27,67 @@ COSTS: tuple[Mapping[str, float], ...] = (
 )
 
 
-#: Before there are workers and clients.
+#: Time before any worker or client exists.
 BEFORE = -1.0
 
 
 @dataclass(frozen=True)
 class Node:
-    """A worker: when it joins, and when it goes."""
+    """A worker: the times when it joins and dies, in seconds."""
 
     machine: str
     name: str
     capacity: Mapping[str, float]
     joins: float
     dies: float | None = None
-    gently: bool = False
-    declares: bool = True  # its resources; otherwise its worker keeps nobody from taking more than there is
+    gracefully: bool = False
+    declares: bool = True  # resources to Dask; otherwise the worker does not enforce its capacity
 
     @property
     def stays(self) -> bool:
-        """Whether it is there from the start to the end."""
+        """Whether it exists from start to end."""
         return self.joins == 0 and self.dies is None
 
     def holds(self, cost: Mapping[str, float]) -> bool:
-        """Whether a function fits."""
+        """Return whether a cost fits on the idle node."""
         return all(self.capacity.get(name, 0) >= amount for name, amount in cost.items())
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedFunction:
     """A function."""
 
     inputs: tuple[int, ...]
     cost: Mapping[str, float]
-    failing: int
+    failures: int
     seconds: float
-    inner: int = 0  # functions of a DAG that it runs itself
+    inner: int = 0  # number of functions of a nested DAG that it runs
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run: what, by whom, when, and how it is ended before its time, if it is."""
+    """A run: its functions, client and start time, and how it ends early, if it does."""
 
     name: str
     client: str
     at: float
-    functions: tuple[Planned, ...]
+    functions: tuple[PlannedFunction, ...]
     options: Mapping[str, Any]
     how: str
-    after: float  # seconds until it is cancelled, its timeout, or until its handle is dropped
+    after: float  # seconds until cancellation, timeout or release of the handle, depending on ``how``
 
     def dag(self) -> DAG:
-        """It as a DAG."""
+        """Return the DAG of the run."""
         dag = DAG(self.name)
         for i, f in enumerate(self.functions):
-            does = {"i": i, "failing": f.failing, "seconds": f.seconds, "inner": f.inner}
-            dag.add_function(Function(i, attempt, args=list(f.inputs), extra_kwargs=does, cost=dict(f.cost)))
+            kwargs = {"i": i, "failures": f.failures, "seconds": f.seconds, "inner": f.inner}
+            dag.add_function(
+                Function(i, attempt, args=list(f.inputs), extra_kwargs=kwargs, cost=dict(f.cost))
+            )
         return dag
 
     def expected(self) -> dict[int, int]:
-        """Its results, evaluated in order."""
+        """Return the expected results, evaluated sequentially."""
         values: dict[int, int] = {}
         for i, f in enumerate(self.functions):
             values[i] = combine(i, [values[d] for d in f.inputs])
@@ -93,20 +95,20 @@ class PlannedRun:
 
     @property
     def fails(self) -> bool:
-        """Whether a function fails more often than it is tried again."""
-        return any(f.failing > self.options["max_retries"] for f in self.functions)
+        """Whether a function fails more often than it is retried."""
+        return any(f.failures > self.options["max_retries"] for f in self.functions)
 
 
 @dataclass
 class Scenario:
-    """All of it.
+    """All events of a seed. Times are in virtual seconds.
 
     Attributes
     ----------
     preload : float or None
-        When the plugin is installed as by a preload; :data:`BEFORE` all else.
+        When a preload installs the plugin; :data:`BEFORE` for before anything else; None for never.
     closes, breaks : dict of str to float
-        Client → when it closes, or its connection breaks.
+        Client → time when it closes, or when its connection breaks.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -117,11 +119,11 @@ class Scenario:
     breaks: dict[str, float] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """It in words."""
+        """Describe the scenario, line by line."""
         found = []
         for n in self.nodes:
             capacity = f"{dict(n.capacity)}{'' if n.declares else ', undeclared'}"
-            end = "" if n.dies is None else f", {'is closed' if n.gently else 'dies'} at {n.dies:.3f}"
+            end = "" if n.dies is None else f", {'closes' if n.gracefully else 'dies'} at {n.dies:.3f}"
             found.append(f"  node {n.name} on {n.machine}: {capacity}, joins at {n.joins:.3f}{end}")
         for client, at in self.clients.items():
             ends = [
@@ -131,28 +133,28 @@ class Scenario:
             ]
             found.append(f"  client {client}, connects at {at:.3f}{''.join(ends)}")
         if self.preload is not None:
-            found.append(f"  the plugin is installed as by a preload at {self.preload:.3f}")
+            found.append(f"  a preload installs the plugin at {self.preload:.3f}")
         for run in self.runs:
             found.append(
                 f"  {run.name} by {run.client} at {run.at:.3f}: {run.how} {run.after:.3f}, {run.options}"
             )
             found += [
-                f"    {i}: needs {list(f.inputs)}, {dict(f.cost)}, fails {f.failing} times, {f.seconds:.3f} s"
-                + (f", runs a DAG of {f.inner}" if f.inner else "")
+                f"    {i}: inputs {list(f.inputs)}, {dict(f.cost)}, {f.failures} failures, {f.seconds:.3f} s"
+                + (f", runs a nested DAG of {f.inner}" if f.inner else "")
                 for i, f in enumerate(run.functions)
             ]
         return found
 
 
-def moment(rng: random.Random) -> float:
-    """When something happens: most often early, while all begins."""
+def draw_time(rng: random.Random) -> float:
+    """Draw the time of an event, most often early, during startup."""
     return rng.choice((0.0, rng.expovariate(20), rng.expovariate(3), rng.uniform(0, 4)))
 
 
-def draw(seed: int) -> Scenario:
-    """The scenario of a seed."""
+def draw_scenario(seed: int) -> Scenario:
+    """Draw the scenario of a seed."""
     rng = random.Random(f"scenario {seed}")
-    # Which kinds of trouble there are in this seed: with all of them in each, one hides the other.
+    # Each seed has only some kinds of faults, because faults of one kind may hide those of another.
     deaths, joins, ends, breaks, fails, early, nested = (
         rng.random() < p for p in (0.4, 0.4, 0.4, 0.3, 0.4, 0.5, 0.2)
     )
@@ -162,24 +164,24 @@ def draw(seed: int) -> Scenario:
     if joins:
         for _ in range(rng.randint(1, 2)):
             n = len(scenario.nodes)
-            scenario.nodes.append(Node(f"m{n}", f"n{n}", rng.choice(SHAPES), moment(rng)))
+            scenario.nodes.append(Node(f"m{n}", f"n{n}", rng.choice(SHAPES), draw_time(rng)))
     if deaths:
         for k in rng.sample(range(len(scenario.nodes)), rng.randint(1, 2) if len(scenario.nodes) > 2 else 1):
             old = scenario.nodes[k]
-            dies = old.joins + moment(rng)
-            scenario.nodes[k] = replace(old, dies=dies, gently=rng.random() < 0.3)
-            if rng.random() < 0.5:  # one of the same name takes its place
+            dies = old.joins + draw_time(rng)
+            scenario.nodes[k] = replace(old, dies=dies, gracefully=rng.random() < 0.3)
+            if rng.random() < 0.5:  # replaced by a node of the same name
                 machine = f"m{len(scenario.nodes)}"
-                scenario.nodes.append(Node(machine, old.name, old.capacity, dies + 0.3 + moment(rng)))
+                scenario.nodes.append(Node(machine, old.name, old.capacity, dies + 0.3 + draw_time(rng)))
     for n in range(rng.randint(1, 3)):
-        scenario.clients[f"c{n}"] = 0.0 if early else moment(rng)
-    scenario.preload = rng.choice((None, BEFORE, BEFORE, moment(rng)))
+        scenario.clients[f"c{n}"] = 0.0 if early else draw_time(rng)
+    scenario.preload = rng.choice((None, BEFORE, BEFORE, draw_time(rng)))
     for client in scenario.clients:
         if breaks and rng.random() < 0.6:
-            scenario.breaks[client] = moment(rng)
+            scenario.breaks[client] = draw_time(rng)
         elif ends and rng.random() < 0.3:
-            scenario.closes[client] = moment(rng)
-    # A function that runs a DAG holds its thread meanwhile: one has to be left for what it runs.
+            scenario.closes[client] = draw_time(rng)
+    # A function that runs a nested DAG holds its thread. One thread must stay free for nested functions.
     inside = sum(max(1, int(n.capacity["cpu"])) for n in scenario.nodes if n.stays) - 1 if nested else 0
     names = list(scenario.clients)
     for n in range(rng.randint(1, 4)):
@@ -187,12 +189,12 @@ def draw(seed: int) -> Scenario:
         for i in range(rng.randint(1, 8)):
             inputs = tuple(rng.sample(range(i), rng.randint(0, min(2, i))))
             costs = [c for c in COSTS if any(node.holds(c) for node in scenario.nodes if node.stays)]
-            failing = rng.choice((1, 1, 2, 4)) if fails and rng.random() < 0.3 else 0
+            failures = rng.choice((1, 1, 2, 4)) if fails and rng.random() < 0.3 else 0
             seconds = rng.choice((0.0, rng.expovariate(200), rng.expovariate(5), rng.uniform(0, 2)))
             cost, inner = rng.choice(costs or COSTS[:2]), 0
             if inside > 0 and rng.random() < 0.4:
                 cost, inner, inside = {}, rng.randint(1, 3), inside - 1
-            functions.append(Planned(inputs, cost, failing, seconds, inner))
+            functions.append(PlannedFunction(inputs, cost, failures, seconds, inner))
         how = rng.choice(
             ("cancel", "timeout", "drop") if ends and rng.random() < 0.6 else ("execute", "submit")
         )
@@ -204,8 +206,8 @@ def draw(seed: int) -> Scenario:
         }
         if rng.random() < 0.2:
             options["max_concurrency"] = rng.randint(1, 3)
-        at = 0.0 if early and rng.random() < 0.7 else moment(rng)
+        at = 0.0 if early and rng.random() < 0.7 else draw_time(rng)
         scenario.runs.append(
-            PlannedRun(f"r{n}", rng.choice(names), at, tuple(functions), options, how, moment(rng))
+            PlannedRun(f"r{n}", rng.choice(names), at, tuple(functions), options, how, draw_time(rng))
         )
     return scenario

@@ -1,4 +1,4 @@
-"""One seed: its cluster, its clients, and what they do."""
+"""One seed: its cluster, its clients, and their actions."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from distributed import Client
 import handoff_dask as handoff
 from handoff_dask.exceptions import HandoffError
 from handoff_dask.preload import dask_setup
-from simulated import network, watch, work
+from simulated import monitor, network, work
 from simulated.clock import CLOCK
 from simulated.cluster import Cluster
-from simulated.invariants import check_outcome, check_records, describe_stuck, left_over, still_parked
+from simulated.invariants import check_outcome, check_records, describe_stuck, find_leaks, still_parked
 from simulated.loop import StuckError, VirtualLoop
-from simulated.scenario import BEFORE, PlannedRun, Scenario, draw
-from simulated.trace import Trace, on
+from simulated.scenario import BEFORE, PlannedRun, Scenario, draw_scenario
+from simulated.trace import Trace, on_machine
 
-#: Virtual seconds after which a run that has not ended hangs.
-LIMIT = 120.0
+#: Virtual seconds after which an unended run counts as hanging.
+RUN_LIMIT = 120.0
 
-#: Virtual seconds after which what nobody wants must be forgotten.
-SETTLE = 60.0
+#: Virtual seconds after which everything without a handle must be forgotten.
+FORGET_LIMIT = 60.0
 
-#: Virtual seconds after which nothing of a run that has ended may wait any more: longer than lost results
-#: wait for a node (``handoff.node-timeout``).
-SOON = 40.0
+#: Virtual seconds after which an ended run must have no parked tasks: longer than lost results wait for a
+#: node (``handoff.node-timeout``).
+PARKED_LIMIT = 40.0
 
 
 class Seed:
@@ -46,28 +46,28 @@ class Seed:
 
     def __init__(self, seed: int, keep: int | None = 400) -> None:
         self.number = seed
-        self.scenario: Scenario = draw(seed)
+        self.scenario: Scenario = draw_scenario(seed)
         self.trace = Trace(keep)
         self.cluster: Cluster
         self.clients: dict[str, asyncio.Future[Client]] = {}
         self._handles: dict[str, Any] = {}
 
     def run(self) -> None:
-        """Play it, in a loop of its own."""
+        """Play the scenario in a new event loop."""
         CLOCK.reset(self.number)
         rng = random.Random(f"network {self.number}")
         net = network.Network(rng, self.trace)
         network.install(net)
         self.cluster = Cluster(net)
         loop = VirtualLoop(rng)
-        loop.set_exception_handler(watch.unhandled)
+        loop.set_exception_handler(monitor.handle_loop_exception)
         asyncio.set_event_loop(loop)
-        watch.TRACE[:] = [self.trace]
-        work.LEDGER[:] = [work.Ledger(self.trace)]
+        monitor.TRACE[:] = [self.trace]
+        work.LEDGER[:] = [work.UsageLedger(self.trace)]
         try:
             loop.run_until_complete(self._play())
         except StuckError as error:
-            self.trace.complain(f"stuck: {error}")
+            self.trace.report(f"stuck: {error}")
         finally:
             self._close(loop)
 
@@ -82,54 +82,54 @@ class Seed:
         await asyncio.gather(
             *(cluster.join(n.machine, n.name, n.capacity, n.declares) for n in scenario.nodes if n.joins == 0)
         )
-        others = [
-            self._befall(n.joins, cluster.join, n.machine, n.name, n.capacity, n.declares)
+        events = [
+            self._do_at(n.joins, cluster.join, n.machine, n.name, n.capacity, n.declares)
             for n in scenario.nodes
             if n.joins
         ]
-        others += [
-            self._befall(n.dies, cluster.leave if n.gently else self._kill, n.machine)
+        events += [
+            self._do_at(n.dies, cluster.leave if n.gracefully else self._kill, n.machine)
             for n in scenario.nodes
             if n.dies is not None
         ]
         if scenario.preload not in (None, BEFORE):
-            others.append(self._befall(scenario.preload, self._preload))
+            events.append(self._do_at(scenario.preload, self._preload))
         for name, at in scenario.clients.items():
             self.clients[name] = asyncio.ensure_future(self._connect(name, at))
-        others += [self._befall(at, self._close_client, c) for c, at in scenario.closes.items()]
-        others += [self._befall(at, self._break, c) for c, at in scenario.breaks.items()]
-        troubles = [asyncio.ensure_future(other) for other in others]
+        events += [self._do_at(at, self._close_client, c) for c, at in scenario.closes.items()]
+        events += [self._do_at(at, self._break, c) for c, at in scenario.breaks.items()]
+        faults = [asyncio.ensure_future(other) for other in events]
         runs = {}
         for run in scenario.runs:
-            with on(run.client):
+            with on_machine(run.client):
                 runs[run.name] = asyncio.ensure_future(self._run(run))
-        await asyncio.wait([*runs.values(), *troubles], timeout=LIMIT)
+        await asyncio.wait([*runs.values(), *faults], timeout=RUN_LIMIT)
         for name, task in runs.items():
             if not task.done():
                 handle = self._handles.get(name)
                 text = describe_stuck(cluster, name)
-                self.trace.complain(f"{name} hangs: {handle if handle else 'not submitted'}; {text}")
+                self.trace.report(f"{name} hangs: {handle if handle else 'not submitted'}; {text}")
                 task.cancel()
-        for task in troubles:
+        for task in faults:
             if not task.done():
-                self.trace.complain("what was to befall the cluster did not end")
+                self.trace.report("a fault did not end")
                 task.cancel()
             elif (error := task.exception()) is not None:
-                self.trace.note("trouble:", repr(error), watch.where(error))
-        if any("hangs" in c for c in self.trace.complaints):
-            return  # what it leaves behind is no second finding
+                self.trace.note("fault failed:", repr(error), monitor.describe_location(error))
+        if any("hangs" in c for c in self.trace.violations):
+            return  # its leaks are not a second violation
         del runs, task, run
         self._handles.clear()
-        await self._settle()
+        await self._check_leaks()
 
-    async def _befall(self, at: float, what: Any, *args: Any) -> None:
+    async def _do_at(self, at: float, what: Any, *args: Any) -> None:
         await asyncio.sleep(at)
         result = what(*args)
         if result is not None:
             await result
 
     async def _preload(self) -> None:
-        with on("scheduler"):
+        with on_machine("scheduler"):
             await dask_setup(self.cluster.scheduler)
 
     def _kill(self, machine: str) -> None:
@@ -143,16 +143,16 @@ class Seed:
     async def _close_client(self, name: str) -> None:
         client = await asyncio.shield(self.clients[name])
         self.trace.note(f"{name} closes")
-        with on(name):
+        with on_machine(name):
             await client.close()
 
     async def _break(self, name: str) -> None:
         await asyncio.shield(self.clients[name])
-        self.trace.note(f"the connections of {name} break")
+        self.trace.note(f"connections of {name} break")
         self.cluster.network.cut(name, "scheduler")
 
     async def _run(self, run: PlannedRun) -> None:
-        """Play a run, and check how it ends."""
+        """Play a run, and check its outcome."""
         client = await asyncio.shield(self.clients[run.client])
         await asyncio.sleep(run.at)
         outcome: Any
@@ -165,17 +165,17 @@ class Seed:
         except Exception as error:
             outcome = error
             if not isinstance(error, HandoffError):
-                self.trace.note(repr(error), watch.where(error))
+                self.trace.note(repr(error), monitor.describe_location(error))
         self.trace.note(run.name, "ended with", type(outcome).__name__, str(outcome)[:200])
         if outcome is None:
             return
-        for complaint in check_outcome(self.scenario, run, outcome):
-            self.trace.complain(complaint)
+        for violation in check_outcome(self.scenario, run, outcome):
+            self.trace.report(violation)
         handle = self._handles.get(run.name) or getattr(outcome, "run", None)
         if handle is not None and client.status == "running" and run.client not in self.scenario.breaks:
-            await asyncio.sleep(SOON)
-            for complaint in still_parked(self.cluster, run, handle.id):
-                self.trace.complain(complaint)
+            await asyncio.sleep(PARKED_LIMIT)
+            for violation in still_parked(self.cluster, run, handle.id):
+                self.trace.report(violation)
 
     async def _outcome(self, run: PlannedRun, client: Client) -> Any:
         dag = run.dag()
@@ -196,30 +196,30 @@ class Seed:
             return await handle
         finally:
             if not handle.done():
-                self.trace.complain(f"{run.name} has ended, and is not done: {handle}")
+                self.trace.report(f"{run.name} has ended, but is not done: {handle}")
             if client.status == "running":
-                for complaint in check_records(run, await handle.records):
-                    self.trace.complain(complaint)
+                for violation in check_records(run, await handle.records):
+                    self.trace.report(violation)
 
-    async def _settle(self) -> None:
-        """Nobody wants anything any more: all must be forgotten."""
+    async def _check_leaks(self) -> None:
+        """Check that everything is forgotten once all handles are gone."""
         gc.collect()
         loop = asyncio.get_running_loop()
-        end = loop.time() + SETTLE
-        while (left := list(left_over(self.cluster))) and loop.time() < end:
+        end = loop.time() + FORGET_LIMIT
+        while (left := list(find_leaks(self.cluster))) and loop.time() < end:
             await asyncio.sleep(0.5)
-            gc.collect()  # a handle with its error is a cycle, and may have been in use a moment ago
-        for complaint in left:
-            self.trace.complain(complaint)
+            gc.collect()  # a handle and its error form a cycle, and may have been in use a moment ago
+        for violation in left:
+            self.trace.report(violation)
 
     def _close(self, loop: VirtualLoop) -> None:
-        """Leave nothing behind for the next seed."""
+        """Clean up for the next seed."""
         self.trace.ended = True
-        watch.TRACE.clear()
+        monitor.TRACE.clear()
         for machine in self.cluster.machines.values():
             machine.pool.abandon()
         loop.set_exception_handler(lambda loop, context: None)
-        for client in list(Client._instances):  # those of workers, too
+        for client in list(Client._instances):  # including clients of workers
             client.status = "closed"
         with contextlib.suppress(StuckError):
             for _ in range(20):
@@ -234,4 +234,4 @@ class Seed:
         asyncio.set_event_loop(None)
         distributed.client._global_clients.clear()
         for cache in (distributed.core._expects_comm, distributed.utils.has_keyword):
-            cache.cache_clear()  # they keep methods, and with them every server there was
+            cache.cache_clear()  # they keep methods alive, and with these every server

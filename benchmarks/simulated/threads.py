@@ -1,6 +1,7 @@
-"""Threads of workers, of which one runs at a time, and only while the event loop stands still.
+"""Threads of workers. Only one runs at a time, and only while the event loop is stopped.
 
-They are real threads, so that a function finds what Dask puts into its thread; a baton goes to and fro.
+They are real threads, because functions rely on the thread-local state that Dask sets. The event loop and the
+threads pass a baton to each other; only its holder runs.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from simulated.trace import MACHINE
 
 
 class AbandonedError(BaseException):
-    """The thread's process is no more."""
+    """The process of the thread has ended."""
 
 
 class VirtualThread(threading.Thread):
-    """Runs one function, and gives the baton back when it waits or has ended."""
+    """A thread that runs one function, and gives the baton back whenever it waits and when it ends."""
 
     def __init__(self, pool: VirtualThreadPoolExecutor, function: Callable[[], None]) -> None:
         super().__init__(daemon=True)
@@ -35,7 +36,7 @@ class VirtualThread(threading.Thread):
         self.ended = False
 
     def run(self) -> None:
-        """Run the function once the baton is there."""
+        """Run the function after receiving the baton."""
         self._go.acquire()
         thread_state.executor = self.pool  # where Dask's secede() looks for it
         thread_state.proceed = True
@@ -49,7 +50,7 @@ class VirtualThread(threading.Thread):
             self._back.release()
 
     def resume(self) -> None:
-        """Give it the baton, and wait until it is back. On the event loop."""
+        """Pass the baton to the thread and wait for its return. Call this on the event loop."""
         if self.ended:
             return
         if self.ident is None:
@@ -61,70 +62,70 @@ class VirtualThread(threading.Thread):
             self.pool._ended(self)
 
     def park(self) -> None:
-        """Give the baton back, until somebody resumes this thread. In the thread."""
+        """Give the baton back and wait for :meth:`resume`. Call this in the thread."""
         self._back.release()
         self._go.acquire()
         if self._abandoned:
             raise AbandonedError
 
     def abandon(self) -> None:
-        """Let it go no further."""
+        """End the thread at its next wait."""
         self._abandoned = True
         if self.ident is not None:
             self.resume()
         self.ended = True
 
 
-def here() -> VirtualThread:
-    """The virtual thread that calls this."""
+def current_thread() -> VirtualThread:
+    """Return the calling virtual thread."""
     thread = threading.current_thread()
     assert isinstance(thread, VirtualThread)
     return thread
 
 
 def sleep(seconds: float) -> None:
-    """Wait, in a virtual thread."""
-    thread = here()
+    """Sleep in a virtual thread."""
+    thread = current_thread()
     thread.pool.loop.call_later(seconds, thread.resume)
     thread.park()
 
 
 def rejoin() -> None:
-    """Instead of Dask's: take a place among the threads of the pool again, without waiting for one."""
-    here().pool._threads.add(here())
+    """Replace Dask's ``rejoin``: rejoin the pool without waiting for a free thread."""
+    current_thread().pool._threads.add(current_thread())
 
 
 class VirtualEvent(threading.Event):
-    """Waits in a virtual thread, until it is set on the event loop."""
+    """An event that a virtual thread waits for and the event loop sets."""
 
     _waiting: VirtualThread | None = None
 
     def set(self) -> None:
-        """Set it."""
+        """Set the event."""
         super().set()
         if self._waiting is not None:
             thread, self._waiting = self._waiting, None
             thread.pool.loop.call_soon(thread.resume)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for it; however long that takes in a virtual thread."""
+        """Wait for the event; virtual threads ignore the timeout."""
         if not isinstance(threading.current_thread(), VirtualThread):
             return super().wait(timeout)
         while not self.is_set():
-            self._waiting = here()
+            self._waiting = current_thread()
             self._waiting.park()
         return True
 
 
 class VirtualThreadPoolExecutor(Executor):
-    """A worker's threads. Dask knows a pool of threads by the name of its class.
+    """A worker's thread pool. Dask recognises thread pools by the name of their class.
 
     Parameters
     ----------
     size : int
-        How many functions run at a time.
+        Number of functions that run at a time.
     delay : callable
-        Seconds until a thread begins with what it was given.
+        Draws the seconds until a thread starts a submitted function.
     """
 
     def __init__(self, size: int, delay: Callable[[], float]) -> None:
@@ -133,12 +134,12 @@ class VirtualThreadPoolExecutor(Executor):
         self._size = size
         self._delay = delay
         self._queue: deque[VirtualThread] = deque()
-        self._threads: set[threading.Thread] = set()  # Dask's secede() takes a thread out
+        self._threads: set[threading.Thread] = set()  # Dask's secede() removes a thread
         self._all: dict[VirtualThread, None] = {}
         self._abandoned = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run a function in a thread of its own, when one of the pool's is free."""
+        """Run a function in a new thread once the pool has a free slot."""
         future: Future[Any] = Future()
         context = contextvars.copy_context()
 
@@ -159,7 +160,7 @@ class VirtualThreadPoolExecutor(Executor):
         return future
 
     def _adjust_thread_count(self) -> None:
-        """Start what there is room for. Dask calls this, too, when a thread has seceded."""
+        """Start queued threads while slots are free. Dask also calls this when a thread has seceded."""
         while self._queue and len(self._threads) < self._size and not self._abandoned:
             thread = self._queue.popleft()
             self._threads.add(thread)
@@ -172,10 +173,10 @@ class VirtualThreadPoolExecutor(Executor):
         self._adjust_thread_count()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Dask closes the worker; :meth:`abandon` follows when that is done."""
+        """Do nothing: :meth:`abandon` follows once Dask has closed the worker."""
 
     def abandon(self) -> None:
-        """The process has ended, and its threads with it."""
+        """End all threads, together with their process."""
         self._abandoned = True
         self._queue.clear()
         for thread in list(self._all):

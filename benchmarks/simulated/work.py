@@ -1,4 +1,4 @@
-"""What runs on the nodes of a seed, and what it really takes of them."""
+"""The functions that run on the nodes of a seed, and a ledger of their true usage."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from simulated.trace import Trace
 
 
 class PlannedError(Exception):
-    """An attempt that is to fail."""
+    """The error of an attempt that fails as planned."""
 
 
-class Ledger:
-    """What is in use on each machine, as the functions themselves say.
+class UsageLedger:
+    """Resources in use on each machine, as reported by the functions themselves.
 
     Parameters
     ----------
@@ -35,23 +35,23 @@ class Ledger:
         self.started: dict[Any, int] = defaultdict(int)
 
     def begin(self, machine: str, what: Any, cost: Mapping[str, float], devices: Mapping[str, Any]) -> None:
-        """A function starts."""
+        """Record the start of a function."""
         self.started[what] += 1
         used, capacity = self.used[machine], self.capacity[machine]
         for name, amount in (*cost.items(), ("threads", 1)):
             used[name] += amount
             if used[name] > capacity.get(name, 0) + 1e-9:
-                self.trace.complain(
+                self.trace.report(
                     f"overcommitted: {machine} has {name} {capacity.get(name, 0):g},"
-                    f" and {used[name]:g} is in use as {what} starts"
+                    f" but {used[name]:g} is in use as {what} starts"
                 )
         for name, indices in devices.items():
             for index in indices:
                 if cost.get(name, 0) >= 1 and self.devices.setdefault((machine, name, index), what) != what:
-                    self.trace.complain(f"{name} {index} of {machine} is used twice, by {what}, too")
+                    self.trace.report(f"{name} {index} of {machine} is used twice, the second time by {what}")
 
     def end(self, machine: str, what: Any, cost: Mapping[str, float], devices: Mapping[str, Any]) -> None:
-        """It has ended."""
+        """Record the end of a function."""
         for name, amount in (*cost.items(), ("threads", 1)):
             self.used[machine][name] -= amount
         for name, indices in devices.items():
@@ -60,53 +60,53 @@ class Ledger:
                     del self.devices[machine, name, index]
 
 
-#: Of the seed that is running.
-LEDGER: list[Ledger] = []
+#: The ledger of the running seed.
+LEDGER: list[UsageLedger] = []
 
 
 def combine(i: int, inputs: Iterable[int]) -> int:
-    """The value of function ``i``, which depends on every input and on their order."""
+    """Return the value of function ``i``, which depends on every input and on their order."""
     value = i
     for x in inputs:
         value = (value * 31 + x) % 1_000_003
     return value
 
 
-def attempt(*inputs: int, i: int, failing: int, seconds: float, inner: int = 0) -> int:
-    """Take some time, run a DAG of ``inner`` functions inside, and fail as often as planned."""
+def attempt(*inputs: int, i: int, failures: int, seconds: float, inner: int = 0) -> int:
+    """Sleep, run a nested DAG of ``inner`` functions, and fail as often as planned."""
     (ledger,) = LEDGER
-    here = handoff.current()
-    machine, what = threads.here().pool.machine, (here.dag_id, i, here.attempt)
+    current_thread = handoff.current()
+    machine, what = threads.current_thread().pool.machine, (current_thread.dag_id, i, current_thread.attempt)
     trace = ledger.trace
     trace.note("begins", what)
-    ledger.begin(machine, what, here.cost, here.devices)
+    ledger.begin(machine, what, current_thread.cost, current_thread.devices)
     seceded = 0
     try:
         threads.sleep(seconds)
         if inner:
-            # Whoever gets a client inside a function gives back the function's thread, though not its cost.
+            # A function that gets a client secedes: it gives back its thread, but not its cost.
             seceded = 1
             ledger.used[machine]["threads"] -= seceded
-            nest((here.dag_id, i), inner)
+            nest((current_thread.dag_id, i), inner)
     finally:
         ledger.used[machine]["threads"] += seceded
-        ledger.end(machine, what, here.cost, here.devices)
+        ledger.end(machine, what, current_thread.cost, current_thread.devices)
     trace.note("ends", what)
-    if here.attempt <= failing:
-        raise PlannedError(f"attempt {here.attempt} of {failing} that fail")
+    if current_thread.attempt <= failures:
+        raise PlannedError(f"attempt {current_thread.attempt} of {failures} that fail")
     return combine(i, inputs)
 
 
 def nest(name: Any, n: int) -> None:
-    """Run a DAG from inside a function, as users do."""
+    """Run a nested DAG from inside a function, as users do."""
     dag = DAG(name)
     for k in range(n):
-        does = {"i": k, "failing": 0, "seconds": 0.01}
-        dag.add_function(Function(k, attempt, args=[k - 1] if k else [], extra_kwargs=does))
+        kwargs = {"i": k, "failures": 0, "seconds": 0.01}
+        dag.add_function(Function(k, attempt, args=[k - 1] if k else [], extra_kwargs=kwargs))
     with worker_client() as client:
         results = handoff.execute(dag, client).results
     expected = 0
     for k in range(n):
         expected = combine(k, [expected] if k else [])
         if results[k] != expected:
-            LEDGER[0].trace.complain(f"{k} of {name}, inside a function, is {results[k]}, not {expected}")
+            LEDGER[0].trace.report(f"{k} of {name}, a nested DAG, is {results[k]} instead of {expected}")

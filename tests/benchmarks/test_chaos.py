@@ -1,4 +1,4 @@
-"""Random runs on nodes that are killed at random: nothing is lost, doubled or left; and the checks see it."""
+"""Chaos runs pass all checks, and the checks detect violations."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from handoff_dask._model.records import Attempt, FunctionRecord
     ("seed", "functions", "kills"),
     [(1, 1000, 2), *(pytest.param(seed, 2000, 6, marks=pytest.mark.slow) for seed in (1, 2, 3))],
 )
-def test_nothing_is_lost_doubled_or_left(seed, functions, kills):
+def test_chaos_run_has_no_violations(seed, functions, kills):
     outcome = chaos.run_seed(seed, functions, kills, timeout=100)
-    assert outcome.complaints == []
+    assert outcome.violations == []
     assert outcome.kills >= kills / 2
-    assert outcome.failed > 0.15 * functions  # those of the plan, though some are lost meanwhile
-    assert outcome.again > 0
+    assert outcome.failed > 0.15 * functions  # the planned failures, less those lost with nodes
+    assert outcome.recomputed > 0
 
 
-def test_a_seed_that_goes_wrong_is_reported(capsys, monkeypatch):
+def test_failing_seed_is_reported(capsys, monkeypatch):
     def run_seed(seed, n, kills):
         if seed == 4:
             raise TimeoutError("no end")
@@ -34,31 +34,31 @@ def test_a_seed_that_goes_wrong_is_reported(capsys, monkeypatch):
     assert chaos.main(["--first", "3", "--seeds", "1"]) == 0
     assert chaos.main(["--first", "3", "--seeds", "3"]) == 1
     printed, errors = capsys.readouterr()
-    assert [line.split()[-1] for line in printed.splitlines()[-3:]] == ["right", "failed", "wrong"]
+    assert [line.split()[-1] for line in printed.splitlines()[-3:]] == ["passed", "error", "failed"]
     assert errors == "seed 4: TimeoutError: no end\nseed 5: something\n"
 
 
-def test_plans_come_from_their_seed():
+def test_plan_depends_only_on_the_seed():
     assert chaos.plan(1, 300) == chaos.plan(1, 300)
     assert chaos.plan(1, 300) != chaos.plan(2, 300)
-    assert max(f.failing for f in chaos.plan(1)) < chaos.MAX_RETRIES
+    assert max(f.failures for f in chaos.plan(1)) < chaos.MAX_RETRIES
 
 
-def test_too_much_at_once_is_seen():
+def test_overcommitment_is_detected():
     costs, shapes = [{"cpu": 1}], {"n": {"cpu": 1}}
     after = [Interval((0, 1), "n", 1.0, 2.0), Interval((0, 2), "n", 2.0, 3.0)]
     during = [Interval((0, 1), "n", 1.0, 2.0), Interval((0, 2), "n", 1.5, 3.0)]
     assert list(chaos.overcommitted(after, costs, shapes)) == []
-    assert list(chaos.overcommitted(during, costs, shapes)) == ["n has cpu 1, and 2 was in use at 1.5"]
+    assert list(chaos.overcommitted(during, costs, shapes)) == ["n has cpu 1, but 2 was in use at 1.5"]
 
 
-def test_what_runs_twice_or_never_ends_is_seen(tmp_path):
+def test_repeated_and_unfinished_attempts_are_detected(tmp_path):
     (tmp_path / "a").write_text("1 1 start 1.0\n1 1 stop 2.0\n2 1 start 3.0\n")
     (tmp_path / "b").write_text("1 1 start 4.0\n")
     found: list[str] = []
     log = chaos.read_log(tmp_path, {"b": 5.0}, found)
     assert log == [Interval((1, 1), "a", 1.0, 2.0), Interval((1, 1), "b", 4.0, 5.0)]
-    assert found == ["(2, 1) did not end on a, which was not killed", "(1, 1) ran 2 times"]
+    assert found == ["(2, 1) did not end on a, although the node was not killed", "(1, 1) ran 2 times"]
 
 
 def record(*attempts, status="finished"):
@@ -66,7 +66,7 @@ def record(*attempts, status="finished"):
 
 
 @pytest.mark.parametrize(
-    ("failing", "attempts", "killed", "text"),
+    ("failures", "attempts", "killed", "text"),
     [
         (1, [(1, "failed"), (2, "finished")], {}, None),
         (0, [(1, "lost"), (2, "finished")], {"a": 1.0}, None),
@@ -78,8 +78,8 @@ def record(*attempts, status="finished"):
         (0, [(1, "finished"), (3, "finished")], {"a": 1.0}, "0 has attempts [1, 3]"),
     ],
 )
-def test_wrong_attempts_are_seen(failing, attempts, killed, text):
-    plans = [chaos.Plan((), {}, None, failing, 0.0)]
+def test_wrong_attempts_are_detected(failures, attempts, killed, text):
+    plans = [chaos.Plan((), {}, None, failures, 0.0)]
     log = [Interval((0, n), "a", 0.0, 0.0) for n, _ in attempts]
     found = list(chaos.check_records(plans, record(*attempts), log, killed))
     assert found[:1] == ([] if text is None else [text])

@@ -1,4 +1,4 @@
-"""The scripts that measure the core, alone and in two checkouts: small sizes, and no figure is judged."""
+"""The scripts that measure the core, for one and two checkouts, at small sizes. Figures are not judged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import common
 import core
 import makespans
 import pytest
-from checks import complaints
+from checks import find_violations
 from engines import run_simulator
 from makespans import Key
 
@@ -21,38 +21,38 @@ CHECKOUT = common.CHECKOUT
 
 
 @pytest.mark.parametrize("name", core.make_rows(10_000, 500))
-def test_every_row_of_the_core(name):
+def test_row_of_core(name):
     row = core.make_rows(10_000, 500)[name]
     measured = row.measure(**row.arguments)
     assert measured.micros > 0
     assert measured.makespan is None or measured.makespan >= 0.5
 
 
-def test_makespans_of_rows_are_the_same_each_time():
+def test_makespans_of_rows_are_deterministic():
     first, second = (core.layered(functions=200, nodes=3).makespan for _ in range(2))
     assert first == second
 
 
-def test_sizes_are_divided_and_counts_are_not():
+def test_shrink_divides_sizes_but_not_counts():
     rows = core.make_rows(1_000_000, 1000)
     assert rows["layered 1,000,000 x 10 nodes"].arguments == {"functions": 1000, "nodes": 4}
     assert rows["joining nodes, 0 finished runs"].arguments == {"nodes": 4, "runs": 0}
     assert rows["ids files, lowering"].arguments == {"functions": 20, "files": True, "lowering": True}
 
 
-def test_an_allocator_that_looks_at_all_goes_on_after_what_does_not_fit():
+def test_allocator_that_scans_all_continues_after_a_misfit():
     ready = [core.handoff.ReadyFunction(i, {"cpu": n}, None, {}, 0, 0.0) for i, n in enumerate((1, 4, 1))]
     assert core.first_fit(ready, {"a": {"cpu": 2}}) == {0: "a"}
-    assert core.first_fit(ready, {"a": {"cpu": 2}}, look_at_all=True) == {0: "a", 2: "a"}
+    assert core.first_fit(ready, {"a": {"cpu": 2}}, scan_all=True) == {0: "a", 2: "a"}
 
 
-def test_names_are_found_wherever_a_checkout_has_them():
-    assert core.named("Kind", "_scheduling.nowhere", "_scheduling.spec") is core.Kind
+def test_names_are_imported_from_the_first_module_that_has_them():
+    assert core.import_first("Kind", "_scheduling.nowhere", "_scheduling.spec") is core.Kind
     with pytest.raises(ImportError, match=r"no Nothing in _scheduling\.spec, _scheduling\.nowhere"):
-        core.named("Nothing", "_scheduling.spec", "_scheduling.nowhere")
+        core.import_first("Nothing", "_scheduling.spec", "_scheduling.nowhere")
 
 
-def test_rows_of_two_checkouts_side_by_side(capsys, tmp_path):
+def test_core_compares_two_checkouts(capsys, tmp_path):
     path = tmp_path / "figures.json"
     small = ["--shrink", "500", "--rows", "runs 1 ", "ids numbered, l", "--json", str(path)]
     assert core.main([*small, "--against", str(CHECKOUT), "--repeats", "2"]) == 0
@@ -65,36 +65,36 @@ def test_rows_of_two_checkouts_side_by_side(capsys, tmp_path):
     assert makespan > 0
 
 
-def test_a_row_that_takes_too_long(capsys):
+def test_row_that_takes_too_long(capsys):
     assert core.main(["--shrink", "500", "--rows", "runs 1 ", "--timeout", "0.01"]) == 1
     assert "too long" in capsys.readouterr().out
 
 
-def test_a_row_that_is_not_there(capsys):
+def test_unknown_row(capsys):
     with pytest.raises(SystemExit):
         core.main(["--rows", "nothing"])
-    assert "no such row; there are: layered" in capsys.readouterr().err
+    assert "no row of that name (known: layered" in capsys.readouterr().err
 
 
-def test_the_package_is_that_of_the_checkout(tmp_path):
+def test_package_of_the_checkout_is_imported(tmp_path):
     package = tmp_path / "handoff_dask"
     package.mkdir()
     (package / "__init__.py").write_text("where = __file__")
     script = tmp_path / "elsewhere" / "script.py"
     script.parent.mkdir()
     script.write_text("import handoff_dask, json\nprint('first')\nprint(json.dumps(handoff_dask.where))")
-    assert Path(common.in_checkout(tmp_path, script, [], 60)).parent == package
+    assert Path(common.run_in_checkout(tmp_path, script, [], 60)).parent == package
     script.write_text("raise SystemExit(3)")
     with pytest.raises(subprocess.CalledProcessError):
-        common.in_checkout(tmp_path, script, [], 60)
-    with pytest.raises(FileNotFoundError, match="is no checkout"):
-        common.in_checkout(script.parent, script, [], 60)
+        common.run_in_checkout(tmp_path, script, [], 60)
+    with pytest.raises(FileNotFoundError, match="is not a checkout"):
+        common.run_in_checkout(script.parent, script, [], 60)
 
 
 # makespans.py
 
 
-def test_makespans_side_by_side(capsys, tmp_path):
+def test_makespans_compares_two_checkouts(capsys, tmp_path):
     path = tmp_path / "figures.json"
     small = ["--seeds", "1", "--strategies", "best_fit,first_available", "--json", str(path), "--strict"]
     assert makespans.main([*small, "--against", str(CHECKOUT)]) == 0
@@ -103,14 +103,14 @@ def test_makespans_side_by_side(capsys, tmp_path):
     assert "*" not in printed
     figures = json.loads(path.read_text())["makespans"]
     assert figures["before"] == figures["after"]
-    # Two strategies, durations known and not, a trace and a made-up one on two clusters, and the cases.
+    # Two strategies, durations known and learnt, each with two traces on two clusters, and the ten cases.
     assert len(figures["after"]) == 2 * 2 * (2 * 2 + 10)
     assert printed.count(" mean ") == 2 * 2 * (2 * 2 + 1)
     cases = [row for row in figures["after"] if row[0] == "best_fit" and row[3] == "case"]
     assert [row[-1] for row in cases] == pytest.approx([1.0] * 20)
 
 
-def test_what_is_worse_is_marked(capsys):
+def test_worse_makespans_are_marked(capsys):
     keys = [Key("best_fit", "known", "equal", "file", name) for name in "abcd"]
     before = dict.fromkeys(keys, 1.0)
     assert not makespans.report({"before": before, "after": {**before, keys[0]: 1.029}}, False)
@@ -123,8 +123,8 @@ def test_what_is_worse_is_marked(capsys):
     assert capsys.readouterr().out.splitlines()[-1].endswith("1.020*")
 
 
-def test_strategies_are_simulated():
+def test_every_strategy_is_simulated():
     *_, case = makespans.instances(CHECKOUT / "benchmarks" / "data", 0, 1.0)
     for strategy in makespans.STRATEGIES:
         outcome = run_simulator(case.trace, case.nodes, 0.0, strategy=strategy)
-        assert complaints(case.trace, case.nodes, outcome.log, outcome.makespan, case.bound) == []
+        assert find_violations(case.trace, case.nodes, outcome.log, outcome.makespan, case.bound) == []

@@ -1,4 +1,4 @@
-"""The benchmark scripts run, small and fast. What they measure is never judged here."""
+"""The benchmark scripts run, at small sizes. Their figures are not judged."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ DATA = Path(__file__).parents[2] / "benchmarks" / "data"
 # synthetic.py
 
 
-def test_the_trace_in_the_repository_is_what_the_generator_makes(capsys):
+def test_trace_in_the_repository_matches_the_generator(capsys):
     assert synthetic.main(["--samples", "3", "--width", "4", "--seed", "1"]) == 0
     assert capsys.readouterr().out == (DATA / "small.json").read_text()
 
 
-def test_another_seed_makes_another_trace_of_the_same_shape():
+def test_seed_changes_the_trace_but_not_its_shape():
     one, other = (synthetic.generate(4, 5, seed) for seed in (1, 2))
     assert list(one["tasks"]) == list(other["tasks"])
     assert one["tasks"] != other["tasks"]
@@ -41,7 +41,7 @@ def test_another_seed_makes_another_trace_of_the_same_shape():
 # workflows.py
 
 
-def test_workflows_with_every_engine(capsys, tmp_path):
+def test_workflows_runs_every_engine(capsys, tmp_path):
     path = tmp_path / "figures.json"
     small = [str(DATA), "--scale", "0.1", "--clusters", "unequal", "--json", str(path)]
     assert workflows.main([*small, "--engines", "plain,tuned,handoff,simulator,learner"]) == 0
@@ -55,7 +55,7 @@ def test_workflows_with_every_engine(capsys, tmp_path):
         assert f"{makespans[0] / row['lower_bound']:.3f}" in line.split()
 
 
-def test_workflows_repeats_and_equal_nodes_for_the_docs(capsys):
+def test_workflows_repeats_and_prints_markdown(capsys):
     small = [str(DATA / "small.json"), "--scale", "5", "--engines", "simulator,learner"]
     assert workflows.main([*small, "--repeats", "3", "--markdown"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -64,21 +64,21 @@ def test_workflows_repeats_and_equal_nodes_for_the_docs(capsys):
     assert {line.count("|") for line in table} == {8}
 
 
-def test_workflows_reports_what_a_check_finds(capsys, monkeypatch):
+def test_workflows_reports_violations(capsys, monkeypatch):
     right = engines.run_simulator
 
-    def hasty(trace, nodes, timeout):
+    def too_fast(trace, nodes, timeout):
         outcome = right(trace, nodes, timeout)
         return Outcome(outcome.makespan / 2, outcome.log[1:])
 
-    monkeypatch.setitem(engines.ENGINES, "simulator", hasty)
+    monkeypatch.setitem(engines.ENGINES, "simulator", too_fast)
     assert workflows.main([str(DATA), "--engines", "simulator", "--clusters", "equal"]) == 1
     errors = capsys.readouterr().err
     assert "never ran" in errors
     assert "below the lower bound" in errors
 
 
-def test_workflows_goes_on_after_a_run_that_failed(capsys, monkeypatch):
+def test_workflows_continues_after_a_failed_run(capsys, monkeypatch):
     def fails(trace, nodes, timeout):
         raise TimeoutError("no end")
 
@@ -86,24 +86,24 @@ def test_workflows_goes_on_after_a_run_that_failed(capsys, monkeypatch):
     assert workflows.main([str(DATA), "--engines", "plain,simulator", "--clusters", "equal"]) == 1
     printed, errors = capsys.readouterr()
     assert errors == "synthetic-3x4-1 on equal: plain: TimeoutError: no end\n"
-    assert printed.count("failed") == 2  # in the row, and there is no mean of the others
+    assert printed.count("failed") == 2  # in the row, and in place of the mean
 
 
-def test_workflows_refuses_names_that_it_does_not_know(capsys):
+def test_workflows_refuses_unknown_names(capsys):
     with pytest.raises(SystemExit):
         workflows.main([str(DATA), "--engines", "plain,magic"])
-    assert "'magic' is none of plain, tuned" in capsys.readouterr().err
+    assert "unknown name 'magic' (known: plain, tuned" in capsys.readouterr().err
 
 
 # reports.py
 
 
-def test_ideals_are_possible_and_no_schedule_beats_them():
+def test_ideals_equal_the_lower_bounds():
     for case in reports.cases():
         assert lower_bound(case.trace, case.nodes)[0] == pytest.approx(case.ideal), case.name
 
 
-def test_reports_of_every_side():
+def test_reports_measures_every_side():
     case = next(case for case in reports.cases() if case.name == "gpu after source, source last")
     trace = case.trace.with_seconds(f.seconds / 20 for f in case.trace.functions.values())
     row = reports.measure(replace(case, trace=trace, ideal=case.ideal / 20), list(reports.SIDES), 1)
@@ -111,7 +111,7 @@ def test_reports_of_every_side():
     assert all(len(ratios) == 1 for ratios in row.ratios.values())
 
 
-def test_reports_knows_its_cases(capsys):
+def test_reports_refuses_unknown_cases(capsys):
     with pytest.raises(SystemExit):
         reports.main(["no such"])
     assert "uneven nodes" in capsys.readouterr().err
@@ -121,10 +121,12 @@ def test_reports_knows_its_cases(capsys):
 
 
 @pytest.mark.parametrize("side", memory.SIDES)
-def test_memory_of_a_small_tree(side):
+def test_memory_measures_a_small_tree(side):
     measured = memory.measure(memory.tree(0.0, 0.0, width=8), memory.SIDES[side])
     assert measured.leaves == 8
-    assert 2 * memory.BLOCK <= measured.nbytes <= 2 * 15 * memory.BLOCK * 1.01  # each on both nodes at most
+    assert (
+        2 * memory.BLOCK <= measured.nbytes <= 2 * 15 * memory.BLOCK * 1.01
+    )  # each block at most once per node
 
 
 def test_memory_prints_every_side(capsys, monkeypatch):
@@ -135,23 +137,23 @@ def test_memory_prints_every_side(capsys, monkeypatch):
     assert row.count("s)") == len(memory.SIDES)
 
 
-def test_memory_says_when_a_value_is_wrong(capsys, monkeypatch):
+def test_memory_reports_wrong_values(capsys, monkeypatch):
     monkeypatch.setitem(memory.CASES, "tree", (lambda load, step: memory.tree(load, step, width=4), 5))
     assert memory.main(["tree", "--load", "0", "--step", "0", "--repeats", "1"]) == 1
-    assert "plain Dask saw 4 leaves, not 5" in capsys.readouterr().err
+    assert "plain Dask returned 4 leaves instead of 5" in capsys.readouterr().err
 
 
-def test_memory_dags_are_what_they_say():
+def test_memory_dags():
     dag = memory.map_reduce(0.0, 0.0)
     assert (len(dag), len(dag.sources), dag.sinks) == (221, 200, ("final",))
     dag = memory.tree(0.0, 0.0)
     assert (len(dag), len(dag.sources), len(dag.sinks)) == (511, 256, 1)
 
 
-# What they share
+# Shared helpers
 
 
-def test_a_run_that_hangs_is_given_up():
+def test_hanging_run_times_out():
     dag = DAG("slow").add_function(Function(id="slow", code=time.sleep, extra_args=[0.5], cost={"cpu": 1}))
     run = engines.plain_dask(dag)
     with fresh_cluster({"node": {"cpu": 1}}) as (_, client), pytest.raises(TimeoutError):
@@ -161,7 +163,7 @@ def test_a_run_that_hangs_is_given_up():
 # progress.py
 
 
-def test_progress_is_measured_with_and_without(capsys):
+def test_progress_is_measured(capsys):
     progress.main(functions=20, pairs=2)
     out = capsys.readouterr().out
     assert out.count("20 functions: ") == 2

@@ -1,6 +1,6 @@
-"""The search for races: 200 seeds go right, a seed replays, and what is broken on purpose is found.
+"""The search for races: 200 seeds pass, seeds replay exactly, and planted bugs are found.
 
-Each search is a process of its own: its clock is virtual, and that has to be so before Dask is imported.
+Each search runs in a separate process, because its virtual clock must be installed before Dask is imported.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def search(*arguments: str, plant: str = "", seconds: float = 110) -> tuple[int, str]:
-    """Exit status and output of a search, with something planted before it begins."""
-    code = f"import search\nsearch.begin()\n{plant}\nstatus = search.main()\nsearch.leave(status)\n"
+    """Run a search with a bug planted by the code ``plant``; return its exit status and output."""
+    code = f"import search\nsearch.install_simulation()\n{plant}\nsearch.exit_process(search.main())\n"
     found = subprocess.run(
         [sys.executable, "-c", code, "--brief", *arguments],
         env={
@@ -35,7 +35,7 @@ def search(*arguments: str, plant: str = "", seconds: float = 110) -> tuple[int,
 
 
 @pytest.mark.timeout(300)
-def test_seeds_go_right():
+def test_seeds_pass():
     status, text = search("--seeds", "200", seconds=280)
     assert status == 0, text
     assert text.startswith("200 seeds in "), text
@@ -45,27 +45,27 @@ def digests(text: str) -> dict[str, str]:
     return dict(re.findall(r"^(\d+) ([0-9a-f]{16})$", text, re.MULTILINE))
 
 
-def test_a_seed_replays_whatever_was_played_before():
-    _, many = search("--digests", "--start", "4", "--seeds", "8")
+def test_seed_replays_regardless_of_earlier_seeds():
+    _, eight = search("--digests", "--start", "4", "--seeds", "8")
     _, one = search("--digests", "--seed", "11")
-    assert len(digests(many)) == 8
-    assert digests(one) == {"11": digests(many)["11"]}
+    assert len(digests(eight)) == 8
+    assert digests(one) == {"11": digests(eight)["11"]}
 
 
-#: What is wrong with the package in a search, and what has to be seen of it.
-PLANTED = {
-    "nodes get more than fits": (
+#: Bug → code that plants it, and a pattern that the output of the search must match.
+BUGS = {
+    "nodes are overcommitted": (
         "from handoff_dask._adapter import capacity\n"
         "real = capacity.capacity_of\n"
         "capacity.capacity_of = lambda *args: {name: 2 * n for name, n in real(*args).items()}",
         "overcommitted: ",
     ),
-    "a node that left stays": (
+    "a node that left is kept": (
         "from handoff_dask._adapter.membership import Membership\n"
         "Membership.left = lambda self, address: None",
         r"nodes of the plugin|KeyError",
     ),
-    "a run does not hear of its end": (
+    "a run is not notified of its end": (
         "from handoff_dask._client.run import Run\nRun._finish = lambda self, status: None",
         " hangs: ",
     ),
@@ -77,9 +77,9 @@ PLANTED = {
     ),
     "a run is never forgotten": (
         "from handoff_dask._adapter.enact import Enactor\nEnactor.collect = lambda self: None",
-        "left: plugin.runs: ",
+        "leaked: plugin.runs: ",
     ),
-    "the plugin awaits something while it is installed": (
+    "installing the plugin awaits": (
         "import asyncio\n"
         "from handoff_dask._adapter.plugin import HandoffPlugin\n"
         "start = HandoffPlugin.start\n"
@@ -89,7 +89,7 @@ PLANTED = {
         "HandoffPlugin.start = late",
         "could not read the graph| hangs: |nodes of the plugin",
     ),
-    "a break of a connection loses what runs need": (
+    "a broken connection loses the results that runs need": (
         "from handoff_dask._adapter.absence import AbsentClients\n"
         "AbsentClients.expect = lambda self, client, keys: None",
         "RunCancelledError",
@@ -102,20 +102,20 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("name", PLANTED)
-def test_what_is_broken_is_found(name):
-    plant, sign = PLANTED[name]
+@pytest.mark.parametrize("name", BUGS)
+def test_planted_bug_is_found(name):
+    plant, pattern = BUGS[name]
     status, text = search("--seeds", "20", plant=plant)
     assert status == 1, text
-    assert re.search(sign, text), text
+    assert re.search(pattern, text), text
 
 
-def test_a_seed_that_goes_wrong_is_shown():
-    plant, _ = PLANTED["a run does not hear of its end"]
+def test_failing_seed_is_printed():
+    plant, _ = BUGS["a run is not notified of its end"]
     _, text = search("--seeds", "6", plant=plant)
-    number = re.search(r"^seed (\d+) went wrong: python benchmarks/search.py --seed \1 --trace$", text, re.M)
-    assert number, text
-    _, whole = search("--seed", number[1], "--trace", plant=plant)
+    failing = re.search(r"^seed (\d+) failed: python benchmarks/search.py --seed \1 --trace$", text, re.M)
+    assert failing, text
+    _, whole = search("--seed", failing[1], "--trace", plant=plant)
     assert "  client c0, connects at " in whole
     assert "scheduler hook start" in whole
     assert " c0 -> scheduler handoff_prepare" in whole

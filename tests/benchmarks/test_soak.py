@@ -1,4 +1,4 @@
-"""Many runs leave nothing behind: sizes on the scheduler and in the client are what they were."""
+"""Runs leave nothing behind: sizes on the scheduler and in the client return to their old values."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NODES = {"node1": {"cpu": 4, "memory": 8192, "gpu": 1}, "node2": {"cpu": 2, "mem
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_logged():
-    """pytest keeps what is logged, and with the traceback of an error all that its frames hold."""
+def _disable_logging():
+    """pytest keeps log records, and with their tracebacks everything that the frames hold."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -28,18 +28,18 @@ def _nothing_is_logged():
 @pytest.fixture
 def cluster():
     with (
-        dask.config.set({**soak.NOTHING_KEPT, "distributed.scheduler.events-cleanup-delay": "0s"}),
+        dask.config.set({**soak.WITHOUT_LOGS, "distributed.scheduler.events-cleanup-delay": "0s"}),
         handoff.local_cluster(NODES) as cluster,
     ):
         yield cluster
 
 
 def sizes(cluster, client):
-    """Of the scheduler's side and of the client's."""
+    """Measure the sizes on the scheduler and in the client."""
     soak.flush(client)
     settle(cluster)
     until(lambda: soak.is_idle(cluster.scheduler))
-    found = soak.left_over(cluster.scheduler)
+    found = soak.measure_sizes(cluster.scheduler)
     found["client.futures"] = len(client.futures)
     found["client.refcount"] = len(client.refcount)
     found["client.stream_handlers"] = len(client._stream_handlers)
@@ -47,22 +47,22 @@ def sizes(cluster, client):
     return found
 
 
-def test_runs_one_after_another_and_at_once_leave_nothing(cluster):
+def test_sequential_and_concurrent_runs_leave_nothing(cluster):
     with Client(cluster, set_as_default=False) as client:
-        soak.one_after_another(client, range(10))
-        soak.at_once(client, range(5))
+        soak.run_sequentially(client, range(10))
+        soak.run_concurrently(client, range(5))
         before = sizes(cluster, client)
         assert before["listening"] == 0
-        soak.one_after_another(client, range(30))
-        soak.at_once(client, range(5))
-        assert soak.settled(lambda: sizes(cluster, client), before) == {}
+        soak.run_sequentially(client, range(30))
+        soak.run_concurrently(client, range(5))
+        assert soak.settled_differences(lambda: sizes(cluster, client), before) == {}
 
 
 def fail():
     raise ValueError("always")
 
 
-def test_runs_that_fail_or_are_cancelled_leave_nothing(cluster):
+def test_failed_and_cancelled_runs_leave_nothing(cluster):
     def execute(client, number):
         dag = soak.dag_of(number, 8)
         dag.add_function(handoff.Function("bad", fail, max_retries=1, priority=number % 3 - 1))
@@ -72,7 +72,7 @@ def test_runs_that_fail_or_are_cancelled_leave_nothing(cluster):
         run.cancel()
         with pytest.raises(RunCancelledError):
             run.result()
-        with Client(cluster, set_as_default=False) as other:  # leaves while its run runs
+        with Client(cluster, set_as_default=False) as other:  # closes while its run is running
             handoff.submit(soak.dag_of(number, 8), other, **soak.options())
 
     with Client(cluster, set_as_default=False) as client:
@@ -81,10 +81,10 @@ def test_runs_that_fail_or_are_cancelled_leave_nothing(cluster):
         before = sizes(cluster, client)
         for number in range(15):
             execute(client, number)
-        assert soak.settled(lambda: sizes(cluster, client), before) == {}
+        assert soak.settled_differences(lambda: sizes(cluster, client), before) == {}
 
 
-def test_what_grows_is_seen():
+def test_growth_is_detected():
     before = {"a": 1, "b": 2, "objects: Shelf": 3, "objects: Program": 4}
     assert soak.differences(before, {**before, "objects: Shelf": 200, "objects: Program": 0}) == {}
     assert soak.differences(before, {**before, "b": 3, "c": 4}) == {"b": (2, 3), "c": (0, 4)}
@@ -96,7 +96,7 @@ def test_what_grows_is_seen():
     assert soak.differences(before, {**before, "objects: Shelf": 9_999}) == {"objects: Shelf": (3, 9_999)}
 
 
-def test_sizes_are_found_wherever_they_are(cluster):
+def test_growth_is_found_at_any_depth(cluster):
     with Client(cluster, set_as_default=False) as client:
         handoff.discover_nodes(client)
     plugin = cluster.scheduler.plugins["handoff"]
@@ -112,7 +112,7 @@ def test_sizes_are_found_wherever_they_are(cluster):
     }
 
 
-def test_the_script(capsys):
+def test_script(capsys):
     assert soak.main(["--runs", "3", "--at-once", "2", "--width", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 7

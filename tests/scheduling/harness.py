@@ -1,4 +1,4 @@
-"""The scheduling core on a bench: nodes and functions in a line each, decisions as text.
+"""A test harness for the scheduling core: one line per node or function, decisions as text.
 
 >>> core = Core()
 >>> core.nodes(a="cpu 4", b="cpu 2, gpu 1")
@@ -35,18 +35,18 @@ from handoff_dask._scheduling.state import SchedulingState
 
 
 def numbers(text: str) -> dict[str, float]:
-    """``"cpu 4, gpu 0.5"`` as amounts by resource."""
+    """Parse ``"cpu 4, gpu 0.5"`` to resource → amount."""
     pairs = (part.split() for part in text.split(",") if part.strip())
     return {name: float(amount) if "." in amount else int(amount) for name, amount in pairs}
 
 
 def amounts(text: str) -> dict[str, int]:
-    """``"cpu 4, gpu 0.5"`` as units by resource."""
+    """Parse ``"cpu 4, gpu 0.5"`` to resource → units."""
     return parse_amounts(numbers(text))
 
 
 def node(name: str, capacity: str, aliases: str = "", enforced: str = "") -> Node:
-    """A node; a thread for each core unless ``threads`` are given."""
+    """Make a node, with one thread per core unless ``threads`` are given."""
     units = amounts(capacity)
     units.setdefault(THREADS, max(UNIT, units.get("cpu", 0) // UNIT * UNIT))
     return Node(name, units, aliases.split(), enforced.split())
@@ -63,7 +63,7 @@ def fn(
     priority: float = 0,
     isolated: bool = False,
 ) -> Kind:
-    """A function. ``pin`` lists names, addresses or hosts; ``limit`` is what it takes of the run's limits."""
+    """Make a kind of functions. ``pin`` lists names, addresses or hosts; ``limit`` is its use of limits."""
     return Kind(
         cost=tuple(amounts(cost).items()),
         limit_cost=tuple(amounts(limit).items()),
@@ -77,7 +77,7 @@ def fn(
 
 
 def many(n: int, kind: Kind, prefix: str = "f") -> dict[str, Kind]:
-    """``n`` functions of one kind: f0, f1, ..."""
+    """Name ``n`` functions of one kind: f0, f1, ..."""
     return {f"{prefix}{i}": kind for i in range(n)}
 
 
@@ -103,7 +103,7 @@ def text_of(decision: Decision) -> str:
 
 
 class Core:
-    """A :class:`SchedulingState`, its clock, and functions by their ids."""
+    """A :class:`SchedulingState`, its clock, and its functions by id."""
 
     def __init__(self, random=lambda: 0.0, **settings: float) -> None:
         self.state = SchedulingState(Settings(**settings), random)
@@ -115,11 +115,11 @@ class Core:
         return self.functions[id]
 
     def states(self, ids: str) -> str:
-        """The states of functions, in a line."""
+        """Return the states of functions as one line."""
         return " ".join(self[id].state.value for id in ids.split())
 
     def outcomes(self, id: str) -> list[tuple[str, str]]:
-        """Node and outcome of each attempt that ended."""
+        """Return node and outcome of each ended attempt."""
         return [(a.node, a.outcome) for a in self[id].attempts]
 
     # nodes
@@ -149,7 +149,7 @@ class Core:
         self.state.node_accepting(name, True)
 
     def used(self, name: str) -> dict[str, float]:
-        """What is booked on a node, threads left out."""
+        """Return the amounts booked on a node, without threads."""
         used = self.state.nodes[name].used
         return {r: units / UNIT for r, units in used.items() if units and r != THREADS}
 
@@ -167,7 +167,7 @@ class Core:
         options: dict | None = None,
         **functions: Kind,
     ) -> Run:
-        """Add a run; its functions are ready at once unless ``ready`` lists those that are.
+        """Add a run; all functions are ready at once, or only those that ``ready`` lists.
 
         ``options`` are fields of :class:`RunSpec`.
         """
@@ -243,10 +243,10 @@ class Core:
         return [text_of(decision) for decision in self.decisions]
 
 
-def overtaken() -> Core:
-    """Node ``a`` of cpu 4, which ``wide`` claims after many narrow functions have overtaken it.
+def core_with_claim() -> Core:
+    """Make a core where ``wide`` claims node ``a`` of cpu 4, after many narrow functions have overtaken it.
 
-    ``last`` of these would still fit there.
+    Another narrow function, ``last``, would still fit there.
     """
     core = Core(prefetch_horizon=0.0)
     core.nodes(a="cpu 4")
@@ -265,8 +265,8 @@ def overtaken() -> Core:
     return core
 
 
-def one_ahead() -> Core:
-    """Node ``a`` of cpu 4, memory 10; ``next`` was sent there ahead, since ``all`` takes the memory."""
+def core_with_prefetched() -> Core:
+    """Make a core whose node ``a`` has prefetched ``next``, while ``all`` holds the memory."""
     core = Core(prefetch_horizon=1.0)
     core.join(node("a", "cpu 4, memory 10", enforced="memory"))
     short = fn("cpu 1, memory 5", code="short")

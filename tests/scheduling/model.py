@@ -1,7 +1,7 @@
-"""What the core should do, said a second time and as simply as possible: checked after every event.
+"""A reference model of the core, as simple as possible, which tests compare with it after every event.
 
-The model keeps books of its own, from the events and the decisions alone. Of the core it reads what it
-checks: the states of functions, and which of those placed are booked.
+The model keeps separate books, derived from events and decisions alone. From the core it reads only the state
+that it checks: the states of functions, and which placed functions are booked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LIVE = {"running", "finished"}
 
 
 def devices_hold(free: list[int], units: int) -> bool:
-    """Whether devices with so many free units have room for whole ones and the fraction that is left."""
+    """Return whether devices with these free units hold the whole devices and the fraction in ``units``."""
     whole, part = divmod(units, UNIT)
     if not part:
         return free.count(UNIT) >= whole
@@ -68,8 +68,8 @@ class NodeModel:
         enough = all(units + self.used(r) <= self.capacity.get(r, 0) for r, units in cost.items())
         return enough and devices_hold(self.devices_free(), cost.get(GPU, 0))
 
-    def soon_fits(self, cost: dict[str, int], lasting: Iterable[FunctionState]) -> bool:
-        """Whether there is room once all but those that may go on for long have ended."""
+    def fits_after_short_ones(self, cost: dict[str, int], lasting: Iterable[FunctionState]) -> bool:
+        """Return whether a cost fits once all functions have ended except those that may take long."""
         staying = [f for f in self.booked if f in lasting]
         return all(
             units + sum(f.cost.get(r, 0) for f in staying) <= self.capacity.get(r, 0)
@@ -77,15 +77,15 @@ class NodeModel:
         )
 
     def may_start_more(self, cost: dict[str, int]) -> bool:
-        """Whether functions sent ahead may take cores that are booked for this cost."""
+        """Return whether prefetched functions may start on cores that this cost would book."""
         wide = cost.get("cpu", 0) > UNIT and "cpu" not in self.enforced
         return wide and any("cpu" in f.cost for f in self.prefetched)
 
 
 class Model:
-    """The rules of placement. Every method raises AssertionError where the core breaks one.
+    """The rules of placement. Every method raises AssertionError if the core breaks one.
 
-    With ``claims``, what could be placed may be held back for others for a while.
+    With ``claims``, functions that fit may be held back for a while.
     """
 
     def __init__(self, state: SchedulingState, node_timeout: float, is_short, claims: bool = False) -> None:
@@ -96,22 +96,22 @@ class Model:
         self.nodes: dict[Any, NodeModel] = {}
         self.status: dict[FunctionState, str] = {}
         self.runs: dict[str, str] = {}  # run id → status
-        self.announced: list[str] = []  # runs whose end was said
+        self.announced: list[str] = []  # ids of runs whose end was announced
         self.deadline: dict[str, float] = {}
-        self.where: dict[FunctionState, Any] = {}  # last node
+        self.last_node: dict[FunctionState, Any] = {}  # last node
         self.group_at: dict[int, Any] = {}
         self.failures: dict[FunctionState, int] = {}
         self.avoid: dict[FunctionState, set[Any]] = {}
         self.not_before: dict[FunctionState, float] = {}
-        self.starved: dict[Any, float] = {}  # need and pins → since when no node could hold them
+        self.starved: dict[Any, float] = {}  # cost and pins → time since which no node is eligible
         self.starved_function: dict[FunctionState, float] = {}
         self.finals: dict[FunctionState, list[str]] = {}
-        self.to_stop: dict[FunctionState, int] = {}  # with the number of the attempt
-        self.lasting: set[FunctionState] = set()  # placed, and not known to be short
-        self.asked_back: set[FunctionState] = set()  # placed, and recalled
-        self.too_late: list[FunctionState] = []  # ready after their end, to be said in the next decision
+        self.to_stop: dict[FunctionState, int] = {}  # → number of the attempt
+        self.lasting: set[FunctionState] = set()  # placed functions that are not known to be short
+        self.recalled_before: set[FunctionState] = set()  # placed functions that were recalled
+        self.too_late: list[FunctionState] = []  # became ready after their end; for the next decision
 
-    # questions
+    # queries
 
     def functions(self, *statuses: str) -> list[FunctionState]:
         return [f for f, status in self.status.items() if status in statuses]
@@ -135,12 +135,12 @@ class Model:
         return [m.kind.pins for m in members if m.kind.pins is not None]
 
     def allows(self, f: FunctionState, node: NodeModel) -> bool:
-        """Pins and size: whether the node could hold it if nothing ran there."""
+        """Return whether the node is eligible: by pins, and by capacity if it were idle."""
         pinned = all(node.aliases & set(pin) for pin in self.pins(f))
         return pinned and node.holds(self.need(f))
 
     def candidates(self, f: FunctionState) -> list[NodeModel]:
-        """Nodes to which it may go, now or later."""
+        """Return the nodes to which a function may go, now or later."""
         allowed = [n for n in self.nodes.values() if self.allows(f, n)]
         if f.group is not None and self.group_at[id(f.group)] is not None:
             bound = self.nodes[self.group_at[id(f.group)]]
@@ -177,8 +177,8 @@ class Model:
 
     def _release(self, f: FunctionState) -> None:
         self.lasting.discard(f)
-        self.asked_back.discard(f)
-        node = self.nodes.get(self.where[f])
+        self.recalled_before.discard(f)
+        node = self.nodes.get(self.last_node[f])
         if node is None:
             return
         if f in node.booked:
@@ -218,7 +218,7 @@ class Model:
             self._complete(run)
 
     def _skip_dependents(self, f: FunctionState) -> None:
-        """As far as the core knows what depends on what."""
+        """Skip dependents, as far as the core knows the dependencies."""
         if f.run.spec.dependents:
             for number in f.run.spec.dependents[f.number]:
                 if self.status[other := f.run.functions[number]] in (WAITING, READY):
@@ -296,7 +296,7 @@ class Model:
             self.status[f] = WAITING
 
     def on_refused(self, f: FunctionState, result: None) -> None:
-        self.nodes[self.where[f]].accepting = False
+        self.nodes[self.last_node[f]].accepting = False
         self._set(f, READY if self.live(f) else CANCELLED)
 
     def on_returned(self, f: FunctionState, result: None) -> None:
@@ -311,7 +311,7 @@ class Model:
             self.failures[f] = 0
             self.not_before[f] = 0.0
             if f.run.spec.dependents:
-                for other in f.run.functions[f.number + 1 :]:  # inputs have lower numbers
+                for other in f.run.functions[f.number + 1 :]:  # dependents have higher numbers
                     inputs = [self.status[f.run.functions[n]] for n in f.run.inputs[other.number]]
                     freed = f.number in self._ancestors(other)
                     if self.status[other] == SKIPPED and freed and not {FAILED, SKIPPED} & set(inputs):
@@ -350,7 +350,7 @@ class Model:
                 wait = min(policy.max_delay, policy.delay * policy.backoff ** (self.failures[f] - 1))
                 self.not_before[f] = now + wait
             if policy.elsewhere:
-                self.avoid[f].add(self.where[f])
+                self.avoid[f].add(self.last_node[f])
             assert max(result.not_before, now) == max(self.not_before[f], now)
             assert result.avoid == self.avoid[f]
         else:
@@ -417,15 +417,15 @@ class Model:
             if isinstance(decision, End):
                 run = decision.run
                 assert self.runs[run.spec.run_id] == run.status.value
-                assert run.spec.run_id not in self.announced, "said twice"
+                assert run.spec.run_id not in self.announced, "end announced twice"
                 self.announced.append(run.spec.run_id)
         asked = [d for d in result if isinstance(d, Stop)]
         assert {d.function: d.attempt for d in asked} == self.to_stop
         self.to_stop.clear()
         ended = {run_id for run_id, status in self.runs.items() if status not in ("running", "pending")}
-        assert ended <= set(self.announced), "every end is said in the next decision"
-        # Where nothing runs, nothing is about to be ready that room could be kept for.
-        if not self.claims or (not self.functions(PLACED) and not self._looks_again()):
+        assert ended <= set(self.announced), "every end is announced in the next decision"
+        # If nothing is placed, no function is about to be ready, so no claim may hold functions back.
+        if not self.claims or (not self.functions(PLACED) and not self._has_recheck()):
             self._check_nothing_overlooked(now)
         self._check_order([d.function for d in result if isinstance(d, Place)], now)
         self._check_wake(now)
@@ -441,7 +441,7 @@ class Model:
                 self._complete(run)
             elif now >= deadline:
                 self._end(run, "failed")
-        # A group whose node has become too small moves once none of it is there.
+        # A group whose node became too small moves once no member is placed there.
         for f in self.functions(READY):
             at = self.group_at.get(id(f.group))
             if at is not None and self.due(f, now) and not self.nodes[at].holds(self.need(f)):
@@ -472,7 +472,7 @@ class Model:
         f = decision.function
         node = self.nodes[decision.node.name]
         assert self.state.nodes[node.name] is decision.node
-        assert self.due(f, now), "only what is ready is placed"
+        assert self.due(f, now), "only ready functions are placed"
         assert node.accepting
         assert node in self.candidates(f), "pins, groups and failed attempts are respected"
         assert self.limits_allow(f)
@@ -481,35 +481,38 @@ class Model:
         if f.group is not None and not was_bound:
             self.group_at[id(f.group)] = node.name
         if f.booked:
-            assert node.fits(f.cost), "over capacity"
+            assert node.fits(f.cost), "overcommitted"
             assert not node.may_start_more(f.cost)
             node.booked.append(f)
             self._check_devices(node, f)
         else:
-            assert not node.fits(f.cost) or node.may_start_more(f.cost), "there was room"
-            assert node.soon_fits(f.cost, self.lasting), "it may wait for long"
-            assert was_bound, "a group's node is decided by a function that has room there"
+            assert not node.fits(f.cost) or node.may_start_more(f.cost), "prefetched although it fits"
+            assert node.fits_after_short_ones(f.cost, self.lasting), "prefetched behind a long function"
+            assert was_bound, "prefetched before its group has a node"
             assert self.is_short(f)
             assert GPU not in f.cost
             assert not f.run.spec.limits
             assert f.run.spec.max_concurrency is None
             node.prefetched.append(f)
         self.status[f] = PLACED
-        self.where[f] = node.name
+        self.last_node[f] = node.name
         if not self.is_short(f):
             self.lasting.add(f)
 
     def _check_recalled(self, recalled: list[FunctionState]) -> None:
-        """Only what would wait for ever, or for one that may take long, is asked back."""
+        """Check that only functions that would wait forever, or behind a long function, are recalled."""
         stuck = {
-            f for n in self.nodes.values() for f in n.prefetched if not n.soon_fits(f.cost, self.lasting)
+            f
+            for n in self.nodes.values()
+            for f in n.prefetched
+            if not n.fits_after_short_ones(f.cost, self.lasting)
         }
         placed = [(f, n) for n in self.nodes.values() for f in n.booked + n.prefetched]
         too_big = {f for f, n in placed if any(units > n.capacity.get(r, 0) for r, units in f.cost.items())}
         assert set(recalled) <= stuck | too_big
         assert len(set(recalled)) == len(recalled)
-        assert stuck <= set(recalled) | self.asked_back
-        self.asked_back = (self.asked_back | set(recalled)) & set(self.functions(PLACED))
+        assert stuck <= set(recalled) | self.recalled_before
+        self.recalled_before = (self.recalled_before | set(recalled)) & set(self.functions(PLACED))
 
     def _check_peer(self, decision: Place, node: NodeModel) -> None:
         f = decision.function
@@ -519,7 +522,7 @@ class Model:
             return
         other = f.run.functions[other_number]
         if f.number > other_number:
-            assert decision.peer == self.where.get(other)
+            assert decision.peer == self.last_node.get(other)
             return
         group = id(other.group)
         if group == id(f.group):
@@ -541,7 +544,7 @@ class Model:
         assert all(free >= 0 for i, free in enumerate(node.devices_free()) if i in devices)
 
     def _check_nothing_overlooked(self, now: float) -> None:
-        """Everything that can be placed has been."""
+        """Check that every function that can be placed has been."""
         for f in self.functions(READY):
             if self.due(f, now) and self.limits_allow(f):
                 for n in self.candidates(f):
@@ -549,14 +552,15 @@ class Model:
                         f"{f} would fit on {n.name}"
                     )
 
-    def _looks_again(self) -> bool:
+    def _has_recheck(self) -> bool:
         return self.state.placement.claims.recheck is not None
 
     def _check_order(self, placed: list[FunctionState], now: float) -> None:
-        """Of two functions that ask for the same, the more urgent one goes first.
+        """Check that of two functions of equal cost, the more urgent one goes first.
 
-        Of runs of the same priority that is the one that has least, as things stood when it was placed. Where
-        room is kept for others, one of another run may have been turned away, since it would take longer.
+        Among runs of equal priority, that is the function of the run with the smallest dominant share at the
+        time of placement. With claims, a function of another run may have been held back because it would
+        take longer.
         """
         total: dict[str, int] = {}
         for node in self.nodes.values():
@@ -575,7 +579,7 @@ class Model:
             if f.booked:
                 count(f, -1)
 
-        def urgency(f: FunctionState) -> tuple[float, ...]:
+        def sort_key(f: FunctionState) -> tuple[float, ...]:
             run = f.run
             return -run.spec.priority, -f.kind.priority, shares.get(run, 0), run.sequence, f.rank, f.number
 
@@ -589,7 +593,7 @@ class Model:
                 rivals.remove(f)
                 for g in rivals:
                     if f.cost == g.cost and (f.run is g.run or not self.claims):
-                        assert urgency(f) < urgency(g), f"{f} was placed before {g}"
+                        assert sort_key(f) < sort_key(g), f"{f} was placed before {g}"
             if f.booked:
                 count(f, 1)
 
@@ -603,7 +607,7 @@ class Model:
         if not starving and not self.claims:
             assert wake == min(exact, default=None)
             return
-        if not starving:  # it may be earlier, to look at those again that were turned away
+        if not starving:  # the wake may be earlier, to reconsider functions that claims held back
             assert not exact or wake is not None
             assert wake is None or wake <= min(exact, default=float("inf"))
             assert wake is None or wake > now or wake == float("-inf")
@@ -615,7 +619,7 @@ class Model:
     # after every event
 
     def compare(self) -> None:
-        """The core and its model agree."""
+        """Check that the core and the model agree."""
         state = self.state
         state.check()
         for f, status in self.status.items():
@@ -633,7 +637,7 @@ class Model:
         for run in state.runs.values():
             placed = [f for f in run.functions if self.status[f] == PLACED]
             for group in run.groups:
-                assert len({f.node.name for f in placed if f.group is group}) <= 1, "apart"
+                assert len({f.node.name for f in placed if f.group is group}) <= 1, "a group is split"
                 bound = None if group.node is None else group.node.name
                 assert bound == self.group_at[id(group)]
             for name, limit in run.spec.limits:
@@ -644,7 +648,7 @@ class Model:
             assert len(finals) == 1 or (not finals and self.status.get(f) not in FINAL), (f, finals)
 
     def assert_over(self, runs: Iterable[Run]) -> None:
-        """All is done: every function is in one final state, and nothing is booked."""
+        """Check the end: every function is in one final state, and nothing is booked."""
         for run in runs:
             assert run.status not in (RunStatus.RUNNING, RunStatus.PENDING), run
             assert run.complete(), run

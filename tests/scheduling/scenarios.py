@@ -1,4 +1,4 @@
-"""Random things that happen to a core, for tests that play them several times or look at each choice."""
+"""Random events for a core, for tests that replay them or check each choice."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ EVENTS = (
 
 SECONDS = {"short": 1 / 1024, "long": 1.0, "longer": 20.0}
 
-#: Events after which nodes are others.
-OF_NODES = {"join", "leave", "resize", "pause"}
+#: Events that change nodes.
+NODE_EVENTS = {"join", "leave", "resize", "pause"}
 
 
 class Scenario:
-    """What happens is decided by a seed and by what the core decided before.
+    """A sequence of events, drawn from a seed and from the earlier decisions of the core.
 
     Parameters
     ----------
     core : Core
     seed : int
     capacities : sequence of str
-        Of nodes that join, or become something else.
+        Capacities of nodes that join or are resized.
     costs : sequence of str
     paths : bool
-        Whether runs are ordered by paths, and room is kept for what needs scarce nodes.
+        Whether runs have dependencies, so that critical paths and claims count.
     """
 
     def __init__(self, core: Core, seed: int, capacities, nodes: int, costs=COSTS, paths=False) -> None:
@@ -52,7 +52,7 @@ class Scenario:
         self.added = 0
         for i in range(nodes):
             core.join(self.node(i))
-        # The core is to know how long functions take.
+        # Let the core learn the durations.
         core.run(**{code: fn("cpu 1", code=code) for code in SECONDS})
         while [text for text in core.decide() if "@" in text]:
             for f in self.running():
@@ -75,48 +75,48 @@ class Scenario:
         return self.functions(State.RUNNING)
 
     def play(self, steps: int) -> list[list[str]]:
-        """So many events; what was decided."""
+        """Play ``steps`` events, and return the decisions."""
         for _ in range(steps):
-            self.happen(self.random.choice(EVENTS))
-            self.tell_ready()
+            self.apply(self.random.choice(EVENTS))
+            self.report_ready()
             if self.random.random() < 0.6:
                 self.trace.append(self.core.decide())
         return self.trace
 
-    def happen(self, what: str) -> None:
+    def apply(self, event: str) -> None:
         core, random, running, nodes = self.core, self.random, self.running(), self.core.state.nodes
-        if what == "add":
+        if event == "add":
             self.add()
-        elif what == "wait":
+        elif event == "wait":
             core.wait(random.choice([0.5, 3.0, 25.0]))
-        elif what == "finish":
+        elif event == "finish":
             for f in random.sample(running, random.randint(0, len(running))):
                 core.finish(f.id, took=SECONDS[f.kind.code])
-        elif what == "fail" and running:
+        elif event == "fail" and running:
             core.fail(self.pick(running).id)
-        elif what == "lose" and running:
+        elif event == "lose" and running:
             core.lose(self.pick(running).id)
-        elif what == "withdraw" and (ready := self.functions(State.READY)):
+        elif event == "withdraw" and (ready := self.functions(State.READY)):
             core.state.withdrawn(self.pick(ready))
-        elif what == "lose result" and (finished := self.functions(State.FINISHED)):
+        elif event == "lose result" and (finished := self.functions(State.FINISHED)):
             core.state.result_lost(self.pick(finished))
-        elif what in ("cancel", "remove") and len(core.state.runs) > 2:
-            getattr(core, what)(self.pick(core.state.runs))
-        elif what in OF_NODES:
-            self.change_nodes(what, nodes)
+        elif event in ("cancel", "remove") and len(core.state.runs) > 2:
+            getattr(core, event)(self.pick(core.state.runs))
+        elif event in NODE_EVENTS:
+            self.change_nodes(event, nodes)
 
-    def change_nodes(self, what: str, nodes) -> None:
+    def change_nodes(self, event: str, nodes) -> None:
         core, n = self.core, self.pick(nodes.values())
-        if what == "join":
+        if event == "join":
             core.join(self.node(self.random.randrange(16)))
-        elif what == "leave" and len(nodes) > 1:
+        elif event == "leave" and len(nodes) > 1:
             core.leave(n.name)
-        elif what == "resize":
-            # As when a capacity is registered: threads stay, and the node enforces nothing of it.
+        elif event == "resize":
+            # As after register_node: threads stay, and the worker does not enforce the new capacity.
             capacity = amounts(self.pick(self.capacities)) | {THREADS: n.capacity[THREADS]}
             core.state.node_resized(n.name, capacity)
             n.enforced = frozenset()
-        elif what == "pause":
+        elif event == "pause":
             core.state.node_accepting(n.name, not n.accepting)
 
     def kind(self, possible: list[str]):
@@ -130,7 +130,7 @@ class Scenario:
         )
 
     def add(self) -> None:
-        """A run of a few kinds, all of which some node can hold, since others would not begin."""
+        """Add a run of a few kinds. Some node can hold each of them, so that the run begins."""
         core, random = self.core, self.random
         nodes = core.state.nodes.values()
         possible = [cost for cost in self.costs if any(n.holds(amounts(cost)) for n in nodes)] or [""]
@@ -156,8 +156,8 @@ class Scenario:
         for f in run.functions:
             self.inputs[f] = [run.functions[i] for i in needs[f.number]]
 
-    def tell_ready(self) -> None:
-        """What was there, was lost or has failed: functions become ready, and are not so any more."""
+    def report_ready(self) -> None:
+        """Report functions as ready, withdrawn or skipped, according to the states of their inputs."""
         core = self.core
         for f in self.functions(State.WAITING, State.READY):
             inputs = {g.state for g in self.inputs[f]}

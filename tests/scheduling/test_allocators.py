@@ -1,4 +1,4 @@
-"""Allocators of one's own: what they are shown, and what becomes of what they propose."""
+"""Custom allocators: their view of functions and nodes, and the handling of their proposals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from helpers import greedily
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scheduling.harness import Core, fn, many, node, one_ahead
+from scheduling.harness import Core, core_with_prefetched, fn, many, node
 
 from handoff_dask._model.allocator import ReadyFunction
 from handoff_dask._model.retry import RetryPolicy
@@ -18,8 +18,8 @@ from handoff_dask._scheduling.decisions import End, Place
 from handoff_dask._scheduling.runs import RunStatus
 
 
-class Told:
-    """Proposes what the test says, once for each time it is asked, and keeps what it was shown."""
+class Scripted:
+    """Returns scripted proposals, one per call, and records its arguments."""
 
     def __init__(self, *proposals) -> None:
         self.proposals = list(proposals)
@@ -33,7 +33,7 @@ class Told:
 
 
 def greedy(ready, free):
-    """The first node with room, by what is shown alone."""
+    """Place each function on the first node with free capacity, based on the arguments alone."""
     return greedily(ready, free)
 
 
@@ -45,12 +45,12 @@ def nothing_booked(core):
     return not any(core.used(name) for name in core.state.nodes)
 
 
-# what it is shown
+# its view
 
 
-def test_it_is_shown_functions_and_what_is_free(core):
+def test_view_of_functions_and_free_capacity(core):
     core.nodes(a="cpu 4, memory 10", b="cpu 2, gpu 1")
-    allocator = Told({"x": "a"})
+    allocator = Scripted({"x": "a"})
     core.wait(5)
     core.run(x=fn("cpu 1.5, memory 4"), y=fn("gpu 1", priority=-2), strategy=allocator)
     assert core.decide() == ["x@a"]
@@ -66,7 +66,7 @@ def test_it_is_shown_functions_and_what_is_free(core):
     assert allocator.free[1]["a"] == {"cpu": 2.5, "memory": 6, "threads": 3}
 
 
-def test_a_plain_callable_will_do(core):
+def test_plain_callable(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), strategy=greedy)
     assert core.decide() == ["x@a"]
@@ -76,9 +76,9 @@ def test_a_plain_callable_will_do(core):
     assert core.decide() == ["r finished"]
 
 
-def test_it_is_asked_only_when_something_is_ready(core):
+def test_called_only_if_functions_are_ready(core):
     core.nodes(a="cpu 1")
-    allocator = Told({"x": "a"})
+    allocator = Scripted({"x": "a"})
     core.run(x=fn("cpu 1"), strategy=allocator, ready="")
     core.decide()
     core.ready("x")
@@ -87,9 +87,9 @@ def test_it_is_asked_only_when_something_is_ready(core):
     assert len(allocator.ready) == 1
 
 
-def test_the_most_urgent_comes_first(core):
+def test_most_urgent_function_comes_first(core):
     core.nodes(a="cpu 1")
-    allocator = Told()
+    allocator = Scripted()
     core.run(
         short=fn("cpu 1"),
         long=fn("cpu 1"),
@@ -103,9 +103,9 @@ def test_the_most_urgent_comes_first(core):
     assert list(allocator.ready[0]) == ["first", "long", "short"]
 
 
-def test_nodes_come_by_name_whenever_they_joined(core):
+def test_nodes_are_sorted_by_name(core):
     core.nodes(b="cpu 1", a="cpu 1", c="cpu 1")
-    allocator = Told()
+    allocator = Scripted()
     core.run(x=fn(), y=fn(pin="c a"), strategy=allocator)
     core.decide()
     assert list(allocator.free[0]) == ["a", "b", "c"]
@@ -115,7 +115,7 @@ def test_nodes_come_by_name_whenever_they_joined(core):
 def test_paused_nodes_are_left_out(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.pause("a")
-    allocator = Told({}, {"x": "a"})
+    allocator = Scripted({}, {"x": "a"})
     core.run(x=fn(), strategy=allocator)
     core.decide()
     assert list(allocator.free[0]) == ["b"]
@@ -123,9 +123,9 @@ def test_paused_nodes_are_left_out(core):
     assert core.decide() == ["x@a"]
 
 
-def test_pins_and_groups_are_shown_as_nodes(core):
+def test_pins_and_groups_are_lists_of_nodes(core):
     core.nodes(a="cpu 2", b="cpu 4", c="cpu 4")
-    allocator = Told({"x": "b"})
+    allocator = Scripted({"x": "b"})
     core.run(
         pinned=fn("cpu 1", pin="b a"),
         large=fn("cpu 3", pin="b a"),
@@ -139,12 +139,12 @@ def test_pins_and_groups_are_shown_as_nodes(core):
     shown = {id: f.nodes for id, f in allocator.ready[0].items()}
     assert shown == {"pinned": ("a", "b"), "large": ("b",), "x": ("b", "c"), "y": None, "free": None}
     core.decide()
-    assert allocator.ready[1]["y"].nodes == ("b",), "where the first of them went"
+    assert allocator.ready[1]["y"].nodes == ("b",), "bound to the node of the first member"
 
 
-def test_a_retry_is_shown_other_nodes_if_there_are(core):
+def test_retry_excludes_failed_nodes_if_others_remain(core):
     core.nodes(a="cpu 1", b="cpu 1")
-    allocator = Told({"x": "a"})
+    allocator = Scripted({"x": "a"})
     core.run(x=fn("cpu 1", retries=3), strategy=allocator)
     core.decide()
     core.fail("x")
@@ -153,15 +153,15 @@ def test_a_retry_is_shown_other_nodes_if_there_are(core):
     assert allocator.ready[1]["x"].nodes == ("b",)
     core.pause("b")
     core.decide()
-    assert allocator.ready[2]["x"].nodes == ("a", "b"), "b is paused: better there than nowhere"
+    assert allocator.ready[2]["x"].nodes == ("a", "b"), "the failed node is allowed again while b is paused"
     core.resume("b")
     core.decide()
     assert allocator.ready[3]["x"].nodes == ("b",)
 
 
-def test_where_the_inputs_are(core):
+def test_view_of_input_locations(core):
     core.nodes(a="cpu 2", b="cpu 2")
-    allocator = Told({"x": "a", "y": "b", "z": "b"})
+    allocator = Scripted({"x": "a", "y": "b", "z": "b"})
     core.run(
         x=fn(), y=fn(), z=fn(), sum=fn(), strategy=allocator, ready="x y z",
         options={"dependents": [[3], [3], [3], []]},
@@ -174,7 +174,7 @@ def test_where_the_inputs_are(core):
     assert allocator.ready[-1]["sum"].input_bytes == {"a": 100, "b": 23}
 
 
-def test_what_it_changes_is_its_own(core):
+def test_modifying_the_view_is_harmless(core):
     core.nodes(a="cpu 2")
 
     def destructive(ready, free):
@@ -191,16 +191,16 @@ def test_what_it_changes_is_its_own(core):
     assert core.decide() == ["y@a"]
 
 
-@example(cost=Fraction(2, 3), capacity=2, n=3)  # three fit, but not three of 0.66667
-@example(cost=Fraction(333336, 10**6), capacity=1, n=3)  # three of 0.33333 would fit
+@example(cost=Fraction(2, 3), capacity=2, n=3)  # three fit, but not three of the rounded 0.66667
+@example(cost=Fraction(333336, 10**6), capacity=1, n=3)  # three of the rounded 0.33333 would fit
 @given(
     cost=st.fractions(Fraction(1, 12), 2, max_denominator=12),
     capacity=st.integers(1, 4),
     n=st.integers(1, 12),
 )
 @settings(max_examples=100, deadline=None)
-def test_sums_of_what_is_shown_come_out_right(cost, capacity, n):
-    """Whoever adds up what is shown neither is refused nor leaves room for one more."""
+def test_amounts_in_the_view_sum_exactly(cost, capacity, n):
+    """An allocator that sums the amounts in its view fills a node exactly."""
     core = Core()
     core.nodes(a=f"cpu {capacity}, threads 12")
     kind = fn(f"cpu {float(cost):.12f}")
@@ -212,12 +212,12 @@ def test_sums_of_what_is_shown_come_out_right(cost, capacity, n):
     assert len(placed) == min(n, core.state.nodes["a"].capacity["cpu"] // units)
 
 
-# what it leaves out
+# functions that it leaves out
 
 
-def test_what_is_left_out_waits_until_something_changes(core):
+def test_functions_left_out_wait_until_something_changes(core):
     core.nodes(a="cpu 2")
-    allocator = Told({}, {"y": "a"}, {"x": "a"})
+    allocator = Scripted({}, {"y": "a"}, {"x": "a"})
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), strategy=allocator)
     assert core.decide() == []
     assert core.states("x y") == "ready ready"
@@ -228,13 +228,13 @@ def test_what_is_left_out_waits_until_something_changes(core):
     assert core.decide() == ["x@a"], "its own placement is a change"
 
 
-def test_limits_are_kept_and_what_they_forbid_waits(core):
+def test_limits_hold_back_proposed_functions(core):
     core.nodes(a="cpu 9")
     everything = {f"f{i}": "a" for i in range(4)}
     core.run(
         **many(4, fn("cpu 1", limit="db 1")),
         limits="db 3",
-        strategy=Told(everything, {"f2": "a", "f3": "a"}, {"f3": "a"}),
+        strategy=Scripted(everything, {"f2": "a", "f3": "a"}, {"f3": "a"}),
         options={"max_concurrency": 2},
     )
     assert core.decide() == ["f0@a", "f1@a"]
@@ -244,10 +244,10 @@ def test_limits_are_kept_and_what_they_forbid_waits(core):
     assert core.decide() == ["f3@a"]
 
 
-def test_a_group_stays_together_whatever_is_proposed(core):
-    """That two functions are collocated it is shown when the first has a node: it is asked again at once."""
+def test_group_stays_together_regardless_of_proposals(core):
+    """It learns of a collocation when the first member has a node, and is called again at once."""
     core.nodes(a="cpu 2", b="cpu 2")
-    allocator = Told({"x": "a", "y": "b", "z": "b"}, {"y": "a"})
+    allocator = Scripted({"x": "a", "y": "b", "z": "b"}, {"y": "a"})
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), z=fn("cpu 1"), groups=("x y",), strategy=allocator)
     assert core.decide() == ["x@a", "z@b", "y@a"]
     assert list(allocator.ready[1]) == ["y"]
@@ -255,24 +255,24 @@ def test_a_group_stays_together_whatever_is_proposed(core):
     assert allocator.free[1]["a"]["cpu"] == 1
 
 
-def test_devices_that_are_divided_up_are_no_fault_of_its(core):
+def test_fragmented_devices_are_not_an_invalid_proposal(core):
     core.nodes(a="cpu 4, gpu 2")
     core.run(half=fn("gpu 0.6"), other=fn("gpu 0.6"), whole=fn("gpu 0.8"), strategy=greedy)
     core.decide()
-    assert core.states("whole") == "ready", "0.8 are free, but not on one device"
+    assert core.states("whole") == "ready", "0.8 is free, but not on one device"
     core.finish("half")
     assert core.decide() == ["whole@a"]
 
 
-def test_room_for_what_was_sent_ahead_is_no_fault_of_its():
-    core = one_ahead()
+def test_prefetched_functions_do_not_invalidate_proposals():
+    core = core_with_prefetched()
     core.run(id="own", wide=fn("cpu 2"), strategy=greedy)
     assert core.decide() == []
     core.finish("all next")
     assert core.decide() == ["wide@a", "r finished"]
 
 
-# what is wrong
+# invalid proposals
 
 
 class Unprintable(Exception):
@@ -281,7 +281,7 @@ class Unprintable(Exception):
 
 
 class Odd:
-    """Neither a repr nor equality."""
+    """An object whose repr and equality raise."""
 
     __hash__ = object.__hash__
 
@@ -327,7 +327,7 @@ def raises(error):
     ],
     ids=lambda value: "",
 )
-def test_a_wrong_proposal_ends_its_run(core, proposal, reason):
+def test_invalid_proposal_ends_its_run(core, proposal, reason):
     core.nodes(a="cpu 4", b="cpu 2", paused="cpu 9")
     core.pause("paused")
     run = core.run(
@@ -340,7 +340,7 @@ def test_a_wrong_proposal_ends_its_run(core, proposal, reason):
         later=fn(),
         groups=("member sibling",),
         ready="x z full pinned member sibling",
-        strategy=Told(proposal),
+        strategy=Scripted(proposal),
     )
     decisions = core.decide()
     assert decisions[-1] == "r failed"
@@ -348,11 +348,11 @@ def test_a_wrong_proposal_ends_its_run(core, proposal, reason):
     assert run.fault == reason or reason.startswith("it raised")
     assert run.status is RunStatus.FAILED
     placed = [d.split("@")[0] for d in decisions[:-1]]
-    assert placed == (["x"] if "'z'" in reason else []), "what came before it"
+    assert placed == (["x"] if "'z'" in reason else []), "decisions before it stand"
     core.finish(" ".join(placed))
     assert nothing_booked(core)
     core.run(id="next", y=fn("cpu 4"), strategy="best_fit")
-    assert core.decide() == ["y@a"], "others go on"
+    assert core.decide() == ["y@a"], "other runs continue"
 
 
 @pytest.mark.parametrize(
@@ -364,17 +364,17 @@ def test_a_wrong_proposal_ends_its_run(core, proposal, reason):
     ],
     ids=["exception", "without text", "exit"],
 )
-def test_an_exception_ends_its_run(core, error, summary):
+def test_exception_ends_its_run(core, error, summary):
     core.nodes(a="cpu 4")
     run = core.run(x=fn("cpu 1"), strategy=raises(error))
     assert core.decide() == ["r failed"]
     assert run.fault.startswith(summary)
-    assert "in allocate" in run.fault, "with where it was raised"
+    assert "in allocate" in run.fault, "includes the traceback"
 
 
-def test_what_it_got_wrong_once_is_said_once(core):
+def test_invalid_proposal_is_reported_once(core):
     core.nodes(a="cpu 4")
-    core.run(x=fn("cpu 1"), y=fn("cpu 1"), strategy=Told({"x": "a"}, {"y": "b"}))
+    core.run(x=fn("cpu 1"), y=fn("cpu 1"), strategy=Scripted({"x": "a"}, {"y": "b"}))
     assert core.decide() == ["x@a"]
     assert core.decide() == ["r failed"]
     assert core.decide() == []
@@ -383,18 +383,18 @@ def test_what_it_got_wrong_once_is_said_once(core):
     assert core.states("x y") == "finished cancelled"
 
 
-def test_a_run_that_has_ended_is_not_asked(core):
+def test_not_called_after_its_run_has_ended(core):
     core.nodes(a="cpu 4")
-    allocator = Told()
+    allocator = Scripted()
     core.run(x=fn("cpu 1"), strategy=allocator)
     core.cancel()
     core.decide()
     assert allocator.ready == []
 
 
-def test_an_allocator_is_let_go_with_its_run(core):
+def test_allocator_is_released_with_its_run(core):
     core.nodes(a="cpu 4")
-    allocator = Told()
+    allocator = Scripted()
     gone = weakref.ref(allocator)
     core.run(x=fn("cpu 1"), strategy=allocator)
     core.decide()
@@ -406,31 +406,31 @@ def test_an_allocator_is_let_go_with_its_run(core):
     assert gone() is None
 
 
-# with others
+# with several runs
 
 
-def test_each_run_has_its_own(core):
+def test_each_run_has_its_own_allocator(core):
     core.nodes(a="cpu 2", b="cpu 2")
-    one, two = Told({"x": "a"}), Told({"y": "b"})
+    one, two = Scripted({"x": "a"}), Scripted({"y": "b"})
     core.run(id="one", x=fn("cpu 2"), strategy=one)
     core.run(id="two", y=fn("cpu 2"), strategy=two)
     core.run(id="three", z=fn("cpu 2"), strategy="first_available")
-    assert core.decide() == ["x@a", "y@b"], "in the order in which they began"
+    assert core.decide() == ["x@a", "y@b"], "in the order in which the runs began"
     assert core.states("x y z") == "running running ready"
 
 
-def test_the_second_sees_what_the_first_has_taken(core):
+def test_second_allocator_sees_the_allocations_of_the_first(core):
     core.nodes(a="cpu 3")
-    one, two = Told({"x": "a"}), Told({"y": "a"})
+    one, two = Scripted({"x": "a"}), Scripted({"y": "a"})
     core.run(id="one", x=fn("cpu 2"), strategy=one)
     core.run(id="two", y=fn("cpu 1"), strategy=two)
     assert core.decide() == ["x@a", "y@a"]
     assert (one.free[0]["a"]["cpu"], two.free[0]["a"]["cpu"]) == (3, 1)
 
 
-def test_a_node_that_joins_is_shown(core):
+def test_joining_node_appears(core):
     core.nodes(a="cpu 1")
-    allocator = Told()
+    allocator = Scripted()
     core.run(x=fn("cpu 1"), strategy=allocator)
     core.decide()
     core.nodes(b="cpu 1")
@@ -438,10 +438,10 @@ def test_a_node_that_joins_is_shown(core):
     assert [list(free) for free in allocator.free] == [["a"], ["a", "b"]]
 
 
-def test_functions_that_no_node_can_hold_any_more_are_not_shown():
+def test_functions_without_eligible_nodes_are_left_out():
     core = Core(node_timeout=5.0)
     core.nodes(a="cpu 1", b="cpu 4")
-    allocator = Told()
+    allocator = Scripted()
     core.run(x=fn("cpu 1"), y=fn("cpu 4"), strategy=allocator)
     core.decide()
     core.leave("b")
@@ -451,21 +451,21 @@ def test_functions_that_no_node_can_hold_any_more_are_not_shown():
     assert core.decide() == ["y unplaceable", "r failed"]
 
 
-def test_one_that_was_lost_is_shown_again(core):
+def test_lost_function_appears_again(core):
     core.nodes(a="cpu 1", b="cpu 1")
-    core.run(x=fn("cpu 1"), strategy=Told({"x": "a"}, {"x": "b"}))
+    core.run(x=fn("cpu 1"), strategy=Scripted({"x": "a"}, {"x": "b"}))
     core.decide()
     core.leave("a")
     core.ready("x")
     assert core.decide() == ["x@b"]
 
 
-# whatever it proposes
+# random proposals
 
 
 @st.composite
 def scripts(draw):
-    """What two allocators propose each time they are asked, and what happens in between."""
+    """Draw the proposals of two allocators, and the events in between."""
     ids = [f"f{i}" for i in range(6)]
     names = ["a", "b", "c"]
     some = st.dictionaries(
@@ -479,8 +479,8 @@ def scripts(draw):
 
 @given(script=scripts(), right=st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_the_ledger_is_right_whatever_is_proposed(script, right):
-    """A wrong proposal ends its own run and no other; the rest of the core goes on."""
+def test_ledger_stays_consistent_for_any_proposals(script, right):
+    """An invalid proposal ends its run and no other; the core continues."""
     core = Core()
     core.nodes(a="cpu 3, memory 4", b="cpu 2, gpu 1", c="cpu 2")
     kinds = [
@@ -491,7 +491,7 @@ def test_the_ledger_is_right_whatever_is_proposed(script, right):
         fn("memory 3"),
         fn("cpu 1"),
     ]
-    own = Told(*(dict(one) for one, *_ in script))
+    own = Scripted(*(dict(one) for one, *_ in script))
     run = core.run(
         **{f"f{i}": kind for i, kind in enumerate(kinds)},
         id="own",
@@ -502,7 +502,7 @@ def test_the_ledger_is_right_whatever_is_proposed(script, right):
     )
     kinds = {f"g{i}": fn("cpu 1", retries=99, policy=RetryPolicy(99)) for i in range(6)}
     other = core.run(
-        **kinds, id="other", strategy=greedy if right else Told(*(dict(two) for _, two, *_ in script))
+        **kinds, id="other", strategy=greedy if right else Scripted(*(dict(two) for _, two, *_ in script))
     )
     ended = []
     for _, _, event, chosen in script:
@@ -545,14 +545,14 @@ def test_the_ledger_is_right_whatever_is_proposed(script, right):
 
 
 @pytest.mark.parametrize(("priority", "placed"), [(10, "y@a"), (0, "x@a"), (-1, "x@a")])
-def test_priorities_of_runs_count_whoever_places_them(core, priority, placed):
+def test_priorities_of_runs_hold_across_allocators(core, priority, placed):
     core.nodes(a="cpu 1")
     core.run(id="built in", x=fn("cpu 1"), strategy="first_available")
     core.run(id="own", y=fn("cpu 1"), strategy=greedy, options={"priority": priority})
     assert core.decide() == [placed]
 
 
-def test_of_runs_of_one_priority_the_earlier_goes_first_whoever_places_it(core):
+def test_earlier_run_goes_first_across_allocators(core):
     core.nodes(a="cpu 1")
     core.run(id="own", y=fn("cpu 1"), strategy=greedy)
     core.run(id="built in", x=fn("cpu 1"), strategy="first_available")

@@ -1,4 +1,4 @@
-"""Clean queues: however the tree over their costs is built, the decisions are the same."""
+"""Clean queues: decisions do not depend on the shape of the tree over their costs."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from handoff_dask._scheduling.claims import Claims
 
 NODES = ["cpu 4, memory 64, gpu 1", "cpu 2, memory 32", "cpu 4, gpu 2, memory 64, threads 8", "cpu 8"]
 
-#: Costs of queues by the dozen, some with a resource of their own.
+#: Costs for dozens of queues, some with a resource that the others do not use.
 MANY_COSTS = COSTS + [f"cpu {i / 16}, memory {i % 5}" for i in range(1, 40)]
 
-ONE_BY_ONE, SOME, DEEP = 10**9, 5, 2
+FLAT, BUSHY, DEEP = 10**9, 5, 2
 
 
-@pytest.fixture(params=[ONE_BY_ONE, DEEP], ids=["one by one", "in a deep tree"])
-def compared(request, monkeypatch):
-    """Queues are compared in this way, however many there are."""
+@pytest.fixture(params=[FLAT, DEEP], ids=["flat", "deep tree"])
+def fanout_of_tree(request, monkeypatch):
+    """Fix the fanout of the tree of queues."""
     monkeypatch.setattr(backlog, "_FANOUT", request.param)
 
 
-def played(fanout, nodes, steps, costs, paths, seed):
-    """What is decided with a tree of this fanout, without claims.
+def play(fanout, nodes, steps, costs, paths, seed):
+    """Play a scenario with a tree of this fanout, and return the decisions.
 
-    Refusals are remembered by node, and so depend on how nodes were found.
+    Claims are off, because refusals are remembered per node and so depend on how nodes were found.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backlog, "_FANOUT", fanout)
         patch.setattr(Claims, "refuse", lambda *_: False)
         core = Core(prefetch_horizon=0.0)
         trace = Scenario(core, seed, NODES, nodes, costs, paths).play(steps)
-    # Functions that wait in vain all fail at once, in any order.
+    # Functions that time out together fail in any order.
     return [
         sorted(decided, key=lambda text: ("@" not in text, "@" not in text and text)) for decided in trace
     ]
@@ -53,15 +53,15 @@ def placed(core):
     st.integers(0, 2**32),
 )
 @settings(deadline=None, max_examples=60)
-def test_however_queues_are_compared_the_decisions_are_the_same(nodes, steps, costs, paths, seed):
-    trace = played(ONE_BY_ONE, nodes, steps, costs, paths, seed)
-    assert played(SOME, nodes, steps, costs, paths, seed) == trace
-    assert played(DEEP, nodes, steps, costs, paths, seed) == trace
+def test_decisions_do_not_depend_on_the_fanout(nodes, steps, costs, paths, seed):
+    trace = play(FLAT, nodes, steps, costs, paths, seed)
+    assert play(BUSHY, nodes, steps, costs, paths, seed) == trace
+    assert play(DEEP, nodes, steps, costs, paths, seed) == trace
     placements = sum("@" in text for decided in trace for text in decided)
     event(f"{placements // 50 * 50} placements or more")
 
 
-def test_ranks_that_change_while_queues_are_blocked_count(compared):
+def test_rank_changes_reach_blocked_queues(fanout_of_tree):
     core = Core()
     core.nodes(a="cpu 4, x 1, y 1")
     core.run(
@@ -76,11 +76,11 @@ def test_ranks_that_change_while_queues_are_blocked_count(compared):
     assert placed(core) == []
     core.state.placement.estimates.learn("slow", 0.0, 50.0)
     core.finish("t", took=1)
-    # What is slow goes first, now that it is known to be.
+    # Slow functions go first, now that their durations are known.
     assert placed(core) == ["s@a"]
 
 
-def test_of_blocked_queues_the_most_urgent_that_fits_goes_first(compared):
+def test_most_urgent_blocked_queue_that_fits_goes_first(fanout_of_tree):
     core = Core()
     core.nodes(a="cpu 4")
     core.run(id="first", all=fn("cpu 4"))
@@ -89,7 +89,7 @@ def test_of_blocked_queues_the_most_urgent_that_fits_goes_first(compared):
     core.nodes(a="cpu 4", b="cpu 9")
     core.run(id="also", b=fn("cpu 9"), c=fn("cpu 4"))
     core.decide()
-    # Eight of different costs, and three that are more urgent but do not fit on a.
+    # Eight functions of different costs, and three more urgent ones that do not fit on a.
     functions = {f"f{i}": fn(f"cpu {2 + i / 4}", priority=i % 4) for i in range(8)}
     core.run(**functions, **{f"g{i}": fn(f"cpu {5 + i}", priority=9) for i in range(3)})
     assert placed(core) == []
@@ -102,7 +102,7 @@ def test_of_blocked_queues_the_most_urgent_that_fits_goes_first(compared):
     assert order == [f"f{i}@a" for i in (3, 7, 2, 6, 1, 5, 0, 4)]
 
 
-def test_a_blocked_queue_may_get_a_more_urgent_head(compared):
+def test_blocked_queue_gets_a_more_urgent_head(fanout_of_tree):
     core = Core()
     core.nodes(a="cpu 4")
     core.run(id="first", all=fn("cpu 4"))
@@ -119,7 +119,7 @@ def test_a_blocked_queue_may_get_a_more_urgent_head(compared):
 
 
 @pytest.mark.parametrize("how", ["withdrawn", "cancelled", "removed"])
-def test_a_blocked_queue_may_lose_its_head(compared, how):
+def test_blocked_queue_loses_its_head(fanout_of_tree, how):
     core = Core()
     core.nodes(a="cpu 4")
     core.run(id="first", all=fn("cpu 4"))
@@ -140,7 +140,7 @@ def test_a_blocked_queue_may_lose_its_head(compared, how):
 
 
 @pytest.mark.parametrize("least", [2**53, 10**30, 10**400, -(10**400), float("inf")])
-def test_priorities_may_be_any_numbers(compared, least):
+def test_any_priorities(fanout_of_tree, least):
     core = Core()
     core.nodes(a="cpu 4")
     core.run(id="first", all=fn("cpu 4"))
@@ -161,8 +161,8 @@ def test_priorities_may_be_any_numbers(compared, least):
 
 
 @pytest.mark.parametrize("most", [2**40, 2**44, 10**30])
-def test_amounts_may_be_any_numbers(compared, most):
-    """A unit is 2**-20 of one: more than 2**43 are more units than 64 bits hold."""
+def test_huge_amounts(fanout_of_tree, most):
+    """A unit is 2**-20, so amounts above 2**43 exceed 64 bits."""
     core = Core()
     core.nodes(a=f"cpu 4, bytes {most}")
     core.run(x=fn(f"bytes {most}"))
@@ -179,7 +179,7 @@ def test_amounts_may_be_any_numbers(compared, most):
 
 
 def test_thousands_of_queues(monkeypatch):
-    """Each of its own cost, and with a resource in a hundred; they go one after the other, as they should."""
+    """Each has a different cost, and one of a hundred resources; they are placed in order."""
     core = Core()
     core.nodes(a="cpu 4000, threads 1, " + ", ".join(f"r{i} 1" for i in range(40)))
     core.run(**{f"f{i}": fn(f"cpu {1 + i}, r{i % 40} 1", priority=i * 7919 % 3001) for i in range(3001)})

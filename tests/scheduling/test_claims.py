@@ -1,10 +1,9 @@
-"""Claims of functions that are about to be ready, and of one that others have overtaken."""
+"""Claims of functions that are about to be ready, and of overtaken functions."""
 
 from __future__ import annotations
 
 import pytest
-from scheduling.harness import Core, fn, many, node
-from scheduling.harness import overtaken as overtaken_core
+from scheduling.harness import Core, core_with_claim, fn, many, node
 from scheduling.virtual import make_spec
 
 from handoff_dask._scheduling import backlog
@@ -12,13 +11,13 @@ from handoff_dask._scheduling.claims import Claims
 from handoff_dask._scheduling.functions import State
 from handoff_dask._scheduling.simulate import Simulation
 
-# the bench: eight functions that need the one GPU, after a source, and others that could use its cores
+# test bed: eight functions after a source need the only GPU, and fillers could use the cores of its node
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["durations known", "durations learnt"])
 @pytest.mark.parametrize("first", [True, False], ids=["added first", "added last"])
 @pytest.mark.parametrize("filler", [0.1, 0.2, 0.3])
-def test_the_nodes_that_bound_the_end_are_kept(first, known, filler):
+def test_bottleneck_nodes_are_claimed(first, known, filler):
     fillers, source = [(fn("cpu 1", code="filler"), filler)] * 40, (fn("cpu 1", code="source"), 0.1)
     scarce = [(fn("cpu 4, gpu 1", code="scarce"), 0.2)] * 8
     functions = [source, *scarce, *fillers] if first else [*fillers, source, *scarce]
@@ -28,7 +27,7 @@ def test_the_nodes_that_bound_the_end_are_kept(first, known, filler):
     simulation = Simulation([node("a", "cpu 4, gpu 1"), node("b", "cpu 8")], spec, seconds)
     simulation.play()
     assert simulation.run.status.value == "finished"
-    # No schedule is shorter: the source, and then one after the other on a. Nothing else may delay that.
+    # The shortest schedule: the source, then the scarce functions sequentially on a, undelayed by fillers.
     assert simulation.now == pytest.approx(0.1 + 8 * 0.2)
 
 
@@ -36,8 +35,8 @@ def on(core, name):
     return [f.id for f in core.state.nodes[name].running]
 
 
-class Bench(Core):
-    """``s`` runs on b, ``g0`` to ``g7`` need it and a; ``f0`` to ``f7`` run anywhere."""
+class BottleneckCore(Core):
+    """``s`` is pinned to b; ``g0`` to ``g7`` need its result and node a; ``f0`` to ``f7`` fit anywhere."""
 
     def __init__(self, source=10.0, filler=30.0, scarce=10.0, count=8, **options):
         super().__init__(**options)
@@ -55,13 +54,13 @@ class Bench(Core):
         )
 
 
-KEPT = ["s@b", "f0@b", "f1@b"]
+WITH_CLAIM = ["s@b", "f0@b", "f1@b"]
 
 
-def test_who_would_stay_too_long_is_turned_away_and_looked_at_again():
-    core = Bench()
-    assert core.decide() == KEPT
-    # s is expected to end at 10; who takes 30 seconds would have to end before g0 is ready.
+def test_function_that_would_outstay_a_claim_waits():
+    core = BottleneckCore()
+    assert core.decide() == WITH_CLAIM
+    # s should end at 10, when g0 becomes ready; fillers take 30 s, so they would not end in time.
     assert core.state.next_wake() is not None
     assert 0 < core.state.next_wake() <= 40
     core.wait(10)
@@ -70,16 +69,16 @@ def test_who_would_stay_too_long_is_turned_away_and_looked_at_again():
     assert core.decide()[0] == "g0@a"
 
 
-def test_who_will_have_ended_in_time_is_let_in():
-    core = Bench(filler=9.0)
+def test_function_that_ends_in_time_backfills():
+    core = BottleneckCore(filler=9.0)
     core.decide()
     assert on(core, "a") == ["f0", "f1", "f2", "f3"]
-    core = Bench(filler=10.5)
+    core = BottleneckCore(filler=10.5)
     core.decide()
     assert on(core, "a") == []
 
 
-def test_only_as_much_is_kept_as_those_that_come_can_use():
+def test_claim_covers_only_what_the_coming_functions_can_use():
     core = Core()
     core.nodes(a="cpu 4, gpu 4", b="cpu 3")
     core.run(
@@ -94,7 +93,7 @@ def test_only_as_much_is_kept_as_those_that_come_can_use():
     assert on(core, "b") == ["s", "f3", "f4"]
 
 
-def test_what_will_have_ended_in_time_makes_room_that_others_may_take():
+def test_capacity_that_becomes_free_in_time_serves_the_claim():
     core = Core()
     core.nodes(a="cpu 4, gpu 4", b="cpu 1")
     core.run(
@@ -106,21 +105,21 @@ def test_what_will_have_ended_in_time_makes_room_that_others_may_take():
         options={"dependents": [[1], *([] for _ in range(7))], "seconds": [10, 500, 1, 1, *[150] * 4]},
     )
     core.decide()
-    # q0 and q1 end long before g is ready; it needs what they leave, and f0 and f1 may have the rest.
+    # q0 and q1 end long before g is ready, and g can use their cores; f0 and f1 may backfill the rest.
     assert on(core, "a") == ["q0", "q1", "f0", "f1"]
 
 
-def test_nothing_is_kept_where_that_is_no_bottleneck():
-    # Two seconds on the node that has a GPU, of 35 that all nodes need; then forty of fifty-eight.
+def test_no_claim_on_nodes_that_are_not_a_bottleneck():
+    # GPU work of 2 s in a run that takes 35 s on all nodes; then 40 s of 58 s.
     for count, scarce in [(2, 1.0), (4, 10.0)]:
-        core = Bench(count=count, scarce=scarce)
+        core = BottleneckCore(count=count, scarce=scarce)
         core.decide()
         assert len(on(core, "a")) == 4
 
 
-def test_nothing_is_kept_from_who_is_more_urgent():
-    core = Bench()
-    assert core.decide() == KEPT
+def test_more_urgent_functions_ignore_claims():
+    core = BottleneckCore()
+    assert core.decide() == WITH_CLAIM
     for i, priority in enumerate([1, -1]):
         options = {"priority": priority, "seconds": [30.0, 1.0], "dependents": [[1], []]}
         core.run(id=f"r{i}", **{f"u{i}": fn("cpu 1"), f"w{i}": fn("cpu 1")}, ready=f"u{i}", options=options)
@@ -128,35 +127,35 @@ def test_nothing_is_kept_from_who_is_more_urgent():
     assert on(core, "a") == ["u0"]
 
 
-def test_who_is_more_urgent_and_comes_later_is_not_held_back_with_those_that_were_turned_away():
-    core = Bench()
-    assert core.decide() == KEPT
+def test_later_more_urgent_function_passes_refused_ones():
+    core = BottleneckCore()
+    assert core.decide() == WITH_CLAIM
     options = {"priority": 1, "seconds": [30.0, 1.0], "dependents": [[1], []]}
     core.run(id="r2", u=fn("cpu 1"), w=fn("cpu 1"), ready="u", options=options)
     assert core.decide() == ["u@a"]
 
 
-def test_a_source_that_takes_much_longer_does_not_keep_a_node_idle_for_ever():
-    core = Bench(source=10.0, filler=30.0)
-    assert core.decide() == KEPT
-    looks = 0
+def test_overdue_source_does_not_idle_a_node_forever():
+    core = BottleneckCore(source=10.0, filler=30.0)
+    assert core.decide() == WITH_CLAIM
+    wakes = 0
     while core.decide() == []:
-        looks += 1
+        wakes += 1
         assert core.state.next_wake() > core.now
         core.now = core.state.next_wake()
-        assert core.now <= 60, "as late as the function takes, and a little"
+        assert core.now <= 60, "the claim outlives the duration of the filler"
     assert [core[f"f{i}"].state for i in range(2, 6)] == [State.RUNNING] * 4
-    assert looks <= 5
+    assert wakes <= 5
 
 
 @pytest.mark.parametrize(
     "how", ["fails", "is skipped", "is given up", "run ends", "run is removed", "is lost"]
 )
-def test_what_is_not_to_come_keeps_nobody_away(how):
-    core = Bench()
+def test_claim_ends_if_its_functions_will_not_become_ready(how):
+    core = BottleneckCore()
     other = {"dependents": [[]] * 4, "seconds": [100.0] * 4, "priority": -1}
     core.run(id="r2", **many(4, fn("cpu 1"), "x"), options=other)
-    assert core.decide() == KEPT
+    assert core.decide() == WITH_CLAIM
     if how == "run ends":
         core.cancel("r")
     elif how == "run is removed":
@@ -177,16 +176,16 @@ def test_what_is_not_to_come_keeps_nobody_away(how):
     assert len(on(core, "a")) == 4
 
 
-def test_a_node_that_comes_back_is_not_kept_by_what_was_said_of_the_old_one():
-    core = Bench()
-    assert core.decide() == KEPT
+def test_returning_node_is_free_of_old_claims():
+    core = BottleneckCore()
+    assert core.decide() == WITH_CLAIM
     core.leave("a")
     core.nodes(a="cpu 4, gpu 1")
     core.decide()
     assert len(on(core, "a")) == 4
 
 
-def test_a_node_that_has_left_is_not_the_one_that_is_kept():
+def test_claim_moves_from_a_node_that_left():
     core = Core()
     core.nodes(a="cpu 4, gpu 1", b="cpu 3", c="cpu 4, gpu 1")
     core.run(
@@ -197,15 +196,15 @@ def test_a_node_that_has_left_is_not_the_one_that_is_kept():
         ready="s " + " ".join(f"f{i}" for i in range(8)),
     )
     core.leave("a")
-    assert core.decide() == KEPT
+    assert core.decide() == WITH_CLAIM
     assert on(core, "c") == []
 
 
-# starvation
+# overtaken functions
 
 
-def overtaken(core, wide, narrow, seconds=1.0):
-    """An endless stream of narrow functions; when the wide one starts, or None."""
+def start_time(core, wide, narrow, seconds=1.0):
+    """Add narrow functions until the wide one starts; return the time of its start, or None."""
     core.decide()
     for n in range(200):
         if core[wide].state is State.RUNNING:
@@ -220,15 +219,15 @@ def overtaken(core, wide, narrow, seconds=1.0):
 
 @pytest.mark.parametrize("fanout", [2, 8])
 @pytest.mark.parametrize("same_run", [True, False])
-def test_a_wide_function_starts_although_narrow_ones_come_all_the_time(same_run, fanout, monkeypatch):
+def test_wide_function_starts_despite_a_stream_of_narrow_ones(same_run, fanout, monkeypatch):
     monkeypatch.setattr(backlog, "_FANOUT", fanout)
-    due = overtaken_by_a_stream(same_run)
-    # The wait for a first look, as long as the function is expected to take, and as long as what runs there.
+    due = start_of_wide(same_run)
+    # The wait until it may claim, its expected duration, and the duration of the functions running there.
     assert due is not None
     assert due <= 10.0 + 2.5 + 2.0
 
 
-def overtaken_by_a_stream(same_run):
+def start_of_wide(same_run):
     core = Core(prefetch_horizon=0.0)
     core.nodes(a="cpu 4", b="cpu 2")
     stream = many(2000, fn("cpu 1", code="narrow"), "n")
@@ -238,24 +237,24 @@ def overtaken_by_a_stream(same_run):
         core.run(id="early", **many(6, fn("cpu 1", code="narrow"), "early"))
         core.run(id="r0", wide=fn("cpu 4", code="wide"))
     core.run(id="stream", ready="", **{f"m{i}": kind for i, kind in enumerate(stream.values())})
-    return overtaken(core, "wide", lambda n: core.ready(" ".join(f"m{8 * n + i}" for i in range(8))))
+    return start_time(core, "wide", lambda n: core.ready(" ".join(f"m{8 * n + i}" for i in range(8))))
 
 
-def test_without_a_claim_it_is_overtaken_for_ever(monkeypatch):
+def test_without_claims_a_wide_function_starves(monkeypatch):
     monkeypatch.setattr(Claims, "refuse", lambda *_: False)
-    assert overtaken_by_a_stream(same_run=True) is None
+    assert start_of_wide(same_run=True) is None
 
 
-def test_priority_wins_over_claims():
+def test_priority_overrides_claims():
     core = Core(prefetch_horizon=0.0)
     core.nodes(a="cpu 4")
     core.run(**many(4, fn("cpu 1"), "n"), wide=fn("cpu 4"))
     core.run(id="stream", ready="", options={"priority": 1}, **many(2000, fn("cpu 1"), "m"))
-    assert overtaken(core, "wide", lambda n: core.ready(" ".join(f"m{8 * n + i}" for i in range(8)))) is None
+    assert start_time(core, "wide", lambda n: core.ready(" ".join(f"m{8 * n + i}" for i in range(8)))) is None
 
 
-def test_a_claim_is_withdrawn_when_its_function_is_cancelled():
-    core = overtaken_core()
+def test_cancelling_a_function_withdraws_its_claim():
+    core = core_with_claim()
     core.cancel("r0")
     core.decide()
     assert core["last"].state is State.RUNNING

@@ -1,4 +1,4 @@
-"""Collocated functions share a node; transfers are told both ends."""
+"""Collocated functions share a node; transfers learn both end nodes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import pytest
 from scheduling.harness import fn, node
 
 
-def test_the_first_member_decides_and_the_others_follow(core):
+def test_group_follows_its_first_member(core):
     core.nodes(a="cpu 1", b="cpu 4")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), z=fn("cpu 1"), groups=("y z",), ready="x y")
     assert core.decide() == ["x@a", "y@b"]
     core.finish("x y")
     core.ready("z")
-    assert core.decide() == ["z@b"]  # though a is free and comes first
+    assert core.decide() == ["z@b"]  # although a is free and comes first
 
 
-def test_members_that_are_ready_follow_in_the_same_decision(core):
+def test_ready_members_follow_in_the_same_decision(core):
     core.nodes(a="cpu 1", b="cpu 4")
     core.run(x=fn("cpu 2"), y=fn("cpu 1"), z=fn("cpu 1"), w=fn("cpu 1"), groups=("x y z",))
     assert core.decide() == ["x@b", "y@b", "z@b", "w@a"]
@@ -30,13 +30,13 @@ def test_members_that_do_not_fit_together_take_turns(core):
     assert core.decide() == ["y@a"]
 
 
-def test_a_group_is_placed_only_where_each_member_alone_fits(core):
+def test_group_needs_a_node_that_holds_each_member(core):
     core.nodes(a="cpu 2", b="cpu 2, memory 100", c="cpu 2, memory 100, gpu 1")
     core.run(x=fn("cpu 1"), y=fn("memory 100"), z=fn("gpu 1"), groups=("x y z",), ready="x")
     assert core.decide() == ["x@c"]
 
 
-def test_a_group_waits_for_such_a_node_although_its_member_would_fit_elsewhere(core):
+def test_group_waits_for_an_eligible_node_even_if_a_member_fits_elsewhere(core):
     core.nodes(a="cpu 2", b="cpu 1, gpu 1")
     core.run(g=fn("cpu 1"), x=fn("cpu 1"), y=fn("gpu 1"), groups=("x y",), ready="g")
     core.pause("a")
@@ -48,7 +48,7 @@ def test_a_group_waits_for_such_a_node_although_its_member_would_fit_elsewhere(c
     assert core.decide() == ["x@b"]
 
 
-def test_groups_are_placed_one_by_one(core):
+def test_groups_are_placed_independently(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), u=fn("cpu 1"), v=fn("cpu 1"), groups=("x y", "u v"))
     assert core.decide() == ["x@a", "u@b"]
@@ -56,13 +56,13 @@ def test_groups_are_placed_one_by_one(core):
     assert core.decide() == ["y@a", "v@b"]
 
 
-def test_a_pin_of_one_member_pins_all(core):
+def test_pin_of_one_member_pins_the_group(core):
     core.nodes(a="cpu 2", b="cpu 2")
     core.run(x=fn("cpu 1"), y=fn("cpu 1", pin="b"), groups=("x y",), ready="x")
     assert core.decide() == ["x@b"]
 
 
-def test_pins_of_members_are_combined_whatever_they_call_the_node(core):
+def test_pins_of_members_intersect_across_aliases(core):
     core.join(node("a", "cpu 2", "10.0.0.1"))
     core.join(node("b", "cpu 2", "10.0.0.2"))
     core.join(node("c", "cpu 2", "10.0.0.2"))
@@ -72,7 +72,7 @@ def test_pins_of_members_are_combined_whatever_they_call_the_node(core):
     assert core.decide() == ["z@c"]
 
 
-def test_a_lost_node_unbinds_its_groups(core):
+def test_lost_node_unbinds_its_groups(core):
     core.nodes(a="cpu 2", b="cpu 2")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), z=fn("cpu 1"), groups=("x y z",), ready="x y")
     assert core.decide() == ["x@a", "y@a"]
@@ -84,7 +84,7 @@ def test_a_lost_node_unbinds_its_groups(core):
     assert core.outcomes("y") == [("a", "lost")]
 
 
-def test_a_lost_node_moves_members_that_were_ready(core):
+def test_lost_node_moves_ready_members(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), groups=("x y",))
     assert core.decide() == ["x@a"]
@@ -93,7 +93,7 @@ def test_a_lost_node_moves_members_that_were_ready(core):
     assert core.decide() == ["y@b"]
 
 
-def test_a_node_that_comes_back_does_not_bind_again(core):
+def test_returning_node_does_not_rebind_groups(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(u=fn("cpu 1"), x=fn("cpu 1"), y=fn("cpu 1"), groups=("x y",), ready="x")
     assert core.decide() == ["x@a"]
@@ -103,7 +103,7 @@ def test_a_node_that_comes_back_does_not_bind_again(core):
     assert core.decide() == ["u@a", "y@b"]
 
 
-def test_a_group_leaves_a_node_that_has_become_too_small(core):
+def test_group_leaves_a_node_that_shrank(core):
     core.nodes(a="cpu 2", b="cpu 2")
     core.run(x=fn("cpu 1"), y=fn("cpu 2"), z=fn("cpu 1"), groups=("x y z",), ready="x")
     assert core.decide() == ["x@a"]
@@ -118,7 +118,7 @@ def test_a_group_leaves_a_node_that_has_become_too_small(core):
     assert core.decide() == ["z@b"]
 
 
-def test_a_group_that_fits_nowhere_any_more_fails_in_the_end(core):
+def test_group_that_no_longer_fits_anywhere_fails(core):
     core.nodes(a="cpu 2")
     core.run(x=fn("cpu 1"), y=fn("cpu 2"), groups=("x y",), ready="x")
     assert core.decide() == ["x@a"]
@@ -130,7 +130,7 @@ def test_a_group_that_fits_nowhere_any_more_fails_in_the_end(core):
     assert core.decide() == ["y unplaceable", "r failed"]
 
 
-def test_a_member_that_fails_is_tried_again_on_its_groups_node(core):
+def test_member_is_retried_on_the_node_of_its_group(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1"), groups=("x y",), ready="x")
     assert core.decide() == ["x@a"]
@@ -139,7 +139,7 @@ def test_a_member_that_fails_is_tried_again_on_its_groups_node(core):
     assert core.decide() == ["x@a"]
 
 
-def test_a_group_waits_while_its_node_is_paused(core):
+def test_group_waits_while_its_node_is_paused(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), groups=("x y",), ready="x")
     core.decide()
@@ -166,7 +166,7 @@ def test_every_strategy_keeps_groups_together(core, strategy):
     assert {g: len(nodes) for g, nodes in where.items()} == {"u": 1, "v": 1, "w": 1}
 
 
-# transfers: producer p and serializer s share a node, and so do deserializer d and consumer c
+# transfers: producer p and serializer s share a node, as do deserializer d and consumer c
 
 TRANSFER = {"groups": ("p s", "d c"), "peers": {"s": "d"}}
 
@@ -175,7 +175,7 @@ def transfer(core, c=fn("cpu 1"), d=fn("cpu 1"), **options):  # noqa: B008 - fro
     core.run(p=fn("cpu 1"), s=fn("cpu 1"), d=d, c=c, ready="p", **TRANSFER, **options)
 
 
-def test_a_serializer_is_told_the_consumers_node_which_is_then_bound(core):
+def test_serializer_learns_and_binds_the_consumers_node(core):
     core.nodes(a="cpu 2", b="cpu 4, gpu 1")
     transfer(core, c=fn("cpu 1, gpu 1"))
     assert core.decide() == ["p@a"]
@@ -191,7 +191,7 @@ def test_a_serializer_is_told_the_consumers_node_which_is_then_bound(core):
     assert core.decide() == ["c@b"]
 
 
-def test_the_consumers_node_is_one_where_there_is_room_now(core):
+def test_consumers_node_has_free_capacity(core):
     core.nodes(a="cpu 1", b="cpu 2, gpu 1", c="cpu 2, gpu 1")
     core.run(id="other", o=fn("cpu 2", pin="b"))
     core.decide()
@@ -202,7 +202,7 @@ def test_the_consumers_node_is_one_where_there_is_room_now(core):
     assert core.decide() == ["s@a peer c"]
 
 
-def test_the_consumers_node_is_not_a_paused_one(core):
+def test_consumers_node_is_not_paused(core):
     core.nodes(a="cpu 1", b="cpu 2, gpu 1", c="cpu 2, gpu 1")
     core.run(id="other", o=fn("gpu 1", pin="c"))
     core.decide()
@@ -214,7 +214,7 @@ def test_the_consumers_node_is_not_a_paused_one(core):
     assert core.decide() == ["s@a peer c"]  # not free, but it will be
 
 
-def test_where_producer_and_consumer_share_a_node_so_do_all(core):
+def test_transfer_within_a_node_stays_there(core):
     core.nodes(a="cpu 2", b="cpu 2")
     core.run(
         p=fn("cpu 1"),
@@ -234,7 +234,7 @@ def test_where_producer_and_consumer_share_a_node_so_do_all(core):
     assert core.decide() == ["d@a peer a"]
 
 
-def test_a_serializer_goes_without_when_no_node_could_have_the_consumer(core):
+def test_serializer_gets_no_peer_if_no_node_is_eligible(core):
     core.nodes(a="cpu 1", b="cpu 1, gpu 1")
     transfer(core, c=fn("gpu 1"))
     core.decide()
@@ -248,7 +248,7 @@ def test_a_serializer_goes_without_when_no_node_could_have_the_consumer(core):
     assert core.decide() == ["d@b peer a"]
 
 
-def test_a_serializer_that_runs_again_is_told_the_same_node(core):
+def test_rerun_serializer_gets_the_same_peer(core):
     core.nodes(a="cpu 1", b="cpu 2, gpu 1", c="cpu 2, gpu 1")
     transfer(core, c=fn("gpu 1"))
     core.decide()
@@ -262,7 +262,7 @@ def test_a_serializer_that_runs_again_is_told_the_same_node(core):
     assert core.decide() == ["s@a peer b"]
 
 
-def test_what_waits_behind_a_function_that_is_bound_does_not_go_first_in_its_place(core):
+def test_functions_queued_behind_a_bound_one_do_not_overtake_it(core):
     core.nodes(a="cpu 3", b="cpu 1, gpu 1")
     core.run(
         p=fn(),
@@ -281,7 +281,7 @@ def test_what_waits_behind_a_function_that_is_bound_does_not_go_first_in_its_pla
 
 def test_consumers_bound_by_a_serializer_start_in_the_same_decision(core):
     core.nodes(a="cpu 2", b="cpu 2, gpu 1")
-    # c needs nothing of the transfer to be ready: a consumer's group may have other members.
+    # c does not depend on the transfer, like other members of a consumer's group.
     core.run(
         p=fn("cpu 1"), s=fn("cpu 1"), d=fn("cpu 1"), c=fn("gpu 1"), e=fn("cpu 1"),
         groups=("p s", "d c e"), peers={"s": "d"}, ready="s e",

@@ -1,4 +1,4 @@
-"""The same events lead to the same decisions: in one process, and whatever strings and objects hash to."""
+"""Determinism: the same events lead to the same decisions, whatever strings and objects hash to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scheduling.harness import Core
 from scheduling.scenarios import Scenario
 
-#: Few of them can hold what needs a GPU or much memory.
+#: Few of them are eligible for costs with a GPU or much memory.
 NODES = ["cpu 2", "cpu 4", "cpu 4, memory 64", "cpu 4, gpu 2, memory 8"]
 COSTS = ["cpu 1"] * 4 + ["cpu 4, gpu 1", "gpu 0.5", "memory 60", "cpu 1, gpu 2"]
 
@@ -24,16 +24,16 @@ def trace_of(seed: int) -> list[list[str]]:
 
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 3000), max_size=20))
 @settings(deadline=None, max_examples=30)
-def test_the_same_events_lead_to_the_same_decisions(seed, sizes):
+def test_same_events_lead_to_the_same_decisions(seed, sizes):
     trace = trace_of(seed)
-    filling = [bytearray(n) for n in sizes]  # nodes are hashed by their addresses
+    filling = [bytearray(n) for n in sizes]  # shifts memory addresses, by which nodes hash
     again = trace_of(seed)
     assert trace == again
     assert len(filling) == len(sizes)
 
 
-def test_decisions_do_not_depend_on_what_strings_hash_to():
-    # What each prints are the decisions of forty scenarios.
+def test_decisions_do_not_depend_on_string_hashes():
+    # Each process prints the decisions of forty scenarios.
     program = "from scheduling.test_determinism import trace_of\nfor seed in range(40): print(trace_of(seed))"
     tests = str(Path(__file__).parent.parent)
     path = os.pathsep.join([tests, *filter(None, sys.path)])

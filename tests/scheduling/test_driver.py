@@ -1,4 +1,4 @@
-"""Whole runs on a virtual clock: how long they take, and what deciding costs."""
+"""Whole runs on a virtual clock: their makespans, and the cost of decisions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def assert_done(cluster, runs):
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(0, 60), strategies)
 @settings(deadline=None)
-def test_independent_functions_take_as_many_steps_as_they_must(cores, n, strategy):
+def test_independent_functions_take_the_minimum_number_of_steps(cores, n, strategy):
     cluster = cluster_of(cores)
     cluster.add(make_spec([fn("cpu 1")] * n, strategy=strategy), {})
     assert_done(cluster, cluster.run(lambda f: 1.0))
@@ -51,8 +51,8 @@ def test_independent_functions_take_as_many_steps_as_they_must(cores, n, strateg
     strategies,
 )
 @settings(deadline=None)
-def test_no_core_idles_while_a_function_is_ready(cores, durations, random, strategy):
-    """Graham's bound for list scheduling: work / m + (1 - 1/m) critical path, for functions of one core."""
+def test_makespan_is_within_grahams_bound(cores, durations, random, strategy):
+    """Graham's bound for list scheduling of one-core functions: work / m + (1 - 1/m) * critical path."""
     needs = {i: random.sample(range(i), random.randint(0, min(i, 3))) for i in range(len(durations))}
     cluster = cluster_of(cores)
     cluster.add(make_spec([fn("cpu 1")] * len(durations), strategy=strategy), needs)
@@ -75,8 +75,8 @@ def test_no_core_idles_while_a_function_is_ready(cores, durations, random, strat
     strategies,
 )
 @settings(deadline=None)
-def test_at_each_moment_something_that_could_run_does(costs, random, strategy):
-    """No makespan is above that of one function at a time, and all functions run once."""
+def test_makespan_is_at_most_sequential(costs, random, strategy):
+    """Every function runs once, and the makespan is at most the sequential one."""
     needs = {i: random.sample(range(i), random.randint(0, min(i, 2))) for i in range(len(costs))}
     cluster = VirtualCluster()
     cluster.join(node("a", "cpu 4, memory 100"))
@@ -90,7 +90,7 @@ def test_at_each_moment_something_that_could_run_does(costs, random, strategy):
         assert all(run.functions[d].attempts[0].stopped <= started for d in needs[f.number])
 
 
-def test_a_node_that_joins_takes_its_share():
+def test_joining_node_takes_its_share():
     cluster = cluster_of([1])
     cluster.add(make_spec([fn("cpu 1")] * 9), {})
     for _ in range(3):
@@ -103,7 +103,7 @@ def test_a_node_that_joins_takes_its_share():
     assert cluster.now == 3 + 2
 
 
-def test_runs_share_a_cluster_without_waiting_for_each_other():
+def test_runs_share_a_cluster():
     cluster = cluster_of([2, 2])
     for r in range(3):
         cluster.add(make_spec([fn("cpu 1")] * 5, f"r{r}"), {i: [i - 1] for i in range(1, 5)})
@@ -111,7 +111,7 @@ def test_runs_share_a_cluster_without_waiting_for_each_other():
     assert cluster.now == 5
 
 
-def test_sending_ahead_changes_when_functions_are_sent_not_when_they_run():
+def test_prefetch_does_not_change_start_times():
     for horizon in (0.0, 0.01):
         cluster = cluster_of([3, 2], prefetch_horizon=horizon)
         cluster.add(make_spec([fn("cpu 1", code="short")] * 1000), {})
@@ -119,28 +119,28 @@ def test_sending_ahead_changes_when_functions_are_sent_not_when_they_run():
         assert cluster.now == 200 / 1024
 
 
-# what deciding costs
+# cost of decisions
 
 
 @pytest.fixture
-def fits(monkeypatch):
-    """Counts how often a node is asked whether something fits."""
+def fit_checks(monkeypatch):
+    """Count how often nodes check whether a cost fits."""
     calls = []
     original = Node.fits
 
-    def counting(self, cost):
+    def counted(self, cost):
         calls.append(self.name)
         return original(self, cost)
 
-    monkeypatch.setattr(Node, "fits", counting)
+    monkeypatch.setattr(Node, "fits", counted)
     return calls
 
 
 COSTS = ["cpu 1", "cpu 2", "cpu 1, memory 10", "gpu 1"]
 
 
-def work_of_a_decision(fits, waiting):
-    """Calls of ``fits`` for a decision after one release, with so many functions waiting."""
+def checks_per_decision(fit_checks, waiting):
+    """Count calls of ``fits`` in a decision after one release, with ``waiting`` functions."""
     cluster = VirtualCluster()
     for n in range(5):
         cluster.join(node(f"n{n}", "cpu 4, memory 100, gpu 1, threads 8"))
@@ -150,41 +150,41 @@ def work_of_a_decision(fits, waiting):
     work = []
     for _ in range(20):
         cluster.finish(cluster.start()[0] if not cluster.started() else cluster.started()[0], 1.0)
-        fits.clear()
+        fit_checks.clear()
         assert cluster.decide()
         cluster.start()
-        work.append(len(fits))
+        work.append(len(fit_checks))
     return work
 
 
-def test_a_decision_costs_the_same_however_many_functions_wait(fits):
-    few = work_of_a_decision(fits, 400)
-    assert max(few) <= 5 * (len(COSTS) + 3)  # each kind, on each node, and a few placements
-    assert work_of_a_decision(fits, 40_000) == few
+def test_decision_cost_does_not_depend_on_waiting_functions(fit_checks):
+    few = checks_per_decision(fit_checks, 400)
+    assert max(few) <= 5 * (len(COSTS) + 3)  # each kind on each node, plus a few placements
+    assert checks_per_decision(fit_checks, 40_000) == few
 
 
-def test_a_decision_without_news_looks_at_nothing(fits):
+def test_decision_without_events_checks_nothing(fit_checks):
     cluster = cluster_of([1])
     cluster.add(make_spec([fn("cpu 1")] * 100), {})
     cluster.decide()
-    fits.clear()
+    fit_checks.clear()
     assert cluster.decide() == []
-    assert fits == []
+    assert fit_checks == []
 
 
-def test_a_function_that_becomes_ready_behind_others_costs_nothing(fits):
+def test_function_that_joins_a_blocked_queue_checks_nothing(fit_checks):
     cluster = cluster_of([1])
     cluster.add(make_spec([fn("cpu 1")] * 100), {})
     cluster.decide()
     cluster.add(make_spec([fn("cpu 1")] * 100, "other"), {})
-    fits.clear()
+    fit_checks.clear()
     assert cluster.decide() == []
-    assert fits == []
+    assert fit_checks == []
 
 
 @pytest.mark.parametrize("n", [20_000, pytest.param(100_000, marks=pytest.mark.slow)])
-def test_many_functions(fits, n):
-    """Layers of a thousand, each function needing two of the layer before, on ten nodes."""
+def test_many_functions(fit_checks, n):
+    """Layers of a thousand functions, each with two inputs from the previous layer, on ten nodes."""
     width, cores = 1000, 500
     kinds = [fn("cpu 1"), fn("cpu 1, memory 10"), fn()]
     spec = make_spec([kinds[i % 3] for i in range(n)])
@@ -195,9 +195,9 @@ def test_many_functions(fits, n):
     cluster.add(spec, needs)
     assert_done(cluster, cluster.run(lambda f: 1.0))
     assert cluster.now == n / cores
-    # For each placement a look at each node, and one when it is booked. In the end, in each decision (two for
-    # each layer), a look at each node for each kind.
-    assert len(fits) <= 10 * n + n + 2 * (n // width) * 10 * len(kinds)
+    # Each placement checks each node, and once more when booking. In addition, each decision (two per layer)
+    # checks each node for each kind.
+    assert len(fit_checks) <= 10 * n + n + 2 * (n // width) * 10 * len(kinds)
 
 
 def test_a_long_chain():

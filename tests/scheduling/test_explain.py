@@ -1,71 +1,71 @@
-"""Why a function is not running, in words: one test for each thing that it may wait for."""
+"""Explanations why a function is not running: one test per reason."""
 
 from __future__ import annotations
 
 import pytest
-from scheduling.harness import fn, many, node, one_ahead, overtaken
+from scheduling.harness import core_with_claim, core_with_prefetched, fn, many, node
 
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.functions import State
 
 
-def said(core, id):
+def explain_lines(core, id):
     return core.state.explain(core[id], core.now).splitlines()
 
 
 def after(*dependents):
-    """Options of a run: of each function, by number, those that take its result."""
+    """Return options of a run with the dependents of each function, by number."""
     return {"dependents": dependents, "fail_fast": False}
 
 
 # results
 
 
-def test_a_function_waits_for_results(core):
+def test_waiting_for_results(core):
     core.nodes(a="cpu 2")
     core.run(
         x=fn("cpu 1"), y=fn("cpu 1"), z=fn("cpu 1"), sum=fn(), options=after([3], [3], [3], []), ready="x y z"
     )
     core.decide()
-    assert said(core, "sum") == [
+    assert explain_lines(core, "sum") == [
         "function 'sum' waits for results:",
         "  - 'x' (running on node 'a', attempt 1)",
         "  - 'y' (running on node 'a', attempt 1)",
         "  - 'z' (ready)",
     ]
     core.finish("x z")
-    assert said(core, "sum") == [
+    assert explain_lines(core, "sum") == [
         "function 'sum' waits for results:",
         "  - 'y' (running on node 'a', attempt 1)",
     ]
     core.finish("y")
-    assert said(core, "sum") == [
+    assert explain_lines(core, "sum") == [
         "function 'sum' waits for results:",
         "  - they are there; it is about to be ready",
     ]
 
 
-def test_not_more_than_eight_results_are_named(core):
+def test_at_most_eight_results_are_named(core):
     core.nodes(a="cpu 2")
     core.run(**many(10, fn()), sum=fn(), options=after(*[[10]] * 10, []), ready="")
-    lines = said(core, "sum")
+    lines = explain_lines(core, "sum")
     assert lines[1] == "  - 'f0' (waiting)"
     assert lines[8:] == ["  - 'f7' (waiting)", "  - ... and 2 more"]
 
 
-def test_a_result_that_was_lost(core):
+def test_lost_result(core):
     core.nodes(a="cpu 2")
     core.run(x=fn(), y=fn(), options=after([1], []), ready="x")
     core.decide()
     core.finish("x")
     core.state.result_lost(core["x"])
-    assert said(core, "y") == ["function 'y' waits for results:", "  - 'x' (waiting)"]
+    assert explain_lines(core, "y") == ["function 'y' waits for results:", "  - 'x' (waiting)"]
 
 
 # time
 
 
-def test_a_retry_is_not_due(core):
+def test_delayed_retry(core):
     core.nodes(a="cpu 2")
     core.run(x=fn(policy=RetryPolicy(2, delay=10.0)))
     core.decide()
@@ -73,20 +73,20 @@ def test_a_retry_is_not_due(core):
     core.fail("x", error="ValueError('no')")
     core.ready("x")
     core.wait(4)
-    assert said(core, "x") == [
+    assert explain_lines(core, "x") == [
         "function 'x' is tried again in 6 s: attempt 2, after 1 of at most 3 have failed"
     ]
     core.wait(99)
-    assert "in 0 s" in said(core, "x")[0], "never in less"
+    assert "in 0 s" in explain_lines(core, "x")[0], "never rounded down to zero"
 
 
-def test_a_run_waits_for_nodes(core):
+def test_run_that_waits_for_nodes(core):
     core.nodes(a="cpu 2")
     core.run(x=fn("cpu 1"), y=fn("gpu 1"), options={"wait_for_nodes": 60})
     core.wait(20)
     core.decide()
     for id in ("x", "y"):
-        assert said(core, id) == [
+        assert explain_lines(core, id) == [
             f"function '{id}' waits: the run waits for nodes that can hold all its functions, for 40 s more:",
             "  - function 'y': too much for every node: none has 'gpu', they have cpu; asked: gpu 1;"
             " nearest node 'a' has gpu 0",
@@ -98,13 +98,13 @@ def test_a_run_waits_for_nodes(core):
 
 
 def ready(core, id="x"):
-    """Node → why not there; under None the first line."""
-    first, *lines = said(core, id)
+    """Return node → why the function is not there; the first line is under None."""
+    first, *lines = explain_lines(core, id)
     rows = dict(line.removeprefix("  - node ").split(": ", 1) for line in lines)
     return {None: first, **{name.strip("'"): text for name, text in rows.items()}}
 
 
-def test_each_node_says_what_is_asked_and_what_is_free(core):
+def test_each_node_lists_asked_and_free_amounts(core):
     core.nodes(a="cpu 4, memory 10", b="cpu 1, memory 90")
     core.join(node("c", "cpu 8, memory 90"))
     core.wait(7)
@@ -130,7 +130,7 @@ def test_each_node_says_what_is_asked_and_what_is_free(core):
     }
 
 
-def test_threads_are_asked_for_as_well(core):
+def test_threads_are_listed(core):
     core.nodes(a="cpu 1")
     core.run(x=fn(), y=fn())
     core.decide()
@@ -140,7 +140,7 @@ def test_threads_are_asked_for_as_well(core):
     }
 
 
-def test_fractions_are_shown_as_people_write_them(core):
+def test_fractions_are_formatted_in_decimal(core):
     core.nodes(a="cpu 1, licence 0.5")
     core.run(x=fn("licence 0.3"), y=fn("licence 0.3"))
     core.decide()
@@ -149,7 +149,7 @@ def test_fractions_are_shown_as_people_write_them(core):
     assert ready(core, "y")["a"] == "asks for licence 0.3, free 0.2 of 0.5"
 
 
-def test_devices_can_be_divided_up(core):
+def test_fragmented_devices(core):
     core.nodes(a="cpu 4, gpu 2")
     core.run(x=fn("gpu 0.6"), y=fn("gpu 0.6"), z=fn("gpu 0.8"), ready="x y")
     assert len(core.decide()) == 2
@@ -158,14 +158,14 @@ def test_devices_can_be_divided_up(core):
     assert ready(core, "z")["a"] == "asks for gpu 0.8, which is free, but not on the same devices"
 
 
-def test_a_node_with_functions_that_were_sent_ahead():
-    core = one_ahead()
+def test_node_with_prefetched_functions():
+    core = core_with_prefetched()
     core.run(id="other", wide=fn("cpu 2"))
     assert core.decide() == []
     assert ready(core, "wide")["a"] == "is about to start other functions"
 
 
-def test_a_pin(core):
+def test_pin(core):
     core.nodes(a="cpu 1", b="cpu 4")
     core.run(x=fn("cpu 1", pin="a"), y=fn("cpu 1", pin="a"))
     core.decide()
@@ -176,7 +176,7 @@ def test_a_pin(core):
     }
 
 
-def test_a_group_that_is_somewhere(core):
+def test_bound_group(core):
     core.nodes(a="cpu 1", b="cpu 4")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), groups=("x y",))
     assert core.decide() == ["x@a"]
@@ -188,8 +188,8 @@ def test_a_group_that_is_somewhere(core):
     }
 
 
-def test_a_group_that_is_nowhere_yet(core):
-    """What counts is the most that any member asks, and the pins of all."""
+def test_unbound_group(core):
+    """The largest cost of any member counts, and the pins of all."""
     core.nodes(a="cpu 2", b="cpu 4", c="cpu 4")
     core.run(z=fn("cpu 4", pin="b"), x=fn("cpu 1"), y=fn("cpu 3", pin="b c"), groups=("x y",), ready="z")
     core.pause("c")
@@ -204,7 +204,7 @@ def test_a_group_that_is_nowhere_yet(core):
     }
 
 
-def test_a_group_with_a_member_that_is_too_large_for_a_node(core):
+def test_group_with_a_member_too_large_for_a_node(core):
     core.nodes(a="cpu 2", b="cpu 4")
     core.run(z=fn("cpu 4", pin="b"), x=fn("cpu 1"), y=fn("cpu 3"), groups=("x y",), ready="z")
     core.decide()
@@ -213,7 +213,7 @@ def test_a_group_with_a_member_that_is_too_large_for_a_node(core):
     assert ready(core, "x")["a"] == "asks for cpu 3, it has cpu 2"
 
 
-def test_a_node_on_which_it_failed(core):
+def test_node_on_which_it_failed(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1"))
     assert core.decide() == ["x@a", "y@b"]
@@ -243,14 +243,14 @@ def test_limits_of_the_run(core):
     }
 
 
-def test_room_that_others_claim():
-    core = overtaken()
+def test_claimed_capacity():
+    core = core_with_claim()
     assert core.states("wide last") == "ready ready"
     assert ready(core, "last")["a"] == "has room, which more urgent functions claim"
     assert ready(core, "wide")["a"] == "asks for cpu 4, free 2 of 4"
 
 
-def test_an_allocator_that_has_not_chosen(core):
+def test_allocator_that_has_not_placed_it(core):
     core.nodes(a="cpu 4")
     core.run(x=fn("cpu 1"), strategy=lambda ready, free: {})
     core.decide()
@@ -267,39 +267,39 @@ def test_no_nodes(core):
     core.leave("a")
     core.ready("x")
     core.wait(2)
-    assert said(core, "x") == [
+    assert explain_lines(core, "x") == [
         "function 'x' has waited for 2 s for a node; it asks for cpu 1:",
         "  - the cluster has no nodes",
     ]
 
 
-def test_not_more_than_eight_nodes_are_named(core):
+def test_at_most_eight_nodes_are_named(core):
     core.nodes(**{f"n{i:02}": "cpu 1" for i in range(11)})
     core.run(**many(12, fn("cpu 1")))
     core.decide()
-    lines = said(core, "f11")
+    lines = explain_lines(core, "f11")
     assert len(lines) == 10
     assert lines[1].startswith("  - node 'n00': asks for")
     assert lines[8].startswith("  - node 'n07': asks for")
     assert lines[9] == "  - ... and 3 more"
 
 
-# it does not wait
+# functions that do not wait
 
 
 def test_running_and_finished(core):
     core.nodes(a="cpu 4")
     core.run(x=fn("cpu 1", retries=1))
     core.decide()
-    assert said(core, "x") == ["function 'x' is not waiting: it is running on node 'a', attempt 1"]
+    assert explain_lines(core, "x") == ["function 'x' is not waiting: it is running on node 'a', attempt 1"]
     core.fail("x")
     core.ready("x")
     core.decide()
-    assert said(core, "x") == ["function 'x' is not waiting: it is running on node 'a', attempt 2"]
+    assert explain_lines(core, "x") == ["function 'x' is not waiting: it is running on node 'a', attempt 2"]
     core.finish("x")
-    assert said(core, "x") == ["function 'x' has finished on node 'a'"]
+    assert explain_lines(core, "x") == ["function 'x' has finished on node 'a'"]
     core.decide()
-    assert said(core, "x") == ["function 'x' has finished on node 'a'"]
+    assert explain_lines(core, "x") == ["function 'x' has finished on node 'a'"]
 
 
 def test_failed_and_skipped(core):
@@ -309,21 +309,21 @@ def test_failed_and_skipped(core):
     core.fail("x", error="ValueError('no')")
     core.state.skipped(core["y"], core.now)
     core.state.skipped(core["z"], core.now)
-    assert said(core, "x") == ["function 'x' has failed: ValueError('no')"]
+    assert explain_lines(core, "x") == ["function 'x' has failed: ValueError('no')"]
     for id in ("y", "z"):
-        assert said(core, id) == [f"function '{id}' will not run: 'x', which it needs, has failed"]
+        assert explain_lines(core, id) == [f"function '{id}' will not run: 'x', which it needs, has failed"]
     assert run.ended
 
 
-def test_given_up_without_a_text(core):
+def test_failed_without_a_message(core):
     core.nodes(a="cpu 4")
     core.run(x=fn())
     core.state.gave_up(core["x"], core.now)
-    assert said(core, "x") == ["function 'x' has failed"]
+    assert explain_lines(core, "x") == ["function 'x' has failed"]
 
 
-def test_what_failed_is_found_among_many_that_were_skipped(core):
-    """Each is looked at once, however many ways lead there."""
+def test_failed_input_is_found_among_many_skipped_ones(core):
+    """Each function is visited once, however many paths lead to it."""
     layers, width = 20, 5
     ids = [f"l{i}w{j}" for i in range(layers) for j in range(width)]
     dependents = [
@@ -338,7 +338,9 @@ def test_what_failed_is_found_among_many_that_were_skipped(core):
     core.finish("l0w0 l0w1 l0w2 l0w4")
     for id in ids[width:]:
         core.state.skipped(core[id], core.now)
-    assert said(core, "l19w0") == ["function 'l19w0' will not run: 'l0w3', which it needs, has failed"]
+    assert explain_lines(core, "l19w0") == [
+        "function 'l19w0' will not run: 'l0w3', which it needs, has failed"
+    ]
 
 
 @pytest.mark.parametrize(("end", "status"), [("cancel", "was cancelled"), ("fail", "has failed")])
@@ -348,4 +350,4 @@ def test_cancelled(core, end, status):
     core.decide()
     core.cancel() if end == "cancel" else core.fail("x")
     assert core["y"].state is State.CANCELLED
-    assert said(core, "y") == [f"function 'y' will not run: its run {status}"]
+    assert explain_lines(core, "y") == [f"function 'y' will not run: its run {status}"]

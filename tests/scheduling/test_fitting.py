@@ -1,4 +1,4 @@
-"""The node index: comparing a cost with all nodes at once finds what looking at every node finds."""
+"""The node index: the vectorised search over nodes gives the same choices as an exhaustive one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scheduling.scenarios import COSTS, Scenario
 
 from handoff_dask._model.resources import THREADS
 
-#: Shares of the largest node are exact floats: of nodes that suit equally well the first by name is chosen.
+#: Shares of the largest node are exact floats, so ties go to the first node by name.
 EXACT = [
     "cpu 4, memory 64",
     "cpu 2, memory 32",
@@ -19,18 +19,18 @@ EXACT = [
     "cpu 8",
 ]
 
-#: Shares are not exact: two nodes that suit equally well may differ in the last digit.
+#: Shares are inexact, so the scores of tied nodes may differ in the last digit.
 ROUNDED = ["cpu 3, memory 70", "cpu 7, memory 30", "cpu 5, gpu 1.7, memory 9, threads 9", "cpu 1, gpu 0.3"]
 
-#: Devices get divided up, each node's in its own way.
+#: Costs that fragment the devices of each node differently.
 GPU_COSTS = ["gpu 0.5"] * 3 + ["gpu 0.25", "gpu 1", "gpu 1"]
 
-#: Memory is used up before cores are, so that functions sent ahead wait for it where others would find cores.
-AHEAD_COSTS = ["cpu 0.5, memory 32"] * 3 + ["cpu 2", "memory 20", "cpu 3"]
+#: Memory runs out before cores, so prefetched functions wait for memory while cores are free.
+PREFETCH_COSTS = ["cpu 0.5, memory 32"] * 3 + ["cpu 2", "memory 20", "cpu 3"]
 
 
-def able(f, nodes):
-    """The nodes that a function may go to, now or later."""
+def candidate_nodes(f, nodes):
+    """Return the nodes to which a function may go, now or later."""
     members = [f] if f.group is None else f.group.members
     found = [
         n
@@ -45,8 +45,8 @@ def able(f, nodes):
     return found
 
 
-def suits_how_little(f, n, nodes):
-    """What the strategy of a function's run says of a node, from the functions that run there alone."""
+def score(f, n, nodes):
+    """Score a node for a function by its strategy, from running functions alone; lower is better."""
     if f.run.spec.strategy == "first_available":
         return 0.0
     after = {r: f.cost.get(r, 0) for r, total in n.capacity.items() if total}
@@ -63,8 +63,8 @@ def suits_how_little(f, n, nodes):
     )
 
 
-class Watched(Core):
-    """Compares each choice with all nodes."""
+class CheckedCore(Core):
+    """A core that compares each choice of a node with an exhaustive search."""
 
     def __init__(self, exact, **settings):
         super().__init__(**settings)
@@ -77,7 +77,7 @@ class Watched(Core):
     def choose(self, proposal, view):
         _, f, chosen, prefetch = proposal
         nodes = sorted(self.state.nodes.values(), key=lambda n: str(n.name))
-        candidates = able(f, nodes)
+        candidates = candidate_nodes(f, nodes)
         free = [
             n for n in candidates if n.accepting and n.fits(f.cost) and (not n.prefetched or n.spares(f.cost))
         ]
@@ -86,7 +86,7 @@ class Watched(Core):
             assert not free
             return self._carry_out(proposal, view)
         assert chosen in free
-        scores = {n: suits_how_little(f, n, nodes) for n in free}
+        scores = {n: score(f, n, nodes) for n in free}
         assert scores[chosen] <= min(scores.values()) + 1e-9
         if self.exact or f.run.spec.strategy != "best_fit":
             assert chosen is next(n for n in free if scores[n] == scores[chosen])
@@ -99,18 +99,18 @@ class Watched(Core):
     st.integers(2, 16),
     st.integers(1, 120),
     st.sampled_from([0.0, 0.01]),
-    st.sampled_from([COSTS, GPU_COSTS, AHEAD_COSTS]),
+    st.sampled_from([COSTS, GPU_COSTS, PREFETCH_COSTS]),
     st.integers(0, 2**32),
 )
 @settings(deadline=None, max_examples=150)
-def test_each_choice_is_that_of_looking_at_every_node(exact, nodes, steps, horizon, costs, seed):
-    core = Watched(exact, prefetch_horizon=horizon, prefetch_limit=3)
+def test_choices_match_an_exhaustive_search(exact, nodes, steps, horizon, costs, seed):
+    core = CheckedCore(exact, prefetch_horizon=horizon, prefetch_limit=3)
     Scenario(core, seed, EXACT if exact else ROUNDED, nodes, costs).play(steps)
     event(f"{core.choices // 50 * 50} choices or more")
 
 
-def test_nodes_whose_devices_are_divided_up_otherwise_are_not_interchangeable():
-    """One of two GPUs is in use on both, but on a it is half of each: there no whole one is left."""
+def test_differently_fragmented_devices_are_told_apart():
+    """Both nodes use one of two GPUs, but a uses half of each, so no whole one is left there."""
     core = Core()
     core.nodes(a="cpu 8, gpu 2", b="cpu 8, gpu 2")
     core.run(

@@ -1,4 +1,4 @@
-"""The ledger: what is acquired is released, exactly, and nothing else is possible."""
+"""The ledger: amounts are acquired and released exactly, and anything else raises."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from handoff_dask._model.resources import UNIT
 from handoff_dask._scheduling.node import Devices, LedgerError, Node, Pool
 
 
-def test_refuses_to_acquire_more_than_is_free():
+def test_acquiring_more_than_is_free_raises():
     pool = Pool({"cpu": 3, "memory": 10})
     pool.acquire({"cpu": 2, "memory": 4})
     with pytest.raises(LedgerError, match="does not fit"):
@@ -21,7 +21,7 @@ def test_refuses_to_acquire_more_than_is_free():
     assert pool.available("cpu") == 0
 
 
-def test_refuses_to_release_more_than_is_used():
+def test_releasing_more_than_is_used_raises():
     pool = Pool({"cpu": 3, "memory": 10})
     pool.acquire({"cpu": 2, "memory": 4})
     with pytest.raises(LedgerError, match="release"):
@@ -31,7 +31,7 @@ def test_refuses_to_release_more_than_is_used():
     assert pool.used == {"cpu": 2, "memory": 4}
 
 
-def test_a_resource_that_is_not_there_is_none_of():
+def test_missing_resource_counts_as_zero():
     pool = Pool({"cpu": 3})
     assert not pool.fits({"gpu": 1})
     assert not pool.holds({"gpu": 1})
@@ -40,7 +40,7 @@ def test_a_resource_that_is_not_there_is_none_of():
         pool.acquire({"cpu": 1, "gpu": 1})
 
 
-def test_holds_is_about_capacity_and_fits_about_what_is_free():
+def test_holds_checks_capacity_and_fits_checks_free_amounts():
     pool = Pool({"cpu": 3})
     pool.acquire({"cpu": 2})
     assert pool.holds({"cpu": 3})
@@ -50,7 +50,7 @@ def test_holds_is_about_capacity_and_fits_about_what_is_free():
 
 
 @given(st.lists(st.integers(1, 10), max_size=20), st.randoms(use_true_random=False))
-def test_what_was_acquired_cancels_out_in_any_order(costs, random):
+def test_releases_cancel_acquisitions_in_any_order(costs, random):
     pool = Pool({"cpu": 40})
     held = []
     for units in costs:
@@ -88,20 +88,20 @@ def test_whole_devices_are_exclusive():
 def test_fractions_share_the_fullest_device():
     devices = Devices(2 * UNIT)
     assert take(devices, 0.25) == {0: 0.25}
-    assert take(devices, 0.5) == {0: 0.5}  # not on 1, which stays whole
+    assert take(devices, 0.5) == {0: 0.5}  # not on device 1, which stays whole
     assert take(devices, 0.5) == {1: 0.5}
     assert take(devices, 0.25) == {0: 0.25}
     assert take(devices, 1) is None
 
 
-def test_a_whole_one_and_a_fraction():
+def test_whole_device_and_a_fraction():
     devices = Devices(2 * UNIT)
     assert take(devices, 0.5) == {0: 0.5}
     assert take(devices, 1.5) == {0: 0.5, 1: 1}
     assert devices.free == [0, 0]
 
 
-def test_fractions_of_several_devices_do_not_make_one():
+def test_fractions_of_several_devices_do_not_add_up():
     devices = Devices(2 * UNIT)
     devices.take({0: UNIT // 2, 1: UNIT // 2})
     assert take(devices, 1) is None
@@ -109,7 +109,7 @@ def test_fractions_of_several_devices_do_not_make_one():
     assert take(devices, 0.5) == {0: 0.5}
 
 
-def test_a_fraction_of_capacity_is_a_device_too():
+def test_fractional_capacity_is_a_device():
     devices = Devices(UNIT + UNIT // 2)
     assert take(devices, 1.5) == {0: 1, 1: 0.5}
     devices = Devices(UNIT + UNIT // 2)
@@ -122,7 +122,7 @@ def test_a_fraction_of_capacity_is_a_device_too():
     st.lists(st.sampled_from([0.25, 1 / 3, 0.5, 0.75, 1, 1.5, 2]), max_size=12),
     st.randoms(use_true_random=False),
 )
-def test_devices_are_never_over_full_and_end_free(count, wanted, random):
+def test_devices_are_never_overcommitted_and_end_free(count, wanted, random):
     devices = Devices(count * UNIT)
     held = []
     for amount in wanted:
@@ -144,24 +144,24 @@ def test_devices_are_never_over_full_and_end_free(count, wanted, random):
 
 
 @given(st.integers(1, 3 * UNIT), st.integers(1, 3 * UNIT))
-def test_empty_devices_hold_as_much_as_there_is_capacity(capacity, cost):
-    """So that what a node could ever hold is a matter of amounts alone."""
+def test_idle_devices_hold_their_capacity(capacity, cost):
+    """Whether a node could ever hold a cost therefore depends on amounts alone."""
     assert (Devices(capacity).choose(cost) is not None) == (cost <= capacity)
 
 
-def test_a_node_holds_what_its_devices_hold():
+def test_node_holds_what_its_devices_hold():
     a = node("a", "cpu 1, gpu 1.5")
     assert a.holds(amounts("gpu 1.5"))
     assert a.holds(amounts("gpu 0.75"))
     assert not node("b", "cpu 1, gpu 0.5").holds(amounts("gpu 0.75"))
-    # One and a half in two halves is no 0.75 twice.
+    # Capacity of 1.5 devices is one whole and one half: it does not hold 0.75 twice.
     core = Core()
     core.join(a)
     core.run(**many(2, fn("gpu 0.75")))
     assert core.decide() == ["f0@a"]
 
 
-def test_functions_get_devices_of_their_own(core):
+def test_functions_get_different_devices(core):
     core.nodes(a="cpu 8, gpu 3")
     core.run(x=fn("gpu 1"), y=fn("gpu 2"), z=fn("gpu 1"))
     assert core.decide() == ["x@a", "y@a"]
@@ -179,13 +179,13 @@ def test_fractions_share_a_device(core):
     assert core.decide() == ["f0@a", "f1@a", "f2@a", "f3@a"]
     assert [core[f"f{i}"].device_indices()["gpu"] for i in range(4)] == [(0,), (0,), (1,), (1,)]
     core.finish("f0 f2")
-    assert core.decide() == []  # half of each is free: no whole one
+    assert core.decide() == []  # half of each is free, but no whole device
     core.finish("f3")
     assert core.decide() == ["whole@a"]
     assert core["whole"].device_indices() == {"gpu": (1,)}
 
 
-def test_without_a_gpu_in_its_cost_a_function_has_no_devices(core):
+def test_function_without_gpu_cost_has_no_devices(core):
     core.nodes(a="cpu 1, gpu 1")
     core.run(x=fn("cpu 1"))
     core.decide()
@@ -195,7 +195,7 @@ def test_without_a_gpu_in_its_cost_a_function_has_no_devices(core):
 # resizing
 
 
-def test_growing_makes_room(core):
+def test_growing_adds_free_capacity(core):
     core.nodes(a="cpu 1, threads 9")
     core.run(**many(3, fn("cpu 1")))
     assert core.decide() == ["f0@a"]
@@ -204,7 +204,7 @@ def test_growing_makes_room(core):
     assert core.state.nodes["a"].capacity == amounts("cpu 3, threads 9")
 
 
-def test_shrinking_below_what_is_used_waits_for_releases(core):
+def test_shrinking_below_use_waits_for_releases(core):
     core.nodes(a="cpu 4")
     core.run(**many(6, fn("cpu 1")))
     assert len(core.decide()) == 4
@@ -217,7 +217,7 @@ def test_shrinking_below_what_is_used_waits_for_releases(core):
     assert core.used("a") == {"cpu": 2}
 
 
-def test_a_resource_that_goes_away_is_released_all_the_same(core):
+def test_removed_resource_can_still_be_released(core):
     core.nodes(a="cpu 2, memory 100")
     core.run(x=fn("cpu 1, memory 60"), y=fn("cpu 1, memory 60"))
     assert core.decide() == ["x@a"]
@@ -230,7 +230,7 @@ def test_a_resource_that_goes_away_is_released_all_the_same(core):
     assert core.decide() == ["y@a"]
 
 
-def test_a_new_resource(core):
+def test_added_resource(core):
     core.nodes(a="cpu 2", b="licence 1")
     core.run(x=fn("cpu 1"), y=fn("licence 1, cpu 1"), options={"wait_for_nodes": 9})
     core.resize(a="cpu 2, licence 1")
@@ -251,7 +251,7 @@ def test_resizing_keeps_devices(core):
     assert core["f4"].device_indices() == {"gpu": (0,)}
 
 
-def test_devices_that_went_away_are_not_given_to_anyone(core):
+def test_removed_devices_are_not_assigned(core):
     core.nodes(a="cpu 8, gpu 3")
     core.run(**many(3, fn("gpu 1")), half=fn("gpu 0.5"), one=fn("gpu 1"), other=fn("gpu 1"), ready="f0 f1 f2")
     core.decide()
@@ -268,7 +268,7 @@ def test_devices_that_went_away_are_not_given_to_anyone(core):
     assert core["other"].device_indices() == {"gpu": (0,)}
 
 
-def test_a_shared_device_that_went_away_is_not_filled_up(core):
+def test_removed_shared_device_is_not_filled_up(core):
     core.nodes(a="cpu 8, gpu 2")
     core.run(x=fn("gpu 1"), y=fn("gpu 0.5"), z=fn("gpu 0.25"), ready="x y")
     core.decide()
@@ -280,6 +280,6 @@ def test_a_shared_device_that_went_away_is_not_filled_up(core):
     assert core["z"].device_indices() == {"gpu": (0,)}
 
 
-def test_a_node_is_called_by_its_name():
+def test_repr_of_a_node_is_its_name():
     assert Node("a", {}).aliases == {"a"}
     assert Node(3, {}, ["tcp://x:1"]).aliases == {"3", "tcp://x:1"}

@@ -1,11 +1,11 @@
-"""What a run may use at once, across the cluster."""
+"""Limits of a run, and its ``max_concurrency``, across the cluster."""
 
 from __future__ import annotations
 
 from scheduling.harness import Core, fn, many
 
 
-def test_a_limit_holds_across_nodes(core):
+def test_limit_holds_across_nodes(core):
     core.nodes(a="cpu 2", b="cpu 9")
     core.run(limits="db 3", **many(5, fn("cpu 1", limit="db 1")))
     assert core.decide() == ["f0@a", "f1@a", "f2@b"]
@@ -23,7 +23,7 @@ def test_functions_take_unequal_amounts_of_a_limit(core):
     assert core.decide() == ["y@a"]
 
 
-def test_several_limits_each_hold(core):
+def test_several_limits(core):
     core.nodes(a="cpu 9")
     core.run(
         limits="db 2, seat 1",
@@ -39,14 +39,14 @@ def test_several_limits_each_hold(core):
     assert core.decide() == ["y@a"]
 
 
-def test_a_limit_is_a_runs_own(core):
+def test_limits_are_per_run(core):
     core.nodes(a="cpu 9")
     core.run(id="r1", limits="db 1", **many(2, fn(limit="db 1"), "x"))
     core.run(id="r2", limits="db 2", **many(3, fn(limit="db 1"), "y"))
     assert core.decide() == ["x0@a", "y0@a", "y1@a"]
 
 
-def test_max_concurrency_counts_functions_of_all_kinds(core):
+def test_max_concurrency_counts_all_kinds(core):
     core.nodes(a="cpu 9", b="cpu 9")
     core.run(x=fn("cpu 1"), y=fn(), z=fn("cpu 2"), w=fn("cpu 1"), options={"max_concurrency": 2})
     assert core.decide() == ["x@a", "y@a"]
@@ -56,7 +56,7 @@ def test_max_concurrency_counts_functions_of_all_kinds(core):
     assert core.decide() == ["w@a"]
 
 
-def test_max_concurrency_and_limits_together(core):
+def test_max_concurrency_and_limits(core):
     core.nodes(a="cpu 9")
     core.run(**many(3, fn(limit="db 1")), **many(3, fn(), "g"), limits="db 1", options={"max_concurrency": 2})
     assert core.decide() == ["f0@a", "g0@a"]
@@ -66,7 +66,7 @@ def test_max_concurrency_and_limits_together(core):
     assert core.decide() == ["f1@a", "g2@a"]
 
 
-def test_every_way_to_stop_gives_a_limit_back(core):
+def test_every_outcome_releases_the_limit(core):
     core.nodes(a="cpu 9", b="cpu 9")
     core.run(
         limits="db 1",
@@ -92,7 +92,7 @@ def test_every_way_to_stop_gives_a_limit_back(core):
     next_of("f5")
     core.state.gave_up(core["f5"], core.now)
     next_of("f6")
-    core.refuse("f6")  # and a takes nothing for now
+    core.refuse("f6")  # and a accepts nothing for now
     assert core.decide() == ["f6@b"]
     core.leave("b")
     core.resume("a")
@@ -101,13 +101,13 @@ def test_every_way_to_stop_gives_a_limit_back(core):
     assert limits.available("db") == limits.capacity["db"]
 
 
-def test_a_limit_that_stays_taken_does_not_block_functions_without_it(core):
+def test_exhausted_limit_does_not_block_functions_without_it(core):
     core.nodes(a="cpu 4")
     core.run(limits="db 1", x=fn("cpu 1", limit="db 1"), y=fn("cpu 1", limit="db 1"), z=fn("cpu 1"))
     assert core.decide() == ["x@a", "z@a"]
 
 
-def test_what_limits_never_allow_fails_at_once(core):
+def test_cost_above_a_limit_fails_at_once(core):
     core.nodes(a="cpu 9")
     run = core.run(
         limits="db 2", x=fn("cpu 1", limit="db 3"), y=fn(limit="db 3"), z=fn(limit="db 1"), ready=""
@@ -119,13 +119,13 @@ def test_what_limits_never_allow_fails_at_once(core):
     assert str(first) == "function 'x': asks for more than the run's limits, db 2, allow at once; asked: db 3"
 
 
-def test_max_concurrency_is_nothing_that_a_function_asks_for(core):
+def test_max_concurrency_is_not_part_of_a_cost(core):
     run = core.run(limits="db 2", x=fn(limit="db 3"), options={"max_concurrency": 1}, ready="")
     assert run.shortfalls[0].asked == {"db": 3}
     assert run.shortfalls[0].reason == "asks for more than the run's limits, db 2, allow at once"
 
 
-def test_no_node_that_may_come_helps_against_limits(core):
+def test_cost_above_a_limit_does_not_wait_for_nodes(core):
     run = core.run(limits="db 2", x=fn(limit="db 3"), options={"wait_for_nodes": 60}, ready="")
     assert core.decide() == ["r failed"]
     assert [s.reason for s in run.shortfalls] == [
@@ -134,7 +134,7 @@ def test_no_node_that_may_come_helps_against_limits(core):
     ]
 
 
-def test_what_waits_for_a_limit_starves_too_when_its_node_has_left():
+def test_function_that_waits_for_a_limit_starves_when_its_node_left():
     core = Core(node_timeout=30.0)
     core.nodes(a="cpu 4", b="gpu 1")
     core.run(x=fn("cpu 1"), y=fn("gpu 1"), options={"max_concurrency": 1, "fail_fast": False})

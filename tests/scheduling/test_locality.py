@@ -1,4 +1,4 @@
-"""A function goes to where its inputs are when moving them takes longer than a better node saves."""
+"""Data locality: large inputs draw a function to their node if that outweighs a better fit elsewhere."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ MB = 10**6
 
 
 def place(nbytes, *, seconds=1.0, strategy="best_fit", elsewhere=None, full="", wide=0):
-    """Where a function goes whose input is on b, when best_fit alone would choose a.
+    """Place a function whose input is on b, where best_fit alone would choose a; return its node.
 
-    Of four cores each, a has one left then and b three: a core left over counts an eighth, since c has
-    eight, and moving as many bytes as the function's duration allows counts one.
+    Of four cores each, a has one left afterwards and b three. A leftover core counts 1/8, since c has eight.
+    A move that takes as long as the function runs counts 1.
     """
     core = Core(bandwidth=100.0 * MB)
     core.nodes(a="cpu 4", b="cpu 4", c="cpu 8")
@@ -34,15 +34,15 @@ def place(nbytes, *, seconds=1.0, strategy="best_fit", elsewhere=None, full="", 
     return placed
 
 
-def test_heavy_inputs_draw_a_function():
+def test_large_inputs_draw_a_function():
     assert place(26 * MB) == "x@b"
 
 
-def test_a_better_node_is_worth_a_short_move():
+def test_better_node_outweighs_a_short_move():
     assert place(24 * MB) == "x@a"
 
 
-def test_what_a_move_takes_is_compared_with_what_the_function_takes():
+def test_move_time_is_relative_to_the_duration():
     assert place(240 * MB, seconds=10.0) == "x@a"
     assert place(260 * MB, seconds=10.0) == "x@b"
 
@@ -52,23 +52,23 @@ def test_inputs_on_a_node_add_up():
     assert place(10 * MB, wide=2) == "x@b"
 
 
-def test_what_is_on_another_node_has_to_be_moved_anyway():
-    # b needs 30 MB of c, a needs these and 51 MB of b, c needs 51 MB and has seven of eight cores left.
+def test_inputs_on_third_nodes_count_for_all_nodes():
+    # b must fetch 30 MB from c; a these and 51 MB from b; c 51 MB, and would have seven of eight cores left.
     assert place(51 * MB, elsewhere="c") == "x@b"
-    # Here these 30 MB are on a itself: 21 MB are not worth two cores more.
+    # With the 30 MB on a itself, the difference of 21 MB is not worth two more leftover cores.
     assert place(51 * MB, elsewhere="a") == "x@a"
 
 
-def test_a_function_does_not_wait_for_the_node_that_has_its_inputs():
+def test_function_does_not_wait_for_the_node_with_its_inputs():
     assert place(500 * MB, full="b") == "x@a"
 
 
 @pytest.mark.parametrize(("nbytes", "node"), [(99_999, "a"), (100_000, "b")])
-def test_light_inputs_do_not_matter_however_short_the_function_is(nbytes, node):
+def test_small_inputs_do_not_matter_even_for_short_functions(nbytes, node):
     assert place(nbytes, seconds=0.001) == f"x@{node}"
 
 
-def test_light_inputs_do_not_matter_in_a_run_with_heavy_results_either():
+def test_small_inputs_do_not_matter_in_a_run_with_large_results():
     core = Core()
     core.nodes(a="cpu 2", b="cpu 4")
     options = {"dependents": [[2], [], []], "seconds": [0.001] * 3}
@@ -80,7 +80,7 @@ def test_light_inputs_do_not_matter_in_a_run_with_heavy_results_either():
     assert core.decide() == ["x@a"]
 
 
-def test_a_node_that_has_the_inputs_is_looked_at_although_another_one_is_alike():
+def test_node_with_the_inputs_is_considered_even_if_another_is_equal():
     core = Core()
     core.nodes(a="cpu 4", b="cpu 4", c="cpu 4")
     core.run(i=fn(pin="b"), x=fn("cpu 1"), ready="i", strategy="best_fit", options={"dependents": [[1], []]})
@@ -91,11 +91,11 @@ def test_a_node_that_has_the_inputs_is_looked_at_although_another_one_is_alike()
 
 
 @pytest.mark.parametrize("strategy", ["first_available", "load_balanced"])
-def test_only_best_fit_looks_at_inputs(strategy):
+def test_only_best_fit_considers_inputs(strategy):
     assert place(500 * MB, strategy=strategy) == ("x@a" if strategy == "first_available" else "x@c")
 
 
-def test_a_node_that_left_draws_nobody():
+def test_inputs_on_a_node_that_left_do_not_count():
     core = Core()
     core.nodes(a="cpu 4", b="cpu 8")
     core.run(i=fn(pin="b"), x=fn("cpu 1"), ready="i", strategy="best_fit", options={"dependents": [[1], []]})

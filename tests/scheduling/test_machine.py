@@ -1,4 +1,4 @@
-"""Random events against a simple model of what should happen (see ``model.py``)."""
+"""Property-based tests: random events against a simple reference model (see ``model.py``)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from handoff_dask._scheduling.functions import FunctionState, Retry, State
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.state import SchedulingState
 
-#: Nobody claims a node, so that the model can tell exactly what is placed.
-SETTINGS = Settings(node_timeout=30.0, prefetch_horizon=0.0105, prefetch_limit=4)
+#: Settings of cores without claims, for which the model can predict exactly which functions are placed.
+WITHOUT_CLAIMS = Settings(node_timeout=30.0, prefetch_horizon=0.0105, prefetch_limit=4)
 
-#: With claims.
-CLAIMING = replace(SETTINGS)
+#: Settings of cores with claims: equal, but a different object.
+WITH_CLAIMS = replace(WITHOUT_CLAIMS)
 
 SECONDS = {"short": 1 / 1024, "long": 1.0}
 
@@ -70,7 +70,7 @@ def functions(draw, limits=(), pins=(None, None, None, "n0", "n1 n2", "host0")):
 
 @st.composite
 def runs(draw):
-    """Functions of a few kinds, which of them needs which, and the other fields of a run."""
+    """Draw functions of a few kinds, their inputs, and the other fields of a run."""
     limited = draw(st.sampled_from([False, False, False, True]))
     limits = ["db 1", "db 0.7", "db 2"] if limited else []
     pool = draw(st.lists(functions(limits), min_size=1, max_size=3))
@@ -105,38 +105,38 @@ def runs(draw):
     return kinds, needs, options
 
 
-def without_claims(state: SchedulingState) -> None:
-    """Let nobody claim a node."""
+def turn_claims_off(state: SchedulingState) -> None:
+    """Turn claims off."""
     state.placement.claims.started = lambda f: None
     state.placement.claims.claim_node = lambda *_: None
 
 
-class Watched(VirtualCluster):
-    """A cluster whose every event is compared with the model, and written down."""
+class CheckedCluster(VirtualCluster):
+    """A cluster that compares every event with the model, and records it for replay."""
 
-    def __init__(self, settings: Settings = SETTINGS) -> None:
+    def __init__(self, settings: Settings = WITHOUT_CLAIMS) -> None:
         super().__init__(settings)
         self.settings = settings
-        if settings is SETTINGS:
-            without_claims(self.state)
+        if settings is WITHOUT_CLAIMS:
+            turn_claims_off(self.state)
         self.model = Model(
-            self.state, settings.node_timeout, lambda f: f.kind.code == "short", settings is CLAIMING
+            self.state, settings.node_timeout, lambda f: f.kind.code == "short", settings is WITH_CLAIMS
         )
         self.trace: list[tuple[str, list[Any], dict[str, Any], Any]] = []
         self.broken = False
 
     def tell(self, event: str, *args: Any, **details: Any) -> Any:
-        written = [self._written(arg) for arg in args]
-        self.broken = True  # unless this goes well
+        portable = [self._portable(arg) for arg in args]
+        self.broken = True  # reset below if nothing raises
         result = super().tell(event, *args, **details)
-        self.trace.append((event, written, details, self._read(result)))
+        self.trace.append((event, portable, details, self._comparable(result)))
         self.model.event(event, args, details, result)
         self.broken = False
         return result
 
     @staticmethod
-    def _written(value: Any) -> Any:
-        """An argument such that it can be told to another core."""
+    def _portable(value: Any) -> Any:
+        """Convert an argument so that it can be sent to another core."""
         if isinstance(value, FunctionState):
             return lambda state, at=(value.run.spec.run_id, value.number): state.runs[at[0]].functions[at[1]]
         if isinstance(value, Node):
@@ -145,36 +145,36 @@ class Watched(VirtualCluster):
         return value
 
     @staticmethod
-    def _read(result: Any) -> Any:
+    def _comparable(result: Any) -> Any:
         if isinstance(result, list):
             return [text_of(d) for d in result]
         return isinstance(result, bool | Retry) and result
 
     def replay(self) -> None:
-        """The same events lead to the same decisions."""
+        """Check that the same events lead to the same decisions."""
         state = SchedulingState(self.settings)
-        if self.settings is SETTINGS:
-            without_claims(state)
-        for event, written, details, result in self.trace:
-            args = [arg(state) if callable(arg) else arg for arg in written]
+        if self.settings is WITHOUT_CLAIMS:
+            turn_claims_off(state)
+        for event, portable, details, result in self.trace:
+            args = [arg(state) if callable(arg) else arg for arg in portable]
             if event == "node_resized":
                 state.nodes[args[0]].enforced = frozenset()
-            assert self._read(getattr(state, event)(*args, **details)) == result, event
+            assert self._comparable(getattr(state, event)(*args, **details)) == result, event
 
 
 class CoreMachine(RuleBasedStateMachine):
-    settings_of_core = SETTINGS
+    settings_of_core = WITHOUT_CLAIMS
 
     def __init__(self) -> None:
         super().__init__()
-        self.cluster = Watched(self.settings_of_core)
+        self.cluster = CheckedCluster(self.settings_of_core)
         self.model = self.cluster.model
         self.added = 0
-        self.unsure: set[str] = set()  # nodes that were resized while they had work
+        self.resized_while_busy: set[str] = set()  # nodes that were resized while they had work
 
     @initialize(sizes=st.tuples(capacities, capacities), enforced=enforced)
     def begin(self, sizes, enforced):
-        """Two nodes, and a core that has seen how long functions take."""
+        """Start with two nodes, and a core that has learnt the durations."""
         cluster = self.cluster
         self.join(0, "cpu 4, gpu 2, memory 100", enforced, False)
         self.add(([fn("cpu 1", code=code) for code in SECONDS], {}, {}), True)
@@ -183,13 +183,13 @@ class CoreMachine(RuleBasedStateMachine):
         for n, capacity in enumerate(sizes):
             self.join(n, capacity, enforced, bool(n))
 
-    # work is done
+    # progress
 
     @rule(run=runs(), decide=st.booleans())
     def add(self, run, decide):
         kinds, needs, options = run
         self.added += 1
-        # Every other run is ordered by its paths; room is kept for such runs alone.
+        # The core knows the dependencies of every other run; only these runs have critical paths and claims.
         known = needs if self.added % 2 or self.model.claims else None
         self.cluster.add(make_spec(kinds, f"r{self.added}", known, **options), needs)
         if decide:
@@ -202,7 +202,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     @rule()
     def work(self):
-        """Everything that runs finishes, and something new starts."""
+        """Finish all running functions, and start new ones."""
         for f in self.cluster.started():
             self.finish_one(f)
         self.decide(False)
@@ -234,13 +234,13 @@ class CoreMachine(RuleBasedStateMachine):
     def secede(self, pick):
         self.cluster.tell("seceded", self.pick(self.cluster.started(), pick))
 
-    # and disturbed
+    # disturbances
 
     @rule(n=st.integers(0, 2), capacity=capacities, enforced=enforced, last_first=st.booleans())
     def join(self, n, capacity, enforced, last_first):
         enforced = " ".join(r for r in enforced.split() if r in capacity)
         self.cluster.join(node(f"n{n}", capacity, f"host{n % 2}", enforced), last_first)
-        self.unsure.discard(f"n{n}")
+        self.resized_while_busy.discard(f"n{n}")
 
     @precondition(lambda self: self.cluster.workers)
     @rule(
@@ -253,10 +253,10 @@ class CoreMachine(RuleBasedStateMachine):
         if "leave" in event:
             cluster.leave(name, tasks_first=event != "leave")
         elif event == "resize":
-            # As when a capacity is registered: threads stay, and the worker enforces nothing of it.
+            # As after register_node: threads stay, and the worker does not enforce the new capacity.
             units = amounts(capacity)
             units.pop("threads", None)
-            self.unsure.add(name)
+            self.resized_while_busy.add(name)
             cluster.state.nodes[name].enforced = frozenset()
             self.model.nodes[name].enforced = set()
             cluster.tell("node_resized", name, units)
@@ -266,7 +266,7 @@ class CoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.status)
     @rule(
         event=st.sampled_from(
-            ["lose", "lose result", "lose result", "give up", "drop", "retry", "do without", "forget"]
+            ["lose", "lose result", "lose result", "give up", "release", "retry", "client gives up", "forget"]
         ),
         pick=picks,
     )
@@ -278,13 +278,13 @@ class CoreMachine(RuleBasedStateMachine):
             cluster.lose_result(self.pick(cluster.results, pick))
         elif event == "give up" and (these := self.of_state(State.RUNNING, State.READY, State.DELAYED)):
             cluster.give_up(self.pick(these, pick))
-        elif event == "drop":
-            cluster.drop(self.pick(self.model.status, pick))
+        elif event == "release":
+            cluster.release(self.pick(self.model.status, pick))
         elif event == "retry" and (failed := self.of_state(State.FAILED)):
             cluster.retry(self.pick(failed, pick))
         elif event == "forget" and (these := self.of_state(State.RUNNING, State.READY, State.WAITING)):
             cluster.forget(self.pick(these, pick))
-        elif event == "do without" and pick % 4 == 3:
+        elif event == "client gives up" and pick % 4 == 3:
             cluster.tell("given_up", self.pick(self.model.status, pick))
 
     @precondition(lambda self: len(self.cluster.state.runs) > 1)
@@ -297,20 +297,20 @@ class CoreMachine(RuleBasedStateMachine):
             self.cluster.remove(self.cluster.state.runs[run_id])
 
     @invariant()
-    def no_node_does_more_than_it_can(self):
-        """What was really started, by a worker that knows of threads and declared resources only."""
+    def no_node_is_overcommitted(self):
+        """Check the started functions, since workers know only threads and declared resources."""
         for name, worker in self.cluster.workers.items():
             if not worker.started and not worker.sent:
-                self.unsure.discard(name)
-            if name in self.unsure:
+                self.resized_while_busy.discard(name)
+            if name in self.resized_while_busy:
                 continue
             capacity = self.cluster.state.nodes[name].capacity
             for resource in {r for f in worker.started for r in f.cost}:
                 used = sum(f.cost.get(resource, 0) for f in worker.started)
-                assert used <= capacity.get(resource, 0), f"{name} uses too much {resource}"
+                assert used <= capacity.get(resource, 0), f"{name} is overcommitted in {resource}"
 
     def teardown(self):
-        """Nothing starves: with room for all, and no more failures, all comes to an end."""
+        """Check liveness: with ample capacity and no more failures, everything ends."""
         cluster = self.cluster
         if cluster.broken:
             return
@@ -352,10 +352,10 @@ class CoreMachine(RuleBasedStateMachine):
         return things[n % len(things)]
 
 
-class KeepingMachine(CoreMachine):
-    """Such that what could be placed is held back for others, and let in later."""
+class ClaimingMachine(CoreMachine):
+    """With claims, which hold functions back that would fit, and admit them later."""
 
-    settings_of_core = CLAIMING
+    settings_of_core = WITH_CLAIMS
 
 
 OFTEN = settings(
@@ -367,13 +367,13 @@ OFTEN = settings(
 
 
 def case(machine, options):
-    """A test of a machine, which may take minutes to make a failure smaller."""
+    """Make a test of a machine, with a timeout long enough for shrinking a failure."""
     case = pytest.mark.timeout(900)(type(machine.__name__, (machine.TestCase,), {}))
     case.settings = options
     return case
 
 
 TestCoreMachine = case(CoreMachine, settings(OFTEN, max_examples=50))
-TestKeepingMachine = case(KeepingMachine, settings(OFTEN, max_examples=50))
+TestClaimingMachine = case(ClaimingMachine, settings(OFTEN, max_examples=50))
 TestCoreMachineOften = pytest.mark.slow(case(CoreMachine, OFTEN))
-TestKeepingMachineOften = pytest.mark.slow(case(KeepingMachine, OFTEN))
+TestClaimingMachineOften = pytest.mark.slow(case(ClaimingMachine, OFTEN))

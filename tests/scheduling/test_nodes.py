@@ -1,14 +1,14 @@
-"""Nodes come, go, pause and refuse."""
+"""Nodes join, leave, pause and refuse functions."""
 
 from __future__ import annotations
 
 import pytest
-from scheduling.harness import Core, fn, many, node, one_ahead
+from scheduling.harness import Core, core_with_prefetched, fn, many, node
 
 from handoff_dask._scheduling.functions import State
 
 
-def test_waiting_work_goes_to_a_node_that_joins(core):
+def test_waiting_functions_go_to_a_joining_node(core):
     core.nodes(a="cpu 1")
     core.run(**many(4, fn("cpu 1")))
     assert core.decide() == ["f0@a"]
@@ -16,7 +16,7 @@ def test_waiting_work_goes_to_a_node_that_joins(core):
     assert core.decide() == ["f1@b", "f2@b"]
 
 
-def test_what_runs_on_a_lost_node_is_lost_and_uses_no_retry(core):
+def test_lost_node_loses_its_functions_without_using_retries(core):
     core.nodes(a="cpu 2")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"))
     core.decide()
@@ -34,7 +34,7 @@ def test_what_runs_on_a_lost_node_is_lost_and_uses_no_retry(core):
     assert core.decide() == ["r finished"]
 
 
-def test_a_node_may_come_back_under_its_name(core):
+def test_node_returns_under_its_name(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", pin="a"))
     core.decide()
@@ -45,7 +45,7 @@ def test_a_node_may_come_back_under_its_name(core):
     assert core.decide() == ["x@a"]
 
 
-def test_a_node_that_joins_twice_has_left_in_between(core):
+def test_joining_twice_implies_leaving_in_between(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"))
     core.decide()
@@ -57,7 +57,7 @@ def test_a_node_that_joins_twice_has_left_in_between(core):
     assert core["x"].node is core.state.nodes["a"]
 
 
-def test_an_unknown_node_leaves_and_pauses_without_effect(core):
+def test_events_of_unknown_nodes_have_no_effect(core):
     core.nodes(a="cpu 1")
     core.leave("b")
     core.pause("b")
@@ -65,7 +65,7 @@ def test_an_unknown_node_leaves_and_pauses_without_effect(core):
     assert core.decide() == ["x@a"]
 
 
-def test_a_late_word_about_a_lost_attempt_changes_nothing(core):
+def test_late_events_of_a_lost_attempt_change_nothing(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(x=fn("cpu 1"))
     core.decide()
@@ -76,7 +76,7 @@ def test_a_late_word_about_a_lost_attempt_changes_nothing(core):
     assert core.outcomes("x") == [("a", "lost")]
 
 
-def test_a_single_attempt_may_be_lost_or_cancelled(core):
+def test_single_attempt_is_lost_or_cancelled(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"))
     core.decide()
@@ -91,7 +91,7 @@ def test_a_single_attempt_may_be_lost_or_cancelled(core):
 # results
 
 
-def test_a_lost_result_is_computed_again(core):
+def test_lost_result_is_recomputed(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), ready="x")
     core.decide()
@@ -110,7 +110,7 @@ def test_a_lost_result_is_computed_again(core):
     assert core.decide() == ["r finished"]
 
 
-def test_a_run_is_not_finished_while_a_result_is_lost(core):
+def test_run_is_not_finished_while_a_result_is_lost(core):
     core.nodes(a="cpu 2")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"))
     core.decide()
@@ -124,7 +124,7 @@ def test_a_run_is_not_finished_while_a_result_is_lost(core):
     assert core.decide() == ["r finished"]
 
 
-def test_a_result_lost_after_the_end_is_computed_again(core):
+def test_result_lost_after_the_end_is_recomputed(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1"))
     core.decide()
@@ -139,10 +139,10 @@ def test_a_result_lost_after_the_end_is_computed_again(core):
     core.ready("x")
     assert core.decide() == ["x@a"]
     core.finish("x")
-    assert core.decide() == []  # it has been said that the run is finished
+    assert core.decide() == []  # the end of the run was announced before
 
 
-def test_a_result_may_turn_up_without_having_run(core):
+def test_result_appears_without_an_attempt(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"))
     assert core.decide() == ["x@a"]
@@ -155,20 +155,20 @@ def test_a_result_may_turn_up_without_having_run(core):
 # pauses
 
 
-def test_a_paused_node_gets_nothing_new(core):
+def test_paused_node_gets_no_functions(core):
     core.nodes(a="cpu 2", b="cpu 1")
     core.run(**many(4, fn("cpu 1")), ready="f0")
     core.decide()
     core.pause("a")
     core.ready("f1 f2 f3")
     assert core.decide() == ["f1@b"]
-    core.finish("f0")  # what ran there ends as usual
+    core.finish("f0")  # running functions end as usual
     assert core.decide() == []
     core.resume("a")
     assert core.decide() == ["f2@a", "f3@a"]
 
 
-def test_all_paused_is_no_shortfall(core):
+def test_pausing_all_nodes_is_not_a_shortfall(core):
     core.nodes(a="cpu 1")
     core.pause("a")
     core.run(x=fn("cpu 1"))
@@ -180,7 +180,7 @@ def test_all_paused_is_no_shortfall(core):
     assert core.decide() == ["x@a"]
 
 
-def test_a_node_may_join_paused(core):
+def test_node_joins_paused(core):
     a = node("a", "cpu 1")
     a.accepting = False
     core.join(a)
@@ -193,7 +193,7 @@ def test_a_node_may_join_paused(core):
 # refusals
 
 
-def test_what_a_node_refused_goes_elsewhere(core):
+def test_refused_function_goes_elsewhere(core):
     core.nodes(a="cpu 2", b="cpu 1")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"))
     assert core.decide() == ["x@a", "y@a"]
@@ -204,7 +204,7 @@ def test_what_a_node_refused_goes_elsewhere(core):
     assert core["y"].attempts == ()  # it never ran
 
 
-def test_a_node_that_refused_gets_nothing_until_it_accepts_again(core):
+def test_refusing_node_gets_nothing_until_it_accepts_again(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"))
     core.decide()
@@ -214,7 +214,7 @@ def test_a_node_that_refused_gets_nothing_until_it_accepts_again(core):
     assert core.decide() == ["x@a"]
 
 
-def test_what_was_refused_after_its_run_ended_is_cancelled(core):
+def test_function_refused_after_the_end_of_its_run_is_cancelled(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"))
     core.decide()
@@ -227,7 +227,7 @@ def test_what_was_refused_after_its_run_ended_is_cancelled(core):
 
 
 @pytest.mark.parametrize("how", ["finish", "fail", "lose", "refuse"])
-def test_devices_come_back_however_an_attempt_ends(core, how):
+def test_devices_are_released_for_every_outcome(core, how):
     core.nodes(a="cpu 1, gpu 1")
     core.run(x=fn("gpu 1", retries=1))
     core.decide()
@@ -240,10 +240,10 @@ def test_devices_come_back_however_an_attempt_ends(core, how):
     assert core["x"].state in (State.FINISHED, State.CANCELLED)
 
 
-# a function that is taken back while its thread goes on
+# orphaned attempts: functions withdrawn while their threads continue
 
 
-def test_what_is_taken_back_goes_on_to_take_what_it_took(core):
+def test_orphaned_attempt_keeps_its_allocation(core):
     core.nodes(a="cpu 2, gpu 2")
     core.run(limits="db 1", x=fn("cpu 1, gpu 1", limit="db 1"), y=fn("cpu 2"), z=fn(limit="db 1"), ready="x")
     core.decide()
@@ -253,8 +253,8 @@ def test_what_is_taken_back_goes_on_to_take_what_it_took(core):
     assert core.states("x") == "waiting"
     assert core.outcomes("x") == [("a", "cancelled")]
     assert core.used("a") == {"cpu": 1, "gpu": 1}
-    assert core["x"].run.share == 0, "its run is not charged for what it does not get"
-    assert core.decide() == [], "neither its node nor the limits of its run have room"
+    assert core["x"].run.share == 0, "orphaned attempts do not count towards the share of the run"
+    assert core.decide() == [], "the orphaned attempt holds its node and the limits of its run"
     core.state.orphan_ended(hold)
     core.state.orphan_ended(hold)
     core.state.check()
@@ -266,7 +266,7 @@ def test_what_is_taken_back_goes_on_to_take_what_it_took(core):
     assert core["x"].devices == {0: 2**20}
 
 
-def test_another_attempt_uses_another_device_meanwhile(core):
+def test_next_attempt_uses_another_device_than_the_orphaned_one(core):
     core.nodes(a="cpu 2, gpu 2")
     core.run(x=fn("gpu 1"))
     core.decide()
@@ -278,20 +278,20 @@ def test_another_attempt_uses_another_device_meanwhile(core):
     core.state.check()
 
 
-def test_what_is_taken_back_goes_with_its_node(core):
+def test_orphaned_attempt_ends_with_its_node(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(limits="db 1", x=fn("cpu 1", limit="db 1"))
     core.decide()
     hold = core.state.taken_back(core["x"], core.now)
     core.ready("x")
-    assert core.decide() == [], "its limits are held"
+    assert core.decide() == [], "the orphaned attempt holds its limits"
     core.leave("a")
     assert core.decide() == ["x@b"]
     core.state.orphan_ended(hold)
     core.state.check()
 
 
-def test_what_was_only_sent_ahead_takes_nothing_when_it_is_taken_back():
+def test_withdrawn_prefetched_function_leaves_no_orphan():
     core = Core(prefetch_horizon=10)
     core.state.placement.estimates.learn("short", 0.0, 0.001)
     core.nodes(a="cpu 1")
@@ -303,15 +303,15 @@ def test_what_was_only_sent_ahead_takes_nothing_when_it_is_taken_back():
     assert core.used("a") == {}
 
 
-# nodes that have become too small for what they were sent
+# nodes that became too small for functions sent to them
 
 
-def test_what_a_node_will_never_start_is_asked_back(core):
-    core = one_ahead()
+def test_function_that_a_node_can_never_start_is_recalled(core):
+    core = core_with_prefetched()
     core.resize(a="cpu 4, memory 4")
     assert core.decide() == ["all back from a", "next back from a"]
     core.state.returned(core["next"])
-    assert core.states("all next") == "running waiting"  # the first has started
+    assert core.states("all next") == "running waiting"  # the worker has started the first
     assert core["next"].attempts == ()
     core.ready("next")
     core.finish("all")
@@ -320,7 +320,7 @@ def test_what_a_node_will_never_start_is_asked_back(core):
     assert core.decide() == ["next@a"]
 
 
-def test_what_fits_again_before_the_decision_is_not_asked_back(core):
+def test_function_that_fits_again_before_the_decision_is_not_recalled(core):
     core.nodes(a="cpu 4")
     core.run(x=fn("cpu 3"))
     core.decide()
@@ -329,7 +329,7 @@ def test_what_fits_again_before_the_decision_is_not_asked_back(core):
     assert core.decide() == []
 
 
-def test_what_was_asked_back_from_a_run_that_was_cancelled_does_not_run(core):
+def test_function_recalled_from_a_cancelled_run_does_not_run(core):
     core.nodes(a="cpu 4")
     core.run(x=fn("cpu 3"))
     core.decide()

@@ -1,4 +1,4 @@
-"""Which function goes where, and which one waits."""
+"""Placement: which function goes where, and which functions wait."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from handoff_dask._scheduling import backlog
 # fitting
 
 
-def test_places_what_fits_and_leaves_the_rest(core):
+def test_functions_that_fit_are_placed_and_others_wait(core):
     core.nodes(a="cpu 4")
     core.run(x=fn("cpu 3"), y=fn("cpu 2"), z=fn("cpu 1"))
     assert core.decide() == ["x@a", "z@a"]
@@ -21,7 +21,7 @@ def test_places_what_fits_and_leaves_the_rest(core):
     assert core.used("a") == {"cpu": 4}
 
 
-def test_starts_on_release(core):
+def test_release_starts_waiting_functions(core):
     core.nodes(a="cpu 4")
     core.run(x=fn("cpu 3"), y=fn("cpu 2"))
     assert core.decide() == ["x@a"]
@@ -33,7 +33,7 @@ def test_starts_on_release(core):
     assert core.used("a") == {}
 
 
-def test_one_resource_short_is_enough_to_wait(core):
+def test_function_waits_if_one_resource_is_short(core):
     core.nodes(a="cpu 8, memory 1000")
     core.run(x=fn("cpu 1, memory 600"), y=fn("cpu 1, memory 600"))
     assert core.decide() == ["x@a"]
@@ -41,7 +41,7 @@ def test_one_resource_short_is_enough_to_wait(core):
     assert core.decide() == ["y@a"]
 
 
-def test_a_function_takes_a_thread(core):
+def test_each_function_takes_a_thread(core):
     core.nodes(a="cpu 8, threads 2")
     core.run(**many(3, fn()))
     assert core.decide() == ["f0@a", "f1@a"]
@@ -57,7 +57,7 @@ def test_fractions_add_up_exactly(core):
     assert core.decide() == ["f20@a"]
 
 
-def test_fractions_are_held_back_by_threads(core):
+def test_threads_limit_fractional_costs(core):
     core.nodes(a="cpu 4")
     core.run(**many(20, fn("cpu 0.2")))
     assert core.decide() == [f"f{i}@a" for i in range(4)]
@@ -74,7 +74,7 @@ def test_n_functions_fit_on_n_times_their_cost(n, cost):
     assert core.used("a") == {}
 
 
-def test_a_function_that_costs_nothing_still_needs_a_node(core):
+def test_function_without_cost_needs_a_node(core):
     core.nodes(a="cpu 1")
     core.run(x=fn())
     core.leave("a")
@@ -83,7 +83,7 @@ def test_a_function_that_costs_nothing_still_needs_a_node(core):
     assert core.decide() == ["x@b"]
 
 
-def test_not_ready_is_not_placed(core):
+def test_only_ready_functions_are_placed(core):
     core.nodes(a="cpu 4")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), ready="x")
     assert core.decide() == ["x@a"]
@@ -92,7 +92,7 @@ def test_not_ready_is_not_placed(core):
     assert core.decide() == ["y@a"]
 
 
-def test_withdrawn_is_not_placed_until_ready_again(core):
+def test_withdrawn_function_waits_until_ready_again(core):
     core.nodes(a="cpu 4")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"))
     core.state.withdrawn(core["x"])
@@ -101,7 +101,7 @@ def test_withdrawn_is_not_placed_until_ready_again(core):
     assert core.decide() == ["x@a"]
 
 
-def test_ready_twice_is_placed_once(core):
+def test_function_ready_twice_is_placed_once(core):
     core.nodes(a="cpu 4")
     core.run(x=fn("cpu 1"))
     core.ready("x x")
@@ -110,10 +110,10 @@ def test_ready_twice_is_placed_once(core):
     assert core.decide() == []
 
 
-# who stands in whose way
+# independence of queues
 
 
-def test_what_waits_for_one_resource_does_not_block_another(core):
+def test_waiting_for_a_resource_does_not_block_other_costs(core):
     core.nodes(a="cpu 4, gpu 1", b="cpu 1")
     core.run(g0=fn("gpu 1, cpu 1"), g1=fn("gpu 1, cpu 1"), wide=fn("cpu 4"), c=fn("cpu 1"), d=fn("cpu 1"))
     assert core.decide() == ["g0@a", "c@a", "d@a"]
@@ -121,13 +121,13 @@ def test_what_waits_for_one_resource_does_not_block_another(core):
     assert core.decide() == ["g1@a"]
 
 
-def test_what_waits_for_a_pin_does_not_block_another(core):
+def test_waiting_for_a_pin_does_not_block_other_functions(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(x=fn("cpu 1", pin="a"), y=fn("cpu 1", pin="a"), z=fn("cpu 1"))
     assert core.decide() == ["x@a", "z@b"]
 
 
-def test_what_waits_for_a_limit_does_not_block_another_run(core):
+def test_waiting_for_a_limit_does_not_block_other_runs(core):
     core.nodes(a="cpu 4")
     core.run(id="r1", limits="db 1", **many(2, fn("cpu 1", limit="db 1"), "x"))
     core.run(id="r2", limits="db 1", **many(2, fn("cpu 1", limit="db 1"), "y"))
@@ -145,10 +145,10 @@ def test_runs_share_nodes(core):
     assert core.decide() == ["r1 finished", "r2 finished"]
 
 
-# who goes first
+# order
 
 
-def test_order_of_functions_is_their_number(core):
+def test_functions_go_by_number(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), z=fn("cpu 1"), ready="z y x")
     assert core.decide() == ["x@a"]
@@ -156,7 +156,7 @@ def test_order_of_functions_is_their_number(core):
     assert core.decide() == ["y@a"]
 
 
-def test_higher_priority_of_a_function_goes_first(core):
+def test_priority_of_functions(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"), y=fn("cpu 1", priority=2), z=fn("cpu 1", priority=-1))
     order = []
@@ -167,20 +167,20 @@ def test_higher_priority_of_a_function_goes_first(core):
     assert order == ["y@a", "x@a", "z@a"]
 
 
-def test_priority_of_the_run_counts_before_that_of_the_function(core):
+def test_priority_of_the_run_precedes_priority_of_the_function(core):
     core.nodes(a="cpu 1")
     core.run(id="r1", x=fn("cpu 1", priority=100))
     core.run(id="r2", y=fn("cpu 1"), options={"priority": 1})
     assert core.decide() == ["y@a"]
 
 
-def test_priority_counts_across_resources(core):
+def test_priority_holds_across_costs(core):
     core.nodes(a="cpu 1, gpu 1")
     core.run(x=fn("cpu 1"), y=fn("cpu 1, gpu 1", priority=1))
     assert core.decide() == ["y@a"]
 
 
-def test_of_runs_that_have_as_much_the_earlier_goes_first(core):
+def test_ties_in_dominant_share_go_to_the_earlier_run(core):
     core.nodes(a="cpu 1")
     core.run(id="r2", x=fn("cpu 1"), ready="")
     core.run(id="r1", y=fn("cpu 1"))
@@ -189,7 +189,7 @@ def test_of_runs_that_have_as_much_the_earlier_goes_first(core):
 
 
 @pytest.mark.parametrize("many_queues", [False, True])
-def test_a_large_run_does_not_starve_a_small_one(core, monkeypatch, many_queues):
+def test_large_run_does_not_starve_a_small_one(core, monkeypatch, many_queues):
     if many_queues:
         monkeypatch.setattr(backlog, "_FANOUT", 2)
     core.nodes(a="cpu 4")
@@ -203,16 +203,16 @@ def test_a_large_run_does_not_starve_a_small_one(core, monkeypatch, many_queues)
     assert decided == ["y0@a", "y1@a", "x4@a", "x5@a"]
 
 
-def test_what_a_run_has_is_its_largest_part_of_any_resource(core):
-    """Of eight cores and two GPUs: one that uses a GPU has as much as one that uses four cores."""
+def test_dominant_share(core):
+    """With eight cores and two GPUs, a run on one GPU has the same dominant share as one on four cores."""
     core.nodes(a="cpu 8, gpu 2, threads 16")
     core.run(id="cores", **many(8, fn("cpu 1"), "c"))
     core.run(id="devices", **many(2, fn("cpu 1, gpu 1"), "g"))
     assert core.decide() == [f"{id}@a" for id in ["c0", "g0", "c1", "c2", "c3", "c4", "g1", "c5"]]
 
 
-def test_shares_are_those_of_the_nodes_there_are(core):
-    """With a GPU node more, one GPU is a smaller part of all."""
+def test_dominant_share_follows_the_nodes(core):
+    """Another GPU node makes one GPU a smaller share of the cluster."""
     core.nodes(a="cpu 4, gpu 1, threads 16")
     core.run(id="r1", g0=fn("gpu 1"), g1=fn("gpu 1"), ready="g0")
     core.run(id="r2", **many(5, fn("cpu 2"), "c"))
@@ -225,7 +225,7 @@ def test_shares_are_those_of_the_nodes_there_are(core):
     assert core["g0"].run.share == 0
 
 
-def test_ready_later_but_more_urgent_overtakes(core):
+def test_more_urgent_function_overtakes(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", priority=1), y=fn("cpu 1"), z=fn("cpu 1"), ready="y z")
     assert core.decide() == ["y@a"]
@@ -238,7 +238,7 @@ def test_ready_later_but_more_urgent_overtakes(core):
 
 
 @pytest.mark.parametrize("pin", ["b", "tcp://10.0.0.2:41", "10.0.0.2", "nowhere b", "x 10.0.0.2"])
-def test_pin_by_name_address_host_or_one_of_several(core, pin):
+def test_pin_by_name_address_host_or_list(core, pin):
     core.join(node("a", "cpu 1", "tcp://10.0.0.1:40 10.0.0.1"))
     core.join(node("b", "cpu 1", "tcp://10.0.0.2:41 10.0.0.2"))
     core.run(x=fn("cpu 1", pin=pin), y=fn("cpu 1", pin=pin))
@@ -247,20 +247,20 @@ def test_pin_by_name_address_host_or_one_of_several(core, pin):
     assert core.decide() == ["y@b"]
 
 
-def test_a_pin_to_several_uses_each_of_them_and_no_other(core):
+def test_pin_to_several_nodes_uses_all_of_them(core):
     core.nodes(a="cpu 1", b="cpu 1", c="cpu 1")
     core.run(**many(3, fn("cpu 1", pin="c a")))
     assert core.decide() == ["f0@a", "f1@c"]
 
 
-def test_a_host_is_all_its_nodes(core):
+def test_pin_to_a_host_means_all_its_nodes(core):
     for name, host in ("a", "h1"), ("b", "h2"), ("c", "h2"):
         core.join(node(name, "cpu 1", host))
     core.run(**many(3, fn("cpu 1", pin="h2")))
     assert core.decide() == ["f0@b", "f1@c"]
 
 
-def test_a_node_may_have_a_number_for_a_name(core):
+def test_node_names_may_be_numbers(core):
     core.join(node(7, "cpu 1"))
     core.run(x=fn("cpu 1", pin="7"))
     assert core.decide() == ["x@7"]
@@ -269,15 +269,17 @@ def test_a_node_may_have_a_number_for_a_name(core):
 # strategies
 
 
-def placed_by(strategy, capacities, functions, **options):
+def place_with(strategy, capacities, functions, **options):
     core = Core()
     core.nodes(**capacities)
     core.run(strategy=strategy, **functions, **options)
     return core.decide()
 
 
-def test_first_available_goes_by_name_whatever_the_order_of_joining():
-    assert placed_by("first_available", {"b": "cpu 2", "c": "cpu 9", "a": "cpu 2"}, many(5, fn("cpu 1"))) == [
+def test_first_available_goes_by_name_not_by_order_of_joining():
+    assert place_with(
+        "first_available", {"b": "cpu 2", "c": "cpu 9", "a": "cpu 2"}, many(5, fn("cpu 1"))
+    ) == [
         "f0@a",
         "f1@a",
         "f2@b",
@@ -286,9 +288,9 @@ def test_first_available_goes_by_name_whatever_the_order_of_joining():
     ]
 
 
-def test_load_balanced_keeps_the_fullest_resource_low():
-    # After one of cpu 2: a would be half full, b a quarter.
-    assert placed_by("load_balanced", {"a": "cpu 4", "b": "cpu 8"}, many(4, fn("cpu 2"))) == [
+def test_load_balanced_minimises_the_fullest_resource():
+    # With one function of cpu 2, a would be half full and b a quarter.
+    assert place_with("load_balanced", {"a": "cpu 4", "b": "cpu 8"}, many(4, fn("cpu 2"))) == [
         "f0@b",
         "f1@a",
         "f2@b",
@@ -296,63 +298,63 @@ def test_load_balanced_keeps_the_fullest_resource_low():
     ]
 
 
-def test_load_balanced_looks_at_all_resources():
+def test_load_balanced_considers_all_resources():
     nodes = {"a": "cpu 8, memory 100", "b": "cpu 2, memory 1000"}
-    assert placed_by("load_balanced", nodes, {"x": fn("cpu 1, memory 80")}) == ["x@b"]
-    assert placed_by("load_balanced", nodes, {"x": fn("cpu 1, memory 20")}) == ["x@a"]
+    assert place_with("load_balanced", nodes, {"x": fn("cpu 1, memory 80")}) == ["x@b"]
+    assert place_with("load_balanced", nodes, {"x": fn("cpu 1, memory 20")}) == ["x@a"]
 
 
-def test_best_fit_fills_what_is_fullest():
-    # Left over afterwards: 2 cores on b, 3 on c, 6 on a.
+def test_best_fit_chooses_the_least_leftover():
+    # Leftover: 2 cores on b, 3 on c, 6 on a.
     nodes = {"a": "cpu 8", "b": "cpu 4", "c": "cpu 5"}
-    assert placed_by("best_fit", nodes, many(3, fn("cpu 2"))) == ["f0@b", "f1@b", "f2@c"]
+    assert place_with("best_fit", nodes, many(3, fn("cpu 2"))) == ["f0@b", "f1@b", "f2@c"]
 
 
 def test_best_fit_keeps_scarce_resources_free():
     nodes = {"a": "cpu 4, gpu 2", "b": "cpu 4"}
     functions = {**many(3, fn("cpu 1")), "g": fn("cpu 1, gpu 1")}
-    assert placed_by("best_fit", nodes, functions) == ["f0@b", "f1@b", "f2@b", "g@a"]
-    assert placed_by("first_available", nodes, functions) == ["f0@a", "f1@a", "f2@a", "g@a"]
+    assert place_with("best_fit", nodes, functions) == ["f0@b", "f1@b", "f2@b", "g@a"]
+    assert place_with("first_available", nodes, functions) == ["f0@a", "f1@a", "f2@a", "g@a"]
 
 
 @pytest.mark.parametrize("small", ["cpu 2, memory 10", "cpu 4, memory 1000", "cpu 1, memory 1"])
-def test_a_small_node_with_something_rare_is_kept_for_those_that_need_it(small):
+def test_best_fit_keeps_a_small_node_with_a_rare_resource_free(small):
     nodes = {"a": f"{small}, gpu 1", "b": "cpu 4, memory 1000", "c": "cpu 4, memory 1000"}
     functions = {**many(8, fn("cpu 1, memory 1")), "g": fn("cpu 1, gpu 1")}
-    *others, last = placed_by("best_fit", nodes, functions)
+    *others, last = place_with("best_fit", nodes, functions)
     assert {f.partition("@")[2] for f in others} == {"b", "c"}
     assert last == "g@a"
 
 
-def test_what_every_node_has_is_not_rare():
-    # With a GPU everywhere the smaller node has least left over, its GPU included.
+def test_resource_of_every_node_is_not_rare():
+    # With a GPU on every node, the smaller node has the least leftover, its GPU included.
     nodes = {"a": "cpu 8, gpu 4", "b": "cpu 2, gpu 1"}
-    assert placed_by("best_fit", nodes, {"x": fn("cpu 1")}) == ["x@b"]
+    assert place_with("best_fit", nodes, {"x": fn("cpu 1")}) == ["x@b"]
 
 
-def test_best_fit_weighs_each_resource_by_the_largest_node():
-    # Left over: seven cores of eight and half the memory there is, or one core and all of it.
+def test_best_fit_weighs_resources_by_the_largest_node():
+    # Leftover: 7/8 of the cores and half of the largest memory, or 1/8 of the cores and all of the memory.
     nodes = {"a": "cpu 8, memory 100", "b": "cpu 2, memory 200"}
-    assert placed_by("best_fit", nodes, {"x": fn("cpu 1")}) == ["x@b"]
+    assert place_with("best_fit", nodes, {"x": fn("cpu 1")}) == ["x@b"]
 
 
 def test_best_fit_does_not_count_threads():
-    # b has many threads and few cores, a the reverse; both are weighed by cores alone.
-    assert placed_by("best_fit", {"a": "cpu 8, threads 8", "b": "cpu 2, threads 64"}, {"x": fn("cpu 1")}) == [
-        "x@b"
-    ]
+    # b has many threads and few cores, a the reverse; only cores count.
+    assert place_with(
+        "best_fit", {"a": "cpu 8, threads 8", "b": "cpu 2, threads 64"}, {"x": fn("cpu 1")}
+    ) == ["x@b"]
 
 
 @pytest.mark.parametrize("strategy", ["first_available", "load_balanced", "best_fit"])
-def test_every_strategy_chooses_among_nodes_where_it_fits(strategy):
+def test_every_strategy_chooses_a_node_where_the_function_fits(strategy):
     nodes = {"a": "cpu 1", "b": "cpu 2", "c": "cpu 4"}
-    assert placed_by(strategy, nodes, {"x": fn("cpu 3"), "y": fn("cpu 2")}) == ["x@c", "y@b"]
+    assert place_with(strategy, nodes, {"x": fn("cpu 3"), "y": fn("cpu 2")}) == ["x@c", "y@b"]
 
 
-# what a record shows while a function runs
+# records of running functions
 
 
-def test_rows(core):
+def test_record_rows(core):
     core.nodes(a="cpu 1, gpu 2")
     core.wait(5)
     core.run(x=fn("cpu 1, gpu 1"), y=fn("cpu 1"))
@@ -368,11 +370,11 @@ def test_rows(core):
     assert attempt == (1, "a", 5, 7.0, 8.5, "finished", None, None, {"gpu": (0,)}, False)
 
 
-def test_numbers_reads_what_it_should():
+def test_numbers_parses_amounts():
     assert numbers("cpu 4, gpu 0.5") == {"cpu": 4, "gpu": 0.5}
 
 
-def test_what_runs_may_ask_for_more_than_there_is(core, monkeypatch):
+def test_running_functions_may_exceed_a_shrunk_cluster(core, monkeypatch):
     monkeypatch.setattr(backlog, "_FANOUT", 2)
     core.nodes(a="cpu 4, memory 1000000")
     core.run(id="r1", **many(4, fn("cpu 1, memory 200000"), "x"))
@@ -385,7 +387,7 @@ def test_what_runs_may_ask_for_more_than_there_is(core, monkeypatch):
     assert core["x1"].run.share <= 4 * 2**30
 
 
-def test_priorities_beyond_what_a_float_holds_in_many_queues(core, monkeypatch):
+def test_huge_priorities_in_many_queues(core, monkeypatch):
     monkeypatch.setattr(backlog, "_FANOUT", 2)
     core.nodes(a="cpu 1")
     kinds = {f"f{i}": fn(f"cpu {1 - i / 16}", priority=2**60) for i in range(8)}

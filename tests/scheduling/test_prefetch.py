@@ -1,11 +1,11 @@
-"""Short functions are sent ahead of their time, so that a node has the next one there when it ends one."""
+"""Prefetch: short functions are sent before they fit, so that a node has the next one at hand."""
 
 from __future__ import annotations
 
 import pytest
 from scheduling.harness import Core, fn, many, node
 
-#: Options of a run that goes after others.
+#: Options of a run that goes after all others.
 LATER = {"priority": -1}
 
 SHORT = fn("cpu 1", code="short")
@@ -13,14 +13,14 @@ SHORT = fn("cpu 1", code="short")
 
 @pytest.fixture
 def core():
-    """The horizon allows for ten of 1 ms for each core."""
+    """A core whose horizon allows ten functions of 1 ms per core."""
     core = Core(prefetch_horizon=0.0105, prefetch_limit=40)
     yield core
     core.state.check()
 
 
 def learn(core, code="short", took=0.001):
-    """Let the core see how long functions of this code take."""
+    """Let the core observe the duration of functions of this code."""
     core.nodes(school="cpu 1")
     core.run(id="lesson", lesson=fn("cpu 1", code=code, pin="school"))
     core.decide()
@@ -30,7 +30,7 @@ def learn(core, code="short", took=0.001):
     core.leave("school")
 
 
-def ahead(core, name="a"):
+def prefetched(core, name="a"):
     return [f.id for f in core.state.nodes[name].prefetched]
 
 
@@ -38,40 +38,40 @@ def booked(core, name="a"):
     return [f.id for f in core.state.nodes[name].running]
 
 
-def test_short_functions_are_sent_ahead(core):
+def test_short_functions_are_prefetched(core):
     learn(core)
     core.nodes(a="cpu 2")
     core.run(**many(30, SHORT))
     assert core.decide() == [f"f{i}@a" for i in range(22)]
     assert booked(core) == ["f0", "f1"]
-    assert ahead(core) == [f"f{i}" for i in range(2, 22)]
+    assert prefetched(core) == [f"f{i}" for i in range(2, 22)]
     assert core.used("a") == {"cpu": 2}
     assert core.states("f21 f22") == "running ready"
 
 
-def test_none_is_sent_behind_one_that_may_take_long(core):
-    """It would wait for that one, although another node may have room soon."""
+def test_no_prefetch_behind_a_long_function(core):
+    """It would wait for that function although another node may soon have free capacity."""
     learn(core)
     core.nodes(a="cpu 2", b="cpu 1")
     core.run(long=fn("cpu 2", pin="a"))
     core.decide()
     core.run(id="other", **many(3, SHORT))
     assert core.decide() == ["f0@b", "f1@b", "f2@b"]
-    assert ahead(core, "b") == ["f1", "f2"]
+    assert prefetched(core, "b") == ["f1", "f2"]
     core.finish("long")
     core.run(id="more", long2=fn("cpu 1", pin="a"), **many(3, SHORT, "g"))
     core.decide()
     assert booked(core, "a") == ["long2", "g0"]
-    assert set(ahead(core, "a") + ahead(core, "b")) == {"f1", "f2", "g1", "g2"}
+    assert set(prefetched(core, "a") + prefetched(core, "b")) == {"f1", "f2", "g1", "g2"}
 
 
-def test_one_is_taken_back_when_what_it_waits_for_takes_long_after_all(core):
-    """As when a function runs a DAG of its own, and waits for that: it must not wait for that function."""
+def test_prefetched_function_is_recalled_from_behind_a_long_one(core):
+    """A function may run a nested DAG and wait for it, so nested functions must not queue behind it."""
     learn(core)
     core.nodes(a="cpu 1")
     core.run(**many(3, SHORT))
     core.decide()
-    assert ahead(core) == ["f1", "f2"]
+    assert prefetched(core) == ["f1", "f2"]
     core.state.seceded(core["f0"])
     assert core.decide() == ["f1 back from a", "f2 back from a"]
     for id in ("f1", "f2"):
@@ -85,17 +85,17 @@ def test_one_is_taken_back_when_what_it_waits_for_takes_long_after_all(core):
     assert core.decide() == ["r finished"]
 
 
-def test_one_is_taken_back_when_one_that_may_take_long_takes_its_room(core):
+def test_prefetched_function_is_recalled_if_a_long_one_takes_its_capacity(core):
     learn(core)
     core.join(node("a", "cpu 2, threads 4", enforced="cpu"))
     core.run(x=SHORT, wide=fn("cpu 2", code="short"))
     core.decide()
-    assert ahead(core) == ["wide"]
+    assert prefetched(core) == ["wide"]
     core.run(id="other", long=fn("cpu 1"), options={"priority": 1})
     assert core.decide() == ["long@a", "wide back from a"]
 
 
-def test_one_that_seceded_before_it_was_booked(core):
+def test_function_that_secedes_before_it_is_booked(core):
     learn(core)
     core.join(node("a", "cpu 1", enforced="cpu"))
     core.run(**many(3, SHORT))
@@ -106,45 +106,45 @@ def test_one_that_seceded_before_it_was_booked(core):
     assert core.decide() == ["f2 back from a"]
 
 
-def test_they_move_up_in_order_as_room_is_made(core):
+def test_prefetched_functions_are_booked_in_order(core):
     learn(core)
     core.nodes(a="cpu 1")
     core.run(**many(5, SHORT))
     core.decide()
     core.finish("f0")
     assert booked(core) == ["f1"]
-    assert ahead(core) == ["f2", "f3", "f4"]
+    assert prefetched(core) == ["f2", "f3", "f4"]
     assert core.used("a") == {"cpu": 1}
     core.finish("f1 f2 f3 f4")
     assert core.decide() == ["r finished"]
     assert core.used("a") == {}
 
 
-def test_one_may_finish_before_it_was_booked(core):
+def test_function_may_finish_before_it_is_booked(core):
     learn(core)
     core.nodes(a="cpu 1")
     core.run(**many(4, SHORT))
     core.decide()
     core.finish("f2")
-    assert (booked(core), ahead(core)) == (["f0"], ["f1", "f3"])
+    assert (booked(core), prefetched(core)) == (["f0"], ["f1", "f3"])
     core.finish("f0")
-    assert (booked(core), ahead(core)) == (["f1"], ["f3"])
+    assert (booked(core), prefetched(core)) == (["f1"], ["f3"])
     assert core.outcomes("f2") == [("a", "finished")]
 
 
 @pytest.mark.parametrize("how", ["lose", "refuse", "fail", "remove"])
-def test_one_that_ends_otherwise_before_it_was_booked_leaves_nothing(core, how):
+def test_function_that_ends_before_it_is_booked_leaves_nothing(core, how):
     learn(core)
     core.nodes(a="cpu 1")
     core.run(**many(2, SHORT))
     core.run(id="other", x=SHORT, options=LATER)
     core.decide()
-    assert ahead(core) == ["f1", "x"]
+    assert prefetched(core) == ["f1", "x"]
     getattr(core, how)("other" if how == "remove" else "x")
-    assert (booked(core), ahead(core)) == (["f0"], ["f1"])
+    assert (booked(core), prefetched(core)) == (["f0"], ["f1"])
 
 
-def test_all_are_lost_with_their_node(core):
+def test_prefetched_functions_are_lost_with_their_node(core):
     learn(core)
     core.nodes(a="cpu 1")
     core.run(**many(3, SHORT))
@@ -154,31 +154,31 @@ def test_all_are_lost_with_their_node(core):
     assert core.outcomes("f2") == [("a", "lost")]
 
 
-def test_the_limit_holds(core):
+def test_prefetch_limit(core):
     core = Core(prefetch_horizon=10, prefetch_limit=3)
     learn(core)
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(**many(30, SHORT))
     core.decide()
-    assert (len(ahead(core, "a")), len(ahead(core, "b"))) == (3, 3)
+    assert (len(prefetched(core, "a")), len(prefetched(core, "b"))) == (3, 3)
 
 
-def test_the_horizon_holds(core):
+def test_prefetch_horizon(core):
     learn(core, took=0.004)
     core.nodes(a="cpu 1")
     core.run(**many(30, SHORT))
     core.decide()
-    assert len(ahead(core)) == 2
+    assert len(prefetched(core)) == 2
 
 
-def test_they_are_spread(core):
+def test_prefetched_functions_are_spread_over_nodes(core):
     learn(core)
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(**many(6, SHORT))
     assert core.decide() == ["f0@a", "f1@b", "f2@a", "f3@b", "f4@a", "f5@b"]
 
 
-def test_a_horizon_of_nothing_turns_it_off():
+def test_zero_horizon_turns_prefetch_off():
     core = Core(prefetch_horizon=0)
     learn(core, took=0.0)
     core.nodes(a="cpu 1")
@@ -186,7 +186,7 @@ def test_a_horizon_of_nothing_turns_it_off():
     assert core.decide() == ["f0@a"]
 
 
-def test_not_before_a_duration_is_known(core):
+def test_no_prefetch_before_a_duration_is_known(core):
     core.nodes(a="cpu 1")
     core.run(**many(3, SHORT))
     assert core.decide() == ["f0@a"]
@@ -198,7 +198,7 @@ def test_not_before_a_duration_is_known(core):
     assert core.decide() == ["f2@a", "g0@a", "g1@a", "g2@a"]
 
 
-def test_not_when_one_of_their_kind_was_long(core):
+def test_no_prefetch_after_a_long_function_of_the_code(core):
     learn(core)
     learn(core, took=1)
     for _ in range(20):
@@ -208,7 +208,7 @@ def test_not_when_one_of_their_kind_was_long(core):
     assert core.decide() == ["f0@a"]
 
 
-def test_again_after_enough_short_ones(core):
+def test_prefetch_resumes_after_enough_short_functions(core):
     learn(core, took=1)
     for _ in range(60):
         learn(core)
@@ -217,7 +217,7 @@ def test_again_after_enough_short_ones(core):
     assert core.decide() == ["f0@a", "f1@a", "f2@a"]
 
 
-def test_durations_are_learnt_by_code(core):
+def test_durations_are_learnt_per_code(core):
     learn(core)
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", code="another"), y=fn("cpu 1", code="another"))
@@ -225,21 +225,21 @@ def test_durations_are_learnt_by_code(core):
 
 
 @pytest.mark.parametrize("options", [{"limits": "db 9"}, {"options": {"max_concurrency": 9}}])
-def test_not_where_the_run_has_limits(core, options):
+def test_no_prefetch_with_limits(core, options):
     learn(core)
     core.nodes(a="cpu 1")
     core.run(**many(3, SHORT), **options)
     assert core.decide() == ["f0@a"]
 
 
-def test_not_with_a_gpu(core):
+def test_no_prefetch_with_a_gpu(core):
     learn(core)
     core.join(node("a", "cpu 4, gpu 1", enforced="gpu cpu"))
     core.run(**many(3, fn("gpu 1", code="short")))
     assert core.decide() == ["f0@a"]
 
 
-def test_not_to_a_paused_node(core):
+def test_no_prefetch_to_a_paused_node(core):
     learn(core)
     core.nodes(a="cpu 1")
     core.run(**many(3, SHORT), ready="f0")
@@ -249,7 +249,7 @@ def test_not_to_a_paused_node(core):
     assert core.decide() == []
 
 
-def test_not_before_a_group_has_its_node(core):
+def test_no_prefetch_before_a_group_has_its_node(core):
     learn(core)
     core.nodes(a="cpu 1", b="cpu 2")
     core.run(id="other", o=fn("cpu 1", pin="a"), q=fn("cpu 2", pin="b"))
@@ -258,26 +258,26 @@ def test_not_before_a_group_has_its_node(core):
     assert core.decide() == []
     core.finish("o")
     assert core.decide() == ["x@a", "y@a"]
-    assert ahead(core) == ["y"]
+    assert prefetched(core) == ["y"]
 
 
-def test_on_a_pin_only(core):
+def test_prefetch_respects_pins(core):
     learn(core)
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(**many(3, fn("cpu 1", code="short", pin="b")))
     assert core.decide() == ["f0@b", "f1@b", "f2@b"]
 
 
-# only what the node itself holds back until there is room
+# only resources that the node enforces
 
 
-def sent_ahead(core, capacity, enforced, kind, others=()):
+def is_prefetched(core, capacity, enforced, kind, others=()):
     learn(core)
     core.join(node("a", capacity, enforced=enforced))
     core.run(id="others", **{f"o{i}": other for i, other in enumerate(others)})
     core.run(**many(20, kind))
     core.decide()
-    return bool(ahead(core))
+    return bool(prefetched(core))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def sent_ahead(core, capacity, enforced, kind, others=()):
         ("cpu 2", "", "cpu 0.5", True),
         ("cpu 2", "cpu", "cpu 2", True),
         ("cpu 2", "", "cpu 2", False),  # one thread, two cores
-        ("cpu 2, threads 4", "", "cpu 1", False),  # the node would start four
+        ("cpu 2, threads 4", "", "cpu 1", False),  # the worker would start four
         ("cpu 2, threads 4", "cpu", "cpu 1", True),
         ("cpu 9, threads 2", "", "cpu 1", True),
         ("cpu 2, memory 100", "", "cpu 1, memory 60", False),
@@ -297,68 +297,68 @@ def sent_ahead(core, capacity, enforced, kind, others=()):
         ("cpu 2, memory 100", "cpu memory", "memory 60", True),
     ],
 )
-def test_only_what_the_node_enforces(core, capacity, enforced, cost, expected):
-    assert sent_ahead(core, capacity, enforced, fn(cost, code="short")) == expected
+def test_prefetch_only_for_enforced_resources(core, capacity, enforced, cost, expected):
+    assert is_prefetched(core, capacity, enforced, fn(cost, code="short")) == expected
 
 
-def test_a_thread_stands_for_no_core_while_one_function_takes_several(core):
+def test_threads_do_not_bound_cores_while_a_wide_function_runs(core):
     wide = fn("cpu 3")
-    assert not sent_ahead(core, "cpu 4", "", SHORT, [wide])
+    assert not is_prefetched(core, "cpu 4", "", SHORT, [wide])
     core.finish("o0")
     core.decide()
-    assert ahead(core)
+    assert prefetched(core)
 
 
-def test_a_thread_stands_for_no_core_of_a_function_that_takes_several(core):
-    # Threads are all in use, by functions without a core: two of two cores would start as these end.
-    assert not sent_ahead(core, "cpu 2", "", fn("cpu 2", code="short"), [fn(), fn()])
+def test_threads_do_not_bound_cores_of_a_wide_function(core):
+    # Functions without a core use all threads: as they end, two functions of two cores each would start.
+    assert not is_prefetched(core, "cpu 2", "", fn("cpu 2", code="short"), [fn(), fn()])
 
 
-def test_where_cores_are_enforced_that_is_no_matter(core):
-    assert sent_ahead(core, "cpu 4", "cpu", SHORT, [fn("cpu 3")])
+def test_wide_functions_are_prefetched_if_cores_are_enforced(core):
+    assert is_prefetched(core, "cpu 4", "cpu", SHORT, [fn("cpu 3")])
 
 
-def test_a_wide_function_is_not_booked_beside_functions_that_may_take_its_cores(core):
+def test_wide_function_waits_for_prefetched_functions_that_may_take_its_cores(core):
     learn(core)
     core.join(node("a", "cpu 4, memory 100", enforced="memory"))
     core.run(**many(4, fn("cpu 1, memory 10", code="short")))
     core.run(id="others", big=fn("memory 95", code="short"), s=SHORT, t=SHORT, options=LATER)
     core.decide()
     core.finish("f0 f1 f2")
-    assert (booked(core), ahead(core)) == (["f3"], ["big", "s", "t"])
-    # s and t are on the node, which may have started them. With wide that would make six cores.
+    assert (booked(core), prefetched(core)) == (["f3"], ["big", "s", "t"])
+    # s and t are on the node, which may have started them. Together with wide, they would use six cores.
     core.run(id="wide", wide=fn("cpu 3"))
     assert core.decide() == []
     core.finish("f3")
-    assert (booked(core), ahead(core)) == (["big", "s", "t"], [])
+    assert (booked(core), prefetched(core)) == (["big", "s", "t"], [])
     core.finish("s")
     assert core.decide() == ["wide@a", "r finished"]
 
 
-def test_functions_sent_ahead_do_not_keep_others_from_what_they_do_not_need(core):
+def test_prefetched_functions_block_only_what_they_need(core):
     learn(core)
     core.join(node("a", "cpu 2, threads 4, gpu 1, memory 100", enforced="cpu"))
     core.run(**many(8, SHORT), g=fn("gpu 1"), m=fn("memory 100"), c=fn("cpu 1"))
     core.decide()
-    assert ahead(core) == ["f2", "f3", "f4", "f5", "f6", "f7"]
+    assert prefetched(core) == ["f2", "f3", "f4", "f5", "f6", "f7"]
     assert booked(core) == ["f0", "f1", "g", "m"]
     assert core.states("c") == "ready"
 
 
-def test_a_function_may_take_the_cores_that_functions_sent_ahead_do_not_ask_for(core):
+def test_function_takes_cores_that_prefetched_functions_do_not_need(core):
     learn(core)
     core.join(node("a", "cpu 4, threads 2"))
     core.run(**many(5, fn(code="short")))
     core.decide()
-    assert len(ahead(core)) == 3
+    assert len(prefetched(core)) == 3
     core.run(id="other", x=fn("cpu 3"))
     assert core.decide() == []
     core.state.node_resized("a", {"threads": 6 * 2**20, "cpu": 4 * 2**20})
-    assert ahead(core) == []  # they have moved up
+    assert prefetched(core) == []  # prefetched functions are booked by now
     assert core.decide() == ["x@a"]
 
 
-def test_those_that_wait_behind_one_that_goes_away_move_up(core):
+def test_prefetched_functions_move_up_when_one_goes_away(core):
     learn(core)
     core.join(node("a", "cpu 4, threads 8", enforced="cpu"))
     core.run(x=fn("cpu 3", code="short"), big=fn("cpu 4", code="short"), small=fn("cpu 2", code="short"))
@@ -366,21 +366,21 @@ def test_those_that_wait_behind_one_that_goes_away_move_up(core):
     assert core.decide() == ["x@a", "big@a", "small@a", "tiny@a"]
     core.finish("tiny")
     core.resize(a="cpu 5")
-    assert ahead(core) == ["big", "small"]
+    assert prefetched(core) == ["big", "small"]
     core.lose("big")
-    assert (booked(core), ahead(core)) == (["x", "small"], [])
+    assert (booked(core), prefetched(core)) == (["x", "small"], [])
 
 
-def test_short_functions_that_all_ask_for_something_else_are_sent_ahead():
-    """More queues than are looked at one by one."""
+def test_prefetch_with_many_different_costs():
+    """Many queues, more than are inspected one by one."""
     core = Core(prefetch_horizon=0.0105, prefetch_limit=40)
     learn(core)
     core.join(node("a", "cpu 1, memory 1000", enforced="memory"))
     core.run(**{f"f{i}": fn(f"cpu 1, memory {100 + i}", code="short") for i in range(100)})
     assert core.decide() == [f"f{i}@a" for i in range(11)]
     assert booked(core) == ["f0"]
-    assert ahead(core) == [f"f{i}" for i in range(1, 11)]
+    assert prefetched(core) == [f"f{i}" for i in range(1, 11)]
     core.finish("f0 f1", took=0.001)
-    assert core.decide() == ["f11@a", "f12@a"], "also when all are blocked"
+    assert core.decide() == ["f11@a", "f12@a"], "even if all queues are blocked"
     core.finish(" ".join(f"f{i}" for i in range(2, 13)), took=0.001)
     assert core.decide() == [f"f{i}@a" for i in range(13, 24)]

@@ -1,4 +1,4 @@
-"""Whoever claims what, all comes to an end, no later than one function at a time would."""
+"""Liveness: despite claims, every run ends, no later than if functions ran one at a time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SECONDS = [0.001, 0.1, 1.0, 3.0, 20.0]
 
 
 def nodes(random):
-    """The first one can hold everything."""
+    """Draw nodes; the first one can hold every function."""
     others = [random.choice(CAPACITIES) for _ in range(random.randint(0, 3))]
     return [node(f"n{i}", capacity) for i, capacity in enumerate(["cpu 4, gpu 1, memory 50", *others])]
 
 
-def work(random, run_id):
-    """A run whose order is known, who needs whom, and how long each function takes."""
+def draw_run(random, run_id):
+    """Draw a run with known dependencies: its spec, the inputs of each function, and the durations."""
     pool = [fn(cost, code=str(i % 3), priority=random.choice([0, 0, 0, 1])) for i, cost in enumerate(COSTS)]
     pool = random.sample(pool, random.randint(1, 4))
     kinds = [random.choice(pool) for _ in range(random.randint(1, 40))]
@@ -51,7 +51,7 @@ def work(random, run_id):
     return spec, needs, seconds
 
 
-class Watched(VirtualCluster):
+class CheckedCluster(VirtualCluster):
     def start(self):
         started = super().start()
         for name, worker in self.workers.items():
@@ -70,20 +70,20 @@ def test_everything_finishes(horizon, deep, seed):
     refused = [0]
     refuse = Claims.refuse
 
-    def counting(self, *args):
+    def counted(self, *args):
         answer = refuse(self, *args)
         refused[0] += answer
         return answer
 
-    cluster = Watched(Settings(prefetch_horizon=horizon))
+    cluster = CheckedCluster(Settings(prefetch_horizon=horizon))
     for n in nodes(random):
         cluster.join(n)
     took = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backlog, "_FANOUT", 2 if deep else 8)
-        patch.setattr(Claims, "refuse", counting)
+        patch.setattr(Claims, "refuse", counted)
         for i in range(random.randint(1, 3)):
-            spec, needs, seconds = work(random, f"r{i}")
+            spec, needs, seconds = draw_run(random, f"r{i}")
             took |= dict(zip(cluster.add(spec, needs).functions, seconds, strict=True))
         ended = cluster.run(took.__getitem__, limit=10_000)
     assert {run.status.value for run in ended} == {"finished"}
@@ -91,16 +91,16 @@ def test_everything_finishes(horizon, deep, seed):
     assert all([a.outcome for a in f.attempts] == ["finished"] for f in took)
     assert cluster.now <= sum(took.values()) + 1e-6
     assert not any(any(n.used.values()) or n.running or n.prefetched for n in cluster.state.nodes.values())
-    # Nobody is left waiting for, and no alarm is set.
+    # No claim and no timer remains.
     assert cluster.state.next_wake() is None
-    event("some were refused" if refused[0] else "nobody was refused")
+    event("claims refused functions" if refused[0] else "claims refused nothing")
 
 
 @given(st.integers(0, 2**32))
 @settings(deadline=None, max_examples=50)
-def test_the_simulator_plays_every_run_to_its_end(seed):
+def test_simulation_plays_every_run_to_its_end(seed):
     random = Random(seed)
-    spec, _, seconds = work(random, "r")
+    spec, _, seconds = draw_run(random, "r")
     simulation = Simulation([Node(n.name, n.capacity) for n in nodes(random)], spec, seconds)
     simulation.play()
     assert simulation.run.status.value == "finished"

@@ -1,4 +1,4 @@
-"""Which function of a run goes first, and what is learnt about durations for it."""
+"""The order of functions within a run, and the duration estimates behind it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def graphs(draw):
 
 
 @given(graphs())
-def test_path_lengths_are_those_of_the_longest_paths(graph):
+def test_path_lengths_equal_the_longest_paths(graph):
     dependents, seconds = graph
 
     def longest(n):
@@ -31,16 +31,16 @@ def test_path_lengths_are_those_of_the_longest_paths(graph):
     assert path_lengths(dependents, seconds) == [longest(n) for n in range(len(seconds))]
 
 
-def test_the_longest_path_goes_first_where_it_bounds_the_end():
+def test_longest_path_goes_first_if_it_bounds_the_end():
     core = Core()
     core.nodes(a="cpu 1")
-    # Four fillers, then a chain of three: it has the highest numbers, and goes first all the same.
+    # Four fillers, then a chain of three, which goes first despite its higher numbers.
     functions = {**many(4, fn("cpu 1")), **many(3, fn("cpu 1"), "c")}
     core.run(**functions, options={"dependents": [[], [], [], [], [5], [6], []]}, ready="f0 f1 f2 f3 c0")
     assert core.decide() == ["c0@a"]
 
 
-def test_what_earlier_runs_took_counts_until_a_function_has_run():
+def test_given_durations_count_until_a_function_has_run():
     functions = {"short": fn("cpu 1", code="short"), "long": fn("cpu 1", code="long")}
     dependents = {"dependents": [[], []]}
     for hints, first in (({}, "short"), ({"long": 60.0, "short": 0.1}, "long"), ({"short": 60.0}, "short")):
@@ -48,7 +48,7 @@ def test_what_earlier_runs_took_counts_until_a_function_has_run():
         core.nodes(a="cpu 1")
         core.run(**functions, options={**dependents, "hints": hints})
         assert core.decide() == [f"{first}@a"]
-    # What was seen counts for more than what was told.
+    # Observed durations override given ones.
     core = Core()
     core.nodes(a="cpu 1")
     core.run(**{f"{id}0": kind for id, kind in functions.items()}, id="seen", options=dependents)
@@ -60,7 +60,7 @@ def test_what_earlier_runs_took_counts_until_a_function_has_run():
     assert "long@a" in core.decide()
 
 
-def test_a_run_that_waited_for_nodes_is_ordered_by_what_they_have():
+def test_run_that_waited_for_nodes_is_ranked_by_their_capacities():
     core = Core()
     core.run(
         **many(4, fn("cpu 1")),
@@ -73,10 +73,10 @@ def test_a_run_that_waited_for_nodes_is_ordered_by_what_they_have():
     assert core.decide() == ["r begins", "c0@a"]
 
 
-def test_a_function_whose_result_was_lost_has_its_place_in_the_new_order():
+def test_function_with_a_lost_result_is_ranked_again():
     core = Core()
     core.nodes(a="cpu 1")
-    # A chain of three and twelve others: at first no path bounds the end.
+    # A chain of three and twelve others: at first no path bounds the end of the run.
     core.run(
         **many(3, fn("cpu 1"), "c"),
         **many(12, fn("cpu 1")),
@@ -86,13 +86,13 @@ def test_a_function_whose_result_was_lost_has_its_place_in_the_new_order():
     for id in ("c0", *(f"f{i}" for i in range(11))):
         assert core.decide() == [f"{id}@a"]
         core.finish(id)
-    # What is left of the chain is now longer than the rest, and c0 its beginning once more.
+    # The rest of the chain, which starts with c0 again, is now longer than the remaining work.
     core.state.result_lost(core["c0"])
     core.ready("c0")
     assert core.decide() == ["c0@a"]
 
 
-def test_where_there_is_much_more_work_than_path_what_was_begun_goes_on():
+def test_begun_branches_go_first_if_no_path_bounds_the_end():
     core = Core()
     core.nodes(a="cpu 1")
     # Twenty pairs of make and use: numbered make, use, make, use.
@@ -115,7 +115,7 @@ def test_where_there_is_much_more_work_than_path_what_was_begun_goes_on():
     assert order == [f"{kind}{i}@a" for i in range(10) for kind in ("make", "use")]
 
 
-def test_what_asks_for_more_is_expected_to_take_longer_and_goes_first():
+def test_larger_costs_are_expected_to_take_longer():
     core = Core()
     core.nodes(a="cpu 1, memory 100")
     core.run(
@@ -127,7 +127,7 @@ def test_what_asks_for_more_is_expected_to_take_longer_and_goes_first():
     assert core.decide() == ["big@a"]
 
 
-def test_durations_that_were_learnt_reorder_what_waits():
+def test_learnt_durations_reorder_waiting_functions():
     core = Core()
     core.nodes(a="cpu 1")
     core.run(
@@ -151,7 +151,7 @@ def test_durations_that_were_learnt_reorder_what_waits():
     assert order == ["s0", "s1", "q0", "q1"]
 
 
-def test_priorities_win_over_the_longest_path():
+def test_priority_overrides_the_longest_path():
     core = Core()
     core.nodes(a="cpu 1")
     core.run(
@@ -164,7 +164,7 @@ def test_priorities_win_over_the_longest_path():
     assert core.decide() == ["urgent@a"]
 
 
-def test_estimates_of_durations():
+def test_duration_estimates():
     durations = Estimates()
     one, four = size_of([("memory", UNIT)]), size_of([("memory", 4 * UNIT)])
     assert durations.expected([("a", one), ("b", one)]) == [1.5, 1.5]
@@ -172,9 +172,9 @@ def test_estimates_of_durations():
     durations.learn("a", one, 2.0)
     known, bigger, unknown = durations.expected([("a", one), ("a", four), ("b", one)])
     assert (known, unknown) == (2.0, 3.0)
-    # One of unknown code that runs for long is not short.
+    # A running function of unknown code that has run for long is not short.
     assert durations.expected([("a", one), ("b", one)], {"a": 9.0, "b": 5.0}) == [2.0, 10.0]
-    assert bigger == pytest.approx(4.0)  # four times as much, twice as long
+    assert bigger == pytest.approx(4.0)  # four times the cost, twice the duration
     durations.learn("a", one, 4.0)
     assert durations.expected([("a", one)]) == [3.0]
     assert durations.most("a") == 4.0
@@ -182,7 +182,7 @@ def test_estimates_of_durations():
     assert 3.0 < durations.most("a") < 4.0
 
 
-# what is scarce
+# scarce resources
 
 
 def ranks(core, ids):
@@ -190,7 +190,7 @@ def ranks(core, ids):
 
 
 def scarce_run(needed_by_s=()):
-    """Four of one second that need the one GPU, and a hundred that need a core of eleven."""
+    """Four functions that need the only GPU, and a hundred that need one of eleven cores, of 1 s each."""
     core = Core()
     core.nodes(a="cpu 1, gpu 1", b="cpu 10")
     functions = {"s": fn("cpu 1"), **many(100, fn("cpu 1")), **many(4, fn("cpu 1, gpu 1"), "g")}
@@ -199,21 +199,21 @@ def scarce_run(needed_by_s=()):
     return core
 
 
-def test_functions_that_need_what_is_scarce_take_turns():
+def test_functions_on_a_scarce_resource_take_turns():
     core = scarce_run()
-    # The hundred and five take 105/11 seconds, a quarter of which is 2.4: the GPU's four seconds may bound
-    # the end, and its first two functions have more than 2.4 of them before them.
+    # The 105 functions take 105/11 seconds, a quarter of which is 2.4. The four seconds of the GPU may bound
+    # the end of the run, and more than 2.4 of them remain at the start of each of its first two functions.
     assert ranks(core, "g0 g1 g2 g3") == [-4.0, -3.0, 103.0, 104.0]
     assert ranks(core, "s f0 f99") == [0.0, 1.0, 100.0]
 
 
-def test_who_is_waited_for_by_those_that_take_turns_goes_before_them():
+def test_inputs_of_functions_that_take_turns_go_first():
     core = scarce_run(needed_by_s=[101, 102, 103, 104])
     assert ranks(core, "s g0 g1 g2 g3") == [-5.0, -4.0, -3.0, 103.0, 104.0]
     assert ranks(core, "f0 f99") == [1.0, 100.0]
 
 
-def test_what_most_functions_need_is_not_scarce():
+def test_resource_that_most_functions_need_is_not_scarce():
     core = Core()
     core.nodes(a="cpu 1, gpu 1", b="cpu 10")
     core.run(
@@ -225,7 +225,7 @@ def test_what_most_functions_need_is_not_scarce():
     assert ranks(core, "g0 g59 f0 f39") == [0.0, 59.0, 60.0, 99.0]
 
 
-def test_two_at_once_take_turns_of_half_the_length():
+def test_two_devices_halve_the_turns():
     core = Core()
     core.nodes(a="cpu 4, gpu 2", b="cpu 10")
     core.run(
@@ -234,15 +234,15 @@ def test_two_at_once_take_turns_of_half_the_length():
         ready="",
         options={"dependents": [[]] * 132, "seconds": [1.0] * 132},
     )
-    # Needed are 132/14 = 9.4 seconds, a quarter of which is 2.36.
+    # The run needs 132/14 = 9.4 seconds, a quarter of which is 2.36.
     assert ranks(core, "g0 g1 g2 g3") == [-6.0, -6.0, -5.0, -5.0]
     assert ranks(core, "g6 g7 g8 g9") == [-3.0, -3.0, 8.0, 9.0]
 
 
-def test_of_those_that_take_turns_the_one_with_the_longest_way_comes_first():
+def test_turns_go_by_critical_path():
     core = Core()
     core.nodes(a="cpu 1, gpu 1", b="cpu 10")
-    # g2 is followed by two seconds of work for any node.
+    # g2 is followed by two seconds of work that any node can do.
     core.run(
         **many(3, fn("cpu 1, gpu 1"), "g"),
         after=fn("cpu 1"),
@@ -250,11 +250,11 @@ def test_of_those_that_take_turns_the_one_with_the_longest_way_comes_first():
         ready="",
         options={"dependents": [[], [], [3], *([[]] * 101)], "seconds": [2.0, 2.0, 2.0, 2.0, *[1.0] * 100]},
     )
-    # g2 at 0, g0 at 2, g1 at 4; all end at 6. The path of g2 may bound the end: so all go by their ways.
+    # g2 at 0, g0 at 2, g1 at 4; all end at 6. The path of g2 may bound the end, so critical paths decide.
     assert ranks(core, "g2 g0 g1 after f0") == [-6.0, -4.0, -2.0, -2.0, -1.0]
 
 
-def test_a_lost_result_takes_its_turn_again():
+def test_lost_result_takes_its_turn_again():
     core = scarce_run()
     core.ready("g0 g1 g2 g3")
     for id in ("g0", "g1", "g2"):
@@ -264,12 +264,12 @@ def test_a_lost_result_takes_its_turn_again():
     for id in ("g0", "g1", "g2"):
         core.state.result_lost(core[id])
     core.decide()
-    # Four are left again. g3 runs and is counted with them.
+    # Four are left again, including g3, which is running.
     assert sorted(ranks(core, "g0 g1 g2 g3"))[:2] == [-4.0, -3.0]
 
 
-def test_map_reduce_goes_on_with_what_it_began():
-    """Ten groups of ten maps and a reduction each: by number, on nodes none of which is scarce."""
+def test_map_reduce_completes_groups_in_order():
+    """Ten groups of ten maps and a reduction each go by number, as no node is scarce."""
     core = Core()
     core.nodes(a="cpu 2", b="cpu 2")
     kinds, dependents = {}, []
@@ -286,16 +286,16 @@ def test_map_reduce_goes_on_with_what_it_began():
         for group in range(10):
             if core.states(" ".join(f"map{group}_{i}" for i in range(10))) == " ".join(["finished"] * 10):
                 core.ready(f"reduce{group}")
-    # A reduction starts as soon as it can: at most a step's functions of the next groups come before it.
-    # In the end, when the path counts, maps go first.
+    # A reduction starts as soon as it can: at most one step of functions from later groups precedes it.
+    # Near the end, where the critical path counts, maps go first.
     for group in range(7):
         before = order[: order.index(f"reduce{group}")]
         assert sum(int(id[3:].split("_")[0]) > group for id in before if "map" in id) <= 4
 
 
 @given(graphs(), st.randoms(use_true_random=False))
-def test_the_order_is_the_same_however_the_sets_of_nodes_are_ordered(graph, random):
-    """Nodes are hashed by their addresses, which are others each time."""
+def test_ranks_do_not_depend_on_the_iteration_order_of_sets(graph, random):
+    """Nodes hash by their memory addresses, which differ each time."""
     dependents, seconds = graph
     costs = [random.choice(["cpu 1", "cpu 1", "gpu 1", "cpu 4", "memory 9"]) for _ in seconds]
     seen = []

@@ -9,14 +9,14 @@ from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.explain import explain_loss
 
 
-def again(core, id):
-    """Report ready and decide, as after every failure that is retried."""
+def retry(core, id):
+    """Report a function ready and decide, as after each retried failure."""
     core.ready(id)
     return core.decide()
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
-def test_exactly_so_many_retries(core, retries):
+def test_number_of_retries(core, retries):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", retries=retries))
     core.decide()
@@ -24,7 +24,7 @@ def test_exactly_so_many_retries(core, retries):
         assert core.fail("x", error="boom") is True
         assert core.states("x") == "waiting"
         assert core.used("a") == {}
-        assert again(core, "x") == ["x@a"]
+        assert retry(core, "x") == ["x@a"]
     assert core.fail("x", error="boom", traceback="line 1") is False
     assert core.decide() == ["r failed"]
     assert core.states("x") == "failed"
@@ -39,14 +39,14 @@ def test_a_retry_that_succeeds(core):
     core.run(x=fn("cpu 1", retries=1))
     core.decide()
     core.fail("x", started=1.0, stopped=2.0)
-    again(core, "x")
+    retry(core, "x")
     core.finish("x")
     assert core.decide() == ["r finished"]
     assert core.outcomes("x") == [("a", "failed"), ("a", "finished")]
     assert core["x"].attempts[0][3:5] == (1.0, 2.0)
 
 
-def test_what_is_not_retryable_is_not_retried(core):
+def test_errors_that_are_not_retryable(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", retries=3))
     core.decide()
@@ -63,7 +63,7 @@ def test_delay_and_backoff(core):
     for delay in (2.0, 6.0, 18.0, 20.0):
         assert core.fail("x")
         core.wait(0.5)
-        assert again(core, "x") == []
+        assert retry(core, "x") == []
         assert core.states("x") == "delayed"
         assert core.state.next_wake() == core.now + delay - 0.5
         core.wait(delay - 1)
@@ -74,7 +74,7 @@ def test_delay_and_backoff(core):
     assert not core.fail("x")
 
 
-def test_a_delayed_function_holds_nothing_and_nobody_up(core):
+def test_delayed_function_holds_no_resources_and_blocks_nothing(core):
     core.nodes(a="cpu 1, gpu 1")
     core.run(
         x=fn("cpu 1, gpu 1", limit="db 1", policy=RetryPolicy(delay=5.0)),
@@ -83,7 +83,7 @@ def test_a_delayed_function_holds_nothing_and_nobody_up(core):
     )
     assert core.decide() == ["x@a"]
     core.fail("x")
-    assert again(core, "x") == ["y@a"]
+    assert retry(core, "x") == ["y@a"]
     core.wait(5)
     assert core.decide() == []
     assert core.states("x") == "ready"
@@ -91,16 +91,16 @@ def test_a_delayed_function_holds_nothing_and_nobody_up(core):
     assert core.decide() == ["x@a"]
 
 
-def test_a_delay_runs_from_the_failure_not_from_being_ready(core):
+def test_delay_starts_at_the_failure(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", policy=RetryPolicy(delay=5.0)))
     core.decide()
     core.fail("x")
     core.wait(5)
-    assert again(core, "x") == ["x@a"]
+    assert retry(core, "x") == ["x@a"]
 
 
-def test_a_delay_outlives_a_lost_input(core):
+def test_delay_survives_a_lost_input(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", policy=RetryPolicy(delay=5.0)))
     core.decide()
@@ -111,13 +111,13 @@ def test_a_delay_outlives_a_lost_input(core):
     assert core.states("x") == "waiting"
     assert core.state.next_wake() is None
     core.wait(1)
-    assert again(core, "x") == []
+    assert retry(core, "x") == []
     assert core.state.next_wake() == 5
     core.wait(3)
     assert core.decide() == ["x@a"]
 
 
-def test_ready_again_before_the_delay_is_over(core):
+def test_function_ready_before_the_end_of_its_delay(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", policy=RetryPolicy(delay=5.0)))
     core.decide()
@@ -131,7 +131,7 @@ def test_ready_again_before_the_delay_is_over(core):
     assert core.decide() == []
 
 
-def test_many_may_fail_at_the_same_time(core):
+def test_simultaneous_failures(core):
     core.nodes(a="cpu 3")
     core.run(id="q", **many(1, fn("cpu 1", policy=RetryPolicy(delay=5.0)), "g"))
     core.run(**many(2, fn("cpu 1", policy=RetryPolicy(delay=5.0))))
@@ -143,23 +143,23 @@ def test_many_may_fail_at_the_same_time(core):
     assert core.decide() == ["g0@a", "f0@a", "f1@a"]
 
 
-def test_jitter_is_drawn_from_the_numbers_given():
+def test_jitter_uses_the_given_random_numbers():
     draws = iter([0.5, 0.0])
     core = Core(lambda: next(draws))
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", policy=RetryPolicy(delay=2.0, backoff=1.0, jitter=0.5)))
     core.decide()
     core.fail("x")
-    again(core, "x")
+    retry(core, "x")
     assert core.state.next_wake() == 2.5
     core.wait(2.5)
     core.decide()
     core.fail("x")
-    again(core, "x")
+    retry(core, "x")
     assert core.state.next_wake() == 4.5
 
 
-def test_next_wake_is_the_earliest(core):
+def test_next_wake_is_the_earliest_delay(core):
     core.nodes(a="cpu 3")
     core.run(**{f"f{d}": fn("cpu 1", policy=RetryPolicy(delay=d)) for d in (7, 3, 5)})
     core.decide()
@@ -173,7 +173,7 @@ def test_next_wake_is_the_earliest(core):
     assert core.state.next_wake() == 7
 
 
-def test_cancelled_retries_wake_nobody(core):
+def test_cancelled_retries_set_no_wake(core):
     core.nodes(a="cpu 3")
     core.run(x=fn("cpu 1", policy=RetryPolicy(delay=5.0)))
     core.decide()
@@ -189,7 +189,7 @@ def test_cancelled_retries_wake_nobody(core):
 # elsewhere
 
 
-def test_a_retry_goes_where_the_function_has_not_failed_yet(core):
+def test_retry_goes_to_another_node(core):
     core.nodes(a="cpu 1", b="cpu 1", c="cpu 1")
     core.run(x=fn("cpu 1", retries=5))
     order = []
@@ -199,40 +199,40 @@ def test_a_retry_goes_where_the_function_has_not_failed_yet(core):
         core.ready("x")
     order += core.decide()
     assert order[:3] == ["x@a", "x@b", "x@c"]
-    assert order[3:] == ["x@a"] * 3  # has failed everywhere: anywhere
+    assert order[3:] == ["x@a"] * 3  # has failed on every node: any node will do
 
 
-def test_a_retry_waits_for_another_node_rather_than_going_back(core):
+def test_retry_waits_for_another_node(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1"))
     assert core.decide() == ["x@a", "y@b"]
     core.fail("x")
-    assert again(core, "x") == []
+    assert retry(core, "x") == []
     core.finish("y")
     assert core.decide() == ["x@b"]
 
 
-def test_a_retry_goes_back_where_no_other_could_hold_it(core):
+def test_retry_returns_if_no_other_node_is_eligible(core):
     core.nodes(a="cpu 2", b="cpu 1")
     core.run(x=fn("cpu 2", retries=1))
     core.decide()
     core.fail("x")
-    assert again(core, "x") == ["x@a"]
+    assert retry(core, "x") == ["x@a"]
 
 
-def test_a_retry_goes_back_when_the_other_node_leaves_or_pauses(core):
+def test_retry_returns_if_the_other_node_leaves_or_pauses(core):
     core.nodes(a="cpu 1", b="cpu 1", c="cpu 1")
     core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1", pin="b"), z=fn("cpu 1", pin="c"))
     core.decide()
     core.fail("x")
-    assert again(core, "x") == []
+    assert retry(core, "x") == []
     core.leave("b")
     assert core.decide() == []
     core.pause("c")
     assert core.decide() == ["x@a"]
 
 
-def test_a_node_that_joins_is_one_where_it_has_not_failed_yet(core):
+def test_joining_node_takes_a_retry(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", retries=2))
     core.decide()
@@ -242,15 +242,15 @@ def test_a_node_that_joins_is_one_where_it_has_not_failed_yet(core):
     assert core.decide() == ["x@b"]
 
 
-def test_with_elsewhere_false_any_node_will_do(core):
+def test_elsewhere_false_allows_any_node(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(x=fn("cpu 1", policy=RetryPolicy(elsewhere=False)))
     core.decide()
     core.fail("x")
-    assert again(core, "x") == ["x@a"]
+    assert retry(core, "x") == ["x@a"]
 
 
-def test_a_pinned_function_is_tried_again_on_its_pin(core):
+def test_pinned_function_is_retried_on_its_pin(core):
     core.nodes(a="cpu 1", b="cpu 1", c="cpu 1")
     core.run(x=fn("cpu 1", pin="b", retries=1), y=fn("cpu 1", pin="b c", retries=1))
     assert core.decide() == ["x@b", "y@c"]
@@ -262,7 +262,7 @@ def test_a_pinned_function_is_tried_again_on_its_pin(core):
     assert core.decide() == ["y@b"]
 
 
-def test_what_one_function_avoids_another_may_use(core):
+def test_avoided_node_serves_other_functions(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1"), ready="x")
     core.decide()
@@ -271,7 +271,7 @@ def test_what_one_function_avoids_another_may_use(core):
     assert core.decide() == ["x@b", "y@a"]
 
 
-def test_a_result_that_does_not_travel_was_a_failed_attempt(core):
+def test_untransferable_result_is_a_failed_attempt(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(x=fn("cpu 1", policy=RetryPolicy(max_retries=1, delay=5.0)), y=fn(pin="b"), ready="x")
     core.decide()
@@ -286,7 +286,7 @@ def test_a_result_that_does_not_travel_was_a_failed_attempt(core):
     core.ready("x")
     assert core.states("x") == "delayed"
     core.wait(5)
-    assert core.decide() == ["x@b"], "elsewhere"
+    assert core.decide() == ["x@b"], "retried on another node"
     core.finish("x")
     core.ready("y")
     assert core.decide() == ["y@b"]
@@ -297,7 +297,7 @@ def test_a_result_that_does_not_travel_was_a_failed_attempt(core):
 
 
 @pytest.mark.parametrize("retries", [0, 2])
-def test_a_result_that_never_travels_fails_for_good(core, retries):
+def test_untransferable_result_fails_permanently(core, retries):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", retries=retries), y=fn("cpu 1"), ready="x", options={"fail_fast": False})
     for _ in range(retries + 1):
@@ -307,13 +307,13 @@ def test_a_result_that_never_travels_fails_for_good(core, retries):
         core.finish("x")
         core.state.unmovable(core["x"], core.now, "it does not pickle")
     core.ready("x")
-    assert core.decide() == ["x unplaceable"], "it has failed for good"
+    assert core.decide() == ["x unplaceable"], "it has failed permanently"
     assert core.states("x") == "failed"
     assert core.outcomes("x") == [("a", "failed")] * (retries + 1)
     assert [f.id for f in core["x"].run.failed] == ["x"]
 
 
-def test_a_result_of_a_run_that_was_cancelled_meanwhile_need_not_travel(core):
+def test_untransferable_result_of_a_cancelled_run_is_ignored(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1"), ready="x")
     core.decide()
@@ -323,10 +323,10 @@ def test_a_result_of_a_run_that_was_cancelled_meanwhile_need_not_travel(core):
     assert core.outcomes("x") == [("a", "finished")]
 
 
-# one more try that somebody asks for
+# retries that a client requests
 
 
-def test_a_function_that_failed_is_tried_again_with_all_its_retries(core):
+def test_requested_retry_restores_all_retries(core):
     core.nodes(a="cpu 1, threads 3")
     run = core.run(
         x=fn("cpu 0.25", retries=1), y=fn(), z=fn("cpu 0.5"), ready="x z", options={"fail_fast": False}
@@ -354,7 +354,7 @@ def test_a_function_that_failed_is_tried_again_with_all_its_retries(core):
     assert [a.number for a in core["x"].attempts] == [1, 2, 3, 4]
 
 
-def test_there_is_no_other_try_after_the_end_of_the_run(core):
+def test_no_requested_retry_after_the_end_of_the_run(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"))
     core.decide()
@@ -365,7 +365,7 @@ def test_there_is_no_other_try_after_the_end_of_the_run(core):
     assert core.decide() == ["x too late"]
 
 
-def test_an_attempt_that_finished_has_no_error(core):
+def test_finished_attempt_has_no_error(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"))
     core.decide()
@@ -379,7 +379,7 @@ def test_an_attempt_that_finished_has_no_error(core):
 
 
 @pytest.mark.parametrize("ends", [1, 3])
-def test_a_function_given_up_says_how_often_its_nodes_were_lost_and_when(core, ends):
+def test_function_lost_too_often_lists_its_lost_attempts(core, ends):
     core.run(x=fn("cpu 1"), options={"wait_for_nodes": 9.0})
     for i in range(ends):
         core.nodes(**{f"n{i}": "cpu 1"})
@@ -405,7 +405,7 @@ def test_a_function_given_up_says_how_often_its_nodes_were_lost_and_when(core, e
     core.state.check()
 
 
-def test_a_function_that_fitted_nowhere_is_tried_again_when_there_is_room(core):
+def test_requested_retry_of_an_unplaceable_function(core):
     core.nodes(a="cpu 2", b="gpu 1")
     run = core.run(x=fn("gpu 1"), y=fn("gpu 1"), z=fn("cpu 1"), options={"fail_fast": False})
     core.leave("b")

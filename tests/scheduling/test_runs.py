@@ -1,4 +1,4 @@
-"""How runs end, and what becomes of their functions."""
+"""How runs end, and the final states of their functions."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from handoff_dask._model.retry import RetryPolicy
 KEEP_GOING = {"options": {"fail_fast": False}}
 
 
-def test_an_empty_run_is_finished(core):
+def test_empty_run_is_finished(core):
     run = core.run()
     assert core.decide() == ["r finished"]
     assert run.ended
     assert core.decide() == []
 
 
-def test_a_run_is_finished_when_all_functions_are(core):
+def test_run_finishes_with_its_last_function(core):
     core.nodes(a="cpu 4")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), ready="x")
     core.decide()
@@ -29,7 +29,7 @@ def test_a_run_is_finished_when_all_functions_are(core):
     assert core.decide() == ["r finished"]
 
 
-def test_a_second_run_of_one_id_is_refused(core):
+def test_duplicate_run_id_is_refused(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"))
     with pytest.raises(ValueError, match="'r'"):
@@ -44,7 +44,7 @@ def test_a_second_run_of_one_id_is_refused(core):
 
 
 def in_every_state(core, **options):
-    """A run with a function in every state that is not final, and one that is."""
+    """Make a run with a function in every non-final state, and a finished one."""
     core.nodes(a="cpu 4")
     core.run(
         done=fn("cpu 1"),
@@ -67,7 +67,7 @@ def in_every_state(core, **options):
     )
 
 
-def test_with_fail_fast_the_first_failure_ends_the_run(core):
+def test_fail_fast_ends_the_run_at_the_first_failure(core):
     in_every_state(core)
     core.fail("bad")
     assert core.decide() == ["r failed"]
@@ -76,13 +76,13 @@ def test_with_fail_fast_the_first_failure_ends_the_run(core):
         == "finished failed running cancelled cancelled cancelled"
     )
     assert core.state.next_wake() is None
-    core.finish("running")  # what ran already ends as it ends
+    core.finish("running")  # running functions keep their outcome
     assert core.states("running") == "finished"
     assert core.decide() == []
     assert core.used("a") == {}
 
 
-def test_without_fail_fast_independent_functions_go_on(core):
+def test_without_fail_fast_independent_functions_continue(core):
     in_every_state(core, **KEEP_GOING)
     core.fail("bad")
     core.state.skipped(core["waiting"], core.now)
@@ -101,7 +101,7 @@ def test_without_fail_fast_independent_functions_go_on(core):
     assert [f.id for f in core["bad"].run.failed] == ["bad"]
 
 
-def test_failures_are_listed_in_the_order_in_which_they_came(core):
+def test_failures_are_listed_in_order_of_time(core):
     core.nodes(a="cpu 3")
     run = core.run(**many(3, fn("cpu 1")), **KEEP_GOING)
     core.decide()
@@ -114,7 +114,7 @@ def test_failures_are_listed_in_the_order_in_which_they_came(core):
     assert (last.outcome, last.error) == ("lost", "it took down three nodes")
 
 
-def test_a_function_that_runs_when_its_run_ends_is_not_tried_again(core):
+def test_no_retry_after_the_end_of_the_run(core):
     core.nodes(a="cpu 3")
     core.run(**many(3, fn("cpu 1", retries=3)))
     core.decide()
@@ -139,7 +139,7 @@ def test_skipped_functions_complete_a_run(core):
     assert core.states("bad x y") == "failed skipped skipped"
 
 
-def test_a_skipped_function_that_runs_gives_back_what_it_holds(core):
+def test_skipping_a_running_function_releases_its_allocation(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"))
     core.decide()
@@ -148,7 +148,7 @@ def test_a_skipped_function_that_runs_gives_back_what_it_holds(core):
     assert core.outcomes("x") == [("a", "cancelled")]
 
 
-# ending what runs in a process of its own
+# stopping functions that run in their own process
 
 
 def isolated_and_not(core):
@@ -157,7 +157,7 @@ def isolated_and_not(core):
     assert core.decide() == ["x@a", "y@a", "z@b"]
 
 
-def test_a_run_that_ends_stops_what_it_can(core):
+def test_ending_a_run_stops_isolated_functions(core):
     isolated_and_not(core)
     core.cancel()
     assert core.decide() == ["stop x@a, attempt 1", "stop z@b, attempt 1", "r cancelled"]
@@ -173,7 +173,7 @@ def test_a_run_that_ends_stops_what_it_can(core):
     assert core.decide() == []
 
 
-def test_a_failure_that_ends_a_run_stops_the_others_and_is_the_only_one(core):
+def test_failure_that_ends_a_run_stops_other_functions(core):
     isolated_and_not(core)
     core.fail("x")
     assert core.decide() == ["stop z@b, attempt 1", "r failed"]
@@ -183,7 +183,7 @@ def test_a_failure_that_ends_a_run_stops_the_others_and_is_the_only_one(core):
 
 
 @pytest.mark.parametrize("end", ["finish", "fail", "lose"])
-def test_what_ends_by_itself_before_it_is_stopped_has_ended_so(core, end):
+def test_function_that_ends_before_it_is_stopped_keeps_its_outcome(core, end):
     isolated_and_not(core)
     core.cancel()
     core.decide()
@@ -193,7 +193,7 @@ def test_what_ends_by_itself_before_it_is_stopped_has_ended_so(core, end):
     assert core.states("x") == state
 
 
-def test_a_run_that_finishes_stops_nothing(core):
+def test_finishing_a_run_stops_nothing(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", isolated=True))
     core.decide()
@@ -201,8 +201,8 @@ def test_a_run_that_finishes_stops_nothing(core):
     assert core.decide() == ["r finished"]
 
 
-def test_what_is_taken_back_is_stopped_and_runs_again(core):
-    """Its input was lost: it is started again, so that the attempt is told by its number."""
+def test_withdrawn_function_is_stopped_and_runs_again(core):
+    """Its input was lost, so it will start again; the attempt's number says which attempt to stop."""
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", isolated=True))
     core.decide()
@@ -213,8 +213,8 @@ def test_what_is_taken_back_is_stopped_and_runs_again(core):
     assert core.decide() == ["x@a"]
 
 
-def test_an_attempt_that_was_stopped_although_its_run_goes_on_is_made_again(core):
-    """Dask lets a thread go on for the next attempt when it finds it still busy with the last."""
+def test_attempt_stopped_in_a_live_run_is_repeated(core):
+    """Dask lets a thread that is still busy with the last attempt serve the next one."""
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", isolated=True))
     core.decide()
@@ -226,10 +226,10 @@ def test_an_attempt_that_was_stopped_although_its_run_goes_on_is_made_again(core
     assert core.outcomes("x") == [("a", "cancelled"), ("a", "finished")]
 
 
-# cancelling, dropping, removing
+# cancelling, releasing, removing
 
 
-def test_cancelling_starts_nothing_more(core):
+def test_cancelled_run_starts_nothing(core):
     in_every_state(core)
     core.cancel()
     assert core.decide() == ["r cancelled"]
@@ -268,7 +268,7 @@ def test_cancelling_one_run_leaves_others_alone(core):
     assert core.decide() == ["y0@a", "r1 cancelled"]
 
 
-def test_removing_a_run_gives_back_all_it_holds(core):
+def test_removing_a_run_releases_its_allocations(core):
     core.nodes(a="cpu 2, gpu 1", b="cpu 1")
     core.run(
         id="r1", x=fn("cpu 2, gpu 1", limit="db 1"), y=fn("cpu 1"), z=fn("cpu 1"), limits="db 1", ready="x y"
@@ -282,7 +282,7 @@ def test_removing_a_run_gives_back_all_it_holds(core):
     assert list(core.state.runs) == ["r2"]
 
 
-def test_the_end_of_a_removed_run_is_not_announced(core):
+def test_removed_run_does_not_announce_its_end(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"))
     core.decide()
@@ -291,7 +291,7 @@ def test_the_end_of_a_removed_run_is_not_announced(core):
     assert core.decide() == []
 
 
-def test_late_word_of_a_removed_run_changes_nothing(core):
+def test_late_events_of_a_removed_run_change_nothing(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1"))
     core.decide()
@@ -305,7 +305,7 @@ def test_late_word_of_a_removed_run_changes_nothing(core):
     core.leave("a")
 
 
-def test_what_nobody_wants_any_more_ends_its_run(core):
+def test_released_functions_end_their_run(core):
     in_every_state(core)
     core.state.dropped(core["waiting"], core.now)
     assert core.decide() == ["r cancelled"]
@@ -320,7 +320,7 @@ def test_what_nobody_wants_any_more_ends_its_run(core):
     assert core.decide() == []
 
 
-def test_a_finished_function_may_be_dropped_at_any_time(core):
+def test_finished_function_can_be_released_at_any_time(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"))
     core.decide()
@@ -331,7 +331,7 @@ def test_a_finished_function_may_be_dropped_at_any_time(core):
     assert core.decide() == ["r finished"]
 
 
-def test_the_end_is_said_once(core):
+def test_end_is_announced_once(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"))
     core.decide()
@@ -343,8 +343,8 @@ def test_the_end_is_said_once(core):
 
 
 @pytest.mark.parametrize("how", ["finishes", "fails", "is cancelled", "is removed"])
-def test_a_run_that_has_ended_leaves_no_queues(core, how):
-    """Not even while somebody still holds its results: they would be looked at in every decision."""
+def test_ended_run_leaves_no_queues(core, how):
+    """Not even while a client holds its results: every decision would inspect the queues."""
     core.nodes(a="cpu 1")
     run = core.run(**many(3, fn("cpu 1")))
     core.decide()
@@ -364,7 +364,7 @@ def test_a_run_that_has_ended_leaves_no_queues(core, how):
     assert not run.backlog.queues
 
 
-def test_a_result_lost_after_the_end_is_computed_again(core):
+def test_result_lost_after_the_end_is_recomputed(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"))
     for id in ("x", "y"):
@@ -379,7 +379,7 @@ def test_a_result_lost_after_the_end_is_computed_again(core):
     assert core.states("x y") == "finished finished"
 
 
-def test_what_needs_a_failed_function_is_skipped_whoever_says_so(core):
+def test_dependents_of_a_failed_function_are_skipped_by_any_event(core):
     core.nodes(a="cpu 2")
     x = fn("cpu 1")
     core.run(
@@ -394,7 +394,7 @@ def test_what_needs_a_failed_function_is_skipped_whoever_says_so(core):
     assert core.decide() == ["r failed"]
 
 
-def test_what_only_failed_functions_needed_need_not_run(core):
+def test_inputs_of_only_failed_functions_are_skipped(core):
     core.nodes(a="cpu 2")
     x = fn("cpu 1")
     core.run(
@@ -411,7 +411,7 @@ def test_what_only_failed_functions_needed_need_not_run(core):
     assert core.decide() == ["r failed"]
 
 
-def test_what_nobody_needs_for_other_reasons_is_not_skipped(core):
+def test_functions_unneeded_for_other_reasons_are_not_skipped(core):
     core.nodes(a="cpu 2")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), z=fn("cpu 1"), options={"dependents": [[1], [], []]})
     core.decide()

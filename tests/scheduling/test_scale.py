@@ -1,4 +1,4 @@
-"""What deciding costs at scale: nodes and queues that are looked at are counted, not time."""
+"""The cost of decisions at scale, measured in visits to nodes and queues, not in time."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from handoff_dask._scheduling.queues import Queue
 
 @pytest.fixture
 def counts(monkeypatch):
-    """How often a node was asked whether something fits, and a queue for its head."""
-    counted = {"nodes": 0, "queues": 0}
+    """Count how often nodes check whether a cost fits, and queues return their head."""
+    totals = {"nodes": 0, "queues": 0}
 
     def count(of, owner, method):
         original = getattr(owner, method)
 
-        def counting(self, *args):
-            counted[of] += 1
+        def counted(self, *args):
+            totals[of] += 1
             return original(self, *args)
 
-        monkeypatch.setattr(owner, method, counting)
+        monkeypatch.setattr(owner, method, counted)
 
     count("nodes", Node, "takes")
     count("nodes", Node, "fits")
     count("queues", Queue, "first")
-    return counted
+    return totals
 
 
 def test_twenty_thousand_functions_on_a_thousand_nodes(counts):
-    """Of four kinds: a placement looks at few nodes one by one, not at a thousand."""
+    """Each placement visits a few nodes one by one, not a thousand."""
     n = 20_000
     cluster = VirtualCluster(Settings(prefetch_horizon=0.0))
     for i in range(1000):
@@ -46,25 +46,25 @@ def test_twenty_thousand_functions_on_a_thousand_nodes(counts):
     assert counts["queues"] <= 40 * n
 
 
-def test_thousands_of_queues_in_front_of_ten_nodes(counts):
-    """Each function has a cost of its own: what is freed is compared with all at once."""
+def test_thousands_of_queues_on_ten_nodes(counts):
+    """Each function has a different cost; freed capacity is compared with all of them at once."""
     n = 5000
     core = Core(prefetch_horizon=0.0)
     for i in range(10):
         core.join(node(f"n{i}", "cpu 6000, threads 2"))
-    # The most urgent are mostly too large for what is freed.
+    # The most urgent functions are mostly too large for the freed capacity.
     core.run(**{f"f{i}": fn(f"cpu {1 + i * 2741 % n}") for i in range(n)})
     decisions = core.state.decide(core.now)
     assert len(decisions) == 20
-    looks = []
+    visits = []
     while decisions and core.state.runs["r"].counts[State.FINISHED] < 200:
         counts.update(nodes=0, queues=0)
         core.state.finished(core.state.runs["r"].functions[min(running(core))], core.now)
         decisions = core.state.decide(core.now)
         assert len(decisions) == 1
-        looks.append((counts["nodes"], counts["queues"]))
-    assert max(nodes for nodes, _ in looks) <= 30
-    assert max(queues for _, queues in looks) <= 60
+        visits.append((counts["nodes"], counts["queues"]))
+    assert max(nodes for nodes, _ in visits) <= 30
+    assert max(queues for _, queues in visits) <= 60
 
 
 def running(core):

@@ -1,4 +1,4 @@
-"""What can never be placed: said at once, after waiting for nodes, or after they left."""
+"""Functions that no node can hold: reported at once, after waiting for nodes, or after nodes left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fields(shortfall):
     return shortfall.function_ids, shortfall.asked, shortfall.nearest, shortfall.offered, shortfall.reason
 
 
-def test_too_much_for_every_node():
+def test_cost_exceeds_every_node():
     (s,) = shortfalls(
         {"a": "cpu 2, memory 100", "b": "cpu 4, memory 50"}, x=fn("cpu 1"), y=fn("cpu 3, memory 60")
     )
@@ -44,7 +44,7 @@ def test_too_much_for_every_node():
 NO_GPU = "too much for every node: none has 'gpu', they have cpu"
 
 
-def test_a_misspelt_resource_is_told_from_one_that_is_short():
+def test_misspelt_resource_differs_from_a_short_one():
     nodes = {"a": "cpu 2, memory 10", "b": "cpu 1, seat 1"}
     (s,) = shortfalls(nodes, x=fn("cpus 1, cpu 9, tape 1"))
     assert s.reason == "too much for every node: none has 'cpus' or 'tape', they have cpu, memory, seat"
@@ -54,7 +54,7 @@ def test_a_misspelt_resource_is_told_from_one_that_is_short():
     assert s.reason == "too much for the nodes it is pinned to: none has 'seat', they have cpu, memory"
 
 
-def test_a_resource_that_no_node_has():
+def test_resource_that_no_node_has():
     (s,) = shortfalls({"a": "cpu 2"}, x=fn("gpu 1"))
     assert fields(s) == (
         ("x",),
@@ -69,13 +69,13 @@ def test_a_resource_that_no_node_has():
     ]
 
 
-def test_the_nearest_has_enough_of_most():
+def test_nearest_node_has_enough_of_the_most_resources():
     nodes = {"a": "cpu 90, memory 1", "b": "cpu 1, memory 99, gpu 1", "c": "cpu 99, memory 49, gpu 0.9"}
     (s,) = shortfalls(nodes, x=fn("cpu 100, memory 50, gpu 1"))
     assert (s.nearest, s.offered) == ("b", {"cpu": 1, "memory": 99, "gpu": 1})
 
 
-def test_of_those_with_as_many_the_one_with_the_largest_shares():
+def test_ties_for_the_nearest_node_go_by_share():
     (s,) = shortfalls(
         {"a": "cpu 3, memory 1", "b": "cpu 3, memory 9", "c": "cpu 3"}, x=fn("cpu 3, memory 10")
     )
@@ -87,18 +87,18 @@ def test_fractions_of_devices_do_not_add_up():
     assert fields(s) == (("x",), {"gpu": 0.875}, "a", {"gpu": 0.75}, "too much for every node")
 
 
-def test_functions_of_one_need_share_a_shortfall():
+def test_functions_of_equal_cost_share_a_shortfall():
     (s,) = shortfalls({"a": "cpu 1"}, **many(5, fn("cpu 2")), x=fn("cpu 1"))
     assert s.function_ids == ("f0", "f1", "f2", "f3", "f4")
     assert str(s).startswith("functions 'f0', 'f1', 'f2' and 2 more: too much for every node; asked: cpu 2")
 
 
-def test_each_need_has_a_shortfall_of_its_own():
+def test_each_cost_has_its_own_shortfall():
     found = shortfalls({"a": "cpu 1"}, x=fn("cpu 2"), y=fn("gpu 1"), z=fn("cpu 2", pin="a"))
     assert [s.function_ids for s in found] == [("x",), ("y",), ("z",)]
 
 
-def test_a_pin_that_is_no_node():
+def test_pin_to_an_unknown_node():
     (s,) = shortfalls({"a": "cpu 1", "b": "cpu 1"}, x=fn("cpu 1", pin="d c"))
     assert fields(s) == (("x",), {"cpu": 1}, None, {}, "pinned to 'c' or 'd', but the nodes are 'a', 'b'")
     assert str(s).splitlines() == [
@@ -107,12 +107,12 @@ def test_a_pin_that_is_no_node():
     ]
 
 
-def test_too_much_for_the_pin_though_another_node_has_enough():
+def test_cost_exceeds_the_pinned_node_only():
     (s,) = shortfalls({"a": "cpu 1", "b": "cpu 9", "c": "cpu 2"}, x=fn("cpu 3", pin="a c"))
     assert fields(s) == (("x",), {"cpu": 3}, "c", {"cpu": 2}, "too much for the nodes it is pinned to")
 
 
-def test_a_group_whose_members_fit_on_no_node_in_common():
+def test_group_without_a_common_node():
     (s,) = shortfalls(
         {"a": "cpu 1, gpu 1", "b": "cpu 4"}, x=fn("gpu 1"), y=fn("cpu 2"), z=fn(), groups=("x y z",)
     )
@@ -125,7 +125,7 @@ def test_a_group_whose_members_fit_on_no_node_in_common():
     )
 
 
-def test_a_group_pinned_to_different_nodes():
+def test_group_pinned_to_different_nodes():
     (s,) = shortfalls({"a": "cpu 1", "b": "cpu 1"}, x=fn(pin="a"), y=fn(pin="b"), groups=("x y",))
     assert fields(s) == (
         ("x", "y"),
@@ -136,7 +136,7 @@ def test_a_group_pinned_to_different_nodes():
     )
 
 
-def test_a_group_pinned_to_a_node_that_is_not_there():
+def test_group_pinned_to_a_missing_node():
     (s,) = shortfalls({"a": "cpu 1", "b": "cpu 1"}, x=fn(pin="a"), y=fn(pin="c"), groups=("x y",))
     assert s.reason == "pinned to 'a' and 'c', but the nodes are 'a', 'b'"
 
@@ -146,12 +146,12 @@ def test_no_nodes():
     assert fields(s) == (("x", "y"), {"cpu": 1}, None, {}, "the cluster has no nodes")
 
 
-def test_no_threads_are_shown():
+def test_threads_are_not_listed():
     (s,) = shortfalls({}, x=fn())
     assert (s.asked, s.offered) == ({}, {})
 
 
-def test_what_runs_now_is_no_reason():
+def test_running_functions_are_not_a_shortfall():
     core = Core()
     core.nodes(a="cpu 2")
     core.run(id="r1", x=fn("cpu 2"))
@@ -184,14 +184,14 @@ WAIT = {"options": {"wait_for_nodes": 60.0}}
         ),
     ],
 )
-def test_what_a_run_waits_for_is_said_and_for_how_long(core, nodes, functions, awaited):
+def test_waiting_run_says_for_what_and_for_how_long(core, nodes, functions, awaited):
     core.nodes(**nodes)
     run = core.run(**functions, **WAIT)
     core.wait(20.4)
     assert str(run.waiting(core.now)) == f"waiting for {awaited} (20 of 60 s)"
 
 
-def test_a_run_that_begins_or_ends_waits_no_more(core):
+def test_begun_or_ended_run_is_not_waiting(core):
     run = core.run(x=fn("cpu 1"), **WAIT)
     core.nodes(a="cpu 1")
     assert core.decide() == ["r begins", "x@a"]
@@ -201,10 +201,10 @@ def test_a_run_that_begins_or_ends_waits_no_more(core):
     assert core.state.runs["s"].waiting(core.now) is None
 
 
-def test_a_run_may_wait_for_a_node(core):
+def test_run_waits_for_a_node(core):
     core.nodes(a="cpu 1")
     run = core.run(x=fn("cpu 1"), g=fn("cpu 1, gpu 1"), **WAIT)
-    assert core.decide() == []  # not even x: all or nothing
+    assert core.decide() == []  # not even x, because runs begin as a whole
     assert run.status.value == "pending"
     assert [s.function_ids for s in run.shortfalls] == [("g",)]
     assert core.state.next_wake() == 60
@@ -220,14 +220,14 @@ def test_a_run_may_wait_for_a_node(core):
     assert core.decide() == []
 
 
-def test_a_node_that_grows_serves_as_well(core):
+def test_growing_node_serves_a_waiting_run(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 2"), **WAIT)
     core.resize(a="cpu 2")
     assert core.decide() == ["r begins", "x@a"]
 
 
-def test_functions_that_become_ready_later_are_placed_later(core):
+def test_function_that_becomes_ready_after_the_begin(core):
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), ready="x", **WAIT)
     core.nodes(a="cpu 2")
     assert core.decide() == ["r begins", "x@a"]
@@ -235,7 +235,7 @@ def test_functions_that_become_ready_later_are_placed_later(core):
     assert core.decide() == ["y@a"]
 
 
-def test_at_the_deadline_it_fails_with_what_is_missing_then(core):
+def test_waiting_run_fails_at_its_deadline_with_the_current_shortfalls(core):
     core.nodes(a="cpu 1")
     run = core.run(x=fn("cpu 4"), y=fn("gpu 1"), **WAIT)
     core.wait(59)
@@ -250,14 +250,14 @@ def test_at_the_deadline_it_fails_with_what_is_missing_then(core):
     assert core.decide() == []
 
 
-def test_a_node_that_comes_at_the_deadline_is_in_time(core):
+def test_node_that_joins_at_the_deadline_is_in_time(core):
     core.run(x=fn("cpu 1"), **WAIT)
     core.wait(60)
     core.nodes(a="cpu 1")
     assert core.decide() == ["r begins", "x@a"]
 
 
-def test_the_earliest_deadline_is_the_next_wake(core):
+def test_next_wake_is_the_earliest_deadline(core):
     core.run(id="r1", x=fn("cpu 1"), options={"wait_for_nodes": 60})
     core.wait(20)
     core.run(id="r2", y=fn("cpu 1"), options={"wait_for_nodes": 30})
@@ -270,7 +270,7 @@ def test_the_earliest_deadline_is_the_next_wake(core):
     assert core.decide() == ["r1 begins", "x@a"]
 
 
-def test_all_waiting_runs_start_with_the_node_that_serves_them(core):
+def test_one_node_starts_all_runs_that_wait_for_it(core):
     for n in range(3):
         core.run(id=f"r{n}", **{f"x{n}": fn("gpu 1")}, **WAIT)
     core.run(id="s", y=fn("gpu 2"), **WAIT)
@@ -279,7 +279,7 @@ def test_all_waiting_runs_start_with_the_node_that_serves_them(core):
     assert [core.state.runs[id].status.value for id in ("r1", "r2", "s")] == ["running", "running", "pending"]
 
 
-def test_a_waiting_run_may_be_cancelled_or_removed(core):
+def test_waiting_run_is_cancelled_or_removed(core):
     core.run(id="r1", x=fn("cpu 1"), **WAIT)
     core.run(id="r2", y=fn("cpu 1"), **WAIT)
     core.cancel("r1")
@@ -292,10 +292,10 @@ def test_a_waiting_run_may_be_cancelled_or_removed(core):
     assert core.state.next_wake() is None
 
 
-def test_what_happens_while_a_run_waits_counts(core):
+def test_events_while_a_run_waits_count(core):
     core.run(id="r1", x=fn("cpu 1"), **WAIT)
     core.run(id="r2", y=fn("cpu 1"), z=fn("cpu 1"), **WAIT)
-    core.finish("x")  # the result was on the cluster already
+    core.finish("x")  # the result already existed on the cluster
     core.state.gave_up(core["y"], core.now)
     assert core.decide() == ["r2 failed"]
     assert core.states("y z") == "failed cancelled"
@@ -313,7 +313,7 @@ def core():
     core.state.check()
 
 
-def test_after_the_node_timeout_a_function_fails(core):
+def test_function_fails_after_the_node_timeout(core):
     core.nodes(a="cpu 1", b="cpu 1, gpu 1")
     run = core.run(x=fn("gpu 1"), y=fn("gpu 1"), z=fn("cpu 1"))
     core.decide()
@@ -339,7 +339,7 @@ def test_after_the_node_timeout_a_function_fails(core):
     assert core.state.next_wake() is None
 
 
-def test_a_node_that_returns_in_time_serves(core):
+def test_node_that_returns_in_time_serves(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(x=fn("cpu 1", pin="b"))
     core.leave("b")
@@ -350,7 +350,7 @@ def test_a_node_that_returns_in_time_serves(core):
     assert core.state.next_wake() is None
 
 
-def test_the_time_starts_anew_when_it_leaves_again(core):
+def test_timeout_restarts_when_the_node_leaves_again(core):
     core.nodes(b="cpu 1")
     core.run(x=fn("cpu 1", pin="b"), y=fn("cpu 1", pin="b"))
     assert core.decide() == ["x@b"]
@@ -369,7 +369,7 @@ def test_the_time_starts_anew_when_it_leaves_again(core):
     assert core.decisions[0].shortfall.reason == "the cluster has no nodes"
 
 
-def test_a_pin_whose_node_left_is_named(core):
+def test_pin_to_a_node_that_left_is_named(core):
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(x=fn("cpu 1", pin="b"))
     core.leave("b")
@@ -379,7 +379,7 @@ def test_a_pin_whose_node_left_is_named(core):
     assert core.decisions[0].shortfall.reason == "pinned to 'b', but the nodes are 'a'"
 
 
-def test_a_node_that_shrank_is_no_longer_enough(core):
+def test_node_that_shrank_is_not_eligible(core):
     core.nodes(a="cpu 4")
     core.run(x=fn("cpu 4"), y=fn("cpu 4"))
     assert core.decide() == ["x@a"]
@@ -390,7 +390,7 @@ def test_a_node_that_shrank_is_no_longer_enough(core):
     assert core.decide() == ["y unplaceable", "r failed"]
 
 
-def test_functions_of_several_runs_fail_each_with_its_own(core):
+def test_functions_of_several_runs_fail_separately(core):
     core.nodes(a="gpu 1, cpu 1", b="cpu 1")
     core.run(id="r1", x=fn("gpu 1"), y=fn("gpu 1"), options={"fail_fast": False})
     core.run(id="r2", z=fn("gpu 1"), w=fn("cpu 1"))
@@ -405,7 +405,7 @@ def test_functions_of_several_runs_fail_each_with_its_own(core):
     assert core.states("w") == "running"
 
 
-def test_they_fail_in_their_order_and_each_once(core):
+def test_functions_fail_in_order_and_once_each(core):
     core.nodes(a="cpu 1")
     run = core.run(**many(4, fn("cpu 1")), options={"fail_fast": False}, ready="f0 f3 f1 f2")
     core.state.withdrawn(core["f3"])
@@ -417,7 +417,7 @@ def test_they_fail_in_their_order_and_each_once(core):
     assert [s.function_ids for s in run.shortfalls] == [("f0", "f1", "f2", "f3")]
 
 
-def test_without_fail_fast_other_functions_go_on(core):
+def test_without_fail_fast_other_functions_continue(core):
     core.nodes(a="gpu 1, cpu 1", b="cpu 1")
     core.run(x=fn("gpu 1"), y=fn("cpu 1"), z=fn("cpu 1"), options={"fail_fast": False})
     core.leave("a")
@@ -430,7 +430,7 @@ def test_without_fail_fast_other_functions_go_on(core):
     assert core.decide() == ["r failed"]
 
 
-def test_what_starves_does_not_count_for_others(core):
+def test_withdrawing_a_starving_function_clears_the_wake(core):
     core.nodes(a="cpu 1", b="gpu 1, cpu 1")
     core.run(x=fn("gpu 1"), y=fn("cpu 1"), z=fn("cpu 1"))
     core.leave("b")
@@ -441,7 +441,7 @@ def test_what_starves_does_not_count_for_others(core):
     assert core.state.next_wake() is None
 
 
-def test_a_whole_group_starves_with_its_node(core):
+def test_group_starves_with_its_node(core):
     core.nodes(a="cpu 1", b="cpu 1, gpu 1")
     core.run(x=fn("cpu 1"), y=fn("gpu 1"), groups=("x y",), ready="x")
     assert core.decide() == ["x@b"]
@@ -459,7 +459,7 @@ def test_a_whole_group_starves_with_its_node(core):
     )
 
 
-def test_a_node_that_others_avoid_is_there_all_the_same(core):
+def test_avoided_node_is_still_eligible(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1", retries=1))
     core.decide()
@@ -473,7 +473,7 @@ def test_a_node_that_others_avoid_is_there_all_the_same(core):
     assert core.decide() == ["x@a"]
 
 
-def test_a_named_node_is_looked_for_among_aliases(core):
+def test_pin_matches_aliases(core):
     core.join(node("a", "cpu 1", "host1"))
     core.run(x=fn("cpu 1", pin="host1"))
     core.leave("a")
@@ -482,7 +482,7 @@ def test_a_named_node_is_looked_for_among_aliases(core):
     assert core.decide() == ["x@b"]
 
 
-def test_attempts_that_were_lost_are_named_when_no_node_is_left():
+def test_lost_attempts_are_named_if_no_node_is_left():
     core = Core(node_timeout=5)
     core.nodes(a="cpu 1", b="cpu 1")
     core.run(f=fn("cpu 1"))
@@ -497,7 +497,7 @@ def test_attempts_that_were_lost_are_named_when_no_node_is_left():
     assert reason == "the cluster has no nodes, after 2 of its attempts were lost with their nodes"
 
 
-def test_who_comes_later_does_not_inherit_the_wait_of_those_that_are_gone():
+def test_later_function_does_not_inherit_an_old_wait():
     core = Core(node_timeout=30)
     core.nodes(a="cpu 1", b="cpu 1, gpu 1")
     core.run(x=fn("gpu 1"), y=fn("cpu 1"))
@@ -517,7 +517,7 @@ def test_who_comes_later_does_not_inherit_the_wait_of_those_that_are_gone():
 
 
 def test_several_queues_of_one_run_starve_at_once():
-    """The first ends the run, and what waits in the others ends with it."""
+    """The first one ends the run, and with it the functions in the other queues."""
     core = Core(node_timeout=30)
     core.nodes(a="cpu 4, gpu 1")
     core.run(x=fn("cpu 4"), y=fn("gpu 1"), z=fn("cpu 3"), ready="")

@@ -1,4 +1,4 @@
-"""How long a run is expected to go on."""
+"""The estimated remaining time of a run."""
 
 import pytest
 from hypothesis import given, settings
@@ -10,44 +10,44 @@ from handoff_dask._scheduling.bounds import time_left
 from handoff_dask._scheduling.simulate import Simulation
 
 
-def left(core, run):
+def eta(core, run):
     placement = core.state.placement
     return time_left(run, placement.nodes, placement.estimates, core.now)
 
 
-def test_nothing_is_said_before_anything_is_known():
+def test_no_estimate_before_any_duration_is_known():
     core = Core()
     core.nodes(a="cpu 2")
     run = core.run(**many(4, fn("cpu 1", code="f")))
     core.decide()
-    assert left(core, run) is None
+    assert eta(core, run) is None
 
 
-def test_what_the_nodes_need_for_the_work_that_is_left():
+def test_remaining_work_over_capacity():
     core = Core()
     core.nodes(a="cpu 2")
     run = core.run(**many(5, fn("cpu 1", code="f")))
     core.decide()
     core.wait(10)
-    core.finish("f0", took=10)  # f1 runs for 10 s already, f2 to f4 have not begun
-    found = left(core, run)
-    assert found.seconds == pytest.approx((3 * 10 + 1) / 2)  # f1: a little longer
+    core.finish("f0", took=10)  # f1 has run for 10 s, f2 to f4 have not started
+    found = eta(core, run)
+    assert found.seconds == pytest.approx((3 * 10 + 1) / 2)  # f1 is overdue and gets a little longer
     assert found.known == 1
     core.finish("f1", took=10)
     core.decide()
-    assert left(core, run).seconds == pytest.approx(15)
+    assert eta(core, run).seconds == pytest.approx(15)
     core.wait(4)
-    assert left(core, run).seconds == pytest.approx((6 + 6 + 10) / 2)
+    assert eta(core, run).seconds == pytest.approx((6 + 6 + 10) / 2)
 
 
-def test_a_chain_takes_as_long_as_its_parts_together():
+def test_remaining_chain():
     core = Core()
     core.nodes(a="cpu 8")
     run = core.run(**many(4, fn("cpu 1", code="f")), options={"dependents": [[1], [2], [3], []]}, ready="f0")
     core.decide()
     core.wait(5)
     core.finish("f0", took=5)
-    assert left(core, run).seconds == pytest.approx(15)
+    assert eta(core, run).seconds == pytest.approx(15)
 
 
 @pytest.mark.parametrize(
@@ -60,22 +60,22 @@ def test_limits_of_the_run_count(options):
     core.decide()
     core.wait(2)
     core.finish("f0 f1", took=2)
-    assert left(core, run).seconds == pytest.approx(3 * 2 / 2)
+    assert eta(core, run).seconds == pytest.approx(3 * 2 / 2)
 
 
-def test_the_share_that_is_known():
+def test_known_fraction():
     core = Core()
     core.nodes(a="cpu 1")
     run = core.run(**many(2, fn("cpu 1", code="f")), **many(1, fn("cpu 1", code="g"), "g"))
     core.decide()
     core.wait(1)
     core.finish("f0", took=1)
-    found = left(core, run)
+    found = eta(core, run)
     assert 0 < found.known < 1
     assert found.seconds > 1
 
 
-def test_what_others_hold_is_theirs():
+def test_capacity_held_by_other_runs_does_not_count():
     core = Core()
     core.nodes(a="cpu 4")
     core.run(**many(2, fn("cpu 1", code="other"), "o"), id="other")
@@ -84,16 +84,16 @@ def test_what_others_hold_is_theirs():
     core.decide()
     core.wait(1)
     core.finish("f0 f1", took=1)
-    assert left(core, run).seconds == pytest.approx(2 / 2)
+    assert eta(core, run).seconds == pytest.approx(2 / 2)
 
 
-def test_nothing_is_left():
+def test_finished_run_has_no_remaining_time():
     core = Core()
     core.nodes(a="cpu 1")
     run = core.run(f=fn("cpu 1"))
     core.decide()
     core.finish("f", took=1)
-    assert left(core, run) == (0, 1)
+    assert eta(core, run) == (0, 1)
 
 
 @settings(deadline=None)
@@ -105,7 +105,7 @@ def test_nothing_is_left():
     ),
     st.integers(0, 2**15),
 )
-def test_with_all_durations_known_it_is_never_more_than_it_takes(functions, graph):
+def test_estimate_with_known_durations_is_a_lower_bound(functions, graph):
     needs = {
         n: [i for i in range(n) if graph >> (n * 7 + i * 3) % 15 & 1 and i % 3 == 0]
         for n in range(len(functions))
@@ -120,7 +120,7 @@ def test_with_all_durations_known_it_is_never_more_than_it_takes(functions, grap
     assert expected.seconds >= max(seconds)
 
 
-def test_attempts_that_came_to_nothing_are_remembered_in_order():
+def test_unfinished_attempts_are_listed_in_order():
     core = Core()
     core.nodes(a="cpu 1", b="cpu 1")
     run = core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1"))

@@ -1,4 +1,4 @@
-"""The table of states: what is not in it raises and changes nothing."""
+"""The transition table: a transition that is not in it raises and changes nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def counts(f):
 
 
 @pytest.mark.parametrize(("old", "new"), ILLEGAL)
-def test_illegal_steps_raise_and_change_nothing(core, old, new):
+def test_illegal_transitions_raise_and_change_nothing(core, old, new):
     f = function_in(core, old)
     with pytest.raises(IllegalTransition, match=f"'x' of run r: {old.value}.* cannot become {new.value}"):
         f.move(new)
@@ -38,7 +38,7 @@ def test_illegal_steps_raise_and_change_nothing(core, old, new):
 
 
 @pytest.mark.parametrize(("old", "new"), LEGAL)
-def test_legal_steps_are_counted(core, old, new):
+def test_legal_transitions_are_counted(core, old, new):
     f = function_in(core, old)
     f.move(new)
     assert f.state is new
@@ -46,19 +46,19 @@ def test_legal_steps_are_counted(core, old, new):
     assert f.run.complete() == (new in FINAL)
 
 
-def test_what_the_table_must_say():
+def test_transition_table():
     assert set(TRANSITIONS) == set(State)
-    assert {a for a, b in LEGAL if b is P} == {R}, "only a ready function is placed"
+    assert {a for a, b in LEGAL if b is P} == {R}, "only ready functions are placed"
     assert {a for a in State if not TRANSITIONS[a]} == {C}
-    assert TRANSITIONS[X] == TRANSITIONS[S] == {W}, "there may be one more try, and no other way on"
+    assert TRANSITIONS[X] == TRANSITIONS[S] == {W}, "a failed function can only be retried"
     assert TRANSITIONS[F] <= {W, C}, "a result can only be lost"
     assert all(not TRANSITIONS[a] <= FINAL or a in FINAL for a in State)
     for state in {W, D, R, P}:
-        assert TRANSITIONS[state] >= FINAL, "from any state that is not final a run's end may come"
+        assert TRANSITIONS[state] >= FINAL, "the end of a run can come in any non-final state"
     assert {state: state.value for state in State} == NAMES
 
 
-# Events that come too late, or for a function that they do not concern, are ignored.
+# Events that come too late, or do not apply to the state of the function, are ignored.
 
 QUIET = {
     "ready": (D, R, P, F, X, S, C),
@@ -78,7 +78,7 @@ QUIET = {
 
 
 @pytest.mark.parametrize(("event", "state"), [(e, s) for e, states in QUIET.items() for s in states])
-def test_events_that_do_not_concern_a_function_change_nothing(core, event, state):
+def test_inapplicable_events_change_nothing(core, event, state):
     f = function_in(core, state)
     before = f.run.status
     takes_no_time = {"withdrawn", "refused", "result_lost", "returned", "retried", "given_up"}
@@ -92,14 +92,14 @@ def test_events_that_do_not_concern_a_function_change_nothing(core, event, state
 FINAL_EVENTS = {
     "finished": (F, "finished"),
     "gave_up": (X, "failed"),
-    "skipped": (S, "finished"),  # nothing failed here
+    "skipped": (S, "finished"),  # nothing failed before
     "dropped": (C, "cancelled"),
 }
 
 
 @pytest.mark.parametrize("event", FINAL_EVENTS)
 @pytest.mark.parametrize("state", [W, D, R, P])
-def test_a_final_event_comes_from_any_state(core, event, state):
+def test_final_events_apply_in_any_state(core, event, state):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"), ready="")
     f = core["x"]
@@ -120,8 +120,8 @@ def test_a_final_event_comes_from_any_state(core, event, state):
 
 
 @pytest.mark.parametrize("state", [F, X, S, C])
-def test_what_becomes_ready_after_its_end_is_too_late(core, state):
-    """Or it would stay parked: its result was lost after the run was cancelled, or somebody asked for it."""
+def test_function_that_becomes_ready_after_the_end_is_too_late(core, state):
+    """Its result was lost after a cancellation, or a client asks for it. It must not stay parked."""
     f = function_in(core, state)
     core.cancel()
     assert core.decide() == ["r cancelled"]

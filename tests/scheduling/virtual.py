@@ -1,8 +1,8 @@
-"""A cluster without Dask: what drives the core in tests of many steps.
+"""A cluster without Dask, which drives the core in tests of many steps.
 
-It does what Dask does for the core: it knows which function needs which, which worker has which result, and
-it starts what was sent to a worker as that worker's threads and declared resources allow, in an order of its
-own. It decides nothing, and time passes only when it is told so.
+It stands in for Dask: it tracks dependencies and the locations of results, and starts the functions sent to a
+worker as the worker's threads and declared resources allow, in the worker's order. It makes no placement
+decisions, and time advances only on request.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Kind, RunSpec
 from handoff_dask._scheduling.state import SchedulingState
 
-#: Function number → numbers of those whose results it needs.
+#: Function number → numbers of its inputs.
 Needs = Mapping[int, Sequence[int]]
 
-#: States from which no result comes.
-NEVER = FINAL - {State.FINISHED}
+#: Final states without a result.
+NO_RESULT = FINAL - {State.FINISHED}
 
 
 class Worker:
-    """What the node does by itself."""
+    """The worker side of a node."""
 
     def __init__(self, node: Node, last_first: bool = False) -> None:
         self.threads = node.capacity[THREADS] // UNIT
         self.free = {name: node.capacity[name] for name in node.enforced}
         self.last_first = last_first
-        self.sent: dict[FunctionState, dict[str, int]] = {}  # with what the worker is to enforce
+        self.sent: dict[FunctionState, dict[str, int]] = {}  # with the amounts that the worker enforces
         self.started: dict[FunctionState, dict[str, int]] = {}
 
     def send(self, f: FunctionState, enforced: Iterable[str]) -> None:
         self.sent[f] = {name: f.cost[name] for name in enforced if name in f.cost}
 
     def start(self) -> list[FunctionState]:
-        """Start all that there are threads and declared resources for."""
+        """Start all functions for which threads and declared resources are free."""
         new = []
         for f in reversed(list(self.sent)) if self.last_first else list(self.sent):
             if len(self.started) == self.threads:
@@ -53,14 +53,14 @@ class Worker:
         return new
 
     def end(self, f: FunctionState) -> None:
-        """It has ended, or need not start any more."""
+        """Remove a function that has ended or need not start any more."""
         for name, units in self.started.pop(f, {}).items():
             self.free[name] += units
         self.sent.pop(f, None)
 
 
 class VirtualCluster:
-    """The core, workers, dependencies, results and a clock."""
+    """The core, with workers, dependencies, results and a clock."""
 
     def __init__(self, settings: Settings | None = None, random: Callable[[], float] = lambda: 0.0) -> None:
         self.state = SchedulingState(settings, random)
@@ -73,7 +73,7 @@ class VirtualCluster:
         self.stopping: list[Stop] = []
 
     def tell(self, event: str, *args: Any, **details: Any) -> Any:
-        """Every event goes through here, so that a subclass sees it."""
+        """Send an event to the core. A subclass can intercept all events here."""
         return getattr(self.state, event)(*args, **details)
 
     # nodes
@@ -85,7 +85,7 @@ class VirtualCluster:
         self.workers[node.name] = Worker(node, last_first)
 
     def leave(self, name: Any, *, tasks_first: bool = False) -> None:
-        """A node goes, with its results. Dask may take the tasks back before it says that the node left."""
+        """Remove a node and its results. Dask may withdraw its tasks before it reports that the node left."""
         worker = self.workers.pop(name)
         gone = [f for f in [*worker.started, *worker.sent] if f.state is State.RUNNING]
         if tasks_first:
@@ -145,7 +145,7 @@ class VirtualCluster:
         return retry
 
     def lose(self, f: FunctionState) -> None:
-        """An attempt comes to nothing."""
+        """Lose an attempt."""
         self._end(f)
         self.tell("lost", f, self.now)
         self._offer(f)
@@ -160,7 +160,7 @@ class VirtualCluster:
         self._skip_dependents(f)
 
     def retry(self, f: FunctionState) -> None:
-        """Somebody asks for one more try, and so of all that could not run without it."""
+        """Request a retry of a function and of everything skipped because of it."""
         asked = [f]
         for each in asked:
             if self.tell("retried", each):
@@ -169,7 +169,7 @@ class VirtualCluster:
             self._offer(each)
 
     def forget(self, f: FunctionState) -> None:
-        """Dask takes back what nobody needs any more."""
+        """Withdraw a function that nothing needs any more, as Dask does."""
         if f.state is State.RUNNING:
             self._end(f)
             self.tell("lost", f, self.now)
@@ -178,11 +178,11 @@ class VirtualCluster:
         self.tell("unneeded", f, self.now)
         self._offer(f)
 
-    def drop(self, f: FunctionState) -> None:
-        """Nobody wants it: neither a client nor a function that would need it."""
+    def release(self, f: FunctionState) -> None:
+        """Release a function that neither a client nor a dependent needs, and its dependents."""
         for other in self.dependents[f]:
             if other.state not in FINAL:
-                self.drop(other)
+                self.release(other)
         self._end(f)
         self.tell("dropped", f, self.now)
 
@@ -193,7 +193,7 @@ class VirtualCluster:
     def _offer(self, f: FunctionState) -> None:
         if f.state is not State.WAITING:
             return
-        if any(other.state in NEVER for other in self.inputs[f]):
+        if any(other.state in NO_RESULT for other in self.inputs[f]):
             self.tell("skipped", f, self.now)
             self._skip_dependents(f)
         elif not self.missing[f]:
@@ -221,7 +221,7 @@ class VirtualCluster:
     # decisions
 
     def decide(self, refuse_last: bool = False) -> list[Decision]:
-        """Let the core decide, and carry it out; the node of the last placement may refuse it."""
+        """Let the core decide, and enact the decisions; the node of the last placement may refuse it."""
         decisions: list[Decision] = self.tell("decide", self.now)
         places = [d for d in decisions if isinstance(d, Place)]
         refused = places[-1] if refuse_last and places else None
@@ -234,20 +234,20 @@ class VirtualCluster:
             if isinstance(decision, Fail):
                 self._skip_dependents(decision.function)
             elif isinstance(decision, Recall):
-                self._give_back(decision.function, decision.node)
+                self._return(decision.function, decision.node)
         self.stopping += [d for d in decisions if isinstance(d, Stop)]
         return decisions
 
     def stop(self, asked: Stop) -> None:
-        """A worker hears that it is to end an attempt, which may have ended."""
+        """Stop an attempt, unless it has already ended."""
         self.stopping.remove(asked)
         f = asked.function
         if f in self.inputs and f.state is State.RUNNING and len(f.attempts) + 1 == asked.attempt:
             self._end(f)
             self.tell("stopped", f, self.now)
 
-    def _give_back(self, f: FunctionState, node: Node) -> None:
-        """The node gives back what it has not started."""
+    def _return(self, f: FunctionState, node: Node) -> None:
+        """Return a function that the node has not started."""
         worker = self.workers[node.name]
         if f in worker.sent:
             worker.end(f)
@@ -255,15 +255,15 @@ class VirtualCluster:
             self._offer(f)
 
     def start(self) -> list[FunctionState]:
-        """Let workers start what they have."""
+        """Let workers start functions."""
         return [f for worker in self.workers.values() for f in worker.start()]
 
-    # on its own
+    # whole runs
 
     def run(self, duration: Callable[[FunctionState], float], limit: int = 10**6) -> list[Run]:
-        """Let time pass until nothing happens any more; the runs that ended, in order.
+        """Advance time until nothing is pending, and return the ended runs in order.
 
-        Every function finishes, after its duration.
+        Every function finishes after its duration.
         """
         ending: list[tuple[float, int, FunctionState]] = []
         ended = []
@@ -281,13 +281,13 @@ class VirtualCluster:
             while ending and ending[0][0] <= self.now:
                 f = heappop(ending)[2]
                 self.finish(f, duration(f))
-            assert steps <= limit, "it goes on and on"
+            assert steps <= limit, f"not finished after {limit} steps"
 
 
 def make_spec(
     kinds: Iterable[Kind], run_id: str = "r", needs: Needs | None = None, **options: Any
 ) -> RunSpec:
-    """A run of functions called by their numbers; with ``needs`` the core may order them by paths."""
+    """Make a run whose ids are numbers; with ``needs`` the core knows the dependencies."""
     functions = list(kinds)
     if needs is not None:
         dependents: list[list[int]] = [[] for _ in functions]

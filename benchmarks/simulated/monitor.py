@@ -1,4 +1,4 @@
-"""What is written down of the plugin and the scheduler while a seed runs, and what must never happen."""
+"""Tracing of the plugin and the scheduler while a seed runs, and detection of errors."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from handoff_dask._adapter.plugin import HandoffPlugin
 from handoff_dask._scheduling.state import SchedulingState
 from simulated.trace import Trace
 
-#: Of the seed that is running.
+#: The trace of the running seed.
 TRACE: list[Trace] = []
 
 
 def install() -> None:
-    """Have the plugin's hooks noted, and the core's books checked after every decision. Once per process."""
+    """Trace the plugin's hooks, and check the core's ledger after every decision. Call once per process."""
     for name in ("start", "add_worker", "remove_worker", "update_graph", "remove_client", "transition"):
         _note(HandoffPlugin, name)
     decide = SchedulingState.decide
@@ -29,11 +29,11 @@ def install() -> None:
             try:
                 self.check()
             except AssertionError as error:
-                trace.complain(f"the books are wrong: {error!r} {where(error)}")
+                trace.report(f"the ledger is inconsistent: {error!r} {describe_location(error)}")
         return decisions
 
     SchedulingState.decide = checked
-    logging.getLogger().handlers[:] = [Complaints()]
+    logging.getLogger().handlers[:] = [ErrorHandler()]
     loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio", "handoff_dask")]
     loggers += [x for x in logging.Logger.manager.loggerDict.values() if isinstance(x, logging.Logger)]
     for logger in loggers:
@@ -55,40 +55,40 @@ def _note(cls: type, name: str) -> None:
     setattr(cls, name, noted)
 
 
-class Complaints(logging.Handler):
-    """What handoff_dask logs as an error, or has raised where Dask logs it, is wrong."""
+class ErrorHandler(logging.Handler):
+    """Treats errors that handoff_dask logs, or raises where Dask logs them, as violations."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take note of it."""
+        """Add a record to the trace, as a violation or as an event."""
         if record.levelno < logging.ERROR:
             return
         error = record.exc_info[1] if record.exc_info else None
         text = record.getMessage().split("\n")[0][:300]
         for trace in TRACE:
-            if record.name.startswith("handoff_dask") or (error is not None and ours(error)):
-                trace.complain(f"logged by {record.name}: {text}: {error!r} {where(error)}")
+            if record.name.startswith("handoff_dask") or (error is not None and is_ours(error)):
+                trace.report(f"logged by {record.name}: {text}: {error!r} {describe_location(error)}")
             else:
-                trace.note("Dask logs", record.name, text, repr(error), where(error))
+                trace.note("Dask logs", record.name, text, repr(error), describe_location(error))
 
 
-def unhandled(loop: Any, context: dict[str, Any]) -> None:
-    """The event loop's handler of exceptions."""
+def handle_loop_exception(loop: Any, context: dict[str, Any]) -> None:
+    """Handle an exception that reached the event loop."""
     error = context.get("exception")
     for trace in TRACE:
-        text = f"{context['message']}: {error!r} {where(error)}"
-        if error is not None and ours(error):
-            trace.complain(f"in the event loop: {text}")
+        text = f"{context['message']}: {error!r} {describe_location(error)}"
+        if error is not None and is_ours(error):
+            trace.report(f"in the event loop: {text}")
         else:
             trace.note("Dask in the event loop:", text)
 
 
-def ours(error: BaseException) -> bool:
-    """Whether an exception came through code of handoff_dask."""
+def is_ours(error: BaseException) -> bool:
+    """Return whether code of handoff_dask is in the traceback of an exception."""
     return any("/handoff_dask/" in f.filename for f in traceback.extract_tb(error.__traceback__))
 
 
-def where(error: BaseException | None) -> str:
-    """Where an exception was raised, in short."""
+def describe_location(error: BaseException | None) -> str:
+    """Summarise where an exception was raised."""
     if error is None or error.__traceback__ is None:
         return ""
     frames = traceback.extract_tb(error.__traceback__)[-4:]

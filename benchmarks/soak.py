@@ -37,8 +37,6 @@ AT_ONCE = 20
 WIDTH = 20
 WARM_UP = 20  # runs after which one-time growth is over
 
-MAX_SHELVES = 300  # slightly more than are remembered
-SHELF_SIZE = 5  # upper bound of the numbers in the key of a shelf
 
 #: Parts of tasks. A connection keeps the last message that it handled, with all functions in it, until the
 #: next message. :func:`flush` reduces this to one function per connection.
@@ -169,13 +167,11 @@ def is_idle(dask_scheduler: Any) -> bool:
 
 
 def differences(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """Return path → sizes before and after, where they differ. Shelves of nodes may vary within bounds."""
+    """Return path → sizes before and after, where they differ by more than caches and messages explain."""
     found = {}
     for name in sorted(before.keys() | after.keys()):
         pair = before.get(name, 0), after.get(name, 0)
-        if name == "objects: Shelf" or "shelf" in name or name.startswith("plugin.state.placement.nodes."):
-            good = pair[1] <= MAX_SHELVES * SHELF_SIZE
-        elif name.startswith("plugin.failures."):  # the dashboard shows the last ones
+        if name.startswith("plugin.failures."):  # the dashboard shows the last ones
             good = pair[1] <= FAILURES * len(FailureView.__annotations__)
         elif name == "objects: _Code":  # cached on in-process nodes
             good = pair[1] <= evaluation._CACHE_SIZE

@@ -274,6 +274,7 @@ def _after_fork() -> None:
         child.process.returncode = 0  # keeps Popen from waiting for another process's child
     _idle.clear()
     _running.clear()
+    _stopped.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -78,7 +78,6 @@ class Colouring:
     ) -> None:
         self.title = title
         self.legend = tuple(categories)
-        self._category = {category.label: category for category in categories}
         self._label_of = label_of
         self._describe = describe
 

@@ -19,7 +19,7 @@ from distributed import Client, Future
 from tornado.ioloop import PeriodicCallback
 
 from handoff_dask._adapter._dask import client as border
-from handoff_dask._adapter.messages import RUN_BEGUN, RUN_DROPPED, RUN_ENDED
+from handoff_dask._adapter.messages import RUN_BEGUN, RUN_ENDED, RUN_RELEASED
 
 if TYPE_CHECKING:
     from handoff_dask._client.run_life import RunLife
@@ -176,7 +176,7 @@ def drop(client: Callable[[], Client | None], run_id: str) -> None:
     live = client()
     if live is not None and live.status in ("running", *CONNECTING):
         with contextlib.suppress(RuntimeError):  # the loop is closed: so is the client
-            border.send(live, {"op": RUN_DROPPED, "dropped": run_id})
+            border.send(live, {"op": RUN_RELEASED, "released": run_id})
 
 
 def why_closed(client: Client, futures: Iterable[Future]) -> str:

@@ -12,7 +12,7 @@ from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, settle, u
 import handoff_dask as handoff
 from handoff_dask import Function
 from handoff_dask._adapter import membership
-from handoff_dask._adapter.messages import RUN_DROPPED
+from handoff_dask._adapter.messages import RUN_RELEASED
 from handoff_dask._client.session import resolve_client
 from handoff_dask.preload import dask_setup
 
@@ -139,7 +139,7 @@ async def test_a_worker_joins_and_another_leaves_while_it_is_installed(cluster):
     scheduler = cluster.scheduler
     async with Client(cluster, asynchronous=True, set_as_default=False) as client:
         running = asyncio.ensure_future(handoff.execute(dag(), client))
-        while RUN_DROPPED not in scheduler.stream_handlers:
+        while RUN_RELEASED not in scheduler.stream_handlers:
             await asyncio.sleep(0)
         leaving = scheduler.aliases["b"]
         removing = asyncio.ensure_future(scheduler.remove_worker(leaving, stimulus_id="test", close=True))

@@ -90,8 +90,8 @@ PLANTED = {
         "could not read the graph| hangs: |nodes of the plugin",
     ),
     "a break of a connection loses what runs need": (
-        "from handoff_dask._adapter.absence import AbsentClients\n"
-        "AbsentClients.expect = lambda self, client, keys: None",
+        "from handoff_dask._adapter.disconnects import DisconnectedClients\n"
+        "DisconnectedClients.expect = lambda self, client, keys: None",
         "RunCancelledError",
     ),
     "a hook raises": (

@@ -248,7 +248,7 @@ def test_a_node_that_does_not_answer_is_told_again_and_then_left(monkeypatch, fa
     )
 
     async def tell():
-        telling = stopping.Stopping(scheduler)
+        telling = stopping.AttemptStopper(scheduler)
         telling.stop("tcp://a", [("key", 1)])
         telling.stop("tcp://gone", [("other", 1)])
         await asyncio.gather(*telling._tasks)

@@ -71,7 +71,7 @@ def test_attempt_id(client, cluster):
     door.await_inside(1)
     here = cluster.scheduler.tasks[future.key]
     run_id = here.run_id
-    assert tasks.is_attempt(here, run_id)
+    assert tasks.is_current_attempt(here, run_id)
     door.open()
     assert future.result(20) == run_id, (
         "worker and scheduler know an attempt by different ids: worker.run_function"
@@ -93,7 +93,7 @@ def test_enclose(processes):
 
             def transition(self, key, start, finish, *args, startstops=None, **kwargs):
                 if start == "processing":
-                    carried.append((finish, tasks.enclosed(startstops, "test")))
+                    carried.append((finish, tasks.attached(startstops, "test")))
 
         async def install():
             cluster.scheduler.add_plugin(Plugin())

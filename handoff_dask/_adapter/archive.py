@@ -10,10 +10,10 @@ from handoff_dask._model.runinfo import RunInfo
 from handoff_dask._scheduling.functions import NAMES
 from handoff_dask._scheduling.runs import Run, RunStatus
 
-#: Most shortfalls listed in a run's error text: a run may have one for each of its functions.
+#: Maximum number of shortfalls in a run's error text: a run may have one for each of its functions.
 SHORTFALLS = 50
 
-#: The dashboard's timeline always shows the functions behind so many of the last failed or lost attempts.
+#: Number of the last failed or lost attempts whose functions the dashboard's timeline always shows.
 FAILED_ATTEMPTS = 100
 
 
@@ -30,7 +30,7 @@ class ArchivedFunctions:
     ids : sequence
         Function ids, as the scheduler sees them.
     costs : list of dict
-        The distinct costs, as declared.
+        The cost of each kind of function, as declared.
     kind_of : sequence of int
         Function number → index into ``costs``.
     with_failures : tuple of int

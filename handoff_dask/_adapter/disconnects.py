@@ -58,7 +58,7 @@ class DisconnectedClients:
             self._release(client)
 
     def _expire(self, client: str) -> None:
-        # The client may have reconnected, but it did not reattach, so it will not ask about its runs.
+        # The client may have reconnected, but since it did not reattach, it will not ask about its runs.
         del self._timers[client]
         self._gone(client)
         self._release(client)

@@ -24,7 +24,7 @@ from handoff_dask.exceptions import AllocationError, RunEndedError
 if TYPE_CHECKING:
     from handoff_dask._adapter.plugin import HandoffPlugin
 
-#: Most keys to release in one iteration of the event loop: Dask needs some 20 microseconds for each.
+#: Maximum number of keys released per iteration of the event loop: Dask needs some 20 microseconds for each.
 BATCH = 1_000
 
 #: Dask's states of tasks that have neither started nor ended.
@@ -117,7 +117,7 @@ class Enactor:
         self._fail_task(key, active.errors[f.number], stimulus_id)
 
     def _fail_late(self, f: FunctionState, stimulus_id: str) -> None:
-        """Fail the parked task of a function whose run has ended, for the sake of those who wait for it."""
+        """Fail the parked task of a function whose run has ended, so that nothing waits for it forever."""
         key = self._key(f)
         self._fail_task(key, run_ended_error(f), stimulus_id)
 

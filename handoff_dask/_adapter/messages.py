@@ -14,6 +14,7 @@ PROTOCOL = 5
 
 #: Name of the plugins, of their task annotation, and of the scheduler's metadata entry that announces them.
 NAME = "handoff"
+
 #: Stream message from a client: it has released its handle to a run, and sends no more requests about it.
 RUN_RELEASED = "handoff-run-released"
 

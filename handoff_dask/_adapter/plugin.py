@@ -80,7 +80,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.closed = False
         self._tick_due = False
         self._timer: asyncio.TimerHandle | None = None
-        self._timeout_timer: asyncio.TimerHandle | None = None
+        self._postpone_timer: asyncio.TimerHandle | None = None
         self.runs: dict[str, ActiveRun] = {}
         self.functions: dict[Hashable, FunctionState] = {}
         self.unknown_keys: dict[str, list[Hashable]] = {}  # client → keys of unknown runs
@@ -145,7 +145,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.enactor.carry_out(stops, f"handoff-removed-{time()}")
         self.enactor.hand_over_to_dask()
         self.closed = True
-        for timer in (self._timer, self._timeout_timer):
+        for timer in (self._timer, self._postpone_timer):
             if timer is not None:
                 timer.cancel()
         self.patches.undo()
@@ -333,7 +333,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.failures.note(f, time())
 
     def _attempt_ended(self, f: FunctionState, key: Hashable) -> None:
-        """Release the result of a function that was cancelled, or whose run was, while it ran."""
+        """Stop keeping a task alive, and release its result if the function or its run was cancelled."""
         self.keep_alive.ended(key)
         if f.run.status is RunStatus.CANCELLED or f.state is State.CANCELLED:
             active = self.runs[f.run.spec.run_id]
@@ -451,7 +451,7 @@ class HandoffPlugin(SchedulerPlugin):
     def _postpone_timeout(self) -> None:
         """Keep Dask from failing parked tasks if an administrator has set ``no-workers-timeout``."""
         tasks.postpone_timeout(self.scheduler, self.functions.__contains__, monotonic())
-        self._timeout_timer = self.loop.call_later(
+        self._postpone_timer = self.loop.call_later(
             self.scheduler.no_workers_timeout / 4, self._postpone_timeout
         )
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from handoff_dask._adapter.active import ActiveRun
     from handoff_dask._scheduling.state import SchedulingState
 
-#: Most nodes, and most failed or lost attempts, in one report.
+#: Maximum number of nodes, and of failed or lost attempts, in one report.
 MAX_NODES, MAX_TROUBLES = 12, 10
 
 #: Final states without a result: no further attempt follows.
@@ -51,9 +51,7 @@ def progress(active: ActiveRun, state: SchedulingState, seen: int) -> dict[str, 
     nodes = [] if run.ended else state.placement.nodes.ordered
     loads = [(sum(f.run is run for f in node.running), node) for node in nodes]
     busiest = sorted(loads, key=lambda load: -load[0])[:MAX_NODES]
-    busiest.sort(
-        key=lambda load: load[1].position
-    )  # so that a node keeps its place from one report to the next
+    busiest.sort(key=lambda load: load[1].position)  # a node keeps its place from one report to the next
     resources = {name for kind in run.spec.kinds for name, _ in kind.cost}
     new = run.troubles[seen:]
     shown = new[-MAX_TROUBLES:]

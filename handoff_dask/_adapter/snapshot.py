@@ -24,16 +24,16 @@ from handoff_dask._scheduling.queues import Queue, SortKey, sort_key
 from handoff_dask._scheduling.runs import WHOLE, Run, RunStatus
 from handoff_dask._scheduling.state import SchedulingState
 
-#: Most items of each kind in a snapshot.
+#: Maximum number of items of each kind in a snapshot.
 RUNS, ENDED_RUNS, QUEUES, NODES, RESOURCES, FAILURES, BARS = 20, 5, 10, 50, 12, 30, 600
 
-#: Most queues inspected to find the most urgent ones.
+#: Maximum number of queues inspected to find the most urgent ones.
 QUEUES_INSPECTED = 1_000
 
-#: Most threads in the cluster for which the dominant shares are summed over all running functions.
+#: Maximum number of threads in the cluster up to which all running functions are summed for dominant shares.
 THREADS_SUMMED = 3_000
 
-#: Most characters of an id, and of longer texts.
+#: Maximum number of characters of an id, and of other texts.
 ID, TEXT = 120, 1_500
 
 
@@ -56,7 +56,10 @@ class RunView(TypedDict):
 
 
 class WaitingView(TypedDict):
-    """The most urgent function of a queue, whose functions have equal costs. ``queued`` bounds its length."""
+    """The most urgent function of a queue. ``queued`` is an upper bound of the queue's length.
+
+    All functions of a queue ask for the same resources.
+    """
 
     function: str
     dag: str
@@ -119,7 +122,7 @@ class TimelineView(TypedDict):
 
 
 class Snapshot(TypedDict):
-    """The whole snapshot. Fields that end in ``_there`` count all items, including omitted ones."""
+    """A snapshot. Fields that end in ``_there`` count all items, including those that are left out."""
 
     time: float
     runs: list[RunView]

@@ -16,7 +16,7 @@ PACKAGES = ("handoff_dask", "dask", "distributed")
 #: Seconds to wait for the versions: a stuck worker must not delay the error.
 TIMEOUT = 5.0
 
-#: Most workers of the same versions to list by address.
+#: Maximum number of workers of the same versions that are listed by address.
 NAMED = 3
 
 #: Package → version; None if it is not installed.

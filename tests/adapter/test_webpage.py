@@ -135,7 +135,7 @@ def test_without_readers_no_snapshot_is_taken(cluster, client, monkeypatch):
     assert not taken
 
 
-def test_an_error_in_the_page_harms_nobody(cluster, client, monkeypatch, caplog):
+def test_an_error_in_the_page_does_not_fail_runs(cluster, client, monkeypatch, caplog):
     install(client)
 
     def fail(*args):
@@ -148,7 +148,7 @@ def test_an_error_in_the_page_harms_nobody(cluster, client, monkeypatch, caplog)
     assert handoff.execute(dag_of(Function("f", len, extra_args=["abc"])), client)["f"] == 3
 
 
-def test_a_page_that_cannot_be_added_harms_nobody(cluster, client, monkeypatch):
+def test_a_page_that_cannot_be_added_does_not_fail_runs(cluster, client, monkeypatch):
     def fail(*args):
         raise RuntimeError("another Dask")
 

@@ -190,8 +190,9 @@ def before_release(patches: Patches, scheduler: Scheduler, callback: Callback) -
 def before_connection_lost(patches: Patches, scheduler: Scheduler, callback: Callback) -> None:
     """Report that a client's connection broke, before Dask releases the keys that the client wants.
 
-    Reaches: ``Scheduler.remove_client(client)``, replaced on the instance. A client that closes comes through
-    the stream handler ``close-client`` first, which keeps the original method and forgets the client.
+    Reaches: ``Scheduler.remove_client(client)``, replaced on the instance. The stream handler
+    ``close-client`` keeps the original method, so a client that closes is forgotten before the replaced
+    method is called.
     Why: Dask calls ``SchedulerPlugin.remove_client`` afterwards, and alike for broken and closed connections.
     From: Dask 2025.7.
     """

@@ -16,7 +16,7 @@ CONNECTION_LOST = "scheduler-connection-lost"
 
 
 async def request(client: Client, op: str, /, **arguments: Any) -> Any:
-    """Ask the scheduler something that Dask answers, or :func:`hooks.add_handler` has answered.
+    """Ask the scheduler something that Dask answers, or :func:`hooks.answer` has answered.
 
     Reaches: ``Client.scheduler``, which makes a request of each of its methods.
     Why: ``Client.run_on_scheduler``, which is public, needs ``distributed.scheduler.pickle``.
@@ -61,7 +61,7 @@ async def ask_versions(
 
 
 def send(client: Client, message: dict[str, Any]) -> None:
-    """Send the scheduler a stream message. ``message["op"]`` names its handler there. Thread-safe.
+    """Send the scheduler a message, which :func:`hooks.hear` hears there. From any thread, at any time.
 
     Reaches: ``Client._send_to_scheduler``.
     Why: there is no public way to take part in the protocol.

@@ -70,7 +70,7 @@ def annotation(task: Any, name: str) -> Mapping[str, Any]:
 
 
 def attempt_id(task: Any) -> int:
-    """What :func:`tasks.is_current_attempt` knows this attempt of a task by.
+    """What :func:`tasks.is_attempt` knows this attempt of a task by.
 
     Reaches: ``TaskState.run_id`` of a worker's task: that of the last ``compute-task`` message about it.
     Why: nothing that is documented tells attempts of a task apart.
@@ -83,7 +83,7 @@ def attempt_id(task: Any) -> int:
 def enclose(running: Running, name: str, value: Any, at: float) -> None:
     """Have what Dask says of the outcome of a task, whether success or failure, carry a value along.
 
-    :func:`tasks.attached` finds it on the scheduler. ``at`` is when the task ran, by the clock of the node.
+    :func:`tasks.enclosed` finds it on the scheduler. ``at`` is when the task ran, by the clock of the node.
 
     Reaches: ``TaskState.startstops`` of a worker's task: the intervals that go to the scheduler with
     ``task-finished`` and ``task-erred`` alike. One more, of no length, of an action that Dask's diagnostics

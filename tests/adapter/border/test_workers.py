@@ -27,7 +27,7 @@ def test_call_on(client, cluster, scheduler):
     at = address(cluster, "a")
     answer = client.sync(workers.call_on, scheduler, at, name_and, x=1)
     assert answer == (("a", [1]), None), (
-        "functions are called on workers otherwise: Membership, Orphans, AttemptStopper"
+        "functions are called on workers otherwise: Membership, Orphans, Stopping"
     )
     answer = client.sync(workers.call_on, scheduler, at, fails)
     assert answer.value is None
@@ -69,7 +69,7 @@ def test_set_pause(client, cluster, scheduler, on_loop):
     on_loop(workers.set_pause, stream, Pause(own))
     wait(client.submit(identity, 1, pure=False, workers=["a"]))
     on_loop(workers.set_pause, stream, own)
-    assert asked, "Dask does not add the pause to a time after a batch: latency.AdaptiveInterval"
+    assert asked, "Dask does not add the pause to a time when it sends a batch: latency.Pause is never asked"
 
 
 def test_count_waiting(client, cluster, queued):

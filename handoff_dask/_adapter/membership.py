@@ -80,7 +80,7 @@ class Membership:
         try:
             await self._admit(address)
         finally:
-            # A later worker at the same address may have a probe of its own by now.
+            # A later worker at the same address may have its own probe by now.
             if self._probes.get(address) is asyncio.current_task():
                 del self._probes[address]
 

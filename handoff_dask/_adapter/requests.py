@@ -94,7 +94,7 @@ class Requests:
         return {"status": run.status.value, "waiting": run.waiting(now)}
 
     def _hint_durations(self, spec: RunSpec) -> None:
-        """Pass on the durations that Dask knows by function name, measured or configured, to the core."""
+        """Pass the durations that Dask knows by function name, measured or configured, to the core."""
         for kind in spec.kinds:
             name = kind.code.partition(" ")[0]
             seconds = None if name == "lambda" else learnt_duration(self._plugin.scheduler, name)

@@ -1,7 +1,7 @@
 """Snapshot of the scheduler's state, for the dashboard page and ``/handoff.json``.
 
-A snapshot is taken on the scheduler's event loop, so it inspects only a bounded number of runs, queues, nodes
-and functions, however many exist. It consists of plain values, ready for JSON.
+A snapshot is taken on the scheduler's event loop. Apart from passing over the list of runs, it therefore
+inspects only a bounded number of queues, nodes and functions. It consists of plain values, ready for JSON.
 """
 
 from __future__ import annotations

@@ -260,7 +260,7 @@ def summarise(message: Any) -> str:
     if not isinstance(message, dict):
         return type(message).__name__
     parts = [str(message.get("op", "reply"))]
-    for name in ("key", "keys", "run_id", "status", "dropped", "reason"):
+    for name in ("key", "keys", "run_id", "status", "released", "reason"):
         if name in message:
             value = message[name]
             parts.append(f"{name}={sorted(value, key=str) if isinstance(value, (set, frozenset)) else value}")

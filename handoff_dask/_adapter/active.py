@@ -1,4 +1,4 @@
-"""A run on a scheduler."""
+"""A run on the scheduler: the link between the core's run and Dask's tasks."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from handoff_dask._scheduling.runs import Run
 
 
 class ActiveRun:
-    """A run on this scheduler: the core's run, and what Dask knows of it.
+    """A run on this scheduler: the core's run, and its state in Dask.
 
     Attributes
     ----------
     run : Run
     client : str
-        Id of the client that submitted it.
+        Id of the client that submitted the run.
     submitted, ended : float or None
         Seconds since the epoch.
     keys : list
         Function number → Dask key.
-    known : int or None
-        Keys that the scheduler has not forgotten yet; None before the graph has arrived.
+    task_count : int or None
+        Number of tasks that the scheduler has not forgotten yet; None before the graph has arrived.
     errors : dict
         Function number → exception of its final failure, as Dask sends it.
-    dropped : bool
-        Nobody will ask about it any more.
+    handle_released : bool
+        Whether the client has released its handle to the run, so that no more requests about it will come.
     broken : str or None
-        What went wrong in the plugin.
-    release : list
-        Keys of results to give up: they were running when the run was cancelled.
+        The plugin's own error that ended the run.
+    to_release : list
+        Keys of tasks to release: the run has ended and does not need them.
     estimate : Estimate
-        How long it will go on.
+        Estimated time left.
     """
 
     def __init__(self, run: Run, client: str, submitted: float) -> None:
@@ -43,15 +43,15 @@ class ActiveRun:
         self.submitted = submitted
         self.ended: float | None = None
         self.keys: list[Any] = [None] * len(run.functions)
-        self.known: int | None = None
+        self.task_count: int | None = None
         self.errors: dict[int, Any] = {}
-        self.dropped = False
+        self.handle_released = False
         self.broken: str | None = None
-        self.release: list[Any] = []
+        self.to_release: list[Any] = []
         self.estimate = Estimate()
 
     def info(self, now: float) -> RunInfo:
-        """The run in short."""
+        """Return a summary of the run at ``now``, in seconds since the epoch."""
         run = self.run
         return RunInfo(
             id=run.spec.run_id,

@@ -1,4 +1,4 @@
-"""Runs that the scheduler has forgotten, as far back as an administrator lets it remember."""
+"""Archive of ended runs: kept after the scheduler has forgotten them, and bounded by the configuration."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from handoff_dask._model.runinfo import RunInfo
 from handoff_dask._scheduling.functions import NAMES
 from handoff_dask._scheduling.runs import Run, RunStatus
 
-#: Shortfalls of a run that are put into words: there may be as many as it has functions.
+#: Maximum number of shortfalls in a run's error text: a run may have one for each of its functions.
 SHORTFALLS = 50
 
-#: Attempts that came to nothing whose functions are remembered: those of which a page shows every attempt.
-TROUBLES = 100
+#: Number of the last failed or lost attempts whose functions the dashboard's timeline always shows.
+FAILED_ATTEMPTS = 100
 
 
-class KeptFunctions:
-    """What is kept of the functions of a run, column by column: an object for each would take long to make.
+class ArchivedFunctions:
+    """The functions of an archived run, stored in columns: building an object for each would take too long.
 
     Parameters
     ----------
     run : Run
-        None of its functions is running.
+        A run of which no function is running.
 
     Attributes
     ----------
     ids : sequence
-        As the scheduler sees them.
-    asked : list of dict
-        The costs there are, as given.
+        Function ids, as the scheduler sees them.
+    costs : list of dict
+        The cost of each kind of function, as declared.
     kind_of : sequence of int
-        Function number → index into ``asked``.
-    troubled : tuple of int
-        As :func:`troubled`.
+        Function number → index into ``costs``.
+    with_failures : tuple of int
+        The result of :func:`functions_with_failures`.
     """
 
-    __slots__ = ("_attempts", "_nbytes", "_states", "asked", "ids", "kind_of", "troubled")
+    __slots__ = ("_attempts", "_nbytes", "_states", "costs", "ids", "kind_of", "with_failures")
 
     def __init__(self, run: Run) -> None:
         self.ids = run.spec.ids
-        self.asked = asked_of(run)
+        self.costs = declared_costs(run)
         self.kind_of = run.spec.kind_of
-        self.troubled = troubled(run)
+        self.with_failures = functions_with_failures(run)
         self._states = [f.state for f in run.functions]
         self._attempts = [f.attempts for f in run.functions]
         self._nbytes = [f.nbytes for f in run.functions]
@@ -52,82 +52,85 @@ class KeptFunctions:
         return len(self.ids)
 
     def summaries(self, start: int, end: int) -> list[Summary]:
-        """What is known of the functions with these numbers."""
+        """Return the summaries of the functions numbered from ``start`` up to, but not including, ``end``."""
         columns = (self._states[start:end], self._attempts[start:end], self._nbytes[start:end])
         return [Summary(NAMES[state], attempts, size) for state, attempts, size in zip(*columns, strict=True)]
 
 
-def troubled(run: Run) -> tuple[int, ...]:
-    """Numbers of the functions of which an attempt failed or was lost, the last few of them."""
-    return tuple({f.number for f, _ in run.troubles[-TROUBLES:]})
+def functions_with_failures(run: Run) -> tuple[int, ...]:
+    """Return the numbers of the functions behind the last few failed or lost attempts of a run."""
+    return tuple({f.number for f, _ in run.troubles[-FAILED_ATTEMPTS:]})
 
 
-def asked_of(run: Run) -> list[dict[str, float]]:
-    """The cost of each kind of function of a run, as given."""
+def declared_costs(run: Run) -> list[dict[str, float]]:
+    """Return the cost of each kind of function in a run, as declared."""
     return [dict(kind.asked) for kind in run.spec.kinds]
 
 
 class ArchivedRun(NamedTuple):
-    """A run that has ended and that no client has a handle of.
+    """An ended run to which no client holds a handle.
 
     Attributes
     ----------
     ended : float
         Seconds since the epoch.
     sequence : int
-        Number of the run: later ones were submitted later.
+        Number of the run, in order of submission.
     info : RunInfo
-    functions : KeptFunctions or None
-        None when there are more of them than the archive may hold.
+    functions : ArchivedFunctions or None
+        None if the run has more functions than the archive may hold.
     """
 
     ended: float
     sequence: int
     info: RunInfo
-    functions: KeptFunctions | None
+    functions: ArchivedFunctions | None
 
 
 class Archive:
-    """The runs that ended last.
+    """The most recently ended runs.
 
     Parameters
     ----------
-    most_runs : int
-        How many to keep.
-    most_functions : int
-        How many functions they may have altogether. A run that alone has more is kept without them, so that
-        it does not drive out all others.
+    max_runs : int
+        Number of runs to keep.
+    max_functions : int
+        Number of functions to keep for all runs together. A run that alone exceeds this number is kept
+        without its functions, so that it does not evict all other runs.
     """
 
-    def __init__(self, most_runs: int, most_functions: int) -> None:
-        self.most_runs = most_runs
-        self.most_functions = most_functions
-        self._runs: list[ArchivedRun] = []  # the one that ended first comes first
-        self._kept = 0  # functions
+    def __init__(self, max_runs: int, max_functions: int) -> None:
+        self.max_runs = max_runs
+        self.max_functions = max_functions
+        self._runs: list[ArchivedRun] = []  # in the order in which they ended
+        self._function_count = 0
 
     def add(self, info: RunInfo, run: Run) -> None:
-        """Keep a run of which nothing is running any more; those that ended first go until all fit."""
+        """Add a run of which no function is running, and evict the runs that ended first until all fit."""
         assert info.ended is not None
-        if self.most_runs <= 0:
+        if self.max_runs <= 0:
             return
-        functions = KeptFunctions(run) if len(run.functions) <= self.most_functions else None
+        functions = ArchivedFunctions(run) if len(run.functions) <= self.max_functions else None
         insort(self._runs, ArchivedRun(info.ended, run.sequence, info, functions), key=lambda kept: kept[:2])
-        self._kept += len(functions or ())
-        while self._runs and (len(self._runs) > self.most_runs or self._kept > self.most_functions):
-            self._kept -= len(self._runs.pop(0).functions or ())
+        self._function_count += len(functions or ())
+        while self._runs and (len(self._runs) > self.max_runs or self._function_count > self.max_functions):
+            self._function_count -= len(self._runs.pop(0).functions or ())
 
     def find(self, run_id: str) -> ArchivedRun | None:
-        """The run of this id, None when there is none any more."""
+        """Return the run with this id, or None if it is not in the archive."""
         return next((run for run in self._runs if run.info.id == run_id), None)
 
     @property
     def runs(self) -> list[ArchivedRun]:
-        """All there are; the one that ended first comes first."""
+        """All archived runs, in the order in which they ended."""
         return list(self._runs)
 
 
 def error_of(run: Run, broken: str | None) -> str | None:
-    """Why a run did not finish, in words; None if it did, or was cancelled by somebody."""
+    """Describe why a run failed; None if it finished, is still running, or was cancelled.
+
+    ``broken`` is the plugin's own error that ended the run, if any.
+    """
     if broken is not None:
         return f"handoff_dask failed on the scheduler: {broken}"
     if run.fault is not None:

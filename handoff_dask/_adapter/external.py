@@ -1,4 +1,4 @@
-"""What Dask's own tasks hold of the resources that workers declare."""
+"""Resources held by external tasks: Dask's own tasks on the same workers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 class ExternalTasks:
-    """Keeps the core informed of tasks that are none of its functions.
+    """Tells the core how much of each node's resources external tasks hold.
 
-    Dask assigns such tasks without a look at what is free, and their workers make them wait; all that are
-    assigned count as held. Threads do not: tasks and functions take turns there as the worker sees fit.
+    Dask assigns tasks to workers without checking free capacity, and a worker queues the tasks that do not
+    fit. Every assigned task therefore counts as holding its resources. Threads are the exception: the worker
+    itself interleaves tasks and functions on its threads.
 
     Parameters
     ----------
@@ -31,14 +32,14 @@ class ExternalTasks:
         self._scheduler = scheduler
         self._state = state
         self._wake = wake
-        self._held: dict[Hashable, tuple[str, dict[str, int]]] = {}  # task → worker's address, units
-        self._totals: dict[str, dict[str, int]] = {}  # address → units
+        self._held: dict[Hashable, tuple[str, dict[str, int]]] = {}  # key → worker's address, units
+        self._totals: dict[str, dict[str, int]] = {}  # worker's address → units
         for ws in scheduler.workers.values():
             for ts in ws.processing:
-                self.moved(ts.key)
+                self.update(ts.key)
 
-    def moved(self, key: Hashable) -> None:
-        """A task may have begun or ceased to be processed, or gone from one worker to another."""
+    def update(self, key: Hashable) -> None:
+        """Account for a task that may have started or stopped processing, or changed its worker."""
         before, now = self._held.get(key), self._holds(key)
         if before == now:
             return
@@ -50,9 +51,9 @@ class ExternalTasks:
             self._change(*now, 1)
 
     def stolen(self, key: Hashable, **message: Any) -> None:
-        """Dask has heard whether a worker gives a task to another; if so, there is no transition."""
+        """Account for a task that work stealing may have moved, which causes no transition."""
         before = self._held.get(key)
-        self.moved(key)
+        self.update(key)
         now = self._held.get(key)
         if before != now:
             for address, _ in filter(None, (before, now)):
@@ -60,20 +61,20 @@ class ExternalTasks:
                     recount_resources(ws)
 
     def _holds(self, key: Hashable) -> tuple[str, dict[str, int]] | None:
-        """Where a task is processed, and what it takes there."""
+        """Return the address of the worker that processes a task, and the units the task holds there."""
         ts = self._scheduler.tasks.get(key)
         if ts is None or ts.processing_on is None or not ts.resource_restrictions:
             return None
         return ts.processing_on.address, {name: to_units(n) for name, n in ts.resource_restrictions.items()}
 
-    def tell(self, address: str) -> None:
-        """Let the core know what is held on a worker."""
+    def report(self, address: str) -> None:
+        """Tell the core how much external tasks hold on a worker."""
         ws = self._scheduler.workers.get(address)
         if ws is not None:
             self._state.node_external(ws.name, self._totals.get(address, {}))
 
     def left(self, address: str) -> None:
-        """A worker is gone."""
+        """Forget a worker that has left."""
         self._totals.pop(address, None)
         for key in [key for key, (where, _) in self._held.items() if where == address]:
             del self._held[key]
@@ -82,5 +83,5 @@ class ExternalTasks:
         totals = self._totals.setdefault(address, {})
         for name, n in units.items():
             totals[name] = totals.get(name, 0) + sign * n
-        self.tell(address)
+        self.report(address)
         self._wake()

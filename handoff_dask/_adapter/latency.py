@@ -1,10 +1,10 @@
-"""Messages between scheduler and workers without Dask's pause before each batch, where that gains anything.
+"""Shorter intervals between Dask's message batches, while a worker waits for messages.
 
-Dask sends at most one batch of messages every 5 ms to a worker and every 2 ms to the scheduler, so that a
-function that waits for another costs about 6 ms however short both are. A shorter pause makes chains faster,
-and graphs of many very short functions slower, since there are more messages. So a pause is short only
-while few functions wait on the worker: whoever waits then, waits for a message. It holds for all messages
-of a worker, Dask's own too, and is put back when the plugin is removed.
+The scheduler sends each worker at most one batch of messages every 5 ms, and a worker sends one every 2 ms.
+Each step of a chain therefore costs about 6 ms, however short its functions are. Shorter intervals speed up
+chains, but slow down graphs of many very short functions, because they cause more messages. An interval is
+thus short only while few functions wait on the worker, since then the worker depends on the next message.
+Intervals apply to all messages of a worker, including Dask's own. Removing the plugin restores them.
 """
 
 from __future__ import annotations
@@ -23,75 +23,76 @@ if TYPE_CHECKING:
     from distributed import Scheduler, Worker
 
 
-class Pause(float):
-    """Seconds until the next batch, decided as each batch is sent.
+class AdaptiveInterval(float):
+    """Seconds between two batches, decided when each batch is sent.
 
-    As a number it is Dask's own pause. Dask adds it to the time when it sends a batch, and that is when the
-    question is asked: no task, and no function's thread, has to do anything for it.
+    As a number it equals Dask's own interval. When Dask sends a batch, it adds the interval to the current
+    time. That addition chooses between Dask's own interval and the short one, so no task or thread has to
+    switch them.
 
     Parameters
     ----------
     own : float
-        Dask's own.
+        Dask's own interval, in seconds.
     short : float
-        Instead of it, unless there is enough to do.
+        The interval while the worker is not stocked, in seconds.
     stocked : callable
-        Whether there is enough to do until the next batch.
+        Returns whether the worker has enough functions to last until the next batch.
     """
 
     short: float
     stocked: Callable[[], bool]
 
-    def __new__(cls, own: float, short: float, stocked: Callable[[], bool]) -> Pause:
-        """Make one: a float's value is set here."""
-        pause = super().__new__(cls, own)
-        pause.short = short
-        pause.stocked = stocked
-        return pause
+    def __new__(cls, own: float, short: float, stocked: Callable[[], bool]) -> AdaptiveInterval:
+        """Create the number: a float's value is set here, not in ``__init__``."""
+        interval = super().__new__(cls, own)
+        interval.short = short
+        interval.stocked = stocked
+        return interval
 
     @property
     def seconds(self) -> float:
-        """The pause after a batch that is sent now."""
+        """The interval after a batch that is sent now."""
         return float(self) if self.stocked() else self.short
 
     def __radd__(self, time: float) -> float:
-        """Dask asks until when to pause."""
+        """Return the time before which Dask sends no further batch."""
         return time + self.seconds
 
     __add__ = __radd__
 
 
 def shorten(stream: Any, interval: float, stocked: Callable[[], bool]) -> None:
-    """Shorten a stream's pause, unless it is that short already."""
+    """Shorten a stream's interval to ``interval`` seconds, unless it is that short already."""
     own = float(workers.send_interval(stream))
     if own > interval:
-        workers.set_send_interval(stream, Pause(own, interval, stocked))
+        workers.set_send_interval(stream, AdaptiveInterval(own, interval, stocked))
 
 
-def put_back(stream: Any) -> None:
-    """Give a stream its own pause again, unless somebody has changed it since."""
-    pause = workers.send_interval(stream)
-    if isinstance(pause, Pause):
-        workers.set_send_interval(stream, float(pause))
+def restore(stream: Any) -> None:
+    """Restore a stream's own interval, unless other code has changed it since."""
+    interval = workers.send_interval(stream)
+    if isinstance(interval, AdaptiveInterval):
+        workers.set_send_interval(stream, float(interval))
 
 
 def set_worker_interval(dask_worker: Worker, interval: float | None) -> None:
-    """Run on a worker: shorten the pause between its messages to the scheduler; None puts it back."""
+    """Shorten the interval of messages from a worker; None restores it. Called on the worker."""
     stream = workers.stream_from(dask_worker)
     if interval is None:
-        put_back(stream)
+        restore(stream)
     else:
         shorten(stream, interval, lambda: workers.count_waiting(dask_worker) >= STOCK)
 
 
 class StreamIntervals:
-    """Shortens pauses between batches, and puts them back.
+    """Shortens the intervals of the streams between the scheduler and its workers, and restores them.
 
     Parameters
     ----------
     scheduler : distributed.Scheduler
     interval : float
-        Seconds; pauses that are shorter already stay as they are. 0 changes nothing.
+        Seconds. Intervals that are shorter already stay as they are; 0 changes none.
     """
 
     def __init__(self, scheduler: Scheduler, interval: float) -> None:
@@ -100,7 +101,7 @@ class StreamIntervals:
         self._shortened: set[str] = set()
 
     async def shorten(self, address: str, node: Node) -> None:
-        """Shorten pauses towards a worker, and of its own messages."""
+        """Shorten the intervals of both streams: from the scheduler to a worker, and back."""
         stream = workers.stream_to(self._scheduler, address)
         if self._interval and stream is not None:
             self._shortened.add(address)
@@ -108,18 +109,18 @@ class StreamIntervals:
             await self._set_on(address, self._interval)
 
     def forget(self, address: str) -> None:
-        """A worker is gone."""
+        """Forget a worker that has left."""
         self._shortened.discard(address)
 
     async def restore(self) -> None:
-        """Put everything back, also where functions run still."""
+        """Restore all intervals, even on workers that are running functions."""
         streams = {address: workers.stream_to(self._scheduler, address) for address in self._shortened}
         self._shortened.clear()
-        there = [address for address, stream in streams.items() if stream is not None]  # others are leaving
-        for address in there:
-            put_back(streams[address])
-        await asyncio.gather(*(self._set_on(address, None) for address in there))
+        connected = [address for address, stream in streams.items() if stream is not None]
+        for address in connected:
+            restore(streams[address])
+        await asyncio.gather(*(self._set_on(address, None) for address in connected))
 
     async def _set_on(self, address: str, interval: float | None) -> None:
-        with contextlib.suppress(OSError, CommClosedError):  # it is gone
+        with contextlib.suppress(OSError, CommClosedError):  # the worker has left
             await workers.call_on(self._scheduler, address, set_worker_interval, interval=interval)

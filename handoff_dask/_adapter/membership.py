@@ -1,4 +1,4 @@
-"""Which workers are nodes, and what they have."""
+"""Membership: which workers are nodes, and the capacity of each."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds until a worker is asked again that could not be reached.
+#: Seconds until an unreachable worker is probed again.
 PROBE_PAUSE = 0.5
 
-#: Seconds to wait for a worker's answer before going on without it.
+#: Seconds to wait for the running probes before continuing without their answers.
 PROBE_TIMEOUT = 5.0
 
 
 class Membership:
     """Keeps the core's nodes in step with the scheduler's workers.
 
-    A worker becomes a node once it has shown that it has handoff_dask: one that lacks it goes on serving
-    Dask, and gets none of our functions.
+    A worker becomes a node once a probe has shown that it can import a compatible handoff_dask. Other workers
+    continue to run Dask's own tasks, but get no functions.
 
     Parameters
     ----------
     scheduler : distributed.Scheduler
     state : SchedulingState
     intervals : StreamIntervals
-        Of messages to and from the workers.
-    foreign : ExternalTasks
+        Shortens the intervals between messages to and from the workers.
+    external : ExternalTasks
     wake : callable
         Called when there may be something to decide.
 
     Attributes
     ----------
     unusable : dict of str to str
-        Address of a worker that cannot run functions → why.
+        Address of a worker that cannot run functions → the reason.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class Membership:
         scheduler: Scheduler,
         state: SchedulingState,
         intervals: StreamIntervals,
-        foreign: ExternalTasks,
+        external: ExternalTasks,
         wake: Callable[[], None],
     ) -> None:
         self._scheduler = scheduler
         self._state = state
         self._intervals = intervals
-        self._foreign = foreign
+        self._external = external
         self._wake = wake
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._detected: dict[str, dict[str, Any]] = {}
@@ -73,18 +73,19 @@ class Membership:
         self.unusable: dict[str, str] = {}
 
     def joined(self, address: str) -> None:
-        """A worker is there: ask what it has."""
+        """Probe a worker that has joined."""
         self._probes[address] = asyncio.get_running_loop().create_task(self._probe(address))
 
     async def _probe(self, address: str) -> None:
         try:
             await self._admit(address)
         finally:
-            if self._probes.get(address) is asyncio.current_task():  # not that of a worker that came after
+            # A later worker at the same address may have its own probe by now.
+            if self._probes.get(address) is asyncio.current_task():
                 del self._probes[address]
 
-    async def _ask(self, address: str) -> Answer:
-        """Ask a worker what it has; again while nothing is heard of it, though it is there."""
+    async def _call_probe(self, address: str) -> Answer:
+        """Probe a worker, and try again while it is unreachable but still a member of the cluster."""
         while True:
             try:
                 return await call_on(self._scheduler, address, probe_node)
@@ -95,13 +96,13 @@ class Membership:
 
     async def _admit(self, address: str) -> None:
         try:
-            answer = await self._ask(address)
+            answer = await self._call_probe(address)
             facts, problem = answer
             if problem is None and facts.get("protocol") != PROTOCOL:
                 other = facts.get("version", "of an unknown version")
-                problem = f"that it runs handoff_dask {other}, which does not understand {__version__}"
+                problem = f"that it runs handoff_dask {other}, which is incompatible with {__version__}"
         except (OSError, CommClosedError):
-            return  # it is gone again
+            return  # the worker left before it answered
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
         ws = self._scheduler.workers.get(address)
@@ -109,26 +110,26 @@ class Membership:
             return
         if problem is not None:
             self.unusable[address] = problem
-            logger.warning("No functions of handoff_dask will be placed on %s: %s", address, problem)
+            logger.warning("handoff_dask places no functions on %s, which answered %s", address, problem)
             return
         self._detected[address] = facts["detected"]
         node = node_of(ws, facts["detected"], self._registered.get(ws.name, {}))
         node.accepting = ws.status is Status.running
         self._state.node_joined(node, time())
-        self._foreign.tell(address)
+        self._external.report(address)
         self._wake()
         await self._intervals.shorten(address, node)
 
     async def settled(self) -> None:
-        """Wait until every worker there is has been asked, though not for one that does not answer."""
+        """Wait until all running probes have ended, for at most :data:`PROBE_TIMEOUT` seconds."""
         if self._probes:
             await asyncio.wait(list(self._probes.values()), timeout=PROBE_TIMEOUT)
 
     def left(self, address: str) -> None:
-        """A worker is gone. Dask has taken its tasks back already."""
+        """Remove the node of a worker that has left. Dask has taken back the worker's tasks already."""
         self._detected.pop(address, None)
         self._intervals.forget(address)
-        self._foreign.left(address)
+        self._external.left(address)
         self.unusable.pop(address, None)
         if (probe := self._probes.pop(address, None)) is not None:
             probe.cancel()
@@ -138,20 +139,20 @@ class Membership:
         self._wake()
 
     def vanished(self, node: Node) -> None:
-        """A node's worker is not there, although nobody has said that it left."""
+        """Remove a node whose worker is missing, although Dask has not announced that it left."""
         if self._state.nodes.get(node.name) is node:
             self._state.node_left(node.name, time())
             self._wake()
 
     def refresh_accepting(self) -> None:
-        """Look again at nodes that accepted nothing: not every way back to work is announced."""
+        """Check whether paused nodes accept functions again: Dask does not announce every resumption."""
         for node in self._state.nodes.values():
             if not node.accepting:
                 ws = self._scheduler.workers.get(self._scheduler.aliases.get(node.name, ""))
                 self._state.node_accepting(node.name, ws is not None and ws.status is Status.running)
 
     def status_changed(self, *, status: Any, worker: str, **kwargs: Any) -> None:
-        """A worker was paused or goes on; Dask takes note of it after this."""
+        """Pause or resume the node of a worker whose status is about to change."""
         ws = self._scheduler.workers.get(worker)
         if ws is not None:
             running = (Status[status] if isinstance(status, str) else status) is Status.running
@@ -159,7 +160,7 @@ class Membership:
             self._wake()
 
     def resources_changed(self, *, worker: str, **message: Any) -> None:
-        """A worker's resources are others now."""
+        """Update the node of a worker whose resources have changed."""
         ws = self._scheduler.workers[worker]
         recount_resources(ws)
         node = self._state.nodes.get(ws.name)
@@ -167,12 +168,12 @@ class Membership:
             node.enforced |= set(ws.resources) - set(self._registered.get(ws.name, ()))
             self._resize(node, worker)
 
-    def called(self, name: Any) -> Node | None:
-        """The node of this name, whether that is text or a number."""
+    def find(self, name: Any) -> Node | None:
+        """Return the node with this name, or None. Names are compared as text, so ``1`` matches ``"1"``."""
         return next((node for n, node in self._state.nodes.items() if str(n) == str(name)), None)
 
     def register(self, node: Node, capacity: Mapping[str, Any]) -> None:
-        """Change what a node has, whatever its worker declares."""
+        """Change a node's capacity, overriding the resources that its worker declares."""
         registered = self._registered.setdefault(node.name, {})
         registered.update(capacity)
         node.enforced -= set(capacity)
@@ -181,5 +182,5 @@ class Membership:
     def _resize(self, node: Node, address: str) -> None:
         ws, registered = self._scheduler.workers[address], self._registered.get(node.name, {})
         self._state.node_resized(node.name, capacity_of(ws, self._detected[address], registered))
-        self._foreign.tell(address)
+        self._external.report(address)
         self._wake()

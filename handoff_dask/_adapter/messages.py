@@ -1,4 +1,4 @@
-"""What goes over the wire: forms that the scheduler can read without the user's own modules."""
+"""Messages between client, scheduler and nodes, which the scheduler can read without the user's modules."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from handoff_dask._adapter.checkpoint import CheckpointFile
 
-#: Raised by one whenever client and scheduler of different versions could misunderstand each other.
-PROTOCOL = 4
+#: Version of the messages. Increment it with every change that a peer of another version would misunderstand.
+PROTOCOL = 5
 
-#: Name of the plugins, of their annotation, and of the scheduler's metadata entry that shows they are there.
+#: Name of the plugins, of their task annotation, and of the scheduler's metadata entry that announces them.
 NAME = "handoff"
 
+#: Stream message from a client: it has released its handle to a run, and sends no more requests about it.
+RUN_RELEASED = "handoff-run-released"
 
-#: Stream message of a client: nobody will ask about this run any more.
-RUN_DROPPED = "handoff-run-dropped"
-
-
-#: Stream message to a client: its run, which waited for nodes, has them.
+#: Stream message to a client: the nodes that its run waited for are available.
 RUN_BEGUN = "handoff-run-begun"
 
 #: Stream message to a client: its run has reached a final status.
@@ -28,21 +26,21 @@ RUN_ENDED = "handoff-run-ended"
 
 
 class Report(NamedTuple):
-    """What a node says of an attempt that has ended, however it did. Dask's own message about it carries it.
+    """A node's report of an ended attempt, successful or not, carried by Dask's own message about the task.
 
-    Its fields are plain values. The defaults hold for an attempt of which nothing was said, such as one that
-    could not be loaded.
+    All fields are plain values. The defaults stand for an attempt without a report, for example one whose
+    code could not be loaded.
 
     Attributes
     ----------
     attempt : int
-        By which Dask knows the attempt: a task may be tried again on a worker that still has it.
+        Dask's id of the attempt. It distinguishes attempts of a task that is retried on the same worker.
     started, stopped : float or None
         Seconds since the epoch, by the node's clock.
     outcome : str or None
-        ``"finished"``, ``"loaded"`` (from a checkpoint), ``"failed"`` or ``"stopped"`` (its run has ended).
+        ``"finished"``, ``"loaded"`` (from a checkpoint), ``"failed"`` or ``"stopped"`` (the run has ended).
     retryable : bool
-        Whether the retry policy counts such a failure as one that may be tried again.
+        Whether the retry policy allows a retry after this exception.
     """
 
     attempt: int = -1
@@ -53,32 +51,32 @@ class Report(NamedTuple):
 
 
 class Blob(NamedTuple):
-    """A pickled value that only the code which needs it unpickles."""
+    """A pickled value, unpickled only by the code that needs it."""
 
     data: bytes
 
 
 class Shape(NamedTuple):
-    """How a function is called: the same for many functions, and sent once for all of them.
+    """How to call a function. Many functions share one shape, which is sent only once.
 
     Attributes
     ----------
     as_list : bool
         Pass the results as one list.
     names : tuple of str
-        Parameters for which the last results are passed by name.
+        Parameters that take the last results, by name.
     transfer : bool
-        Pass the names of both nodes of a transfer after the data.
+        Pass the names of the source and the target node after the data.
     discard : bool
-        Return nothing: nobody keeps or needs the result.
+        Return None instead of the result, which is neither kept nor needed.
     kept : bool
-        The client may fetch the result.
+        Whether the client may fetch the result.
     retry_on : Blob or None
-        Exception types that are retried, unless it is just ``Exception``.
+        Exception types to retry; None stands for ``Exception``.
     asked : dict
-        The cost as given.
+        The cost as declared.
     timeout : float or None
-        Seconds that an attempt may take.
+        Time limit of an attempt, in seconds.
     """
 
     as_list: bool = False
@@ -92,9 +90,9 @@ class Shape(NamedTuple):
 
 
 class Step(NamedTuple):
-    """An inline function inside another one: its result is appended to the values there are.
+    """An inline function to evaluate inside another function. Its result is appended to the values so far.
 
-    ``slots`` are the positions, among these values, of its arguments.
+    ``slots`` are the positions of its arguments among these values.
     """
 
     code: bytes | str
@@ -104,21 +102,21 @@ class Step(NamedTuple):
 
 
 class Program(NamedTuple):
-    """All that a node needs to run one function, apart from the results it takes.
+    """The node-side form of a function: everything needed to run it except its inputs.
 
     Attributes
     ----------
     run_id, dag_id, function_id
-        For :func:`handoff_dask.current`. Ids that are not plain values are a :class:`Blob`.
+        Ids for :func:`handoff_dask.current`. An id that is not a plain value is a :class:`Blob`.
     code : bytes or str
-        Pickled code, or where to import it from.
+        Pickled code, or its import path.
     shape : Shape
     extra : bytes or None
         Pickled ``(extra_args, extra_kwargs)``.
     steps : tuple of Step
-        Inline functions to evaluate before, in this order.
+        Inline functions to evaluate first, in this order.
     slots : tuple of int
-        Positions of the arguments among the results and the values of the steps; () when there are no steps.
+        Positions of the arguments among the inputs and the results of the steps; () if there are no steps.
     checkpoint : CheckpointFile or None
         Where to write the result.
     """
@@ -134,28 +132,28 @@ class Program(NamedTuple):
     checkpoint: CheckpointFile | None = None
 
     def __repr__(self) -> str:
-        # Workers log this when a function fails; the whole would show arguments, and credentials among them.
+        # Workers log this when a function fails. The full fields may contain credentials among the arguments.
         id = "?" if type(self.function_id) is Blob else repr(self.function_id)
         return f"<program of function {id} in run {self.run_id}>"
 
 
 def is_plain(id: Any) -> bool:
-    """Whether an id can be read anywhere: strings, numbers, None and tuples of these."""
+    """Return whether an id is readable everywhere: a string, a number, None, or a tuple of these."""
     if type(id) is tuple:
         return all(is_plain(part) for part in id)
     return id is None or type(id) in (str, int, float, bool)
 
 
 def wire_id(id: Any) -> Any:
-    """An id as the scheduler sees it: itself when plain, otherwise its text."""
+    """Return an id as the scheduler sees it: unchanged if plain, otherwise its ``repr``."""
     return id if is_plain(id) else repr(id)
 
 
 def sealed_id(id: Any) -> Any:
-    """An id as a node sees it: itself when plain, otherwise a :class:`Blob`."""
+    """Return an id as a node sees it: unchanged if plain, otherwise a :class:`Blob`."""
     return id if is_plain(id) else Blob(pickle.dumps(id))
 
 
 def unsealed_id(id: Any) -> Any:
-    """The id that :func:`sealed_id` was given."""
+    """Return the id that was passed to :func:`sealed_id`."""
     return pickle.loads(id.data) if type(id) is Blob else id

@@ -1,4 +1,4 @@
-"""Orphaned attempts: Dask took their functions back from a node that is still there, but a thread goes on."""
+"""Orphaned attempts: Dask took a function back from a live node, but the node's thread keeps running it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between questions to a worker. Longer than Dask's messages to it wait, so that the one that takes
-#: the function back has arrived before the first.
+#: Seconds between polls of a worker. Longer than the scheduler batches messages to the worker, so that the
+#: message that takes the function back arrives before the first poll.
 INTERVAL = 0.1
 
 
 def keys_in_threads(dask_worker: Worker) -> list[Hashable]:
-    """Run on a worker: keys of tasks in its threads."""
+    """Return the keys of the tasks that a worker's threads are running. Called on the worker."""
     return running_keys(dask_worker)
 
 
 class Orphans:
-    """Asks workers about orphaned attempts, and tells the core when they have ended.
+    """Polls workers for orphaned attempts and tells the core when these have ended.
 
-    Dask does not tell: for the scheduler such a task has not run. Nothing is asked while there is none.
+    Dask does not report their end, because for the scheduler such a task never ran. A worker is polled only
+    while it has orphaned attempts.
 
     Parameters
     ----------
@@ -48,43 +49,45 @@ class Orphans:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def watch(self, node: Node, key: Hashable, orphan: Orphan | None) -> None:
-        """Ask about an orphaned attempt until it has ended."""
+        """Poll a node until an orphaned attempt has ended."""
         if orphan is None:
             return
         if node in self._watched:
             self._watched[node][orphan] = key
             return
         self._watched[node] = {orphan: key}
-        task = asyncio.get_running_loop().create_task(self._look(node))
+        task = asyncio.get_running_loop().create_task(self._watch_node(node))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
-        """Ask nothing more."""
+        """Stop polling."""
         for task in self._tasks:
             task.cancel()
 
-    async def _look(self, node: Node) -> None:
+    async def _watch_node(self, node: Node) -> None:
         try:
-            await self._ask(node, self._watched[node])
+            await self._poll(node, self._watched[node])
         finally:
             del self._watched[node]
 
-    async def _ask(self, node: Node, orphans: dict[Orphan, Hashable]) -> None:
+    async def _poll(self, node: Node, orphans: dict[Orphan, Hashable]) -> None:
         while orphans:
             await asyncio.sleep(INTERVAL)
             address = self._scheduler.aliases.get(node.name)
             if address is None or self._state.nodes.get(node.name) is not node:
-                break  # the node is gone, and all that was booked there with it
+                break  # the node left, and its allocations with it
             try:
                 answer = await call_on(self._scheduler, address, keys_in_threads)
             except OSError:
                 continue
             except Exception:
-                logger.exception("handoff_dask could not ask node %r what it runs; it will again", node.name)
+                logger.exception(
+                    "handoff_dask could not ask node %r which tasks it runs; it will retry", node.name
+                )
                 continue
             if answer.problem is not None:
-                logger.warning("Node %r does not say what it runs: %s", node.name, answer.problem)
+                logger.warning("Node %r could not list the tasks it runs: %s", node.name, answer.problem)
                 await asyncio.sleep(1)
                 continue
             for orphan, key in list(orphans.items()):

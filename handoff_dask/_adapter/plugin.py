@@ -1,9 +1,10 @@
-"""The scheduler plugin: Dask's transitions in, the core's decisions out. It decides nothing itself.
+"""The scheduler plugin: translates Dask's transitions into core events, and core decisions into transitions.
 
-How it takes placement over: a task of ours is *held* by a restriction to an address that cannot exist, so
-Dask parks it as ``no-worker`` when its inputs are there. That is the core's ``ready``. To *place* it, the
-restriction becomes the address the core chose, and the task is sent on. Whenever Dask takes a task back
-(a retry, a lost worker, a lost result), the hold is put back, so that the next decision is the core's again.
+The plugin decides nothing itself. It takes over placement by *parking* the tasks of functions: each task is
+restricted to an address that cannot exist, so Dask makes it ``no-worker`` when its inputs are ready. That is
+the core's event ``ready``. To *place* a task, the plugin restricts it to the address that the core chose, and
+moves it to ``processing``. Whenever Dask takes a task back (a retry, a lost worker, a lost result), the
+plugin parks it again, so the core makes the next decision too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from distributed.protocol import pickle
 from handoff_dask._adapter import checkpoint
 from handoff_dask._adapter._dask import clients, hooks, tasks
 from handoff_dask._adapter._dask.tasks import park
-from handoff_dask._adapter.absence import AbsentClients
 from handoff_dask._adapter.active import ActiveRun
 from handoff_dask._adapter.archive import Archive
 from handoff_dask._adapter.compile import run_id_in
@@ -31,17 +31,18 @@ from handoff_dask._adapter.config import (
     read_settings,
     read_stream_interval,
 )
+from handoff_dask._adapter.disconnects import DisconnectedClients
 from handoff_dask._adapter.enact import Enactor
 from handoff_dask._adapter.external import ExternalTasks
-from handoff_dask._adapter.interventions import Interventions
-from handoff_dask._adapter.keeper import KEEPER, Keeper
+from handoff_dask._adapter.keep_alive import KEEP_ALIVE, KeepAlive
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.membership import Membership
-from handoff_dask._adapter.messages import NAME, PROTOCOL, RUN_DROPPED, Report
+from handoff_dask._adapter.messages import NAME, PROTOCOL, RUN_RELEASED, Report
 from handoff_dask._adapter.orphans import Orphans
+from handoff_dask._adapter.overrides import Overrides
 from handoff_dask._adapter.requests import Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
-from handoff_dask._adapter.stopping import Stopping
+from handoff_dask._adapter.stopping import AttemptStopper
 from handoff_dask._adapter.webpage import Webpage
 from handoff_dask._scheduling.decisions import Stop
 from handoff_dask._scheduling.explain import explain_loss
@@ -57,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 
 class HandoffPlugin(SchedulerPlugin):
-    """Places functions of handoff DAGs, and leaves all other tasks to Dask."""
+    """Places the functions of handoff DAGs. All other tasks stay with Dask."""
 
     name = NAME
     idempotent = True
@@ -66,11 +67,11 @@ class HandoffPlugin(SchedulerPlugin):
     state: SchedulingState
 
     async def start(self, scheduler: Scheduler) -> None:
-        """Take over on a scheduler, with the workers it has.
+        """Take over placement on a scheduler, including its present workers.
 
-        Dask calls this before it notes that the plugin is there. Whatever happened between the two would be
-        missed, and a second plugin could be installed: so nothing may be awaited here. It is called again
-        when a scheduler that has loaded the plugin as a preload starts.
+        This method must not await. Dask calls it before it registers the plugin, so the plugin would miss
+        events in between, and a second one could be installed. If the plugin was installed by a preload, Dask
+        calls this method again when the scheduler starts.
         """
         if getattr(self, "scheduler", None) is scheduler:
             return
@@ -80,17 +81,17 @@ class HandoffPlugin(SchedulerPlugin):
         self.closed = False
         self._tick_due = False
         self._timer: asyncio.TimerHandle | None = None
-        self._parked_timer: asyncio.TimerHandle | None = None
+        self._postpone_timer: asyncio.TimerHandle | None = None
         self.runs: dict[str, ActiveRun] = {}
         self.functions: dict[Hashable, FunctionState] = {}
-        self.strays: dict[str, list[Hashable]] = {}  # client → keys of runs that are not known
+        self.unknown_keys: dict[str, list[Hashable]] = {}  # client → keys of unknown runs
         self.archive = Archive(*read_archive_bounds())
         self.failures = RecentFailures()
         self.intervals = StreamIntervals(scheduler, read_stream_interval())
-        self.keeper = Keeper(scheduler)
-        self.absent = AbsentClients(scheduler, read_client_grace(), self._client_gone)
+        self.keep_alive = KeepAlive(scheduler)
+        self.disconnected = DisconnectedClients(scheduler, read_client_grace(), self._client_gone)
         self.orphans = Orphans(scheduler, self.state, self.wake)
-        self.stopping = Stopping(scheduler)
+        self.stopper = AttemptStopper(scheduler)
         self.external = ExternalTasks(scheduler, self.state, self.wake)
         self.membership = Membership(scheduler, self.state, self.intervals, self.external, self.wake)
         self.enactor = Enactor(self)
@@ -99,64 +100,64 @@ class HandoffPlugin(SchedulerPlugin):
         for address in list(scheduler.workers):
             self.membership.joined(address)
         if scheduler.no_workers_timeout:
-            self._keep_parked()
+            self._postpone_timeout()
         self.restart(scheduler)
 
     def _patch(self) -> None:
-        """See what Dask shows to no plugin, and answer what clients ask."""
-        scheduler, patches, interventions = self.scheduler, self.patches, Interventions(self)
+        """Hook into events for which Dask has no plugin hooks, and register the handlers of requests."""
+        scheduler, patches, overrides = self.scheduler, self.patches, Overrides(self)
         hooks.before_task_erred(patches, scheduler, self._task_erred)
         hooks.before_status_change(patches, scheduler, self.membership.status_changed)
         hooks.before_long_running(patches, scheduler, self._seceded)
-        hooks.around_update_graph(patches, scheduler, self._noting_failure)
-        hooks.after_steal_response(patches, scheduler, self._asked_back)
-        hooks.around_cancel(patches, scheduler, interventions.cancelling)
-        hooks.around_retry(patches, scheduler, interventions.retrying)
+        hooks.around_update_graph(patches, scheduler, self._wrap_update_graph)
+        hooks.after_steal_response(patches, scheduler, self._steal_response)
+        hooks.around_cancel(patches, scheduler, overrides.wrap_cancel)
+        hooks.around_retry(patches, scheduler, overrides.wrap_retry)
         hooks.after_resources(patches, scheduler, self.membership.resources_changed)
-        hooks.before_release(patches, scheduler, self._unwanted)
+        hooks.before_release(patches, scheduler, self._keys_released)
         hooks.before_connection_lost(patches, scheduler, self._connection_lost)
-        hooks.around_restart(patches, scheduler, interventions.restarting)
-        hooks.hear(patches, scheduler, RUN_DROPPED, self._run_dropped)
+        hooks.around_restart(patches, scheduler, overrides.wrap_restart)
+        hooks.add_stream_handler(patches, scheduler, RUN_RELEASED, self._run_released)
         for op, handler in Requests(self).handlers().items():
-            hooks.answer(patches, scheduler, op, handler)
-        hooks.instead_of_unregister(patches, scheduler, self._unregister)
+            hooks.add_handler(patches, scheduler, op, handler)
+        hooks.replace_unregister(patches, scheduler, self._unregister)
         self.patches.on_undo(Webpage(scheduler, self.snapshot).close)
 
     def snapshot(self) -> Snapshot:
-        """What there is to see now."""
+        """Take a snapshot of the scheduler's state."""
         return snapshot(self.state, self.runs, self.archive, self.failures, time())
 
     async def _unregister(self, name: str) -> None:
-        """Dask removes a plugin: put back what this one has changed on the scheduler and its workers."""
+        """Remove a plugin. If it is this one, undo its changes to the scheduler and the workers."""
         await self.scheduler.unregister_scheduler_plugin(name=name)
         if name == self.name and not self.closed:
             self._close()
             self.scheduler.set_metadata([NAME], None)
-            await self.membership.settled()  # what is being changed cannot be put back yet
+            await self.membership.settled()  # a running probe may still shorten intervals
             await self.intervals.restore()
 
     def _close(self) -> None:
-        """End all runs, and leave the scheduler as it was found."""
+        """End all runs, and undo all changes to the scheduler."""
         for active in list(self.runs.values()):
-            self._break(active, RuntimeError("the plugin was removed from the scheduler"))
+            self._fail_run(active, RuntimeError("the plugin was removed from the scheduler"))
             self.enactor.end(active)
-            self.enactor.release_unstarted(active, len(active.release))
+            self.enactor.release_unstarted(active, len(active.to_release))
         stops = [d for d in self.state.decide(time()) if isinstance(d, Stop)]
         self.enactor.carry_out(stops, f"handoff-removed-{time()}")
-        self.enactor.leave_to_dask()
+        self.enactor.hand_over_to_dask()
         self.closed = True
-        for timer in (self._timer, self._parked_timer):
+        for timer in (self._timer, self._postpone_timer):
             if timer is not None:
                 timer.cancel()
         self.patches.undo()
         self.orphans.close()
-        self.absent.close()
-        self.keeper.close()
+        self.disconnected.close()
+        self.keep_alive.close()
 
     def restart(self, scheduler: Scheduler) -> None:
-        """Dask has restarted, and forgotten its tasks and metadata: what has not arrived is over, too."""
+        """Cancel the runs whose graphs have not arrived: the restart discarded Dask's tasks and metadata."""
         for active in self.runs.values():
-            if active.known is None and not active.run.ended:
+            if active.task_count is None and not active.run.ended:
                 self.state.run_cancelled(active.run.spec.run_id)
         self.wake()
         scheduler.set_metadata([NAME], {"version": __version__, "protocol": PROTOCOL})
@@ -164,51 +165,52 @@ class HandoffPlugin(SchedulerPlugin):
     # ------------------------------------------------------------------ hooks: workers and clients
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-        """A worker joins."""
+        """Probe a worker that joins."""
         self.membership.joined(worker)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any) -> None:
-        """A worker leaves."""
+        """Remove the node of a worker that leaves."""
         self.membership.left(worker)
 
-    def _unwanted(self, keys: Any, client: str, *args: Any, **kwargs: Any) -> None:
-        """Keys are about to be released: what runs is booked until it has ended, whoever wants it."""
-        if client == KEEPER:
+    def _keys_released(self, keys: Any, client: str, *args: Any, **kwargs: Any) -> None:
+        """Keep the released keys of running functions, so that their allocations last until they end."""
+        if client == KEEP_ALIVE:
             return
         running = []
         for key in keys:
             f = self.functions.get(key)
-            # One that was sent ahead goes on for a moment only, unless it may take up to its timeout.
+            # A prefetched function, without an allocation, runs only briefly; in its own process, however, it
+            # may run until its timeout.
             if f is not None and (f.booked or (f.state is State.RUNNING and f.kind.isolated)):
                 running.append(key)
-        self.keeper.keep(running)
+        self.keep_alive.keep(running)
 
     def add_client(self, scheduler: Scheduler, client: str) -> None:
-        """A client registers, maybe again before its former connection was found to be broken."""
+        """Restore what a client wants if it registers again before Dask notices its broken connection."""
         state = scheduler.clients[client]
         for active in self.runs.values():
             if active.client == client:
                 for key in active.keys:
                     ts = scheduler.tasks.get(key)
                     if ts is not None:
-                        clients.restore_wish(ts, state)
+                        clients.restore_wants(ts, state)
 
     def _connection_lost(self, client: str, *args: Any, **kwargs: Any) -> None:
-        """Dask is about to remove a client that did not say that it closes: it may come back."""
+        """Keep the keys of a client whose connection broke: it may reconnect."""
         state = self.scheduler.clients.get(client)
         if state is not None and any(active.client == client for active in self.runs.values()):
-            self.absent.expect(client, [ts.key for ts in state.wants_what if ts.key in self.functions])
+            self.disconnected.expect(client, [ts.key for ts in state.wants_what if ts.key in self.functions])
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
-        """A client is gone; Dask has released what it alone wanted."""
-        if client not in self.absent:
+        """Cancel the runs of a client that has left, unless it may reconnect."""
+        if client not in self.disconnected:
             self._client_gone(client)
 
     def _client_gone(self, client: str) -> None:
-        """A client will not ask about its runs any more."""
+        """Cancel the runs of a client that will send no more requests about them."""
         for active in list(self.runs.values()):
             if active.client == client:
-                active.dropped = True
+                active.handle_released = True
                 if not active.run.ended:
                     self.state.run_cancelled(active.run.spec.run_id)
         self.wake()
@@ -218,52 +220,53 @@ class HandoffPlugin(SchedulerPlugin):
     def update_graph(
         self, scheduler: Scheduler, *, client: str, annotations: dict[str, dict[Any, Any]], **kwargs: Any
     ) -> None:
-        """Hold the tasks of a run that arrives."""
+        """Park the tasks of a run whose graph arrives."""
         for key, run_id in annotations.get(NAME, {}).items():
             if not isinstance(run_id, str) or key in self.functions:
                 continue
             park(scheduler.tasks[key])
             active = self.runs.get(run_id)
             if active is None:
-                # Forgotten meanwhile, or announced to a plugin that was removed: it is not to run unplaced.
-                self.strays.setdefault(client, []).append(key)
+                # The run was forgotten meanwhile, or registered with a plugin that was removed. Release its
+                # tasks: they must not run without placement.
+                self.unknown_keys.setdefault(client, []).append(key)
                 self.wake()
                 continue
             number = key[1]
             active.keys[number] = key
-            active.known = (active.known or 0) + 1
+            active.task_count = (active.task_count or 0) + 1
             self.functions[key] = active.run.functions[number]
             if active.run.ended:
-                active.release.append(key)
+                active.to_release.append(key)
                 self.wake()
 
-    def _noting_failure(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """The scheduler's ``update_graph``, which tells nobody but the client what it could not read."""
+    def _wrap_update_graph(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap the scheduler's ``update_graph``, which reports an unreadable graph to the client only."""
 
         async def update_graph(*args: Any, keys: Any, **message: Any) -> None:
             await original(*args, keys=keys, **message)
             active = self.runs.get(run_id_in(next(iter(keys), None)) or "")
-            if active is not None and active.known is None and not active.run.ended:
-                self._break(active, RuntimeError("the scheduler could not read the graph of the run"))
+            if active is not None and active.task_count is None and not active.run.ended:
+                self._fail_run(active, RuntimeError("the scheduler could not read the graph of the run"))
 
         return update_graph
 
     def transition(
         self, key: Hashable, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any
     ) -> None:
-        """Translate a transition of one of our tasks."""
+        """Translate a function's transition into core events."""
         f = self.functions.get(key)
         if start == finish:
             return
         if f is None:
             if start == "processing" or finish == "processing":
-                self.external.moved(key)
+                self.external.update(key)
             return
         try:
             self._translate(f, key, start, finish, kwargs)
         except Exception as error:
             logger.exception("handoff_dask failed on %r", f)
-            self._break(self.runs[f.run.spec.run_id], error)
+            self._fail_run(self.runs[f.run.spec.run_id], error)
 
     def _translate(
         self, f: FunctionState, key: Hashable, start: str, finish: str, kwargs: dict[str, Any]
@@ -285,31 +288,31 @@ class HandoffPlugin(SchedulerPlugin):
                 code=checkpoint.loading_code(code) if loaded else None,
                 loaded=loaded,
             )
-            self._after_end(f, key)
+            self._attempt_ended(f, key)
             self.wake()
         elif finish == "erred":
             self._erred(f, key, kwargs)
-            self._after_end(f, key)
+            self._attempt_ended(f, key)
             self.wake()
         elif finish == "forgotten":
             state.dropped(f, time())
-            self.keeper.ended(key)
+            self.keep_alive.ended(key)
             tasks.forget_stealing(self.scheduler, self.scheduler.tasks[key])
             del self.functions[key]
             active = self.runs[f.run.spec.run_id]
-            assert active.known is not None
-            active.known -= 1
+            assert active.task_count is not None
+            active.task_count -= 1
             self.wake()
         else:
             if start == "no-worker" and finish != "processing":
                 state.withdrawn(f)
             elif start == "processing":
-                # A failed attempt was closed before; what is still open here ended without failing.
+                # ``_task_erred`` has closed failed attempts already. An open attempt ended without a failure.
                 if f.node is not None and f.node.name in self.scheduler.aliases:
                     self.orphans.watch(f.node, key, state.taken_back(f, time()))
                 else:
                     state.lost(f, time())
-                self.keeper.ended(key)
+                self.keep_alive.ended(key)
                 self.wake()
             if finish == "released":
                 ts = self.scheduler.tasks[key]
@@ -330,15 +333,15 @@ class HandoffPlugin(SchedulerPlugin):
             return
         exception = kwargs.get("exception")
         self.runs[f.run.spec.run_id].errors[f.number] = exception
-        self.state.gave_up(f, time(), describe(f, exception))
+        self.state.gave_up(f, time(), describe_error(f, exception))
         self.failures.note(f, time())
 
-    def _after_end(self, f: FunctionState, key: Hashable) -> None:
-        """Give up the result of a function whose run was cancelled, or which nobody wanted, while it ran."""
-        self.keeper.ended(key)
+    def _attempt_ended(self, f: FunctionState, key: Hashable) -> None:
+        """Stop keeping a task alive, and release its result if the function or its run was cancelled."""
+        self.keep_alive.ended(key)
         if f.run.status is RunStatus.CANCELLED or f.state is State.CANCELLED:
             active = self.runs[f.run.spec.run_id]
-            active.release.append(key)
+            active.to_release.append(key)
 
     def _task_erred(
         self,
@@ -352,20 +355,20 @@ class HandoffPlugin(SchedulerPlugin):
         startstops: Any = None,
         **kwargs: Any,
     ) -> None:
-        """An attempt failed: let the core decide, and Dask carry out what it decides."""
+        """Let the core decide whether to retry a failed attempt, and Dask carry out the decision."""
         f = self.functions.get(key)
         ts = self.scheduler.tasks.get(key)
         if f is None or ts is None:
             return
         if ts.state == "memory" and all(ws.address != worker for ws in ts.who_has or ()):
-            self._did_not_travel(f, key, exception, exception_text, traceback_text)
-        if not tasks.is_attempt(ts, run_id):
+            self._transfer_failed(f, key, exception, exception_text, traceback_text)
+        if not tasks.is_current_attempt(ts, run_id):
             return
         report = report_in(startstops, run_id)
         if report.outcome == "stopped":
-            again = self.state.stopped(f, time(), started=report.started, stopped=report.stopped)
+            retry = self.state.stopped(f, time(), started=report.started, stopped=report.stopped)
         else:
-            retry = self.state.failed(
+            decision = self.state.failed(
                 f,
                 time(),
                 started=report.started,
@@ -374,17 +377,17 @@ class HandoffPlugin(SchedulerPlugin):
                 traceback=traceback_text,
                 retryable=report.retryable,
             )
-            again = retry is not None
+            retry = decision is not None
             self.failures.note(f, time())
-            if not again:
+            if not retry:
                 self.runs[f.run.spec.run_id].errors[f.number] = exception
-        tasks.allow_retry(ts, again)
+        tasks.set_retry(ts, retry)
         self.wake()
 
-    def _did_not_travel(
+    def _transfer_failed(
         self, f: FunctionState, key: Hashable, exception: Any, exception_text: str, traceback_text: str
     ) -> None:
-        """A node could not get a result that is there, and Dask would let whoever needs it wait for ever."""
+        """Recompute a result that a node failed to fetch. Dask would let its dependents wait forever."""
         error = f"its result could not be moved to another node: {exception_text}"
         if self.state.unmovable(f, time(), error, traceback_text):
             self.failures.note(f, time())
@@ -392,32 +395,35 @@ class HandoffPlugin(SchedulerPlugin):
             tasks.move(self.scheduler, {key: "released"}, f"handoff-unmovable-{time()}")
             self.wake()
 
-    def _run_dropped(self, *, dropped: str, **kwargs: Any) -> None:
-        active = self.runs.get(dropped)
+    def _run_released(self, *, released: str, **kwargs: Any) -> None:
+        active = self.runs.get(released)
         if active is not None:
-            self.drop(active)
+            self.release_handle(active)
 
-    def drop(self, active: ActiveRun) -> None:
-        """Nobody will ask about a run any more; a graph that has not arrived by now was lost on its way."""
-        active.dropped = True
-        if active.known is None and not active.run.ended:
+    def release_handle(self, active: ActiveRun) -> None:
+        """Note that a client has released its handle to a run.
+
+        If the run's graph has not arrived yet, it was lost in transit, and the run is cancelled.
+        """
+        active.handle_released = True
+        if active.task_count is None and not active.run.ended:
             self.state.run_cancelled(active.run.spec.run_id)
         self.wake()
 
     def _seceded(self, *, key: Hashable, run_id: int, **kwargs: Any) -> None:
         f, ts = self.functions.get(key), self.scheduler.tasks.get(key)
-        if f is not None and tasks.is_attempt(ts, run_id):
+        if f is not None and tasks.is_current_attempt(ts, run_id):
             self.state.seceded(f)
             self.wake()
 
-    def _asked_back(self, *, key: Hashable, state: str | None, worker: str, **message: Any) -> None:
-        """A worker has given a task back, or has said that it runs it."""
+    def _steal_response(self, *, key: Hashable, state: str | None, worker: str, **message: Any) -> None:
+        """Handle a worker's reply to a recall: it gives a task back, or keeps a task that it has started."""
         f, ts = self.functions.get(key), self.scheduler.tasks.get(key)
         if f is None:
             self.external.stolen(key)
             return
-        there = ts is not None and ts.processing_on is not None and ts.processing_on.address == worker
-        if there and state in GIVEN_BACK:
+        assigned = ts is not None and ts.processing_on is not None and ts.processing_on.address == worker
+        if assigned and state in GIVEN_BACK:
             self.state.returned(f)
             tasks.move(self.scheduler, {key: "released"}, f"handoff-returned-{time()}")
             self.wake()
@@ -425,7 +431,7 @@ class HandoffPlugin(SchedulerPlugin):
     # ------------------------------------------------------------------ decisions
 
     def wake(self) -> None:
-        """Decide at the next turn of the event loop, once for all that happens until then."""
+        """Schedule one decision for all events up to the next iteration of the event loop."""
         if not self._tick_due and not self.closed:
             self._tick_due = True
             self.loop.call_soon(self._tick)
@@ -435,21 +441,23 @@ class HandoffPlugin(SchedulerPlugin):
         if self.closed or self.scheduler.status is not Status.running:
             return
         try:
-            self.keeper.release()
+            self.keep_alive.release()
             self.membership.refresh_accepting()
             self.enactor.carry_out(self.state.decide(time()), f"handoff-{time()}")
             self.enactor.collect()
             self._set_timer()
         except Exception as error:
-            logger.exception("handoff_dask could not carry out its decisions; all its runs end")
+            logger.exception("handoff_dask could not carry out its decisions; it ends all runs")
             for active in list(self.runs.values()):
-                self._break(active, error)
+                self._fail_run(active, error)
                 self.enactor.end(active)
 
-    def _keep_parked(self) -> None:
-        """Keep Dask from failing parked tasks where an administrator has set its no-workers-timeout."""
+    def _postpone_timeout(self) -> None:
+        """Keep Dask from failing parked tasks if an administrator has set ``no-workers-timeout``."""
         tasks.postpone_timeout(self.scheduler, self.functions.__contains__, monotonic())
-        self._parked_timer = self.loop.call_later(self.scheduler.no_workers_timeout / 4, self._keep_parked)
+        self._postpone_timer = self.loop.call_later(
+            self.scheduler.no_workers_timeout / 4, self._postpone_timeout
+        )
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -459,26 +467,26 @@ class HandoffPlugin(SchedulerPlugin):
         if at is not None:
             self._timer = self.loop.call_later(max(0.0, at - time()), self.wake)
 
-    def _break(self, active: ActiveRun, error: Exception) -> None:
-        """An error of ours is the failure of the run concerned, not something to be swallowed."""
+    def _fail_run(self, active: ActiveRun, error: Exception) -> None:
+        """Fail a run with the plugin's own error, which Dask would only log."""
         if not active.run.ended:
             active.broken = f"{type(error).__name__}: {error}"
             self.state.run_cancelled(active.run.spec.run_id)
         self.wake()
 
 
-#: States on a worker of tasks that it gives back when it is asked to.
+#: Worker states of tasks that a worker gives back on request, because it has not started them.
 GIVEN_BACK = frozenset({"ready", "constrained", "waiting"})
 
 
 def report_in(startstops: Any, attempt: int) -> Report:
-    """What the node has said of an attempt, along with its outcome."""
+    """Return the node's report of an attempt; an empty report if ``startstops`` carries none for it."""
     report = Report(*(tasks.attached(startstops, NAME) or ()))
     return report if report.attempt == attempt else Report()
 
 
-def describe(f: FunctionState, exception: Any) -> str | None:
-    """What a pickled exception of Dask's own says, in words for the attempt of a function that runs."""
+def describe_error(f: FunctionState, exception: Any) -> str | None:
+    """Describe an exception that Dask pickled as the error of an attempt; None if it is unreadable."""
     if not isinstance(exception, bytes):
         return None
     try:

@@ -1,4 +1,4 @@
-"""What clients ask of the scheduler plugin, and its answers."""
+"""RPC handlers of the scheduler plugin, which answer clients' requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distributed.protocol import pickle
 
 from handoff_dask._adapter._dask.tasks import learnt_duration
 from handoff_dask._adapter.active import ActiveRun
-from handoff_dask._adapter.archive import asked_of, error_of
+from handoff_dask._adapter.archive import declared_costs, error_of
 from handoff_dask._adapter.messages import NAME, PROTOCOL
 from handoff_dask._adapter.run_progress import progress
 from handoff_dask._model.records import Summary
@@ -23,18 +23,18 @@ from handoff_dask._version import __version__
 if TYPE_CHECKING:
     from handoff_dask._adapter.plugin import HandoffPlugin
 
-#: Summaries of functions that are pickled before the scheduler gets to do something else.
+#: Number of function summaries to pickle before yielding to the scheduler's event loop.
 CHUNK = 2_000
 
 
 class Requests:
-    """Answers of a plugin. Every method but :meth:`handlers` is the scheduler's ``handoff_<name>``."""
+    """The plugin's RPC handlers. Each public method except :meth:`handlers` handles ``handoff_<name>``."""
 
     def __init__(self, plugin: HandoffPlugin) -> None:
         self._plugin = plugin
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
-        """Operation → method."""
+        """Return the handlers: operation → method."""
         of_runs = (
             "prepare",
             "reattach",
@@ -50,7 +50,20 @@ class Requests:
         return {f"{NAME}_{name}": getattr(self, name) for name in names}
 
     async def prepare(self, spec: bytes, client: str, protocol: int) -> dict[str, Any]:
-        """Announce a run; its graph follows. Answers with the shortfalls when it cannot be placed."""
+        """Register a run whose graph follows. Return its status, or why it cannot run.
+
+        Returns
+        -------
+        dict
+            ``status``, with further fields that depend on it:
+
+            - a run status, with ``waiting``: the run is registered;
+            - ``"unplaceable"``, with the pickled ``shortfalls``;
+            - ``"protocol"``, with the scheduler's ``version``: client and scheduler are incompatible;
+            - ``"unreadable"``, with the ``error``: the scheduler cannot unpickle ``spec``;
+            - ``"unusable"``, with the ``workers`` and their problems: no worker can run functions;
+            - ``"removed"``: the plugin was removed.
+        """
         plugin = self._plugin
         if protocol != PROTOCOL:
             return {"status": "protocol", "version": __version__}
@@ -64,10 +77,10 @@ class Requests:
         if plugin.closed:
             return {"status": "removed"}
         known = plugin.runs.get(run_spec.run_id)
-        if known is not None:  # asked again, as the answer was lost
+        if known is not None:  # a repeated request: the first answer was lost
             return {"status": known.run.status.value, "waiting": known.run.waiting(time())}
         if client not in plugin.scheduler.clients:
-            plugin.absent.expect(client, [])  # its connection has just broken
+            plugin.disconnected.expect(client, [])  # the connection has just broken
         self._hint_durations(run_spec)
         now = time()
         active = ActiveRun(run := plugin.state.run_added(run_spec, now), client, now)
@@ -81,7 +94,7 @@ class Requests:
         return {"status": run.status.value, "waiting": run.waiting(now)}
 
     def _hint_durations(self, spec: RunSpec) -> None:
-        """Tell the core what Dask has learnt of functions by their names, or was told in configuration."""
+        """Pass the durations that Dask knows by function name, measured or configured, to the core."""
         for kind in spec.kinds:
             name = kind.code.partition(" ")[0]
             seconds = None if name == "lambda" else learnt_duration(self._plugin.scheduler, name)
@@ -89,27 +102,37 @@ class Requests:
                 self._plugin.state.placement.estimates.hint(kind.code, seconds)
 
     async def reattach(self, client: str, runs: dict[str, list[int]]) -> dict[str, Any]:
-        """A client is back after its connection broke, with these runs and the functions that it wants.
+        """Reattach a client that has reconnected to its runs.
 
-        Answers with the status of each run that is known, and whether its graph has arrived.
+        Parameters
+        ----------
+        client : str
+        runs : dict of str to list of int
+            Run id → numbers of the functions whose results the client wants.
+
+        Returns
+        -------
+        dict
+            ``runs``: id → (status, whether the graph has arrived) of each known run; or ``absent`` if the
+            client is disconnected again.
         """
         plugin = self._plugin
         if client not in plugin.scheduler.clients:
-            return {"absent": True}  # it broke again
+            return {"absent": True}  # the connection broke again
         for run_id, active in plugin.runs.items():
             if active.client == client and run_id not in runs:
-                plugin.drop(active)
+                plugin.release_handle(active)
         answer = {}
         for run_id, numbers in runs.items():
             if (found := plugin.runs.get(run_id)) is not None:
                 plugin.enactor.want([found.keys[n] for n in numbers], client)
-                answer[run_id] = (found.run.status.value, found.known is not None)
-        plugin.absent.returned(client)
+                answer[run_id] = (found.run.status.value, found.task_count is not None)
+        plugin.disconnected.returned(client)
         plugin.wake()
         return {"runs": answer}
 
     async def cancel(self, run_id: str) -> bool:
-        """Start nothing more of a run. Answers whether there was anything to cancel."""
+        """Cancel a run. Return False if the run is unknown or has already ended."""
         active = self._plugin.runs.get(run_id)
         if active is None or active.run.ended:
             return False
@@ -118,7 +141,7 @@ class Requests:
         return True
 
     async def report(self, run_id: str) -> dict[str, Any] | None:
-        """How a run stands and why; :meth:`summaries` has its functions."""
+        """Return a run's status and its causes, without its functions; None if the run is unknown."""
         active = self._plugin.runs.get(run_id)
         if active is None:
             return None
@@ -133,7 +156,11 @@ class Requests:
         }
 
     async def summaries(self, run_id: str, cursor: Any) -> dict[str, Any] | None:
-        """Functions that have changed since the answer with this cursor; at first all, in pieces."""
+        """Return a chunk of the functions that changed since the answer with this cursor.
+
+        Starting without a cursor, repeated requests return all functions; ``more`` tells whether to continue.
+        Returns None if the run is unknown.
+        """
         active = self._plugin.runs.get(run_id)
         if active is None:
             return None
@@ -155,19 +182,19 @@ class Requests:
         }
 
     async def progress(self, run_id: str, seen: int) -> dict[str, Any]:
-        """How far a run is; of the attempts that came to nothing, those after the first ``seen``."""
+        """Return a run's progress, with failed and lost attempts only after the first ``seen``."""
         active = self._plugin.runs.get(run_id)
         return {} if active is None else progress(active, self._plugin.state, seen)
 
     async def explain(self, run_id: str, number: int) -> str | None:
-        """What a function waits for, in words; None when the run is not known."""
+        """Explain as text what a function waits for; None if the run is unknown."""
         active = self._plugin.runs.get(run_id)
         if active is None:
             return None
         return self._plugin.state.explain(active.run.functions[number], time())
 
     async def runs(self) -> bytes:
-        """All runs that are known, the newest first, pickled."""
+        """Return the pickled list of all known runs, the newest first."""
         now = time()
         known = [(active.run.sequence, active.info(now)) for active in self._plugin.runs.values()]
         known += [(run.sequence, run.info) for run in self._plugin.archive.runs]
@@ -175,12 +202,20 @@ class Requests:
         return pickle.dumps([info for _, info in known])
 
     async def records(self, run_id: str) -> dict[str, Any]:
-        """What is known of the functions of a run, in pieces; or the ids of the runs there are."""
+        """Return a run's functions with their summaries, in pickled chunks.
+
+        Returns
+        -------
+        dict
+            ``asked``, the pickled costs, and ``pieces``. Or ``known``, the ids of all known runs, if this run
+            is not among them. Or ``most``, the number of functions that the archive may hold, if the run was
+            archived without its functions.
+        """
         plugin = self._plugin
         active, archived = plugin.runs.get(run_id), plugin.archive.find(run_id)
         if active is not None:
             run = active.run
-            ids, kind_of, asked = run.spec.ids, run.spec.kind_of, asked_of(run)
+            ids, kind_of, asked = run.spec.ids, run.spec.kind_of, declared_costs(run)
 
             def summaries(start: int, end: int) -> list[Summary]:
                 return [f.summary() for f in run.functions[start:end]]
@@ -188,10 +223,10 @@ class Requests:
         elif archived is None:
             return {"known": [info.id for info in pickle.loads(await self.runs())]}
         elif archived.functions is None:
-            return {"most": plugin.archive.most_functions}
+            return {"most": plugin.archive.max_functions}
         else:
             kept = archived.functions
-            ids, kind_of, asked, summaries = kept.ids, kept.kind_of, kept.asked, kept.summaries
+            ids, kind_of, asked, summaries = kept.ids, kept.kind_of, kept.costs, kept.summaries
         pieces = []
         for start in range(0, len(ids), CHUNK):
             end = start + CHUNK
@@ -200,7 +235,7 @@ class Requests:
         return {"asked": pickle.dumps(asked), "pieces": pieces}
 
     async def nodes(self) -> list[dict[str, Any]]:
-        """Every node's name, address, capacity and free amounts, by name."""
+        """Return the name, address, capacity and free capacity of every node, ordered by name."""
         await self._plugin.membership.settled()
         return [
             {
@@ -213,18 +248,18 @@ class Requests:
         ]
 
     async def register_node(self, name: Any, capacity: dict[str, Any]) -> bool | list[Any]:
-        """Change what a node has. Answers with the names of all nodes when there is none of this name."""
+        """Change a node's capacity. Return True, or the names of all nodes if there is no such node."""
         await self._plugin.membership.settled()
-        node = self._plugin.membership.called(name)
+        node = self._plugin.membership.find(name)
         if node is None:
             return sorted(self._plugin.state.nodes, key=str)
         self._plugin.membership.register(node, capacity)
         return True
 
     async def available(self, name: Any, cost: dict[str, Any]) -> bool | list[Any]:
-        """Whether a cost is free on a node now. Answers with the names of all nodes as above."""
+        """Return whether a cost fits into a node's free capacity, or the names of all nodes as above."""
         await self._plugin.membership.settled()
-        node = self._plugin.membership.called(name)
+        node = self._plugin.membership.find(name)
         if node is None:
             return sorted(self._plugin.state.nodes, key=str)
         return node.accepting and node.fits({THREADS: UNIT, **parse_amounts(cost)})

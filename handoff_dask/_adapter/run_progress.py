@@ -1,4 +1,4 @@
-"""How far a run is, for those who watch it."""
+"""Progress of a run, as reported to clients that follow it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from handoff_dask._adapter.active import ActiveRun
     from handoff_dask._scheduling.state import SchedulingState
 
-#: Most nodes and attempts in one answer.
-MOST_NODES, MOST_TROUBLES = 12, 10
+#: Maximum number of nodes, and of failed or lost attempts, in one report.
+MAX_NODES, MAX_TROUBLES = 12, 10
 
-#: States of functions that have failed, or whose run has ended: there is no other attempt.
-NEVER = FINAL - {State.FINISHED}
+#: Final states without a result: no further attempt follows.
+UNSUCCESSFUL = FINAL - {State.FINISHED}
 
 #: Share of the scheduler's time that estimates may take.
 SHARE = 0.01
 
 
 class Estimate:
-    """How long a run will go on: worked out anew when that does not take much of the scheduler's time."""
+    """Estimated time left of a run, recomputed no more often than :data:`SHARE` allows."""
 
     def __init__(self) -> None:
         self._left: TimeLeft | None = None
@@ -33,7 +33,7 @@ class Estimate:
         self._due = 0.0
 
     def at(self, active: ActiveRun, state: SchedulingState) -> TimeLeft | None:
-        """The estimate now."""
+        """Return the estimate now: a new one if it is due, otherwise the last one less the time since."""
         begin = monotonic()
         if begin >= self._due:
             placement = state.placement
@@ -46,20 +46,20 @@ class Estimate:
 
 
 def progress(active: ActiveRun, state: SchedulingState, seen: int) -> dict[str, Any]:
-    """What :class:`Progress` is made of, after somebody has seen so many attempts that came to nothing."""
+    """Return the fields of :class:`Progress`, with failed and lost attempts only after the first ``seen``."""
     run = active.run
-    nodes = [] if run.ended else state.placement.nodes.ordered  # what they do then is no longer of interest
+    nodes = [] if run.ended else state.placement.nodes.ordered
     loads = [(sum(f.run is run for f in node.running), node) for node in nodes]
-    busiest = sorted(loads, key=lambda load: -load[0])[:MOST_NODES]
-    busiest.sort(key=lambda load: load[1].position)  # each stays in its place
+    busiest = sorted(loads, key=lambda load: -load[0])[:MAX_NODES]
+    busiest.sort(key=lambda load: load[1].position)  # a node keeps its place from one report to the next
     resources = {name for kind in run.spec.kinds for name, _ in kind.cost}
     new = run.troubles[seen:]
-    shown = new[-MOST_TROUBLES:]
+    shown = new[-MAX_TROUBLES:]
     troubles = []
     for f, number in shown:
         a = f.attempts[number - 1]
         error = None if a.error is None else a.error[:500]
-        final = f.state in NEVER and number == len(f.attempts)  # those before it were retried
+        final = f.state in UNSUCCESSFUL and number == len(f.attempts)  # earlier attempts were retried
         troubles.append((f.number, number, a.node, a.outcome, error, final))
     return {
         "counts": {NAMES[s]: n for s, n in run.counts.items()},
@@ -72,7 +72,7 @@ def progress(active: ActiveRun, state: SchedulingState, seen: int) -> dict[str, 
             )
             for running, node in busiest
         ],
-        "more_nodes": max(0, len(nodes) - MOST_NODES),
+        "more_nodes": max(0, len(nodes) - MAX_NODES),
         "tries": len(run.troubles),
         "troubles": troubles,
         "more_troubles": len(new) - len(shown),

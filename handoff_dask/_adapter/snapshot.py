@@ -1,7 +1,7 @@
-"""What happens on a scheduler at one moment, for people to look at.
+"""Snapshot of the scheduler's state, for the dashboard page and ``/handoff.json``.
 
-It is taken in the scheduler's event loop, so it looks at no more than a bounded number of runs, queues, nodes
-and functions, however many there are. All in it are plain values, ready for JSON.
+A snapshot is taken on the scheduler's event loop. Apart from passing over the list of runs, it therefore
+inspects only a bounded number of queues, nodes and functions. It consists of plain values, ready for JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, TypedDict
 
 from handoff_dask._adapter.active import ActiveRun
-from handoff_dask._adapter.archive import SHORTFALLS, Archive, KeptFunctions, troubled
+from handoff_dask._adapter.archive import SHORTFALLS, Archive, ArchivedFunctions, functions_with_failures
 from handoff_dask._model.records import Summary
 from handoff_dask._model.resources import CPU, THREADS, UNIT, from_units
 from handoff_dask._model.runinfo import RunInfo
@@ -24,24 +24,24 @@ from handoff_dask._scheduling.queues import Queue, SortKey, sort_key
 from handoff_dask._scheduling.runs import WHOLE, Run, RunStatus
 from handoff_dask._scheduling.state import SchedulingState
 
-#: The most that is shown of each.
+#: Maximum number of items of each kind in a snapshot.
 RUNS, ENDED_RUNS, QUEUES, NODES, RESOURCES, FAILURES, BARS = 20, 5, 10, 50, 12, 30, 600
 
-#: Queues that are looked at to find the most urgent ones.
-LOOKED_AT = 1_000
+#: Maximum number of queues inspected to find the most urgent ones.
+QUEUES_INSPECTED = 1_000
 
-#: Running functions that are added up to tell what each run holds.
-ADDED_UP = 3_000
+#: Maximum number of threads in the cluster up to which all running functions are summed for dominant shares.
+THREADS_SUMMED = 3_000
 
-#: Characters of an id, and of longer texts.
+#: Maximum number of characters of an id, and of other texts.
 ID, TEXT = 120, 1_500
 
 
 class RunView(TypedDict):
-    """A run, times in seconds.
+    """A run. ``elapsed`` is in seconds.
 
-    ``share`` is the part that it holds of all there is of a resource, the one of which it holds most: from 0
-    to 1, None when it has ended.
+    ``share`` is the run's dominant share: the largest fraction, from 0 to 1, that it holds of the cluster's
+    capacity of any resource; None for an ended run.
     """
 
     id: str
@@ -56,7 +56,10 @@ class RunView(TypedDict):
 
 
 class WaitingView(TypedDict):
-    """The most urgent function of those that ask for the same, at most ``queued`` of them."""
+    """The most urgent function of a queue. ``queued`` is an upper bound of the queue's length.
+
+    All functions of a queue ask for the same resources.
+    """
 
     function: str
     dag: str
@@ -66,7 +69,7 @@ class WaitingView(TypedDict):
 
 
 class AmountView(TypedDict):
-    """How much of a resource a node has, and how much of it is in use."""
+    """A node's capacity of one resource, and the amount in use."""
 
     resource: str
     capacity: float
@@ -74,7 +77,7 @@ class AmountView(TypedDict):
 
 
 class NodeView(TypedDict):
-    """A node, and the number of functions on it."""
+    """A node. ``running`` counts the functions on it, including prefetched ones."""
 
     name: str
     accepting: bool
@@ -83,7 +86,7 @@ class NodeView(TypedDict):
 
 
 class FailureView(TypedDict):
-    """An attempt that failed, or a function that could not be placed. ``when``: seconds since the epoch."""
+    """A failed attempt, or a function that could not be placed. ``when`` is in seconds since the epoch."""
 
     when: float
     function: str
@@ -95,7 +98,7 @@ class FailureView(TypedDict):
 
 
 class BarView(TypedDict):
-    """An attempt: ``start`` and ``stop`` are seconds since its run was submitted."""
+    """An attempt. ``start`` and ``stop`` are in seconds since its run was submitted."""
 
     function: str
     node: str
@@ -105,9 +108,10 @@ class BarView(TypedDict):
 
 
 class TimelineView(TypedDict):
-    """Attempts of the newest run that is going on, or else of the newest.
+    """Attempts of the newest active run, or else of the newest run.
 
-    Of one in ``every`` functions, and besides, when that is not all, of those that failed or were lost last.
+    The timeline shows one function in ``every``, and besides these the functions with the last failed or lost
+    attempts.
     """
 
     run: str
@@ -118,7 +122,7 @@ class TimelineView(TypedDict):
 
 
 class Snapshot(TypedDict):
-    """All of it. What ends in ``_there`` tells how many there are, shown or not."""
+    """A snapshot. Fields that end in ``_there`` count all items, including those that are left out."""
 
     time: float
     runs: list[RunView]
@@ -133,13 +137,13 @@ class Snapshot(TypedDict):
 
 
 class RecentFailures:
-    """The last attempts that failed on this scheduler, whatever became of their runs."""
+    """The last failed attempts on this scheduler, kept even after their runs are forgotten."""
 
     def __init__(self) -> None:
         self._failures: deque[FailureView] = deque(maxlen=FAILURES)
 
     def note(self, f: FunctionState, now: float, error: str | None = None) -> None:
-        """Take note of the last attempt of a function, or that it could not be placed."""
+        """Record the failure of a function's last attempt, or that the function could not be placed."""
         last = f.attempts[-1] if f.attempts else None
         if error is None:
             error = (last.error if last is not None else None) or "lost"
@@ -147,18 +151,18 @@ class RecentFailures:
         self._failures.appendleft(
             {
                 "when": now,
-                "function": named(f.id),
-                "dag": named(f.run.spec.dag_id),
+                "function": id_text(f.id),
+                "dag": id_text(f.run.spec.dag_id),
                 "run": f.run.spec.run_id,
                 "attempt": len(f.attempts),
-                "node": None if node is None else named(node),
-                "error": shortened(error, TEXT),
+                "node": None if node is None else id_text(node),
+                "error": truncated(error, TEXT),
             }
         )
 
     @property
     def latest(self) -> list[FailureView]:
-        """The last one comes first."""
+        """All recorded failures, the last one first."""
         return list(self._failures)
 
 
@@ -169,31 +173,31 @@ def snapshot(
     failures: RecentFailures,
     now: float,
 ) -> Snapshot:
-    """What there is to see.
+    """Take a snapshot.
 
     Parameters
     ----------
     state : SchedulingState
     active : mapping of str to ActiveRun
-        The plugin's runs by their ids.
+        Run id → the plugin's run.
     archive : Archive
     failures : RecentFailures
     now : float
         Seconds since the epoch.
     """
     live = [a for a in active.values() if not a.run.ended]
-    shown = nsmallest(RUNS, live, key=lambda a: _run_order(a.run))
+    listed = nsmallest(RUNS, live, key=lambda a: _run_order(a.run))
     nodes = state.placement.nodes
     shares = _shares(state)
-    waiting, queues = _waiting(state, (a.run for a in shown), now)
+    waiting, queues = _waiting_views(state, (a.run for a in listed), now)
     return {
         "time": now,
-        "runs": [_live(a, shares, now) for a in shown] + _ended(active.values(), archive, now),
+        "runs": [_live_view(a, shares, now) for a in listed] + _ended_views(active.values(), archive, now),
         "runs_there": len(live),
         "waiting": waiting,
         "queues_there": queues,
         "functions_waiting": sum(a.run.counts[State.READY] for a in live),
-        "nodes": [_node(node) for node in nodes.ordered[:NODES]],
+        "nodes": [_node_view(node) for node in nodes.ordered[:NODES]],
         "nodes_there": len(nodes.ordered),
         "failures": failures.latest,
         "timeline": _timeline(active.values(), archive, now),
@@ -205,9 +209,9 @@ def _run_order(run: Run) -> tuple[bool, float, int, int]:
 
 
 def _shares(state: SchedulingState) -> dict[Run, float] | None:
-    """What each run holds; None when so much is running that adding it up would take long."""
+    """Return the dominant share of each run; None if so much may be running that summing takes too long."""
     nodes = state.placement.nodes
-    if nodes.total(THREADS) > ADDED_UP * UNIT:
+    if nodes.total(THREADS) > THREADS_SUMMED * UNIT:
         return None
     held: dict[Run, dict[str, int]] = {}
     for node in nodes.ordered:
@@ -223,43 +227,43 @@ def _shares(state: SchedulingState) -> dict[Run, float] | None:
     }
 
 
-def _live(active: ActiveRun, shares: Mapping[Run, float] | None, now: float) -> RunView:
+def _live_view(active: ActiveRun, shares: Mapping[Run, float] | None, now: float) -> RunView:
     run = active.run
-    # The core's own figure, by which runs take turns, adds up the largest parts of functions that need unlike
-    # things: it is never too small, and may be more than all there is.
+    # The core orders runs by a sum of the largest fractions of their functions, which may refer to different
+    # resources: an upper bound of the dominant share that may exceed 1.
     share = min(1.0, run.share / WHOLE) if shares is None else shares.get(run, 0.0)
-    return _run(active.info(now), len(run.functions), share)
+    return _run_view(active.info(now), len(run.functions), share)
 
 
-def _ended(active: Iterable[ActiveRun], archive: Archive, now: float) -> list[RunView]:
-    """The runs that ended last, the last one first."""
+def _ended_views(active: Iterable[ActiveRun], archive: Archive, now: float) -> list[RunView]:
+    """Return the runs that ended last, the last one first."""
     known = [(a.ended, a.run.sequence, a) for a in active if a.run.ended and a.ended is not None]
     found = [(ended, n, a.info(now)) for ended, n, a in nlargest(ENDED_RUNS, known, key=lambda k: k[:2])]
     found += [(kept.ended, kept.sequence, kept.info) for kept in archive.runs[-ENDED_RUNS:]]
     found.sort(key=lambda item: item[:2], reverse=True)
-    return [_run(info, sum(info.counts.values()), None) for *_, info in found[:ENDED_RUNS]]
+    return [_run_view(info, sum(info.counts.values()), None) for *_, info in found[:ENDED_RUNS]]
 
 
-def _run(info: RunInfo, functions: int, share: float | None) -> RunView:
+def _run_view(info: RunInfo, functions: int, share: float | None) -> RunView:
     return {
         "id": info.id,
-        "dag": named(info.dag_id),
+        "dag": id_text(info.dag_id),
         "status": info.status,
         "functions": functions,
         "counts": dict(info.counts),
         "priority": info.priority if math.isfinite(info.priority) else None,
         "share": share,
         "elapsed": info.elapsed,
-        "error": None if info.error is None else shortened(info.error, TEXT),
+        "error": None if info.error is None else truncated(info.error, TEXT),
     }
 
 
-def _waiting(state: SchedulingState, runs: Iterable[Run], now: float) -> tuple[list[WaitingView], int]:
-    """The most urgent function of each of the most urgent queues, and the number of queues."""
+def _waiting_views(state: SchedulingState, runs: Iterable[Run], now: float) -> tuple[list[WaitingView], int]:
+    """Return the most urgent function of each of the most urgent queues, and the number of queues."""
     heads: list[tuple[SortKey, FunctionState, Queue]] = []
     pending = []
     queues = 0
-    left = LOOKED_AT
+    left = QUEUES_INSPECTED
     for run in runs:
         if run.status is RunStatus.PENDING:
             pending.append(run)
@@ -273,130 +277,131 @@ def _waiting(state: SchedulingState, runs: Iterable[Run], now: float) -> tuple[l
             else:
                 heads.append((sort_key(f), f, queue))
     views = [
-        _waits(state, f, queue.at_most, now)
+        _waiting_view(state, f, queue.at_most, now)
         for _, f, queue in nsmallest(QUEUES, heads, key=lambda head: head[0])
     ]
     views += [
-        _waits(state, run.functions[0], len(run.functions), now) for run in pending[: QUEUES - len(views)]
+        _waiting_view(state, run.functions[0], len(run.functions), now)
+        for run in pending[: QUEUES - len(views)]
     ]
     return views, queues + len(pending)
 
 
-def _waits(state: SchedulingState, f: FunctionState, queued: int, now: float) -> WaitingView:
+def _waiting_view(state: SchedulingState, f: FunctionState, queued: int, now: float) -> WaitingView:
     shortfalls = f.run.shortfalls
     if len(shortfalls) <= SHORTFALLS:
         why = state.explain(f, now)
     else:
         why = f"its run lacks nodes for {len(shortfalls):,d} kinds of functions; the first: {shortfalls[0]}"
     return {
-        "function": named(f.id),
-        "dag": named(f.run.spec.dag_id),
+        "function": id_text(f.id),
+        "dag": id_text(f.run.spec.dag_id),
         "run": f.run.spec.run_id,
         "queued": queued,
-        "why": shortened(why, TEXT),
+        "why": truncated(why, TEXT),
     }
 
 
-def _node(node: Node) -> NodeView:
-    shown = [
+def _node_view(node: Node) -> NodeView:
+    listed = [
         (name, units)
         for name, units in node.capacity.items()
         if units and not (name == THREADS and units == node.capacity.get(CPU))
     ]
     return {
-        "name": named(node.name),
+        "name": id_text(node.name),
         "accepting": node.accepting,
         "running": len(node.running) + len(node.prefetched),
         "amounts": [
             {
-                "resource": shortened(name, ID),
+                "resource": truncated(name, ID),
                 "capacity": from_units(units),
                 "used": from_units(node.used.get(name, 0)),
             }
-            for name, units in shown[:RESOURCES]
+            for name, units in listed[:RESOURCES]
         ],
     }
 
 
 def _timeline(active: Iterable[ActiveRun], archive: Archive, now: float) -> TimelineView | None:
-    """Of the newest run, before others of one that is going on; None if nothing can be shown."""
+    """Return the timeline of the newest active run, or else of the newest run; None without one."""
     newest = max(active, key=lambda a: (a.run.status is RunStatus.RUNNING, a.run.sequence), default=None)
     kept = max(archive.runs, key=lambda kept: kept.sequence, default=None)
-    functions: list[FunctionState] | KeptFunctions
+    functions: list[FunctionState] | ArchivedFunctions
     if newest is not None and (
         kept is None or newest.run.status is RunStatus.RUNNING or kept.sequence < newest.run.sequence
     ):
         info, functions = newest.info(now), newest.run.functions
-        ids, also = newest.run.spec.ids, troubled(newest.run)
+        ids, with_failures = newest.run.spec.ids, functions_with_failures(newest.run)
     elif kept is not None and kept.functions is not None:
         info, functions = kept.info, kept.functions
-        ids, also = kept.functions.ids, kept.functions.troubled
+        ids, with_failures = kept.functions.ids, kept.functions.with_failures
     else:
         return None
     every = max(1, math.ceil(len(ids) / BARS))
     bars: list[BarView] = []
-    for n in sorted({*range(0, len(ids), every), *also}):
-        if isinstance(functions, KeptFunctions):
+    for n in sorted({*range(0, len(ids), every), *with_failures}):
+        if isinstance(functions, ArchivedFunctions):
             (summary,) = functions.summaries(n, n + 1)
-            bars += _bars(named(ids[n]), summary, info.submitted)
+            bars += _bar_views(id_text(ids[n]), summary, info.submitted)
         else:
             f = functions[n]
             summary = Summary(f.state.value, f.attempts[-3:], f.nbytes)
-            bars += _bars(named(ids[n]), summary, info.submitted)
+            bars += _bar_views(id_text(ids[n]), summary, info.submitted)
             if f.state is State.RUNNING and f.node is not None and f.booked:
                 start, stop = max(0.0, f.placed - info.submitted), max(0.0, now - info.submitted)
-                bars.append(_bar(named(ids[n]), f.node.name, start, stop, "running"))
+                bars.append(_bar_view(id_text(ids[n]), f.node.name, start, stop, "running"))
     view: TimelineView = {
         "run": info.id,
-        "dag": named(info.dag_id),
+        "dag": id_text(info.dag_id),
         "every": every,
         "elapsed": info.elapsed,
-        "bars": _thinned(bars),
+        "bars": _sample_bars(bars),
     }
     return view
 
 
-def _thinned(bars: list[BarView]) -> list[BarView]:
-    """No more than may be shown, from all over the run: what went well goes first."""
+def _sample_bars(bars: list[BarView]) -> list[BarView]:
+    """Return at most :data:`BARS` bars from all over the run, omitting successful attempts first."""
     if len(bars) <= BARS:
         return bars
-    well = [n for n, bar in enumerate(bars) if bar["outcome"] in ("finished", "running")]
-    ill = sorted(set(range(len(bars))).difference(well))
-    ill = _evenly(ill, max(BARS // 2, BARS - len(well)))
-    return [bars[n] for n in sorted((*ill, *_evenly(well, BARS - len(ill))))]
+    good = [n for n, bar in enumerate(bars) if bar["outcome"] in ("finished", "running")]
+    bad = sorted(set(range(len(bars))).difference(good))
+    bad = _sample_evenly(bad, max(BARS // 2, BARS - len(good)))
+    return [bars[n] for n in sorted((*bad, *_sample_evenly(good, BARS - len(bad))))]
 
 
-def _evenly(numbers: list[int], most: int) -> list[int]:
-    """At most so many of them, the first and the last parts alike."""
+def _sample_evenly(numbers: list[int], most: int) -> list[int]:
+    """Return at most ``most`` of the numbers, evenly spaced."""
     if len(numbers) <= most:
         return numbers
     return [numbers[i * len(numbers) // most] for i in range(most)]
 
 
-def _bars(function: str, summary: Summary, submitted: float) -> list[BarView]:
-    """Attempts that ended and of which it is known when they started; the last few."""
+def _bar_views(function: str, summary: Summary, submitted: float) -> list[BarView]:
+    """Return a function's last few attempts that ended and whose start time is known."""
     return [
-        _bar(function, a.node, a.started - submitted, a.stopped - submitted, a.outcome)
+        _bar_view(function, a.node, a.started - submitted, a.stopped - submitted, a.outcome)
         for a in summary.attempts[-3:]
         if a.started is not None and a.stopped is not None
     ]
 
 
-def _bar(function: str, node: Any, start: float, stop: float, outcome: str) -> BarView:
+def _bar_view(function: str, node: Any, start: float, stop: float, outcome: str) -> BarView:
     return {
         "function": function,
-        "node": named(node),
+        "node": id_text(node),
         "start": round(start, 4),
         "stop": round(stop, 4),
         "outcome": outcome,
     }
 
 
-def named(id: Any) -> str:
-    """An id as text."""
-    return shortened(id if isinstance(id, str) else str(id), ID)
+def id_text(id: Any) -> str:
+    """Return an id as text of at most :data:`ID` characters."""
+    return truncated(id if isinstance(id, str) else str(id), ID)
 
 
-def shortened(text: str, most: int) -> str:
-    """A text of at most so many characters."""
+def truncated(text: str, most: int) -> str:
+    """Return a text, cut to at most ``most`` characters."""
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,4 +1,4 @@
-"""Attempts in processes of their own are ended on their nodes when the core says so."""
+"""Stop requests to nodes for attempts that run in their own processes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: How often a node is told, and seconds between: after that its attempts go on to their timeouts.
+#: Number of stop requests to a node, and seconds between them. If all fail, the attempts run until they end
+#: or time out.
 TRIES, PAUSE = 5, 1.0
 
 
-class Stopping:
-    """Tells nodes to end attempts. What they report then is the end of these attempts.
+class AttemptStopper:
+    """Tells nodes to stop attempts. Each attempt then ends like any other, when its node reports its outcome.
 
     Parameters
     ----------
@@ -32,16 +33,16 @@ class Stopping:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def stop(self, address: str, attempts: Iterable[Hashable]) -> None:
-        """Tell a node, in the background."""
-        task = asyncio.get_running_loop().create_task(self._tell(address, list(attempts)))
+        """Tell a node in the background to stop attempts."""
+        task = asyncio.get_running_loop().create_task(self._request(address, list(attempts)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _tell(self, address: str, attempts: list[Hashable]) -> None:
+    async def _request(self, address: str, attempts: list[Hashable]) -> None:
         problem: object = None
         for _ in range(TRIES):
             if address not in self._scheduler.workers:
-                return  # it is gone, and so is what ran there
+                return  # the attempts ended with the worker
             try:
                 answer = await call_on(self._scheduler, address, stop_attempts, attempts=attempts)
                 if answer.problem is None:
@@ -50,4 +51,4 @@ class Stopping:
             except Exception as error:
                 problem = error
             await asyncio.sleep(PAUSE)
-        logger.warning("Node %s could not be told to end functions of runs that ended: %s", address, problem)
+        logger.warning("Could not tell node %s to stop functions of ended runs: %s", address, problem)

@@ -1,4 +1,4 @@
-"""Which versions a client, its scheduler and the workers have, for errors about those that do not fit."""
+"""Package versions of client, scheduler and workers, for errors that a mismatch may explain."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ from distributed import Client
 from handoff_dask._adapter._dask.client import ask_versions
 from handoff_dask.exceptions import ClusterNotReadyError
 
-#: Packages that have to fit together.
+#: Packages whose versions must match.
 PACKAGES = ("handoff_dask", "dask", "distributed")
 
-#: Seconds to wait for the answers: the error that they are for is not to wait for a worker that is stuck.
+#: Seconds to wait for the versions: a stuck worker must not delay the error.
 TIMEOUT = 5.0
 
-#: Workers of the same versions that are named.
+#: Maximum number of workers of the same versions that are listed by address.
 NAMED = 3
 
-#: Package → version; None if it is not there.
+#: Package → version; None if it is not installed.
 Versions = Mapping[str, str | None]
 
 
 async def with_versions(client: Client, error: ClusterNotReadyError) -> ClusterNotReadyError:
-    """The error, with all versions if they can be asked for."""
+    """Return the error, extended by the versions if they can be collected."""
     try:
         found = await asyncio.wait_for(ask_versions(client, PACKAGES), TIMEOUT)
-    except Exception:  # the connection broke, or something else is wrong: the error itself matters more
+    except Exception:  # for example a broken connection: the original error matters more
         return error
     return ClusterNotReadyError(f"{error}. Versions: {describe_versions(*found)}")
 
 
 def describe_versions(client: Versions, scheduler: Versions, workers: Mapping[str, Versions]) -> str:
-    """Versions in words: of the client, of the scheduler and of the workers, by address."""
+    """Format the versions of the client, the scheduler and the workers (by address) as text.
+
+    Workers with the same versions are grouped.
+    """
     alike: dict[str, list[str]] = {}
     for address, versions in workers.items():
         alike.setdefault(_listed(versions), []).append(address)

@@ -1,4 +1,4 @@
-"""The page ``/handoff`` of a scheduler's dashboard, and ``/handoff.json``."""
+"""The dashboard page ``/handoff`` of a scheduler, and ``/handoff.json``."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which one snapshot serves all who look.
-FRESH = 0.5
+#: Seconds for which all readers share one snapshot.
+MAX_AGE = 0.5
 
-#: Seconds for which open pages stay connected when the plugin was removed: they look once a second.
-LINGER = 5.0
+#: Seconds for which open pages stay connected after the plugin is removed: long enough for each page, which
+#: refreshes once a second, to tell its reader why it no longer changes.
+CLOSE_DELAY = 5.0
 
 
 class Webpage:
-    """What the plugin adds to a dashboard, if the scheduler has one.
+    """Adds the plugin's page and JSON endpoint to the scheduler's dashboard, if it has one.
 
-    An error here is logged and goes no further: a page is not worth a run.
+    Errors are logged and not raised: a broken page must not fail runs.
 
     Parameters
     ----------
@@ -71,13 +72,13 @@ class Webpage:
         self._added.append(application)
 
     def _document(self, scheduler: Scheduler, extra: dict[str, Any], doc: Any) -> None:
-        """Fill a page for somebody who has opened it."""
+        """Fill the document of a page that a reader has opened."""
         doc.title = "Dask: Handoff"
-        dashboard.dress(doc, extra)
+        dashboard.apply_theme(doc, extra)
         module_for("dashboard").fill(doc, self._read_on_loop)
 
     def _read_on_loop(self) -> Snapshot | None:
-        """A snapshot, taken where nothing changes meanwhile: new versions of Bokeh make pages in threads."""
+        """Read a snapshot from any thread: new versions of Bokeh create pages outside the event loop."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -88,23 +89,23 @@ class Webpage:
         return self.read()
 
     def read(self) -> Snapshot | None:
-        """A snapshot that is not old; None when the plugin was removed."""
+        """Return a snapshot at most :data:`MAX_AGE` seconds old; None if the plugin was removed."""
         if self._closed:
             return None
         now = monotonic()
-        if self._taken is None or now - self._taken[0] >= FRESH:
+        if self._taken is None or now - self._taken[0] >= MAX_AGE:
             self._taken = now, self._snapshot()
         return self._taken[1]
 
     def close(self) -> None:
-        """Take away what was added. Pages that are open say so at their next look."""
+        """Remove the page and the endpoint. Open pages say so at their next refresh."""
         self._closed = True
         self._taken = None
         for application in self._added:
             dashboard.remove(self._scheduler, application)
             if hasattr(application, "stop"):
-                # Not at once: open pages are to say why they change no more. It may not wait on this loop.
-                self._loop.call_later(LINGER, partial(application.stop, wait=False))
+                # Delayed, so that open pages can say why they no longer change; waiting would block the loop.
+                self._loop.call_later(CLOSE_DELAY, partial(application.stop, wait=False))
         self._added.clear()
         if self._pages is not None and NAME in self._pages:
             self._pages.remove(NAME)
@@ -112,14 +113,14 @@ class Webpage:
 
 
 class Json(RequestHandler):
-    """The snapshot for programs."""
+    """Serves the snapshot as JSON."""
 
     def initialize(self, read: Callable[[], Snapshot | None]) -> None:
-        """Tornado calls this before each request."""
+        """Store the handler's arguments; Tornado calls this before each request."""
         self._read = read
 
     def get(self) -> None:
-        """Answer with a snapshot."""
+        """Send the snapshot, or ``null`` if the plugin was removed."""
         self.set_header("Content-Type", "application/json")
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Cache-Control", "no-store")

@@ -19,7 +19,7 @@ from distributed import Client, Future
 from tornado.ioloop import PeriodicCallback
 
 from handoff_dask._adapter._dask import client as dask_client
-from handoff_dask._adapter.messages import RUN_BEGUN, RUN_DROPPED, RUN_ENDED
+from handoff_dask._adapter.messages import RUN_BEGUN, RUN_ENDED, RUN_RELEASED
 
 if TYPE_CHECKING:
     from handoff_dask._client.run_lifecycle import RunLifecycle
@@ -181,7 +181,7 @@ def release_run(client: Callable[[], Client | None], run_id: str) -> None:
     live = client()
     if live is not None and live.status in ("running", *CONNECTING_STATUSES):
         with contextlib.suppress(RuntimeError):  # the event loop is closed, and so is the client
-            dask_client.send(live, {"op": RUN_DROPPED, "dropped": run_id})
+            dask_client.send(live, {"op": RUN_RELEASED, "released": run_id})
 
 
 def explain_closed(client: Client, futures: Iterable[Future]) -> str:

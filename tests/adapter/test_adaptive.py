@@ -1,4 +1,4 @@
-"""Adaptive clusters: waiting functions make them grow, and idle nodes go again."""
+"""Adaptive clusters: waiting functions add nodes, and idle nodes are removed again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def adaptive(request):
         settle(cluster)
 
 
-def test_waiting_functions_bring_nodes_and_idle_nodes_go(adaptive):
+def test_waiting_functions_add_nodes_and_idle_nodes_are_removed(adaptive):
     cluster, client, minimum = adaptive
     door = gate(f"adaptive {minimum}")
     dag = dag_of(
@@ -38,7 +38,7 @@ def test_waiting_functions_bring_nodes_and_idle_nodes_go(adaptive):
         Function("sum", sum, args=range(6), argument_inclusion="as_list"),
     )
     run = handoff.submit(dag, client, wait_for_nodes=60)
-    door.await_inside(3)  # each on a node of its own: a node has one slot
+    door.await_inside(3)  # on three nodes: each node has one slot
     assert len(set(run.allocations.values())) == 3
     door.open()
     result = run.result(timeout=60)

@@ -1,4 +1,4 @@
-"""What the scheduler remembers of runs that have ended."""
+"""The archive of ended runs on the scheduler."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ INFO = RunInfo("", "dag", "finished", "client", 0.0, None, 0.0, {})
 
 
 class Bench:
-    """An archive, and a core whose runs go there."""
+    """A core, and an archive for its runs."""
 
-    def __init__(self, most_runs=100, most_functions=1000):
-        self.archive = Archive(most_runs, most_functions)
+    def __init__(self, max_runs=100, max_functions=1000):
+        self.archive = Archive(max_runs, max_functions)
         self.core = Core()
 
     def add(self, id, ended, functions=1):
@@ -30,26 +30,26 @@ class Bench:
         return [run.info.id for run in self.archive.runs]
 
 
-def test_those_that_ended_first_go_first():
-    bench = Bench(most_runs=2)
+def test_the_runs_that_ended_first_are_evicted_first():
+    bench = Bench(max_runs=2)
     for id, ended in (("a", 1.0), ("b", 2.0), ("c", 3.0)):
         bench.add(id, ended)
     assert bench.ids == ["b", "c"]
-    bench.add("old", 1.5)  # its client let go of it only now
+    bench.add("old", 1.5)  # its client has only just released its handle
     assert bench.ids == ["b", "c"]
     assert bench.archive.find("old") is None
     assert bench.archive.find("b").info.ended == 2.0
 
 
-def test_of_runs_that_ended_at_once_the_one_submitted_first_goes_first():
-    bench = Bench(most_runs=2)
+def test_of_runs_that_ended_together_the_one_submitted_first_is_evicted_first():
+    bench = Bench(max_runs=2)
     for id in "abc":
         bench.add(id, 1.0)
     assert bench.ids == ["b", "c"]
 
 
-def test_functions_are_counted_together():
-    bench = Bench(most_functions=10)
+def test_the_bound_on_functions_holds_for_all_runs_together():
+    bench = Bench(max_functions=10)
     bench.add("a", 1.0, 4)
     bench.add("b", 2.0, 6)
     assert bench.ids == ["a", "b"]
@@ -61,8 +61,8 @@ def test_functions_are_counted_together():
     assert bench.ids == ["c", "d", "e"]
 
 
-def test_a_run_that_alone_is_too_large_is_kept_without_its_functions():
-    bench = Bench(most_functions=10)
+def test_a_run_that_exceeds_the_bound_alone_is_kept_without_its_functions():
+    bench = Bench(max_functions=10)
     bench.add("a", 1.0, 10)
     bench.add("large", 2.0, 11)
     bench.add("b", 3.0, 0)
@@ -71,14 +71,14 @@ def test_a_run_that_alone_is_too_large_is_kept_without_its_functions():
     assert len(bench.archive.find("a").functions.summaries(0, 99)) == 10
 
 
-@pytest.mark.parametrize("most", [0, -1])
-def test_none_are_kept_if_none_may_be(most):
-    bench = Bench(most_runs=most)
+@pytest.mark.parametrize("max_runs", [0, -1])
+def test_a_bound_of_zero_keeps_no_runs(max_runs):
+    bench = Bench(max_runs=max_runs)
     bench.add("a", 1.0)
     assert bench.ids == []
 
 
-def test_rows_tell_what_happened():
+def test_archived_functions_keep_status_attempts_and_cost():
     bench = Bench()
     core = bench.core
     core.nodes(a="cpu 1")
@@ -91,15 +91,15 @@ def test_rows_tell_what_happened():
     bench.archive.add(replace(INFO, id="r", ended=1.0), run)
     functions = bench.archive.find("r").functions
     assert list(functions.ids) == ["first", "second", "third"]
-    rows = functions.summaries(0, 3)
-    assert rows[1:2] == functions.summaries(1, 2)
-    assert [row.status for row in rows] == ["finished", "failed", "cancelled"]
-    assert [[a.outcome for a in row.attempts] for row in rows] == [["finished"], ["failed"], []]
-    assert [functions.asked[k] for k in functions.kind_of] == [{"cpu": 1}, {"cpu": 0.5}, {"cpu": 1}]
+    summaries = functions.summaries(0, 3)
+    assert summaries[1:2] == functions.summaries(1, 2)
+    assert [s.status for s in summaries] == ["finished", "failed", "cancelled"]
+    assert [[a.outcome for a in s.attempts] for s in summaries] == [["finished"], ["failed"], []]
+    assert [functions.costs[k] for k in functions.kind_of] == [{"cpu": 1}, {"cpu": 0.5}, {"cpu": 1}]
     assert error_of(run, None) == "function 'second' failed: OSError()"
 
 
-def test_why_a_run_did_not_finish():
+def test_the_error_of_a_run():
     core = Core()
     core.nodes(a="cpu 1")
     assert error_of(core.run(f=fn("cpu 1"), id="fits"), None) is None
@@ -111,7 +111,7 @@ def test_why_a_run_did_not_finish():
     assert error_of(core.state.runs["fits"], None) is None
 
 
-def test_ids_of_the_same_text_are_told_apart():
+def test_ids_of_the_same_text_get_distinct_labels():
     assert make_unique(["a", 1, "a", ("x", 2), "a (2)", "a"]) == [
         "a",
         1,

@@ -1,4 +1,4 @@
-"""What a node says of an attempt counts for that attempt, and comes with Dask's message about its outcome."""
+"""Reports of attempts: carried by Dask's message about the outcome, and matched to their attempt."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def pair(request):
 
 
 @pytest.fixture
-def told(pair, monkeypatch):
-    """What nodes have said, in the order in which the scheduler takes note of it."""
+def reports(pair, monkeypatch):
+    """The nodes' reports, in the order in which the scheduler reads them."""
     found = []
 
-    def noting(startstops, attempt):
+    def record(startstops, attempt):
         found.append(report_in(startstops, attempt))
         return found[-1]
 
-    monkeypatch.setattr("handoff_dask._adapter.plugin.report_in", noting)
+    monkeypatch.setattr("handoff_dask._adapter.plugin.report_in", record)
     return found
 
 
@@ -52,22 +52,22 @@ def test_a_report_is_found_among_intervals():
 @pytest.mark.parametrize(
     "startstops", [None, [], [interval()], [interval(**{NAME: (6, 1.0, 2.0, "stopped", False)})]]
 )
-def test_of_an_attempt_that_said_nothing_a_failure_may_be_tried_again(startstops):
-    unheard = report_in(startstops, 7)
-    assert unheard == Report()
-    assert unheard.retryable
-    assert unheard.started is unheard.stopped is unheard.outcome is None
+def test_a_failure_without_a_report_is_retryable(startstops):
+    report = report_in(startstops, 7)
+    assert report == Report()
+    assert report.retryable
+    assert report.started is report.stopped is report.outcome is None
 
 
-def test_success_and_failure_are_told_alike(pair, told):
+def test_successes_and_failures_are_reported(pair, reports):
     _, client = pair
     result = handoff.execute(dag_of(Function("x", identity, extra_args=[1])), client)
     policy = RetryPolicy(max_retries=1, retry_on=(KeyError,))
     with pytest.raises(FunctionFailedError) as caught:
         handoff.execute(dag_of(Function("x", int, extra_args=["one"], retry=policy)), client)
-    assert [(r.outcome, r.retryable) for r in told] == [("finished", True), ("failed", False)]
+    assert [(r.outcome, r.retryable) for r in reports] == [("finished", True), ("failed", False)]
     attempts = *result.records["x"].attempts, *caught.value.attempts
-    assert [(a.started, a.stopped) for a in attempts] == [(r.started, r.stopped) for r in told]
+    assert [(a.started, a.stopped) for a in attempts] == [(r.started, r.stopped) for r in reports]
     assert all(a.started <= a.stopped for a in attempts)
 
 
@@ -81,17 +81,17 @@ def sometimes(path, times):
     return tries
 
 
-def test_each_attempt_has_its_own_report(pair, told, tmp_path):
-    """On one node: its worker still has the task, with what was said of the attempts before."""
+def test_each_attempt_has_its_own_report(pair, reports, tmp_path):
+    """On one node, where the worker's task still carries the reports of earlier attempts."""
     _, client = pair
     retry = RetryPolicy(max_retries=3, elsewhere=False)
     f = Function("x", sometimes, extra_args=[str(tmp_path / "tries"), 3], node="a", retry=retry)
     result = handoff.execute(dag_of(f), client)
     attempts = result.records["x"].attempts
     assert [a.outcome for a in attempts] == ["failed", "failed", "failed", "finished"]
-    assert [(a.started, a.stopped) for a in attempts] == [(r.started, r.stopped) for r in told]
+    assert [(a.started, a.stopped) for a in attempts] == [(r.started, r.stopped) for r in reports]
     assert all(a.stopped <= b.started for a, b in pairwise(attempts))
-    assert len({r.attempt for r in told}) == 4
+    assert len({r.attempt for r in reports}) == 4
 
 
 def broken():
@@ -106,15 +106,15 @@ class Unloadable:
         return broken, ()
 
 
-def test_of_code_that_does_not_load_the_failure_is_told(pair, told):
+def test_code_that_cannot_be_loaded_is_reported_as_a_failure(pair, reports):
     _, client = pair
     with pytest.raises(FunctionFailedError) as caught:
         handoff.execute(dag_of(Function("x", Unloadable())), client, max_retries=1)
-    assert [r.outcome for r in told] == ["failed", "failed"]
+    assert [r.outcome for r in reports] == ["failed", "failed"]
     assert [a.started is not None for a in caught.value.attempts] == [True, True]
 
 
-def test_a_node_that_dies_before_dasks_message_says_nothing_of_its_attempt():
+def test_the_report_of_a_node_that_dies_before_sending_dasks_message_is_lost():
     with handoff.local_cluster({name: {"cpu": 1} for name in "ab"}) as cluster, Client(cluster) as client:
         handoff.discover_nodes(client)
         scheduler = cluster.scheduler

@@ -1,4 +1,4 @@
-"""The connection to the scheduler breaks for a moment, or the scheduler is another one afterwards."""
+"""Runs survive a broken connection to the scheduler, and end clearly if the scheduler was restarted."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def reconnected(client, before):
     return lambda: client.status == "running" and client.scheduler_comm is not before
 
 
-def test_a_run_goes_on_after_a_cut():
+def test_a_run_continues_after_a_cut():
     with behind_a_proxy() as (_, proxy, client):
         door = gate("cut")
         run = handoff.submit(chain("cut"), client)
@@ -72,7 +72,7 @@ def test_a_run_goes_on_after_a_cut():
         result = run.result(timeout=20)
         assert result["after"] == 3
         assert [len(record.attempts) for record in result.records.values()] == [1, 1, 1]
-        # Futures that the user took before are the same as ever.
+        # Futures that the user obtained before the cut still work.
         assert client.gather(futures) == {"before": 1, "during": 2, "after": 3}
         del futures
 
@@ -107,7 +107,7 @@ def fail(value):
     raise ValueError("on purpose")
 
 
-def test_a_failure_while_the_connection_is_broken_is_told_afterwards():
+def test_a_failure_while_the_connection_is_broken_is_raised_after_reconnecting():
     with behind_a_proxy() as (cluster, proxy, client):
         door = gate("fails")
         dag = dag_of(
@@ -122,7 +122,7 @@ def test_a_failure_while_the_connection_is_broken_is_told_afterwards():
         door.open()
         active = plugin_of(cluster).runs[run.id]
         until(lambda: active.run.ended)
-        # Nothing of it is left waiting for the client.
+        # No task stays parked until the client returns.
         until(lambda: not cluster.scheduler.unrunnable)
         proxy.mend()
         with pytest.raises(handoff.FunctionFailedError, match="'fails'") as caught:
@@ -130,10 +130,10 @@ def test_a_failure_while_the_connection_is_broken_is_told_afterwards():
         assert isinstance(caught.value.__cause__, ValueError)
 
 
-def test_questions_wait_for_the_connection():
+def test_requests_wait_for_the_connection():
     with behind_a_proxy() as (_, proxy, client):
-        door = gate("questions")
-        run = handoff.submit(chain("questions"), client)
+        door = gate("requests")
+        run = handoff.submit(chain("requests"), client)
         door.await_inside(1)
         proxy.cut(refusing=True)
         until(lambda: client.status == "connecting")
@@ -147,7 +147,7 @@ def test_questions_wait_for_the_connection():
         mending.join()
 
 
-def test_the_grace_is_over():
+def test_the_grace_period_expires():
     with behind_a_proxy(grace="100ms") as (cluster, proxy, client):
         door = gate("grace")
         run = handoff.submit(chain("grace"), client)
@@ -162,8 +162,8 @@ def test_the_grace_is_over():
         check_lost(run, "handoff.client-grace")
 
 
-class Seen:
-    """A display that remembers what it was shown."""
+class Recorder:
+    """A display that records all updates."""
 
     def __init__(self):
         self.updates = []
@@ -176,11 +176,11 @@ class Seen:
 
 
 def check_lost(run, text):
-    """A run says everywhere that it is lost, and why."""
-    seen = Seen()
-    assert run._client.sync(wait_with_display, run, 20, seen)
-    assert text in progress_line(seen.updates[-1])
-    assert text in progress_html("", seen.updates[-1], [])
+    """Check that all attributes and displays of a lost run state why it was lost."""
+    display = Recorder()
+    assert run._client.sync(wait_with_display, run, 20, display)
+    assert text in progress_line(display.updates[-1])
+    assert text in progress_html("", display.updates[-1], [])
     with pytest.raises(handoff.RunCancelledError, match=text) as caught:
         run.result(timeout=20)
     assert "checkpoint=" in str(caught.value)
@@ -198,7 +198,7 @@ def check_lost(run, text):
     assert isinstance(dict(run.records), dict)
 
 
-def test_no_grace():
+def test_no_grace_period():
     with behind_a_proxy(grace="0s") as (cluster, proxy, client):
         door = gate("none")
         run = handoff.submit(chain("none"), client)
@@ -223,10 +223,10 @@ def test_a_client_that_gives_up():
         assert "lost the connection" in run.explain("after")
 
 
-def test_runs_that_nobody_holds_any_more_are_given_up_on_return():
+def test_runs_without_a_handle_are_forgotten_when_the_client_reconnects():
     with behind_a_proxy() as (cluster, proxy, client):
-        door = gate("dropped")
-        run = handoff.submit(chain("dropped"), client)
+        door = gate("released")
+        run = handoff.submit(chain("released"), client)
         other = handoff.submit(dag_of(Function("y", identity, extra_args=[1])), client)
         door.await_inside(1)
         proxy.cut(refusing=True)
@@ -296,7 +296,7 @@ def start_scheduler(port):
     return process, process.stdout.readline().strip()
 
 
-def test_the_scheduler_is_killed_and_started_again():
+def test_the_scheduler_is_killed_and_restarted():
     process, address = start_scheduler(0)
     again = None
     try:
@@ -326,16 +326,16 @@ def test_the_scheduler_is_killed_and_started_again():
                     started.stdout.close()
 
 
-def test_a_client_that_registers_again_before_its_former_connection_is_found_broken():
+def test_a_client_that_registers_again_before_the_scheduler_notices_its_broken_connection():
     with behind_a_proxy() as (cluster, _, client):
         run = handoff.submit(dag_of(Function("x", identity, extra_args=[5])), client)
         assert run.result(20)["x"] == 5
         client.sync(register_again, cluster.scheduler, client.id)
-        del run  # settles: nobody wants its task any more
+        del run  # the cluster settles only if no client wants the task any more
 
 
 async def register_again(scheduler, client):
-    """As Dask does, which forgets what the client wants."""
+    """Register a client as Dask does, which forgets the keys that the client wants."""
     scheduler.clients[client] = ClientState(client)
     scheduler.plugins["handoff"].add_client(scheduler, client)
 
@@ -349,8 +349,8 @@ async def register_again(scheduler, client):
         ("closed", True, True),
     ],
 )
-def test_a_client_that_hears_nothing_any_more_is_as_good_as_closed(status, listens, expected):
-    """Dask's client stops to listen when what it reads first is not what it expects."""
+def test_a_client_that_has_stopped_listening_counts_as_closed(status, listens, expected):
+    """Dask's client stops listening if the first message that it reads is unexpected."""
     listening = SimpleNamespace(done=lambda: not listens)
     client = SimpleNamespace(status=status, _handle_report_task=listening)
     assert is_closed(client) == expected

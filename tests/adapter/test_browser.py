@@ -15,18 +15,18 @@ from helpers import dag_of, gate, pass_gate, plugin_of, until
 import handoff_dask as handoff
 from handoff_dask import Function, RetryPolicy
 
-EVIL = "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\">"
+MARKUP = "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\">"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 
 pytestmark = [
     pytest.mark.skipif(
         CHROMIUM is None or DRIVER is None,
-        reason="there is no browser here (on Debian: apt-get install chromium chromium-driver)",
+        reason="no browser found (on Debian: apt-get install chromium chromium-driver)",
     ),
 ]
 
-#: All text on the page: what Bokeh draws is in shadow trees, which `textContent` leaves out.
+#: All text on the page. Bokeh draws in shadow trees, which `textContent` leaves out.
 TEXT = """
 const texts = [];
 function walk(root) {
@@ -40,7 +40,7 @@ walk(document.body);
 return texts.join(" ");
 """
 
-#: Elements of one kind, in shadow trees, too.
+#: Number of elements that match a selector, including those in shadow trees.
 COUNT = """
 function count(root) {
     let n = root.querySelectorAll(arguments[1]).length;
@@ -51,7 +51,7 @@ function count(root) {
 return count(document.body, arguments[0]);
 """
 
-#: Where the first element of a kind is.
+#: Bounding box of the first element that matches a selector.
 BOX = """
 function find(root) {
     const found = root.querySelector(arguments[1]);
@@ -64,7 +64,7 @@ return find(document.body, arguments[0]).getBoundingClientRect().toJSON();
 
 
 def breaks():
-    raise ValueError(EVIL)
+    raise ValueError(MARKUP)
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +73,12 @@ def browser():
     service = pytest.importorskip("selenium.webdriver.chrome.service")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    # A page that was left and may be gone back to would stay connected.
+    # With the back/forward cache, a page that the browser has left would stay connected.
     cache = "disable-features=BackForwardCache"
     for argument in ("headless=new", "disable-gpu", "disable-dev-shm-usage", cache):
         options.add_argument(f"--{argument}")
     if os.name == "posix" and os.getuid() == 0:
-        options.add_argument("--no-sandbox")  # it refuses to run as root with one
+        options.add_argument("--no-sandbox")  # Chromium refuses to run as root in a sandbox
     driver = webdriver.Chrome(options=options, service=service.Service(DRIVER))
     driver.set_window_size(1200, 1400)
     yield driver
@@ -87,7 +87,7 @@ def browser():
 
 @pytest.fixture
 def _short_sessions(monkeypatch):
-    """Bokeh gives pages that were left up after some 3 seconds, not 15 to 32."""
+    """Let Bokeh close the sessions of abandoned pages after some 3 seconds, instead of 15 to 32."""
     tornado = pytest.importorskip("bokeh.server.tornado")
     start = tornado.BokehTornado.__init__
     options = {"check_unused_sessions_milliseconds": 200, "unused_session_lifetime_milliseconds": 3000}
@@ -118,10 +118,10 @@ def test_the_page_shows_a_run_and_follows_it(cluster, browser):
 
     dag = dag_of(
         Function("breaks", breaks, retry=RetryPolicy(max_retries=0), priority=1),
-        held(f"{EVIL} first", 6000),
-        held(EVIL, 6000),
+        held(f"{MARKUP} first", 6000),
+        held(MARKUP, 6000),
         held("last", 500),
-        id=EVIL,
+        id=MARKUP,
     )
     with Client(cluster, set_as_default=False) as client:
         run = handoff.submit(dag, client, fail_fast=False)
@@ -138,9 +138,9 @@ def test_the_page_shows_a_run_and_follows_it(cluster, browser):
         assert run.id in seen
         assert "2 running" in seen
         assert "1,000" in seen
-        assert f"function {EVIL!r} has waited for" in seen  # as text
+        assert f"function {MARKUP!r} has waited for" in seen  # as text
         assert "node 'small': asks for memory 6000, it has memory 1000" in seen
-        assert f"ValueError({EVIL!r})" in seen
+        assert f"ValueError({MARKUP!r})" in seen
         assert browser.title == "Dask: Handoff"
         assert browser.execute_script(COUNT, "img[src=x]") == 0
         assert browser.execute_script(COUNT, "canvas") > 0  # the timeline
@@ -149,25 +149,25 @@ def test_the_page_shows_a_run_and_follows_it(cluster, browser):
 
         browser.set_window_size(500, 1400)
         until(lambda: "group size" in text())
-        wide = "return document.documentElement.scrollWidth - innerWidth"
-        until(lambda: browser.execute_script(wide) <= 0, what="nothing sticks out")
+        overflow = "return document.documentElement.scrollWidth - innerWidth"
+        until(lambda: browser.execute_script(overflow) <= 0, what="the page fits its window")
 
         door.open()
         run.wait(20)
-        until(lambda: "3 finished" in text(), what="the page has followed")
+        until(lambda: "3 finished" in text(), what="the page is updated")
         assert "No function is waiting for a node." in text()
         browser.set_window_size(1200, 1400)
-        said = text().count(EVIL)
-        hover(browser, lambda: "outcome" in (now := text()) and now.count(EVIL) > said)
+        before = text().count(MARKUP)
+        hover(browser, lambda: "outcome" in (now := text()) and now.count(MARKUP) > before)
         assert browser.execute_script(COUNT, "img[src=x]") == 0
 
         client.unregister_scheduler_plugin("handoff")
-        until(lambda: "The plugin was removed." in text(), what="the page says that it is over")
+        until(lambda: "The plugin was removed." in text(), what="the page says that the plugin is gone")
         assert browser.title == "Dask: Handoff"
 
 
 def hover(browser, condition):
-    """Move over the timeline, row by row, until something is shown."""
+    """Move the pointer over the timeline, row by row, until a condition holds."""
     chains = pytest.importorskip("selenium.webdriver.common.action_chains")
     browser.execute_script("window.scrollTo(0, 0)")
     box = browser.execute_script(BOX, "canvas")
@@ -178,26 +178,30 @@ def hover(browser, condition):
             move.perform()
             if condition():
                 return
-    raise AssertionError("nothing is shown about the function")
+    raise AssertionError("no tooltip appeared")
 
 
 @pytest.mark.usefixtures("_short_sessions")
-def test_it_is_read_only_while_somebody_looks(cluster, browser, monkeypatch):
+def test_snapshots_are_read_only_while_the_page_is_open(cluster, browser, monkeypatch):
     from handoff_dask._adapter import webpage
 
-    looks = []
+    reads = []
     original = webpage.Webpage.read
-    monkeypatch.setattr(webpage.Webpage, "read", lambda page: looks.append(1) or original(page))
+    monkeypatch.setattr(webpage.Webpage, "read", lambda page: reads.append(1) or original(page))
     with Client(cluster, set_as_default=False) as client:
         handoff.discover_nodes(client)
         browser.get(f"http://127.0.0.1:{cluster.scheduler.http_server.port}/handoff")
-        until(lambda: len(looks) >= 3, what="it refreshes itself")
+        until(lambda: len(reads) >= 3, what="the page refreshes itself")
         browser.get("about:blank")
         page = next(a for a in cluster.scheduler.http_application.applications if _is_ours(a))
-        until(lambda: not page.get_sessions("/handoff"), 60, "Bokeh gives up the page that was left")
-        before = len(looks)
-        time.sleep(1.5)  # longer than the pause between two looks
-        assert len(looks) == before
+        until(
+            lambda: not page.get_sessions("/handoff"),
+            60,
+            "Bokeh closes the session",
+        )
+        before = len(reads)
+        time.sleep(1.5)  # longer than the refresh interval
+        assert len(reads) == before
 
 
 def _is_ours(application):

@@ -1,4 +1,4 @@
-"""Nodes that come and go while runs wait or run."""
+"""Nodes that join and leave while runs are waiting or running."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def small():
 
 
 def add_node(cluster, name, **resources):
-    """Add a node to a running cluster, and return once it takes functions."""
+    """Add a node to a running cluster, and return once it accepts functions."""
     options = dict(cluster.worker_spec["a"]["options"])
     options.update(name=name, resources=resources)
     cluster.worker_spec[name] = {"cls": Worker, "options": options}
@@ -34,7 +34,7 @@ def remove_node(cluster, name):
     cluster.sync(cluster._correct_state)
 
 
-def test_a_node_that_joins_takes_waiting_work_at_once(small):
+def test_a_node_that_joins_takes_waiting_functions_at_once(small):
     cluster, client = small
     door = gate("joins")
     run = handoff.submit(
@@ -62,29 +62,29 @@ def test_wait_for_nodes_waits_for_a_node_that_can_hold_the_run(small):
     assert result.allocations["big"] == "b"
 
 
-def told(caplog):
+def logged(caplog):
     return [record.getMessage() for record in caplog.records if record.name == "handoff_dask"]
 
 
-def test_what_is_waited_for_is_said(small, caplog, capfd):
-    """In the log and by the run itself; nothing is printed."""
+def test_a_pending_run_states_which_nodes_it_waits_for(small, caplog, capfd):
+    """In the log and in its repr; it prints nothing."""
     cluster, client = small
     f = Function("f", identity, extra_args=[1], cost={"cpu": 1, "gpu": 1})
     with caplog.at_level("INFO", "handoff_dask"):
         run = handoff.submit(dag_of(f), client, wait_for_nodes=60)
-        what = "waiting for a node with gpu 1 (0 of 60 s)"
-        assert repr(run) == f"<Run {run.id} of DAG 'test': pending, {what}>"
-        assert what in run._repr_html_()
-        assert told(caplog) == [f"Run {run.id} of DAG 'test': {what}"]
+        waiting = "waiting for a node with gpu 1 (0 of 60 s)"
+        assert repr(run) == f"<Run {run.id} of DAG 'test': pending, {waiting}>"
+        assert waiting in run._repr_html_()
+        assert logged(caplog) == [f"Run {run.id} of DAG 'test': {waiting}"]
         add_node(cluster, "b", cpu=1, gpu=1)
         run.result(timeout=20)
-    begun = f"Run {run.id} of DAG 'test': running after 0 s of waiting for a node with gpu 1"
-    assert told(caplog)[1:] == [begun]
+    started = f"Run {run.id} of DAG 'test': running after 0 s of waiting for a node with gpu 1"
+    assert logged(caplog)[1:] == [started]
     assert repr(run) == f"<Run {run.id} of DAG 'test': finished>"
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_run_that_has_its_nodes_is_running(small):
+def test_a_pending_run_starts_when_its_nodes_join(small):
     cluster, client = small
     door = gate("waited")
     run = handoff.submit(
@@ -99,7 +99,7 @@ def test_a_run_that_has_its_nodes_is_running(small):
     run.result(timeout=20)
 
 
-def test_the_end_of_waiting_without_success_is_said(small, caplog):
+def test_the_log_states_that_waiting_ended_without_success(small, caplog):
     _, client = small
     dag = dag_of(Function("f", identity, extra_args=[1], node="b"))
     with caplog.at_level("INFO", "handoff_dask"):
@@ -107,7 +107,7 @@ def test_the_end_of_waiting_without_success_is_said(small, caplog):
             handoff.execute(dag, client, wait_for_nodes=0.1)
         run = handoff.submit(dag, client, wait_for_nodes=60)
         run.cancel()
-    assert [message.partition("'test': ")[2] for message in told(caplog)] == [
+    assert [message.partition("'test': ")[2] for message in logged(caplog)] == [
         "waiting for node 'b' (0 of 0.1 s)",
         "failed after 0 s of waiting for node 'b'",
         "waiting for node 'b' (0 of 60 s)",
@@ -115,7 +115,7 @@ def test_the_end_of_waiting_without_success_is_said(small, caplog):
     ]
 
 
-def test_progress_says_what_is_waited_for(small, monkeypatch):
+def test_progress_states_which_nodes_a_run_waits_for(small, monkeypatch):
     cluster, client = small
     seen = []
 
@@ -133,7 +133,7 @@ def test_progress_says_what_is_waited_for(small, monkeypatch):
     assert seen[-1].waiting is None
 
 
-def test_wait_for_nodes_ends_with_what_is_missing(small):
+def test_wait_for_nodes_ends_with_the_shortfalls(small):
     _, client = small
     begin = time.monotonic()
     with pytest.raises(AllocationError, match="gpu 1") as caught:
@@ -144,7 +144,7 @@ def test_wait_for_nodes_ends_with_what_is_missing(small):
     assert caught.value.shortfalls[0].function_ids == ("f",)
 
 
-def test_lost_results_are_computed_again_and_groups_move():
+def test_lost_results_are_recomputed_and_groups_move():
     nodes = {name: {"cpu": 2} for name in "abc"}
     with handoff.local_cluster(nodes) as cluster, Client(cluster) as client:
         door = gate("lost")
@@ -170,7 +170,7 @@ def test_lost_results_are_computed_again_and_groups_move():
     settle(cluster)
 
 
-def test_a_function_on_a_node_that_leaves_goes_elsewhere_without_using_a_retry():
+def test_a_function_on_a_node_that_leaves_moves_without_using_a_retry():
     with handoff.local_cluster({"a": {"cpu": 1}, "b": {"cpu": 1}}) as cluster, Client(cluster) as client:
         door = gate("leaves")
         run = handoff.submit(
@@ -226,7 +226,7 @@ def test_a_node_that_returns_under_its_name_serves_its_pins():
         assert run.result(timeout=20).allocations["pinned"] == "b"
 
 
-def test_a_paused_node_gets_nothing_until_it_goes_on(small):
+def test_a_paused_node_gets_no_functions_until_it_resumes(small):
     cluster, client = small
     from distributed.core import Status
 
@@ -254,7 +254,7 @@ def test_retiring_a_node_drains_it():
         until(lambda: "b" not in plugin_of(cluster).state.nodes)
         result = handoff.execute(dag_of(*[Function(i, identity, extra_args=[i]) for i in range(20)]), client)
         assert set(result.allocations.values()) == {"a"}
-        # What it held was moved, not computed again.
+        # Its results were moved, not recomputed.
         assert kept.results.gather() == {i: i for i in range(20)}
         assert all(len(r.attempts) == 1 for r in kept.records.values())
 
@@ -269,13 +269,13 @@ def test_parked_functions_outlive_dasks_no_workers_timeout():
         dag = dag_of(*[Function(i, pass_gate, extra_args=["parked"], cost={"cpu": 1}) for i in range(3)])
         run = handoff.submit(dag, client)
         door.await_inside(1)
-        assert not run.wait(timeout=1.5)  # Dask looks at the time-out several times meanwhile
+        assert not run.wait(timeout=1.5)  # Dask checks the timeout several times meanwhile
         door.open()
         assert len(run.result(timeout=20).results) == 3
 
 
-def test_a_function_that_dask_takes_back_stays_booked_until_its_thread_ends():
-    """An input was lost before the scheduler heard that the node had it already."""
+def test_an_orphaned_attempt_keeps_its_allocation_until_its_thread_ends():
+    """An input was lost before the scheduler learnt that the node had fetched it already."""
     door = gate("taken back")
     nodes = {"a": {"cpu": 1}, "b": {"cpu": 1}}
     with handoff.local_cluster(nodes) as cluster, Client(cluster) as client:

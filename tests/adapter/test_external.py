@@ -1,4 +1,4 @@
-"""Resources that Dask's own tasks hold are not free."""
+"""Resources held by external tasks are not free."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pair():
 
 
 def occupy(client, name, node, amount=1):
-    """Let a task of Dask's own hold the slot of a node until its gate is opened."""
+    """Let an external task hold the slot of a node until its gate is opened."""
     door = gate(name)
     task = client.submit(pass_gate, name, resources={"slot": amount}, workers=[node], pure=False)
     door.await_inside(1)
@@ -30,7 +30,7 @@ def one(id):
     return dag_of(Function(id, identity, extra_args=[1], cost={"slot": 1}))
 
 
-def test_a_function_goes_where_no_task_of_dasks_holds_what_it_needs(pair):
+def test_a_function_is_placed_where_no_external_task_holds_its_resource(pair):
     _, client = pair
     handoff.discover_nodes(client)
     door, task = occupy(client, "held a", "a")
@@ -43,7 +43,7 @@ def test_a_function_goes_where_no_task_of_dasks_holds_what_it_needs(pair):
     assert handoff.execute(one("x"), client, allocation_strategy="first_available").allocations == {"x": "a"}
 
 
-def test_it_waits_when_all_is_held_and_says_so(pair):
+def test_a_function_waits_while_external_tasks_hold_its_resource_everywhere(pair):
     _, client = pair
     handoff.discover_nodes(client)
     doors = [occupy(client, f"all held {node}", node) for node in "ab"]
@@ -55,7 +55,7 @@ def test_it_waits_when_all_is_held_and_says_so(pair):
     doors[0][0].open()
 
 
-def test_tasks_that_ran_before_the_plugin_came_count_too(pair):
+def test_tasks_that_started_before_the_plugin_count_too(pair):
     cluster, client = pair
     door, task = occupy(client, "held before", "a")
     assert plugin_of(cluster) is None
@@ -65,7 +65,7 @@ def test_tasks_that_ran_before_the_plugin_came_count_too(pair):
     until(lambda: handoff.resources_available("a", {"slot": 1}, client))
 
 
-def test_nothing_stays_held_when_a_task_is_cancelled_or_its_node_leaves(pair):
+def test_resources_are_freed_when_a_task_is_cancelled_or_its_node_leaves(pair):
     cluster, client = pair
     handoff.discover_nodes(client)
     door, task = occupy(client, "cancelled", "a")
@@ -82,8 +82,8 @@ def test_nothing_stays_held_when_a_task_is_cancelled_or_its_node_leaves(pair):
     assert handoff.execute(one("x"), client).allocations == {"x": "a"}
 
 
-def test_what_a_stolen_task_holds_goes_with_it(pair):
-    """Dask moves a task between workers without a transition."""
+def test_a_stolen_task_takes_its_resources_along(pair):
+    """Work stealing moves a task between workers without a transition."""
     cluster, client = pair
     handoff.discover_nodes(client)
     first, held = occupy(client, "victim", "a")

@@ -1,4 +1,4 @@
-"""The first use of a cluster, by several at once, while workers come and go."""
+"""The first use of a cluster: by several threads or clients at once, and while workers join and leave."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, settle, u
 import handoff_dask as handoff
 from handoff_dask import Function
 from handoff_dask._adapter import membership
-from handoff_dask._adapter.messages import RUN_DROPPED
+from handoff_dask._adapter.messages import RUN_RELEASED
 from handoff_dask._client.session import resolve_client
 from handoff_dask.preload import dask_setup
 
 
 @pytest.fixture
 def cluster():
-    """A cluster that nobody has used yet."""
+    """A new cluster, on which the plugin is not installed yet."""
     with handoff.local_cluster({"a": {"cpu": 2}, "b": {"cpu": 2}}) as cluster:
         yield cluster
 
@@ -33,8 +33,8 @@ def dag(id="first"):
     )
 
 
-def unused(test):
-    """Call a test with a cluster that nobody has used yet, on the event loop of that cluster."""
+def on_new_cluster(test):
+    """Call a test with a new cluster, on the event loop of that cluster."""
 
     async def main():
         async with handoff.local_cluster({"a": {"cpu": 2}, "b": {"cpu": 2}}, asynchronous=True) as cluster:
@@ -48,7 +48,7 @@ def unused(test):
 
 
 def check_nodes(cluster):
-    """Each worker is a node, and nothing else is."""
+    """Check that the nodes are exactly the workers."""
     plugin = plugin_of(cluster)
     scheduler = cluster.scheduler
     until(lambda: set(plugin.state.nodes) == set(scheduler.aliases), what="nodes and workers differ")
@@ -112,8 +112,8 @@ def test_several_threads_share_the_client_of_an_address(cluster):
         assert other.status == "running"
 
 
-@unused
-async def test_gathered(cluster):
+@on_new_cluster
+async def test_several_runs_of_an_asynchronous_client(cluster):
     async with Client(cluster, asynchronous=True, set_as_default=False) as client:
         results = await asyncio.wait_for(
             asyncio.gather(*(handoff.execute(dag(n), client) for n in range(4))), 20
@@ -121,25 +121,25 @@ async def test_gathered(cluster):
         assert [r["z"] for r in results] == [3] * 4
 
 
-@unused
-async def test_beside_a_preload(cluster):
+@on_new_cluster
+async def test_while_a_preload_installs_the_plugin(cluster):
     async with Client(cluster, asynchronous=True, set_as_default=False) as client:
         installing = [dask_setup(cluster.scheduler) for _ in range(3)]
         running = [handoff.execute(dag(n), client) for n in range(2)]
         *_, one, two = await asyncio.wait_for(asyncio.gather(*installing, *running), 20)
         assert one["z"] == two["z"] == 3
-        # One plugin handles what comes in: the one that Dask knows.
+        # The plugin that handles requests is the one that Dask has registered.
         plugin = plugin_of(cluster)
         handler = cluster.scheduler.handlers["handoff_prepare"]
         assert handler.__self__._plugin is plugin
 
 
-@unused
-async def test_a_worker_joins_and_another_leaves_while_it_is_installed(cluster):
+@on_new_cluster
+async def test_a_worker_joins_and_another_leaves_while_the_plugin_is_installed(cluster):
     scheduler = cluster.scheduler
     async with Client(cluster, asynchronous=True, set_as_default=False) as client:
         running = asyncio.ensure_future(handoff.execute(dag(), client))
-        while RUN_DROPPED not in scheduler.stream_handlers:
+        while RUN_RELEASED not in scheduler.stream_handlers:
             await asyncio.sleep(0)
         leaving = scheduler.aliases["b"]
         removing = asyncio.ensure_future(scheduler.remove_worker(leaving, stimulus_id="test", close=True))
@@ -151,12 +151,12 @@ async def test_a_worker_joins_and_another_leaves_while_it_is_installed(cluster):
             assert set(plugin.state.nodes) == set(scheduler.aliases) == {"a", "c"}
 
 
-def test_dask_tasks_that_end_meanwhile_are_not_charged(cluster):
+def test_external_tasks_that_end_meanwhile_hold_no_resources(cluster):
     door = gate("charged")
     with Client(cluster, set_as_default=False) as client:
         tasks = [client.submit(pass_gate, "charged", n, resources={"cpu": 1}, pure=False) for n in range(3)]
         door.await_inside(3)
-        # They end on the event loop while the plugin is being installed.
+        # The tasks end on the event loop while the plugin is being installed.
         running = threading.Thread(target=lambda: handoff.execute(dag(), client), daemon=True)
         running.start()
         door.open()
@@ -166,7 +166,7 @@ def test_dask_tasks_that_end_meanwhile_are_not_charged(cluster):
         assert handoff.execute(dag(), client)["z"] == 3
 
 
-def test_a_worker_that_has_just_gone_is_no_end_of_all_runs(cluster):
+def test_a_placement_on_a_worker_that_has_just_left_does_not_fail_runs(cluster):
     with Client(cluster, set_as_default=False) as client:
         handoff.execute(dag(), client)
         plugin, scheduler = plugin_of(cluster), cluster.scheduler
@@ -178,7 +178,7 @@ def test_a_worker_that_has_just_gone_is_no_end_of_all_runs(cluster):
             placed = [d for d in decisions if hasattr(d, "node")]
             if placed and not gone:
                 gone.append(placed[0].node.name)
-                # As when the hook for its going raises: the core does not know yet.
+                # As if the hook for a worker that leaves had raised an exception: the core does not know yet.
                 scheduler.aliases.pop(placed[0].node.name)
             return decisions
 
@@ -199,7 +199,7 @@ def nested(value):
 
 
 def test_nested_first_use_by_several_functions():
-    """The client of a worker is made by whoever asks for it first, and others get it half made."""
+    """The first function creates the worker's client; others may get it before it is fully connected."""
     functions = [Function(n, nested, extra_args=[n], cost={"cpu": 1}, node="a") for n in range(3)]
     with (
         handoff.local_cluster({"a": {"cpu": 3}, "b": {"cpu": 2}}, processes=True) as cluster,
@@ -216,7 +216,7 @@ def perhaps_secede(door):
     return door
 
 
-def test_a_function_sent_ahead_is_not_left_behind_one_that_waits_for_others():
+def test_a_prefetched_function_does_not_wait_behind_a_function_that_has_seceded():
     nodes = {"a": {"cpu": 1}, "b": {"cpu": 1}}
     entered, door, other = gate("recall entered"), gate("recall"), gate("recall b")
     with handoff.local_cluster(nodes) as cluster, Client(cluster, set_as_default=False) as client:
@@ -247,7 +247,7 @@ def test_a_function_sent_ahead_is_not_left_behind_one_that_waits_for_others():
         settle(cluster)
 
 
-def test_several_placements_on_a_worker_that_has_just_gone(cluster):
+def test_several_placements_on_a_worker_that_has_just_left(cluster):
     with Client(cluster, set_as_default=False) as client:
         handoff.execute(dag(), client)
         plugin, scheduler = plugin_of(cluster), cluster.scheduler
@@ -272,7 +272,7 @@ def test_several_placements_on_a_worker_that_has_just_gone(cluster):
         assert all(len(record.attempts) == 1 for record in result.records.values())
 
 
-def test_a_worker_that_cannot_be_reached_at_first_becomes_a_node(cluster, monkeypatch):
+def test_a_worker_that_is_unreachable_at_first_becomes_a_node(cluster, monkeypatch):
     scheduler = cluster.scheduler
     rpc, refused = scheduler.rpc, []
 

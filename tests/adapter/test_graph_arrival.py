@@ -1,4 +1,4 @@
-"""What happens to a run before its graph has arrived on the scheduler, and to one whose graph never does."""
+"""Runs whose graph has not arrived on the scheduler yet, or never arrives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from handoff_dask._adapter import compile as compiling
 
 
 def hold_graphs_back(monkeypatch, client):
-    """No graph arrives on an in-process scheduler before what this returns is called."""
+    """Delay all graphs on their way to an in-process scheduler until the returned function is called."""
     opened = client.loop.asyncio_loop.create_future()
     offload = distributed.scheduler.offload
     seen = []
@@ -45,7 +45,7 @@ def wide(n=200):
     return dag_of(*[Function(i, identity, extra_args=[i], cost={"cpu": 1}) for i in range(n)])
 
 
-def nothing_left(cluster):
+def is_clean(cluster):
     scheduler, plugin = cluster.scheduler, plugin_of(cluster)
     return not scheduler.unrunnable and not plugin.functions and not scheduler.tasks
 
@@ -57,7 +57,7 @@ def test_cancel_before_the_graph_has_arrived(client, cluster, door):
     assert run.status == "cancelled"
     futures = dict(run.futures)
     door()
-    until(lambda: nothing_left(cluster))
+    until(lambda: is_clean(cluster))
     until(lambda: all(future.cancelled() for future in futures.values()))
     assert cluster.scheduler.adaptive_target() == 0
     with pytest.raises(handoff.RunCancelledError):
@@ -71,39 +71,39 @@ def test_time_out_before_the_graph_has_arrived(client, cluster, door):
         handoff.execute(wide(), client, timeout=0.05)
     door()
     until(lambda: not cluster.scheduler._active_graph_updates)
-    until(lambda: nothing_left(cluster))
+    until(lambda: is_clean(cluster))
 
 
-def test_a_handle_that_goes_before_the_graph_has_arrived(client, cluster, door):
+def test_a_handle_released_before_the_graph_has_arrived(client, cluster, door):
     run = handoff.submit(wide(), client)
     until(lambda: door.seen)
     del run
     door()
-    until(lambda: nothing_left(cluster))
+    until(lambda: is_clean(cluster))
     until(lambda: not plugin_of(cluster).runs)
 
 
-def test_a_client_that_closes_before_the_graph_has_arrived(cluster, door):
+def test_a_client_closed_before_the_graph_has_arrived(cluster, door):
     with Client(cluster, set_as_default=False) as other:
         handoff.submit(wide(), other)
         until(lambda: door.seen)
     door()
     until(lambda: not plugin_of(cluster).runs)
-    until(lambda: nothing_left(cluster))
+    until(lambda: is_clean(cluster))
 
 
-def test_a_graph_of_a_run_that_the_plugin_does_not_know(client, cluster, door):
+def test_the_graph_of_an_unknown_run(client, cluster, door):
     run = handoff.submit(wide(), client)
     until(lambda: door.seen)
     plugin = plugin_of(cluster)
     client.sync(forget, plugin, run.id)
     door()
     until(lambda: all(future.cancelled() for future in run.futures.values()))
-    until(lambda: nothing_left(cluster))
+    until(lambda: is_clean(cluster))
 
 
-def test_a_run_that_has_ended_when_the_answer_to_its_announcement_comes(client, cluster):
-    """As when the connection broke, and the run was given up, before the client heard that it was known."""
+def test_a_run_that_has_ended_before_the_reply_to_its_registration(client, cluster):
+    """As if the connection broke, and the run was cancelled, before the client received the reply."""
     handoff.discover_nodes(client)
     handlers = cluster.scheduler.handlers
     prepare = handlers["handoff_prepare"]
@@ -124,7 +124,7 @@ def test_a_run_that_has_ended_when_the_answer_to_its_announcement_comes(client, 
     assert run.wait(0)
     with pytest.raises(handoff.RunCancelledError):
         run.result(10)
-    until(lambda: nothing_left(cluster))
+    until(lambda: is_clean(cluster))
 
 
 async def forget(plugin, run_id):
@@ -193,7 +193,7 @@ def test_a_span_reaches_functions(client, cluster):
 
 
 def test_a_restart_before_the_graph_has_arrived(monkeypatch):
-    """On a cluster of its own, since its nodes do not come back."""
+    """On a private cluster, since its nodes do not come back."""
     with (
         handoff.local_cluster({"a": {"cpu": 1}}) as cluster,
         Client(cluster, set_as_default=False) as client,
@@ -206,4 +206,4 @@ def test_a_restart_before_the_graph_has_arrived(monkeypatch):
             run.result(10)
         door()
         until(lambda: not cluster.scheduler._active_graph_updates)
-        until(lambda: nothing_left(cluster))
+        until(lambda: is_clean(cluster))

@@ -1,4 +1,4 @@
-"""Durations that Dask has learnt of functions by their names decide the order until some have run here."""
+"""Until functions have run, the durations that Dask has learnt for their names determine their order."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import handoff_dask as handoff
 from handoff_dask import Function
 
 
-def brief(x=None):
+def short(x=None):
     return x
 
 
-def lengthy(x=None):
+def long(x=None):
     return x
 
 
-def test_what_dask_has_seen_take_long_goes_first():
+def test_functions_that_dask_knows_to_be_long_run_first():
     with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
-        client.gather([client.submit(f, pure=False) for f in (brief, lengthy)])
-        for name, seconds in (("brief", 0.001), ("lengthy", 60.0)):
-            assert cluster.scheduler.task_prefixes[name].duration_average >= 0, "Dask has learnt it"
+        client.gather([client.submit(f, pure=False) for f in (short, long)])
+        for name, seconds in (("short", 0.001), ("long", 60.0)):
+            assert cluster.scheduler.task_prefixes[name].duration_average >= 0, "Dask has no duration"
             cluster.scheduler.task_prefixes[name].duration_average = seconds
         result = handoff.execute(
             dag_of(
-                Function("first", brief, cost={"cpu": 1}),
-                Function("second", lengthy, cost={"cpu": 1}),
-                Function("end", brief, args=["first"]),  # by the number of functions, the longer path
+                Function("first", short, cost={"cpu": 1}),
+                Function("second", long, cost={"cpu": 1}),
+                Function("end", short, args=["first"]),  # by number of functions, this path is longer
             ),
             client,
         )

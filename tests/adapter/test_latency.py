@@ -1,4 +1,4 @@
-"""Pauses between messages: short where one is waited for, Dask's own otherwise and afterwards."""
+"""Intervals between message batches: short while a worker waits for messages, Dask's own otherwise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from handoff_dask import Function
 
 DAG = dag_of(Function("f", identity, extra_args=[1]))
 
-#: Dask's own: to a worker, and from it.
+#: Dask's own intervals, in seconds: to a worker, and from it.
 OWN = (0.005, 0.002)
 SHORT = 0.001
 
@@ -23,7 +23,7 @@ NODE = {"a": {"cpu": 1}}
 
 
 def streams(cluster):
-    """The streams to and from each node."""
+    """Return the streams to and from each node."""
     scheduler = cluster.scheduler
     return {
         name: (scheduler.stream_comms[worker.address], worker.batched_stream)
@@ -36,8 +36,8 @@ def intervals(cluster):
 
 
 @pytest.fixture
-def pauses(monkeypatch):
-    """Stream → the pauses that Dask made on it, one after each batch."""
+def intervals_used(monkeypatch):
+    """Stream → the interval after each of its batches, in seconds."""
     made = defaultdict(list)
     clock = threading.local()
 
@@ -61,44 +61,44 @@ def gated(n, door, cost=None):
 
 
 @pytest.mark.parametrize("cost", [None, {"cpu": 1}])
-def test_a_chain_waits_for_no_long_pause(pauses, cost):
+def test_a_chain_uses_short_intervals(intervals_used, cost):
     with handoff.local_cluster(NODE) as cluster, Client(cluster) as client:
         handoff.execute(DAG, client)
-        towards, back = streams(cluster)["a"]
-        pauses.clear()
+        downstream, upstream = streams(cluster)["a"]
+        intervals_used.clear()
         chain = [
             Function(i, identity, args=[i - 1] if i else [], extra_args=[] if i else [1], cost=cost)
             for i in range(5)
         ]
         handoff.execute(dag_of(*chain), client)
-        assert set(pauses[towards]) == set(pauses[back]) == {SHORT}
-        assert len(pauses[back]) >= 5
+        assert set(intervals_used[downstream]) == set(intervals_used[upstream]) == {SHORT}
+        assert len(intervals_used[upstream]) >= 5
 
 
 @pytest.mark.parametrize("cost", [None, {"cpu": 1}])
 @pytest.mark.parametrize(("functions", "stocked"), [(24, True), (4, False)])
-def test_a_node_with_enough_to_do_keeps_the_pauses_of_dask(pauses, functions, stocked, cost):
+def test_a_stocked_node_keeps_dasks_intervals(intervals_used, functions, stocked, cost):
     with handoff.local_cluster(NODE) as cluster, Client(cluster) as client:
         gate("wide").open()
-        handoff.execute(gated(8, "wide", cost), client)  # they are seen to be short
+        handoff.execute(gated(8, "wide", cost), client)  # the core learns that the functions are short
         settle(cluster)
         door = gate("wide")
-        towards, back = streams(cluster)["a"]
-        pauses.clear()
+        downstream, upstream = streams(cluster)["a"]
+        intervals_used.clear()
         run = handoff.submit(gated(functions, "wide", cost), client)
         door.await_inside(1)
         (node,) = plugin_of(cluster).state.nodes.values()
         until(lambda: len(node.running) + len(node.prefetched) == functions)
-        until(lambda: pauses[towards])
-        assert pauses[towards][-1] == (OWN[0] if stocked else SHORT)
-        pauses.clear()
+        until(lambda: intervals_used[downstream])
+        assert intervals_used[downstream][-1] == (OWN[0] if stocked else SHORT)
+        intervals_used.clear()
         door.open()
         run.result()
-        assert pauses[back][0] == (OWN[1] if stocked else SHORT)
-        assert pauses[back][-1] == SHORT  # when nothing waits there any more
+        assert intervals_used[upstream][0] == (OWN[1] if stocked else SHORT)
+        assert intervals_used[upstream][-1] == SHORT  # no function waits there any more
 
 
-def test_pauses_are_put_back_when_the_plugin_is_removed(pauses):
+def test_intervals_are_restored_when_the_plugin_is_removed(intervals_used):
     with handoff.local_cluster({**NODE, "b": {"cpu": 1}}) as cluster, Client(cluster) as client:
         scheduler = cluster.scheduler
         before = intervals(cluster)
@@ -109,40 +109,40 @@ def test_pauses_are_put_back_when_the_plugin_is_removed(pauses):
         left = {op: h for op, h in scheduler.stream_handlers.items() if not op.startswith("handoff-")}
         assert (left, dict(scheduler.handlers)) == handlers
         assert plugin_of(cluster) is None
-        pauses.clear()
+        intervals_used.clear()
         assert client.submit(identity, 5, workers=["a"]).result() == 5
-        assert [set(pauses[stream]) for stream in streams(cluster)["a"]] == [{OWN[0]}, {OWN[1]}]
+        assert [set(intervals_used[stream]) for stream in streams(cluster)["a"]] == [{OWN[0]}, {OWN[1]}]
 
 
-def test_pauses_are_put_back_while_a_function_is_running(pauses):
+def test_intervals_are_restored_while_a_function_is_running(intervals_used):
     with handoff.local_cluster(NODE) as cluster, Client(cluster) as client:
         door = gate("running")
         run = handoff.submit(gated(1, "running"), client)
         door.await_inside(1)
         client.unregister_scheduler_plugin("handoff")
         until(lambda: not any(stream.buffer for stream in streams(cluster)["a"]))
-        pauses.clear()
+        intervals_used.clear()
         door.open()
         assert run.wait(timeout=20)
         assert client.submit(identity, 5).result() == 5
-        assert [set(pauses[stream]) for stream in streams(cluster)["a"]] == [{OWN[0]}, {OWN[1]}]
+        assert [set(intervals_used[stream]) for stream in streams(cluster)["a"]] == [{OWN[0]}, {OWN[1]}]
 
 
-def test_nodes_that_come_later_have_short_pauses_and_those_that_go_leave_nothing(pauses):
+def test_later_nodes_have_short_intervals_and_departed_nodes_leave_no_state(intervals_used):
     with handoff.local_cluster(NODE) as cluster, Client(cluster) as client:
         handoff.execute(DAG, client)
         options = {**cluster.worker_spec["a"]["options"], "name": "b"}
         cluster.worker_spec["b"] = {"cls": Worker, "options": options}
         cluster.sync(cluster._correct_state)
         handoff.execute(dag_of(Function("f", identity, extra_args=[1], node="b")), client)
-        assert {pauses[stream][-1] for stream in streams(cluster)["b"]} == {SHORT}
+        assert {intervals_used[stream][-1] for stream in streams(cluster)["b"]} == {SHORT}
         del cluster.worker_spec["a"]
         cluster.sync(cluster._correct_state)
         client.unregister_scheduler_plugin("handoff")
         assert intervals(cluster) == {"b": OWN}
 
 
-def test_a_pause_that_somebody_else_has_set_since_stays():
+def test_an_interval_that_other_code_has_set_since_stays():
     with handoff.local_cluster(NODE) as cluster, Client(cluster) as client:
         handoff.execute(DAG, client)
         for stream in streams(cluster)["a"]:
@@ -154,15 +154,15 @@ def test_a_pause_that_somebody_else_has_set_since_stays():
 @pytest.mark.parametrize(
     ("interval", "expected"), [("0", OWN), ("20ms", OWN), ("3ms", (0.003, OWN[1])), ("100us", (1e-4, 1e-4))]
 )
-def test_the_configured_interval_is_used_where_it_is_the_shorter_one(pauses, interval, expected):
+def test_the_configured_interval_is_used_if_it_is_shorter(intervals_used, interval, expected):
     with (
         dask.config.set({"handoff.stream-interval": interval}),
         handoff.local_cluster(NODE) as cluster,
         Client(cluster) as client,
     ):
         handoff.execute(DAG, client)
-        towards, back = streams(cluster)["a"]
-        assert (pauses[towards][-1], pauses[back][-1]) == expected
+        downstream, upstream = streams(cluster)["a"]
+        assert (intervals_used[downstream][-1], intervals_used[upstream][-1]) == expected
 
 
 def test_removing_the_plugin_ends_its_runs():

@@ -1,4 +1,4 @@
-"""A node's link is cut for a while: the run completes, and nothing is doubled. In namespaces, on Linux."""
+"""A node's link is cut temporarily: the run completes without duplicate work. Uses Linux namespaces."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ SCRIPT = Path(__file__).parents[1] / "network.py"
 
 
 def in_a_network(*arguments):
-    """Run the script where it may make networks of its own."""
+    """Run the script in a namespace where it may create networks."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = ["unshare", "-rn", sys.executable, str(SCRIPT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
 
 
-def why_not():
-    """Why there can be no network here; None when there can."""
+def obstacle():
+    """Return why this machine cannot create network namespaces; None if it can."""
     for program in ("unshare", "nsenter", "ip"):
         if shutil.which(program) is None:
-            return f"there is no program {program}"
+            return f"program {program} is missing"
     tried = in_a_network("permission")
     return f"no network namespaces: {tried.stderr[-200:]}" if tried.returncode else None
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _namespaces():
-    if reason := why_not():
+    if reason := obstacle():
         pytest.skip(reason)
 
 
@@ -48,7 +48,7 @@ def check(found):
         assert outcomes[-1][1] == "finished"
     once = [id for id in found["outcomes"] if id not in ("made", "held")]
     assert all(len(found["outcomes"][id]) == 1 for id in once)
-    assert found["others"] < 5, "the others wait for nobody"
+    assert found["others"] < 5, "functions on other nodes waited for the cut link"
 
 
 def test_a_link_that_is_cut_for_less_than_the_worker_ttl(tmp_path):
@@ -64,7 +64,7 @@ def test_a_link_that_is_cut_for_less_than_the_worker_ttl(tmp_path):
 def test_a_link_that_is_cut_for_longer_than_the_worker_ttl(tmp_path):
     found = run(tmp_path, 9, ttl=3)
     check(found)
-    assert found["done before"], "the run goes on without the node"
+    assert found["done before"], "the run waited for the node"
     assert found["gone"]
     (other,) = {"b", "c"} - {found["cut"]}
     assert found["outcomes"]["made"] == [[found["cut"], "finished"], [other, "finished"]]

@@ -1,4 +1,4 @@
-"""Nodes that are killed or freeze: processes of their own, which have no time to say anything."""
+"""Nodes that are killed or freeze: separate processes, which cannot announce it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ TTL = 3.0  # seconds
 
 
 @pytest.fixture
-def folder(tmp_path):
+def directory(tmp_path):
     return str(tmp_path)
 
 
 @pytest.fixture
 def abc(monkeypatch):
     """A cluster of three nodes, and a client."""
-    # Dask takes no less than ten of them for the time-to-live.
+    # Dask's time-to-live is at least ten heartbeat intervals.
     monkeypatch.setattr("distributed.scheduler.heartbeat_interval", lambda n: TTL / 10)
     with (
         dask.config.set({"distributed.scheduler.worker-ttl": f"{TTL}s"}),
@@ -43,54 +43,54 @@ def abc(monkeypatch):
         settle(cluster)
 
 
-def opened(folder, name="door"):
-    (Path(folder) / name).touch()
+def open_gate(directory, name="door"):
+    (Path(directory) / name).touch()
 
 
 def outcomes(record):
     return [a.outcome for a in record.attempts]
 
 
-def test_what_ran_on_a_killed_node_goes_elsewhere_without_using_a_retry(abc, folder):
+def test_functions_on_a_killed_node_move_without_using_a_retry(abc, directory):
     cluster, client = abc
     names = [f"f{i}" for i in range(6)]
     dag = dag_of(
         *[
-            Function(n, wait_for, extra_args=[folder, "door", n], cost={"cpu": 1}, max_retries=0)
+            Function(n, wait_for, extra_args=[directory, "door", n], cost={"cpu": 1}, max_retries=0)
             for n in names
         ]
     )
     run = handoff.submit(dag, client)
-    until(lambda: entered(folder, *names) == 6)
+    until(lambda: entered(directory, *names) == 6)
     before = run.allocations
     cluster.kill("a")
     until(lambda: "a" not in plugin_of(cluster).state.nodes)
-    opened(folder)
+    open_gate(directory)
     result = run.result(timeout=30)
     assert result.results == {n: n for n in names}
     for n in names:
         expected = ["lost", "finished"] if before[n] == "a" else ["finished"]
         assert outcomes(result.records[n]) == expected
         assert result.allocations[n] != "a"
-    assert entered(folder, *names) == 6 + 2
+    assert entered(directory, *names) == 6 + 2
     lost = [result.records[n].attempts[0] for n in names if before[n] == "a"]
     assert all(a.node == "a" and a.stopped is not None for a in lost)
 
 
-def test_lost_results_are_computed_again_and_others_are_not(abc, folder):
+def test_only_lost_results_are_recomputed(abc, directory):
     cluster, client = abc
     dag = dag_of(
-        Function("lost", attempt, extra_args=[folder, 5], node=["a", "b"]),
+        Function("lost", attempt, extra_args=[directory, 5], node=["a", "b"]),
         Function("beside", "operator:neg", args=["lost"], node=Collocated("lost")),
-        Function("kept", attempt, extra_args=[folder, 7], node="c"),
-        Function("gate", wait_for, extra_args=[folder, "door", 0], node="c"),
+        Function("kept", attempt, extra_args=[directory, 7], node="c"),
+        Function("gate", wait_for, extra_args=[directory, "door", 0], node="c"),
         Function("end", lambda *xs: sum(xs), args=["beside", "kept", "gate"], node="c"),
     )
     run = handoff.submit(dag, client)
-    until(lambda: run.records["beside"].status == "finished" and entered(folder, "gate"))
+    until(lambda: run.records["beside"].status == "finished" and entered(directory, "gate"))
     first = run.allocations["lost"]
     cluster.kill(first)
-    opened(folder)
+    open_gate(directory)
     result = run.result(timeout=30)
     assert result["end"] == 2
     survivor = ({"a", "b"} - {first}).pop()
@@ -99,18 +99,18 @@ def test_lost_results_are_computed_again_and_others_are_not(abc, folder):
         assert result.allocations[n] == survivor
     for n in ("kept", "gate", "end"):
         assert outcomes(result.records[n]) == ["finished"]
-    assert entered(folder, "kept", "gate") == 2
+    assert entered(directory, "kept", "gate") == 2
 
 
-def test_a_collocated_group_moves_as_a_whole(abc, folder):
+def test_a_collocated_group_moves_as_a_whole(abc, directory):
     cluster, client = abc
     dag = dag_of(
-        Function("anchor", attempt, extra_args=[folder, 1], cost={"cpu": 1}),
+        Function("anchor", attempt, extra_args=[directory, 1], cost={"cpu": 1}),
         *[
             Function(
                 f"m{i}",
                 wait_first,
-                extra_args=[folder, "door", i],
+                extra_args=[directory, "door", i],
                 node=Collocated("anchor"),
                 cost={"cpu": 1},
             )
@@ -119,7 +119,7 @@ def test_a_collocated_group_moves_as_a_whole(abc, folder):
         Function("after", lambda *xs: sum(xs), args=["anchor", "m0", "m1"], node=Collocated("anchor")),
     )
     run = handoff.submit(dag, client)
-    until(lambda: entered(folder, "m0", "m1") == 2)
+    until(lambda: entered(directory, "m0", "m1") == 2)
     first = run.allocations["anchor"]
     assert set(run.allocations.values()) == {first}
     cluster.kill(first)
@@ -132,7 +132,7 @@ def test_a_collocated_group_moves_as_a_whole(abc, folder):
 
 
 @pytest.mark.parametrize("allowed", [1, 3])
-def test_a_function_that_takes_nodes_down_is_stopped(folder, allowed):
+def test_a_function_that_takes_down_too_many_nodes_fails(directory, allowed):
     nodes = {name: {"cpu": 1} for name in "ab"}
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": allowed}),
@@ -140,7 +140,7 @@ def test_a_function_that_takes_nodes_down_is_stopped(folder, allowed):
         Client(cluster, set_as_default=False) as client,
     ):
         dag = dag_of(
-            Function("bomb", take_down, extra_args=[folder], cost={"cpu": 1}, max_retries=10),
+            Function("bomb", take_down, extra_args=[directory], cost={"cpu": 1}, max_retries=10),
             Function("after", "operator:neg", args=["bomb"]),
             id="armed",
         )
@@ -150,7 +150,7 @@ def test_a_function_that_takes_nodes_down_is_stopped(folder, allowed):
         assert error.function_id == "bomb"
         assert [a.number for a in error.attempts] == list(range(1, allowed + 2))
         assert {a.outcome for a in error.attempts} == {"lost"}
-        assert [(m[0], int(m[1]), m[2]) for m in marks(folder)] == [
+        assert [(m[0], int(m[1]), m[2]) for m in marks(directory)] == [
             ("bomb", a.number, a.node) for a in error.attempts
         ]
         text = str(error)
@@ -159,7 +159,7 @@ def test_a_function_that_takes_nodes_down_is_stopped(folder, allowed):
         assert "allowed-failures" in text
         assert isinstance(error.__cause__, KilledWorker)
         assert error.run.records["after"].status in ("skipped", "cancelled")
-        # The nodes come back, and what does no harm runs on them.
+        # The nodes come back, and harmless functions run on them.
         client.wait_for_workers(2, timeout=60)
         result = handoff.execute(dag_of(Function("fine", "operator:add", extra_args=[1, 2])), client)
         assert result["fine"] == 3
@@ -167,19 +167,19 @@ def test_a_function_that_takes_nodes_down_is_stopped(folder, allowed):
         settle(cluster)
 
 
-def test_a_result_whose_nodes_die_while_it_is_fetched_says_so(folder):
-    """As when nodes run out of memory: its attempts have finished, and its node was lost all the same."""
+def test_the_error_names_nodes_that_die_while_a_result_is_fetched(directory):
+    """As when nodes run out of memory: an attempt finishes, but its node is lost afterwards."""
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         handoff.local_cluster({name: {"cpu": 1} for name in "ab"}, processes=True) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        dag = dag_of(Function("large", finish_once, extra_args=[folder]))
+        dag = dag_of(Function("large", finish_once, extra_args=[directory]))
         run = handoff.submit(dag, client)
         assert run.wait(20)
         assert outcomes(run.records["large"]) == ["finished"]
-        os.kill(int(marks(folder)[0][-1]), signal.SIGKILL)
-        until(lambda: len(marks(folder)) > 1)
+        os.kill(int(marks(directory)[0][-1]), signal.SIGKILL)
+        until(lambda: len(marks(directory)) > 1)
         with pytest.raises(FunctionFailedError) as caught:
             run.result(60)
         error = caught.value
@@ -198,18 +198,21 @@ def test_a_result_whose_nodes_die_while_it_is_fetched_says_so(folder):
         settle(cluster)
 
 
-def test_a_node_that_freezes_for_a_while_delays_only_what_runs_on_it(abc, folder):
+def test_a_node_that_freezes_temporarily_delays_only_its_own_functions(abc, directory):
     cluster, client = abc
     handoff.discover_nodes(client)
     dag = dag_of(
-        Function("held", wait_for, extra_args=[folder, "door", 1], cost={"cpu": 2}, node="a"),
-        *[Function(i, attempt, extra_args=[folder, i], cost={"cpu": 1}, node=["b", "c"]) for i in range(50)],
+        Function("held", wait_for, extra_args=[directory, "door", 1], cost={"cpu": 2}, node="a"),
+        *[
+            Function(i, attempt, extra_args=[directory, i], cost={"cpu": 1}, node=["b", "c"])
+            for i in range(50)
+        ],
         Function("end", "operator:neg", args=["held"]),
     )
     run = handoff.submit(dag, client)
-    until(lambda: entered(folder, "held"))
+    until(lambda: entered(directory, "held"))
     cluster.freeze("a")
-    opened(folder)
+    open_gate(directory)
     until(lambda: all(run.records[i].status == "finished" for i in range(50)), seconds=TTL)
     assert run.records["held"].status == "running"
     cluster.thaw("a")
@@ -218,33 +221,33 @@ def test_a_node_that_freezes_for_a_while_delays_only_what_runs_on_it(abc, folder
     assert all(outcomes(record) == ["finished"] for record in result.records.values())
 
 
-def test_a_node_that_stays_frozen_is_given_up_after_dasks_worker_ttl(abc, folder):
+def test_a_node_that_stays_frozen_is_removed_after_dasks_worker_ttl(abc, directory):
     cluster, client = abc
     dag = dag_of(
-        Function("made", attempt, extra_args=[folder, 3], node=["a", "b"], cost={"cpu": 2}),
+        Function("made", attempt, extra_args=[directory, 3], node=["a", "b"], cost={"cpu": 2}),
         Function(
-            "held", wait_first, extra_args=[folder, "door", 4], cost={"cpu": 2}, node=Collocated("made")
+            "held", wait_first, extra_args=[directory, "door", 4], cost={"cpu": 2}, node=Collocated("made")
         ),
-        Function("free", attempt, extra_args=[folder, 5], node="c"),
+        Function("free", attempt, extra_args=[directory, 5], node="c"),
         Function("end", lambda *xs: sum(xs), args=["made", "held", "free"]),
     )
     run = handoff.submit(dag, client)
-    until(lambda: entered(folder, "held"))
+    until(lambda: entered(directory, "held"))
     frozen = run.allocations["made"]
     begin = time.monotonic()
     cluster.freeze(frozen)
     until(lambda: run.records["free"].status == "finished")
     result = run.result(timeout=40)
-    # A worker is looked for once in each such time, so that it can take twice as long.
+    # Dask checks workers once per time-to-live, so it can take twice as long to notice.
     assert TTL * 0.8 < time.monotonic() - begin < 2 * TTL + 5
     assert result["end"] == 12
     assert outcomes(result.records["made"]) == ["finished", "finished"]
     assert outcomes(result.records["held"]) == ["lost", "finished"]
     assert frozen not in result.allocations.values()
     process = cluster.processes[frozen]
-    opened(folder)
+    open_gate(directory)
     cluster.thaw(frozen)
-    process.wait(timeout=60)  # the scheduler knows it no more, and it goes
+    process.wait(timeout=60)  # the scheduler no longer knows the worker, so it exits
     assert process.returncode != -signal.SIGKILL
     again = run.result()
     assert {id: outcomes(r) for id, r in again.records.items()} == {

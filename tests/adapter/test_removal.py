@@ -1,4 +1,4 @@
-"""Nothing of the plugin goes on after it was removed, and no node that fails stops the rest."""
+"""Removal of the plugin: it leaves no timers, tasks or changes behind, and no failing node prevents that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DAG = dag_of(Function("f", identity, extra_args=[1], cost={"cpu": 1}))
 
 
 async def scheduled(module="handoff_dask"):
-    """What the event loop is going to call of ours, at once or later, and our tasks."""
+    """Return the pending callbacks and the running tasks of the event loop that belong to a module."""
     loop = asyncio.get_running_loop()
     calls = [h for h in (*loop._ready, *loop._scheduled) if not h.cancelled()]
     names = [getattr(h._callback, "__module__", "") for h in calls]
@@ -31,28 +31,28 @@ def test_timers_end_with_the_plugin():
         Client(cluster, set_as_default=False) as client,
     ):
         door = gate("timers")
-        held = dag_of(Function("made", identity, extra_args=[1], node="a", cost={"cpu": 1}))
-        held.add_function(Function("held", pass_gate, extra_args=["timers"], node="b", cost={"cpu": 1}))
+        dag = dag_of(Function("made", identity, extra_args=[1], node="a", cost={"cpu": 1}))
+        dag.add_function(Function("held", pass_gate, extra_args=["timers"], node="b", cost={"cpu": 1}))
         for number in range(2):  # one of them waits for a node, with a deadline
-            held.add_function(Function(number, identity, args=["held"], cost={"cpu": 1}))
+            dag.add_function(Function(number, identity, args=["held"], cost={"cpu": 1}))
         with Client(cluster, set_as_default=False) as other:
-            run = handoff.submit(held, other)
+            run = handoff.submit(dag, other)
             door.await_inside(1)
-            other.sync(other.scheduler_comm.comm.close)  # its runs are kept for an hour
+            other.sync(other.scheduler_comm.comm.close)  # the grace period keeps its runs for an hour
             waiting = handoff.submit(
                 dag_of(Function("f", identity, cost={"gpu": 1}, extra_args=[1])), client, wait_for_nodes=3600
             )
-            until(lambda: other.id in plugin_of(cluster).absent or other.status == "running")
+            until(lambda: other.id in plugin_of(cluster).disconnected or other.status == "running")
             client.unregister_scheduler_plugin("handoff")
             assert waiting.wait(20)
             del run
         door.open()
-        # The clients' connections look after themselves.
+        # Only the adapter's: the clients' connections may still be active.
         until(lambda: not client.sync(scheduled, "handoff_dask._adapter"))
         assert handoff.execute(DAG, client)["f"] == 1
 
 
-def test_pauses_are_put_back_although_a_node_is_leaving():
+def test_intervals_are_restored_while_a_node_is_leaving():
     with (
         handoff.local_cluster({"a": {"cpu": 1}, "b": {"cpu": 1}}) as cluster,
         Client(cluster, set_as_default=False) as client,
@@ -60,22 +60,22 @@ def test_pauses_are_put_back_although_a_node_is_leaving():
         before = {a: float(s.interval) for a, s in cluster.scheduler.stream_comms.items()}
         handoff.execute(DAG, client)
         plugin = plugin_of(cluster)
-        # As when the hook for its leaving raises.
+        # As if the hook for a node that leaves had raised an exception.
         plugin.intervals._shortened.add("inproc://gone")
         client.unregister_scheduler_plugin("handoff")
         assert {a: s.interval for a, s in cluster.scheduler.stream_comms.items()} == before
 
 
-def test_a_node_that_cannot_be_asked_is_asked_again(monkeypatch):
-    """What was taken back there is not booked for ever."""
-    asked = []
+def test_a_node_that_cannot_be_polled_is_polled_again(monkeypatch):
+    """Otherwise an orphaned attempt there would keep its allocation forever."""
+    polls = []
     with (
         handoff.local_cluster({"a": {"cpu": 1}, "b": {"cpu": 1}}) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        door = gate("asked")
+        door = gate("polled")
         dag = dag_of(
-            Function("made", identity, extra_args=["asked"], node="a"),
+            Function("made", identity, extra_args=["polled"], node="a"),
             Function("held", pass_gate, args=["made"], cost={"cpu": 1}, node="b"),
         )
         run = handoff.submit(dag, client)
@@ -88,8 +88,8 @@ def test_a_node_that_cannot_be_asked_is_asked_again(monkeypatch):
                 self._core = rpc(address)
 
             async def run(self, **message):
-                asked.append(message)
-                if len(asked) < 3:
+                polls.append(message)
+                if len(polls) < 3:
                     raise RuntimeError("not now")
                 return await self._core.run(**message)
 
@@ -99,7 +99,7 @@ def test_a_node_that_cannot_be_asked_is_asked_again(monkeypatch):
         monkeypatch.setattr(scheduler, "rpc", Failing)
         made = next(key for key in scheduler.tasks if key[0].startswith("identity"))
         client.sync(lose_result, scheduler, made)
-        until(lambda: len(asked) > 2)
+        until(lambda: len(polls) > 2)
         monkeypatch.undo()
         door.open()
         assert run.result(20)["held"] is None
@@ -112,7 +112,7 @@ async def lose_result(scheduler, key):
     scheduler.transitions({key: "released"}, "test")
 
 
-def test_a_result_that_was_lost_before_the_removal_is_computed_by_dask():
+def test_dask_recomputes_a_result_that_was_lost_before_the_removal():
     with (
         handoff.local_cluster({"a": {"cpu": 1}, "b": {"cpu": 1}}) as cluster,
         Client(cluster, set_as_default=False) as client,

@@ -1,4 +1,4 @@
-"""What the dashboard shows, without a dashboard: a snapshot of a core that has no cluster."""
+"""Snapshots for the dashboard, taken of a core without a cluster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from handoff_dask._adapter.snapshot import (
 
 
 class Scene:
-    """A core, and what a plugin has besides."""
+    """A core, and the parts of a plugin that a snapshot reads."""
 
     def __init__(self):
         self.core = Core()
@@ -46,10 +46,10 @@ class Scene:
         self.core.remove(id)
         self.archive.add(active.info(self.core.now), active.run)
 
-    def look(self):
-        seen = snapshot(self.core.state, self.active, self.archive, self.failures, self.core.now)
+    def take(self):
+        shot = snapshot(self.core.state, self.active, self.archive, self.failures, self.core.now)
         self.core.state.check()
-        return json.loads(json.dumps(seen, allow_nan=False))  # plain values
+        return json.loads(json.dumps(shot, allow_nan=False))  # plain values
 
 
 @pytest.fixture
@@ -57,33 +57,36 @@ def scene():
     return Scene()
 
 
-def test_nothing(scene):
-    seen = scene.look()
-    assert seen["runs"] == seen["waiting"] == seen["nodes"] == seen["failures"] == []
-    assert seen["timeline"] is None
+def test_an_empty_snapshot(scene):
+    shot = scene.take()
+    assert shot["runs"] == shot["waiting"] == shot["nodes"] == shot["failures"] == []
+    assert shot["timeline"] is None
 
 
-def test_runs_nodes_and_who_waits(scene):
+def test_runs_nodes_and_waiting_functions(scene):
     core = scene.core
     core.nodes(a="cpu 4, memory 100", b="cpu 2")
     scene.run(id="first", **many(3, fn("cpu 2"), "f"))
     scene.run(id="second", large=fn("cpu 4", priority=1), options={"priority": 2})
     core.decide()
     core.wait(1.5)
-    seen = scene.look()
-    first, second = sorted(seen["runs"], key=lambda run: run["id"])
+    shot = scene.take()
+    first, second = sorted(shot["runs"], key=lambda run: run["id"])
     assert second["counts"] == {"running": 1}
     assert second["share"] == pytest.approx(4 / 6)
     assert second["priority"] == 2
     assert first["counts"] == {"ready": 2, "running": 1}
     assert first["share"] == pytest.approx(2 / 6)
     assert first["elapsed"] == 1.5
-    assert [run["id"] for run in seen["runs"]] == ["second", "first"]  # the order in which they are served
-    assert seen["functions_waiting"] == 2
-    (waits,) = seen["waiting"]
-    assert (waits["function"], waits["run"], waits["queued"]) == ("f1", "first", 2)
-    assert waits["why"] == core.state.explain(core["f1"], core.now)
-    a, b = seen["nodes"]
+    assert [run["id"] for run in shot["runs"]] == [
+        "second",
+        "first",
+    ]  # in the order of service
+    assert shot["functions_waiting"] == 2
+    (waiting,) = shot["waiting"]
+    assert (waiting["function"], waiting["run"], waiting["queued"]) == ("f1", "first", 2)
+    assert waiting["why"] == core.state.explain(core["f1"], core.now)
+    a, b = shot["nodes"]
     assert a == {
         "name": "a",
         "accepting": True,
@@ -94,37 +97,37 @@ def test_runs_nodes_and_who_waits(scene):
         ],
     }
     assert b["running"] == 1
-    assert seen["timeline"]["run"] == "second"
-    assert seen["timeline"]["bars"] == [
+    assert shot["timeline"]["run"] == "second"
+    assert shot["timeline"]["bars"] == [
         {"function": "large", "node": "a", "start": 0, "stop": 1.5, "outcome": "running"}
     ]
 
 
-def test_a_share_is_never_more_than_all_there_is(scene):
-    """The core's own figure adds up the largest parts of functions that need unlike things."""
+def test_a_dominant_share_is_at_most_1(scene):
+    """The core's own figure sums the largest fractions of functions, even of different resources."""
     scene.core.nodes(a="cpu 4, gpu 1, threads 8")
     active = scene.run(x=fn("cpu 4"), y=fn("gpu 1"))
     scene.core.decide()
     assert active.run.share > 2**30
-    assert scene.look()["runs"][0]["share"] == 1
+    assert scene.take()["runs"][0]["share"] == 1
 
 
-def test_a_run_that_waits_for_nodes_says_so(scene):
+def test_a_run_that_waits_for_nodes(scene):
     scene.core.nodes(a="cpu 1")
     scene.run(x=fn("gpu 1"), options={"wait_for_nodes": 30.0})
-    (waits,) = scene.look()["waiting"]
-    assert "the run waits for nodes that can hold all its functions, for 30 s more" in waits["why"]
+    (waiting,) = scene.take()["waiting"]
+    assert "the run waits for nodes that can hold all its functions, for 30 s more" in waiting["why"]
 
 
-def test_a_run_that_lacks_very_many_nodes_is_brief(scene):
+def test_a_run_with_very_many_shortfalls_lists_only_the_first(scene):
     scene.core.nodes(a="cpu 1")
     kinds = {f"f{i}": fn(f"gpu {i + 1}") for i in range(300)}
     scene.run(**kinds, options={"wait_for_nodes": 30.0})
-    (waits,) = scene.look()["waiting"]
-    assert "lacks nodes for 300 kinds of functions; the first: " in waits["why"]
+    (waiting,) = scene.take()["waiting"]
+    assert "lacks nodes for 300 kinds of functions; the first: " in waiting["why"]
 
 
-def test_failures_the_last_one_first(scene):
+def test_failures_are_listed_the_last_one_first(scene):
     core = scene.core
     core.nodes(a="cpu 1")
     scene.run(x=fn("cpu 1", retries=1))
@@ -132,7 +135,7 @@ def test_failures_the_last_one_first(scene):
     core.fail("x", error="ValueError('no')", started=0.0, stopped=0.5)
     scene.failures.note(core["x"], 7.0)
     scene.failures.note(core["x"], 8.0, "it fits on no node")
-    last, before = scene.look()["failures"]
+    last, before = scene.take()["failures"]
     assert (last["when"], last["error"]) == (8, "it fits on no node")
     assert before == {
         "when": 7,
@@ -145,11 +148,11 @@ def test_failures_the_last_one_first(scene):
     }
     for i in range(100):
         scene.failures.note(core["x"], 10.0 + i, "x" * 10_000)
-    assert len(scene.look()["failures"]) == 30
-    assert len(scene.look()["failures"][0]["error"]) == TEXT
+    assert len(scene.take()["failures"]) == 30
+    assert len(scene.take()["failures"][0]["error"]) == TEXT
 
 
-def test_runs_that_have_ended_the_last_one_first(scene):
+def test_ended_runs_are_listed_the_last_one_first(scene):
     core = scene.core
     core.nodes(a="cpu 1")
     for i in range(ENDED_RUNS + 2):
@@ -160,18 +163,18 @@ def test_runs_that_have_ended_the_last_one_first(scene):
         scene.end(f"r{i}")
         if i % 2:
             scene.forget(f"r{i}")
-    seen = scene.look()
-    assert [run["id"] for run in seen["runs"]] == ["r6", "r5", "r4", "r3", "r2"]
-    assert seen["runs_there"] == 0
-    assert {run["share"] for run in seen["runs"]} == {None}
-    assert seen["timeline"]["run"] == "r6"
+    shot = scene.take()
+    assert [run["id"] for run in shot["runs"]] == ["r6", "r5", "r4", "r3", "r2"]
+    assert shot["runs_there"] == 0
+    assert {run["share"] for run in shot["runs"]} == {None}
+    assert shot["timeline"]["run"] == "r6"
     scene.forget("r6")
-    (bar,) = scene.look()["timeline"]["bars"]
+    (bar,) = scene.take()["timeline"]["bars"]
     assert bar == {"function": "f6", "node": "a", "start": 0.5, "stop": 1, "outcome": "finished"}
 
 
 def failing(scene, number, retried):
-    """A run of so many functions, of which some finish at once and some with their second attempt."""
+    """Make a run of ``number`` functions, of which those in ``retried`` fail once before they finish."""
     core, state = scene.core, scene.core.state
     core.nodes(a=f"threads {number}")
     scene.run(**many(number, fn("threads 1", retries=1), "f"))
@@ -187,12 +190,12 @@ def failing(scene, number, retried):
 
 
 @pytest.mark.parametrize("forgotten", [False, True])
-def test_attempts_that_failed_are_shown_whichever_functions_are(scene, forgotten):
+def test_failed_attempts_are_shown_even_if_their_functions_are_not_sampled(scene, forgotten):
     retried = {1, 700, 2 * BARS + 1}
     failing(scene, 2 * BARS + 2, retried)
     if forgotten:
         scene.forget("r")
-    timeline = scene.look()["timeline"]
+    timeline = scene.take()["timeline"]
     assert timeline["every"] == 3
     assert len(timeline["bars"]) <= BARS
     found = [bar["function"] for bar in timeline["bars"] if bar["outcome"] == "failed"]
@@ -202,28 +205,28 @@ def test_attempts_that_failed_are_shown_whichever_functions_are(scene, forgotten
     assert finished >= {f"f{n}" for n in range(0, 2 * BARS, 3)}
 
 
-def test_retries_do_not_keep_functions_of_the_end_from_being_shown(scene):
+def test_retries_do_not_displace_the_last_functions(scene):
     failing(scene, BARS, range(BARS))
-    bars = scene.look()["timeline"]["bars"]
+    bars = scene.take()["timeline"]["bars"]
     assert len(bars) == BARS
     assert sum(bar["outcome"] == "failed" for bar in bars) == BARS // 2
     assert {int(bar["function"][1:]) // 100 for bar in bars} == set(range(BARS // 100))
 
 
-def test_ids_that_are_no_text_or_very_long(scene):
+def test_ids_that_are_not_text_or_very_long(scene):
     scene.core.nodes(a="cpu 1")
     active = scene.run(x=fn("cpu 1"), y=fn("cpu 1"))
     active.run.spec = replace(active.run.spec, ids=[("a", 1), "y" * 1000], dag_id=None)
-    seen = scene.look()
-    assert seen["waiting"][0]["function"] == "('a', 1)"
-    assert seen["runs"][0]["dag"] == "None"
+    shot = scene.take()
+    assert shot["waiting"][0]["function"] == "('a', 1)"
+    assert shot["runs"][0]["dag"] == "None"
     active.run.spec = replace(active.run.spec, ids=["y" * 1000, "x"])
-    assert len(scene.look()["waiting"][0]["function"]) == ID
+    assert len(scene.take()["waiting"][0]["function"]) == ID
 
 
-def test_a_priority_that_json_does_not_know(scene):
+def test_a_priority_that_json_cannot_represent(scene):
     scene.run(x=fn("cpu 1"), options={"priority": float("inf"), "wait_for_nodes": 1.0})
-    assert scene.look()["runs"][0]["priority"] is None
+    assert scene.take()["runs"][0]["priority"] is None
 
 
 def quickest(call, times=5):
@@ -270,16 +273,16 @@ def many_finished(scene):
 
 
 @pytest.mark.parametrize("fill", [many_waiting, many_queues, many_nodes, many_runs, many_finished])
-def test_it_takes_no_longer_the_more_there_is(fill):
-    """Measured 1 to 5 ms; what grows with all there is takes a multiple of the bound."""
+def test_the_time_for_a_snapshot_is_bounded(fill):
+    """Measured: 1 to 5 ms. A snapshot that inspected everything would take a multiple of the bound."""
     scene = Scene()
     fill(scene)
     scene.core.decisions = scene.core.state.decide(0.0)
-    seen = snapshot(scene.core.state, scene.active, scene.archive, scene.failures, 0.0)
-    assert len(seen["runs"]) <= RUNS + ENDED_RUNS
-    assert len(seen["waiting"]) <= QUEUES
-    assert seen["waiting"] or fill is many_finished
-    assert len(seen["nodes"]) <= NODES
-    assert len(seen["timeline"]["bars"]) <= BARS
+    shot = snapshot(scene.core.state, scene.active, scene.archive, scene.failures, 0.0)
+    assert len(shot["runs"]) <= RUNS + ENDED_RUNS
+    assert len(shot["waiting"]) <= QUEUES
+    assert shot["waiting"] or fill is many_finished
+    assert len(shot["nodes"]) <= NODES
+    assert len(shot["timeline"]["bars"]) <= BARS
     took = quickest(lambda: snapshot(scene.core.state, scene.active, scene.archive, scene.failures, 0.0))
     assert took < 0.05

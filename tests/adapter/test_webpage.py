@@ -1,4 +1,4 @@
-"""The page in Dask's dashboard: on a scheduler that has one, in a document of its own, and on one without."""
+"""The page in Dask's dashboard: on schedulers with and without a dashboard, and as a separate document."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from handoff_dask._display.dashboard_timeline import timeline_columns
 from handoff_dask._display.timeline_data import prepare
 from handoff_dask._model.records import Attempt, FunctionRecord
 
-EVIL = "<script>document.title='pwned'</script>"
+MARKUP = "<script>document.title='pwned'</script>"
 
 
 def breaks():
-    raise ValueError(EVIL)
+    raise ValueError(MARKUP)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def client(cluster):
 
 
 def get(cluster, path):
-    """Status and text of a page."""
+    """Return the status and the text of a page."""
     url = f"http://127.0.0.1:{cluster.scheduler.http_server.port}/{path}"
     try:
         with urllib.request.urlopen(url, timeout=20) as answer:
@@ -60,15 +60,15 @@ def get(cluster, path):
         return error.code, error.read().decode()
 
 
-def installed(client):
-    """Let the plugin be there."""
+def install(client):
+    """Install the plugin."""
     handoff.discover_nodes(client)
 
 
-def test_the_page_is_there_and_linked_until_the_plugin_is_removed(cluster, client):
+def test_the_page_is_served_and_linked_until_the_plugin_is_removed(cluster, client):
     applications = list(cluster.scheduler.http_application.applications)
     assert get(cluster, "handoff")[0] == 404
-    installed(client)
+    install(client)
     assert get(cluster, "handoff")[0] == 200
     assert '<a href="handoff">Handoff</a>' in get(cluster, "status")[1]
     assert get(cluster, "status")[1].count('"handoff"') == 1
@@ -85,18 +85,18 @@ def test_the_page_is_there_and_linked_until_the_plugin_is_removed(cluster, clien
     assert cluster.scheduler.http_application.applications == applications
 
     with Client(cluster, set_as_default=False) as another:
-        installed(another)
+        install(another)
     assert get(cluster, "handoff")[0] == 200
     assert get(cluster, "status")[1].count('"handoff"') == 1
 
 
-def test_json_of_a_run_that_goes_on(cluster, client):
+def test_json_of_an_active_run(cluster, client):
     door = gate("webpage")
     dag = dag_of(
         Function("held", pass_gate, extra_args=["webpage"], cost={"licence": 1}),
-        Function(EVIL, pass_gate, extra_args=["webpage"], cost={"licence": 1}),
+        Function(MARKUP, pass_gate, extra_args=["webpage"], cost={"licence": 1}),
         Function("breaks", breaks, retry=RetryPolicy(max_retries=0)),
-        id=EVIL,
+        id=MARKUP,
     )
     run = handoff.submit(dag, client, fail_fast=False)
     door.await_inside(1)
@@ -104,14 +104,14 @@ def test_json_of_a_run_that_goes_on(cluster, client):
     seen = json.loads(get(cluster, "handoff.json")[1])
     assert [r["id"] for r in seen["runs"]] == [run.id]
     assert seen["runs"][0]["counts"] == {"ready": 1, "running": 1, "failed": 1}
-    assert [waits["function"] for waits in seen["waiting"]] == [EVIL]
+    assert [waits["function"] for waits in seen["waiting"]] == [MARKUP]
     assert [failure["function"] for failure in seen["failures"]] == ["breaks"]
     door.open()
     run.wait(20)
 
 
-def test_what_opens_the_page_costs_one_snapshot_for_all(cluster, client, monkeypatch):
-    installed(client)
+def test_all_readers_share_one_snapshot(cluster, client, monkeypatch):
+    install(client)
     taken = []
     page = next(
         a.__self__
@@ -126,29 +126,29 @@ def test_what_opens_the_page_costs_one_snapshot_for_all(cluster, client, monkeyp
     assert len(taken) == 1
 
 
-def test_nobody_looks_nothing_is_read(cluster, client, monkeypatch):
+def test_without_readers_no_snapshot_is_taken(cluster, client, monkeypatch):
     taken = []
     original = webpage.Webpage.read
     monkeypatch.setattr(webpage.Webpage, "read", lambda page: taken.append(1) or original(page))
-    installed(client)
+    install(client)
     handoff.execute(dag_of(Function("f", len, extra_args=["abc"])), client)
     assert not taken
 
 
-def test_an_error_in_the_page_harms_nobody(cluster, client, monkeypatch, caplog):
-    installed(client)
+def test_an_error_in_the_page_does_not_fail_runs(cluster, client, monkeypatch, caplog):
+    install(client)
 
     def fail(*args):
         raise RuntimeError("no snapshot today")
 
     monkeypatch.setattr("handoff_dask._adapter.plugin.snapshot", fail)
     with caplog.at_level(logging.CRITICAL, "tornado"):
-        assert get(cluster, "handoff")[0] == 200  # it says so itself
+        assert get(cluster, "handoff")[0] == 200  # the page itself shows the error
         assert get(cluster, "handoff.json")[0] == 500
     assert handoff.execute(dag_of(Function("f", len, extra_args=["abc"])), client)["f"] == 3
 
 
-def test_a_page_that_cannot_be_added_harms_nobody(cluster, client, monkeypatch):
+def test_a_page_that_cannot_be_added_does_not_fail_runs(cluster, client, monkeypatch):
     def fail(*args):
         raise RuntimeError("another Dask")
 
@@ -157,14 +157,14 @@ def test_a_page_that_cannot_be_added_harms_nobody(cluster, client, monkeypatch):
     assert get(cluster, "handoff")[0] == 404
 
 
-def test_it_can_be_turned_off(cluster, client):
+def test_the_page_can_be_turned_off(cluster, client):
     with dask.config.set({"handoff.dashboard": False}):
-        installed(client)
+        install(client)
     assert get(cluster, "handoff")[0] == 404
     assert '"handoff"' not in get(cluster, "status")[1]
 
 
-def test_the_page_is_below_the_prefix_of_the_dashboard():
+def test_the_page_has_the_prefix_of_the_dashboard():
     from distributed import Scheduler
 
     from handoff_dask._adapter.plugin import HandoffPlugin
@@ -208,14 +208,14 @@ if __name__ == "__main__":
 """
 
 
-def test_without_bokeh_nothing_is_added(tmp_path):
+def test_without_bokeh_no_page_is_added(tmp_path):
     script = tmp_path / "without_bokeh.py"
     script.write_text(WITHOUT_BOKEH)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100, cwd=tmp_path)
     assert done.stdout.strip().endswith("done"), done.stderr
 
 
-def test_bokeh_is_not_imported_where_there_is_no_dashboard(tmp_path):
+def test_bokeh_is_not_imported_without_a_dashboard(tmp_path):
     script = tmp_path / "no_dashboard.py"
     script.write_text(
         "import sys\n"
@@ -251,36 +251,46 @@ def seen_with(**parts):
 EVERYTHING = seen_with(
     runs=[
         {
-            "id": EVIL,
-            "dag": EVIL,
-            "status": EVIL,
+            "id": MARKUP,
+            "dag": MARKUP,
+            "status": MARKUP,
             "functions": 3,
-            "counts": {"finished": 1, "ready": 1, EVIL: 1},
+            "counts": {"finished": 1, "ready": 1, MARKUP: 1},
             "priority": 0,
             "share": 0.5,
             "elapsed": 3700.0,
-            "error": EVIL,
+            "error": MARKUP,
         }
     ],
-    waiting=[{"function": EVIL, "dag": EVIL, "run": EVIL, "queued": 3, "why": f"{EVIL}:\n  - {EVIL}"}],
+    waiting=[
+        {"function": MARKUP, "dag": MARKUP, "run": MARKUP, "queued": 3, "why": f"{MARKUP}:\n  - {MARKUP}"}
+    ],
     nodes=[
         {
-            "name": EVIL + "'",
+            "name": MARKUP + "'",
             "accepting": True,
             "running": 1,
-            "amounts": [{"resource": "'" + EVIL, "capacity": 2, "used": 1.5}],
+            "amounts": [{"resource": "'" + MARKUP, "capacity": 2, "used": 1.5}],
         }
     ],
     failures=[
-        {"when": 0.0, "function": EVIL, "dag": EVIL, "run": EVIL, "attempt": 1, "node": EVIL, "error": EVIL}
+        {
+            "when": 0.0,
+            "function": MARKUP,
+            "dag": MARKUP,
+            "run": MARKUP,
+            "attempt": 1,
+            "node": MARKUP,
+            "error": MARKUP,
+        }
     ],
     timeline={
-        "run": EVIL,
-        "dag": EVIL,
+        "run": MARKUP,
+        "dag": MARKUP,
         "every": 2,
         "elapsed": 1.0,
         "bars": [
-            {"function": EVIL, "node": "a", "start": 0.0, "stop": 2.0, "outcome": EVIL},
+            {"function": MARKUP, "node": "a", "start": 0.0, "stop": 2.0, "outcome": MARKUP},
             {"function": "x", "node": "a", "start": 1.0, "stop": 2.0, "outcome": "failed"},
             {"function": "y", "node": "b", "start": 1.0, "stop": 2.0, "outcome": "finished"},
         ],
@@ -294,7 +304,7 @@ def texts(doc):
     return "".join(div.text for div in doc.select({"type": Div}))
 
 
-def test_what_strangers_wrote_is_escaped():
+def test_user_text_is_escaped():
     doc = Document()
     dashboard.fill(doc, lambda: EVERYTHING)
     html = texts(doc)
@@ -305,7 +315,7 @@ def test_what_strangers_wrote_is_escaped():
     assert "0.5 of 2 free" in html
 
 
-def test_the_document_follows_what_is_seen_and_says_when_it_is_over():
+def test_the_document_follows_snapshots_and_says_when_the_plugin_is_removed():
     seen = [seen_with(), EVERYTHING, None]
     doc = Document()
     page = dashboard.fill(doc, lambda: seen[0])
@@ -323,7 +333,7 @@ def test_the_document_follows_what_is_seen_and_says_when_it_is_over():
     assert not doc.session_callbacks
 
 
-def test_bars_are_in_the_lanes_that_they_have_in_a_timeline():
+def test_bars_have_the_same_lanes_as_in_a_timeline():
     spans = [(0, 3), (0, 2), (1, 2.5), (2.0004, 2.4), (3, 4), (3, 5), (3.5, 3.5)]
     records = {
         n: FunctionRecord(n, "finished", "a", (Attempt(n, "a", start, start, stop, "finished"),), {})
@@ -339,7 +349,7 @@ def test_bars_are_in_the_lanes_that_they_have_in_a_timeline():
     assert (ends, ticks) == ([("a", 3.4)], {1.5: "a"})
 
 
-def test_bars_that_overlap_by_less_than_clocks_differ_are_in_one_lane():
+def test_bars_that_overlap_by_less_than_the_clock_error_share_a_lane():
     bars = [
         {"function": "x", "node": "a", "start": start, "stop": stop, "outcome": "finished"}
         for start, stop in [(0, 1), (0.9995, 2)]
@@ -347,7 +357,7 @@ def test_bars_that_overlap_by_less_than_clocks_differ_are_in_one_lane():
     assert timeline_columns(bars)[0]["y"] == [0.5, 0.5]
 
 
-def test_the_document_sends_only_what_has_changed():
+def test_the_document_sends_only_changes():
     doc = Document()
     page = dashboard.fill(doc, lambda: EVERYTHING)
     changes = []
@@ -356,11 +366,11 @@ def test_the_document_sends_only_what_has_changed():
     assert not changes
 
 
-def test_the_document_shows_its_errors_and_logs_the_first(caplog):
+def test_the_document_shows_errors_and_logs_the_first(caplog):
     seen = [seen_with()]
     doc = Document()
     page = dashboard.fill(doc, lambda: seen[0])
-    seen[0] = {"runs": EVIL}
+    seen[0] = {"runs": MARKUP}
     page.update()
     page.update()
     assert "The page could not be drawn: " in texts(doc)
@@ -370,7 +380,7 @@ def test_the_document_shows_its_errors_and_logs_the_first(caplog):
     assert "could not be drawn" not in texts(doc)
 
 
-def test_a_dashboard_that_has_gone_before_its_first_look():
+def test_a_page_whose_plugin_is_removed_before_the_first_refresh():
     doc = Document()
     dashboard.fill(doc, lambda: None)
     assert "The plugin was removed." in texts(doc)

@@ -90,8 +90,8 @@ BUGS = {
         "could not read the graph| hangs: |nodes of the plugin",
     ),
     "a broken connection loses the results that runs need": (
-        "from handoff_dask._adapter.absence import AbsentClients\n"
-        "AbsentClients.expect = lambda self, client, keys: None",
+        "from handoff_dask._adapter.disconnects import DisconnectedClients\n"
+        "DisconnectedClients.expect = lambda self, client, keys: None",
         "RunCancelledError",
     ),
     "a hook raises": (

@@ -100,12 +100,12 @@ def test_growth_is_found_at_any_depth(cluster):
         handoff.discover_nodes(client)
     plugin = cluster.scheduler.plugins["handoff"]
     before = soak.sizes_of(plugin, "plugin")
-    plugin.strays["client"] = ["left"]
+    plugin.unknown_keys["client"] = ["left"]
     plugin.state.placement.estimates.learn("some code", 1.0, 1.0)
     plugin.membership._registered["gone"] = {"cpu": 1}
     after = soak.sizes_of(plugin, "plugin")
     assert set(soak.differences(before, after)) >= {
-        "plugin.strays",
+        "plugin.unknown_keys",
         "plugin.state.placement.estimates._seen",
         "plugin.membership._registered",
     }

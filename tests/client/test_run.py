@@ -13,7 +13,7 @@ from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, until
 
 import handoff_dask as handoff
 from handoff_dask import Function, RunCancelledError
-from handoff_dask._adapter.keeper import KEEPER
+from handoff_dask._adapter.keep_alive import KEEP_ALIVE
 
 
 def two_steps(name, cost=None):
@@ -99,7 +99,7 @@ def vanish(client):
 @pytest.mark.parametrize("leave", [close, vanish])
 def test_functions_of_a_lost_client_hold_their_allocation_until_they_end(cluster, client, leave, monkeypatch):
     handoff.discover_nodes(client)
-    monkeypatch.setattr(plugin_of(cluster).absent, "_grace", 0)
+    monkeypatch.setattr(plugin_of(cluster).disconnected, "_grace", 0)
     door = gate("closing")
     dag = dag_of(
         Function("running", pass_gate, extra_args=["closing"], cost={"gpu": 1}),
@@ -123,7 +123,7 @@ def test_functions_of_a_lost_client_hold_their_allocation_until_they_end(cluster
         assert later.result(20).results == {"later": 2}
         until(lambda: run.id not in plugin_of(cluster).runs)
         assert not [key for key in cluster.scheduler.tasks if run.id in key[0]]
-        until(lambda: not cluster.scheduler.clients[KEEPER].wants_what)
+        until(lambda: not cluster.scheduler.clients[KEEP_ALIVE].wants_what)
 
 
 def test_closing_a_client_cancels_its_runs(cluster):
@@ -362,7 +362,7 @@ def test_a_run_without_handles_is_not_retried(cluster, client):
     name = run.id
     run = None
     gc.collect()
-    until(lambda: cluster.scheduler.clients[KEEPER].wants_what)
+    until(lambda: cluster.scheduler.clients[KEEP_ALIVE].wants_what)
     door.open()
     until(lambda: name not in plugin_of(cluster).runs)
     assert door.entered == 1
@@ -378,4 +378,4 @@ def test_restarting_the_cluster_cancels_runs():
         with pytest.raises(RunCancelledError):
             run.result(20)
         assert handoff.execute(dag_of(Function("f", abs, extra_args=[-1], cost={"cpu": 1})), client)["f"] == 1
-        assert not cluster.scheduler.clients[KEEPER].wants_what
+        assert not cluster.scheduler.clients[KEEP_ALIVE].wants_what

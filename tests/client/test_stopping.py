@@ -248,7 +248,7 @@ def test_stop_requests_are_repeated_a_bounded_number_of_times(monkeypatch, failu
     )
 
     async def stop():
-        stopper = stopping.Stopping(scheduler)
+        stopper = stopping.AttemptStopper(scheduler)
         stopper.stop("tcp://a", [("key", 1)])
         stopper.stop("tcp://gone", [("other", 1)])
         await asyncio.gather(*stopper._tasks)

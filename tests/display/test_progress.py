@@ -300,7 +300,7 @@ def test_failed_attempts_are_reported_once_with_node_and_error(client, monkeypat
     monkeypatch.setattr(
         displays, "display_of", lambda title: types.SimpleNamespace(update=seen.append, close=lambda: None)
     )
-    monkeypatch.setattr(run_progress, "MOST_TROUBLES", 1)
+    monkeypatch.setattr(run_progress, "MAX_TROUBLES", 1)
     dag = dag_of(*(Function(n, "operator:truediv", extra_args=[1, 0], max_retries=0) for n in range(2)))
     with pytest.raises(handoff.FunctionFailedError):
         handoff.execute(dag, client, progress=True, fail_fast=False)

@@ -1,4 +1,4 @@
-"""Clients as Dask's scheduler sees them: which keys they want, and what they are sent."""
+"""Clients as Dask's scheduler sees them: the keys they want, and the messages it sends them."""
 
 from __future__ import annotations
 
@@ -11,43 +11,47 @@ if TYPE_CHECKING:
 
 
 def want(scheduler: Scheduler, keys: Iterable[Hashable], name: str) -> None:
-    """Keep tasks on the scheduler on behalf of a client, or of a name that stands for none.
+    """Let a client want keys, so that the scheduler keeps their tasks.
 
-    Reaches: ``Scheduler.client_desires_keys(keys, client)``, which makes a client of a name that is not
-    known, and tells a client that is connected of what is there already.
-    Why: a client says what it wants with a graph, or by a message; the scheduler itself has no public way.
+    ``name`` is the id of a client, or of a virtual client: one without a connection.
+
+    Reaches: ``Scheduler.client_desires_keys(keys, client)``, which registers an unknown name as a client, and
+    notifies a connected client of keys whose results exist already.
+    Why: only a client can publicly say which keys it wants, by submitting a graph or by a message.
     From: Dask 2025.7.
     """
     scheduler.client_desires_keys(list(keys), name)
 
 
-def unwant(scheduler: Scheduler, keys: Iterable[Hashable], name: str, stimulus_id: str | None = None) -> None:
-    """Give up what was wanted on behalf of a client, or of a name that stands for none.
+def release(
+    scheduler: Scheduler, keys: Iterable[Hashable], name: str, stimulus_id: str | None = None
+) -> None:
+    """Release keys on behalf of a client or a virtual client.
 
-    Reaches: ``Scheduler.client_releases_keys(keys, client, stimulus_id)``, which forgets what nobody else
-    wants or needs.
+    Reaches: ``Scheduler.client_releases_keys(keys, client, stimulus_id)``, which forgets tasks that no other
+    client wants and no other task needs.
     Why: as :func:`want`.
     From: Dask 2025.7.
     """
     scheduler.client_releases_keys(list(keys), name, stimulus_id)
 
 
-def forget_name(scheduler: Scheduler, name: str) -> None:
-    """Forget a name that stands for no client, and that wants nothing any more.
+def forget_virtual_client(scheduler: Scheduler, name: str) -> None:
+    """Forget a virtual client that has released all its keys. An unknown name is ignored.
 
     Reaches: ``SchedulerState.clients``, written.
-    Why: ``Scheduler.remove_client`` tells all plugins that a client has left.
+    Why: ``Scheduler.remove_client`` would notify all plugins that a client has left.
     From: Dask 2025.7.
     """
     scheduler.clients.pop(name, None)
 
 
-def restore_wish(ts: TaskState, client: ClientState) -> None:
-    """Let a client that has registered again under the same id want what it has wanted.
+def restore_wants(ts: TaskState, client: ClientState) -> None:
+    """Let a client that has registered again under the same id want a task that it wanted before.
 
-    Reaches: ``TaskState.who_wants`` and ``ClientState.wants_what``, written. Clients are equal by their id,
-    and Dask leaves the former one in ``who_wants``: the task would be kept for ever.
-    Why: ``Scheduler.client_desires_keys`` leaves it there, too.
+    Reaches: ``TaskState.who_wants`` and ``ClientState.wants_what``, written. Client states are equal by their
+    id, and Dask leaves the former one in ``who_wants``, so the task would never be forgotten.
+    Why: ``Scheduler.client_desires_keys`` leaves the former one there too.
     From: Dask 2025.7.
     """
     if ts.who_wants and client in ts.who_wants:
@@ -56,14 +60,14 @@ def restore_wish(ts: TaskState, client: ClientState) -> None:
         client.wants_what.add(ts)
 
 
-def hears(scheduler: Scheduler, client: str) -> bool:
-    """Whether a client may be sent something.
+def is_reachable(scheduler: Scheduler, client: str) -> bool:
+    """Return whether it is safe to send a client a message.
 
-    Dask complains aloud of messages to a client that is not connected, and one that has just connected breaks
-    if anything comes with the first message.
+    Dask logs an error for a message to a disconnected client. A client that has just connected breaks if
+    another message arrives in the same batch as Dask's first.
 
     Reaches: ``Scheduler.client_comms``, and ``BatchedSend.closed()`` and ``batch_count`` of its values.
-    Why: ``Scheduler.client_send`` does not say whether anybody hears.
+    Why: ``Scheduler.client_send`` does not tell whether the client can receive the message.
     From: Dask 2025.7.
     """
     comm = scheduler.client_comms.get(client)
@@ -71,23 +75,23 @@ def hears(scheduler: Scheduler, client: str) -> bool:
 
 
 def send(scheduler: Scheduler, client: str, message: dict[str, Any]) -> None:
-    """Send a client a message, which :func:`client.hear` hears there, if it may be sent one.
+    """Send a client a stream message if the client is reachable. ``message["op"]`` names its handler there.
 
     Reaches: ``Scheduler.client_send(client, message)``.
-    Why: events, which are public, go to all who have subscribed to a topic, and are logged.
+    Why: the public alternative, events, reaches all subscribers of a topic, and is logged.
     From: Dask 2025.7.
     """
-    if hears(scheduler, client):
+    if is_reachable(scheduler, client):
         scheduler.client_send(client, message)
 
 
-def tell_cancelled(scheduler: Scheduler, client: str, keys: list[Hashable], reason: str, text: str) -> None:
-    """Let a client's futures be cancelled ones, if it may be sent a message.
+def send_cancelled(scheduler: Scheduler, client: str, keys: list[Hashable], reason: str, text: str) -> None:
+    """Cancel a client's futures of these keys, if the client is reachable.
 
     Reaches: the message ``cancelled-keys`` to clients, with ``keys``, ``reason`` and ``msg``.
-    Why: ``Client.cancel`` is public on clients only.
+    Why: the public ``Client.cancel`` exists on clients only.
     From: Dask 2025.7.
     """
-    if keys and hears(scheduler, client):
+    if keys and is_reachable(scheduler, client):
         message = {"op": "cancelled-keys", "keys": keys, "reason": reason, "msg": text}
         scheduler.client_send(client, message)

@@ -1,7 +1,7 @@
-"""The dashboard of Dask's scheduler: a Bokeh application among the pages that its server has.
+"""The dashboard of Dask's scheduler: a Bokeh application on the scheduler's web server.
 
-Bokeh is imported inside the functions: Dask has done so where there is a dashboard, and elsewhere nobody
-needs it.
+The functions import Bokeh themselves: a scheduler with a dashboard has imported it already, and one without
+need not have it installed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def find(scheduler: Scheduler) -> Any:
-    """The Bokeh application of a scheduler's dashboard, None if it has none.
+    """Return the Bokeh application of a scheduler's dashboard; None if it has none.
 
-    Reaches: ``ServerNode.http_application`` and the ``applications`` in it, of which the one of the dashboard
-    has ``/status`` among its ``app_paths``, and a ``prefix``.
-    Why: the dashboard can be extended by the configuration only, before it starts.
+    Reaches: ``ServerNode.http_application`` and its ``applications``. The dashboard is the application with
+    ``/status`` among its ``app_paths``; it has a ``prefix``.
+    Why: publicly, only the configuration can extend the dashboard, before it starts.
     From: Dask 2025.7.
     """
     http = getattr(scheduler, "http_application", None)
@@ -30,7 +30,7 @@ def find(scheduler: Scheduler) -> Any:
 
 
 def start_page(scheduler: Scheduler, path: str, prefix: str, document: Callable[..., None]) -> Application:
-    """An application of one page, started: ``document(scheduler, extra, doc)`` fills it for each who looks.
+    """Start an application of one page. ``document(scheduler, extra, doc)`` fills the page for each reader.
 
     Reaches: ``BokehApplication(applications, server, prefix=, template_variables=)`` of
     ``distributed.dashboard.core``.
@@ -49,9 +49,9 @@ def start_page(scheduler: Scheduler, path: str, prefix: str, document: Callable[
 
 
 def pages(scheduler: Scheduler) -> list[str]:
-    """The names in the navigation bar, one list that all of Dask's pages show.
+    """Return the names in the navigation bar: one list that all of Dask's pages share.
 
-    Reaches: ``distributed.dashboard.scheduler.template_variables``, which gives the same object each time.
+    Reaches: ``distributed.dashboard.scheduler.template_variables``, which returns the same object each time.
     Why: as :func:`find`.
     From: Dask 2025.7.
     """
@@ -62,7 +62,7 @@ def pages(scheduler: Scheduler) -> list[str]:
 
 
 def add(scheduler: Scheduler, application: Application) -> None:
-    """Serve an application beside the dashboard.
+    """Serve an application next to the dashboard.
 
     Reaches: ``RoutingApplication.add_application`` of ``distributed.http.routing``.
     Why: as :func:`find`.
@@ -72,7 +72,7 @@ def add(scheduler: Scheduler, application: Application) -> None:
 
 
 def remove(scheduler: Scheduler, application: Application) -> None:
-    """Serve an application no more.
+    """Stop serving an application.
 
     Reaches: ``RoutingApplication.applications``, a list, written.
     Why: as :func:`find`.
@@ -82,8 +82,8 @@ def remove(scheduler: Scheduler, application: Application) -> None:
         scheduler.http_application.applications.remove(application)
 
 
-def dress(doc: Any, extra: dict[str, Any]) -> None:
-    """Give a page the looks, and the navigation bar, of Dask's own.
+def apply_theme(doc: Any, extra: dict[str, Any]) -> None:
+    """Give a page the style and the navigation bar of Dask's own pages.
 
     Reaches: ``env`` and ``BOKEH_THEME`` of ``distributed.dashboard.components.scheduler``, and the template
     ``simple.html``.

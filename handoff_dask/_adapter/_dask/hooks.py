@@ -1,4 +1,4 @@
-"""Handlers and methods of Dask's scheduler that are ours while the plugin is installed."""
+"""Handlers and methods of Dask's scheduler that the plugin replaces while it is installed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Sees a message, whose fields are its keyword arguments.
-Note = Callable[..., None]
+#: Receives a message, whose fields are its keyword arguments.
+Callback = Callable[..., None]
 
-#: Makes a handler that takes the place of another one, which it is given.
+#: Takes the original handler and returns its replacement.
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Patches:
-    """Replaces handlers and methods of a scheduler, and undoes that in reverse order."""
+    """Replaces handlers and methods of a scheduler, and undoes the changes in reverse order."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], Any]] = []
@@ -34,115 +34,117 @@ class Patches:
         table[name] = value
 
     def on_undo(self, action: Callable[[], Any]) -> None:
-        """Have :meth:`undo` call this."""
+        """Register an action for :meth:`undo`."""
         self._undo.append(action)
 
     def undo(self) -> None:
-        """Put everything back. What fails is logged, and the rest is put back all the same."""
+        """Undo all changes. An error is logged and does not stop the remaining actions."""
         while self._undo:
             try:
                 self._undo.pop()()
             except Exception:
-                logger.exception("handoff_dask could not put back all that it had changed")
+                logger.exception("handoff_dask could not undo one of its changes to the scheduler")
 
 
-def _before(note: Note, original: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler that lets ``note`` see each message before ``original`` handles it."""
+def _before(callback: Callback, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a handler that passes each message to ``callback`` before ``original`` handles it."""
 
     def handler(*args: Any, **message: Any) -> Any:
-        _take(note, args, message)
+        _notify(callback, args, message)
         return original(*args, **message)
 
     return handler
 
 
-def _after(original: Callable[..., Any], note: Note) -> Callable[..., Any]:
-    """A handler that lets ``note`` see each message once ``original``, which awaits nothing, is done."""
+def _after(original: Callable[..., Any], callback: Callback) -> Callable[..., Any]:
+    """Return a handler that passes each message to ``callback`` after ``original``, a plain function."""
 
     def handler(*args: Any, **message: Any) -> Any:
         answer = original(*args, **message)
-        _take(note, args, message)
+        _notify(callback, args, message)
         return answer
 
     return handler
 
 
-def _take(note: Note, args: tuple[Any, ...], message: dict[str, Any]) -> None:
+def _notify(callback: Callback, args: tuple[Any, ...], message: dict[str, Any]) -> None:
     try:
-        note(*args, **message)
+        callback(*args, **message)
     except Exception:
-        logger.exception("handoff_dask could not take note of %r", message)
+        logger.exception("handoff_dask failed on the message %r", message)
 
 
 # ---------------------------------------------------------------------- messages from workers
 
 
-def before_task_erred(patches: Patches, scheduler: Scheduler, note: Note) -> None:
-    """See that an attempt failed before Dask decides whether it is tried again.
+def before_task_erred(patches: Patches, scheduler: Scheduler, callback: Callback) -> None:
+    """Report each failed attempt before Dask decides whether to retry it.
 
     Reaches: the stream handler ``task-erred``, with ``key``, ``worker``, ``run_id``, ``exception``,
     ``exception_text``, ``traceback_text`` and ``startstops``.
-    Why: ``SchedulerPlugin.transition`` is called after Dask has counted a retry, or failed the task for good.
+    Why: Dask calls ``SchedulerPlugin.transition`` only after it has counted a retry, or failed the task
+    permanently.
     From: Dask 2025.7.
     """
     table = scheduler.stream_handlers
-    patches.replace(table, "task-erred", _before(note, table["task-erred"]))
+    patches.replace(table, "task-erred", _before(callback, table["task-erred"]))
 
 
-def before_status_change(patches: Patches, scheduler: Scheduler, note: Note) -> None:
-    """See that a worker is paused or goes on.
+def before_status_change(patches: Patches, scheduler: Scheduler, callback: Callback) -> None:
+    """Report that a worker pauses or resumes.
 
     Reaches: the stream handler ``worker-status-change``, with ``status`` and ``worker``.
-    Why: no hook of plugins is called when a worker's status changes.
+    Why: no plugin hook is called when a worker's status changes.
     From: Dask 2025.7.
     """
     table = scheduler.stream_handlers
-    patches.replace(table, "worker-status-change", _before(note, table["worker-status-change"]))
+    patches.replace(table, "worker-status-change", _before(callback, table["worker-status-change"]))
 
 
-def before_long_running(patches: Patches, scheduler: Scheduler, note: Note) -> None:
-    """See that a task has seceded from its worker's threads.
+def before_long_running(patches: Patches, scheduler: Scheduler, callback: Callback) -> None:
+    """Report that a task has seceded from its worker's threads.
 
     Reaches: the stream handler ``long-running``, with ``key`` and ``run_id``.
-    Why: it is no transition on the scheduler, so no hook of plugins is called.
+    Why: secession is no transition on the scheduler, so no plugin hook is called.
     From: Dask 2025.7.
     """
     table = scheduler.stream_handlers
-    patches.replace(table, "long-running", _before(note, table["long-running"]))
+    patches.replace(table, "long-running", _before(callback, table["long-running"]))
 
 
-def after_steal_response(patches: Patches, scheduler: Scheduler, note: Note) -> None:
-    """See whether a worker has given a task back, also where work stealing is turned off.
+def after_steal_response(patches: Patches, scheduler: Scheduler, callback: Callback) -> None:
+    """Report a worker's reply to a request to give a task back, even if work stealing is turned off.
 
-    Reaches: the stream handler ``steal-response``, with ``key``, ``state`` and ``worker``. What answers
-    without work stealing stays when the plugin is removed: an answer may be on its way.
+    Reaches: the stream handler ``steal-response``, with ``key``, ``state`` and ``worker``. Without work
+    stealing, the handler that this function adds stays after the plugin is removed, since replies may be on
+    their way.
     Why: only work stealing can ask a worker for a task that has not started.
     From: Dask 2025.7.
     """
     table = scheduler.stream_handlers
-    confirm = table.setdefault("steal-response", lambda **message: None)
-    patches.replace(table, "steal-response", _after(confirm, note))
+    original = table.setdefault("steal-response", lambda **message: None)
+    patches.replace(table, "steal-response", _after(original, callback))
 
 
-def after_resources(patches: Patches, scheduler: Scheduler, note: Note) -> None:
-    """See that a worker's resources have changed.
+def after_resources(patches: Patches, scheduler: Scheduler, callback: Callback) -> None:
+    """Report that a worker's resources have changed.
 
-    Reaches: the request handler ``set_resources``, with ``worker``; it awaits nothing.
-    Why: no hook of plugins is called when a worker's resources change.
+    Reaches: the request handler ``set_resources``, a plain function, with ``worker``.
+    Why: no plugin hook is called when a worker's resources change.
     From: Dask 2025.7.
     """
     table = scheduler.handlers
-    patches.replace(table, "set_resources", _after(table["set_resources"], note))
+    patches.replace(table, "set_resources", _after(table["set_resources"], callback))
 
 
 # ---------------------------------------------------------------------- messages from clients
 
 
 def around_update_graph(patches: Patches, scheduler: Scheduler, wrap: Wrap) -> None:
-    """Learn what becomes of a graph that the scheduler cannot read.
+    """Wrap the handler of submitted graphs, to learn of graphs that the scheduler cannot read.
 
-    Reaches: the stream handler ``update-graph``, a coroutine, with ``keys``; it raises nothing.
-    Why: ``SchedulerPlugin.update_graph`` is not called for a graph that was not read.
+    Reaches: the stream handler ``update-graph``, a coroutine function, with ``keys``; it raises no exception.
+    Why: Dask does not call ``SchedulerPlugin.update_graph`` for a graph that it cannot read.
     From: Dask 2025.7.
     """
     table = scheduler.stream_handlers
@@ -150,10 +152,11 @@ def around_update_graph(patches: Patches, scheduler: Scheduler, wrap: Wrap) -> N
 
 
 def around_cancel(patches: Patches, scheduler: Scheduler, wrap: Wrap) -> None:
-    """Stand before what a client cancels.
+    """Wrap the handler of cancellations by clients.
 
     Reaches: the stream handler ``cancel-keys``, with ``keys``, ``client`` and ``force``.
-    Why: no hook of plugins is called before Dask cancels, and it fails over dependents that nobody wants.
+    Why: no plugin hook is called before Dask cancels tasks, and its handler raises on dependents that no
+    client wants.
     From: Dask 2025.7.
     """
     table = scheduler.stream_handlers
@@ -161,46 +164,47 @@ def around_cancel(patches: Patches, scheduler: Scheduler, wrap: Wrap) -> None:
 
 
 def around_retry(patches: Patches, scheduler: Scheduler, wrap: Wrap) -> None:
-    """Stand before what a client has tried again.
+    """Wrap the handler of retries by clients.
 
     Reaches: the request handler ``retry``, with ``keys``.
-    Why: no hook of plugins is called before Dask tries again, and it starts again what runs, too.
+    Why: no plugin hook is called before Dask retries tasks, and its handler restarts running tasks too.
     From: Dask 2025.7.
     """
     table = scheduler.handlers
     patches.replace(table, "retry", wrap(table["retry"]))
 
 
-def before_release(patches: Patches, scheduler: Scheduler, note: Note) -> None:
-    """See which keys a client is about to give up, whichever way it does.
+def before_release(patches: Patches, scheduler: Scheduler, callback: Callback) -> None:
+    """Report the keys that a client is about to release, by whatever path.
 
-    Reaches: ``Scheduler.client_releases_keys(keys, client)``, replaced on the instance, since every way leads
-    through it; and the stream handler ``client-releases-keys``, which holds the method itself.
-    Why: no hook of plugins is called before Dask forgets a task that nobody wants.
+    Reaches: ``Scheduler.client_releases_keys(keys, client)``, which every path calls, replaced on the
+    instance; and the stream handler ``client-releases-keys``, which holds the original method.
+    Why: no plugin hook is called before Dask forgets a task that no client wants.
     From: Dask 2025.7.
     """
-    releases = _before(note, scheduler.client_releases_keys)
+    releases = _before(callback, scheduler.client_releases_keys)
     patches.replace(vars(scheduler), "client_releases_keys", releases)
     patches.replace(scheduler.stream_handlers, "client-releases-keys", releases)
 
 
-def before_connection_lost(patches: Patches, scheduler: Scheduler, note: Note) -> None:
-    """See that the connection of a client broke, before what it wants is released.
+def before_connection_lost(patches: Patches, scheduler: Scheduler, callback: Callback) -> None:
+    """Report that a client's connection broke, before Dask releases the keys that the client wants.
 
     Reaches: ``Scheduler.remove_client(client)``, replaced on the instance. The stream handler
-    ``close-client`` keeps the original, and forgets a client that closes itself before it comes this way.
-    Why: ``SchedulerPlugin.remove_client`` is called afterwards, and for both cases alike.
+    ``close-client`` keeps the original method, so a client that closes is forgotten before the replaced
+    method is called.
+    Why: Dask calls ``SchedulerPlugin.remove_client`` afterwards, and alike for broken and closed connections.
     From: Dask 2025.7.
     """
-    patches.replace(vars(scheduler), "remove_client", _before(note, scheduler.remove_client))
+    patches.replace(vars(scheduler), "remove_client", _before(callback, scheduler.remove_client))
 
 
 def around_restart(patches: Patches, scheduler: Scheduler, wrap: Wrap) -> None:
-    """Stand around a restart of all workers.
+    """Wrap the restart of all workers.
 
-    Reaches: ``Scheduler.restart``, a coroutine, replaced on the instance; and the request handler
+    Reaches: ``Scheduler.restart``, a coroutine function, replaced on the instance; and the request handler
     ``restart``.
-    Why: ``SchedulerPlugin.restart`` is called in its midst.
+    Why: Dask calls ``SchedulerPlugin.restart`` halfway through the restart.
     From: Dask 2025.7.
     """
     restart = wrap(scheduler.restart)
@@ -208,35 +212,37 @@ def around_restart(patches: Patches, scheduler: Scheduler, wrap: Wrap) -> None:
     patches.replace(scheduler.handlers, "restart", restart)
 
 
-def instead_of_unregister(patches: Patches, scheduler: Scheduler, handler: Callable[..., Any]) -> None:
-    """Handle the removal of a plugin.
+def replace_unregister(patches: Patches, scheduler: Scheduler, handler: Callable[..., Any]) -> None:
+    """Replace the handler that removes plugins.
 
     Reaches: the request handler ``unregister_scheduler_plugin``, with ``name``.
-    Why: no hook of plugins is called when a plugin is removed.
+    Why: no plugin hook is called when a plugin is removed.
     From: Dask 2025.7.
     """
     patches.replace(scheduler.handlers, "unregister_scheduler_plugin", handler)
 
 
-# ---------------------------------------------------------------------- messages of our own
+# ---------------------------------------------------------------------- custom messages
 
 
-def answer(patches: Patches, scheduler: Scheduler, op: str, handler: Callable[..., Any]) -> None:
-    """Answer a request of clients by the name ``op`` until the plugin is removed.
+def add_handler(patches: Patches, scheduler: Scheduler, op: str, handler: Callable[..., Any]) -> None:
+    """Register a handler of the client request ``op`` until the plugin is removed.
 
     Reaches: the table ``Server.handlers``.
-    Why: plugins have no public way to take part in the protocol.
+    Why: plugins have no public way to extend the protocol.
     From: Dask 2025.7.
     """
     patches.replace(scheduler.handlers, op, handler)
 
 
-def hear(patches: Patches, scheduler: Scheduler, op: str, handler: Note) -> None:
-    """Hear messages by the name ``op`` in streams of workers and clients.
+def add_stream_handler(patches: Patches, scheduler: Scheduler, op: str, handler: Callback) -> None:
+    """Register a handler of the stream message ``op`` from clients and workers until the plugin is removed.
 
-    Reaches: the table ``Server.stream_handlers``. An entry stays when the plugin is removed: Dask closes a
-    connection on which a message comes that nobody hears. From a worker there is ``worker`` among the fields.
-    Why: plugins have no public way to take part in the protocol.
+    Messages from a worker have a field ``worker``.
+
+    Reaches: the table ``Server.stream_handlers``. The entry stays after the plugin is removed, and then
+    ignores messages: Dask closes a connection on which an unknown message arrives.
+    Why: plugins have no public way to extend the protocol.
     From: Dask 2025.7.
     """
     table = scheduler.stream_handlers
@@ -245,4 +251,4 @@ def hear(patches: Patches, scheduler: Scheduler, op: str, handler: Note) -> None
 
 
 def _ignore(**message: Any) -> None:
-    """Hear a message that was on its way as the plugin was removed."""
+    """Ignore a message that was in transit when the plugin was removed."""

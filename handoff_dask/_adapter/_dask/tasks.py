@@ -1,4 +1,4 @@
-"""Tasks on Dask's scheduler: where they may run, and how they are moved from state to state."""
+"""Tasks on Dask's scheduler: restrictions on where they run, and transitions between their states."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.scheduler import TaskState
 
-#: No worker has this address: a task restricted to it is parked.
-NOWHERE = frozenset({"handoff://held"})
+#: An address that no worker has. Dask parks a task that is restricted to it.
+NOWHERE = frozenset({"handoff://parked"})
 
 
 def park(ts: TaskState) -> None:
-    """Keep a task from being placed by anyone but us: when its inputs are there, it becomes ``no-worker``.
+    """Keep Dask from placing a task: when its inputs are ready, it becomes ``no-worker``.
 
-    Reaches: the restrictions of a ``TaskState``, written after it was submitted; and that the scheduler looks
-    at them whenever the task could be placed.
-    Why: restrictions are public where a graph is submitted only.
+    Reaches: the restrictions of a ``TaskState``, written after submission; and that the scheduler checks them
+    whenever it could place the task.
+    Why: restrictions can publicly be set only when a graph is submitted.
     From: Dask 2025.7.
     """
     ts.worker_restrictions = NOWHERE
@@ -30,10 +30,10 @@ def park(ts: TaskState) -> None:
 
 
 def pin(ts: TaskState, address: str, resources: Mapping[str, float] | None) -> None:
-    """Let a task run on one worker only, and take these of its resources.
+    """Restrict a task to one worker, where it takes these resources.
 
-    Reaches: ``TaskState.worker_restrictions`` and ``resource_restrictions``, written after it was submitted.
-    Why: restrictions are public where a graph is submitted only.
+    Reaches: ``TaskState.worker_restrictions`` and ``resource_restrictions``, written after submission.
+    Why: restrictions can publicly be set only when a graph is submitted.
     From: Dask 2025.7.
     """
     ts.worker_restrictions = {address}
@@ -41,39 +41,41 @@ def pin(ts: TaskState, address: str, resources: Mapping[str, float] | None) -> N
 
 
 def unpin(ts: TaskState) -> None:
-    """Let a task run anywhere.
+    """Let a task run on any worker.
 
-    Reaches: ``TaskState.worker_restrictions``, written after it was submitted.
-    Why: restrictions are public where a graph is submitted only.
+    Reaches: ``TaskState.worker_restrictions``, written after submission.
+    Why: restrictions can publicly be set only when a graph is submitted.
     From: Dask 2025.7.
     """
     ts.worker_restrictions = None
 
 
-def annotate(ts: TaskState, name: str, facts: Mapping[str, Any]) -> None:
-    """Tell the worker on which a task is placed next something about it.
+def annotate(ts: TaskState, name: str, value: Mapping[str, Any]) -> None:
+    """Annotate a task with a mapping for the worker on which it is placed next.
 
-    Reaches: ``TaskState.annotations``, a dict of the task's own, which goes to the worker with the task.
-    Why: annotations are public where a graph is submitted only.
+    On the worker, :func:`running.annotation` finds it.
+
+    Reaches: ``TaskState.annotations``, the task's own dict, which the scheduler sends along with the task.
+    Why: annotations can publicly be set only when a graph is submitted.
     From: Dask 2025.7.
     """
-    ts.annotations[name] = facts
+    ts.annotations[name] = value
 
 
 def move(scheduler: Scheduler, states: Mapping[Hashable, str], stimulus_id: str) -> None:
-    """Move tasks to other states, the last first, with all that follows from it.
+    """Move tasks to other states, the last task first, with all consequent transitions.
 
-    Reaches: ``SchedulerState.transitions(recommendations, stimulus_id)``; from ``no-worker`` to
-    ``processing`` a task goes to the worker it is pinned to, or back to ``no-worker`` if that may not take
-    it.
-    Why: there is no public way to have a task placed again.
+    Reaches: ``SchedulerState.transitions(recommendations, stimulus_id)``. A task that moves from
+    ``no-worker`` to ``processing`` goes to the worker it is pinned to, or stays ``no-worker`` if that worker
+    cannot take it.
+    Why: there is no public way to place a task again.
     From: Dask 2025.7.
     """
     scheduler.transitions(dict(states), stimulus_id)
 
 
 def fail_parked(scheduler: Scheduler, key: Hashable, exception: Any, stimulus_id: str) -> None:
-    """Let a task that is ``no-worker``, and all that needs it, fail with a pickled exception.
+    """Fail a task that is ``no-worker``, and its transitive dependents, with a pickled exception.
 
     Reaches: ``SchedulerState.transition(key, "erred", exception=, cause=, stimulus_id=)`` from ``no-worker``.
     Why: there is no public way to fail a task.
@@ -86,10 +88,10 @@ def fail_parked(scheduler: Scheduler, key: Hashable, exception: Any, stimulus_id
 
 
 def fail_waiting(scheduler: Scheduler, ts: TaskState, exception: Any, stimulus_id: str) -> None:
-    """Let a task that waits for its inputs, and all that needs it, fail with a pickled exception.
+    """Fail a task that waits for its inputs, and its transitive dependents, with a pickled exception.
 
-    Reaches: the transition from ``waiting`` to ``erred`` by way of ``released``, which needs
-    ``TaskState.exception_blame`` and ``exception`` to be set before.
+    Reaches: the transition from ``waiting`` through ``released`` to ``erred``, which reads
+    ``TaskState.exception_blame`` and ``exception``.
     Why: there is no public way to fail a task.
     From: Dask 2025.7.
     """
@@ -97,32 +99,32 @@ def fail_waiting(scheduler: Scheduler, ts: TaskState, exception: Any, stimulus_i
     scheduler.transitions({ts.key: "erred"}, stimulus_id)
 
 
-def allow_retry(ts: TaskState, again: bool) -> None:
-    """Say whether Dask shall try a task again when its attempt fails, as it is about to.
+def set_retry(ts: TaskState, retry: bool) -> None:
+    """Set whether Dask retries a task whose attempt is about to be recorded as failed.
 
-    Reaches: ``TaskState.retries``, written; Dask reads it after ``before_task_erred``.
-    Why: the number of retries is public where a graph is submitted only.
+    Reaches: ``TaskState.retries``, written; Dask reads it after :func:`hooks.before_task_erred`.
+    Why: the number of retries can publicly be set only when a graph is submitted.
     From: Dask 2025.7.
     """
-    ts.retries = 1 if again else 0
+    ts.retries = 1 if retry else 0
 
 
-def is_attempt(ts: TaskState | None, run_id: int) -> bool:
-    """Whether a message of a worker is about the attempt of a task that is being processed now.
+def is_current_attempt(ts: TaskState | None, run_id: int) -> bool:
+    """Return whether a worker's message refers to the attempt of a task that is being processed now.
 
-    Reaches: ``TaskState.run_id``, which is new each time that a task is sent to a worker, and comes back in
-    the worker's messages about it.
-    Why: nothing that is documented tells attempts of a task apart.
+    Reaches: ``TaskState.run_id``, which is new each time that a task is sent to a worker, and which the
+    worker's messages about the task repeat.
+    Why: nothing public distinguishes the attempts of a task.
     From: Dask 2025.7.
     """
     return ts is not None and ts.state == "processing" and ts.run_id == run_id
 
 
 def attempt_id(ts: TaskState) -> int:
-    """What the attempt of a task is known by that was sent to a worker last, as :func:`is_attempt` has it.
+    """Return the id of a task's last attempt, as used by :func:`is_current_attempt`.
 
     Reaches: ``TaskState.run_id``.
-    Why: nothing that is documented tells attempts of a task apart.
+    Why: nothing public distinguishes the attempts of a task.
     From: Dask 2025.7.
     """
     run_id: int = ts.run_id
@@ -132,36 +134,37 @@ def attempt_id(ts: TaskState) -> int:
 def attached(startstops: Sequence[Mapping[str, Any]] | None, name: str) -> Any:
     """Return the last value that :func:`running.attach` attached to the outcome of a task; None without one.
 
-    Reaches: ``startstops``, which Dask hands on as it comes from the worker: with ``task-erred``, and to
+    Reaches: ``startstops``, which Dask forwards unchanged from the worker: with ``task-erred``, and to
     ``SchedulerPlugin.transition`` when a task has finished.
-    Why: see there.
+    Why: as :func:`running.attach`.
     From: Dask 2025.7.
     """
     return next((each[name] for each in reversed(startstops or ()) if name in each), None)
 
 
 def postpone_timeout(scheduler: Scheduler, ours: Callable[[Hashable], bool], now: float) -> None:
-    """Keep Dask from failing tasks that have been ``no-worker`` for too long.
+    """Keep Dask from failing tasks that have been ``no-worker`` for too long, by restarting their timeout.
 
-    Reaches: ``SchedulerState.unrunnable``, a dict of tasks in the order in which they became ``no-worker``,
-    with the (monotonic) time of it.
-    Why: ``distributed.scheduler.no-workers-timeout`` holds for all tasks.
+    ``ours`` selects the tasks by key; ``now`` is a monotonic time in seconds.
+
+    Reaches: ``SchedulerState.unrunnable``: task → monotonic time when it became ``no-worker``, in this order.
+    Why: ``distributed.scheduler.no-workers-timeout`` applies to all tasks.
     From: Dask 2025.7.
     """
     unrunnable = scheduler.unrunnable
     for ts in [ts for ts in unrunnable if ours(ts.key)]:
-        del unrunnable[ts]  # the order is that of the times
+        del unrunnable[ts]  # to insert it at the end: the dict is ordered by time
         unrunnable[ts] = now
 
 
 def forget_stealing(scheduler: Scheduler, ts: TaskState) -> None:
-    """Have work stealing forget a task, with its code and its arguments.
+    """Make work stealing forget a task, with its code and its arguments.
 
-    It keeps every task of a name of which it does not know how long they take until one has finished: for
-    ever, where they always fail.
+    Work stealing keeps all tasks of a name until one of them has finished and their duration is known. If
+    they always fail, it keeps them forever.
 
     Reaches: ``WorkStealing.unknown_durations``: name → set of tasks.
-    Why: it is a leak of Dask's.
+    Why: this is a memory leak in Dask.
     From: Dask 2025.7.
     """
     unknown = getattr(scheduler.extensions.get("stealing"), "unknown_durations", {})
@@ -173,10 +176,12 @@ def forget_stealing(scheduler: Scheduler, ts: TaskState) -> None:
 
 
 def recall(scheduler: Scheduler, address: str, key: Hashable, stimulus_id: str) -> None:
-    """Ask a worker for a task that it has not started; :func:`hooks.after_steal_response` has the answer.
+    """Ask a worker to give back a task that it has not started.
+
+    :func:`hooks.after_steal_response` reports the worker's reply.
 
     Reaches: the message ``steal-request`` of work stealing, in the stream to the worker.
-    Why: there is no public way to take a task back that has not started.
+    Why: there is no public way to take back a task that has not started.
     From: Dask 2025.7.
     """
     stream = scheduler.stream_comms.get(address)
@@ -185,10 +190,10 @@ def recall(scheduler: Scheduler, address: str, key: Hashable, stimulus_id: str) 
 
 
 def learnt_duration(scheduler: Scheduler, name: str) -> float | None:
-    """Seconds that tasks of a name have taken, or were said to take in the configuration; None if unknown.
+    """Return the duration of tasks of a name in seconds, measured or configured; None if unknown.
 
     Reaches: ``SchedulerState.task_prefixes`` and ``TaskPrefix.duration_average``, negative if unknown.
-    Why: there is no public way to ask what Dask has learnt.
+    Why: there is no public way to read the durations that Dask has learnt.
     From: Dask 2025.7.
     """
     prefix = scheduler.task_prefixes.get(name)
@@ -199,10 +204,10 @@ def learnt_duration(scheduler: Scheduler, name: str) -> float | None:
 
 
 def allowed_failures(error: Any) -> int | None:
-    """How many workers a task may take down, if this is the error of one that took down more; else None.
+    """Return the number of workers that a task may take down, if ``error`` says it exceeded it; else None.
 
     Reaches: ``KilledWorker.allowed_failures``.
-    Why: the exception is documented, its attributes are not.
+    Why: the exception is documented, but its attributes are not.
     From: Dask 2025.7.
     """
     return error.allowed_failures if isinstance(error, KilledWorker) else None

@@ -9,7 +9,7 @@ from handoff_dask._adapter._dask import dashboard
 
 
 @pytest.fixture(scope="module")
-def shown():
+def with_dashboard():
     """A scheduler with a dashboard."""
     with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster:
         yield cluster
@@ -22,51 +22,63 @@ def on_loop_of(cluster, f, *args):
     return cluster.sync(called)
 
 
-def test_find(shown, cluster):
-    found = dashboard.find(shown.scheduler)
-    assert isinstance(found.prefix, str), "the dashboard is another application: Webpage finds none"
+def test_find(with_dashboard, cluster):
+    found = dashboard.find(with_dashboard.scheduler)
+    assert isinstance(found.prefix, str), "the dashboard's application has changed: Webpage"
     assert dashboard.find(cluster.scheduler) is None
     assert dashboard.find(object()) is None
 
 
-def opened(shown, path):
-    """Which of the applications answers a path, and where there is none."""
-    return [a for a in shown.scheduler.http_application.applications if path in getattr(a, "app_paths", ())]
+def serving(with_dashboard, path):
+    """Return the applications that serve a path."""
+    return [
+        a
+        for a in with_dashboard.scheduler.http_application.applications
+        if path in getattr(a, "app_paths", ())
+    ]
 
 
-def test_start_page(shown):
-    page = on_loop_of(shown, dashboard.start_page, shown.scheduler, "/test-start", "", lambda *args: None)
-    assert "/test-start" in page.app_paths, "BokehApplication has other arguments: Webpage"
-    on_loop_of(shown, lambda: page.stop(wait=False))
+def test_start_page(with_dashboard):
+    page = on_loop_of(
+        with_dashboard, dashboard.start_page, with_dashboard.scheduler, "/test-start", "", lambda *args: None
+    )
+    assert "/test-start" in page.app_paths, "the arguments of BokehApplication have changed: Webpage"
+    on_loop_of(with_dashboard, lambda: page.stop(wait=False))
 
 
-def test_pages(shown):
-    names = dashboard.pages(shown.scheduler)
-    assert "status" in names, "the navigation bar has other names: Webpage"
-    assert dashboard.pages(shown.scheduler) is names, "each page has its own list: Webpage is in none"
+def test_pages(with_dashboard):
+    names = dashboard.pages(with_dashboard.scheduler)
+    assert "status" in names, "the names in the navigation bar have changed: Webpage"
+    assert dashboard.pages(with_dashboard.scheduler) is names, (
+        "pages no longer share the list of names: Webpage"
+    )
 
 
-def test_add(shown):
-    page = on_loop_of(shown, dashboard.start_page, shown.scheduler, "/test-add", "", lambda *args: None)
-    on_loop_of(shown, dashboard.add, shown.scheduler, page)
-    assert opened(shown, "/test-add") == [page], "applications are added otherwise: Webpage"
-    on_loop_of(shown, dashboard.remove, shown.scheduler, page)
-    on_loop_of(shown, lambda: page.stop(wait=False))
+def test_add(with_dashboard):
+    page = on_loop_of(
+        with_dashboard, dashboard.start_page, with_dashboard.scheduler, "/test-add", "", lambda *args: None
+    )
+    on_loop_of(with_dashboard, dashboard.add, with_dashboard.scheduler, page)
+    assert serving(with_dashboard, "/test-add") == [page], "applications are added differently: Webpage"
+    on_loop_of(with_dashboard, dashboard.remove, with_dashboard.scheduler, page)
+    on_loop_of(with_dashboard, lambda: page.stop(wait=False))
 
 
-def test_remove(shown):
-    page = on_loop_of(shown, dashboard.start_page, shown.scheduler, "/test-remove", "", lambda *args: None)
-    on_loop_of(shown, dashboard.add, shown.scheduler, page)
+def test_remove(with_dashboard):
+    page = on_loop_of(
+        with_dashboard, dashboard.start_page, with_dashboard.scheduler, "/test-remove", "", lambda *args: None
+    )
+    on_loop_of(with_dashboard, dashboard.add, with_dashboard.scheduler, page)
     for _ in range(2):
-        on_loop_of(shown, dashboard.remove, shown.scheduler, page)
-        assert opened(shown, "/test-remove") == [], "applications are kept otherwise: Webpage stays"
-    on_loop_of(shown, lambda: page.stop(wait=False))
+        on_loop_of(with_dashboard, dashboard.remove, with_dashboard.scheduler, page)
+        assert serving(with_dashboard, "/test-remove") == [], "applications are removed differently: Webpage"
+    on_loop_of(with_dashboard, lambda: page.stop(wait=False))
 
 
-def test_dress():
+def test_apply_theme():
     from bokeh.document import Document
 
     doc = Document()
-    dashboard.dress(doc, {"pages": ["x"]})
-    assert doc.template.name == "simple.html", "Dask's pages have another template: Webpage"
+    dashboard.apply_theme(doc, {"pages": ["x"]})
+    assert doc.template.name == "simple.html", "the template of Dask's pages has changed: Webpage"
     assert doc.template_variables["pages"] == ["x"]

@@ -1,4 +1,4 @@
-"""Handlers and methods of the scheduler that the plugin stands before, after or around."""
+"""Handlers and methods of the scheduler that the plugin replaces."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def address(cluster, name):
 def test_before_task_erred(client, scheduler, patches, on_loop):
     seen = []
 
-    def note(**message):
+    def callback(**message):
         seen.append((scheduler.tasks[message["key"]].state, set(message)))
 
-    on_loop(hooks.before_task_erred, patches, scheduler, note)
+    on_loop(hooks.before_task_erred, patches, scheduler, callback)
     wait(client.submit(fails, pure=False))
     ((state, fields),) = seen
-    assert state == "processing", "Dask handles the failure first: the plugin decides too late about a retry"
+    assert state == "processing", "Dask handles the failure before the callback: HandoffPlugin._task_erred"
     missing = {
         "key",
         "worker",
@@ -45,9 +45,9 @@ def test_before_status_change(cluster, seen, on_loop):
     for status in (Status.paused, Status.running):
         on_loop(setattr, cluster.workers["a"], "status", status)
         until(lambda status=status: cluster.scheduler.workers[address(cluster, "a")].status is status)
-    told = [(m["worker"], Status[getattr(m["status"], "name", m["status"])]) for _, m in messages]
-    assert told == [(address(cluster, "a"), s) for s in (Status.paused, Status.running)], (
-        "worker-status-change says otherwise which worker is paused: Membership.status_changed"
+    reported = [(m["worker"], Status[getattr(m["status"], "name", m["status"])]) for _, m in messages]
+    assert reported == [(address(cluster, "a"), s) for s in (Status.paused, Status.running)], (
+        "the fields of worker-status-change have changed: Membership.status_changed"
     )
 
 
@@ -62,16 +62,16 @@ def test_before_long_running(client, seen, scheduler):
 
 def test_after_steal_response(client, cluster, scheduler, seen, on_loop, queued):
     messages = seen(hooks.after_steal_response)
-    door, _running, waiting = queued("steal")
+    gate, _running, waiting = queued("steal")
     on_loop(tasks.recall, scheduler, address(cluster, "a"), waiting.key, "test")
     until(lambda: messages)
     ((_, message),) = messages
     assert (message["key"], message["worker"]) == (waiting.key, address(cluster, "a")), (
-        "steal-response does not say who gives what back: HandoffPlugin._asked_back"
+        "steal-response does not name the task and the worker: HandoffPlugin._steal_response"
     )
-    assert message["state"] == "ready", "a task that waits for a thread has another state: plugin.GIVEN_BACK"
+    assert message["state"] == "ready", "the state of a waiting task has changed: plugin.GIVEN_BACK"
     on_loop(tasks.move, scheduler, {waiting.key: "released"}, "test")  # as the plugin does
-    door.open()
+    gate.open()
     assert waiting.result(20) == "steal"
 
 
@@ -82,17 +82,19 @@ def test_after_resources(client, cluster, seen):
     assert [m["worker"] for _, m in messages] == [worker.address], (
         "set_resources does not name the worker: Membership.resources_changed"
     )
-    assert not inspect.iscoroutinefunction(Scheduler.add_resources), "set_resources awaits: hooks._after"
+    assert not inspect.iscoroutinefunction(Scheduler.add_resources), "set_resources is async: hooks._after"
 
 
 def test_around_update_graph(client, scheduler, wrapped):
     original = scheduler.stream_handlers["update-graph"]
-    assert inspect.iscoroutinefunction(original), "update-graph awaits nothing: HandoffPlugin._noting_failure"
+    assert inspect.iscoroutinefunction(original), (
+        "update-graph is not async: HandoffPlugin._wrap_update_graph"
+    )
     messages = wrapped(hooks.around_update_graph)
     future = client.submit(identity, 1, pure=False)
     wait(future)
     assert set(messages[0]["keys"]) == {future.key}, (
-        "it does not say which keys: HandoffPlugin._noting_failure"
+        "update-graph does not name the keys: HandoffPlugin._wrap_update_graph"
     )
 
 
@@ -102,8 +104,8 @@ def test_around_cancel(client, wrapped):
     wait(future)
     client.cancel(future, force=True)
     until(lambda: messages)
-    told = {name: messages[0][name] for name in ("keys", "client", "force")}
-    assert told == {"keys": [future.key], "client": client.id, "force": True}, "Interventions.cancelling"
+    reported = {name: messages[0][name] for name in ("keys", "client", "force")}
+    assert reported == {"keys": [future.key], "client": client.id, "force": True}, "Overrides.wrap_cancel"
 
 
 def test_around_retry(client, wrapped):
@@ -112,7 +114,7 @@ def test_around_retry(client, wrapped):
     wait(future)
     future.retry()
     wait(future)
-    assert list(messages[0]["keys"]) == [future.key], "retry does not say which keys: Interventions.retrying"
+    assert list(messages[0]["keys"]) == [future.key], "retry does not name the keys: Overrides.wrap_retry"
 
 
 def test_before_release(client, scheduler, seen):
@@ -126,28 +128,28 @@ def test_before_release(client, scheduler, seen):
         inspect.signature(Scheduler.client_releases_keys).bind(None, *a, **m).arguments for a, m in messages
     ]
     assert [(list(call["keys"]), call["client"]) for call in known] == [([key], client.id)], (
-        "released keys come by another way: HandoffPlugin._unwanted keeps nothing booked that runs"
+        "keys are released by another path: HandoffPlugin._keys_released"
     )
 
 
 def test_before_connection_lost(cluster, scheduler, patches, on_loop):
     gone = []
 
-    def note(client, *args, **kwargs):
+    def callback(client, *args, **kwargs):
         gone.append((client, client in scheduler.clients))
 
-    on_loop(hooks.before_connection_lost, patches, scheduler, note)
+    on_loop(hooks.before_connection_lost, patches, scheduler, callback)
     with Client(cluster, set_as_default=False) as closes:
         pass
     with Client(cluster, set_as_default=False) as breaks:
         breaks.sync(breaks.scheduler_comm.comm.close)
-        until(lambda: (breaks.id, True) in gone)  # else nobody expects it to come back: AbsentClients
+        until(lambda: (breaks.id, True) in gone)  # otherwise its keys are lost: DisconnectedClients
         until(lambda: breaks.status == "running" and breaks.id in scheduler.clients)
-    assert (closes.id, True) not in gone, "a client that closes would be expected to come back: AbsentClients"
+    assert (closes.id, True) not in gone, "a closed client looks like a disconnected one: DisconnectedClients"
 
 
 def test_around_restart(scheduler, patches, on_loop):
-    assert inspect.iscoroutinefunction(Scheduler.restart), "restart awaits nothing: Interventions.restarting"
+    assert inspect.iscoroutinefunction(Scheduler.restart), "restart is not async: Overrides.wrap_restart"
     assert scheduler.handlers["restart"] == scheduler.restart, (
         "restart has another handler: hooks.around_restart"
     )
@@ -156,43 +158,49 @@ def test_around_restart(scheduler, patches, on_loop):
     assert scheduler.restart is scheduler.handlers["restart"] is wrap
 
 
-def test_instead_of_unregister(client, scheduler, patches, on_loop):
+def test_replace_unregister(client, scheduler, patches, on_loop):
     names = []
 
     async def handler(name):
         names.append(name)
 
-    on_loop(hooks.instead_of_unregister, patches, scheduler, handler)
+    on_loop(hooks.replace_unregister, patches, scheduler, handler)
     client.unregister_scheduler_plugin("some plugin")
-    assert names == ["some plugin"], "a plugin is removed by another request: HandoffPlugin._unregister"
+    assert names == ["some plugin"], "another request removes plugins: HandoffPlugin._unregister"
     assert list(inspect.signature(Scheduler.unregister_scheduler_plugin).parameters) == ["self", "name"]
 
 
-def test_answer(client, scheduler, patches, on_loop):
+def test_add_handler(client, scheduler, patches, on_loop):
     async def handler(x):
         return x + 1
 
-    on_loop(hooks.answer, patches, scheduler, "test-answer", handler)
-    answer = client.sync(lambda: getattr(client.scheduler, "test-answer")(x=1))
-    assert answer == 2, "requests are not answered by Server.handlers: Requests"
+    on_loop(hooks.add_handler, patches, scheduler, "test-request", handler)
+    answer = client.sync(lambda: getattr(client.scheduler, "test-request")(x=1))
+    assert answer == 2, "Server.handlers does not handle requests: Requests"
 
 
-def test_hear(client, scheduler, patches, on_loop):
-    heard = []
-    on_loop(hooks.hear, patches, scheduler, "test-hear", lambda **message: heard.append(message))
-    client.run(lambda dask_worker: dask_worker.batched_send({"op": "test-hear", "x": 1}))
-    client._send_to_scheduler({"op": "test-hear", "x": 2})
-    until(lambda: len(heard) == 3)
-    assert sorted(m["x"] for m in heard) == [1, 1, 2], (
-        "Server.stream_handlers does not hear it: HandoffPlugin"
+def test_add_stream_handler(client, scheduler, patches, on_loop):
+    received = []
+    on_loop(
+        hooks.add_stream_handler,
+        patches,
+        scheduler,
+        "test-stream",
+        lambda **message: received.append(message),
     )
-    assert {m["worker"] for m in heard if m["x"] == 1} == set(scheduler.workers), (
-        "it does not say who sends it"
+    client.run(lambda dask_worker: dask_worker.batched_send({"op": "test-stream", "x": 1}))
+    client._send_to_scheduler({"op": "test-stream", "x": 2})
+    until(lambda: len(received) == 3)
+    assert sorted(m["x"] for m in received) == [1, 1, 2], (
+        "Server.stream_handlers does not handle stream messages: HandoffPlugin"
+    )
+    assert {m["worker"] for m in received if m["x"] == 1} == set(scheduler.workers), (
+        "messages from workers do not name the worker: hooks.add_stream_handler"
     )
     on_loop(patches.undo)
     wait(client.submit(identity, 1, pure=False))
-    client.run(lambda dask_worker: dask_worker.batched_send({"op": "test-hear", "x": 3}))
+    client.run(lambda dask_worker: dask_worker.batched_send({"op": "test-stream", "x": 3}))
     wait(client.submit(identity, 1, pure=False, workers=["a"]))
-    assert len(heard) == 3
-    assert len(scheduler.workers) == 2, "a message that nobody hears breaks the connection"
-    del scheduler.stream_handlers["test-hear"]
+    assert len(received) == 3
+    assert len(scheduler.workers) == 2, "a message breaks its connection after the plugin is removed"
+    del scheduler.stream_handlers["test-stream"]

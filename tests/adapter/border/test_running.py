@@ -71,7 +71,7 @@ def test_attempt_id(client, cluster):
     door.await_inside(1)
     here = cluster.scheduler.tasks[future.key]
     run_id = here.run_id
-    assert tasks.is_attempt(here, run_id)
+    assert tasks.is_current_attempt(here, run_id)
     door.open()
     assert future.result(20) == run_id, (
         "worker and scheduler use different ids for an attempt: worker.run_function"

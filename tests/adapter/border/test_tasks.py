@@ -22,7 +22,7 @@ def test_park(parked, scheduler):
     task = parked()
     task.arrive()
     assert task.ts in scheduler.unrunnable, (
-        "a task restricted to nowhere is not parked: HandoffPlugin.update_graph"
+        "a task restricted to an unknown address is not parked: HandoffPlugin.update_graph"
     )
 
 
@@ -33,8 +33,8 @@ def test_pin(parked, scheduler, cluster, on_loop):
         on_loop(tasks.pin, task.ts, address(cluster, name), {"slot": 1.0})
         on_loop(tasks.move, scheduler, {task.key: "processing"}, "test")
         wait(task.future)
-        there = {ws.name for ws in task.ts.who_has}
-        assert there == {name}, f"pinned to {name}, it ran on {there}: Enactor._place"
+        ran_on = {ws.name for ws in task.ts.who_has}
+        assert ran_on == {name}, f"a task pinned to {name} ran on {ran_on}: Enactor._place"
 
 
 def test_unpin(parked, scheduler, on_loop):
@@ -42,20 +42,20 @@ def test_unpin(parked, scheduler, on_loop):
     task.arrive()
     on_loop(tasks.unpin, task.ts)
     on_loop(tasks.move, scheduler, {task.key: "processing"}, "test")
-    assert task.future.result(20).startswith("test"), "it is still parked: Enactor.leave_to_dask"
+    assert task.future.result(20).startswith("test"), "the task is still parked: Enactor.hand_over_to_dask"
 
 
-def annotation_of_mine(_):
+def own_annotation(_):
     return dict(running.annotation(running.find_running().task, "test"))
 
 
 def test_annotate(parked, scheduler, on_loop):
-    task = parked(annotation_of_mine)
+    task = parked(own_annotation)
     task.arrive()
     on_loop(tasks.annotate, task.ts, "test", {"attempt": 2})
     on_loop(tasks.unpin, task.ts)
     on_loop(tasks.move, scheduler, {task.key: "processing"}, "test")
-    assert task.future.result(20) == {"attempt": 2}, "annotations do not go along: Enactor._place"
+    assert task.future.result(20) == {"attempt": 2}, "the worker does not receive annotations: Enactor._place"
 
 
 def test_move(parked, scheduler, cluster, on_loop):
@@ -66,12 +66,12 @@ def test_move(parked, scheduler, cluster, on_loop):
     on_loop(tasks.move, scheduler, {last.key: "processing", first.key: "processing"}, "test-move")
     wait([first.future, last.future])
     moved = [e[0] for e in scheduler.transition_log if e[4] == "test-move" and e[2] == "processing"]
-    assert moved == [first.key, last.key], "recommendations are not taken from the end: Enactor"
+    assert moved == [first.key, last.key], "Dask does not process recommendations from the end: Enactor"
     nowhere = parked(name="nowhere")
     nowhere.arrive()
     on_loop(tasks.pin, nowhere.ts, "inproc://nobody", None)
     on_loop(tasks.move, scheduler, {nowhere.key: "processing"}, "test-move")
-    assert nowhere.ts.state == "no-worker", "what its worker may not take is not parked again: Enactor"
+    assert nowhere.ts.state == "no-worker", "a task pinned to an unknown address is not parked again: Enactor"
 
 
 def test_fail_parked(parked, scheduler, on_loop):
@@ -88,52 +88,54 @@ def test_fail_waiting(parked, scheduler, on_loop):
     on_loop(tasks.fail_waiting, scheduler, task.ts, pickle.dumps(KeyError("waiting")), "test")
     with pytest.raises(KeyError, match="waiting"):
         task.future.result(20)
-    assert task.before.status == "pending", "what it waits for fails with it: Enactor.leave_to_dask"
+    assert task.before.status == "pending", "the failure spreads to inputs: Enactor.hand_over_to_dask"
 
 
-def test_allow_retry(client, scheduler, patches, on_loop):
+def test_set_retry(client, scheduler, patches, on_loop):
     attempts = []
 
-    def note(key, **message):
+    def callback(key, **message):
         attempts.append(key)
-        tasks.allow_retry(scheduler.tasks[key], len(attempts) < 3)
+        tasks.set_retry(scheduler.tasks[key], len(attempts) < 3)
 
-    on_loop(hooks.before_task_erred, patches, scheduler, note)
+    on_loop(hooks.before_task_erred, patches, scheduler, callback)
     wait(client.submit(fails, pure=False))
     assert len(attempts) == 3, (
-        "Dask does not go by TaskState.retries as a task fails: HandoffPlugin._task_erred"
+        "Dask does not read TaskState.retries when an attempt fails: HandoffPlugin._task_erred"
     )
 
 
-def test_is_attempt(client, scheduler, patches, on_loop):
+def test_is_current_attempt(client, scheduler, patches, on_loop):
     answers = []
 
-    def note(key, run_id, **message):
+    def callback(key, run_id, **message):
         ts = scheduler.tasks[key]
-        answers.append((tasks.is_attempt(ts, run_id), tasks.is_attempt(ts, run_id - 1), run_id))
-        tasks.allow_retry(ts, len(answers) < 2)
+        answers.append(
+            (tasks.is_current_attempt(ts, run_id), tasks.is_current_attempt(ts, run_id - 1), run_id)
+        )
+        tasks.set_retry(ts, len(answers) < 2)
 
-    on_loop(hooks.before_task_erred, patches, scheduler, note)
+    on_loop(hooks.before_task_erred, patches, scheduler, callback)
     future = client.submit(fails, pure=False)
     wait(future)
-    (known, other, first), (again, _, second) = answers
-    assert known, "messages of a worker have not the run id of the task: HandoffPlugin._task_erred"
-    assert again
-    assert not other
-    assert first != second, "a second attempt has the same run id: stale messages would count"
-    assert not tasks.is_attempt(scheduler.tasks[future.key], second), "it has ended"
-    assert not tasks.is_attempt(None, second)
+    (first_matches, stale_matches, first), (second_matches, _, second) = answers
+    assert first_matches, "workers' messages lack the run id of the task: HandoffPlugin._task_erred"
+    assert second_matches
+    assert not stale_matches
+    assert first != second, "attempts share a run id, so stale messages match: HandoffPlugin._task_erred"
+    assert not tasks.is_current_attempt(scheduler.tasks[future.key], second), "the attempt has ended"
+    assert not tasks.is_current_attempt(None, second)
 
 
 def test_attempt_id(client, scheduler, patches, on_loop):
     same = []
 
-    def note(key, run_id, **message):
+    def callback(key, run_id, **message):
         same.append(tasks.attempt_id(scheduler.tasks[key]) == run_id)
 
-    on_loop(hooks.before_task_erred, patches, scheduler, note)
+    on_loop(hooks.before_task_erred, patches, scheduler, callback)
     wait(client.submit(fails, pure=False))
-    assert same == [True], "messages of a worker have not the run id of the task: plugin.report_in"
+    assert same == [True], "workers' messages lack the run id of the task: plugin.report_in"
 
 
 def test_attached():
@@ -152,21 +154,21 @@ def test_postpone_timeout(parked, scheduler, on_loop):
     before = scheduler.unrunnable[other.ts]
     on_loop(tasks.postpone_timeout, scheduler, lambda key: key == ours.key, before + 100)
     assert list(scheduler.unrunnable.items()) == [(other.ts, before), (ours.ts, before + 100)], (
-        "tasks without a worker are noted otherwise: HandoffPlugin._keep_parked"
+        "the record of tasks without a worker has changed: HandoffPlugin._postpone_timeout"
     )
 
 
-def never_timed(name):
+def never_finished_before(name):
     return pass_gate(name)
 
 
 def test_forget_stealing(client, scheduler, on_loop):
     door = gate("stealing")
-    future = client.submit(never_timed, "stealing", pure=False)
+    future = client.submit(never_finished_before, "stealing", pure=False)
     door.await_inside(1)
     ts = scheduler.tasks[future.key]
     unknown = scheduler.extensions["stealing"].unknown_durations
-    assert ts in unknown[ts.prefix.name], "work stealing keeps nothing any more: tasks.forget_stealing can go"
+    assert ts in unknown[ts.prefix.name], "the leak is fixed: remove tasks.forget_stealing"
     on_loop(tasks.forget_stealing, scheduler, ts)
     assert ts.prefix.name not in unknown
     door.open()
@@ -180,9 +182,9 @@ def test_recall(client, cluster, scheduler, seen, on_loop, queued):
         until(lambda: messages)
         messages.clear()
         assert (future.key in cluster.workers["a"].state.tasks) == there, (
-            "steal-request takes what runs, or leaves what has not started: Enactor._recall"
+            "steal-request takes a running task, or leaves one that has not started: Enactor._recall"
         )
-    on_loop(tasks.recall, scheduler, "inproc://nobody", waiting.key, "test")  # it is gone
+    on_loop(tasks.recall, scheduler, "inproc://nobody", waiting.key, "test")  # an unknown worker
     on_loop(tasks.move, scheduler, {waiting.key: "released"}, "test")
     door.open()
     wait([running, waiting])
@@ -195,17 +197,17 @@ def never_finished(name):
 def test_learnt_duration(client, scheduler):
     wait(client.submit(identity, 1, pure=False))
     seconds = tasks.learnt_duration(scheduler, "identity")
-    assert isinstance(seconds, float), "durations by name are kept otherwise: Requests._hint_durations"
+    assert isinstance(seconds, float), "the record of durations by name has changed: Requests._hint_durations"
     assert seconds >= 0
     assert tasks.learnt_duration(scheduler, "nobody has run this") is None
     door = gate("learnt")
     future = client.submit(never_finished, "learnt", pure=False)
     door.await_inside(1)
-    assert tasks.learnt_duration(scheduler, "never_finished") is None, "what is not known is another number"
+    assert tasks.learnt_duration(scheduler, "never_finished") is None, "an unknown duration is not negative"
     door.open()
     wait(future)
 
 
 def test_allowed_failures():
-    assert tasks.allowed_failures(KilledWorker("x", None, 3)) == 3, "plugin.describe"
+    assert tasks.allowed_failures(KilledWorker("x", None, 3)) == 3, "plugin.describe_error"
     assert tasks.allowed_failures(ValueError()) is None

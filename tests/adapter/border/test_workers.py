@@ -27,7 +27,7 @@ def test_call_on(client, cluster, scheduler):
     at = address(cluster, "a")
     answer = client.sync(workers.call_on, scheduler, at, name_and, x=1)
     assert answer == (("a", [1]), None), (
-        "functions are called on workers in another way: Membership, Orphans, Stopping"
+        "functions are called on workers in another way: Membership, Orphans, AttemptStopper"
     )
     answer = client.sync(workers.call_on, scheduler, at, fails)
     assert answer.value is None
@@ -74,7 +74,7 @@ def test_set_send_interval(client, cluster, scheduler, on_loop):
     wait(client.submit(identity, 1, pure=False, workers=["a"]))
     on_loop(workers.set_send_interval, stream, own)
     assert asked, (
-        "Dask does not add the interval to a time when it sends a batch: latency.Pause has no effect"
+        "Dask does not add the interval to a time when it sends a batch: latency.AdaptiveInterval has no effect"
     )
 
 

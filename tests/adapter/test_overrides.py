@@ -1,4 +1,4 @@
-"""What users of Dask do to tasks and workers, done to functions: nothing stays parked or booked."""
+"""Dask's own operations on tasks and workers, applied to functions: no task or allocation is left behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, settle, u
 import handoff_dask as handoff
 from handoff_dask import AllocationError, Function, FunctionFailedError, RunCancelledError
 
-SOON = 20  # seconds
+TIMEOUT = 20  # seconds
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def other(request):
         yield client
 
 
-#: What functions of these tests look up: failing until it is repaired.
+#: Names for which ``unless_broken`` raises.
 BROKEN: set[str] = set()
 
 
@@ -59,8 +59,8 @@ def unless_broken(name, value=1):
     return value
 
 
-def nothing_is_left(cluster):
-    """Nothing is parked, runs or is booked."""
+def assert_clean(cluster):
+    """Assert that no task is parked and that nodes have no allocations."""
     plugin = plugin_of(cluster)
     until(lambda: not any(node.used["threads"] for node in plugin.state.nodes.values()), what="booked")
     until(lambda: not cluster.scheduler.unrunnable, what="parked")
@@ -74,15 +74,15 @@ def runs_on(run, id):
 # client.retry
 
 
-def test_retry_of_what_failed_while_the_run_goes_on(one):
+def test_retry_of_a_failed_function_during_its_run(one):
     _, client = one
     BROKEN.add("retried")
-    door = gate("retry, going on")
+    door = gate("retry, running")
     run = handoff.submit(
         dag_of(
             Function("broken", unless_broken, extra_args=["retried", 5], cost={"cpu": 0.5}, max_retries=0),
             Function("after", identity, args=["broken"], cost={"cpu": 0.1}),
-            Function("held", pass_gate, extra_args=["retry, going on", 1], cost={"cpu": 0.5}),
+            Function("held", pass_gate, extra_args=["retry, running", 1], cost={"cpu": 0.5}),
         ),
         client,
         fail_fast=False,
@@ -91,13 +91,13 @@ def test_retry_of_what_failed_while_the_run_goes_on(one):
     BROKEN.clear()
     client.retry(run.futures["broken"])
     until(lambda: run.records["after"].status == "finished")
-    assert run.futures["after"].result(SOON) == 5
+    assert run.futures["after"].result(TIMEOUT) == 5
     assert [a.outcome for a in run.records["broken"].attempts] == ["failed", "finished"]
     door.open()
-    assert run.result(SOON).results == {"broken": 5, "after": 5, "held": 1}
+    assert run.result(TIMEOUT).results == {"broken": 5, "after": 5, "held": 1}
 
 
-def test_a_retry_has_all_its_retries_again(one):
+def test_a_retry_resets_the_number_of_retries(one):
     _, client = one
     BROKEN.add("again")
     door = gate("retry twice")
@@ -114,7 +114,7 @@ def test_a_retry_has_all_its_retries_again(one):
     until(lambda: len(run.records["broken"].attempts) == 4)
     door.open()
     with pytest.raises(FunctionFailedError, match="after 4 attempts") as caught:
-        run.result(SOON)
+        run.result(TIMEOUT)
     assert not caught.value.others
 
 
@@ -130,18 +130,18 @@ def test_retry_after_the_end_of_the_run_is_refused(one, fail_fast):
         client,
         fail_fast=fail_fast,
     )
-    assert run.wait(SOON)
+    assert run.wait(TIMEOUT)
     BROKEN.clear()
     client.retry(run.futures["broken"])
     with pytest.raises(handoff.RunEndedError, match=r"'broken'.*has failed.*checkpoint="):
-        run.futures["broken"].result(SOON)
-    nothing_is_left(cluster)
+        run.futures["broken"].result(TIMEOUT)
+    assert_clean(cluster)
     with pytest.raises(FunctionFailedError, match="ended is broken"):
-        run.result(SOON)
+        run.result(TIMEOUT)
 
 
-def test_retry_leaves_what_has_not_failed_as_it_is(one):
-    """Dask would start again what runs, and compute again what is there."""
+def test_retry_affects_failed_functions_only(one):
+    """Dask would restart running tasks, and recompute existing results."""
     cluster, client = one
     BROKEN.add("one of many")
     door = gate("retry all")
@@ -159,13 +159,13 @@ def test_retry_leaves_what_has_not_failed_as_it_is(one):
     client.retry(list(run.futures.values()))
     until(lambda: len(run.records["broken"].attempts) == 2)
     door.open()
-    assert run.wait(SOON)
+    assert run.wait(TIMEOUT)
     client.retry(list(run.futures.values()))
     with pytest.raises(handoff.RunEndedError, match="'broken'"):
-        run.futures["broken"].result(SOON)
+        run.futures["broken"].result(TIMEOUT)
     assert run.results.gather() == {"made": 1, "held": 3}
     assert [len(record.attempts) for record in run.records.values()] == [1, 2, 1]
-    nothing_is_left(cluster)
+    assert_clean(cluster)
 
 
 # client.cancel
@@ -173,7 +173,7 @@ def test_retry_leaves_what_has_not_failed_as_it_is(one):
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("which", ["first", "second", "third"])
-def test_cancel_of_what_waits_or_runs(one, force, which):
+def test_cancel_of_a_waiting_or_running_function(one, force, which):
     cluster, client = one
     door = gate(f"cancel {which}")
     run = handoff.submit(
@@ -186,14 +186,14 @@ def test_cancel_of_what_waits_or_runs(one, force, which):
     )
     door.await_inside(1)
     client.cancel(run.futures[which], force=force)
-    assert run.wait(SOON)
+    assert run.wait(TIMEOUT)
     assert run.status == "cancelled"
-    assert not handoff.resources_available("a", {"cpu": 1}, client)  # its thread goes on
+    assert not handoff.resources_available("a", {"cpu": 1}, client)  # its thread keeps running
     with pytest.raises(RunCancelledError, match="cancelled"):
-        run.result(SOON)
+        run.result(TIMEOUT)
     door.open()
     until(lambda: handoff.resources_available("a", {"cpu": 1}, client))
-    nothing_is_left(cluster)
+    assert_clean(cluster)
     assert handoff.execute(dag_of(Function("f", identity, extra_args=[1])), client)["f"] == 1
 
 
@@ -209,14 +209,14 @@ def test_cancel_of_the_only_function_while_it_runs(one, force):
     client.cancel(run.futures["f"], force=force)
     assert not handoff.resources_available("a", {"cpu": 1}, client)
     door.open()
-    assert run.wait(SOON)
+    assert run.wait(TIMEOUT)
     with pytest.raises(RunCancelledError, match="cancelled"):
-        run.result(SOON)
-    nothing_is_left(cluster)
+        run.result(TIMEOUT)
+    assert_clean(cluster)
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_cancel_of_a_finished_one_that_others_need(one, force):
+def test_cancel_of_a_finished_function_with_dependents(one, force):
     cluster, client = one
     door = gate("cancel finished")
     run = handoff.submit(
@@ -230,16 +230,16 @@ def test_cancel_of_a_finished_one_that_others_need(one, force):
     door.await_inside(1)
     until(lambda: run.records["made"].status == "finished")
     client.cancel(run.futures["made"], force=force)
-    assert run.wait(SOON)
+    assert run.wait(TIMEOUT)
     with pytest.raises(RunCancelledError, match="cancelled"):
-        run.result(SOON)
+        run.result(TIMEOUT)
     door.open()
-    nothing_is_left(cluster)
+    assert_clean(cluster)
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_cancel_when_others_that_are_not_kept_need_it(one, force):
-    """Dask fails over dependents that nobody wants, and breaks the client's connection."""
+def test_cancel_of_a_function_whose_dependents_are_not_kept(one, force):
+    """Dask's handler raises on dependents that no client wants, which breaks the client's connection."""
     cluster, client = one
     door = gate("cancel unkept")
     run = handoff.submit(
@@ -253,16 +253,16 @@ def test_cancel_when_others_that_are_not_kept_need_it(one, force):
     )
     door.await_inside(1)
     client.cancel(run.futures["first"], force=force)
-    assert run.wait(SOON)
+    assert run.wait(TIMEOUT)
     with pytest.raises(RunCancelledError, match="cancelled"):
-        run.result(SOON)
+        run.result(TIMEOUT)
     door.open()
-    nothing_is_left(cluster)
+    assert_clean(cluster)
 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_cancel_by_another_client(one, other, force):
-    """Without force it gives up its own future only."""
+    """Without force, another client releases only its own future."""
     cluster, client = one
     door = gate("another client")
     run = handoff.submit(
@@ -280,31 +280,31 @@ def test_cancel_by_another_client(one, other, force):
     assert elsewhere.cancelled()
     until(lambda: run.done() == force)
     door.open()
-    assert run.wait(SOON)
+    assert run.wait(TIMEOUT)
     if force:
         assert run.futures["next"].cancelled()
         with pytest.raises(RunCancelledError):
-            run.result(SOON)
+            run.result(TIMEOUT)
     else:
-        assert run.result(SOON)["next"] == 1
+        assert run.result(TIMEOUT)["next"] == 1
     shared.delete()
-    nothing_is_left(cluster)
+    assert_clean(cluster)
 
 
-def test_cancel_of_a_finished_run_s_future(one):
+def test_cancel_of_a_future_of_a_finished_run(one):
     _, client = one
     run = handoff.submit(dag_of(*(Function(i, identity, extra_args=[i]) for i in range(2))), client)
-    assert run.wait(SOON)
+    assert run.wait(TIMEOUT)
     client.cancel(run.futures[0])
     with pytest.raises(RunCancelledError, match="future of function 0 was cancelled"):
-        run.result(SOON)
+        run.result(TIMEOUT)
     assert run.results[1] == 1
     with pytest.raises(KeyError, match="cancelled"):
         run.results[0]
 
 
-def test_dask_s_own_tasks_on_functions_of_a_cancelled_run(one, other):
-    """They would wait for ever for what will not be placed."""
+def test_external_tasks_that_depend_on_functions_of_a_cancelled_run(one, other):
+    """They fail instead of waiting forever for functions that will not be placed."""
     cluster, client = one
     door = gate("dependent task")
     run = handoff.submit(
@@ -325,19 +325,19 @@ def test_dask_s_own_tasks_on_functions_of_a_cancelled_run(one, other):
     elsewhere = Variable("shared", client=other).get()
     assert run.cancel()
     with pytest.raises(handoff.RunEndedError, match=r"'ready'.*was cancelled"):
-        tasks[0].result(SOON)
+        tasks[0].result(TIMEOUT)
     with pytest.raises(handoff.RunEndedError, match=r"'ready'.*was cancelled"):
-        elsewhere.result(SOON)
+        elsewhere.result(TIMEOUT)
     door.open()
     with pytest.raises(handoff.RunEndedError, match=r"'waiting'.*was cancelled"):
-        tasks[1].result(SOON)
+        tasks[1].result(TIMEOUT)
     shared.delete()
     del tasks, elsewhere
-    nothing_is_left(cluster)
+    assert_clean(cluster)
 
 
 def test_a_function_of_a_cancelled_run_whose_node_is_lost(two, other):
-    """Its future, and that of another client, do not wait for what will not run again."""
+    """Its futures fail on all clients, instead of waiting for a function that will not run again."""
     cluster, client = two
     door = gate("cancelled and lost")
     run = handoff.submit(dag_of(Function("f", pass_gate, extra_args=["cancelled and lost"])), client)
@@ -350,22 +350,22 @@ def test_a_function_of_a_cancelled_run_whose_node_is_lost(two, other):
     address = cluster.workers[run.allocations["f"]].address
     cluster.sync(cluster.scheduler.remove_worker, address, stimulus_id="test", close=False)
     with pytest.raises(handoff.RunEndedError, match=r"'f'.*was cancelled"):
-        elsewhere.result(SOON)
+        elsewhere.result(TIMEOUT)
     with pytest.raises((handoff.RunEndedError, CancelledError)):
-        future.result(SOON)
+        future.result(TIMEOUT)
     door.open()
     shared.delete()
     del future, elsewhere
-    nothing_is_left(cluster)
+    assert_clean(cluster)
 
 
-# futures released while the run is held
+# futures released while the run waits at a gate
 
 
 @pytest.mark.parametrize("how", ["release", "del"])
 @pytest.mark.parametrize("which", ["held", "ready", "after", "made"])
 def test_release_of_a_future(one, how, which):
-    """A function that nobody needs any more is not run; all others are."""
+    """A function whose result is no longer needed does not run; all others do."""
     cluster, client = one
     door = gate("released")
     run = handoff.submit(
@@ -382,21 +382,21 @@ def test_release_of_a_future(one, how, which):
         run.futures[which].release()
     else:
         del run.futures[which]
-    dropped = which in ("ready", "after")  # nobody needs them, and they have not begun
-    until(lambda: run.done() == dropped)
+    cancels = which in ("ready", "after")  # not needed, and not started
+    until(lambda: run.done() == cancels)
     door.open()
-    assert run.wait(SOON)
-    if dropped:
+    assert run.wait(TIMEOUT)
+    if cancels:
         with pytest.raises(RunCancelledError, match="released"):
-            run.result(SOON)
+            run.result(TIMEOUT)
     elif how == "release":
         with pytest.raises(
             RunCancelledError, match=f"future of function '{which}' was cancelled or released"
         ):
-            run.result(SOON)
+            run.result(TIMEOUT)
     else:
-        assert set(run.result(SOON).results) == {"made", "held", "ready", "after"} - {which}
-    nothing_is_left(cluster)
+        assert set(run.result(TIMEOUT).results) == {"made", "held", "ready", "after"} - {which}
+    assert_clean(cluster)
 
 
 # restart
@@ -412,16 +412,16 @@ def test_restart_while_functions_run_and_wait(how):
         functions = [Function(i, time.sleep, extra_args=[60], cost={"cpu": 1}) for i in range(2)]
         runs = [handoff.submit(dag_of(*functions), c) for c in (client, other)]
         until(runs_on(runs[0], 0))
-        until(lambda: len(cluster.scheduler.tasks) == 4)  # the graphs come on another way than restarts do
+        until(lambda: len(cluster.scheduler.tasks) == 4)  # graphs and restarts use different connections
         if how == "client":
             client.restart(timeout=60)
         else:
             cluster.sync(cluster.scheduler.restart, stimulus_id="test")
         for run in runs:
-            assert run.wait(SOON)
+            assert run.wait(TIMEOUT)
             assert run.status == "cancelled"
             with pytest.raises(RunCancelledError, match="restarted"):
-                run.result(SOON)
+                run.result(TIMEOUT)
         until(lambda: handoff.discover_nodes(client))
         for c in (client, other):
             assert (
@@ -443,7 +443,7 @@ def set_on(client, cluster, node, **resources):
     client.run(set_resources, workers=[cluster.workers[node].address], **resources)
 
 
-def test_a_resource_that_is_new_is_seen_at_once(two):
+def test_a_new_resource_is_available_at_once(two):
     cluster, client = two
     run = handoff.submit(
         dag_of(Function("f", identity, extra_args=[1], cost={"licence": 1})), client, wait_for_nodes=60
@@ -451,12 +451,12 @@ def test_a_resource_that_is_new_is_seen_at_once(two):
     assert run.status == "pending"
     set_on(client, cluster, "a", licence=2)
     assert handoff.discover_nodes(client)["a"]["licence"] == 2
-    assert run.result(SOON).allocations == {"f": "a"}
+    assert run.result(TIMEOUT).allocations == {"f": "a"}
     assert cluster.scheduler.workers[cluster.workers["a"].address].used_resources["licence"] == 0
 
 
 def test_a_resource_is_lowered_while_functions_hold_it(two):
-    """What runs goes on; what waits goes elsewhere, or fails clearly where nothing is left."""
+    """Running functions continue. Waiting functions go to another node, or fail clearly if there is none."""
     cluster, client = two
     door = gate("lowered")
     run = handoff.submit(
@@ -475,7 +475,7 @@ def test_a_resource_is_lowered_while_functions_hold_it(two):
     assert ws.used_resources["slot"] == 1
     door.open()
     with pytest.raises(AllocationError, match="slot 1") as caught:
-        run.result(SOON)
+        run.result(TIMEOUT)
     assert [s.function_ids for s in caught.value.shortfalls] == [("pinned",)]
     assert run.results["held"] == 1
     assert run.allocations["next"] == "b"
@@ -483,11 +483,11 @@ def test_a_resource_is_lowered_while_functions_hold_it(two):
     set_on(client, cluster, "a", slot=1)
     again = dag_of(Function("f", identity, extra_args=[1], cost={"slot": 1}, node="a"))
     assert handoff.execute(again, client).allocations == {"f": "a"}
-    nothing_is_left(cluster)
+    assert_clean(cluster)
     assert ws.used_resources["slot"] == 0
 
 
-def test_retry_of_what_fitted_nowhere_once_a_node_has_it_again(two):
+def test_retry_of_a_function_once_a_node_has_its_resource_again(two):
     cluster, client = two
     first, last = gate("before"), gate("beside")
     run = handoff.submit(
@@ -508,32 +508,32 @@ def test_retry_of_what_fitted_nowhere_once_a_node_has_it_again(two):
     client.retry(run.futures["f"])
     until(lambda: run.records["f"].status == "finished")
     last.open()
-    assert run.result(SOON).results == {"first": 2, "f": 2, "last": 1}
+    assert run.result(TIMEOUT).results == {"first": 2, "f": 2, "last": 1}
 
 
 @pytest.mark.parametrize("stealing", [True, False])
-def test_what_waits_on_a_worker_for_what_it_no_longer_has_comes_back(stealing, request):
-    """It was on its way when the worker's resources became others."""
+def test_a_function_that_waits_on_a_worker_for_a_removed_resource_is_recalled(stealing, request):
+    """The function was in transit when the worker's resources changed."""
     with dask.config.set({"distributed.scheduler.work-stealing": stealing}):
         cluster, client = request.getfixturevalue("two")
     handoff.discover_nodes(client)
     worker = cluster.workers["a"]
-    cluster.sync(lower, worker, "slot")  # the scheduler has not heard of it
+    cluster.sync(lower, worker, "slot")  # the scheduler does not know yet
     dag = dag_of(
         Function("f", identity, extra_args=[1], cost={"slot": 1}), Function("g", identity, args=["f"])
     )
     run = handoff.submit(dag, client, allocation_strategy="first_available")
     until(lambda: any(ts.state == "constrained" for ts in worker.state.tasks.values()))
     set_on(client, cluster, "a", slot=0)
-    result = run.result(SOON)
+    result = run.result(TIMEOUT)
     assert result.allocations["f"] == "b"
     assert [a.outcome for a in result.records["f"].attempts] == ["finished"]
     run = None
-    nothing_is_left(cluster)
+    assert_clean(cluster)
 
 
 @pytest.mark.parametrize("amount", [-1, float("nan"), float("inf")])
-def test_a_resource_set_to_nonsense_is_none(two, amount):
+def test_a_resource_set_to_an_invalid_amount_is_ignored(two, amount):
     cluster, client = two
     handoff.discover_nodes(client)
     set_on(client, cluster, "a", slot=amount)
@@ -546,7 +546,7 @@ async def lower(worker, resource):
     worker.state.available_resources[resource] = worker.state.total_resources[resource] = 0
 
 
-def test_resources_change_while_dask_s_own_tasks_hold_them(two):
+def test_resources_change_while_external_tasks_hold_them(two):
     cluster, client = two
     handoff.discover_nodes(client)
     door = gate("own")
@@ -558,7 +558,7 @@ def test_resources_change_while_dask_s_own_tasks_hold_them(two):
     ws = cluster.scheduler.workers[cluster.workers["a"].address]
     assert ws.used_resources["slot"] == 1
     door.open()
-    task.result(SOON)
+    task.result(TIMEOUT)
     until(lambda: handoff.resources_available("a", {"slot": 3}, client))
     assert ws.used_resources["slot"] == 0
 
@@ -566,7 +566,7 @@ def test_resources_change_while_dask_s_own_tasks_hold_them(two):
 # rebalance, replicate, retire
 
 
-def test_rebalance_and_replicate_move_results_only(two):
+def test_rebalance_and_replicate_move_results_without_rerunning_functions(two):
     _, client = two
     door = gate("rebalanced")
     run = handoff.submit(
@@ -585,30 +585,30 @@ def test_rebalance_and_replicate_move_results_only(two):
     client.replicate(futures, n=1)
     client.rebalance(futures)
     door.open()
-    assert run.result(SOON)["sum"] == sum(range(8)) + 1
+    assert run.result(TIMEOUT)["sum"] == sum(range(8)) + 1
     assert all(len(record.attempts) == 1 for record in run.records.values())
 
 
-@pytest.mark.parametrize("ends", [True, False])
-def test_a_worker_retires_while_functions_run_and_wait(two, ends):
-    """What runs there begins anew elsewhere, since Dask does not wait for it."""
+@pytest.mark.parametrize("ends_first", [True, False])
+def test_a_worker_retires_while_functions_run_and_wait(two, ends_first):
+    """Functions that run there start again on another node, since Dask does not wait for them."""
     cluster, client = two
     door = gate("retired")
     functions = [Function(i, pass_gate, extra_args=["retired", i], cost={"slot": 1}) for i in range(4)]
     run = handoff.submit(dag_of(*functions), client)
     door.await_inside(2)
-    if ends:
+    if ends_first:
         door.open()
     client.retire_workers([cluster.workers["b"].address])
     until(lambda: "b" not in handoff.discover_nodes(client))
     door.open()
-    result = run.result(SOON)
+    result = run.result(TIMEOUT)
     assert result.results == {i: i for i in range(4)}
     assert all(r.attempts[-1].outcome == "finished" for r in result.records.values())
-    nothing_is_left(cluster)
+    assert_clean(cluster)
 
 
-# the plugin goes, and comes again
+# the plugin is removed and installed again
 
 
 def test_the_plugin_is_removed_while_functions_run_and_wait(two, other):
@@ -624,25 +624,25 @@ def test_the_plugin_is_removed_while_functions_run_and_wait(two, other):
     key = task.key
     until(lambda: key in cluster.scheduler.tasks)
     client.unregister_scheduler_plugin("handoff")
-    assert run.wait(SOON)
+    assert run.wait(TIMEOUT)
     with pytest.raises(RunCancelledError, match="plugin was removed"):
-        run.result(SOON)
+        run.result(TIMEOUT)
     with pytest.raises(handoff.RunEndedError, match="'after'"):
-        task.result(SOON)
-    # Installed again, it goes on beside what still runs.
+        task.result(TIMEOUT)
+    # Installed again, the plugin takes the functions that still run into account.
     again = handoff.submit(dag_of(Function("f", identity, extra_args=[1], cost={"slot": 1})), other)
     until(lambda: "slot 1, free 0" in again.explain("f"))
     door.open()
-    assert again.result(SOON)["f"] == 1
+    assert again.result(TIMEOUT)["f"] == 1
     del task
-    nothing_is_left(cluster)
+    assert_clean(cluster)
 
 
 def test_results_outlive_the_plugin(two):
-    """And are computed again by Dask where they are lost."""
+    """Dask recomputes them if they are lost."""
     cluster, client = two
     run = handoff.submit(dag_of(Function("f", identity, extra_args=[1], cost={"slot": 1}, node="a")), client)
-    assert run.wait(SOON)
+    assert run.wait(TIMEOUT)
     client.unregister_scheduler_plugin("handoff")
     cluster.sync(cluster.workers["a"].close)
-    assert run.futures["f"].result(SOON) == 1
+    assert run.futures["f"].result(TIMEOUT) == 1

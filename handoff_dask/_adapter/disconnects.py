@@ -1,4 +1,4 @@
-"""Clients whose connection broke: what their runs need stays alive for a while, since they may come back."""
+"""Grace period for clients whose connection broke: the results their runs need survive until it expires."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from distributed import Scheduler
 
 
-class AbsentClients:
-    """Stands in for clients that left without a word, until they return or a grace period is over.
+class DisconnectedClients:
+    """Holds on to the keys of disconnected clients until they reconnect or their grace period expires.
 
-    Dask forgets what only such a client wanted as soon as its connection breaks. A stand-in wants the same
-    keys instead. A client that closes itself needs none: it says so.
+    When a client's connection breaks, Dask forgets at once all keys that only this client wanted. A
+    placeholder, a virtual client that wants the same keys, prevents that. A client that closes says so, and
+    gets no placeholder.
 
     Parameters
     ----------
@@ -27,7 +28,7 @@ class AbsentClients:
     grace : float
         Seconds; 0 gives a client up as soon as its connection breaks.
     gone : callable
-        Called with the id of a client that has not returned in time.
+        Called with the id of a client that did not reconnect in time.
     """
 
     def __init__(self, scheduler: Scheduler, grace: float, gone: Callable[[str], None]) -> None:
@@ -40,42 +41,42 @@ class AbsentClients:
         return client in self._timers
 
     def expect(self, client: str, keys: list[Any]) -> None:
-        """Keep these keys for a client that is not connected, or not yet."""
+        """Keep these keys for a client that is disconnected or has not connected yet."""
         if not self._grace:
             return
         if keys:
-            clients.want(self._scheduler, keys, stand_in(client))
+            clients.want(self._scheduler, keys, placeholder(client))
         if client not in self._timers:
             loop = asyncio.get_running_loop()
-            self._timers[client] = loop.call_later(self._grace, self._give_up, client)
+            self._timers[client] = loop.call_later(self._grace, self._expire, client)
 
     def returned(self, client: str) -> None:
-        """A client is back, and wants again what it wants."""
+        """Remove the placeholder of a client that has reconnected and wants its keys again."""
         timer = self._timers.pop(client, None)
         if timer is not None:
             timer.cancel()
             self._release(client)
 
-    def _give_up(self, client: str) -> None:
-        # It may be connected again; but then there is nobody left who would ask about these runs.
+    def _expire(self, client: str) -> None:
+        # The client may have reconnected, but since it did not reattach, it will not ask about its runs.
         del self._timers[client]
         self._gone(client)
         self._release(client)
 
     def _release(self, client: str) -> None:
-        name = stand_in(client)
+        name = placeholder(client)
         state = self._scheduler.clients.get(name)
         if state is not None:
             keys = [ts.key for ts in state.wants_what]
-            clients.unwant(self._scheduler, keys, name, f"{name}-{time()}")
-            clients.forget_name(self._scheduler, name)
+            clients.release(self._scheduler, keys, name, f"{name}-{time()}")
+            clients.forget_virtual_client(self._scheduler, name)
 
     def close(self) -> None:
-        """Expect nobody any more."""
+        """Remove all placeholders and cancel their timers."""
         for client in list(self._timers):
             self.returned(client)
 
 
-def stand_in(client: str) -> str:
-    """Name under which the scheduler notes what is kept for an absent client."""
-    return f"{NAME}-absent-{client}"
+def placeholder(client: str) -> str:
+    """Return the id of the virtual client that keeps the keys of a disconnected client."""
+    return f"{NAME}-disconnected-{client}"

@@ -55,12 +55,12 @@ def progress(active: ActiveRun, state: SchedulingState, seen: int) -> dict[str, 
     resources = {name for kind in run.spec.kinds for name, _ in kind.cost}
     new = run.troubles[seen:]
     shown = new[-MAX_TROUBLES:]
-    troubles = []
+    failed_attempts = []
     for f, number in shown:
         a = f.attempts[number - 1]
         error = None if a.error is None else a.error[:500]
         final = f.state in UNSUCCESSFUL and number == len(f.attempts)  # earlier attempts were retried
-        troubles.append((f.number, number, a.node, a.outcome, error, final))
+        failed_attempts.append((f.number, number, a.node, a.outcome, error, final))
     return {
         "counts": {NAMES[s]: n for s, n in run.counts.items()},
         "nodes": [
@@ -73,9 +73,9 @@ def progress(active: ActiveRun, state: SchedulingState, seen: int) -> dict[str, 
             for running, node in busiest
         ],
         "more_nodes": max(0, len(nodes) - MAX_NODES),
-        "tries": len(run.troubles),
-        "troubles": troubles,
-        "more_troubles": len(new) - len(shown),
+        "failed_total": len(run.troubles),
+        "failed_attempts": failed_attempts,
+        "more_failed_attempts": len(new) - len(shown),
         "waiting": run.waiting(time()),
-        "remaining": None if run.ended else active.estimate.at(active, state),
+        "eta": None if run.ended else active.estimate.at(active, state),
     }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 from handoff_dask._client.run import Run
-from handoff_dask._model.progress import NodeLoad, Progress, Trouble, Waiting
+from handoff_dask._model.progress import FailedAttempt, NodeLoad, Progress, Waiting
 
 #: Seconds between two updates of a display.
 REFRESH_INTERVAL = 0.25
@@ -36,7 +36,7 @@ async def wait_with_display(run: Run, timeout: float | None, display: Display) -
         while True:
             left = REFRESH_INTERVAL if timeout is None else min(REFRESH_INTERVAL, timeout - run.elapsed)
             ended = await run._wait(max(0.0, left))
-            answer = await run._progress(progress.tries)
+            answer = await run._progress(progress.failed_total)
             progress = _after(progress, answer, run)
             display.update(progress)
             if ended or left < REFRESH_INTERVAL:
@@ -50,7 +50,11 @@ def _after(before: Progress, answer: dict[str, Any], run: Run) -> Progress:
     if answer or not run._compiled.keys:
         return progress_of(answer, run._compiled.ids, run.elapsed)
     return before._replace(
-        elapsed=run.elapsed, troubles=(), more_troubles=0, remaining=None, lost=run._unreachable_reason
+        elapsed=run.elapsed,
+        failed_attempts=(),
+        more_failed_attempts=0,
+        eta=None,
+        lost=run._unreachable_reason,
     )
 
 
@@ -89,7 +93,7 @@ async def _follow(reference: Callable[[], Run | None], display: Display) -> None
             )
             if answer or progress.lost is not None:
                 run._last_progress = progress
-                seen = progress.tries
+                seen = progress.failed_total
                 display.update(progress)
             if ended:
                 return
@@ -103,10 +107,12 @@ async def _follow(reference: Callable[[], Run | None], display: Display) -> None
 
 def progress_of(answer: dict[str, Any], ids: Sequence[Hashable], elapsed: float) -> Progress:
     """Convert the scheduler's answer: function numbers become ids."""
-    troubles = tuple(Trouble(ids[number], *rest) for number, *rest in answer.get("troubles", ()))
+    failed_attempts = tuple(
+        FailedAttempt(ids[number], *rest) for number, *rest in answer.get("failed_attempts", ())
+    )
     nodes = tuple(NodeLoad(*node) for node in answer.get("nodes", ()))
-    remaining, known = answer.get("remaining") or (None, 0.0)
-    tries = answer.get("tries", 0)
+    eta, known = answer.get("eta") or (None, 0.0)
+    failed_total = answer.get("failed_total", 0)
     waiting = answer.get("waiting")
     return Progress(
         total=len(ids),
@@ -114,10 +120,10 @@ def progress_of(answer: dict[str, Any], ids: Sequence[Hashable], elapsed: float)
         elapsed=elapsed,
         nodes=nodes,
         more_nodes=answer.get("more_nodes", 0),
-        troubles=troubles,
-        more_troubles=answer.get("more_troubles", 0),
-        tries=tries,
-        remaining=remaining,
+        failed_attempts=failed_attempts,
+        more_failed_attempts=answer.get("more_failed_attempts", 0),
+        failed_total=failed_total,
+        eta=eta,
         known=known,
         waiting=None if waiting is None else Waiting(*waiting),
     )

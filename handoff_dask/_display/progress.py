@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from handoff_dask._display.labels import duration_text, state_label
 from handoff_dask._display.markup import bar, state_counts
 from handoff_dask._display.text import name_text
-from handoff_dask._model.progress import NodeLoad, Progress, Trouble
+from handoff_dask._model.progress import FailedAttempt, NodeLoad, Progress
 
 if TYPE_CHECKING:
     from handoff_dask._client.progress import Display
@@ -85,13 +85,13 @@ def _other_states(progress: Progress) -> list[str]:
 
 def _retries(progress: Progress) -> list[str]:
     """Return the number of failed and lost attempts that were followed by a retry."""
-    retried = progress.tries - progress.counts.get("failed", 0)
+    retried = progress.failed_total - progress.counts.get("failed", 0)
     return [f"{retried:,d} {'retry' if retried == 1 else 'retries'}"] if retried > 0 else []
 
 
 def eta_text(progress: Progress) -> str:
     """Return the estimated time left, or the empty string if there is no estimate."""
-    left = progress.remaining
+    left = progress.eta
     if left is None:
         return ""
     # Round, so that the digits do not suggest more precision than the estimate has.
@@ -100,23 +100,23 @@ def eta_text(progress: Progress) -> str:
     return f"{'about' if progress.known >= MIN_KNOWN else 'at least'} {text} left"
 
 
-def failure_line(trouble: Trouble) -> str:
+def failure_line(attempt: FailedAttempt) -> str:
     """Return one line about a failed or lost attempt."""
-    where = f" on {trouble.node}" if trouble.node is not None else ""
-    outcome = "failed" if trouble.outcome == "failed" else "was lost"
-    consequence = "will not be retried" if trouble.final else "will be retried"
-    error = " ".join((trouble.error or "").split())
+    where = f" on {attempt.node}" if attempt.node is not None else ""
+    outcome = "failed" if attempt.outcome == "failed" else "was lost"
+    consequence = "will not be retried" if attempt.final else "will be retried"
+    error = " ".join((attempt.error or "").split())
     error = error if len(error) <= 160 else error[:157] + "..."
-    return f"{trouble.function_id!r} {outcome}{where}, attempt {trouble.attempt}, {consequence}" + (
+    return f"{attempt.function_id!r} {outcome}{where}, attempt {attempt.attempt}, {consequence}" + (
         f": {error}" if error else ""
     )
 
 
 def failure_lines(progress: Progress) -> list[str]:
     """Return lines about the attempts that failed or were lost since the previous update."""
-    lines = [failure_line(trouble) for trouble in progress.troubles]
-    if progress.more_troubles:
-        lines.insert(0, f"{progress.more_troubles:,d} more attempts failed or were lost")
+    lines = [failure_line(attempt) for attempt in progress.failed_attempts]
+    if progress.more_failed_attempts:
+        lines.insert(0, f"{progress.more_failed_attempts:,d} more attempts failed or were lost")
     return lines
 
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
 
-class Trouble(NamedTuple):
+class FailedAttempt(NamedTuple):
     """An attempt that failed or was lost with its node.
 
     Attributes
@@ -88,13 +88,13 @@ class Progress(NamedTuple):
         The nodes that run most of the run's functions.
     more_nodes : int
         Number of nodes that ``nodes`` leaves out.
-    troubles : tuple of Trouble
+    failed_attempts : tuple of FailedAttempt
         The latest of the attempts that failed or were lost since the previous snapshot.
-    more_troubles : int
-        Number of failed or lost attempts since the previous snapshot that ``troubles`` leaves out.
-    tries : int
+    more_failed_attempts : int
+        Number of failed or lost attempts since the previous snapshot that ``failed_attempts`` leaves out.
+    failed_total : int
         Number of failed or lost attempts since the start of the run.
-    remaining : float or None
+    eta : float or None
         Estimated seconds until the run ends; None while no durations are known.
     known : float
         Fraction of the remaining work whose durations are known, from 0 to 1.
@@ -109,10 +109,10 @@ class Progress(NamedTuple):
     elapsed: float
     nodes: tuple[NodeLoad, ...] = ()
     more_nodes: int = 0
-    troubles: tuple[Trouble, ...] = ()
-    more_troubles: int = 0
-    tries: int = 0
-    remaining: float | None = None
+    failed_attempts: tuple[FailedAttempt, ...] = ()
+    more_failed_attempts: int = 0
+    failed_total: int = 0
+    eta: float | None = None
     known: float = 0.0
     waiting: Waiting | None = None
     lost: str | None = None

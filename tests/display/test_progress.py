@@ -28,9 +28,9 @@ from handoff_dask._display.progress import (
     progress_html,
     progress_line,
 )
-from handoff_dask._model.progress import NodeLoad, Progress, Trouble, Waiting
+from handoff_dask._model.progress import FailedAttempt, NodeLoad, Progress, Waiting
 
-FAILED = Trouble("f", 1, "n1", "failed", "ValueError('[bold]no\nway[/bold]')", False)
+FAILED = FailedAttempt("f", 1, "n1", "failed", "ValueError('[bold]no\nway[/bold]')", False)
 NODE = NodeLoad("[red]1[/red] <b>", 3, {"cpu": 2}, {"cpu": 4, "gpu": 0})
 
 
@@ -56,7 +56,7 @@ def test_a_terminal_line_is_overwritten():
 
 def test_failures_stay_above_the_terminal_line():
     stream = Terminal()
-    ProgressLine(stream).update(of(2, 1.0, {"running": 1}, troubles=(FAILED,), tries=1))
+    ProgressLine(stream).update(of(2, 1.0, {"running": 1}, failed_attempts=(FAILED,), failed_total=1))
     assert (
         stream.getvalue() == f"\r\x1b[K{failure_line(FAILED)}\n\x1b[K0 of 2 finished, 1 running, 1 retry, 1 s"
     )
@@ -90,7 +90,7 @@ def test_a_log_of_a_long_run_has_a_line_per_minute_and_at_the_end():
 
 
 @pytest.mark.parametrize(
-    ("remaining", "known", "text"),
+    ("eta", "known", "text"),
     [
         (None, 0.0, ""),
         (0.2, 1.0, "about 1 s left"),
@@ -100,8 +100,8 @@ def test_a_log_of_a_long_run_has_a_line_per_minute_and_at_the_end():
         (3 * 3600 + 95.0, 1.0, "about 3 h 2 min left"),
     ],
 )
-def test_the_estimate_is_rounded_to_its_precision(remaining, known, text):
-    assert eta_text(of(1, 0, {}, remaining=remaining, known=known)) == text
+def test_the_estimate_is_rounded_to_its_precision(eta, known, text):
+    assert eta_text(of(1, 0, {}, eta=eta, known=known)) == text
 
 
 def test_failure_lines():
@@ -109,9 +109,9 @@ def test_failure_lines():
         failure_line(FAILED)
         == "'f' failed on n1, attempt 1, will be retried: ValueError('[bold]no way[/bold]')"
     )
-    lost = Trouble(("g", 1), 2, None, "lost", None, True)
+    lost = FailedAttempt(("g", 1), 2, None, "lost", None, True)
     assert failure_line(lost) == "('g', 1) was lost, attempt 2, will not be retried"
-    assert failure_lines(of(1, 0, {}, troubles=(lost,), more_troubles=1200))[0] == (
+    assert failure_lines(of(1, 0, {}, failed_attempts=(lost,), more_failed_attempts=1200))[0] == (
         "1,200 more attempts failed or were lost"
     )
     assert len(failure_line(FAILED._replace(error="x" * 1000))) < 250
@@ -129,9 +129,9 @@ def test_rich_shows_nodes_and_escapes_markup():
             {"finished": 4, "running": 3, "failed": 1},
             nodes=(NODE,),
             more_nodes=5,
-            troubles=(FAILED,),
-            tries=3,
-            remaining=5.0,
+            failed_attempts=(FAILED,),
+            failed_total=3,
+            eta=5.0,
             known=1.0,
         )
     )
@@ -224,8 +224,8 @@ def test_a_notebook_updates_a_single_output(monkeypatch):
     notebook = display_of("run", io.StringIO())
     assert type(notebook) is NotebookProgress
     for n in range(12):
-        trouble = FAILED._replace(function_id=n)
-        notebook.update(of(20, n, {"finished": n}, troubles=(trouble,), nodes=(NODE,)))
+        attempt = FAILED._replace(function_id=n)
+        notebook.update(of(20, n, {"finished": n}, failed_attempts=(attempt,), nodes=(NODE,)))
     notebook.close()
     assert len(made) == 13
     assert made[-1]["text/html"].count("&#10007;") == NotebookProgress.MAX_FAILURES
@@ -272,7 +272,7 @@ def test_html_is_escaped():
 
 def test_the_whole_progress_fits_in_a_line():
     assert progress_line(
-        of(5000, 130, {"finished": 1200, "waiting": 3, "ready": 1000}, remaining=90, known=0.1)
+        of(5000, 130, {"finished": 1200, "waiting": 3, "ready": 1000}, eta=90, known=0.1)
     ) == ("1,200 of 5,000 finished, 1,000 waiting for a node, 2 min 10 s, at least 1 min 30 s left")
 
 
@@ -304,13 +304,13 @@ def test_failed_attempts_are_reported_once_with_node_and_error(client, monkeypat
     dag = dag_of(*(Function(n, "operator:truediv", extra_args=[1, 0], max_retries=0) for n in range(2)))
     with pytest.raises(handoff.FunctionFailedError):
         handoff.execute(dag, client, progress=True, fail_fast=False)
-    troubles = [trouble for progress in seen for trouble in progress.troubles]
-    assert sum(len(p.troubles) + p.more_troubles for p in seen) == 2
-    assert seen[-1].tries == 2
-    assert troubles[-1].final
-    assert troubles[-1].attempt == 1
-    assert troubles[-1].node in handoff.discover_nodes(client)
-    assert "division by zero" in troubles[-1].error
+    failed_attempts = [attempt for progress in seen for attempt in progress.failed_attempts]
+    assert sum(len(p.failed_attempts) + p.more_failed_attempts for p in seen) == 2
+    assert seen[-1].failed_total == 2
+    assert failed_attempts[-1].final
+    assert failed_attempts[-1].attempt == 1
+    assert failed_attempts[-1].node in handoff.discover_nodes(client)
+    assert "division by zero" in failed_attempts[-1].error
 
 
 def test_only_the_last_attempt_of_a_function_is_final(client, monkeypatch):
@@ -322,8 +322,8 @@ def test_only_the_last_attempt_of_a_function_is_final(client, monkeypatch):
     dag = dag_of(Function("f", "operator:truediv", extra_args=[1, 0], max_retries=2))
     with pytest.raises(handoff.FunctionFailedError):
         handoff.execute(dag, client, progress=True)
-    troubles = [trouble for progress in seen for trouble in progress.troubles]
-    assert [(t.attempt, t.final) for t in troubles] == [(1, False), (2, False), (3, True)]
+    failed_attempts = [attempt for progress in seen for attempt in progress.failed_attempts]
+    assert [(t.attempt, t.final) for t in failed_attempts] == [(1, False), (2, False), (3, True)]
 
 
 def test_progress_includes_the_load_of_nodes(client, monkeypatch):

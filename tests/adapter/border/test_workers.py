@@ -74,7 +74,7 @@ def test_set_send_interval(client, cluster, scheduler, on_loop):
     wait(client.submit(identity, 1, pure=False, workers=["a"]))
     on_loop(workers.set_send_interval, stream, own)
     assert asked, (
-        "Dask does not add the interval to a time when it sends a batch: latency.AdaptiveInterval has no effect"
+        "Dask does not add the interval to a time when it sends: latency.AdaptiveInterval has no effect"
     )
 
 

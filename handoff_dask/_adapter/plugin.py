@@ -179,7 +179,7 @@ class HandoffPlugin(SchedulerPlugin):
         for key in keys:
             f = self.functions.get(key)
             # One that was sent ahead goes on for a moment only, unless it may take up to its timeout.
-            if f is not None and (f.booked or (f.state is State.RUNNING and f.kind.isolated)):
+            if f is not None and (f.allocated or (f.state is State.RUNNING and f.kind.isolated)):
                 running.append(key)
         self.keeper.keep(running)
 

@@ -273,7 +273,7 @@ def _waiting(state: SchedulingState, runs: Iterable[Run], now: float) -> tuple[l
             else:
                 heads.append((sort_key(f), f, queue))
     views = [
-        _waits(state, f, queue.at_most, now)
+        _waits(state, f, queue.max_length, now)
         for _, f, queue in nsmallest(QUEUES, heads, key=lambda head: head[0])
     ]
     views += [
@@ -343,7 +343,7 @@ def _timeline(active: Iterable[ActiveRun], archive: Archive, now: float) -> Time
             f = functions[n]
             summary = Summary(f.state.value, f.attempts[-3:], f.nbytes)
             bars += _bars(named(ids[n]), summary, info.submitted)
-            if f.state is State.RUNNING and f.node is not None and f.booked:
+            if f.state is State.RUNNING and f.node is not None and f.allocated:
                 start, stop = max(0.0, f.placed - info.submitted), max(0.0, now - info.submitted)
                 bars.append(_bar(named(ids[n]), f.node.name, start, stop, "running"))
     view: TimelineView = {

@@ -102,7 +102,7 @@ class Allocator(ABC):
 _BACKFILL_DEPTH = 32
 
 #: Results smaller than this are moved without a second thought. Bytes.
-HEAVY = 100_000
+LARGE_RESULT = 100_000
 
 #: However long a move takes, it counts for no more than so many resources of a node left unused.
 _MOST_MOVE = 4.0
@@ -152,14 +152,14 @@ class BuiltIn(Allocator):
         claims = view.claims
         refused = False
         for node in self._fitting(f, queue, view):
-            if not claims.any or not claims.refuse(f, node, view.now):
+            if not claims.any or not claims.blocks(f, node, view.now):
                 yield Proposal(queue, f, node)
                 return
             refused = True
         if refused:
-            claims.refusals += 1
-            if claims.refusals > _BACKFILL_DEPTH:
-                view.freed.discard(claims.refused)
+            claims.blocked_functions += 1
+            if claims.blocked_functions > _BACKFILL_DEPTH:
+                view.freed.discard(claims.blocked_nodes)
         if not claims.any and view.prefetch.allows(f):
             nodes = view.freed.nodes if queue.clean else view.nodes.ordered
             able = (node for node in nodes if queue.admits(node, view.nodes))
@@ -172,9 +172,9 @@ class BuiltIn(Allocator):
         nodes = view.nodes
         if queue.clean and len(view.freed.nodes) == 1:
             (node,) = view.freed.nodes
-            return (node,) if node.takes(queue.cost) and queue.admits(node, nodes) else ()
+            return (node,) if node.can_start(queue.cost) and queue.admits(node, nodes) else ()
         moves = None
-        if f.run.heavy and self.score is best_fit:
+        if f.run.has_large_results and self.score is best_fit:
             moves = move_costs(f, nodes, view.bandwidth)
         found = nodes.fitting(queue.cost, self.score, queue.rows(nodes), moves)
         avoided = queue.avoided(nodes)
@@ -211,7 +211,7 @@ def move_costs(f: FunctionState, nodes: Nodes, bandwidth: float) -> Callable[[Ro
     """
     held = held_inputs(f)
     total = sum(held.values())
-    if total < HEAVY:
+    if total < LARGE_RESULT:
         return None
     scale = 1 / (bandwidth * max(f.run.ranking.expected(f), 1e-3))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from handoff_dask._scheduling.functions import AT_ONCE, FunctionState
+from handoff_dask._scheduling.functions import FIRST_TRY, FunctionState
 from handoff_dask._scheduling.node import Node, Pool
 from handoff_dask._scheduling.queues import Cost, Entry, Queue, QueueKey
 from handoff_dask._scheduling.spec import Amounts
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 _FANOUT = 8
 
 #: The most urgent entry of some queues, and where it is. It may be void until it was checked.
-First = tuple[Entry, Queue]
+Head = tuple[Entry, Queue]
 
 
-class _Group:
+class _Bucket:
     """Clean queues that are looked at together."""
 
     __slots__ = ("queues",)
@@ -33,11 +33,11 @@ class _Group:
     def __init__(self) -> None:
         self.queues: dict[Queue, None] = {}
 
-    def touch(self) -> None:
+    def invalidate(self) -> None:
         """Note that the first function of one of its queues has changed."""
 
 
-class _Leaf(_Group):
+class _Leaf(_Bucket):
     """The clean queues of one cost that any node may serve."""
 
     __slots__ = ("cost", "parent")
@@ -47,13 +47,13 @@ class _Leaf(_Group):
         self.cost = cost
         self.parent: _Branch | None = None
 
-    def touch(self) -> None:
+    def invalidate(self) -> None:
         if self.parent is not None:
-            self.parent.touch()
+            self.parent.invalidate()
 
-    def first(self) -> First | None:
+    def first(self) -> Head | None:
         """The most urgent entry of its queues, and where it is."""
-        best: First | None = None
+        best: Head | None = None
         for queue in self.queues:
             heap = queue.heap
             if heap and (best is None or heap[0] < best[0]):
@@ -69,12 +69,12 @@ class _Branch:
     low, high : tuple of (resource, units)
     """
 
-    __slots__ = ("_best", "_known", "children", "high", "low", "parent")
+    __slots__ = ("_best", "_valid", "children", "high", "low", "parent")
 
     def __init__(self, leaves: Sequence[_Leaf]) -> None:
         self.parent: _Branch | None = None
-        self._best: First | None = None
-        self._known = False
+        self._best: Head | None = None
+        self._valid = False
         self.children: list[_Branch | _Leaf] = []
         names = dict.fromkeys(name for leaf in leaves for name, _ in leaf.cost)
         costs = [dict(leaf.cost) for leaf in leaves]
@@ -94,10 +94,10 @@ class _Branch:
         for child in self.children:
             child.parent = self
 
-    def first(self) -> First | None:
+    def first(self) -> Head | None:
         """The most urgent entry of all queues below."""
-        if not self._known:
-            self._known = True
+        if not self._valid:
+            self._valid = True
             self._best = None
             for child in self.children:
                 best = child.first()
@@ -105,11 +105,11 @@ class _Branch:
                     self._best = best
         return self._best
 
-    def touch(self) -> None:
+    def invalidate(self) -> None:
         """Note that the first function of a queue below has changed."""
         branch: _Branch | None = self
-        while branch is not None and branch._known:
-            branch._known = False
+        while branch is not None and branch._valid:
+            branch._valid = False
             branch = branch.parent
 
 
@@ -140,35 +140,35 @@ class Backlog:
         Called when a queue becomes dirty.
     """
 
-    __slots__ = ("_dirty", "_leaves", "_pinned", "_pushed", "_tree", "_usual", "on_dirty", "queues")
+    __slots__ = ("_by_kind", "_by_node", "_dirty", "_leaves", "_pushes", "_tree", "on_dirty", "queues")
 
     def __init__(self, costs: Collection[Cost]) -> None:
         self.queues: dict[QueueKey, Queue] = {}
         self.on_dirty: Callable[[], object] = lambda: None
-        self._usual: dict[int, Queue] = {}  # by id of the kind: of functions without a group or a failure
+        self._by_kind: dict[int, Queue] = {}  # by id of the kind: of functions without a group or a failure
         self._dirty: dict[Cost, list[tuple[Entry, int, Queue]]] = {}
-        self._pushed = 0
+        self._pushes = 0
         self._leaves = {cost: _Leaf(cost) for cost in costs}
         self._tree = _Branch(list(self._leaves.values()))
-        self._pinned: dict[Node | str, _Group] = {}  # by the node, or by the one name that its pin allows
+        self._by_node: dict[Node | str, _Bucket] = {}  # by the node, or by the one name that its pin allows
 
     # ------------------------------------------------------------------ functions
 
     def queue_of(self, f: FunctionState) -> Queue:
         """The queue in which a function waits, or would."""
-        usual = f.group is None and f.retry is AT_ONCE
-        queue = self._usual.get(id(f.kind)) if usual else None
+        usual = f.group is None and f.retry is FIRST_TRY
+        queue = self._by_kind.get(id(f.kind)) if usual else None
         if queue is None:
             key = QueueKey.of(f)
             queue = self.queues.get(key)
             if queue is None:
                 queue = self.queues[key] = Queue(key, f.run)
-                queue.group = self._group_of(key)
+                queue.bucket = self._bucket_for(key)
             if usual:
-                self._usual[id(f.kind)] = queue
+                self._by_kind[id(f.kind)] = queue
         return queue
 
-    def _group_of(self, key: QueueKey) -> _Group:
+    def _bucket_for(self, key: QueueKey) -> _Bucket:
         """With which others a queue is looked at."""
         where: Node | str | None = key.bound
         if where is None and key.pins:
@@ -176,87 +176,87 @@ class Backlog:
             where = next(iter(fewest)) if len(fewest) == 1 else None
         if where is None:
             return self._leaves[key.cost]
-        return self._pinned.setdefault(where, _Group())
+        return self._by_node.setdefault(where, _Bucket())
 
     def push(self, f: FunctionState) -> Queue:
         """Add a ready function."""
         queue = self.queue_of(f)
-        before = queue.first()
+        before = queue.head_entry()
         queue.push(f)
         if before is None:
-            self.soil(queue)  # while it was empty, it was not compared with freed capacity
+            self.mark_dirty(queue)  # while it was empty, it was not compared with freed capacity
         elif queue.heap[0] is not before:
             if queue.clean:
-                queue.group.touch()
+                queue.bucket.invalidate()
             else:
-                self.soil(queue)
+                self.mark_dirty(queue)
         return queue
 
-    def took(self, queue: Queue) -> None:
+    def advance(self, queue: Queue) -> None:
         """Note that the first function of a queue was placed."""
-        if queue.first() is None:
+        if queue.head_entry() is None:
             if queue.clean:
-                self.soil(queue)
+                self.mark_dirty(queue)
             if queue.key.avoid or queue.key.bound is not None:
                 self.queues.pop(queue.key, None)  # there may be any number of these
         elif queue.clean:
-            queue.group.touch()
+            queue.bucket.invalidate()
         else:
-            self.soil(queue)
+            self.mark_dirty(queue)
 
     def reorder(self) -> None:
         """Sort again: ranks of functions have changed."""
         for queue in self.queues.values():
             queue.reorder()
             if queue.clean:
-                queue.group.touch()
+                queue.bucket.invalidate()
             else:
-                self.soil(queue)
+                self.mark_dirty(queue)
 
     def clear(self) -> None:
         """Forget all queues."""
         for queue in self.queues.values():
-            queue.group.queues.pop(queue, None)
-            queue.group.touch()
+            queue.bucket.queues.pop(queue, None)
+            queue.bucket.invalidate()
         self.queues.clear()
-        self._usual.clear()
+        self._by_kind.clear()
         self._dirty.clear()
-        self._pinned.clear()
+        self._by_node.clear()
 
     # ------------------------------------------------------------------ clean and dirty
 
-    def soil(self, queue: Queue) -> None:
+    def mark_dirty(self, queue: Queue) -> None:
         """Make a queue dirty, or note that a dirty queue has another first function."""
         if queue.clean:
-            self.set_aside(queue)
+            self.settle(queue)
             queue.clean = False
-        entry = queue.first()
-        if entry is not None and queue.listed is not entry:
-            queue.listed = entry
-            self._pushed += 1
+        entry = queue.head_entry()
+        if entry is not None and queue.dirty_entry is not entry:
+            queue.dirty_entry = entry
+            self._pushes += 1
             self.on_dirty()
-            heappush(self._dirty.setdefault(queue.key.limit_cost, []), (entry, self._pushed, queue))
+            heappush(self._dirty.setdefault(queue.key.limit_cost, []), (entry, self._pushes, queue))
 
-    def soil_all(self) -> None:
+    def mark_all_dirty(self) -> None:
         """Make all queues dirty."""
         for queue in self.queues.values():
-            self.soil(queue)
+            self.mark_dirty(queue)
 
-    def set_aside(self, queue: Queue) -> None:
+    def settle(self, queue: Queue) -> None:
         """Note that no node has room for a queue's first function, and leave it out until :meth:`clean`."""
         queue.clean = True
-        queue.listed = None
-        if queue.group.queues.pop(queue, self) is None:
-            queue.group.touch()
+        queue.dirty_entry = None
+        if queue.bucket.queues.pop(queue, self) is None:
+            queue.bucket.invalidate()
 
-    def clean(self, queue: Queue) -> None:
+    def restore(self, queue: Queue) -> None:
         """Let a queue that was set aside take part again."""
         if queue.clean:
-            queue.group.queues[queue] = None
-            queue.group.touch()
+            queue.bucket.queues[queue] = None
+            queue.bucket.invalidate()
 
     @property
-    def least(self) -> Cost:
+    def min_cost(self) -> Cost:
         """The least that any function of the run asks for of each resource."""
         return self._tree.low
 
@@ -278,65 +278,65 @@ class Backlog:
         """
         best = self._first_dirty(limits)
         while freed:
-            found = _search(self._tree, freed.most, best)
-            if self._pinned:
-                found = self._first_pinned(freed, found)
+            found = _search(self._tree, freed.max_free, best)
+            if self._by_node:
+                found = self._first_on_one_node(freed, found)
             if found is None or found is best:
                 break
             entry, queue = found
-            if queue.first() is not entry:
-                queue.group.touch()  # its first function was withdrawn or cancelled
+            if queue.head_entry() is not entry:
+                queue.bucket.invalidate()  # its first function was withdrawn or cancelled
             elif limits is not None and not limits.fits(entry[4].limit_cost):
-                self.soil(queue)  # it waits for the limits now, then for any node
+                self.mark_dirty(queue)  # it waits for the limits now, then for any node
             else:
                 return queue
         return None if best is None else best[1]
 
-    def _first_dirty(self, limits: Pool | None) -> First | None:
-        best: First | None = None
+    def _first_dirty(self, limits: Pool | None) -> Head | None:
+        best: Head | None = None
         for limit_cost, heap in self._dirty.items():
             if not heap or (limits is not None and not _fits(limit_cost, limits.free)):
                 continue
             while heap:
                 entry, _, queue = heap[0]
-                if not queue.clean and queue.first() is entry:
+                if not queue.clean and queue.head_entry() is entry:
                     if best is None or entry < best[0]:
                         best = entry, queue
                     break
                 heappop(heap)
-                if queue.listed is entry:
-                    queue.listed = None
+                if queue.dirty_entry is entry:
+                    queue.dirty_entry = None
                     if not queue.clean:
-                        self.soil(queue)  # its first function was withdrawn or cancelled
+                        self.mark_dirty(queue)  # its first function was withdrawn or cancelled
         return best
 
-    def _first_pinned(self, freed: Freed, best: First | None) -> First | None:
+    def _first_on_one_node(self, freed: Freed, best: Head | None) -> Head | None:
         """The most urgent entry of clean queues that one node alone may serve, if it precedes ``best``."""
         for node in freed.nodes:
             names: tuple[Node | str, ...] = (node, *node.aliases)
             for where in names:
-                group = self._pinned.get(where)
+                group = self._by_node.get(where)
                 for queue in group.queues if group is not None else ():
                     heap = queue.heap
-                    if heap and (best is None or heap[0] < best[0]) and _fits(queue.key.cost, freed.most):
+                    if heap and (best is None or heap[0] < best[0]) and _fits(queue.key.cost, freed.max_free):
                         best = heap[0], queue
         return best
 
-    def most_urgent(self) -> First | None:
+    def most_urgent(self) -> Head | None:
         """The most urgent entry of all clean queues."""
         while True:
             best = self._tree.first()
-            for group in self._pinned.values():
+            for group in self._by_node.values():
                 for queue in group.queues:
-                    entry = queue.first()
+                    entry = queue.head_entry()
                     if entry is not None and (best is None or entry < best[0]):
                         best = entry, queue
-            if best is None or best[1].first() is best[0]:
+            if best is None or best[1].head_entry() is best[0]:
                 return best
-            best[1].group.touch()
+            best[1].bucket.invalidate()
 
 
-def _search(branch: _Branch, room: Amounts, best: First | None) -> First | None:
+def _search(branch: _Branch, room: Amounts, best: Head | None) -> Head | None:
     """The most urgent entry below a branch whose cost fits into ``room``, if it comes before ``best``."""
     for child in branch.children:
         if isinstance(child, _Leaf):

@@ -18,7 +18,7 @@ from handoff_dask._scheduling.runs import CONCURRENCY, Run
 
 #: Costs that are looked at one by one: how many functions of at least such a cost run at once. Those with
 #: most work, since each is compared with every kind.
-_COSTS = 100
+_MAX_COSTS = 100
 
 Cost = tuple[tuple[str, int], ...]
 
@@ -60,7 +60,7 @@ def lower_bounds(run: Run, nodes: Sequence[Node], seconds: Sequence[float]) -> d
             found(name + place, classes.bound(units, capacity))
     for cost in classes.longest_costs():
         asked = dict(cost)
-        slots = sum(node.at_once(asked) for node in nodes)
+        slots = sum(node.slots(asked) for node in nodes)
         units = {i: 1 for i, (other, _) in enumerate(classes.keys) if _at_least(dict(other), asked)}
         text = ", ".join(f"{name} {amount / UNIT:g}" for name, amount in cost if name != THREADS)
         found(f"functions of {text or 'any cost'}", classes.bound(units, slots))
@@ -70,7 +70,7 @@ def lower_bounds(run: Run, nodes: Sequence[Node], seconds: Sequence[float]) -> d
             text = name if name == CONCURRENCY else f"limit {name}"
             found(text, classes.bound_of(held * classes.seconds, limit))
     for group in run.groups:
-        best = min(_alone(group.members, seconds, nodes[i]) for i in classes.eligible(group.members[0]))
+        best = min(_group_bound(group.members, seconds, nodes[i]) for i in classes.eligible(group.members[0]))
         found(f"collocated with {group.members[0].id!r}", best)
     return bounds
 
@@ -122,7 +122,7 @@ class _Classes:
             self.keys, np.bincount(self._class_of, self.seconds, len(self.keys)), strict=True
         ):
             total[cost] = total.get(cost, 0.0) + float(took)
-        return sorted(total, key=lambda cost: -total[cost])[:_COSTS]
+        return sorted(total, key=lambda cost: -total[cost])[:_MAX_COSTS]
 
     def bound(self, units: Mapping[int, int], capacity: int) -> float:
         """Bound for functions of some classes, given what each takes of a capacity (class → units)."""
@@ -158,7 +158,7 @@ def _at_least(cost: Mapping[str, int], asked: Mapping[str, int]) -> bool:
     return all(cost.get(name, 0) >= units for name, units in asked.items())
 
 
-def _alone(members: Iterable[FunctionState], seconds: Sequence[float], node: Node) -> float:
+def _group_bound(members: Iterable[FunctionState], seconds: Sequence[float], node: Node) -> float:
     """Seconds that one node needs for all of them at least."""
     used: dict[str, float] = {}
     for f in members:
@@ -213,7 +213,7 @@ def time_left(run: Run, nodes: Nodes, estimates: Estimates, now: float) -> TimeL
         if f.state is State.RUNNING:
             ran = now - f.placed
             takes = max(takes - ran, _OVERDUE * ran)
-            if f.booked:
+            if f.allocated:
                 for name, units in f.cost.items():
                     own[name] = own.get(name, 0) + units
         seconds[f.number] = takes

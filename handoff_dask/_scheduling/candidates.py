@@ -49,11 +49,11 @@ class RunOrder:
     """
 
     def __init__(self) -> None:
-        self.moved: dict[Run, None] = {}
+        self.share_changed: dict[Run, None] = {}
         self.dirty: dict[Run, None] = {}
         self._entries: list[tuple[RunKey, Run]] = []
         self._keys: dict[Run, RunKey] = {}
-        self.least: Cost = ()
+        self.min_cost: Cost = ()
         self._discarded = 0  # runs since ``least`` was exact
 
     def __iter__(self) -> Iterator[Run]:
@@ -67,25 +67,27 @@ class RunOrder:
             run.backlog.on_dirty = lambda: self.dirty.setdefault(run)
             if run.backlog.any_dirty:
                 self.dirty[run] = None
-            self._find_least([self.least, run.backlog.least] if len(self._keys) > 1 else [run.backlog.least])
+            self._set_min_cost(
+                [self.min_cost, run.backlog.min_cost] if len(self._keys) > 1 else [run.backlog.min_cost]
+            )
 
     def discard(self, run: Run) -> None:
         """Remove a run if it is present."""
         self.dirty.pop(run, None)
-        self.moved.pop(run, None)
+        self.share_changed.pop(run, None)
         if run in self._keys:
             del self._entries[bisect_left(self._entries, (self._keys.pop(run), run))]
             self._discarded += 1
             if self._discarded > len(self._keys):
                 self._discarded = 0
-                self._find_least([other.backlog.least for other in self._keys])
+                self._set_min_cost([other.backlog.min_cost for other in self._keys])
 
-    def _find_least(self, costs: Sequence[Cost]) -> None:
+    def _set_min_cost(self, costs: Sequence[Cost]) -> None:
         amounts = [dict(cost) for cost in costs]
         names = set.intersection(*map(set, amounts)) if amounts else ()
-        self.least = tuple((name, min(cost[name] for cost in amounts)) for name in names)
+        self.min_cost = tuple((name, min(cost[name] for cost in amounts)) for name in names)
 
-    def rest(self, run: Run) -> None:
+    def note_exhausted(self, run: Run) -> None:
         """Note that a run has no candidate left: it is out of the order, or just has no dirty queue."""
         if not run.counts[State.READY]:
             self.discard(run)
@@ -95,12 +97,12 @@ class RunOrder:
     def sort(self) -> None:
         """Move the runs whose share has changed to their new places."""
         entries, keys = self._entries, self._keys
-        for run in self.moved:
+        for run in self.share_changed:
             if run in keys and keys[run] != (key := run_key(run)):
                 del entries[bisect_left(entries, (keys[run], run))]
                 keys[run] = key
                 insort(entries, (key, run))
-        self.moved.clear()
+        self.share_changed.clear()
 
     def heap(self) -> list[tuple[RunKey, Run]]:
         """Return all runs as a heap."""
@@ -131,10 +133,10 @@ class Freed:
         Resource → upper bound of the units that any of the nodes has free.
     """
 
-    def __init__(self, nodes: Iterable[Node], least: Cost, prefetching: bool) -> None:
+    def __init__(self, nodes: Iterable[Node], min_cost: Cost, prefetching: bool) -> None:
         self.nodes: dict[Node, None] = dict.fromkeys(nodes)
-        self.most: Amounts = {}
-        self._least = least
+        self.max_free: Amounts = {}
+        self._min_cost = min_cost
         self._prefetching = prefetching
         self._loose = True  # whether the upper bound may be too high
         self.tighten()
@@ -147,7 +149,7 @@ class Freed:
         amounts: Amounts = node.free
         if self._prefetching and node.short:
             amounts = {name: units + node.short.get(name, 0) for name, units in amounts.items()}
-        for name, units in self._least:
+        for name, units in self._min_cost:
             if units > amounts.get(name, 0):
                 return None
         return amounts
@@ -161,16 +163,16 @@ class Freed:
         useful = {node: free for node, free in amounts if free is not None}
         self.nodes = dict.fromkeys(useful)
         if len(useful) < 2:
-            self.most = next(iter(useful.values()), {})
+            self.max_free = next(iter(useful.values()), {})
             return
         most: dict[str, int] = {}
         for free in useful.values():
             for name, units in free.items():
                 if units > most.get(name, 0):
                     most[name] = units
-        self.most = most
+        self.max_free = most
 
-    def took(self, node: Node) -> None:
+    def consume(self, node: Node) -> None:
         """Note that a function was placed on a node."""
         if node not in self.nodes:
             return
@@ -219,7 +221,7 @@ class Candidates:
             queue = run.backlog.first(run.limits, freed)
             if queue is None:
                 heappop(runs)
-                order.rest(run)
+                order.note_exhausted(run)
                 continue
             exact = run_key(run, -queue.heap[0][0])
             if exact != key:
@@ -245,13 +247,13 @@ class Candidates:
         run = queue.run
         for other in run.backlog.queues.values() if run.allocator.once else (queue,):
             if run.limits is None or run.limits.fits(dict(other.key.limit_cost)):
-                run.backlog.set_aside(other)
+                run.backlog.settle(other)
                 self._settled.append((other, placed))
         self._freed.tighten()
 
     def close(self) -> None:
         """Let the settled queues take part in the next decision."""
         for queue, placed in self._settled:
-            queue.run.backlog.clean(queue)
+            queue.run.backlog.restore(queue)
             if placed:
-                queue.run.backlog.soil(queue)
+                queue.run.backlog.mark_dirty(queue)

@@ -38,28 +38,28 @@ class Claim:
         When it will need the capacity. Seconds.
     expected : float
         The same, if nothing were overdue.
-    turn : int
+    decision : int
         Number of the decision that it was brought up to date for.
     """
 
-    __slots__ = ("at", "cost", "expected", "key", "turn")
+    __slots__ = ("cost", "decision", "expected_start", "key", "start")
 
     def __init__(self, cost: Amounts) -> None:
         self.cost = cost
         self.key: SortKey = (0, 0, 0, 0, 0, 0)
-        self.at = self.expected = 0.0
-        self.turn = -1
+        self.start = self.expected_start = 0.0
+        self.decision = -1
 
     def refresh(self, now: float) -> bool:
         """Bring it up to date for a decision; False if nobody needs it any more."""
         raise NotImplementedError
 
-    def count(self, node: Node) -> int:
+    def slots(self, node: Node) -> int:
         """For how many functions a node has to have room."""
         raise NotImplementedError
 
 
-class _Coming(Claim):
+class _UpcomingClaim(Claim):
     """The claim of functions of one kind that are about to be ready.
 
     Attributes
@@ -80,12 +80,12 @@ class _Coming(Claim):
         count = 0
         for node in sorted(nodes, key=lambda n: n.position):
             self._before[node] = count
-            count += node.at_once(cost)
+            count += node.slots(cost)
 
     def refresh(self, now: float) -> bool:
         while self.functions:
             f = next(iter(self.functions))
-            if f.state is State.WAITING and f.run.is_coming(f):
+            if f.state is State.WAITING and f.run.is_upcoming(f):
                 break
             del self.functions[f]
         else:
@@ -100,19 +100,19 @@ class _Coming(Claim):
         while inputs and inputs[0].state is not State.RUNNING:
             inputs.popleft()
         self.key = sort_key(f)
-        self.expected = _expected_end(inputs[-1]) if inputs else now
+        self.expected_start = _expected_end(inputs[-1]) if inputs else now
         # The input that is overdue for longest is assumed to overrun most.
-        self.at = max(end_of(inputs[-1], now), end_of(inputs[0], now)) if inputs else now
+        self.start = max(end_of(inputs[-1], now), end_of(inputs[0], now)) if inputs else now
         return True
 
-    def count(self, node: Node) -> int:
+    def slots(self, node: Node) -> int:
         before = self._before.get(node)
         if before is None:
             return 0
-        return max(0, min(len(self.functions) - before, node.at_once(self.cost)))
+        return max(0, min(len(self.functions) - before, node.slots(self.cost)))
 
 
-class _Overtaken(Claim):
+class _OvertakenClaim(Claim):
     """The claim of a function that others have overtaken: on the node that can hold it first."""
 
     __slots__ = ("_node", "function")
@@ -127,10 +127,10 @@ class _Overtaken(Claim):
         if f.state is not State.READY:
             return False
         self.key = sort_key(f)
-        self.at = self.expected = _when_free(self._node, self.cost, now)
+        self.start = self.expected_start = _when_free(self._node, self.cost, now)
         return True
 
-    def count(self, node: Node) -> int:
+    def slots(self, node: Node) -> int:
         return int(node is self._node)
 
 
@@ -158,13 +158,15 @@ class Claims:
         self.recheck: float | None = None
         self._nodes = nodes
         self._version = 0
-        self._coming: dict[tuple[Run, int], _Coming] = {}
-        self._overtaken: _Overtaken | None = None
-        self.refused: dict[Node, None] = {}
-        self.refusals = 0
-        self._turn = 0  # number of the decision
+        self._upcoming: dict[tuple[Run, int], _UpcomingClaim] = {}
+        self._overtaken: _OvertakenClaim | None = None
+        self.blocked_nodes: dict[Node, None] = {}
+        self.blocked_functions = 0
+        self._decision = 0  # number of the decision
         self._most_urgent: FunctionState | None = None
-        self._patience = 0  # placements until the most urgent waiting function is compared with the last one
+        self._placements_left = (
+            0  # placements until the most urgent waiting function is compared with the last one
+        )
 
     def begin(self, now: float) -> dict[Node, None]:
         """Begin a decision.
@@ -174,43 +176,43 @@ class Claims:
         dict of Node to None
             Nodes where functions were refused that may be let in now.
         """
-        self.refusals = 0
-        if not self.any and not self.refused:
+        self.blocked_functions = 0
+        if not self.any and not self.blocked_nodes:
             self._version = self._nodes.version
             self.recheck = None
             return {}
-        self._turn += 1
+        self._decision += 1
         if self._version != self._nodes.version:
             self._version = self._nodes.version
-            self._coming.clear()
+            self._upcoming.clear()
             self._overtaken = None
             self.any = False
             self.recheck = -math.inf
-        elif self.refused:
+        elif self.blocked_nodes:
             self._drop_stale(now)
-        if not self.refused:
+        if not self.blocked_nodes:
             self.recheck = None
             return {}
         if self.any and (self.recheck is None or now < self.recheck):
             return {}
-        refused, self.refused = self.refused, {}
+        refused, self.blocked_nodes = self.blocked_nodes, {}
         self.recheck = None
         return refused
 
     def _drop_stale(self, now: float) -> None:
-        for key, claim in list(self._coming.items()):
+        for key, claim in list(self._upcoming.items()):
             if not self._is_current(claim, now):
-                del self._coming[key]
+                del self._upcoming[key]
                 self.recheck = -math.inf
         if self._overtaken is not None and not self._is_current(self._overtaken, now):
             self.withdraw()
-        self.any = bool(self._coming) or self._overtaken is not None
+        self.any = bool(self._upcoming) or self._overtaken is not None
 
     def _is_current(self, claim: Claim, now: float) -> bool:
-        if claim.turn != self._turn:
+        if claim.decision != self._decision:
             if not claim.refresh(now):
                 return False
-            claim.turn = self._turn
+            claim.decision = self._decision
         return True
 
     # ------------------------------------------------------------------ who has one
@@ -226,26 +228,26 @@ class Claims:
             if kind not in scarce:
                 continue
             g = run.functions[n]
-            if g.group is not None or g.state is not State.WAITING or not run.is_coming(g):
+            if g.group is not None or g.state is not State.WAITING or not run.is_upcoming(g):
                 continue
-            claim = self._coming.get((run, kind))
+            claim = self._upcoming.get((run, kind))
             if claim is None:
                 by_name = self._nodes.by_name
                 there = [n for n in scarce[kind] if by_name.get(n.name) is n]  # others have left
-                if not there or len(self._coming) >= _MOST_KINDS:
+                if not there or len(self._upcoming) >= _MOST_KINDS:
                     continue
-                claim = self._coming[run, kind] = _Coming(there, g.cost)
+                claim = self._upcoming[run, kind] = _UpcomingClaim(there, g.cost)
             claim.functions[g] = None
             self.any = True
 
     def ready(self, f: FunctionState) -> None:
         """A function is ready: it takes the capacity itself."""
-        if self._coming:
-            claim = self._coming.get((f.run, f.run.spec.kind_of[f.number]))
+        if self._upcoming:
+            claim = self._upcoming.get((f.run, f.run.spec.kind_of[f.number]))
             if claim is not None:
                 claim.functions.pop(f, None)
 
-    def watch_overtaking(self, runs: Iterable[Run], placed: int, now: float) -> None:
+    def track_overtaking(self, runs: Iterable[Run], placed: int, now: float) -> None:
         """Give the most urgent waiting function a claim once many others were placed before it.
 
         Parameters
@@ -256,14 +258,14 @@ class Claims:
             Functions placed in this decision.
         now : float
         """
-        self._patience -= placed
+        self._placements_left -= placed
         f = self._most_urgent
         if f is not None and f.state is not State.READY:
             self._most_urgent = f = None
             self.withdraw()
-        if not placed or self._patience > 0:
+        if not placed or self._placements_left > 0:
             return
-        self._patience = sum(run.counts[State.RUNNING] for run in runs)
+        self._placements_left = sum(run.counts[State.RUNNING] for run in runs)
         heads = [run.backlog.most_urgent() for run in runs if run.active and not run.allocator.once]
         first = min((head[0][4] for head in heads if head is not None), default=None, key=sort_key)
         if f is not None and first is f and now - (f.queued or 0.0) > f.run.ranking.expected(f):
@@ -282,46 +284,46 @@ class Claims:
         self.withdraw()
         if able:
             self.any = True
-            self._overtaken = _Overtaken(f, min(able, key=lambda n: _when_free(n, queue.cost, now)))
+            self._overtaken = _OvertakenClaim(f, min(able, key=lambda n: _when_free(n, queue.cost, now)))
 
     def withdraw(self) -> None:
         """Nobody is being overtaken."""
         if self._overtaken is not None:
             self._overtaken = None
-            self.any = bool(self._coming)
+            self.any = bool(self._upcoming)
             self.recheck = -math.inf
 
     def forget(self, run: Run) -> None:
         """A run needs nothing any more."""
-        for key in [key for key in self._coming if key[0] is run]:
-            del self._coming[key]
+        for key in [key for key in self._upcoming if key[0] is run]:
+            del self._upcoming[key]
             self.recheck = -math.inf
         if self._most_urgent is not None and self._most_urgent.run is run:
             self._most_urgent = None
         if self._overtaken is not None and self._overtaken.function.run is run:
             self.withdraw()
-        self.any = bool(self._coming) or self._overtaken is not None
+        self.any = bool(self._upcoming) or self._overtaken is not None
 
     # ------------------------------------------------------------------ who is refused
 
-    def refuse(self, f: FunctionState, node: Node, now: float) -> bool:
+    def blocks(self, f: FunctionState, node: Node, now: float) -> bool:
         """Whether a node with room for a function is claimed by more urgent ones that it would delay."""
-        claims: list[Claim] = list(self._coming.values())
+        claims: list[Claim] = list(self._upcoming.values())
         if self._overtaken is not None:
             claims.append(self._overtaken)
         for claim in claims:
-            count = claim.count(node)
+            count = claim.slots(node)
             if not count or not self._is_current(claim, now) or claim.key >= sort_key(f):
                 continue
             seconds = f.run.ranking.expected(f)
-            if not seconds or now + seconds < claim.at:
+            if not seconds or now + seconds < claim.start:
                 continue
             if _both_fit(node, f.cost, claim.cost, count, ()):
                 continue
-            ending = [g for g in node.running if end_of(g, now) <= claim.at]
+            ending = [g for g in node.running if end_of(g, now) <= claim.start]
             if not ending or not _both_fit(node, f.cost, claim.cost, count, ending):
-                self.refused[node] = None
-                again = max(claim.expected + seconds, now + seconds / 4)
+                self.blocked_nodes[node] = None
+                again = max(claim.expected_start + seconds, now + seconds / 4)
                 if self.recheck is None or again < self.recheck:
                     self.recheck = again
                 return True

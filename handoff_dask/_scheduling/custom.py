@@ -65,7 +65,7 @@ class Custom(Allocator):
                     free = format_amounts({r: from_units(node.available(r)) for r in f.cost})
                     yield Rejected(run, f"{choice.text}: that takes {asked}, but free are {free}")
                     return
-                elif node.takes(f.cost):  # if not, it is for reasons that the allocator was not shown
+                elif node.can_start(f.cost):  # if not, it is for reasons that the allocator was not shown
                     yield Proposal(run.backlog.queue_of(f), f, node)
 
     def _ask(self, ready: ReadyFunctions, nodes: Nodes) -> list[_Choice] | Rejected:
@@ -94,7 +94,7 @@ class Custom(Allocator):
         if f is None or f.state is not State.READY:
             return _Choice(text, None, node, None)
         queue = run.backlog.queue_of(f)
-        if not queue.is_possible(nodes):
+        if not queue.is_feasible(nodes):
             return _Choice(text, None, node, None)
         return _Choice(text, f, node, _allowed(queue, nodes))
 
@@ -134,7 +134,7 @@ class ReadyFunctions(MutableSequence[ReadyFunction]):
     """
 
     def __init__(self, run: Run, nodes: Nodes) -> None:
-        queues = [queue for queue in run.backlog.queues.values() if queue.head and queue.is_possible(nodes)]
+        queues = [queue for queue in run.backlog.queues.values() if queue.head and queue.is_feasible(nodes)]
         self._nodes = nodes
         self._made: list[ReadyFunction] = []
         self._left = merge(*(self._entries(queue) for queue in queues))
@@ -147,7 +147,7 @@ class ReadyFunctions(MutableSequence[ReadyFunction]):
 
     def _make(self, upto: int | None = None) -> list[ReadyFunction]:
         missing = None if upto is None else max(0, upto - len(self._made))
-        self._made += [_shown(entry[4], names) for entry, names in islice(self._left, missing)]
+        self._made += [_ready_function(entry[4], names) for entry, names in islice(self._left, missing)]
         return self._made
 
     def __len__(self) -> int:
@@ -208,7 +208,7 @@ def _exact(units: int) -> float:
     return units / UNIT if rest else whole
 
 
-def _shown(f: FunctionState, nodes: tuple[Any, ...] | None) -> ReadyFunction:
+def _ready_function(f: FunctionState, nodes: tuple[Any, ...] | None) -> ReadyFunction:
     return ReadyFunction(
         f.id,
         {r: _exact(units) for r, units in f.cost.items()},

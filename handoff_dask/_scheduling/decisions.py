@@ -20,7 +20,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Starved:
+class Infeasible:
     """``functions`` waited too long for a node that could ever hold them."""
 
     functions: tuple[FunctionState, ...]

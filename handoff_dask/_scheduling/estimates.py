@@ -29,7 +29,7 @@ def size_of(cost: Iterable[tuple[str, int]]) -> float:
     return math.fsum(math.log(max(UNIT, units) / UNIT) for _, units in cost)
 
 
-class _Seen:
+class _Stats:
     """Functions of one code that have run.
 
     Attributes
@@ -77,7 +77,7 @@ class Estimates:
 
     def __init__(self, short: float = 0.0) -> None:
         self._limit = short
-        self._seen: OrderedDict[str, _Seen] = OrderedDict()  # the least recently learnt first
+        self._seen: OrderedDict[str, _Stats] = OrderedDict()  # the least recently learnt first
         self._hints: OrderedDict[str, float] = OrderedDict()
         self._short: set[str] = set()
 
@@ -92,7 +92,7 @@ class Estimates:
         """Note that a function has run, and how large its result is."""
         seen = self._seen.get(code)
         if seen is None:
-            seen = self._seen[code] = _Seen()
+            seen = self._seen[code] = _Stats()
             if len(self._seen) > MOST_NAMES:
                 oldest, _ = self._seen.popitem(last=False)
                 self._short.discard(oldest)
@@ -122,7 +122,7 @@ class Estimates:
             if code not in self._seen:
                 sizes.setdefault(code, []).append(size)
         seen = {
-            code: _Seen(
+            code: _Stats(
                 max(self._hints.get(code, UNKNOWN * mean), 2 * running.get(code, 0.0)), math.fsum(s) / len(s)
             )
             for code, s in sizes.items()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from handoff_dask._scheduling.state import SchedulingState
 
 #: Nodes, inputs or shortfalls that are named one by one.
-_NAMED = 8
+_MAX_LISTED = 8
 
 
 def explain_loss(f: FunctionState, allowed: int) -> str:
@@ -96,7 +96,7 @@ def _why_ready(state: SchedulingState, f: FunctionState, now: float) -> str:
     since = "" if f.queued is None else f" for {max(0.0, now - f.queued):.3g} s"
     need = f.cost if f.group is None else f.group.need
     pins = f.kind.pin_sets if f.group is None else f.group.pins
-    lines = [f"function {f.id!r} has waited{since} for a node; it asks for {asked_for(f.cost)}"]
+    lines = [f"function {f.id!r} has waited{since} for a node; it asks for {format_cost(f.cost)}"]
     if run.limits is not None and not run.limits.fits(f.limit_cost):
         lines.append(_limits(run, f.limit_cost))
     if f.group is not None and f.group.node is not None:
@@ -107,12 +107,12 @@ def _why_ready(state: SchedulingState, f: FunctionState, now: float) -> str:
     claimed = state.placement.claims.any
     nodes = state.placement.nodes.ordered
     rows = []
-    for node in nodes[:_NAMED]:  # there may be thousands
+    for node in nodes[:_MAX_LISTED]:  # there may be thousands
         text = why_not(node, need, f.cost, pins, avoided=f.retry.avoid if f.retry else ())
         if text is None:
             text = "has room, which more urgent functions claim" if claimed else "has room"
         rows.append(f"node {node.name!r}: {text}")
-    return _listed(lines, rows or ["the cluster has no nodes"], max(0, len(nodes) - _NAMED))
+    return _listed(lines, rows or ["the cluster has no nodes"], max(0, len(nodes) - _MAX_LISTED))
 
 
 def why_not(node: Node, need: Amounts, cost: Amounts, pins: Pins, avoided: Iterable[Any] = ()) -> str | None:
@@ -121,7 +121,7 @@ def why_not(node: Node, need: Amounts, cost: Amounts, pins: Pins, avoided: Itera
         return "not allowed by its pin or its group"
     lacking = {r: units for r, units in need.items() if units > node.capacity.get(r, 0)}
     if lacking:
-        return f"asks for {asked_for(lacking)}, it has {_amounts(node.capacity, lacking)}"
+        return f"asks for {format_cost(lacking)}, it has {_amounts(node.capacity, lacking)}"
     if node.name in avoided:
         return "failed there before; others come first"
     if not node.accepting:
@@ -135,7 +135,7 @@ def why_not(node: Node, need: Amounts, cost: Amounts, pins: Pins, avoided: Itera
         return f"asks for {'; '.join(parts)}"
     if not node.fits(cost):
         return f"asks for gpu {from_units(cost[GPU]):g}, which is free, but not on the same devices"
-    if not node.takes(cost):
+    if not node.can_start(cost):
         return "is about to start other functions"
     return None
 
@@ -143,15 +143,15 @@ def why_not(node: Node, need: Amounts, cost: Amounts, pins: Pins, avoided: Itera
 def node_lines(need: Amounts, pins: Pins, nodes: Sequence[Node]) -> tuple[str, ...]:
     """For each node, why it can never hold a need."""
     lines = []
-    for node in nodes[:_NAMED]:
+    for node in nodes[:_MAX_LISTED]:
         text = why_not(node, need, {}, pins) or "could hold it"
         lines.append(f"node {node.name!r}: {text}")
-    if len(nodes) > _NAMED:
-        lines.append(f"... and {len(nodes) - _NAMED} more nodes")
+    if len(nodes) > _MAX_LISTED:
+        lines.append(f"... and {len(nodes) - _MAX_LISTED} more nodes")
     return tuple(lines)
 
 
-def asked_for(cost: Amounts) -> str:
+def format_cost(cost: Amounts) -> str:
     """A cost in words."""
     amounts = {r: from_units(units) for r, units in cost.items() if r != THREADS or len(cost) == 1}
     return format_amounts(amounts)
@@ -200,8 +200,8 @@ def _failed_input(f: FunctionState) -> Any:
 
 
 def _listed(lines: list[str], items: Sequence[str], left_out: int = 0) -> str:
-    shown = [f"  - {item}" for item in items[:_NAMED]]
-    left_out += max(0, len(items) - _NAMED)
+    shown = [f"  - {item}" for item in items[:_MAX_LISTED]]
+    left_out += max(0, len(items) - _MAX_LISTED)
     if left_out:
         shown.append(f"  - ... and {left_out} more")
     return "\n".join(["; ".join(lines) + (":" if shown else ""), *shown])

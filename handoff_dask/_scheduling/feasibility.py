@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import THREADS, format_amounts, from_units
-from handoff_dask._scheduling.decisions import Starved
+from handoff_dask._scheduling.decisions import Infeasible
 from handoff_dask._scheduling.explain import node_lines
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.node import Node
@@ -44,8 +44,8 @@ def find_limit_shortfalls(run: Run) -> tuple[Shortfall, ...]:
     for functions in by_kind.values():
         cost = functions[0].limit_cost
         if not run.limits.holds(cost):
-            asked = _shown({name: units for name, units in cost.items() if name != CONCURRENCY})
-            limits = format_amounts(_shown({name: run.limits.capacity[name] for name in asked}))
+            asked = _to_amounts({name: units for name, units in cost.items() if name != CONCURRENCY})
+            limits = format_amounts(_to_amounts({name: run.limits.capacity[name] for name in asked}))
             reason = f"asks for more than the run's limits, {limits}, allow at once"
             found.append(Shortfall(tuple(f.id for f in functions), asked, None, {}, reason))
     return tuple(found)
@@ -82,23 +82,23 @@ def shortfall_of(
         reason = "too much for every node"
     if nearest is not None:
         reason += _what_none_has(need, allowed)
-    shown = {name: units for name, units in need.items() if name != THREADS}
-    offered = {} if nearest is None else _shown({name: nearest.capacity.get(name, 0) for name in shown})
+    asked = {name: units for name, units in need.items() if name != THREADS}
+    offered = {} if nearest is None else _to_amounts({name: nearest.capacity.get(name, 0) for name in asked})
     return Shortfall(
         tuple(f.id for f in functions),
-        _shown(shown),
+        _to_amounts(asked),
         None if nearest is None else nearest.name,
         offered,
         reason,
         node_lines(need, pins, nodes),
-        _awaited(shown, pins, allowed),
+        _awaited(asked, pins, allowed),
     )
 
 
 def _awaited(need: Amounts, pins: Pins, nodes: Sequence[Node]) -> str:
     """The node that is missing: its name, and what it must have that none of these nodes has enough of."""
     lacking = {r: units for r, units in need.items() if all(n.capacity.get(r, 0) < units for n in nodes)}
-    amounts = _shown(lacking or need)
+    amounts = _to_amounts(lacking or need)
     names = " and ".join(sorted(" or ".join(map(repr, sorted(pin))) for pin in pins))
     return (f"node {names}" if pins else "a node") + (f" with {format_amounts(amounts)}" if amounts else "")
 
@@ -127,11 +127,11 @@ def _coverage(node: Node, need: Amounts) -> tuple[int, float]:
     return sum(share == 1.0 for share in shares), sum(shares)
 
 
-def _shown(amounts: Mapping[str, int]) -> dict[str, float]:
+def _to_amounts(amounts: Mapping[str, int]) -> dict[str, float]:
     return {name: from_units(units) for name, units in amounts.items()}
 
 
-class StarvedQueues:
+class InfeasibleQueues:
     """Queues whose functions no node can hold.
 
     Parameters
@@ -165,15 +165,15 @@ class StarvedQueues:
         for queue in run.backlog.queues.values():
             self._since.pop(queue, None)
 
-    def bound(self) -> list[Queue]:
+    def bound_queues(self) -> list[Queue]:
         """Queues of groups whose node has become too small for them."""
         return [queue for queue in self._since if queue.key.bound is not None]
 
-    def fail(self, now: float) -> Iterator[Starved]:
+    def expire(self, now: float) -> Iterator[Infeasible]:
         """The functions that have waited long enough."""
         self.due = None
         for queue, since in list(self._since.items()):
-            if queue.head is None or queue.is_possible(self._nodes):
+            if queue.head is None or queue.is_feasible(self._nodes):
                 del self._since[queue]
                 continue
             if queue.key.bound is not None:
@@ -182,11 +182,11 @@ class StarvedQueues:
                 since = self._since[queue] = now
             due = since + self.timeout
             if now >= due:
-                yield self._starved(queue)
+                yield self._infeasible(queue)
             elif self.due is None or due < self.due:
                 self.due = due
 
-    def _starved(self, queue: Queue) -> Starved:
+    def _infeasible(self, queue: Queue) -> Infeasible:
         functions = list(queue)
         shortfall = shortfall_of(functions, queue.need, queue.key.pins, self._nodes.ordered)
         assert shortfall is not None
@@ -194,4 +194,4 @@ class StarvedQueues:
         if lost > 1:  # it may be what takes the nodes down
             reason = f"{shortfall.reason}, after {lost} of its attempts were lost with their nodes"
             shortfall = replace(shortfall, reason=reason)
-        return Starved(tuple(functions), shortfall)
+        return Infeasible(tuple(functions), shortfall)

@@ -83,7 +83,7 @@ class Retry(NamedTuple):
 
 
 #: Of functions that have not failed.
-AT_ONCE = Retry()
+FIRST_TRY = Retry()
 
 
 class IllegalTransition(AssertionError):
@@ -131,7 +131,7 @@ class FunctionState:
     __slots__ = (
         "_attempts",
         "_finished",
-        "booked",
+        "allocated",
         "cost",
         "devices",
         "failures",
@@ -162,10 +162,10 @@ class FunctionState:
         self.group: Group | None = None
         self.state = State.WAITING
         self.node: Node | None = None
-        self.booked = False
+        self.allocated = False
         self.devices: dict[int, int] | None = None
         self.failures = 0
-        self.retry: Retry | None = AT_ONCE
+        self.retry: Retry | None = FIRST_TRY
         self.rank: float = number
         self.queued: float | None = None
         self.ticket = 0
@@ -215,13 +215,13 @@ class FunctionState:
         counts[before] -= 1
         counts[state] += 1
         if state in FINAL:
-            run.left -= before not in FINAL
+            run.unfinished -= before not in FINAL
         elif before in FINAL:
-            run.left += 1
+            run.unfinished += 1
             self.attempts = self.attempts  # before node and times are those of the next one
-        run.moved.append(self.number)
+        run.transitions.append(self.number)
         self.state = state
-        if run.unstarted is not None and (before in STARTED) != (state in STARTED):
+        if run.unstarted_inputs is not None and (before in STARTED) != (state in STARTED):
             run.count_started(self, state in STARTED)
 
     def close_attempt(

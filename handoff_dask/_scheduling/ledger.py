@@ -69,11 +69,11 @@ class Ledger:
 
     def __init__(self, nodes: Nodes) -> None:
         self.freed: dict[Node, None] = {}
-        self.moved: dict[Run, None] = {}
+        self.share_changed: dict[Run, None] = {}
         self._nodes = nodes
         self.stuck: dict[FunctionState, None] = {}
 
-    def book(self, f: FunctionState, node: Node, now: float) -> None:
+    def allocate(self, f: FunctionState, node: Node, now: float) -> None:
         """Book a function on a node."""
         f.node = node
         f.placed = now
@@ -89,16 +89,16 @@ class Ledger:
 
     def _acquire(self, f: FunctionState, node: Node) -> None:
         cost, run = f.cost, f.run
-        f.booked = True
+        f.allocated = True
         node.acquire(cost)
         if cost.get(CPU, 0) > UNIT:
-            node.wide += 1
+            node.multicore += 1
         if f.short:
             _add(node.short, cost, 1)
         elif node.prefetched:
             self._find_stuck(node)
         run.share += run.weights[run.spec.kind_of[f.number]]
-        self.moved[run] = None
+        self.share_changed[run] = None
         node.running[f] = None
         if GPU in cost:
             f.devices = node.devices.choose(cost[GPU])
@@ -111,13 +111,13 @@ class Ledger:
         """Release what a function holds; prefetched functions are booked in its place."""
         node = f.node
         assert node is not None
-        if f.booked:
-            self._unbook(f, node)
+        if f.allocated:
+            self._detach(f, node)
             node.release(f.cost)
             if f.cost.get(CPU, 0) > UNIT:
-                node.wide -= 1
+                node.multicore -= 1
             if f.devices:
-                node.devices.give_back(f.devices)
+                node.devices.release(f.devices)
                 f.devices = None
             if f.run.limits is not None:
                 f.run.limits.release(f.limit_cost)
@@ -125,22 +125,22 @@ class Ledger:
             del node.prefetched[f]
         self._freed(node)
 
-    def _unbook(self, f: FunctionState, node: Node) -> None:
+    def _detach(self, f: FunctionState, node: Node) -> None:
         """Take a function off its node's list; what it holds stays in use."""
         run = f.run
         del node.running[f]
-        f.booked = False
+        f.allocated = False
         if f.short:
             _add(node.short, f.cost, -1)
         run.share -= run.weights[run.spec.kind_of[f.number]]
-        self.moved[run] = None
+        self.share_changed[run] = None
 
     def orphan(self, f: FunctionState) -> Orphan:
         """Detach an attempt that Dask took back: what it holds stays in use until its thread ends."""
         node = f.node
         assert node is not None
-        self.lengthen(f)
-        self._unbook(f, node)
+        self.mark_long(f)
+        self._detach(f, node)
         orphan = Orphan(node, f.cost, f.devices or {}, f.run.limits, f.limit_cost)
         node.orphans[orphan] = None
         f.devices = None
@@ -153,15 +153,15 @@ class Ledger:
             return
         del node.orphans[orphan]
         node.release(orphan.cost)
-        node.wide -= orphan.cost.get(CPU, 0) > UNIT
-        node.devices.give_back(orphan.devices)
+        node.multicore -= orphan.cost.get(CPU, 0) > UNIT
+        node.devices.release(orphan.devices)
         if orphan.limits is not None:
             orphan.limits.release(orphan.limit_cost)
         self._freed(node)
 
-    def lengthen(self, f: FunctionState) -> None:
+    def mark_long(self, f: FunctionState) -> None:
         """Note that a function takes unknown time from now on, however short others of its code were."""
-        if f.short and f.booked:
+        if f.short and f.allocated:
             assert f.node is not None
             _add(f.node.short, f.cost, -1)
             self._find_stuck(f.node)
@@ -192,14 +192,16 @@ class Ledger:
 
     def _find_stuck(self, node: Node) -> None:
         for f in node.prefetched:
-            if not node.soon_fits(f.cost):
+            if not node.fits_after_short(f.cost):
                 self.stuck[f] = None
 
     def take_stuck(self) -> list[Stuck]:
         """Prefetched functions that now wait behind functions of unknown length. Each is returned once."""
         stuck, self.stuck = self.stuck, {}
         at = [Stuck(f, f.node) for f in stuck if f.node is not None]
-        return [s for s in at if s.function in s.node.prefetched and not s.node.soon_fits(s.function.cost)]
+        return [
+            s for s in at if s.function in s.node.prefetched and not s.node.fits_after_short(s.function.cost)
+        ]
 
 
 def check_ledger(nodes: Iterable[Node], runs: Iterable[Run]) -> None:
@@ -209,14 +211,14 @@ def check_ledger(nodes: Iterable[Node], runs: Iterable[Run]) -> None:
         for f in node.running:
             assert f.state is State.RUNNING, f
             assert f.node is node, f
-            assert f.booked, f
+            assert f.allocated, f
         for f in node.prefetched:
             assert f.state is State.RUNNING, f
-            assert not f.booked, f
+            assert not f.allocated, f
         costs = [f.cost for f in node.running] + [orphan.cost for orphan in node.orphans]
         assert _total([node.external, *costs]) == _positive(node.used), node
         assert _total(f.cost for f in node.running if f.short) == _positive(node.short), node
-        assert node.wide == sum(cost.get(CPU, 0) > UNIT for cost in costs), node
+        assert node.multicore == sum(cost.get(CPU, 0) > UNIT for cost in costs), node
     running = [f for node in nodes for f in node.running]
     for run in runs:
         for f in run.functions:

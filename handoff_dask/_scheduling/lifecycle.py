@@ -8,11 +8,11 @@ from heapq import heappush
 from typing import Any
 
 from handoff_dask._model.records import Shortfall
-from handoff_dask._scheduling.allocators import HEAVY
+from handoff_dask._scheduling.allocators import LARGE_RESULT
 from handoff_dask._scheduling.decisions import Settings, Stop
 from handoff_dask._scheduling.functions import (
-    AT_ONCE,
     FINAL,
+    FIRST_TRY,
     FunctionState,
     Retry,
     State,
@@ -47,7 +47,7 @@ class Lifecycle:
         self._random = random
         # Times of retries; before each function, numbers of its own, so that functions are never compared.
         self._delayed: list[tuple[float, int, int, FunctionState]] = []
-        self._doomed: list[FunctionState] = []  # ready, but without a retry left
+        self._out_of_retries: list[FunctionState] = []  # ready, but without a retry left
         self._too_late: list[FunctionState] = []  # ready, but their runs have ended
         self._ended: list[Run] = []
         self._stops: list[Stop] = []
@@ -62,7 +62,7 @@ class Lifecycle:
                 self._too_late.append(f)
         elif f.retry is None:
             f.move(State.READY)
-            self._doomed.append(f)
+            self._out_of_retries.append(f)
         elif f.retry.not_before > now:
             f.move(State.DELAYED)
             heappush(self._delayed, (f.retry.not_before, f.run.sequence, f.number, f))
@@ -130,12 +130,12 @@ class Lifecycle:
         elif f.state in FINAL:
             return
         f.nbytes = nbytes
-        if nbytes is not None and nbytes >= HEAVY:
-            run.heavy = True
+        if nbytes is not None and nbytes >= LARGE_RESULT:
+            run.has_large_results = True
         f.move(State.FINISHED)
         if run.ranking.due(run.counts[State.FINISHED]):
             self._rank(run, now)
-        if not run.left:
+        if not run.unfinished:
             self._check_complete(run)
 
     def failed(
@@ -241,7 +241,7 @@ class Lifecycle:
         if f.state is not State.RUNNING:
             return None
         f.close_attempt("cancelled", None, now)
-        if not f.booked:
+        if not f.allocated:
             self._leave_node(f)
             return None
         self._stop(f, len(f.attempts))
@@ -256,7 +256,7 @@ class Lifecycle:
     def seceded(self, f: FunctionState) -> None:
         """A function has left its thread to wait for others: it takes as long as these do."""
         if f.state is State.RUNNING:
-            self.placement.ledger.lengthen(f)
+            self.placement.ledger.mark_long(f)
 
     def _stop(self, f: FunctionState, attempt: int) -> None:
         """Have an attempt ended where it runs, if that can be done."""
@@ -270,7 +270,7 @@ class Lifecycle:
         """A result is gone and needed again."""
         if f.state is State.FINISHED and f.run.active:
             f.move(State.WAITING)
-            f.run.ranking.forget()
+            f.run.ranking.reset()
             self._unranked[f.run] = None
 
     def retried(self, f: FunctionState) -> bool:
@@ -287,10 +287,10 @@ class Lifecycle:
             f.run.failed.remove(f)
             f.run.shortfalls = _without(f.run.shortfalls, f.id)
         f.failures = 0
-        f.retry = AT_ONCE if f.retry is None or not f.retry.avoid else Retry(avoid=f.retry.avoid)
+        f.retry = FIRST_TRY if f.retry is None or not f.retry.avoid else Retry(avoid=f.retry.avoid)
         f.move(State.WAITING)
         unskip_dependents(f)
-        f.run.ranking.forget()
+        f.run.ranking.reset()
         self._unranked[f.run] = None
         return True
 
@@ -356,7 +356,7 @@ class Lifecycle:
                     self._stop(f, len(f.attempts) + 1)
                 elif f.state not in FINAL:
                     f.move(State.CANCELLED)
-        self.placement.ended(run)
+        self.placement.forget(run)
         self._ended.append(run)
 
 

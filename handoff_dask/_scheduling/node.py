@@ -64,7 +64,7 @@ class Pool:
         capacity = self.capacity
         return all(units <= capacity.get(name, 0) for name, units in cost.items())
 
-    def at_once(self, cost: Amounts) -> int:
+    def slots(self, cost: Amounts) -> int:
         """How many of ``cost``, which is not empty, would fit together if nothing else were in use."""
         capacity = self.capacity
         return min(capacity.get(name, 0) // units for name, units in cost.items())
@@ -145,7 +145,7 @@ class Devices:
         for i, units in chosen.items():
             self.free[i] -= units
 
-    def give_back(self, chosen: Mapping[int, int]) -> None:
+    def release(self, chosen: Mapping[int, int]) -> None:
         """Release it."""
         for i, units in chosen.items():
             self.free[i] += units
@@ -194,13 +194,13 @@ class Node(Pool):
         "enforced",
         "external",
         "groups",
+        "multicore",
         "name",
         "orphans",
         "position",
         "prefetched",
         "running",
         "short",
-        "wide",
     )
 
     def __init__(
@@ -216,7 +216,7 @@ class Node(Pool):
         self.orphans: dict[Orphan, None] = {}
         self.groups: dict[Group, None] = {}
         self.short: dict[str, int] = {}
-        self.wide = 0
+        self.multicore = 0
         self.external: Amounts = {}
         self.devices = Devices(self.capacity.get(GPU, 0))
         self.position = 0
@@ -234,7 +234,7 @@ class Node(Pool):
         """Whether ``cost`` is free now, on whole or shared devices as it needs them."""
         return super().fits(cost) and (GPU not in cost or self.devices.choose(cost[GPU]) is not None)
 
-    def takes(self, cost: Amounts) -> bool:
+    def can_start(self, cost: Amounts) -> bool:
         """Whether a function of this cost can start here now."""
         free = self.free
         for name, units in cost.items():  # as fits(), without its calls: the hottest loop there is
@@ -242,7 +242,7 @@ class Node(Pool):
                 return False
         if not self.accepting or (GPU in cost and self.devices.choose(cost[GPU]) is None):
             return False
-        return not self.prefetched or self.spares(cost)
+        return not self.prefetched or self.can_spare(cost)
 
     def set_external(self, amounts: Amounts) -> None:
         """Record that Dask's own tasks hold this much now."""
@@ -268,19 +268,19 @@ class Node(Pool):
             if (
                 name == CPU
                 and units <= UNIT
-                and not self.wide
+                and not self.multicore
                 and self.capacity.get(CPU, 0) >= self.capacity.get(THREADS, 0)
             ):
                 continue
             return False
         return True
 
-    def soon_fits(self, cost: Amounts) -> bool:
+    def fits_after_short(self, cost: Amounts) -> bool:
         """Whether ``cost`` is free as soon as the short functions that run here have ended."""
         free, short = self.free, self.short
         return all(units <= free.get(name, 0) + short.get(name, 0) for name, units in cost.items())
 
-    def spares(self, cost: Amounts) -> bool:
+    def can_spare(self, cost: Amounts) -> bool:
         """Whether prefetched functions leave a function of this cost what is booked for it.
 
         They take threads and whatever the worker enforces, and of these the worker hands out no more than

@@ -24,7 +24,7 @@ Rows = NDArray[np.intp]
 Scores = NDArray[np.float64] | None
 
 #: Larger amounts count as this much in the arrays. Every candidate is checked exactly afterwards.
-_MOST = 2**62
+_MAX_UNITS = 2**62
 
 #: Scores are compared with so many digits after the point: what rounding makes of equal nodes is equal.
 _DIGITS = 9
@@ -54,7 +54,9 @@ class Nodes:
         self._unit: dict[str, float] = {}
         self._slack: NDArray[np.float64] = np.zeros(0)
         self._total: dict[str, int] = {}
-        self._alike: list[tuple[Node, list[int]]] = []  # for each capacity a node, and all that have it
+        self._capacity_classes: list[
+            tuple[Node, list[int]]
+        ] = []  # for each capacity a node, and all that have it
         self._holders: dict[Any, Rows] = {}
         self._holder_sets: dict[Any, frozenset[Node]] = {}
 
@@ -76,18 +78,18 @@ class Nodes:
         self._holders = {}
         self._holder_sets = {}
         names: dict[str, None] = {THREADS: None}
-        alike: dict[Any, list[int]] = {}
+        classes: dict[Any, list[int]] = {}
         for position, node in enumerate(nodes):
             node.position = position
             names.update(dict.fromkeys(node.capacity))
             for alias in node.aliases:
                 self._aliases.setdefault(alias, []).append(node)
-            alike.setdefault(tuple(sorted(node.capacity.items())), []).append(position)
-        self._alike = [(nodes[rows[0]], rows) for rows in alike.values()]
-        self._unit = unit_amounts([node.capacity for node, _ in self._alike])
+            classes.setdefault(tuple(sorted(node.capacity.items())), []).append(position)
+        self._capacity_classes = [(nodes[rows[0]], rows) for rows in classes.values()]
+        self._unit = unit_amounts([node.capacity for node, _ in self._capacity_classes])
         self._total = {name: sum(node.capacity.get(name, 0) for node in nodes) for name in names}
         self._capacity = {
-            name: np.array([min(n.capacity.get(name, 0), _MOST) for n in nodes], dtype=np.int64)
+            name: np.array([min(n.capacity.get(name, 0), _MAX_UNITS) for n in nodes], dtype=np.int64)
             for name in names
         }
         self._free = {name: np.zeros(len(nodes), dtype=np.int64) for name in names}
@@ -103,7 +105,7 @@ class Nodes:
             row = node.position
             left = 0.0
             for name, units in node.free.items():
-                columns[name][row] = units if units < _MOST else _MOST
+                columns[name][row] = units if units < _MAX_UNITS else _MAX_UNITS
                 if name != THREADS and node.capacity[name]:
                     left += units / unit[name]
             slack[row] = round(left, _DIGITS)
@@ -123,7 +125,7 @@ class Nodes:
         """Whether some node could hold this if nothing else ran there."""
         if self._sorted != self.version:
             self._sort()
-        return any(node.holds(need) for node, _ in self._alike)
+        return any(node.holds(need) for node, _ in self._capacity_classes)
 
     def pinned(self, pins: Pins) -> list[Node]:
         """Nodes that all pins allow, by name. There must be a pin."""
@@ -139,10 +141,10 @@ class Nodes:
             return np.array([n.position for n in self.pinned(pins) if n.holds(need)], dtype=np.intp)
         if self._sorted != self.version:
             self._sort()
-        able = tuple(i for i, (node, _) in enumerate(self._alike) if node.holds(need))
+        able = tuple(i for i, (node, _) in enumerate(self._capacity_classes) if node.holds(need))
         found = self._holders.get(able)
         if found is None:
-            rows = [self._alike[i][1] for i in able]
+            rows = [self._capacity_classes[i][1] for i in able]
             found = self._holders[able] = np.array(sorted(chain.from_iterable(rows)), dtype=np.intp)
         return found
 
@@ -180,7 +182,7 @@ class Nodes:
         """
         if self.changed or self._sorted != self.version:
             self._update()
-        rows = self._with_room(cost, rows)
+        rows = self._fitting_rows(cost, rows)
         if not rows.size:
             return
         nodes = self._ordered
@@ -190,17 +192,17 @@ class Nodes:
         if scores is not None:
             first = int(scores.argmin()) if rows.size > 1 else 0
             node = nodes[rows[first]]
-            if node.takes(cost):
+            if node.can_start(cost):
                 yield node
             # Few ask for more than the first.
             scores[first] = np.inf
             order = np.argsort(scores, kind="stable")[:-1]
             rows = rows[order]
         for row in rows.tolist():
-            if nodes[row].takes(cost):
+            if nodes[row].can_start(cost):
                 yield nodes[row]
 
-    def _with_room(self, cost: Amounts, rows: Rows | None) -> Rows:
+    def _fitting_rows(self, cost: Amounts, rows: Rows | None) -> Rows:
         """Positions of nodes where a cost is free, as far as the arrays tell."""
         mask: NDArray[np.bool_] | None = None
         for name, units in cost.items():
@@ -209,7 +211,9 @@ class Nodes:
             column = self._free.get(name)
             if column is None:
                 return np.zeros(0, dtype=np.intp)
-            enough = (column if rows is None else column[rows]) >= (units if units < _MOST else _MOST)
+            enough = (column if rows is None else column[rows]) >= (
+                units if units < _MAX_UNITS else _MAX_UNITS
+            )
             if mask is None:
                 mask = enough
             else:

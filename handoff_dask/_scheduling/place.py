@@ -11,9 +11,9 @@ from typing import Any
 from handoff_dask._scheduling.allocators import BuiltIn, Proposal, Rejected, View, best_fit
 from handoff_dask._scheduling.candidates import Candidates, Freed, RunOrder
 from handoff_dask._scheduling.claims import Claims
-from handoff_dask._scheduling.decisions import Place, Settings, Starved
+from handoff_dask._scheduling.decisions import Infeasible, Place, Settings
 from handoff_dask._scheduling.estimates import Estimates
-from handoff_dask._scheduling.feasibility import StarvedQueues
+from handoff_dask._scheduling.feasibility import InfeasibleQueues
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Ledger
 from handoff_dask._scheduling.node import Node
@@ -33,7 +33,7 @@ class Placement:
     ledger : Ledger
     estimates : Estimates
     claims : Claims
-    starved : StarvedQueues
+    starved : InfeasibleQueues
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -42,10 +42,10 @@ class Placement:
         self.ledger = Ledger(self.nodes)
         self.estimates = Estimates(settings.prefetch_horizon)
         self.claims = Claims(self.nodes)
-        self.starved = StarvedQueues(self.nodes, settings.node_timeout)
+        self.infeasible = InfeasibleQueues(self.nodes, settings.node_timeout)
         self._prefetch = Prefetch(settings.prefetch_horizon, settings.prefetch_limit, self.estimates)
         self._order = RunOrder()
-        self.ledger.moved = self._order.moved
+        self.ledger.share_changed = self._order.share_changed
         self._version = -1  # of the nodes that the shares of runs are for
         self._shrunk = False  # whether a node left, paused or became smaller
 
@@ -100,15 +100,15 @@ class Placement:
             self.claims.ready(f)
         queue = run.backlog.push(f)
         if run.allocator.once:
-            run.backlog.soil(queue)  # it may choose any function, not just the first
+            run.backlog.mark_dirty(queue)  # it may choose any function, not just the first
         self._order.add(run)
-        if not queue.is_possible(self.nodes):
-            self.starved.add(queue)
+        if not queue.is_feasible(self.nodes):
+            self.infeasible.add(queue)
 
-    def ended(self, run: Run) -> None:
+    def forget(self, run: Run) -> None:
         """Forget what waits in a run's queues; there are new ones if a result is lost afterwards."""
         self.claims.forget(run)
-        self.starved.forget(run)
+        self.infeasible.forget(run)
         run.backlog.clear()
         self._order.discard(run)
 
@@ -125,11 +125,11 @@ class Placement:
 
     # ------------------------------------------------------------------ decisions
 
-    def place(self, now: float) -> list[Place | Starved | Rejected]:
+    def place(self, now: float) -> list[Place | Infeasible | Rejected]:
         """Place everything that can be placed now."""
         view = self._begin(now)
         candidates = Candidates(self._order, view.freed)
-        decided: list[Place | Starved | Rejected] = []
+        decided: list[Place | Infeasible | Rejected] = []
         while (queue := candidates.first()) is not None:
             allocator = queue.run.allocator
             placed = [self._carry_out(proposal, view) for proposal in allocator.propose(queue, view)]
@@ -138,9 +138,9 @@ class Placement:
                 candidates.settle(queue, placed=bool(placed))
         candidates.close()
         self.ledger.freed.clear()
-        if self.starved:
-            decided += self.starved.fail(now)
-        self.claims.watch_overtaking(self._order, len(decided), now)
+        if self.infeasible:
+            decided += self.infeasible.expire(now)
+        self.claims.track_overtaking(self._order, len(decided), now)
         return decided
 
     def _begin(self, now: float) -> View:
@@ -150,24 +150,24 @@ class Placement:
         if self._version != nodes.version:
             self._version = nodes.version
             for run in order:
-                run.weigh(nodes)
-                order.moved[run] = None
+                run.update_weights(nodes)
+                order.share_changed[run] = None
                 if run.allocator.once:
-                    run.backlog.soil_all()
+                    run.backlog.mark_all_dirty()
         if self._shrunk:
             self._shrunk = False
             for run in order:
                 for queue in run.backlog.queues.values():
-                    if not queue.is_possible(nodes):
-                        self.starved.add(queue)
+                    if not queue.is_feasible(nodes):
+                        self.infeasible.add(queue)
                     elif queue.clean and queue.key.avoid:
-                        run.backlog.soil(queue)  # no other node may be left to take over
-        if self.starved:
-            for queue in self.starved.bound():
+                        run.backlog.mark_dirty(queue)  # no other node may be left to take over
+        if self.infeasible:
+            for queue in self.infeasible.bound_queues():
                 self._unbind(queue)
         order.sort()
         accepting = [node for node in self.ledger.freed if node.accepting]
-        freed = Freed(accepting, order.least, self._prefetch.is_likely)
+        freed = Freed(accepting, order.min_cost, self._prefetch.is_likely)
         return View(nodes, self.claims, freed, self._prefetch, self.settings.bandwidth, now)
 
     def _carry_out(self, proposal: Proposal | Rejected, view: View) -> Place | Rejected:
@@ -181,14 +181,14 @@ class Placement:
         if prefetch:
             self.ledger.prefetch(f, node, view.now)
         else:
-            self.ledger.book(f, node, view.now)
+            self.ledger.allocate(f, node, view.now)
         f.move(State.RUNNING)
         if run.ranking.scarce:
             self.claims.started(f)
         if f.group is not None and f.group.node is None:
             self.bind(f.group, node)
-        run.backlog.took(queue)
-        view.freed.took(node)
+        run.backlog.advance(queue)
+        view.freed.consume(node)
         return Place(f, node, peer)
 
     def _peer(self, f: FunctionState, node: Node) -> Any:

@@ -14,7 +14,7 @@ from handoff_dask._scheduling.node import Node
 _SHORTEST = 0.00025
 
 #: Of so many nodes the one with the fewest prefetched functions is chosen; a look at more takes too long.
-_LOOKED_AT = 64
+_MAX_COMPARED = 64
 
 
 class Prefetch:
@@ -58,9 +58,9 @@ class Prefetch:
         cost = f.cost
         each = int(self._horizon / max(self._estimates.most(f.kind.code) or 0.0, _SHORTEST))
         best: Node | None = None
-        able = (n for n in nodes if n.accepting and n.enforces(cost) and n.soon_fits(cost))
-        for node in islice(able, _LOOKED_AT):
-            if len(node.prefetched) < min(self._limit, node.at_once(cost) * each) and (
+        able = (n for n in nodes if n.accepting and n.enforces(cost) and n.fits_after_short(cost))
+        for node in islice(able, _MAX_COMPARED):
+            if len(node.prefetched) < min(self._limit, node.slots(cost) * each) and (
                 best is None or len(node.prefetched) < len(best.prefetched)
             ):
                 best = node

@@ -30,7 +30,7 @@ Cost = tuple[tuple[str, int], ...]
 #: An entry of a queue: priority negated, rank and number of a function; its ticket; the function.
 Entry = tuple[float, float, int, int, FunctionState]
 
-_NOBODY: frozenset[Any] = frozenset()
+_NO_NAMES: frozenset[Any] = frozenset()
 
 
 def sort_key(f: FunctionState) -> SortKey:
@@ -70,7 +70,7 @@ class QueueKey(NamedTuple):
         need, bound, pins = cost, None, f.kind.pin_sets
         if group is not None:
             need, pins, bound = tuple(sorted(group.need.items())), group.pins, group.node
-        avoid = f.retry.avoid if f.retry is not None else _NOBODY
+        avoid = f.retry.avoid if f.retry is not None else _NO_NAMES
         return cls(cost, need, pins, bound, avoid, tuple(f.limit_cost.items()))
 
 
@@ -93,15 +93,15 @@ class Queue:
 
     __slots__ = (
         "_avoid",
-        "_possible",
+        "_feasible",
         "_rows",
         "_version",
+        "bucket",
         "clean",
         "cost",
-        "group",
+        "dirty_entry",
         "heap",
         "key",
-        "listed",
         "need",
         "run",
     )
@@ -109,16 +109,16 @@ class Queue:
     def __init__(self, key: QueueKey, run: Run) -> None:
         self.key = key
         self.run = run
-        self.group: Any = None
+        self.bucket: Any = None
         self.cost = dict(key.cost)
         self.need = self.cost if key.need == key.cost else dict(key.need)
         self.clean = False
-        self.listed: Entry | None = None
+        self.dirty_entry: Entry | None = None
         self.heap: list[Entry] = []
         self._version = -1
-        self._possible = False
+        self._feasible = False
         self._rows: Rows | None = None
-        self._avoid = _NOBODY
+        self._avoid = _NO_NAMES
 
     # ------------------------------------------------------------------ functions
 
@@ -127,7 +127,7 @@ class Queue:
         f.ticket += 1
         heappush(self.heap, (-f.kind.priority, f.rank, f.number, f.ticket, f))
 
-    def first(self) -> Entry | None:
+    def head_entry(self) -> Entry | None:
         """The entry of the most urgent function, None if there is none."""
         heap = self.heap
         while heap:
@@ -141,7 +141,7 @@ class Queue:
     @property
     def head(self) -> FunctionState | None:
         """The most urgent function, None if there is none."""
-        entry = self.first()
+        entry = self.head_entry()
         return None if entry is None else entry[4]
 
     def reorder(self) -> None:
@@ -151,7 +151,7 @@ class Queue:
         heapify(self.heap)
 
     @property
-    def at_most(self) -> int:
+    def max_length(self) -> int:
         """An upper bound of the functions that wait: void entries count, since finding them takes long."""
         return len(self.heap)
 
@@ -173,7 +173,7 @@ class Queue:
 
     # ------------------------------------------------------------------ nodes
 
-    def _look_up(self, nodes: Nodes) -> None:
+    def _refresh(self, nodes: Nodes) -> None:
         self._version = nodes.version
         key = self.key
         self._avoid = key.avoid
@@ -181,7 +181,7 @@ class Queue:
             here = nodes.by_name.get(key.bound.name) is key.bound and key.bound.holds(self.need)
             nodes.ordered  # noqa: B018 - positions are those of this version
             self._rows = np.array([key.bound.position] if here else [], dtype=np.intp)
-            self._avoid = _NOBODY
+            self._avoid = _NO_NAMES
         elif key.pins or key.avoid or self.need is not self.cost:
             self._rows = rows = nodes.holders(self.need, key.pins)
             if key.avoid:
@@ -192,21 +192,21 @@ class Queue:
                 ordered = nodes.ordered
                 others = (row for row in rows.tolist() if ordered[row] not in avoided)
                 if not any(ordered[row].accepting for row in others):
-                    self._avoid = _NOBODY
+                    self._avoid = _NO_NAMES
         else:
             self._rows = None
-        self._possible = nodes.can_hold(self.need) if self._rows is None else bool(self._rows.size)
+        self._feasible = nodes.can_hold(self.need) if self._rows is None else bool(self._rows.size)
 
     def rows(self, nodes: Nodes) -> Rows | None:
         """Positions of the nodes that could hold its functions, avoided ones too; None: any with room."""
         if self._version != nodes.version:
-            self._look_up(nodes)
+            self._refresh(nodes)
         return self._rows
 
     def avoided(self, nodes: Nodes) -> frozenset[Any]:
         """Names of nodes that its functions must not go to as long as others could hold them."""
         if self._version != nodes.version:
-            self._look_up(nodes)
+            self._refresh(nodes)
         return self._avoid
 
     def admits(self, node: Node, nodes: Nodes) -> bool:
@@ -222,11 +222,11 @@ class Queue:
             return False
         return node.holds(self.need)
 
-    def is_possible(self, nodes: Nodes) -> bool:
+    def is_feasible(self, nodes: Nodes) -> bool:
         """Whether any node could hold its functions if nothing else ran there."""
         if self._version != nodes.version:
-            self._look_up(nodes)
-        return self._possible
+            self._refresh(nodes)
+        return self._feasible
 
     def __repr__(self) -> str:
         return f"<queue of {self.run.spec.run_id}: {dict(self.cost)}, {'clean' if self.clean else 'dirty'}>"

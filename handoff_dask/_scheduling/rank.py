@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 CRITICAL_SHARE = 0.25
 
 #: Results of a run that are smaller, all together, need not be saved. Bytes.
-LIGHT = 64 * 2**20
+SMALL_RESULTS = 64 * 2**20
 
 #: The share where there is nothing to save by another order, and where there is much. Chosen on workflow
 #: traces, a wide map-reduce and a tree.
-LIGHT_SHARE, HEAVY_SHARE = 0.1, 1.5
+SMALL_RESULTS_SHARE, LARGE_RESULTS_SHARE = 0.1, 1.5
 
 #: What takes a greater share of all time is not scarce but the common case.
 _SCARCE_SHARE = 0.5
@@ -44,10 +44,10 @@ _SCARCE_SHARE = 0.5
 _BOTTLENECK_SHARE = 0.8
 
 #: Estimates that differ by less are the same. Seconds.
-_UNNOTICED = 0.005
+_NEGLIGIBLE = 0.005
 
 #: A run of no more functions than this is looked at after each of them.
-_SMALL = 256
+_SMALL_RUN = 256
 
 
 class Ranking:
@@ -75,7 +75,7 @@ class Ranking:
         self._half = 0
         self._sizes: list[tuple[str, float]] = []
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """More is left than there was: results were lost."""
         self._paths = ()
         self._left = []
@@ -83,7 +83,7 @@ class Ranking:
 
     def nodes_changed(self, functions: int, nodes: int) -> bool:
         """Whether to look again, now that there are so many nodes: when it was done for far more or fewer."""
-        if functions > _SMALL and 4 * abs(nodes - self._nodes) <= self._nodes:
+        if functions > _SMALL_RUN and 4 * abs(nodes - self._nodes) <= self._nodes:
             return False
         self._half = 0
         return True
@@ -118,7 +118,7 @@ class Ranking:
         halved = finished >= self._half
         if halved:
             self._half = finished + max(1, (total - finished + 1) // 2)
-        self._next = finished + 1 if total <= _SMALL else min(max(1, 4 * finished), self._half)
+        self._next = finished + 1 if total <= _SMALL_RUN else min(max(1, 4 * finished), self._half)
         self._known = spec.seconds
         changed = halved
         if not self._known:
@@ -161,7 +161,7 @@ def _running(run: Run, estimates: Estimates, now: float) -> dict[str, float]:
     if all(estimates.has_run(kind.code) for kind in run.spec.kinds):
         return running
     for f in run.functions:
-        if f.state is State.RUNNING and f.booked:
+        if f.state is State.RUNNING and f.allocated:
             running[f.kind.code] = max(now - f.placed, running.get(f.kind.code, 0.0))
     return running
 
@@ -169,7 +169,7 @@ def _running(run: Run, estimates: Estimates, now: float) -> dict[str, float]:
 def _share(run: Run, estimates: Estimates) -> float:
     """From which share of the time for all that is left the longest path counts."""
     if run.spec.keep_all:
-        return LIGHT_SHARE
+        return SMALL_RESULTS_SHARE
     sizes = [estimates.result_bytes(kind.code) for kind in run.spec.kinds]
     known = [nbytes for nbytes in sizes if nbytes is not None]
     if not known:
@@ -177,7 +177,7 @@ def _share(run: Run, estimates: Estimates) -> float:
     mean = sum(known) / len(known)
     counts = run.kind_counts
     total = sum((mean if nbytes is None else nbytes) * counts[k] for k, nbytes in enumerate(sizes))
-    return LIGHT_SHARE if total < LIGHT else HEAVY_SHARE
+    return SMALL_RESULTS_SHARE if total < SMALL_RESULTS else LARGE_RESULTS_SHARE
 
 
 class _Work:
@@ -280,4 +280,4 @@ def _differ(new: Sequence[float], old: Sequence[float]) -> bool:
     """Whether estimates changed by so much that the order may, and that it is worth the time to change it."""
     if len(new) != len(old):
         return True
-    return any(abs(a - b) > max(0.25 * b, _UNNOTICED) for a, b in zip(new, old, strict=True))
+    return any(abs(a - b) > max(0.25 * b, _NEGLIGIBLE) for a, b in zip(new, old, strict=True))

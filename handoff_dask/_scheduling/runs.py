@@ -164,25 +164,25 @@ class Run:
         self.ranking = Ranking()
         self.share = 0
         self.weights: list[int] = [0] * len(spec.kinds)
-        self.weighed = -1  # the version of the nodes that the weights are for
-        self.compared = -1  # the version of the nodes that a pending run was compared with
-        self.unstarted: list[int] | None = None
+        self.weights_version = -1  # the version of the nodes that the weights are for
+        self.compared_version = -1  # the version of the nodes that a pending run was compared with
+        self.unstarted_inputs: list[int] | None = None
         self.fault: str | None = None
-        self.heavy = False
+        self.has_large_results = False
         self.deadline: float | None = None
         self.status = RunStatus.RUNNING
         self.shortfalls: tuple[Shortfall, ...] = ()
         self.failed: list[FunctionState] = []
         self.troubles: list[tuple[FunctionState, int]] = []
-        self.moved: list[int] = []
+        self.transitions: list[int] = []
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
-        self.counts[State.WAITING] = self.left = len(self.functions)
+        self.counts[State.WAITING] = self.unfinished = len(self.functions)
 
-    def weigh(self, nodes: Nodes) -> None:
+    def update_weights(self, nodes: Nodes) -> None:
         """Work out the weights for the nodes there are now, and the share anew."""
-        if self.weighed == nodes.version:
+        if self.weights_version == nodes.version:
             return
-        self.weighed = nodes.version
+        self.weights_version = nodes.version
         # Runs may ask for more than there is by now.
         total = {name: max(1, nodes.total(name)) for cost in self.costs for name in cost}
         self.weights = [
@@ -192,24 +192,24 @@ class Run:
         self.share = 0
         if self.counts[State.RUNNING]:
             kind_of = self.spec.kind_of
-            self.share = sum(self.weights[kind_of[f.number]] for f in self.functions if f.booked)
+            self.share = sum(self.weights[kind_of[f.number]] for f in self.functions if f.allocated)
 
     def inputs_of(self, f: FunctionState) -> list[FunctionState]:
         """The functions whose results a function takes."""
         return [self.functions[n] for n in self.inputs[f.number]]
 
-    def is_coming(self, f: FunctionState) -> bool:
+    def is_upcoming(self, f: FunctionState) -> bool:
         """Whether every input of a function is there or being computed."""
-        if self.unstarted is None:
+        if self.unstarted_inputs is None:
             started = [g.state in STARTED for g in self.functions]
-            self.unstarted = [sum(not started[n] for n in inputs) for inputs in self.inputs]
-        return not self.unstarted[f.number]
+            self.unstarted_inputs = [sum(not started[n] for n in inputs) for inputs in self.inputs]
+        return not self.unstarted_inputs[f.number]
 
     def count_started(self, f: FunctionState, started: bool) -> None:
         """Count a function that was placed, or that is not running any more, at those that need it."""
-        assert self.unstarted is not None
+        assert self.unstarted_inputs is not None
         for n in self.spec.dependents[f.number] if self.spec.dependents else ():
-            self.unstarted[n] -= 1 if started else -1
+            self.unstarted_inputs[n] -= 1 if started else -1
 
     @cached_property
     def number_of(self) -> Mapping[Hashable, int]:
@@ -260,20 +260,20 @@ class Run:
         most : int
             Functions or moves to look at.
         """
-        told, seen = (0, len(self.moved)) if cursor is None else cursor
+        told, seen = (0, len(self.transitions)) if cursor is None else cursor
         if told < len(self.functions):
             numbers = list(range(told, min(told + most, len(self.functions))))
             told += len(numbers)
         else:
-            moves = self.moved[seen : seen + most]
+            moves = self.transitions[seen : seen + most]
             seen += len(moves)
             numbers = list(dict.fromkeys(moves))
-        more = told < len(self.functions) or seen < len(self.moved)
+        more = told < len(self.functions) or seen < len(self.transitions)
         return Changes(numbers, (told, seen), more)
 
     def complete(self) -> bool:
         """Whether every function is in a final state."""
-        return not self.left
+        return not self.unfinished
 
     def __repr__(self) -> str:
         counts: dict[str, Any] = {s.value: n for s, n in self.counts.items() if n}

@@ -41,7 +41,7 @@ class SchedulingState(Lifecycle):
         self.nodes = self.placement.nodes.by_name
         self._active: dict[Run, None] = {}  # runs that have not ended
         self._pending: list[Run] = []  # runs that wait for nodes
-        self._looked_at = -1  # the version of the nodes that runs were last compared with
+        self._compared_version = -1  # the version of the nodes that runs were last compared with
         self._recalled: list[FunctionState] = []  # placed where they will never fit
         self._sequence = 0
 
@@ -96,7 +96,7 @@ class SchedulingState(Lifecycle):
             raise ValueError(f"there is a run {spec.run_id!r} already")
         self._sequence += 1
         run = Run(spec, self._sequence)
-        run.weigh(self.placement.nodes)
+        run.update_weights(self.placement.nodes)
         self.runs[spec.run_id] = run
         self._active[run] = None
         for code, seconds in spec.hints.items():
@@ -144,7 +144,7 @@ class SchedulingState(Lifecycle):
                 group.node.groups.pop(group, None)
         if not run.ended:
             run.status = RunStatus.CANCELLED
-        self.placement.ended(run)
+        self.placement.forget(run)
 
     # ------------------------------------------------------------------ decisions
 
@@ -162,8 +162,8 @@ class SchedulingState(Lifecycle):
             To be carried out in this order.
         """
         decisions: list[Decision] = []
-        if self._looked_at != self.placement.nodes.version:
-            self._look_at_nodes()
+        if self._compared_version != self.placement.nodes.version:
+            self._compare_with_nodes()
         if self._unranked:
             for run in self._unranked:
                 if run.status is not RunStatus.PENDING:
@@ -177,12 +177,12 @@ class SchedulingState(Lifecycle):
                 f.move(State.READY)
                 f.queued = now
                 self.placement.enqueue(f)
-        if self._doomed:
-            for f in self._doomed:
+        if self._out_of_retries:
+            for f in self._out_of_retries:
                 if f.state is State.READY:
                     decisions.append(Fail(f))
                     self._fail(f)
-            self._doomed.clear()
+            self._out_of_retries.clear()
         for decision in self.placement.place(now):
             if isinstance(decision, Place):
                 decisions.append(decision)
@@ -210,12 +210,12 @@ class SchedulingState(Lifecycle):
         self._ended.clear()
         return decisions
 
-    def _look_at_nodes(self) -> None:
+    def _compare_with_nodes(self) -> None:
         """What is scarce, and how long the rest takes, may have changed with the nodes."""
         nodes = self.placement.nodes
-        self._looked_at = nodes.version
+        self._compared_version = nodes.version
         for run in self._active:
-            run.weigh(nodes)
+            run.update_weights(nodes)
             if run.ranking.nodes_changed(len(run.functions), len(nodes.by_name)):
                 self._unranked[run] = None
 
@@ -232,8 +232,8 @@ class SchedulingState(Lifecycle):
         begun = []
         nodes = self.placement.nodes
         for run in list(self._pending):
-            if run.status is RunStatus.PENDING and run.compared != nodes.version:
-                run.compared = nodes.version
+            if run.status is RunStatus.PENDING and run.compared_version != nodes.version:
+                run.compared_version = nodes.version
                 run.shortfalls = find_shortfalls(run, nodes)
                 if not run.shortfalls:
                     run.status = RunStatus.RUNNING
@@ -256,7 +256,7 @@ class SchedulingState(Lifecycle):
             heappop(self._delayed)
         wake = self.placement.claims.recheck
         times = [run.deadline for run in self._pending] if self._pending else []
-        times.append(self.placement.starved.due)
+        times.append(self.placement.infeasible.due)
         if self._delayed:
             times.append(self._delayed[0][0])
         for time in times:

@@ -480,7 +480,7 @@ class Model:
         self._check_peer(decision, node)
         if f.group is not None and not was_bound:
             self.group_at[id(f.group)] = node.name
-        if f.booked:
+        if f.allocated:
             assert node.fits(f.cost), "over capacity"
             assert not node.may_start_more(f.cost)
             node.booked.append(f)
@@ -572,7 +572,7 @@ class Model:
             for f in node.booked:
                 count(f, 1)
         for f in placed:
-            if f.booked:
+            if f.allocated:
                 count(f, -1)
 
         def urgency(f: FunctionState) -> tuple[float, ...]:
@@ -583,14 +583,14 @@ class Model:
             return f.group is None and f.kind.pins is None and not self.avoid[f] and f.run.limits is None
 
         rivals = [f for f in self.functions(READY) if self.due(f, now) and plain(f)]
-        rivals += [f for f in placed if plain(f) and f.booked]
+        rivals += [f for f in placed if plain(f) and f.allocated]
         for f in placed:
-            if plain(f) and f.booked:
+            if plain(f) and f.allocated:
                 rivals.remove(f)
                 for g in rivals:
                     if f.cost == g.cost and (f.run is g.run or not self.claims):
                         assert urgency(f) < urgency(g), f"{f} was placed before {g}"
-            if f.booked:
+            if f.allocated:
                 count(f, 1)
 
     def _check_wake(self, now: float) -> None:

@@ -516,7 +516,7 @@ def test_the_ledger_is_right_whatever_is_proposed(script, right):
                 ended.append(decision.run.spec.run_id)
         for n in core.state.nodes.values():
             assert all(n.used[r] <= n.capacity.get(r, 0) for r in n.used)
-        assert sum(f.booked for f in run.functions) <= 4
+        assert sum(f.allocated for f in run.functions) <= 4
         running = [f for f in core.functions.values() if f.state.value == "running"]
         f = running[chosen % len(running)] if running else None
         name = "abc"[chosen % 3]

@@ -242,7 +242,7 @@ def overtaken_by_a_stream(same_run):
 
 
 def test_without_a_claim_it_is_overtaken_for_ever(monkeypatch):
-    monkeypatch.setattr(Claims, "refuse", lambda *_: False)
+    monkeypatch.setattr(Claims, "blocks", lambda *_: False)
     assert overtaken_by_a_stream(same_run=True) is None
 
 

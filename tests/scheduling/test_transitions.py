@@ -19,7 +19,7 @@ def function_in(core, state):
     core.run(x=fn("cpu 1"), ready="")
     f = core["x"]
     f.run.counts[f.state], f.run.counts[state] = 0, 1
-    f.run.left = int(state not in FINAL)
+    f.run.unfinished = int(state not in FINAL)
     f.state = state
     return f
 

@@ -1,7 +1,8 @@
-"""The backlog of a run: all its queues, and which of them may fit into capacity that was freed.
+"""The backlog of a run: its queues, and the search for the most urgent one that may be served.
 
-A queue is *clean* while it is known that no node has room for its first function, except perhaps nodes on
-which capacity was freed since; otherwise it is *dirty*.
+A queue is *clean* if no node can serve its head, except possibly nodes on which capacity was freed since it
+became clean. Otherwise it is *dirty*: any node may be able to serve it. So a decision compares clean queues
+with freed nodes, and dirty queues with all nodes.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from handoff_dask._scheduling.spec import Amounts
 if TYPE_CHECKING:
     from handoff_dask._scheduling.candidates import Freed
 
-#: Costs below one node of the tree in which a run's costs are kept.
+#: Maximum number of children of a branch in the tree over a run's costs.
 _FANOUT = 8
 
-#: The most urgent entry of some queues, and where it is. It may be void until it was checked.
+#: The first entry of a queue, and the queue. The entry may be void: callers compare it with the queue's
+#: :meth:`~Queue.head_entry`.
 Head = tuple[Entry, Queue]
 
 
 class _Bucket:
-    """Clean queues that are looked at together."""
+    """Clean queues that the search visits together."""
 
     __slots__ = ("queues",)
 
@@ -34,11 +36,11 @@ class _Bucket:
         self.queues: dict[Queue, None] = {}
 
     def invalidate(self) -> None:
-        """Note that the first function of one of its queues has changed."""
+        """Discard cached heads, because the head of one of the queues has changed."""
 
 
 class _Leaf(_Bucket):
-    """The clean queues of one cost that any node may serve."""
+    """The clean queues of one cost that more than one node may serve."""
 
     __slots__ = ("cost", "parent")
 
@@ -52,7 +54,7 @@ class _Leaf(_Bucket):
             self.parent.invalidate()
 
     def first(self) -> Head | None:
-        """The most urgent entry of its queues, and where it is."""
+        """Return the most urgent head of the queues."""
         best: Head | None = None
         for queue in self.queues:
             heap = queue.heap
@@ -62,11 +64,15 @@ class _Leaf(_Bucket):
 
 
 class _Branch:
-    """Costs that are alike: the least and the most of each resource that any of them asks for.
+    """A bounding box of similar costs, with the most urgent head below it.
+
+    The tree is a k-d tree over static costs, whose heads change (Bentley, CACM 1975).
 
     Attributes
     ----------
     low, high : tuple of (resource, units)
+        The smallest and the largest amount of each resource in any cost below. Free capacity below ``low``
+        fits none of them, free capacity of at least ``high`` fits all.
     """
 
     __slots__ = ("_best", "_valid", "children", "high", "low", "parent")
@@ -85,7 +91,7 @@ class _Branch:
         if len(leaves) <= _FANOUT:
             self.children = list(leaves)
         else:
-            # Split where the costs differ most, relative to the largest.
+            # Split by the resource in which the costs differ most, relative to its largest amount.
             widest = max(names, key=lambda name: (high[name] - low[name]) / max(1, high[name]))
             leaves = sorted(leaves, key=lambda leaf: dict(leaf.cost).get(widest, 0))
             step = -(-len(leaves) // _FANOUT)
@@ -95,7 +101,7 @@ class _Branch:
             child.parent = self
 
     def first(self) -> Head | None:
-        """The most urgent entry of all queues below."""
+        """Return the most urgent head of all queues below. It is cached until :meth:`invalidate`."""
         if not self._valid:
             self._valid = True
             self._best = None
@@ -106,16 +112,16 @@ class _Branch:
         return self._best
 
     def invalidate(self) -> None:
-        """Note that the first function of a queue below has changed."""
-        branch: _Branch | None = self
+        """Discard the cached heads of this branch and its ancestors."""
+        branch: _Branch | None = self  # if a branch has no cached head, its ancestors have none either
         while branch is not None and branch._valid:
             branch._valid = False
             branch = branch.parent
 
 
-def _fits(cost: Cost, room: Amounts) -> bool:
-    for name, units in cost:  # noqa: SIM110 - a generator takes longer than what it looks at
-        if units > room.get(name, 0):
+def _fits(cost: Cost, free: Amounts) -> bool:
+    for name, units in cost:  # noqa: SIM110 - a generator costs more than the comparisons
+        if units > free.get(name, 0):
             return False
     return True
 
@@ -123,21 +129,25 @@ def _fits(cost: Cost, room: Amounts) -> bool:
 class Backlog:
     """The queues of a run.
 
-    Dirty queues are on heaps, one for each limit cost. Clean queues are in a tree over the costs that the
-    functions of the run have: what fits into freed capacity is found without a look at each. Those that few
-    nodes may serve, for a pin or since their group is bound to a node, are listed with these.
+    Each queue is in one of three places:
+
+    * A dirty queue is on a heap, one heap per limit cost, so that queues that wait for limits are skipped
+      together.
+    * A clean queue is in a bucket: the leaf of its cost, in a tree over all costs of the run, or, if a pin or
+      a bound group leaves it a single node, the bucket of that node.
+    * A settled queue is clean too, but in no bucket: the rest of the decision ignores it.
 
     Parameters
     ----------
     costs : collection of Cost
-        All costs that functions of the run have.
+        All costs of the run's functions.
 
     Attributes
     ----------
     queues : dict of QueueKey to Queue
-        Those with functions, and some without.
+        All queues with functions, and some empty ones.
     on_dirty : callable
-        Called when a queue becomes dirty.
+        Called when the backlog gets a dirty queue.
     """
 
     __slots__ = ("_by_kind", "_by_node", "_dirty", "_leaves", "_pushes", "_tree", "on_dirty", "queues")
@@ -145,31 +155,33 @@ class Backlog:
     def __init__(self, costs: Collection[Cost]) -> None:
         self.queues: dict[QueueKey, Queue] = {}
         self.on_dirty: Callable[[], object] = lambda: None
-        self._by_kind: dict[int, Queue] = {}  # by id of the kind: of functions without a group or a failure
+        # Queues of functions without a group and without a failure, by the identity of their kind.
+        self._by_kind: dict[int, Queue] = {}
         self._dirty: dict[Cost, list[tuple[Entry, int, Queue]]] = {}
         self._pushes = 0
         self._leaves = {cost: _Leaf(cost) for cost in costs}
         self._tree = _Branch(list(self._leaves.values()))
-        self._by_node: dict[Node | str, _Bucket] = {}  # by the node, or by the one name that its pin allows
+        # Queues that a single node may serve, by this node or by the only name that their pin allows.
+        self._by_node: dict[Node | str, _Bucket] = {}
 
     # ------------------------------------------------------------------ functions
 
     def queue_of(self, f: FunctionState) -> Queue:
-        """The queue in which a function waits, or would."""
-        usual = f.group is None and f.retry is FIRST_TRY
-        queue = self._by_kind.get(id(f.kind)) if usual else None
+        """Return the queue to which a function belongs, creating it if necessary."""
+        plain = f.group is None and f.retry is FIRST_TRY
+        queue = self._by_kind.get(id(f.kind)) if plain else None
         if queue is None:
             key = QueueKey.of(f)
             queue = self.queues.get(key)
             if queue is None:
                 queue = self.queues[key] = Queue(key, f.run)
                 queue.bucket = self._bucket_for(key)
-            if usual:
+            if plain:
                 self._by_kind[id(f.kind)] = queue
         return queue
 
     def _bucket_for(self, key: QueueKey) -> _Bucket:
-        """With which others a queue is looked at."""
+        """Return the bucket in which a queue with this key lies while it is clean."""
         where: Node | str | None = key.bound
         if where is None and key.pins:
             fewest = min(key.pins, key=len)
@@ -179,12 +191,12 @@ class Backlog:
         return self._by_node.setdefault(where, _Bucket())
 
     def push(self, f: FunctionState) -> Queue:
-        """Add a ready function."""
+        """Add a ready function and return its queue."""
         queue = self.queue_of(f)
         before = queue.head_entry()
         queue.push(f)
         if before is None:
-            self.mark_dirty(queue)  # while it was empty, it was not compared with freed capacity
+            self.mark_dirty(queue)  # an empty queue is not compared with freed nodes
         elif queue.heap[0] is not before:
             if queue.clean:
                 queue.bucket.invalidate()
@@ -193,19 +205,19 @@ class Backlog:
         return queue
 
     def advance(self, queue: Queue) -> None:
-        """Note that the first function of a queue was placed."""
+        """Proceed to the next function of a queue, after its head was placed."""
         if queue.head_entry() is None:
             if queue.clean:
                 self.mark_dirty(queue)
             if queue.key.avoid or queue.key.bound is not None:
-                self.queues.pop(queue.key, None)  # there may be any number of these
+                self.queues.pop(queue.key, None)  # their number is unbounded, unlike that of kinds
         elif queue.clean:
             queue.bucket.invalidate()
         else:
             self.mark_dirty(queue)
 
     def reorder(self) -> None:
-        """Sort again: ranks of functions have changed."""
+        """Sort all queues again, after the ranks of functions have changed."""
         for queue in self.queues.values():
             queue.reorder()
             if queue.clean:
@@ -214,7 +226,7 @@ class Backlog:
                 self.mark_dirty(queue)
 
     def clear(self) -> None:
-        """Forget all queues."""
+        """Remove all queues."""
         for queue in self.queues.values():
             queue.bucket.queues.pop(queue, None)
             queue.bucket.invalidate()
@@ -226,9 +238,9 @@ class Backlog:
     # ------------------------------------------------------------------ clean and dirty
 
     def mark_dirty(self, queue: Queue) -> None:
-        """Make a queue dirty, or note that a dirty queue has another first function."""
+        """Mark a queue dirty. Call it again if the head of a dirty queue has changed."""
         if queue.clean:
-            self.settle(queue)
+            self.settle(queue)  # takes it out of its bucket
             queue.clean = False
         entry = queue.head_entry()
         if entry is not None and queue.dirty_entry is not entry:
@@ -238,26 +250,26 @@ class Backlog:
             heappush(self._dirty.setdefault(queue.key.limit_cost, []), (entry, self._pushes, queue))
 
     def mark_all_dirty(self) -> None:
-        """Make all queues dirty."""
+        """Mark all queues dirty."""
         for queue in self.queues.values():
             self.mark_dirty(queue)
 
     def settle(self, queue: Queue) -> None:
-        """Note that no node has room for a queue's first function, and leave it out until :meth:`clean`."""
+        """Mark a queue clean, and keep it out of the search until :meth:`restore`."""
         queue.clean = True
         queue.dirty_entry = None
         if queue.bucket.queues.pop(queue, self) is None:
             queue.bucket.invalidate()
 
     def restore(self, queue: Queue) -> None:
-        """Let a queue that was set aside take part again."""
+        """Put a settled queue into its bucket, unless it has become dirty since."""
         if queue.clean:
             queue.bucket.queues[queue] = None
             queue.bucket.invalidate()
 
     @property
     def min_cost(self) -> Cost:
-        """The least that any function of the run asks for of each resource."""
+        """Resource → units that every function of the run asks for at least."""
         return self._tree.low
 
     @property
@@ -266,15 +278,18 @@ class Backlog:
         return any(self._dirty.values())
 
     def first(self, limits: Pool | None, freed: Freed) -> Queue | None:
-        """Return the queue of the most urgent candidate: a function that may fit.
-
-        The queue is dirty, or its cost fits into freed capacity.
+        """Return the candidate with the most urgent head, None if there is none.
 
         Parameters
         ----------
         limits : Pool, optional
-            Those of the run.
+            The limits of the run.
         freed : Freed
+
+        Returns
+        -------
+        Queue or None
+            The limits allow its head. The queue is dirty, or its cost fits into freed capacity.
         """
         best = self._first_dirty(limits)
         while freed:
@@ -285,14 +300,16 @@ class Backlog:
                 break
             entry, queue = found
             if queue.head_entry() is not entry:
-                queue.bucket.invalidate()  # its first function was withdrawn or cancelled
+                queue.bucket.invalidate()  # the head was withdrawn or cancelled
             elif limits is not None and not limits.fits(entry[4].limit_cost):
-                self.mark_dirty(queue)  # it waits for the limits now, then for any node
+                # Once the limits allow it, nodes that were freed meanwhile no longer count as freed.
+                self.mark_dirty(queue)
             else:
                 return queue
         return None if best is None else best[1]
 
     def _first_dirty(self, limits: Pool | None) -> Head | None:
+        """Return the most urgent head of the dirty queues that the limits allow."""
         best: Head | None = None
         for limit_cost, heap in self._dirty.items():
             if not heap or (limits is not None and not _fits(limit_cost, limits.free)):
@@ -307,27 +324,27 @@ class Backlog:
                 if queue.dirty_entry is entry:
                     queue.dirty_entry = None
                     if not queue.clean:
-                        self.mark_dirty(queue)  # its first function was withdrawn or cancelled
+                        self.mark_dirty(queue)  # the head was withdrawn or cancelled
         return best
 
     def _first_on_one_node(self, freed: Freed, best: Head | None) -> Head | None:
-        """The most urgent entry of clean queues that one node alone may serve, if it precedes ``best``."""
+        """Return the most urgent head of clean queues that a single, freed node may serve, or ``best``."""
         for node in freed.nodes:
             names: tuple[Node | str, ...] = (node, *node.aliases)
             for where in names:
-                group = self._by_node.get(where)
-                for queue in group.queues if group is not None else ():
+                bucket = self._by_node.get(where)
+                for queue in bucket.queues if bucket is not None else ():
                     heap = queue.heap
                     if heap and (best is None or heap[0] < best[0]) and _fits(queue.key.cost, freed.max_free):
                         best = heap[0], queue
         return best
 
     def most_urgent(self) -> Head | None:
-        """The most urgent entry of all clean queues."""
+        """Return the most urgent head of all clean queues, None if there is none."""
         while True:
             best = self._tree.first()
-            for group in self._by_node.values():
-                for queue in group.queues:
+            for bucket in self._by_node.values():
+                for queue in bucket.queues:
                     entry = queue.head_entry()
                     if entry is not None and (best is None or entry < best[0]):
                         best = entry, queue
@@ -336,15 +353,15 @@ class Backlog:
             best[1].bucket.invalidate()
 
 
-def _search(branch: _Branch, room: Amounts, best: Head | None) -> Head | None:
-    """The most urgent entry below a branch whose cost fits into ``room``, if it comes before ``best``."""
+def _search(branch: _Branch, free: Amounts, best: Head | None) -> Head | None:
+    """Return the most urgent head below a branch whose cost fits into ``free``, or ``best`` if it precedes."""
     for child in branch.children:
         if isinstance(child, _Leaf):
             found = child.first() if child.queues else None
-            if found is not None and (best is None or found[0] < best[0]) and _fits(child.cost, room):
+            if found is not None and (best is None or found[0] < best[0]) and _fits(child.cost, free):
                 best = found
-        elif _fits(child.low, room):
+        elif _fits(child.low, free):
             found = child.first()
             if found is not None and (best is None or found[0] < best[0]):
-                best = found if _fits(child.high, room) else _search(child, room, best)
+                best = found if _fits(child.high, free) else _search(child, free, best)
     return best

@@ -1,4 +1,8 @@
-"""Where a decision looks for ready functions: the order of runs, and freed capacity."""
+"""Candidates: the queues that a decision considers, in the order in which it considers them.
+
+A queue is a candidate if it is dirty, or if its cost fits into freed capacity. The order of runs comes first,
+the order of the queues within a run second.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +16,20 @@ from handoff_dask._scheduling.queues import Cost, Queue
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Amounts
 
-#: The place of a run in the order: its priority negated, the highest priority of the functions concerned
-#: negated, its dominant share and its sequence number. Smaller is served first.
+#: The position of a run in the order: its priority negated, the priority of a function negated, its dominant
+#: share, and its sequence number. The smallest key goes first.
 RunKey = tuple[float, float, int, int]
 
 
 def run_key(run: Run, priority: float | None = None) -> RunKey:
-    """Return the place of a run in the order.
+    """Return the position of a run in the order.
 
     Parameters
     ----------
     run : Run
     priority : float, optional
-        Of the function that the run would start next. By default the highest that any of its functions has,
-        so that the key is a lower bound.
+        Priority of the function that the run would place next. The default is the highest priority of any of
+        its functions, which makes the key a lower bound.
     """
     if priority is None:
         priority = run.top_priority
@@ -33,19 +37,20 @@ def run_key(run: Run, priority: float | None = None) -> RunKey:
 
 
 class RunOrder:
-    """Runs with ready functions, sorted by priority and dominant share.
+    """The runs with ready functions, sorted by priority and then by dominant share.
 
-    The run with the smallest dominant share is served first: dominant resource fairness (Ghodsi et al., NSDI
-    2011).
+    Among runs of equal priority, the run with the smallest dominant share goes first: dominant resource
+    fairness (Ghodsi et al., NSDI 2011).
 
     Attributes
     ----------
-    moved : dict of Run to None
+    share_changed : dict of Run to None
         Runs whose share has changed since the last :meth:`sort`.
     dirty : dict of Run to None
         Runs that may have a dirty queue.
-    least : Cost
-        Units of each resource that every function of these runs asks for at least.
+    min_cost : Cost
+        Resource → units that every function of these runs asks for at least. A lower bound: it may be too
+        low for a while after runs were discarded.
     """
 
     def __init__(self) -> None:
@@ -54,13 +59,13 @@ class RunOrder:
         self._entries: list[tuple[RunKey, Run]] = []
         self._keys: dict[Run, RunKey] = {}
         self.min_cost: Cost = ()
-        self._discarded = 0  # runs since ``least`` was exact
+        self._discarded = 0  # runs discarded since ``min_cost`` was exact
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self._keys)
 
     def add(self, run: Run) -> None:
-        """Add a run. Adding it again changes nothing."""
+        """Add a run if it is absent."""
         if run not in self._keys:
             key = self._keys[run] = run_key(run)
             insort(self._entries, (key, run))
@@ -88,14 +93,18 @@ class RunOrder:
         self.min_cost = tuple((name, min(cost[name] for cost in amounts)) for name in names)
 
     def note_exhausted(self, run: Run) -> None:
-        """Note that a run has no candidate left: it is out of the order, or just has no dirty queue."""
+        """Note that a run has no candidate left in this decision.
+
+        A run without ready functions leaves the order. A run without dirty queues is no longer visited for
+        their sake.
+        """
         if not run.counts[State.READY]:
             self.discard(run)
         elif not run.backlog.any_dirty:
             self.dirty.pop(run, None)
 
     def sort(self) -> None:
-        """Move the runs whose share has changed to their new places."""
+        """Move the runs whose share has changed to their new positions."""
         entries, keys = self._entries, self._keys
         for run in self.share_changed:
             if run in keys and keys[run] != (key := run_key(run)):
@@ -106,31 +115,37 @@ class RunOrder:
 
     def heap(self) -> list[tuple[RunKey, Run]]:
         """Return all runs as a heap."""
-        return self._entries.copy()  # sorted, hence a heap
+        return self._entries.copy()  # a sorted list is a heap
 
     def dirty_heap(self) -> list[tuple[RunKey, Run]]:
-        """Return the runs that may have a dirty queue as a heap."""
+        """Return the runs that may have a dirty queue, as a heap."""
         heap = [(run_key(run), run) for run in self.dirty]
         heapify(heap)
         return heap
 
 
 class Freed:
-    """Nodes on which capacity was freed since the last decision.
+    """The freed nodes: nodes on which capacity was freed since the last decision.
+
+    A clean queue can only be served by one of these. A node counts as freed when an allocation on it ends,
+    when it joins, pauses, resumes or changes its capacity, when external tasks change what they hold, and
+    when a claim may no longer block the functions that it blocked there.
 
     Parameters
     ----------
     nodes : iterable of Node
-    least : Cost
-        Nodes with less free capacity are left out: no function fits there.
+    min_cost : Cost
+        Leave out nodes with less free capacity, since no function fits there.
     prefetching : bool
-        Whether to count what short functions hold as free, since others may be prefetched behind them.
+        Whether to count the allocations of short functions as free, because other functions may be
+        prefetched behind them.
 
     Attributes
     ----------
     nodes : dict of Node to None
-    most : mapping
-        Resource → upper bound of the units that any of the nodes has free.
+    max_free : mapping
+        Resource → upper bound of the free units on any of these nodes. A cost that exceeds it fits on none of
+        them; a cost within it may still fit on none, since the maxima may come from different nodes.
     """
 
     def __init__(self, nodes: Iterable[Node], min_cost: Cost, prefetching: bool) -> None:
@@ -138,14 +153,14 @@ class Freed:
         self.max_free: Amounts = {}
         self._min_cost = min_cost
         self._prefetching = prefetching
-        self._loose = True  # whether the upper bound may be too high
+        self._loose = True  # whether ``max_free`` may be higher than necessary
         self.tighten()
 
     def __bool__(self) -> bool:
         return bool(self.nodes)
 
     def _amounts(self, node: Node) -> Amounts | None:
-        """Return the free capacity of a node, None if no function fits into it."""
+        """Return the free capacity of a node, None if no function fits there."""
         amounts: Amounts = node.free
         if self._prefetching and node.short:
             amounts = {name: units + node.short.get(name, 0) for name, units in amounts.items()}
@@ -155,7 +170,7 @@ class Freed:
         return amounts
 
     def tighten(self) -> None:
-        """Make the upper bound exact."""
+        """Recompute ``max_free``, and leave out nodes on which no function fits any more."""
         if not self._loose:
             return
         self._loose = False
@@ -173,7 +188,10 @@ class Freed:
         self.max_free = most
 
     def consume(self, node: Node) -> None:
-        """Note that a function was placed on a node."""
+        """Note that a placed function has taken capacity of a node.
+
+        With several nodes the bound stays as it is until the next :meth:`tighten`, which visits all nodes.
+        """
         if node not in self.nodes:
             return
         if self._amounts(node) is None:
@@ -183,7 +201,7 @@ class Freed:
             self.tighten()
 
     def discard(self, nodes: Iterable[Node]) -> None:
-        """Leave nodes out of the rest of the decision."""
+        """Ignore nodes for the rest of the decision."""
         for node in nodes:
             self.nodes.pop(node, None)
         self._loose = True
@@ -191,13 +209,17 @@ class Freed:
 
 
 class Candidates:
-    """The queues that a decision considers, the one with the most urgent first function first.
+    """The candidates of one decision.
 
-    A queue is a candidate if it is dirty or if its cost fits into freed capacity, until it is settled.
+    A queue is a candidate until it is settled if its run's limits allow its head, and if it is dirty or its
+    cost fits into freed capacity: into ``freed.max_free`` and, if only one node can serve it, on that node
+    being freed. Being a candidate is necessary for a placement, not sufficient: the allocator decides whether
+    a node really fits.
 
     Parameters
     ----------
     order : RunOrder
+        Sorted.
     freed : Freed
     """
 
@@ -205,15 +227,15 @@ class Candidates:
         self._order = order
         self._freed = freed
         self._settled: list[tuple[Queue, bool]] = []
-        # Keys are lower bounds: they are compared with the exact key when their turn comes.
+        # A heap of runs by lower bounds of their keys. The exact key is computed for the run at the top.
         self._with_clean = bool(freed)
         self._runs = order.heap() if self._with_clean else order.dirty_heap()
 
     def first(self) -> Queue | None:
-        """Return the first candidate, None if there is none."""
+        """Return the candidate with the most urgent head, None if no candidate is left."""
         freed, order = self._freed, self._order
         if self._with_clean and not freed:
-            self._with_clean = False
+            self._with_clean = False  # freed capacity is used up: only dirty queues are left
             self._runs = order.dirty_heap()
         runs = self._runs
         while runs:
@@ -228,21 +250,23 @@ class Candidates:
                 heapreplace(runs, (exact, run))
                 if runs[0][1] is not run:
                     continue
-            runs[0] = (run_key(run), run)  # what is placed may make more urgent functions candidates
+            # Back to the lower bound: the placement may change which functions of the run are candidates.
+            runs[0] = (run_key(run), run)
             return queue
         return None
 
     def settle(self, queue: Queue, placed: bool) -> None:
-        """Leave out a queue whose first function fits nowhere, for the rest of the decision.
+        """Mark a queue clean, and stop considering it in this decision.
+
+        A custom allocator is asked once per decision. Then all queues of its run are settled, except queues
+        that wait for the run's limits.
 
         Parameters
         ----------
         queue : Queue
-            If its run has a custom allocator, which is asked once in a decision, all queues of the run are
-            left out but those that wait for the limits of the run.
         placed : bool
-            Whether the allocator has placed something. That is a change for a custom allocator: it is asked
-            again in the next decision.
+            Whether the allocator has placed anything. A custom allocator that has is asked again in the next
+            decision, since its view of the nodes has changed.
         """
         run = queue.run
         for other in run.backlog.queues.values() if run.allocator.once else (queue,):
@@ -252,7 +276,7 @@ class Candidates:
         self._freed.tighten()
 
     def close(self) -> None:
-        """Let the settled queues take part in the next decision."""
+        """End the decision: make the settled queues available to the next one."""
         for queue, placed in self._settled:
             queue.run.backlog.restore(queue)
             if placed:

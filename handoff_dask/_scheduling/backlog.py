@@ -354,7 +354,7 @@ class Backlog:
 
 
 def _search(branch: _Branch, free: Amounts, best: Head | None) -> Head | None:
-    """Return the most urgent head below a branch whose cost fits into ``free``, or ``best`` if it precedes."""
+    """Return the most urgent of ``best`` and the heads below a branch whose costs fit into ``free``."""
     for child in branch.children:
         if isinstance(child, _Leaf):
             found = child.first() if child.queues else None

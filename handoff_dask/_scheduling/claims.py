@@ -106,7 +106,7 @@ class _UpcomingClaim(Claim):
             inputs.popleft()
         self.key = sort_key(f)
         self.expected_start = _expected_end(inputs[-1]) if inputs else now
-        # An overdue input is assumed to overrun by as much again, so the one overdue for longest may end last.
+        # Overdue inputs are assumed to overrun by as much again, so the one overdue for longest may end last.
         self.start = max(end_of(inputs[-1], now), end_of(inputs[0], now)) if inputs else now
         return True
 
@@ -351,7 +351,7 @@ class Claims:
 def _both_fit(
     node: Node, cost: Amounts, claimed: Amounts, count: int, ending: Iterable[FunctionState]
 ) -> bool:
-    """Return whether ``count`` claimed slots fit beside a function, once the functions in ``ending`` ended."""
+    """Return whether ``count`` claimed slots fit beside a function after the functions in ``ending`` end."""
     for name, units in claimed.items():
         free = node.available(name) - cost.get(name, 0) + sum(g.cost.get(name, 0) for g in ending)
         if free < count * units:

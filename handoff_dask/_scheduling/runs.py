@@ -23,7 +23,7 @@ from handoff_dask._scheduling.spec import Pins, RunSpec
 if TYPE_CHECKING:
     from handoff_dask._scheduling.nodes import Nodes
 
-#: All there is of a resource, in parts.
+#: The whole of a resource, in parts.
 WHOLE = 2**30
 
 #: Name of the limit that ``max_concurrency`` is.

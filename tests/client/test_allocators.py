@@ -188,13 +188,16 @@ def max_of_all(data, source, target):
 @pytest.mark.parametrize(
     ("allocator", "reason"),
     [
-        (Fixed({"nobody": "node1"}), "it placed 'nobody' on 'node1': that is none of the ready functions"),
-        (Fixed({"f0": "node9"}), "it placed 'f0' on 'node9': the nodes are 'node1', 'node2'"),
+        (Fixed({"nobody": "node1"}), "it placed 'nobody' on 'node1': no ready function has this id"),
+        (
+            Fixed({"f0": "node9"}),
+            "it placed 'f0' on 'node9': the nodes that accept functions are 'node1', 'node2'",
+        ),
         (
             Fixed({"f0": "node2", "f1": "node2"}),
-            "it placed 'f1' on 'node2': that takes threads 1, cpu 1.5, but free are threads 1, cpu 0.5",
+            "it placed 'f1' on 'node2': asked: threads 1, cpu 1.5; free: threads 1, cpu 0.5",
         ),
-        (Fixed(None), "it returned None, not a mapping of function ids to node names"),
+        (Fixed(None), "it returned None instead of a mapping of function ids to node names"),
         (Fixed({"f0": ["node1"]}), "it raised TypeError: unhashable type: 'list'"),
         (broken, "it raised LookupError: no idea where to put it\n"),
     ],

@@ -471,7 +471,7 @@ def test_an_allocator_that_leaves_functions_waiting():
 
 
 def test_an_allocator_that_is_wrong():
-    with pytest.raises(AllocatorError, match="it placed 0 on 'c': the nodes are 'a'"):
+    with pytest.raises(AllocatorError, match="it placed 0 on 'c': the nodes that accept functions are 'a'"):
         simulate(dag_of(fn(0)), ONE, allocation_strategy=lambda ready, free: {0: "c"})
 
 

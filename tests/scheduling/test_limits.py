@@ -116,20 +116,20 @@ def test_what_limits_never_allow_fails_at_once(core):
     first, second = run.shortfalls
     assert (first.function_ids, first.asked, first.nearest, first.offered) == (("x",), {"db": 3}, None, {})
     assert second.function_ids == ("y",)
-    assert str(first) == "function 'x': asks for more than the run's limits, db 2, allow at once; asked: db 3"
+    assert str(first) == "function 'x': too large for the run's limits (db 2); asked: db 3"
 
 
 def test_max_concurrency_is_nothing_that_a_function_asks_for(core):
     run = core.run(limits="db 2", x=fn(limit="db 3"), options={"max_concurrency": 1}, ready="")
     assert run.shortfalls[0].asked == {"db": 3}
-    assert run.shortfalls[0].reason == "asks for more than the run's limits, db 2, allow at once"
+    assert run.shortfalls[0].reason == "too large for the run's limits (db 2)"
 
 
 def test_no_node_that_may_come_helps_against_limits(core):
     run = core.run(limits="db 2", x=fn(limit="db 3"), options={"wait_for_nodes": 60}, ready="")
     assert core.decide() == ["r failed"]
     assert [s.reason for s in run.shortfalls] == [
-        "asks for more than the run's limits, db 2, allow at once",
+        "too large for the run's limits (db 2)",
         "the cluster has no nodes",
     ]
 

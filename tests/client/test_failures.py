@@ -191,7 +191,7 @@ def test_a_function_that_fits_nowhere_any_more_is_among_the_failures(client, clu
     )
     run = handoff.submit(dag, client, fail_fast=False)
     door.await_inside(1)
-    monkeypatch.setattr(plugin_of(cluster).state.placement.starved, "timeout", 0.1)
+    monkeypatch.setattr(plugin_of(cluster).state.placement.infeasible, "timeout", 0.1)
     handoff.register_node("node1", {"gpu": 0}, client)
     try:
         door.open()
@@ -297,8 +297,8 @@ def test_a_cost_that_no_node_has_is_refused_before_anything_runs(client):
     ("function", "text"),
     [
         (Function("f", fail, node="node9"), r"pinned to 'node9', but the nodes are 'node1', 'node2'"),
-        (Function("f", fail, node=["node2"], cost={"gpu": 1}), r"too large for the nodes it is pinned to"),
-        (Function("f", fail, cost={"db": 9}), r"more than the run's limits, db 2"),
+        (Function("f", fail, node=["node2"], cost={"gpu": 1}), r"no node it is pinned to has 'gpu' \(available: cpu, memory\)"),
+        (Function("f", fail, cost={"db": 9}), r"too large for the run's limits \(db 2\)"),
     ],
 )
 def test_other_reasons_why_nothing_fits(client, function, text):

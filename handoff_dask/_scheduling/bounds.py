@@ -132,7 +132,7 @@ class _Classes:
         return sorted(total, key=lambda cost: -total[cost])[:_MAX_COSTS]
 
     def bound(self, units: Mapping[int, int], capacity: int) -> float:
-        """Return the bound for the functions of some classes (class → units that each takes of a capacity)."""
+        """Return the bound for some classes of functions (class → units that each function takes)."""
         weights = np.zeros(len(self.keys))
         weights[list(units)] = list(units.values())
         return self.bound_of(weights[self._class_of] * self.seconds, capacity)

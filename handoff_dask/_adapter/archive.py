@@ -59,7 +59,7 @@ class KeptFunctions:
 
 def troubled(run: Run) -> tuple[int, ...]:
     """Numbers of the functions of which an attempt failed or was lost, the last few of them."""
-    return tuple({f.number for f, _ in run.troubles[-TROUBLES:]})
+    return tuple({f.number for f, _ in run.failed_attempts[-TROUBLES:]})
 
 
 def asked_of(run: Run) -> list[dict[str, float]]:

@@ -292,7 +292,7 @@ class HandoffPlugin(SchedulerPlugin):
             self._after_end(f, key)
             self.wake()
         elif finish == "forgotten":
-            state.dropped(f, time())
+            state.forgotten(f, time())
             self.keeper.ended(key)
             tasks.forget_stealing(self.scheduler, self.scheduler.tasks[key])
             del self.functions[key]
@@ -330,7 +330,7 @@ class HandoffPlugin(SchedulerPlugin):
             return
         exception = kwargs.get("exception")
         self.runs[f.run.spec.run_id].errors[f.number] = exception
-        self.state.gave_up(f, time(), describe(f, exception))
+        self.state.abandoned(f, time(), describe(f, exception))
         self.failures.note(f, time())
 
     def _after_end(self, f: FunctionState, key: Hashable) -> None:

@@ -53,7 +53,7 @@ def progress(active: ActiveRun, state: SchedulingState, seen: int) -> dict[str, 
     busiest = sorted(loads, key=lambda load: -load[0])[:MOST_NODES]
     busiest.sort(key=lambda load: load[1].position)  # each stays in its place
     resources = {name for kind in run.spec.kinds for name, _ in kind.cost}
-    new = run.troubles[seen:]
+    new = run.failed_attempts[seen:]
     shown = new[-MOST_TROUBLES:]
     troubles = []
     for f, number in shown:
@@ -73,7 +73,7 @@ def progress(active: ActiveRun, state: SchedulingState, seen: int) -> dict[str, 
             for running, node in busiest
         ],
         "more_nodes": max(0, len(nodes) - MOST_NODES),
-        "tries": len(run.troubles),
+        "tries": len(run.failed_attempts),
         "troubles": troubles,
         "more_troubles": len(new) - len(shown),
         "waiting": run.waiting(time()),

@@ -1,7 +1,8 @@
-"""Candidates: the queues that a decision considers, in the order in which it considers them.
+"""Candidates: the queues that a decision considers, the most urgent first.
 
-A queue is a candidate if it is dirty, or if its cost fits into freed capacity. The order of runs comes first,
-the order of the queues within a run second.
+A queue is a candidate if its run's limits allow its head, and it is dirty or its cost fits into freed
+capacity. This module owns the order of the runs and the freed capacity; the order within a run and the search
+for its candidates are in :mod:`~handoff_dask._scheduling.backlog`.
 """
 
 from __future__ import annotations
@@ -211,10 +212,14 @@ class Freed:
 class Candidates:
     """The candidates of one decision.
 
-    A queue is a candidate until it is settled if its run's limits allow its head, and if it is dirty or its
-    cost fits into freed capacity: into ``freed.max_free`` and, if only one node can serve it, on that node
-    being freed. Being a candidate is necessary for a placement, not sufficient: the allocator decides whether
-    a node really fits.
+    A queue is a candidate if
+
+    * it has not been settled in this decision,
+    * its run's limits allow its head, and
+    * it is dirty, or its cost is within ``freed.max_free``. If only one node can serve it, that node must be
+      freed, too.
+
+    This condition is necessary for a placement, not sufficient: the allocator may still find no node.
 
     Parameters
     ----------
@@ -227,8 +232,8 @@ class Candidates:
         self._order = order
         self._freed = freed
         self._settled: list[tuple[Queue, bool]] = []
+        self._with_clean = bool(freed)  # whether clean queues can be candidates
         # A heap of runs by lower bounds of their keys. The exact key is computed for the run at the top.
-        self._with_clean = bool(freed)
         self._runs = order.heap() if self._with_clean else order.dirty_heap()
 
     def first(self) -> Queue | None:
@@ -250,7 +255,7 @@ class Candidates:
                 heapreplace(runs, (exact, run))
                 if runs[0][1] is not run:
                     continue
-            # Back to the lower bound: the placement may change which functions of the run are candidates.
+            # Return to the lower bound: after the placement, a more urgent head may be a candidate.
             runs[0] = (run_key(run), run)
             return queue
         return None

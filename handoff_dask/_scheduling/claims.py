@@ -1,13 +1,8 @@
-"""Claims: free capacity held back for functions that cannot use it yet, and backfilling by other functions.
+"""Claims: capacity held back for functions that need it soon, and backfilling by less urgent functions.
 
-A claim reserves, on certain nodes and from a start time on, the cost of one or more functions. A less urgent
-function may backfill the reserved capacity if it is expected to end before the start time, or if the rest is
-enough for the claim, as in EASY backfilling (Lifka 1995; Mu'alem & Feitelson 2001). Two kinds of functions
-have a claim:
-
-* *Upcoming* functions of a bottleneck: all their inputs are finished or running, and the few nodes that can
-  hold them bound the makespan of the run, so any delay of these nodes delays the run.
-* The most urgent waiting function, once as many functions have overtaken it as run concurrently.
+A claim reserves the cost of one or more functions, on certain nodes and from a start time on. Other functions
+may use this capacity if that does not delay the claim: EASY backfilling (Lifka, JSSPP 1995; Mu'alem &
+Feitelson, IEEE TPDS 2001).
 """
 
 from __future__ import annotations
@@ -142,6 +137,13 @@ class _OvertakenClaim(Claim):
 class Claims:
     """All claims, and the nodes on which they block functions.
 
+    Two kinds of functions have a claim:
+
+    * *Upcoming* functions of a bottleneck: all their inputs are finished or running, and the few nodes that
+      can hold them bound the makespan of the run, so any delay of these nodes delays the run.
+    * The most urgent waiting function, once as many functions have overtaken it as run concurrently.
+      Functions that wait for limits, and runs with a custom allocator, do not count.
+
     Parameters
     ----------
     nodes : Nodes
@@ -173,7 +175,7 @@ class Claims:
         self._placements_left = 0  # until the next check of the most urgent waiting function
 
     def begin(self, now: float) -> dict[Node, None]:
-        """Begin a decision: remove stale claims.
+        """Begin a decision: remove stale claims, or all of them if the nodes have changed.
 
         Returns
         -------

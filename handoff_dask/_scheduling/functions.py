@@ -244,7 +244,7 @@ class FunctionState:
         attempt = self._attempt(outcome, started, stopped, error, traceback, loaded)
         self.attempts += (attempt,)
         if outcome in ("failed", "lost"):
-            self.run.troubles.append((self, attempt.number))
+            self.run.failed_attempts.append((self, attempt.number))
 
     def _attempt(
         self,

@@ -197,7 +197,7 @@ class Lifecycle:
             return False
         last = f.attempts[-1]._replace(outcome="failed", error=error, traceback=traceback)
         f.attempts = (*f.attempts[:-1], last)
-        f.run.troubles.append((f, last.number))
+        f.run.failed_attempts.append((f, last.number))
         self._count_failure(f, now, last.node, True)
         self.result_lost(f)
         return True
@@ -228,7 +228,7 @@ class Lifecycle:
         self._leave_node(f)
         return f.run.active
 
-    def gave_up(self, f: FunctionState, now: float, error: str | None = None) -> None:
+    def abandoned(self, f: FunctionState, now: float, error: str | None = None) -> None:
         """Dask gave a function up, because too many nodes were lost while it ran."""
         if f.state in FINAL:
             return
@@ -309,7 +309,7 @@ class Lifecycle:
         self._unranked[f.run] = None
         return True
 
-    def given_up(self, f: FunctionState) -> None:
+    def released(self, f: FunctionState) -> None:
         """The submitting client has released a function. If the run still needs it, the run is cancelled."""
         needed = any(dependent.state not in FINAL for dependent in dependents_of(f))
         if (f.state not in FINAL or needed) and not f.run.ended:
@@ -328,7 +328,7 @@ class Lifecycle:
         if f.state not in FINAL and f.run.status is RunStatus.RUNNING and only_failed_need(f):
             self.skipped(f, now)
 
-    def dropped(self, f: FunctionState, now: float) -> None:
+    def forgotten(self, f: FunctionState, now: float) -> None:
         """Dask has forgotten a function. If it had not ended, its run is cancelled."""
         self._cancel_attempt(f, now)
         if f.state not in FINAL:

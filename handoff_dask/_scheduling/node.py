@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: Number of prefetched functions that keep a node busy for a while: about as many as the scheduler processes
 #: between two of Dask's batches of messages to a worker.
-STOCK = 8
+SATURATION = 8
 
 
 class LedgerError(AssertionError):
@@ -237,9 +237,9 @@ class Node(Pool):
         self.position = 0
 
     @property
-    def stocked(self) -> bool:
+    def saturated(self) -> bool:
         """Whether so many functions are prefetched that the next one need not be sent at once."""
-        return len(self.prefetched) >= STOCK
+        return len(self.prefetched) >= SATURATION
 
     def allowed(self, pins: Pins) -> bool:
         """Return whether all pins allow this node."""

@@ -140,10 +140,10 @@ class Placement:
     def place(self, now: float) -> list[Place | Infeasible | Rejected]:
         """Place ready functions until no candidate is left.
 
-        Take the most urgent candidate queue, and carry out what its allocator proposes. A queue without a
-        proposal is settled: it becomes clean, and is no candidate for the rest of the decision. The others
-        remain candidates, so a queue is visited once for each function that it places, and once more when
-        its next head fits nowhere.
+        Take the most urgent candidate, a queue, and carry out its allocator's proposals. A queue without a
+        proposal is settled: it becomes clean, and is no candidate for the rest of the decision. Any other
+        queue remains a candidate with its next function as the head. Custom allocators are asked once per
+        decision, so all their queues are settled then.
 
         Parameters
         ----------
@@ -241,13 +241,13 @@ class Placement:
             score = f.run.allocator.score if isinstance(f.run.allocator, BuiltIn) else best_fit
             ordered = self.nodes.ordered
             rows = self.nodes.holders(group.need, group.pins)
-            there = next(self.nodes.fitting(group.need, score, rows), None)
-            if there is None:
-                able = [ordered[row] for row in rows.tolist()]
-                there = next((n for n in able if n.accepting), able[0] if able else None)
-            if there is None:
+            chosen = next(self.nodes.fitting(group.need, score, rows), None)
+            if chosen is None:
+                eligible = [ordered[row] for row in rows.tolist()]
+                chosen = next((n for n in eligible if n.accepting), eligible[0] if eligible else None)
+            if chosen is None:
                 return None
-            self.bind(group, there)
+            self.bind(group, chosen)
         return None if group.node is None else group.node.name
 
     def _unbind(self, queue: Queue) -> None:

@@ -1,12 +1,8 @@
 """Ranks: the order in which the functions of one run should run.
 
 Functions are ranked by critical-path length (list scheduling by upward rank, as in HEFT: Topcuoglu et al.,
-IEEE TPDS 2002) if results are small or all of them are kept, or if the critical path may bound the makespan.
-Otherwise they are ranked by number: that order continues branches that have begun, so few results are alive.
-
-If a resource is scarce (two GPUs among a hundred cores, one node with much memory), the functions that need
-it run one after another. The wait for these others counts as part of a function's critical path, and so of
-the paths that lead to it.
+IEEE TPDS 2002), which includes the wait for their turn on a scarce resource. If results are large and the
+critical path cannot bound the makespan, functions are ranked by number, which keeps few results alive.
 """
 
 from __future__ import annotations
@@ -52,6 +48,9 @@ _SMALL_RUN = 256
 
 class Ranking:
     """The ranks of one run's functions, and when to compute them again.
+
+    The critical path decides if results are small, if all of them are kept, or if it may bound the makespan.
+    Otherwise the number decides: depth-first order continues branches that have begun.
 
     Ranking takes time for every unfinished function. So it is repeated at exponentially growing intervals, if
     estimates of durations have changed, and whenever half of the unfinished functions have finished.
@@ -249,6 +248,9 @@ def _take_turns(
     work: _Work, paths: Sequence[float], least: float
 ) -> tuple[list[float], dict[int, frozenset[Node]]]:
     """Extend the critical paths of functions that take turns on a scarce resource.
+
+    Two GPUs among a hundred cores, or one node with much memory, are scarce: the functions that need them run
+    one after another. The wait for the others counts as part of a function's critical path.
 
     Parameters
     ----------

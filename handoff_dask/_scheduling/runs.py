@@ -133,7 +133,7 @@ class Run:
         Why functions could not be placed.
     failed : list of FunctionState
         Functions that failed permanently, in order.
-    troubles : list of (FunctionState, int)
+    failed_attempts : list of (FunctionState, int)
         Attempts that failed or were lost, in order: the function and the number of the attempt, from 1.
     counts : dict of State to int
         State → number of functions.
@@ -177,7 +177,7 @@ class Run:
         self.status = RunStatus.RUNNING
         self.shortfalls: tuple[Shortfall, ...] = ()
         self.failed: list[FunctionState] = []
-        self.troubles: list[tuple[FunctionState, int]] = []
+        self.failed_attempts: list[tuple[FunctionState, int]] = []
         self.transitions: list[int] = []
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         self.counts[State.WAITING] = self.unfinished = len(self.functions)

@@ -297,7 +297,10 @@ def test_a_cost_that_no_node_has_is_refused_before_anything_runs(client):
     ("function", "text"),
     [
         (Function("f", fail, node="node9"), r"pinned to 'node9', but the nodes are 'node1', 'node2'"),
-        (Function("f", fail, node=["node2"], cost={"gpu": 1}), r"no node it is pinned to has 'gpu' \(available: cpu, memory\)"),
+        (
+            Function("f", fail, node=["node2"], cost={"gpu": 1}),
+            r"no node it is pinned to has 'gpu' \(available: cpu, memory\)",
+        ),
         (Function("f", fail, cost={"db": 9}), r"too large for the run's limits \(db 2\)"),
     ],
 )

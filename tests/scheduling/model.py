@@ -328,7 +328,7 @@ class Model:
             stack += new
         return found
 
-    def on_given_up(self, f: FunctionState, result: None) -> None:
+    def on_released(self, f: FunctionState, result: None) -> None:
         dependents = f.run.spec.dependents[f.number] if f.run.spec.dependents else ()
         needed = any(self.status[f.run.functions[n]] not in FINAL for n in dependents)
         if self.status[f] not in FINAL or needed:
@@ -356,7 +356,7 @@ class Model:
         else:
             self._fail(f)
 
-    def on_gave_up(self, f: FunctionState, now: float, result: None) -> None:
+    def on_abandoned(self, f: FunctionState, now: float, result: None) -> None:
         if self.status[f] not in FINAL:
             self._fail(f)
 
@@ -389,7 +389,7 @@ class Model:
         if statuses and statuses <= {FAILED, SKIPPED} and self.status[f] not in FINAL and running:
             self.on_skipped(f, now, None)
 
-    def on_dropped(self, f: FunctionState, now: float, result: None) -> None:
+    def on_forgotten(self, f: FunctionState, now: float, result: None) -> None:
         if self.status[f] not in FINAL:
             self._set(f, CANCELLED)
             if self.runs[f.run.spec.run_id] in ("running", "pending"):

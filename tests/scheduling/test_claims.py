@@ -165,9 +165,9 @@ def test_what_is_not_to_come_keeps_nobody_away(how):
         core.lose("s")
         core.run(id="r3", **many(1, fn("cpu 1"), "y"), options={"priority": 9})
     elif how == "is skipped":
-        core.state.dropped(core["s"], core.now)
+        core.state.forgotten(core["s"], core.now)
     elif how == "is given up":
-        core.state.gave_up(core["s"], core.now)
+        core.state.abandoned(core["s"], core.now)
     else:
         core.fail("s")
     for i in range(8):

@@ -321,7 +321,7 @@ def test_failed_and_skipped(core):
 def test_given_up_without_a_text(core):
     core.nodes(a="cpu 4")
     core.run(x=fn())
-    core.state.gave_up(core["x"], core.now)
+    core.state.abandoned(core["x"], core.now)
     assert said(core, "x") == ["function 'x' has failed"]
 
 

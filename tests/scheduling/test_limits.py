@@ -90,14 +90,14 @@ def test_every_way_to_stop_gives_a_limit_back(core):
     next_of("f4")
     core.state.skipped(core["f4"], core.now)
     next_of("f5")
-    core.state.gave_up(core["f5"], core.now)
+    core.state.abandoned(core["f5"], core.now)
     next_of("f6")
     core.refuse("f6")  # and a takes nothing for now
     assert core.decide() == ["f6@b"]
     core.leave("b")
     core.resume("a")
     next_of("f7")
-    core.state.dropped(core["f7"], core.now)
+    core.state.forgotten(core["f7"], core.now)
     assert limits.available("db") == limits.capacity["db"]
 
 

@@ -396,7 +396,7 @@ def test_a_function_given_up_says_how_often_its_nodes_were_lost_and_when(core, e
             core.ready("x")
     text = explain_loss(core["x"], 1)
     assert f"2 nodes were lost while it ran, and {ends} that held its result after it had finished" in text
-    core.state.gave_up(core["x"], core.now, text)
+    core.state.abandoned(core["x"], core.now, text)
     assert [(a.outcome, a.error) for a in core["x"].attempts] == [
         *[("finished", None)] * ends,
         ("lost", None),

@@ -107,7 +107,7 @@ def test_failures_are_listed_in_the_order_in_which_they_came(core):
     core.decide()
     core.fail("f1")
     core.fail("f2")
-    core.state.gave_up(core["f0"], core.now, "it took down three nodes")
+    core.state.abandoned(core["f0"], core.now, "it took down three nodes")
     assert core.decide() == ["r failed"]
     assert [f.id for f in run.failed] == ["f1", "f2", "f0"]
     last = core["f0"].attempts[-1]
@@ -179,7 +179,7 @@ def test_a_failure_that_ends_a_run_stops_the_others_and_is_the_only_one(core):
     assert core.decide() == ["stop z@b, attempt 1", "r failed"]
     core.stopped("z")
     assert [f.id for f in core["x"].run.failed] == ["x"]
-    assert [f.id for f, _ in core["x"].run.troubles] == ["x"]
+    assert [f.id for f, _ in core["x"].run.failed_attempts] == ["x"]
 
 
 @pytest.mark.parametrize("end", ["finish", "fail", "lose"])
@@ -307,10 +307,10 @@ def test_late_word_of_a_removed_run_changes_nothing(core):
 
 def test_what_nobody_wants_any_more_ends_its_run(core):
     in_every_state(core)
-    core.state.dropped(core["waiting"], core.now)
+    core.state.forgotten(core["waiting"], core.now)
     assert core.decide() == ["r cancelled"]
-    core.state.dropped(core["running"], core.now)
-    core.state.dropped(core["bad"], core.now)
+    core.state.forgotten(core["running"], core.now)
+    core.state.forgotten(core["bad"], core.now)
     assert (
         core.states("done bad running delayed stuck waiting")
         == "finished cancelled cancelled cancelled cancelled cancelled"
@@ -320,12 +320,12 @@ def test_what_nobody_wants_any_more_ends_its_run(core):
     assert core.decide() == []
 
 
-def test_a_finished_function_may_be_dropped_at_any_time(core):
+def test_a_finished_function_may_be_forgotten_at_any_time(core):
     core.nodes(a="cpu 1")
     core.run(x=fn("cpu 1"), y=fn("cpu 1"))
     core.decide()
     core.finish("x")
-    core.state.dropped(core["x"], core.now)
+    core.state.forgotten(core["x"], core.now)
     assert core.decide() == ["y@a"]
     core.finish("y")
     assert core.decide() == ["r finished"]
@@ -337,7 +337,7 @@ def test_the_end_is_said_once(core):
     core.decide()
     core.fail("x")
     core.cancel()
-    core.state.dropped(core["x"], core.now)
+    core.state.forgotten(core["x"], core.now)
     assert core.decide() == ["r failed"]
     assert core.decide() == []
 

@@ -296,7 +296,7 @@ def test_what_happens_while_a_run_waits_counts(core):
     core.run(id="r1", x=fn("cpu 1"), **WAIT)
     core.run(id="r2", y=fn("cpu 1"), z=fn("cpu 1"), **WAIT)
     core.finish("x")  # the result was on the cluster already
-    core.state.gave_up(core["y"], core.now)
+    core.state.abandoned(core["y"], core.now)
     assert core.decide() == ["r2 failed"]
     assert core.states("y z") == "failed cancelled"
     core.nodes(a="cpu 1")

@@ -113,7 +113,7 @@ def test_a_run_that_waits_for_nodes_says_so(scene):
     scene.core.nodes(a="cpu 1")
     scene.run(x=fn("gpu 1"), options={"wait_for_nodes": 30.0})
     (waits,) = scene.look()["waiting"]
-    assert "the run waits for nodes that can hold all its functions, for 30 s more" in waits["why"]
+    assert "its run starts once the nodes can hold all of its functions (fails in 30 s)" in waits["why"]
 
 
 def test_a_run_that_lacks_very_many_nodes_is_brief(scene):

@@ -59,7 +59,7 @@ class ArchivedFunctions:
 
 def functions_with_failures(run: Run) -> tuple[int, ...]:
     """Return the numbers of the functions behind the last few failed or lost attempts of a run."""
-    return tuple({f.number for f, _ in run.troubles[-FAILED_ATTEMPTS:]})
+    return tuple({f.number for f, _ in run.failed_attempts[-FAILED_ATTEMPTS:]})
 
 
 def declared_costs(run: Run) -> list[dict[str, float]]:

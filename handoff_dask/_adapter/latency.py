@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.comm import CommClosedError
 
 from handoff_dask._adapter._dask import workers
-from handoff_dask._scheduling.node import STOCK, Node
+from handoff_dask._scheduling.node import SATURATION, Node
 
 if TYPE_CHECKING:
     from distributed import Scheduler, Worker
@@ -82,7 +82,7 @@ def set_worker_interval(dask_worker: Worker, interval: float | None) -> None:
     if interval is None:
         restore(stream)
     else:
-        shorten(stream, interval, lambda: workers.count_waiting(dask_worker) >= STOCK)
+        shorten(stream, interval, lambda: workers.count_waiting(dask_worker) >= SATURATION)
 
 
 class StreamIntervals:
@@ -105,7 +105,7 @@ class StreamIntervals:
         stream = workers.stream_to(self._scheduler, address)
         if self._interval and stream is not None:
             self._shortened.add(address)
-            shorten(stream, self._interval, lambda: node.stocked)
+            shorten(stream, self._interval, lambda: node.saturated)
             await self._set_on(address, self._interval)
 
     def forget(self, address: str) -> None:

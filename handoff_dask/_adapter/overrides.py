@@ -47,7 +47,7 @@ class Overrides:
         for key in keys:
             f = self._plugin.functions[key]
             if force or client == self._plugin.runs[f.run.spec.run_id].client:
-                self._plugin.state.given_up(f)
+                self._plugin.state.released(f)
             if force:
                 names = {cs.client_key for cs in self._scheduler.tasks[key].who_wants or ()}
                 wanting |= names - {KEEP_ALIVE}

@@ -181,7 +181,7 @@ class HandoffPlugin(SchedulerPlugin):
             f = self.functions.get(key)
             # A prefetched function, without an allocation, runs only briefly; in its own process, however, it
             # may run until its timeout.
-            if f is not None and (f.booked or (f.state is State.RUNNING and f.kind.isolated)):
+            if f is not None and (f.allocated or (f.state is State.RUNNING and f.kind.isolated)):
                 running.append(key)
         self.keep_alive.keep(running)
 
@@ -295,7 +295,7 @@ class HandoffPlugin(SchedulerPlugin):
             self._attempt_ended(f, key)
             self.wake()
         elif finish == "forgotten":
-            state.dropped(f, time())
+            state.forgotten(f, time())
             self.keep_alive.ended(key)
             tasks.forget_stealing(self.scheduler, self.scheduler.tasks[key])
             del self.functions[key]
@@ -333,7 +333,7 @@ class HandoffPlugin(SchedulerPlugin):
             return
         exception = kwargs.get("exception")
         self.runs[f.run.spec.run_id].errors[f.number] = exception
-        self.state.gave_up(f, time(), describe_error(f, exception))
+        self.state.abandoned(f, time(), describe_error(f, exception))
         self.failures.note(f, time())
 
     def _attempt_ended(self, f: FunctionState, key: Hashable) -> None:

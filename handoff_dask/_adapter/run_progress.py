@@ -53,7 +53,7 @@ def progress(active: ActiveRun, state: SchedulingState, seen: int) -> dict[str, 
     busiest = sorted(loads, key=lambda load: -load[0])[:MAX_NODES]
     busiest.sort(key=lambda load: load[1].position)  # a node keeps its place from one report to the next
     resources = {name for kind in run.spec.kinds for name, _ in kind.cost}
-    new = run.troubles[seen:]
+    new = run.failed_attempts[seen:]
     shown = new[-MAX_TROUBLES:]
     failed_attempts = []
     for f, number in shown:
@@ -73,7 +73,7 @@ def progress(active: ActiveRun, state: SchedulingState, seen: int) -> dict[str, 
             for running, node in busiest
         ],
         "more_nodes": max(0, len(nodes) - MAX_NODES),
-        "failed_total": len(run.troubles),
+        "failed_total": len(run.failed_attempts),
         "failed_attempts": failed_attempts,
         "more_failed_attempts": len(new) - len(shown),
         "waiting": run.waiting(time()),

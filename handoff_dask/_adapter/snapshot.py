@@ -277,7 +277,7 @@ def _waiting_views(state: SchedulingState, runs: Iterable[Run], now: float) -> t
             else:
                 heads.append((sort_key(f), f, queue))
     views = [
-        _waiting_view(state, f, queue.at_most, now)
+        _waiting_view(state, f, queue.max_length, now)
         for _, f, queue in nsmallest(QUEUES, heads, key=lambda head: head[0])
     ]
     views += [
@@ -348,7 +348,7 @@ def _timeline(active: Iterable[ActiveRun], archive: Archive, now: float) -> Time
             f = functions[n]
             summary = Summary(f.state.value, f.attempts[-3:], f.nbytes)
             bars += _bar_views(id_text(ids[n]), summary, info.submitted)
-            if f.state is State.RUNNING and f.node is not None and f.booked:
+            if f.state is State.RUNNING and f.node is not None and f.allocated:
                 start, stop = max(0.0, f.placed - info.submitted), max(0.0, now - info.submitted)
                 bars.append(_bar_view(id_text(ids[n]), f.node.name, start, stop, "running"))
     view: TimelineView = {

@@ -1,4 +1,4 @@
-"""Allocators: which of the nodes with room gets a function. The built-in ones score nodes."""
+"""Allocators choose a node for a function among the nodes where it fits. Built-in allocators score nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from handoff_dask._scheduling.prefetch import Prefetch
     from handoff_dask._scheduling.runs import Run
 
-#: Scores the nodes in some rows for a cost; see :class:`~handoff_dask._scheduling.nodes.Nodes`.
+#: Returns the scores of the nodes at some positions for a cost, the lowest score the best.
 Score = Callable[[Nodes, Rows, Amounts], Scores]
 
 
@@ -31,26 +31,25 @@ class Proposal(NamedTuple):
     queue: Queue
     function: FunctionState
     node: Node
-    prefetch: bool = False  # it waits on the node until it fits
+    prefetch: bool = False  # send it before it fits; it waits on the node
 
 
 class Rejected(NamedTuple):
-    """A custom allocator raised an exception, or proposed what cannot be carried out."""
+    """A custom allocator raised an exception, or its proposal is invalid. ``reason`` says which and why."""
 
     run: Run
     reason: str
 
 
 class View(NamedTuple):
-    """What allocators see in one decision.
+    """The state that allocators see in one decision.
 
     Attributes
     ----------
     nodes : Nodes
     claims : Claims
     freed : Freed
-        Nodes on which capacity was freed since the last decision: the only ones that may have room for the
-        first function of a clean queue.
+        The freed nodes: the only ones that may serve the head of a clean queue.
     prefetch : Prefetch
     bandwidth : float
         Bytes per second between two nodes.
@@ -71,58 +70,59 @@ class Allocator(ABC):
     Attributes
     ----------
     once : bool
-        Whether it is asked once in a decision, for all queues of its run.
+        Whether it is asked only once per decision, for all queues of its run.
     """
 
     once = False
 
     @abstractmethod
     def propose(self, queue: Queue, view: View) -> Iterator[Proposal | Rejected]:
-        """Propose what to start.
+        """Propose placements.
 
         Parameters
         ----------
         queue : Queue
-            The queue of the most urgent function that may fit.
+            The most urgent candidate.
         view : View
 
         Yields
         ------
         Proposal
-            It can be carried out, and must have been before the next one is asked for.
+            A valid placement. The caller carries it out before it requests the next one.
         Rejected
-            The last answer, if there is one.
+            The user's allocator has failed. Nothing follows.
         """
 
 
 # ---------------------------------------------------------------------- built-in
 
-#: How many functions a decision tests for backfilling: when more were refused, the nodes that refused them
-#: are left out of the decision.
+#: Maximum number of functions per decision that claims may block on every node where they fit. Beyond it, the
+#: decision ignores the freed nodes on which claims block functions.
 _BACKFILL_DEPTH = 32
 
-#: Results smaller than this are moved without a second thought. Bytes.
-HEAVY = 100_000
+#: Inputs smaller than this do not influence the choice of a node. Bytes.
+LARGE_RESULT = 100_000
 
-#: However long a move takes, it counts for no more than so many resources of a node left unused.
-_MOST_MOVE = 4.0
+#: Upper bound of the penalty for moving inputs, in resources of a node left unused.
+_MAX_MOVE_COST = 4.0
 
 
 def first_available(nodes: Nodes, rows: Rows, cost: Amounts) -> Scores:
-    """The first node by name. Handoff: ``lib/handoff/simple_allocator.ex``."""
+    """Prefer the first node by name, like Handoff's ``lib/handoff/simple_allocator.ex``."""
     return None
 
 
 def load_balanced(nodes: Nodes, rows: Rows, cost: Amounts) -> Scores:
-    """The node that stays least loaded: whose fullest resource is least full afterwards."""
+    """Prefer the node whose fullest resource is least full after the placement."""
     return nodes.load(rows, cost)
 
 
 def best_fit(nodes: Nodes, rows: Rows, cost: Amounts) -> Scores:
-    """The node with least left over, all resources added up, each in its own unit.
+    """Prefer the node with the least free capacity, summed over all resources in normalised units.
 
-    Resources that were not asked for count too: this keeps functions that need no GPU off the nodes that
-    have one, as long as others will do.
+    Resources that the function does not ask for count too. This keeps functions that need no GPU off nodes
+    with a free GPU while other nodes fit. A simplified form of multi-resource packing (Grandl et al., SIGCOMM
+    2014).
     """
     return nodes.slack(rows)
 
@@ -135,46 +135,46 @@ ALLOCATORS: Mapping[str, Score] = {
 
 
 class BuiltIn(Allocator):
-    """Places the most urgent function on the node with the best score.
+    """Places the head of a queue on the node with the best score.
 
     Parameters
     ----------
     strategy : str
-        Name of the score, a key of :data:`ALLOCATORS`.
+        A key of :data:`ALLOCATORS`.
     """
 
     def __init__(self, strategy: str) -> None:
         self.score = ALLOCATORS[strategy]
 
     def propose(self, queue: Queue, view: View) -> Iterator[Proposal]:
-        """Propose a node for the first function of a queue, if one has room for it or may prefetch it."""
+        """Propose the best node on which the queue's head fits, or one that may prefetch it, or nothing."""
         f = queue.heap[0][4]
         claims = view.claims
-        refused = False
+        blocked = False
         for node in self._fitting(f, queue, view):
-            if not claims.any or not claims.refuse(f, node, view.now):
+            if not claims.any or not claims.blocks(f, node, view.now):
                 yield Proposal(queue, f, node)
                 return
-            refused = True
-        if refused:
-            claims.refusals += 1
-            if claims.refusals > _BACKFILL_DEPTH:
-                view.freed.discard(claims.refused)
+            blocked = True
+        if blocked:
+            claims.blocked_functions += 1
+            if claims.blocked_functions > _BACKFILL_DEPTH:
+                view.freed.discard(claims.blocked_nodes)
         if not claims.any and view.prefetch.allows(f):
             nodes = view.freed.nodes if queue.clean else view.nodes.ordered
-            able = (node for node in nodes if queue.admits(node, view.nodes))
-            where = view.prefetch.choose(f, able)
-            if where is not None:
-                yield Proposal(queue, f, where, prefetch=True)
+            eligible = (node for node in nodes if queue.admits(node, view.nodes))
+            chosen = view.prefetch.choose(f, eligible)
+            if chosen is not None:
+                yield Proposal(queue, f, chosen, prefetch=True)
 
     def _fitting(self, f: FunctionState, queue: Queue, view: View) -> Iterable[Node]:
-        """Return the nodes on which a function can start now, the best first."""
+        """Return the eligible nodes on which a function fits now, the best first."""
         nodes = view.nodes
         if queue.clean and len(view.freed.nodes) == 1:
             (node,) = view.freed.nodes
-            return (node,) if node.takes(queue.cost) and queue.admits(node, nodes) else ()
+            return (node,) if node.can_start(queue.cost) and queue.admits(node, nodes) else ()
         moves = None
-        if f.run.heavy and self.score is best_fit:
+        if f.run.has_large_results and self.score is best_fit:
             moves = move_costs(f, nodes, view.bandwidth)
         found = nodes.fitting(queue.cost, self.score, queue.rows(nodes), moves)
         avoided = queue.avoided(nodes)
@@ -182,7 +182,7 @@ class BuiltIn(Allocator):
 
 
 def held_inputs(f: FunctionState) -> dict[Node, int]:
-    """Node → bytes of a function's inputs that were computed there."""
+    """Return node → bytes of a function's inputs that were computed there."""
     functions = f.run.functions
     held: dict[Node, int] = {}
     for n in f.run.inputs[f.number]:
@@ -193,9 +193,10 @@ def held_inputs(f: FunctionState) -> dict[Node, int]:
 
 
 def move_costs(f: FunctionState, nodes: Nodes, bandwidth: float) -> Callable[[Rows, Scores], Scores] | None:
-    """Add the time to move a function's inputs to each node, over the time that it runs, to the scores.
+    """Return a function that adds the time to move a function's inputs to the scores of nodes.
 
-    A move that takes as long as the function counts as much as one resource of a node left unused.
+    Moving time is relative to the function's expected duration: a move that takes as long as the function
+    weighs as much as one unused resource of a node.
 
     Parameters
     ----------
@@ -207,24 +208,24 @@ def move_costs(f: FunctionState, nodes: Nodes, bandwidth: float) -> Callable[[Ro
     Returns
     -------
     callable or None
-        None if the inputs are too small to matter.
+        Takes positions and scores of nodes, and returns new scores. None if the inputs are small.
     """
     held = held_inputs(f)
     total = sum(held.values())
-    if total < HEAVY:
+    if total < LARGE_RESULT:
         return None
     scale = 1 / (bandwidth * max(f.run.ranking.expected(f), 1e-3))
 
     def adjust(rows: Rows, scores: Scores) -> Scores:
         if scores is None:
             return None
-        moves = np.full(rows.size, min(_MOST_MOVE, total * scale))
+        moves = np.full(rows.size, min(_MAX_MOVE_COST, total * scale))
         for node, nbytes in held.items():
             if nodes.by_name.get(node.name) is not node:
                 continue
             at = int(np.searchsorted(rows, node.position))
             if at < rows.size and rows[at] == node.position:
-                moves[at] = min(_MOST_MOVE, (total - nbytes) * scale)
+                moves[at] = min(_MAX_MOVE_COST, (total - nbytes) * scale)
         adjusted: NDArray[np.float64] = np.round(scores + moves, 9)
         return adjusted
 

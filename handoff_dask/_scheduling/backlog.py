@@ -1,7 +1,8 @@
-"""The backlog of a run: all its queues, and which of them may fit into capacity that was freed.
+"""The backlog of a run: its queues, and the search for the most urgent one that may be served.
 
-A queue is *clean* while it is known that no node has room for its first function, except perhaps nodes on
-which capacity was freed since; otherwise it is *dirty*.
+A queue is *clean* if no node can serve its head, except possibly nodes on which capacity was freed since it
+became clean. Otherwise it is *dirty*: any node may be able to serve it. So a decision compares clean queues
+with freed nodes, and dirty queues with all nodes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from handoff_dask._scheduling.functions import AT_ONCE, FunctionState
+from handoff_dask._scheduling.functions import FIRST_TRY, FunctionState
 from handoff_dask._scheduling.node import Node, Pool
 from handoff_dask._scheduling.queues import Cost, Entry, Queue, QueueKey
 from handoff_dask._scheduling.spec import Amounts
@@ -18,27 +19,28 @@ from handoff_dask._scheduling.spec import Amounts
 if TYPE_CHECKING:
     from handoff_dask._scheduling.candidates import Freed
 
-#: Costs below one node of the tree in which a run's costs are kept.
+#: Maximum number of children of a branch in the tree over a run's costs.
 _FANOUT = 8
 
-#: The most urgent entry of some queues, and where it is. It may be void until it was checked.
-First = tuple[Entry, Queue]
+#: The first entry of a queue, and the queue. The entry may be void: callers compare it with the queue's
+#: :meth:`~Queue.head_entry`.
+Head = tuple[Entry, Queue]
 
 
-class _Group:
-    """Clean queues that are looked at together."""
+class _Bucket:
+    """Clean queues that the search visits together."""
 
     __slots__ = ("queues",)
 
     def __init__(self) -> None:
         self.queues: dict[Queue, None] = {}
 
-    def touch(self) -> None:
-        """Note that the first function of one of its queues has changed."""
+    def invalidate(self) -> None:
+        """Discard cached heads, because the head of one of the queues has changed."""
 
 
-class _Leaf(_Group):
-    """The clean queues of one cost that any node may serve."""
+class _Leaf(_Bucket):
+    """The clean queues of one cost that more than one node may serve."""
 
     __slots__ = ("cost", "parent")
 
@@ -47,13 +49,13 @@ class _Leaf(_Group):
         self.cost = cost
         self.parent: _Branch | None = None
 
-    def touch(self) -> None:
+    def invalidate(self) -> None:
         if self.parent is not None:
-            self.parent.touch()
+            self.parent.invalidate()
 
-    def first(self) -> First | None:
-        """The most urgent entry of its queues, and where it is."""
-        best: First | None = None
+    def first(self) -> Head | None:
+        """Return the most urgent head of the queues."""
+        best: Head | None = None
         for queue in self.queues:
             heap = queue.heap
             if heap and (best is None or heap[0] < best[0]):
@@ -62,19 +64,23 @@ class _Leaf(_Group):
 
 
 class _Branch:
-    """Costs that are alike: the least and the most of each resource that any of them asks for.
+    """A bounding box of similar costs, with the most urgent head below it.
+
+    The tree is a k-d tree over static costs, whose heads change (Bentley, CACM 1975).
 
     Attributes
     ----------
     low, high : tuple of (resource, units)
+        The smallest and the largest amount of each resource in any cost below. Free capacity below ``low``
+        fits none of them, free capacity of at least ``high`` fits all.
     """
 
-    __slots__ = ("_best", "_known", "children", "high", "low", "parent")
+    __slots__ = ("_best", "_valid", "children", "high", "low", "parent")
 
     def __init__(self, leaves: Sequence[_Leaf]) -> None:
         self.parent: _Branch | None = None
-        self._best: First | None = None
-        self._known = False
+        self._best: Head | None = None
+        self._valid = False
         self.children: list[_Branch | _Leaf] = []
         names = dict.fromkeys(name for leaf in leaves for name, _ in leaf.cost)
         costs = [dict(leaf.cost) for leaf in leaves]
@@ -85,7 +91,7 @@ class _Branch:
         if len(leaves) <= _FANOUT:
             self.children = list(leaves)
         else:
-            # Split where the costs differ most, relative to the largest.
+            # Split by the resource in which the costs differ most, relative to its largest amount.
             widest = max(names, key=lambda name: (high[name] - low[name]) / max(1, high[name]))
             leaves = sorted(leaves, key=lambda leaf: dict(leaf.cost).get(widest, 0))
             step = -(-len(leaves) // _FANOUT)
@@ -94,10 +100,10 @@ class _Branch:
         for child in self.children:
             child.parent = self
 
-    def first(self) -> First | None:
-        """The most urgent entry of all queues below."""
-        if not self._known:
-            self._known = True
+    def first(self) -> Head | None:
+        """Return the most urgent head of all queues below. It is cached until :meth:`invalidate`."""
+        if not self._valid:
+            self._valid = True
             self._best = None
             for child in self.children:
                 best = child.first()
@@ -105,17 +111,17 @@ class _Branch:
                     self._best = best
         return self._best
 
-    def touch(self) -> None:
-        """Note that the first function of a queue below has changed."""
-        branch: _Branch | None = self
-        while branch is not None and branch._known:
-            branch._known = False
+    def invalidate(self) -> None:
+        """Discard the cached heads of this branch and its ancestors."""
+        branch: _Branch | None = self  # if a branch has no cached head, its ancestors have none either
+        while branch is not None and branch._valid:
+            branch._valid = False
             branch = branch.parent
 
 
-def _fits(cost: Cost, room: Amounts) -> bool:
-    for name, units in cost:  # noqa: SIM110 - a generator takes longer than what it looks at
-        if units > room.get(name, 0):
+def _fits(cost: Cost, free: Amounts) -> bool:
+    for name, units in cost:  # noqa: SIM110 - a generator costs more than the comparisons
+        if units > free.get(name, 0):
             return False
     return True
 
@@ -123,141 +129,147 @@ def _fits(cost: Cost, room: Amounts) -> bool:
 class Backlog:
     """The queues of a run.
 
-    Dirty queues are on heaps, one for each limit cost. Clean queues are in a tree over the costs that the
-    functions of the run have: what fits into freed capacity is found without a look at each. Those that few
-    nodes may serve, for a pin or since their group is bound to a node, are listed with these.
+    Each queue is in one of three places:
+
+    * A dirty queue is on a heap, one heap per limit cost, so that queues that wait for limits are skipped
+      together.
+    * A clean queue is in a bucket: the leaf of its cost, in a tree over all costs of the run, or, if a pin or
+      a bound group leaves it a single node, the bucket of that node.
+    * A settled queue is clean too, but in no bucket: the rest of the decision ignores it.
 
     Parameters
     ----------
     costs : collection of Cost
-        All costs that functions of the run have.
+        All costs of the run's functions.
 
     Attributes
     ----------
     queues : dict of QueueKey to Queue
-        Those with functions, and some without.
+        All queues with functions, and some empty ones.
     on_dirty : callable
-        Called when a queue becomes dirty.
+        Called when the backlog gets a dirty queue.
     """
 
-    __slots__ = ("_dirty", "_leaves", "_pinned", "_pushed", "_tree", "_usual", "on_dirty", "queues")
+    __slots__ = ("_by_kind", "_by_node", "_dirty", "_leaves", "_pushes", "_tree", "on_dirty", "queues")
 
     def __init__(self, costs: Collection[Cost]) -> None:
         self.queues: dict[QueueKey, Queue] = {}
         self.on_dirty: Callable[[], object] = lambda: None
-        self._usual: dict[int, Queue] = {}  # by id of the kind: of functions without a group or a failure
+        # Queues of functions without a group and without a failure, by the identity of their kind.
+        self._by_kind: dict[int, Queue] = {}
         self._dirty: dict[Cost, list[tuple[Entry, int, Queue]]] = {}
-        self._pushed = 0
+        self._pushes = 0
         self._leaves = {cost: _Leaf(cost) for cost in costs}
         self._tree = _Branch(list(self._leaves.values()))
-        self._pinned: dict[Node | str, _Group] = {}  # by the node, or by the one name that its pin allows
+        # Queues that a single node may serve, by this node or by the only name that their pin allows.
+        self._by_node: dict[Node | str, _Bucket] = {}
 
     # ------------------------------------------------------------------ functions
 
     def queue_of(self, f: FunctionState) -> Queue:
-        """The queue in which a function waits, or would."""
-        usual = f.group is None and f.retry is AT_ONCE
-        queue = self._usual.get(id(f.kind)) if usual else None
+        """Return the queue to which a function belongs, creating it if necessary."""
+        plain = f.group is None and f.retry is FIRST_TRY
+        queue = self._by_kind.get(id(f.kind)) if plain else None
         if queue is None:
             key = QueueKey.of(f)
             queue = self.queues.get(key)
             if queue is None:
                 queue = self.queues[key] = Queue(key, f.run)
-                queue.group = self._group_of(key)
-            if usual:
-                self._usual[id(f.kind)] = queue
+                queue.bucket = self._bucket_for(key)
+            if plain:
+                self._by_kind[id(f.kind)] = queue
         return queue
 
-    def _group_of(self, key: QueueKey) -> _Group:
-        """With which others a queue is looked at."""
+    def _bucket_for(self, key: QueueKey) -> _Bucket:
+        """Return the bucket in which a queue with this key lies while it is clean."""
         where: Node | str | None = key.bound
         if where is None and key.pins:
             fewest = min(key.pins, key=len)
             where = next(iter(fewest)) if len(fewest) == 1 else None
         if where is None:
             return self._leaves[key.cost]
-        return self._pinned.setdefault(where, _Group())
+        return self._by_node.setdefault(where, _Bucket())
 
     def push(self, f: FunctionState) -> Queue:
-        """Add a ready function."""
+        """Add a ready function and return its queue."""
         queue = self.queue_of(f)
-        before = queue.first()
+        before = queue.head_entry()
         queue.push(f)
         if before is None:
-            self.soil(queue)  # while it was empty, it was not compared with freed capacity
+            self.mark_dirty(queue)  # an empty queue is not compared with freed nodes
         elif queue.heap[0] is not before:
             if queue.clean:
-                queue.group.touch()
+                queue.bucket.invalidate()
             else:
-                self.soil(queue)
+                self.mark_dirty(queue)
         return queue
 
-    def took(self, queue: Queue) -> None:
-        """Note that the first function of a queue was placed."""
-        if queue.first() is None:
+    def advance(self, queue: Queue) -> None:
+        """Proceed to the next function of a queue, after its head was placed."""
+        if queue.head_entry() is None:
             if queue.clean:
-                self.soil(queue)
+                self.mark_dirty(queue)
             if queue.key.avoid or queue.key.bound is not None:
-                self.queues.pop(queue.key, None)  # there may be any number of these
+                self.queues.pop(queue.key, None)  # their number is unbounded, unlike that of kinds
         elif queue.clean:
-            queue.group.touch()
+            queue.bucket.invalidate()
         else:
-            self.soil(queue)
+            self.mark_dirty(queue)
 
     def reorder(self) -> None:
-        """Sort again: ranks of functions have changed."""
+        """Sort all queues again, after the ranks of functions have changed."""
         for queue in self.queues.values():
             queue.reorder()
             if queue.clean:
-                queue.group.touch()
+                queue.bucket.invalidate()
             else:
-                self.soil(queue)
+                self.mark_dirty(queue)
 
     def clear(self) -> None:
-        """Forget all queues."""
+        """Remove all queues."""
         for queue in self.queues.values():
-            queue.group.queues.pop(queue, None)
-            queue.group.touch()
+            queue.bucket.queues.pop(queue, None)
+            queue.bucket.invalidate()
         self.queues.clear()
-        self._usual.clear()
+        self._by_kind.clear()
         self._dirty.clear()
-        self._pinned.clear()
+        self._by_node.clear()
 
     # ------------------------------------------------------------------ clean and dirty
 
-    def soil(self, queue: Queue) -> None:
-        """Make a queue dirty, or note that a dirty queue has another first function."""
+    def mark_dirty(self, queue: Queue) -> None:
+        """Mark a queue dirty. Call it again if the head of a dirty queue has changed."""
         if queue.clean:
-            self.set_aside(queue)
+            self.settle(queue)  # takes it out of its bucket
             queue.clean = False
-        entry = queue.first()
-        if entry is not None and queue.listed is not entry:
-            queue.listed = entry
-            self._pushed += 1
+        entry = queue.head_entry()
+        if entry is not None and queue.dirty_entry is not entry:
+            queue.dirty_entry = entry
+            self._pushes += 1
             self.on_dirty()
-            heappush(self._dirty.setdefault(queue.key.limit_cost, []), (entry, self._pushed, queue))
+            heappush(self._dirty.setdefault(queue.key.limit_cost, []), (entry, self._pushes, queue))
 
-    def soil_all(self) -> None:
-        """Make all queues dirty."""
+    def mark_all_dirty(self) -> None:
+        """Mark all queues dirty."""
         for queue in self.queues.values():
-            self.soil(queue)
+            self.mark_dirty(queue)
 
-    def set_aside(self, queue: Queue) -> None:
-        """Note that no node has room for a queue's first function, and leave it out until :meth:`clean`."""
+    def settle(self, queue: Queue) -> None:
+        """Mark a queue clean, and keep it out of the search until :meth:`restore`."""
         queue.clean = True
-        queue.listed = None
-        if queue.group.queues.pop(queue, self) is None:
-            queue.group.touch()
+        queue.dirty_entry = None
+        if queue.bucket.queues.pop(queue, self) is None:
+            queue.bucket.invalidate()
 
-    def clean(self, queue: Queue) -> None:
-        """Let a queue that was set aside take part again."""
+    def restore(self, queue: Queue) -> None:
+        """Put a settled queue into its bucket, unless it has become dirty since."""
         if queue.clean:
-            queue.group.queues[queue] = None
-            queue.group.touch()
+            queue.bucket.queues[queue] = None
+            queue.bucket.invalidate()
 
     @property
-    def least(self) -> Cost:
-        """The least that any function of the run asks for of each resource."""
+    def min_cost(self) -> Cost:
+        """Resource → units that every function of the run asks for at least."""
         return self._tree.low
 
     @property
@@ -266,85 +278,90 @@ class Backlog:
         return any(self._dirty.values())
 
     def first(self, limits: Pool | None, freed: Freed) -> Queue | None:
-        """Return the queue of the most urgent candidate: a function that may fit.
-
-        The queue is dirty, or its cost fits into freed capacity.
+        """Return the candidate with the most urgent head, None if there is none.
 
         Parameters
         ----------
         limits : Pool, optional
-            Those of the run.
+            The limits of the run.
         freed : Freed
+
+        Returns
+        -------
+        Queue or None
+            The limits allow its head. The queue is dirty, or its cost fits into freed capacity.
         """
         best = self._first_dirty(limits)
         while freed:
-            found = _search(self._tree, freed.most, best)
-            if self._pinned:
-                found = self._first_pinned(freed, found)
+            found = _search(self._tree, freed.max_free, best)
+            if self._by_node:
+                found = self._first_on_one_node(freed, found)
             if found is None or found is best:
                 break
             entry, queue = found
-            if queue.first() is not entry:
-                queue.group.touch()  # its first function was withdrawn or cancelled
+            if queue.head_entry() is not entry:
+                queue.bucket.invalidate()  # the head was withdrawn or cancelled
             elif limits is not None and not limits.fits(entry[4].limit_cost):
-                self.soil(queue)  # it waits for the limits now, then for any node
+                # Once the limits allow it, nodes that were freed meanwhile no longer count as freed.
+                self.mark_dirty(queue)
             else:
                 return queue
         return None if best is None else best[1]
 
-    def _first_dirty(self, limits: Pool | None) -> First | None:
-        best: First | None = None
+    def _first_dirty(self, limits: Pool | None) -> Head | None:
+        """Return the most urgent head of the dirty queues that the limits allow."""
+        best: Head | None = None
         for limit_cost, heap in self._dirty.items():
             if not heap or (limits is not None and not _fits(limit_cost, limits.free)):
                 continue
             while heap:
                 entry, _, queue = heap[0]
-                if not queue.clean and queue.first() is entry:
+                if not queue.clean and queue.head_entry() is entry:
                     if best is None or entry < best[0]:
                         best = entry, queue
                     break
                 heappop(heap)
-                if queue.listed is entry:
-                    queue.listed = None
+                if queue.dirty_entry is entry:
+                    queue.dirty_entry = None
                     if not queue.clean:
-                        self.soil(queue)  # its first function was withdrawn or cancelled
+                        self.mark_dirty(queue)  # the head was withdrawn or cancelled
         return best
 
-    def _first_pinned(self, freed: Freed, best: First | None) -> First | None:
-        """The most urgent entry of clean queues that one node alone may serve, if it precedes ``best``."""
+    def _first_on_one_node(self, freed: Freed, best: Head | None) -> Head | None:
+        """Return the most urgent head of clean queues that a single, freed node may serve, or ``best``."""
         for node in freed.nodes:
             names: tuple[Node | str, ...] = (node, *node.aliases)
             for where in names:
-                group = self._pinned.get(where)
-                for queue in group.queues if group is not None else ():
+                bucket = self._by_node.get(where)
+                for queue in bucket.queues if bucket is not None else ():
                     heap = queue.heap
-                    if heap and (best is None or heap[0] < best[0]) and _fits(queue.key.cost, freed.most):
+                    if heap and (best is None or heap[0] < best[0]) and _fits(queue.key.cost, freed.max_free):
                         best = heap[0], queue
         return best
 
-    def most_urgent(self) -> First | None:
-        """The most urgent entry of all clean queues."""
+    def most_urgent(self) -> Head | None:
+        """Return the most urgent head of all clean queues, None if there is none."""
         while True:
             best = self._tree.first()
-            for group in self._pinned.values():
-                for queue in group.queues:
-                    entry = queue.first()
+            for bucket in self._by_node.values():
+                for queue in bucket.queues:
+                    entry = queue.head_entry()
                     if entry is not None and (best is None or entry < best[0]):
                         best = entry, queue
-            if best is None or best[1].first() is best[0]:
+            if best is None or best[1].head_entry() is best[0]:
                 return best
-            best[1].group.touch()
+            best[1].bucket.invalidate()
 
 
-def _search(branch: _Branch, room: Amounts, best: First | None) -> First | None:
-    """The most urgent entry below a branch whose cost fits into ``room``, if it comes before ``best``."""
+def _search(branch: _Branch, free: Amounts, best: Head | None) -> Head | None:
+    """Return the most urgent of ``best`` and the heads below a branch whose costs fit into ``free``."""
     for child in branch.children:
         if isinstance(child, _Leaf):
             found = child.first() if child.queues else None
-            if found is not None and (best is None or found[0] < best[0]) and _fits(child.cost, room):
+            if found is not None and (best is None or found[0] < best[0]) and _fits(child.cost, free):
                 best = found
-        elif _fits(child.low, room):
+        elif _fits(child.low, free):
             found = child.first()
             if found is not None and (best is None or found[0] < best[0]):
-                best = found if _fits(child.high, room) else _search(child, room, best)
+                best = found if _fits(child.high, free) else _search(child, free, best)
     return best

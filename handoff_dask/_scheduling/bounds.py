@@ -1,4 +1,4 @@
-"""When a run can end: bounds that no schedule beats, and the time that is probably left."""
+"""Bounds of a run's end: lower bounds of the makespan, and the estimated time left."""
 
 from __future__ import annotations
 
@@ -16,31 +16,38 @@ from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes
 from handoff_dask._scheduling.runs import CONCURRENCY, Run
 
-#: Costs that are looked at one by one: how many functions of at least such a cost run at once. Those with
-#: most work, since each is compared with every kind.
-_COSTS = 100
+#: Maximum number of costs for which the number of concurrent functions of at least this cost gives a bound.
+#: The costs with the longest total duration are used. Each is compared with every class of functions.
+_MAX_COSTS = 100
 
 Cost = tuple[tuple[str, int], ...]
 
 
 def lower_bounds(run: Run, nodes: Sequence[Node], seconds: Sequence[float]) -> dict[str, float]:
-    """Bounds of a run's makespan by what they come from, in seconds.
+    """Return lower bounds of a run's makespan in seconds, by the name of what imposes them.
 
-    Where the run's functions were placed makes no difference.
+    The bounds hold for every schedule, and do not depend on where the functions were placed.
 
     Parameters
     ----------
     run : Run
     nodes : sequence of Node
-        Every function fits on one of them.
+        Each function fits on at least one of them.
     seconds : sequence of float
         Function number → duration.
 
+    Returns
+    -------
+    dict of str to float
+        ``"critical path"``, a resource, a resource of some nodes, functions of a cost, a limit, or a
+        collocation group → bound.
+
     Notes
     -----
-    Every bound but the critical path says: some functions have so much work together, of which so much is
-    done at once at most; before the first of them something else has to run, and after the last, too. This
-    holds for each set of functions; looked at are those that begin after, or end before, some time.
+    The bounds of resources, costs and limits have the form ``head + work / capacity + tail``, for a set of
+    functions: none of them can start before ``head``, the capacity needs ``work / capacity`` for all of them,
+    and at least ``tail`` follows after the last one. The sets are the 1, 2, ... functions with the longest
+    critical paths before them, and likewise after them.
     """
     if not run.functions:
         return {}
@@ -48,7 +55,7 @@ def lower_bounds(run: Run, nodes: Sequence[Node], seconds: Sequence[float]) -> d
     bounds = {"critical path": classes.longest}
 
     def found(name: str, bound: float) -> None:
-        bounds[name] = max(bound, bounds.get(name, 0.0))  # nodes 1 and "1" look the same
+        bounds[name] = max(bound, bounds.get(name, 0.0))  # nodes 1 and "1" have the same text
 
     everywhere = frozenset(range(len(nodes)))
     for where in dict.fromkeys([everywhere, *(nodes_of for _, nodes_of in classes.keys)]):
@@ -60,7 +67,7 @@ def lower_bounds(run: Run, nodes: Sequence[Node], seconds: Sequence[float]) -> d
             found(name + place, classes.bound(units, capacity))
     for cost in classes.longest_costs():
         asked = dict(cost)
-        slots = sum(node.at_once(asked) for node in nodes)
+        slots = sum(node.slots(asked) for node in nodes)
         units = {i: 1 for i, (other, _) in enumerate(classes.keys) if _at_least(dict(other), asked)}
         text = ", ".join(f"{name} {amount / UNIT:g}" for name, amount in cost if name != THREADS)
         found(f"functions of {text or 'any cost'}", classes.bound(units, slots))
@@ -70,13 +77,13 @@ def lower_bounds(run: Run, nodes: Sequence[Node], seconds: Sequence[float]) -> d
             text = name if name == CONCURRENCY else f"limit {name}"
             found(text, classes.bound_of(held * classes.seconds, limit))
     for group in run.groups:
-        best = min(_alone(group.members, seconds, nodes[i]) for i in classes.eligible(group.members[0]))
+        best = min(_group_bound(group.members, seconds, nodes[i]) for i in classes.eligible(group.members[0]))
         found(f"collocated with {group.members[0].id!r}", best)
     return bounds
 
 
 class _Classes:
-    """The functions of a run, in classes of those with one cost that the same nodes can hold."""
+    """The functions of a run in classes, each with one cost and one set of eligible nodes."""
 
     def __init__(self, run: Run, nodes: Sequence[Node], seconds: Sequence[float]) -> None:
         self._nodes = nodes
@@ -106,7 +113,7 @@ class _Classes:
         self._class_of = np.array(class_of)
 
     def eligible(self, f: FunctionState) -> frozenset[int]:
-        """Indices of the nodes that could hold a function, if its group has no node yet."""
+        """Return the indices of the eligible nodes of a function, disregarding where its group is bound."""
         source = id(f.kind) if f.group is None else id(f.group)
         found = self._eligible.get(source)
         if found is None:
@@ -116,22 +123,22 @@ class _Classes:
         return found
 
     def longest_costs(self) -> list[Cost]:
-        """Those costs that functions have for the longest time altogether."""
+        """Return the costs with the longest total duration of their functions."""
         total: dict[Cost, float] = {}
         for (cost, _), took in zip(
             self.keys, np.bincount(self._class_of, self.seconds, len(self.keys)), strict=True
         ):
             total[cost] = total.get(cost, 0.0) + float(took)
-        return sorted(total, key=lambda cost: -total[cost])[:_COSTS]
+        return sorted(total, key=lambda cost: -total[cost])[:_MAX_COSTS]
 
     def bound(self, units: Mapping[int, int], capacity: int) -> float:
-        """Bound for functions of some classes, given what each takes of a capacity (class → units)."""
+        """Return the bound for some classes of functions (class → units that each function takes)."""
         weights = np.zeros(len(self.keys))
         weights[list(units)] = list(units.values())
         return self.bound_of(weights[self._class_of] * self.seconds, capacity)
 
     def bound_of(self, work: NDArray[np.float64], capacity: int) -> float:
-        """Bound for all functions that have ``work`` (function number → units times seconds)."""
+        """Return the bound for all functions with ``work`` (function number → units times seconds)."""
         return max(
             _bound(work, self._before, self._after, self._latest_first, capacity),
             _bound(work, self._after, self._before, self._longest_after_first, capacity),
@@ -145,7 +152,7 @@ def _bound(
     order: NDArray[np.intp],
     capacity: int,
 ) -> float:
-    """The best bound of those for the first 1, 2, ... functions in the order of falling ``ahead``."""
+    """Return the largest of the bounds for the first 1, 2, ... functions by descending ``ahead``."""
     order = order[work[order] > 0]
     if not order.size:
         return 0.0
@@ -158,8 +165,8 @@ def _at_least(cost: Mapping[str, int], asked: Mapping[str, int]) -> bool:
     return all(cost.get(name, 0) >= units for name, units in asked.items())
 
 
-def _alone(members: Iterable[FunctionState], seconds: Sequence[float], node: Node) -> float:
-    """Seconds that one node needs for all of them at least."""
+def _group_bound(members: Iterable[FunctionState], seconds: Sequence[float], node: Node) -> float:
+    """Return the seconds that one node needs at least for all members of a group."""
     used: dict[str, float] = {}
     for f in members:
         for name, units in f.cost.items():
@@ -169,20 +176,21 @@ def _alone(members: Iterable[FunctionState], seconds: Sequence[float], node: Nod
 
 # ---------------------------------------------------------------------- time left
 
-#: A function that has been running for longer than expected is taken to go on for this share of that time.
+#: An overdue function is expected to continue for this fraction of the time that it has run.
 _OVERDUE = 0.1
 
 
 class TimeLeft(NamedTuple):
-    """How long a run will go on.
+    """Estimate of the time until a run ends.
 
     Attributes
     ----------
     seconds : float
-        The longest path, or what the nodes or the limits of the run need for all the work that is left,
-        whichever is longer.
+        The maximum of the critical path and the time that the nodes, or the run's limits, need for the
+        remaining work.
     known : float
-        For which share of that work functions of the same code have run, or earlier runs tell.
+        Fraction of the remaining work, from 0 to 1, whose durations were given or learnt from functions of
+        the same code.
     """
 
     seconds: float
@@ -190,9 +198,9 @@ class TimeLeft(NamedTuple):
 
 
 def time_left(run: Run, nodes: Nodes, estimates: Estimates, now: float) -> TimeLeft | None:
-    """Estimate it. None while nothing is known of any function that is left.
+    """Estimate the time until a run ends. None while no duration of an unfinished function is known.
 
-    What other runs and Dask's own tasks hold at the moment is taken to stay theirs.
+    The estimate assumes that other runs and external tasks keep the capacity that they hold now.
     """
     spec = run.spec
     left = [f for f in run.functions if f.state not in FINAL]
@@ -213,7 +221,7 @@ def time_left(run: Run, nodes: Nodes, estimates: Estimates, now: float) -> TimeL
         if f.state is State.RUNNING:
             ran = now - f.placed
             takes = max(takes - ran, _OVERDUE * ran)
-            if f.booked:
+            if f.allocated:
                 for name, units in f.cost.items():
                     own[name] = own.get(name, 0) + units
         seconds[f.number] = takes

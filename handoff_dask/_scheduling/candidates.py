@@ -1,4 +1,9 @@
-"""Where a decision looks for ready functions: the order of runs, and freed capacity."""
+"""Candidates: the queues that a decision considers, the most urgent first.
+
+A queue is a candidate if its run's limits allow its head, and it is dirty or its cost fits into freed
+capacity. This module owns the order of the runs and the freed capacity; the order within a run and the search
+for its candidates are in :mod:`~handoff_dask._scheduling.backlog`.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +17,20 @@ from handoff_dask._scheduling.queues import Cost, Queue
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Amounts
 
-#: The place of a run in the order: its priority negated, the highest priority of the functions concerned
-#: negated, its dominant share and its sequence number. Smaller is served first.
+#: The position of a run in the order: its priority negated, the priority of a function negated, its dominant
+#: share, and its sequence number. The smallest key goes first.
 RunKey = tuple[float, float, int, int]
 
 
 def run_key(run: Run, priority: float | None = None) -> RunKey:
-    """Return the place of a run in the order.
+    """Return the position of a run in the order.
 
     Parameters
     ----------
     run : Run
     priority : float, optional
-        Of the function that the run would start next. By default the highest that any of its functions has,
-        so that the key is a lower bound.
+        Priority of the function that the run would place next. The default is the highest priority of any of
+        its functions, which makes the key a lower bound.
     """
     if priority is None:
         priority = run.top_priority
@@ -33,127 +38,140 @@ def run_key(run: Run, priority: float | None = None) -> RunKey:
 
 
 class RunOrder:
-    """Runs with ready functions, sorted by priority and dominant share.
+    """The runs with ready functions, sorted by priority and then by dominant share.
 
-    The run with the smallest dominant share is served first: dominant resource fairness (Ghodsi et al., NSDI
-    2011).
+    Among runs of equal priority, the run with the smallest dominant share goes first: dominant resource
+    fairness (Ghodsi et al., NSDI 2011).
 
     Attributes
     ----------
-    moved : dict of Run to None
+    share_changed : dict of Run to None
         Runs whose share has changed since the last :meth:`sort`.
     dirty : dict of Run to None
         Runs that may have a dirty queue.
-    least : Cost
-        Units of each resource that every function of these runs asks for at least.
+    min_cost : Cost
+        Resource → units that every function of these runs asks for at least. A lower bound: it may be too
+        low for a while after runs were discarded.
     """
 
     def __init__(self) -> None:
-        self.moved: dict[Run, None] = {}
+        self.share_changed: dict[Run, None] = {}
         self.dirty: dict[Run, None] = {}
         self._entries: list[tuple[RunKey, Run]] = []
         self._keys: dict[Run, RunKey] = {}
-        self.least: Cost = ()
-        self._discarded = 0  # runs since ``least`` was exact
+        self.min_cost: Cost = ()
+        self._discarded = 0  # runs discarded since ``min_cost`` was exact
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self._keys)
 
     def add(self, run: Run) -> None:
-        """Add a run. Adding it again changes nothing."""
+        """Add a run if it is absent."""
         if run not in self._keys:
             key = self._keys[run] = run_key(run)
             insort(self._entries, (key, run))
             run.backlog.on_dirty = lambda: self.dirty.setdefault(run)
             if run.backlog.any_dirty:
                 self.dirty[run] = None
-            self._find_least([self.least, run.backlog.least] if len(self._keys) > 1 else [run.backlog.least])
+            self._set_min_cost(
+                [self.min_cost, run.backlog.min_cost] if len(self._keys) > 1 else [run.backlog.min_cost]
+            )
 
     def discard(self, run: Run) -> None:
         """Remove a run if it is present."""
         self.dirty.pop(run, None)
-        self.moved.pop(run, None)
+        self.share_changed.pop(run, None)
         if run in self._keys:
             del self._entries[bisect_left(self._entries, (self._keys.pop(run), run))]
             self._discarded += 1
             if self._discarded > len(self._keys):
                 self._discarded = 0
-                self._find_least([other.backlog.least for other in self._keys])
+                self._set_min_cost([other.backlog.min_cost for other in self._keys])
 
-    def _find_least(self, costs: Sequence[Cost]) -> None:
+    def _set_min_cost(self, costs: Sequence[Cost]) -> None:
         amounts = [dict(cost) for cost in costs]
         names = set.intersection(*map(set, amounts)) if amounts else ()
-        self.least = tuple((name, min(cost[name] for cost in amounts)) for name in names)
+        self.min_cost = tuple((name, min(cost[name] for cost in amounts)) for name in names)
 
-    def rest(self, run: Run) -> None:
-        """Note that a run has no candidate left: it is out of the order, or just has no dirty queue."""
+    def note_exhausted(self, run: Run) -> None:
+        """Note that a run has no candidate left in this decision.
+
+        A run without ready functions leaves the order. A run without dirty queues is no longer visited for
+        their sake.
+        """
         if not run.counts[State.READY]:
             self.discard(run)
         elif not run.backlog.any_dirty:
             self.dirty.pop(run, None)
 
     def sort(self) -> None:
-        """Move the runs whose share has changed to their new places."""
+        """Move the runs whose share has changed to their new positions."""
         entries, keys = self._entries, self._keys
-        for run in self.moved:
+        for run in self.share_changed:
             if run in keys and keys[run] != (key := run_key(run)):
                 del entries[bisect_left(entries, (keys[run], run))]
                 keys[run] = key
                 insort(entries, (key, run))
-        self.moved.clear()
+        self.share_changed.clear()
 
     def heap(self) -> list[tuple[RunKey, Run]]:
         """Return all runs as a heap."""
-        return self._entries.copy()  # sorted, hence a heap
+        return self._entries.copy()  # a sorted list is a heap
 
     def dirty_heap(self) -> list[tuple[RunKey, Run]]:
-        """Return the runs that may have a dirty queue as a heap."""
+        """Return the runs that may have a dirty queue, as a heap."""
         heap = [(run_key(run), run) for run in self.dirty]
         heapify(heap)
         return heap
 
 
 class Freed:
-    """Nodes on which capacity was freed since the last decision.
+    """The freed nodes: nodes on which capacity was freed since the last decision.
+
+    A clean queue can only be served by one of these. A node counts as freed when an allocation on it ends,
+    when it joins, pauses, resumes or changes its capacity, when external tasks change what they hold, and
+    when a claim may no longer block the functions that it blocked there.
 
     Parameters
     ----------
     nodes : iterable of Node
-    least : Cost
-        Nodes with less free capacity are left out: no function fits there.
+    min_cost : Cost
+        Leave out nodes with less free capacity, since no function fits there.
     prefetching : bool
-        Whether to count what short functions hold as free, since others may be prefetched behind them.
+        Whether to count the allocations of short functions as free, because other functions may be
+        prefetched behind them.
 
     Attributes
     ----------
     nodes : dict of Node to None
-    most : mapping
-        Resource → upper bound of the units that any of the nodes has free.
+    max_free : mapping
+        Resource → upper bound of the free units on any of these nodes. A cost that exceeds it fits on none of
+        them; a cost within it may still fit on none, since the maxima may come from different nodes.
     """
 
-    def __init__(self, nodes: Iterable[Node], least: Cost, prefetching: bool) -> None:
+    def __init__(self, nodes: Iterable[Node], min_cost: Cost, prefetching: bool) -> None:
         self.nodes: dict[Node, None] = dict.fromkeys(nodes)
-        self.most: Amounts = {}
-        self._least = least
+        self.max_free: Amounts = {}
+        self._min_cost = min_cost
         self._prefetching = prefetching
-        self._loose = True  # whether the upper bound may be too high
+        self._loose = True  # whether ``max_free`` may be higher than necessary
         self.tighten()
 
     def __bool__(self) -> bool:
         return bool(self.nodes)
 
     def _amounts(self, node: Node) -> Amounts | None:
-        """Return the free capacity of a node, None if no function fits into it."""
+        """Return the free capacity of a node, None if no function fits there."""
         amounts: Amounts = node.free
         if self._prefetching and node.short:
             amounts = {name: units + node.short.get(name, 0) for name, units in amounts.items()}
-        for name, units in self._least:
+        for name, units in self._min_cost:
             if units > amounts.get(name, 0):
                 return None
         return amounts
 
     def tighten(self) -> None:
-        """Make the upper bound exact."""
+        """Recompute ``max_free``, and leave out nodes on which no function fits any more."""
         if not self._loose:
             return
         self._loose = False
@@ -161,17 +179,20 @@ class Freed:
         useful = {node: free for node, free in amounts if free is not None}
         self.nodes = dict.fromkeys(useful)
         if len(useful) < 2:
-            self.most = next(iter(useful.values()), {})
+            self.max_free = next(iter(useful.values()), {})
             return
         most: dict[str, int] = {}
         for free in useful.values():
             for name, units in free.items():
                 if units > most.get(name, 0):
                     most[name] = units
-        self.most = most
+        self.max_free = most
 
-    def took(self, node: Node) -> None:
-        """Note that a function was placed on a node."""
+    def consume(self, node: Node) -> None:
+        """Note that a placed function has taken capacity of a node.
+
+        With several nodes the bound stays as it is until the next :meth:`tighten`, which visits all nodes.
+        """
         if node not in self.nodes:
             return
         if self._amounts(node) is None:
@@ -181,7 +202,7 @@ class Freed:
             self.tighten()
 
     def discard(self, nodes: Iterable[Node]) -> None:
-        """Leave nodes out of the rest of the decision."""
+        """Ignore nodes for the rest of the decision."""
         for node in nodes:
             self.nodes.pop(node, None)
         self._loose = True
@@ -189,13 +210,21 @@ class Freed:
 
 
 class Candidates:
-    """The queues that a decision considers, the one with the most urgent first function first.
+    """The candidates of one decision.
 
-    A queue is a candidate if it is dirty or if its cost fits into freed capacity, until it is settled.
+    A queue is a candidate if
+
+    * it has not been settled in this decision,
+    * its run's limits allow its head, and
+    * it is dirty, or its cost is within ``freed.max_free``. If only one node can serve it, that node must be
+      freed, too.
+
+    This condition is necessary for a placement, not sufficient: the allocator may still find no node.
 
     Parameters
     ----------
     order : RunOrder
+        Sorted.
     freed : Freed
     """
 
@@ -203,15 +232,15 @@ class Candidates:
         self._order = order
         self._freed = freed
         self._settled: list[tuple[Queue, bool]] = []
-        # Keys are lower bounds: they are compared with the exact key when their turn comes.
-        self._with_clean = bool(freed)
+        self._with_clean = bool(freed)  # whether clean queues can be candidates
+        # A heap of runs by lower bounds of their keys. The exact key is computed for the run at the top.
         self._runs = order.heap() if self._with_clean else order.dirty_heap()
 
     def first(self) -> Queue | None:
-        """Return the first candidate, None if there is none."""
+        """Return the candidate with the most urgent head, None if no candidate is left."""
         freed, order = self._freed, self._order
         if self._with_clean and not freed:
-            self._with_clean = False
+            self._with_clean = False  # freed capacity is used up: only dirty queues are left
             self._runs = order.dirty_heap()
         runs = self._runs
         while runs:
@@ -219,39 +248,41 @@ class Candidates:
             queue = run.backlog.first(run.limits, freed)
             if queue is None:
                 heappop(runs)
-                order.rest(run)
+                order.note_exhausted(run)
                 continue
             exact = run_key(run, -queue.heap[0][0])
             if exact != key:
                 heapreplace(runs, (exact, run))
                 if runs[0][1] is not run:
                     continue
-            runs[0] = (run_key(run), run)  # what is placed may make more urgent functions candidates
+            # Return to the lower bound: after the placement, a more urgent head may be a candidate.
+            runs[0] = (run_key(run), run)
             return queue
         return None
 
     def settle(self, queue: Queue, placed: bool) -> None:
-        """Leave out a queue whose first function fits nowhere, for the rest of the decision.
+        """Mark a queue clean, and stop considering it in this decision.
+
+        A custom allocator is asked once per decision. Then all queues of its run are settled, except queues
+        that wait for the run's limits.
 
         Parameters
         ----------
         queue : Queue
-            If its run has a custom allocator, which is asked once in a decision, all queues of the run are
-            left out but those that wait for the limits of the run.
         placed : bool
-            Whether the allocator has placed something. That is a change for a custom allocator: it is asked
-            again in the next decision.
+            Whether the allocator has placed anything. A custom allocator that has is asked again in the next
+            decision, since its view of the nodes has changed.
         """
         run = queue.run
         for other in run.backlog.queues.values() if run.allocator.once else (queue,):
             if run.limits is None or run.limits.fits(dict(other.key.limit_cost)):
-                run.backlog.set_aside(other)
+                run.backlog.settle(other)
                 self._settled.append((other, placed))
         self._freed.tighten()
 
     def close(self) -> None:
-        """Let the settled queues take part in the next decision."""
+        """End the decision: make the settled queues available to the next one."""
         for queue, placed in self._settled:
-            queue.run.backlog.clean(queue)
+            queue.run.backlog.restore(queue)
             if placed:
-                queue.run.backlog.soil(queue)
+                queue.run.backlog.mark_dirty(queue)

@@ -1,12 +1,8 @@
-"""Claims: capacity that is kept for functions that need it more than those that could take it now.
+"""Claims: capacity held back for functions that need it soon, and backfilling by less urgent functions.
 
-As in EASY backfilling (Lifka 1995; Mu'alem & Feitelson 2001), a claim says which functions need how much on
-which nodes, and from when on. Less urgent functions may use that capacity if they are expected to be gone by
-then, or if what they leave is enough. Two kinds of functions have a claim:
-
-* functions that are about to be ready, as all their inputs are there or being computed, if the few nodes that
-  can hold them are the bottleneck of the run: whatever delays these nodes delays the end of the run;
-* the most urgent function that waits, once it was overtaken by as many functions as run at once.
+A claim reserves the cost of one or more functions, on certain nodes and from a start time on. Other functions
+may use this capacity if that does not delay the claim: EASY backfilling (Lifka, JSSPP 1995; Mu'alem &
+Feitelson, IEEE TPDS 2001).
 """
 
 from __future__ import annotations
@@ -22,50 +18,54 @@ from handoff_dask._scheduling.queues import SortKey, sort_key
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Amounts
 
-#: Kinds of functions that have a claim at once.
-_MOST_KINDS = 16
+#: Maximum number of kinds whose upcoming functions have a claim. Every placement checks every claim.
+_MAX_CLAIMED_KINDS = 16
 
 
 class Claim:
-    """Capacity that functions of one cost need.
+    """Capacity held back for one or more functions of the same cost.
 
     Attributes
     ----------
     cost : dict
+        Cost of each of the functions.
     key : SortKey
-        Of the most urgent of them.
-    at : float
-        When it will need the capacity. Seconds.
-    expected : float
-        The same, if nothing were overdue.
-    turn : int
-        Number of the decision that it was brought up to date for.
+        Urgency of the first function. Only less urgent functions are blocked.
+    start : float
+        When the first function is expected to need the capacity. Seconds.
+    expected_start : float
+        The start if no running function overran its expected duration. Seconds.
+    decision : int
+        Number of the decision for which the claim was last refreshed.
     """
 
-    __slots__ = ("at", "cost", "expected", "key", "turn")
+    __slots__ = ("cost", "decision", "expected_start", "key", "start")
 
     def __init__(self, cost: Amounts) -> None:
         self.cost = cost
         self.key: SortKey = (0, 0, 0, 0, 0, 0)
-        self.at = self.expected = 0.0
-        self.turn = -1
+        self.start = self.expected_start = 0.0
+        self.decision = -1
 
     def refresh(self, now: float) -> bool:
-        """Bring it up to date for a decision; False if nobody needs it any more."""
+        """Update the key and the start. Return False if no function needs the claim any more."""
         raise NotImplementedError
 
-    def count(self, node: Node) -> int:
-        """For how many functions a node has to have room."""
+    def slots(self, node: Node) -> int:
+        """Return how many functions the claim covers on a node."""
         raise NotImplementedError
 
 
-class _Coming(Claim):
-    """The claim of functions of one kind that are about to be ready.
+class _UpcomingClaim(Claim):
+    """The claim of the upcoming functions of one kind, on the only nodes that can hold them.
+
+    The functions fill the nodes in the order of their names, so that nodes beyond the last function stay free
+    of the claim.
 
     Attributes
     ----------
     functions : dict of FunctionState to None
-        Roughly in the order in which they will be ready.
+        Roughly in the order in which they will become ready.
     """
 
     __slots__ = ("_before", "_first", "_inputs", "functions")
@@ -74,18 +74,18 @@ class _Coming(Claim):
         super().__init__(cost)
         self.functions: dict[FunctionState, None] = {}
         self._first: FunctionState | None = None
-        self._inputs: deque[FunctionState] = deque()  # of the first, by their expected ends
-        # How many functions the nodes before each one take.
+        self._inputs: deque[FunctionState] = deque()  # running inputs of the first function, by expected end
+        # Node → number of functions that fill the nodes before it.
         self._before: dict[Node, int] = {}
         count = 0
         for node in sorted(nodes, key=lambda n: n.position):
             self._before[node] = count
-            count += node.at_once(cost)
+            count += node.slots(cost)
 
     def refresh(self, now: float) -> bool:
         while self.functions:
             f = next(iter(self.functions))
-            if f.state is State.WAITING and f.run.is_coming(f):
+            if f.state is State.WAITING and f.run.is_upcoming(f):
                 break
             del self.functions[f]
         else:
@@ -100,20 +100,20 @@ class _Coming(Claim):
         while inputs and inputs[0].state is not State.RUNNING:
             inputs.popleft()
         self.key = sort_key(f)
-        self.expected = _expected_end(inputs[-1]) if inputs else now
-        # The input that is overdue for longest is assumed to overrun most.
-        self.at = max(end_of(inputs[-1], now), end_of(inputs[0], now)) if inputs else now
+        self.expected_start = _expected_end(inputs[-1]) if inputs else now
+        # Overdue inputs are assumed to overrun by as much again, so the one overdue for longest may end last.
+        self.start = max(end_of(inputs[-1], now), end_of(inputs[0], now)) if inputs else now
         return True
 
-    def count(self, node: Node) -> int:
+    def slots(self, node: Node) -> int:
         before = self._before.get(node)
         if before is None:
             return 0
-        return max(0, min(len(self.functions) - before, node.at_once(self.cost)))
+        return max(0, min(len(self.functions) - before, node.slots(self.cost)))
 
 
-class _Overtaken(Claim):
-    """The claim of a function that others have overtaken: on the node that can hold it first."""
+class _OvertakenClaim(Claim):
+    """The claim of a function that others have overtaken, on the node that is expected to fit it first."""
 
     __slots__ = ("_node", "function")
 
@@ -127,15 +127,22 @@ class _Overtaken(Claim):
         if f.state is not State.READY:
             return False
         self.key = sort_key(f)
-        self.at = self.expected = _when_free(self._node, self.cost, now)
+        self.start = self.expected_start = _when_free(self._node, self.cost, now)
         return True
 
-    def count(self, node: Node) -> int:
+    def slots(self, node: Node) -> int:
         return int(node is self._node)
 
 
 class Claims:
-    """All claims.
+    """All claims, and the nodes on which they block functions.
+
+    Two kinds of functions have a claim:
+
+    * *Upcoming* functions of a bottleneck: all their inputs are finished or running, and the few nodes that
+      can hold them bound the makespan of the run, so any delay of these nodes delays the run.
+    * The most urgent waiting function, once as many functions have overtaken it as run concurrently.
+      Functions that wait for limits, and runs with a custom allocator, do not count.
 
     Parameters
     ----------
@@ -145,12 +152,13 @@ class Claims:
     ----------
     any : bool
         Whether there is a claim.
-    refused : dict of Node to None
-        Nodes that functions were kept from since it was last tried again.
-    refusals : int
-        Functions of this decision that fitted, but were refused on every node with room.
+    blocked_nodes : dict of Node to None
+        Nodes on which a claim has blocked a function. :meth:`begin` returns them as freed nodes once the
+        claims may have changed.
+    blocked_functions : int
+        Number of functions in this decision that claims blocked on every node where they fit.
     recheck : float or None
-        When functions that were refused could be let in although nothing happens.
+        Time at which a blocked function may be admitted although no event occurs.
     """
 
     def __init__(self, nodes: Nodes) -> None:
@@ -158,65 +166,65 @@ class Claims:
         self.recheck: float | None = None
         self._nodes = nodes
         self._version = 0
-        self._coming: dict[tuple[Run, int], _Coming] = {}
-        self._overtaken: _Overtaken | None = None
-        self.refused: dict[Node, None] = {}
-        self.refusals = 0
-        self._turn = 0  # number of the decision
+        self._upcoming: dict[tuple[Run, int], _UpcomingClaim] = {}
+        self._overtaken: _OvertakenClaim | None = None
+        self.blocked_nodes: dict[Node, None] = {}
+        self.blocked_functions = 0
+        self._decision = 0  # number of the current decision
         self._most_urgent: FunctionState | None = None
-        self._patience = 0  # placements until the most urgent waiting function is compared with the last one
+        self._placements_left = 0  # until the next check of the most urgent waiting function
 
     def begin(self, now: float) -> dict[Node, None]:
-        """Begin a decision.
+        """Begin a decision: remove stale claims, or all of them if the nodes have changed.
 
         Returns
         -------
         dict of Node to None
-            Nodes where functions were refused that may be let in now.
+            Nodes on which claims blocked functions that may be admitted now. They count as freed.
         """
-        self.refusals = 0
-        if not self.any and not self.refused:
+        self.blocked_functions = 0
+        if not self.any and not self.blocked_nodes:
             self._version = self._nodes.version
             self.recheck = None
             return {}
-        self._turn += 1
+        self._decision += 1
         if self._version != self._nodes.version:
             self._version = self._nodes.version
-            self._coming.clear()
+            self._upcoming.clear()
             self._overtaken = None
             self.any = False
             self.recheck = -math.inf
-        elif self.refused:
+        elif self.blocked_nodes:
             self._drop_stale(now)
-        if not self.refused:
+        if not self.blocked_nodes:
             self.recheck = None
             return {}
         if self.any and (self.recheck is None or now < self.recheck):
             return {}
-        refused, self.refused = self.refused, {}
+        blocked, self.blocked_nodes = self.blocked_nodes, {}
         self.recheck = None
-        return refused
+        return blocked
 
     def _drop_stale(self, now: float) -> None:
-        for key, claim in list(self._coming.items()):
+        for key, claim in list(self._upcoming.items()):
             if not self._is_current(claim, now):
-                del self._coming[key]
+                del self._upcoming[key]
                 self.recheck = -math.inf
         if self._overtaken is not None and not self._is_current(self._overtaken, now):
             self.withdraw()
-        self.any = bool(self._coming) or self._overtaken is not None
+        self.any = bool(self._upcoming) or self._overtaken is not None
 
     def _is_current(self, claim: Claim, now: float) -> bool:
-        if claim.turn != self._turn:
+        if claim.decision != self._decision:
             if not claim.refresh(now):
                 return False
-            claim.turn = self._turn
+            claim.decision = self._decision
         return True
 
-    # ------------------------------------------------------------------ who has one
+    # ------------------------------------------------------------------ making and ending claims
 
     def started(self, f: FunctionState) -> None:
-        """A function was placed: those that need only its result may be about to be ready."""
+        """Note that a function was placed, and claim capacity for dependents that are upcoming now."""
         run = f.run
         scarce = run.ranking.scarce
         if not scarce:
@@ -226,44 +234,48 @@ class Claims:
             if kind not in scarce:
                 continue
             g = run.functions[n]
-            if g.group is not None or g.state is not State.WAITING or not run.is_coming(g):
+            if g.group is not None or g.state is not State.WAITING or not run.is_upcoming(g):
                 continue
-            claim = self._coming.get((run, kind))
+            claim = self._upcoming.get((run, kind))
             if claim is None:
                 by_name = self._nodes.by_name
-                there = [n for n in scarce[kind] if by_name.get(n.name) is n]  # others have left
-                if not there or len(self._coming) >= _MOST_KINDS:
+                present = [n for n in scarce[kind] if by_name.get(n.name) is n]  # the others have left
+                if not present or len(self._upcoming) >= _MAX_CLAIMED_KINDS:
                     continue
-                claim = self._coming[run, kind] = _Coming(there, g.cost)
+                claim = self._upcoming[run, kind] = _UpcomingClaim(present, g.cost)
             claim.functions[g] = None
             self.any = True
 
     def ready(self, f: FunctionState) -> None:
-        """A function is ready: it takes the capacity itself."""
-        if self._coming:
-            claim = self._coming.get((f.run, f.run.spec.kind_of[f.number]))
+        """Note that a function is ready: it competes for the capacity itself, and needs no claim."""
+        if self._upcoming:
+            claim = self._upcoming.get((f.run, f.run.spec.kind_of[f.number]))
             if claim is not None:
                 claim.functions.pop(f, None)
 
-    def watch_overtaking(self, runs: Iterable[Run], placed: int, now: float) -> None:
-        """Give the most urgent waiting function a claim once many others were placed before it.
+    def track_overtaking(self, runs: Iterable[Run], placed: int, now: float) -> None:
+        """Give the most urgent waiting function a claim once others have overtaken it often enough.
+
+        A check notes the function, and the number of functions that run. The next check follows after as many
+        placements. If the same function is then still the most urgent one, and has waited for longer than its
+        expected duration, it gets a claim.
 
         Parameters
         ----------
         runs : iterable of Run
-            Those with ready functions.
+            The runs with ready functions.
         placed : int
-            Functions placed in this decision.
+            Number of functions placed in this decision.
         now : float
         """
-        self._patience -= placed
+        self._placements_left -= placed
         f = self._most_urgent
         if f is not None and f.state is not State.READY:
             self._most_urgent = f = None
             self.withdraw()
-        if not placed or self._patience > 0:
+        if not placed or self._placements_left > 0:
             return
-        self._patience = sum(run.counts[State.RUNNING] for run in runs)
+        self._placements_left = sum(run.counts[State.RUNNING] for run in runs)
         heads = [run.backlog.most_urgent() for run in runs if run.active and not run.allocator.once]
         first = min((head[0][4] for head in heads if head is not None), default=None, key=sort_key)
         if f is not None and first is f and now - (f.queued or 0.0) > f.run.ranking.expected(f):
@@ -271,57 +283,67 @@ class Claims:
         self._most_urgent = first
 
     def claim_node(self, f: FunctionState, now: float) -> None:
-        """Let a function that others have overtaken claim the node that will have room for it first."""
+        """Give an overtaken function a claim on the eligible node that is expected to fit it first."""
         if self._overtaken is not None and self._overtaken.function is f:
             return
         queue = f.run.backlog.queue_of(f)
         rows = queue.rows(self._nodes)
         nodes = self._nodes.ordered
-        able = nodes if rows is None else [nodes[row] for row in rows.tolist()]
-        able = [n for n in able if n.accepting and queue.admits(n, self._nodes)]
+        eligible = nodes if rows is None else [nodes[row] for row in rows.tolist()]
+        eligible = [n for n in eligible if n.accepting and queue.admits(n, self._nodes)]
         self.withdraw()
-        if able:
+        if eligible:
             self.any = True
-            self._overtaken = _Overtaken(f, min(able, key=lambda n: _when_free(n, queue.cost, now)))
+            self._overtaken = _OvertakenClaim(f, min(eligible, key=lambda n: _when_free(n, queue.cost, now)))
 
     def withdraw(self) -> None:
-        """Nobody is being overtaken."""
+        """Withdraw the claim of the overtaken function, if there is one."""
         if self._overtaken is not None:
             self._overtaken = None
-            self.any = bool(self._coming)
+            self.any = bool(self._upcoming)
             self.recheck = -math.inf
 
     def forget(self, run: Run) -> None:
-        """A run needs nothing any more."""
-        for key in [key for key in self._coming if key[0] is run]:
-            del self._coming[key]
+        """Withdraw all claims of a run."""
+        for key in [key for key in self._upcoming if key[0] is run]:
+            del self._upcoming[key]
             self.recheck = -math.inf
         if self._most_urgent is not None and self._most_urgent.run is run:
             self._most_urgent = None
         if self._overtaken is not None and self._overtaken.function.run is run:
             self.withdraw()
-        self.any = bool(self._coming) or self._overtaken is not None
+        self.any = bool(self._upcoming) or self._overtaken is not None
 
-    # ------------------------------------------------------------------ who is refused
+    # ------------------------------------------------------------------ backfilling
 
-    def refuse(self, f: FunctionState, node: Node, now: float) -> bool:
-        """Whether a node with room for a function is claimed by more urgent ones that it would delay."""
-        claims: list[Claim] = list(self._coming.values())
+    def blocks(self, f: FunctionState, node: Node, now: float) -> bool:
+        """Return whether a claim keeps a function off a node on which it fits.
+
+        The function may backfill a claim of more urgent functions if
+
+        * it is expected to end before the start of the claim, or
+        * the claimed slots still fit beside it, in the capacity that is free now or that functions which are
+          expected to end before the start of the claim will release.
+
+        If the function is blocked, :attr:`recheck` is set: the start of an overdue claim recedes as time
+        passes, so the function is admitted once the claim is overdue by the function's expected duration.
+        """
+        claims: list[Claim] = list(self._upcoming.values())
         if self._overtaken is not None:
             claims.append(self._overtaken)
         for claim in claims:
-            count = claim.count(node)
+            count = claim.slots(node)
             if not count or not self._is_current(claim, now) or claim.key >= sort_key(f):
                 continue
             seconds = f.run.ranking.expected(f)
-            if not seconds or now + seconds < claim.at:
+            if not seconds or now + seconds < claim.start:
                 continue
             if _both_fit(node, f.cost, claim.cost, count, ()):
                 continue
-            ending = [g for g in node.running if end_of(g, now) <= claim.at]
+            ending = [g for g in node.running if end_of(g, now) <= claim.start]
             if not ending or not _both_fit(node, f.cost, claim.cost, count, ending):
-                self.refused[node] = None
-                again = max(claim.expected + seconds, now + seconds / 4)
+                self.blocked_nodes[node] = None
+                again = max(claim.expected_start + seconds, now + seconds / 4)
                 if self.recheck is None or again < self.recheck:
                     self.recheck = again
                 return True
@@ -331,7 +353,7 @@ class Claims:
 def _both_fit(
     node: Node, cost: Amounts, claimed: Amounts, count: int, ending: Iterable[FunctionState]
 ) -> bool:
-    """Whether a node has room for a function and so many others, after some functions have ended."""
+    """Return whether ``count`` claimed slots fit beside a function after the functions in ``ending`` end."""
     for name, units in claimed.items():
         free = node.available(name) - cost.get(name, 0) + sum(g.cost.get(name, 0) for g in ending)
         if free < count * units:
@@ -340,17 +362,18 @@ def _both_fit(
 
 
 def _expected_end(f: FunctionState) -> float:
+    """Return when a running function ends if it takes as long as expected. Possibly in the past."""
     return f.placed + f.run.ranking.expected(f)
 
 
 def end_of(f: FunctionState, now: float) -> float:
-    """When a running function is expected to end. If overdue, assume it overruns by as much again."""
+    """Return when a running function is expected to end. If overdue, assume it overruns by as much again."""
     end = _expected_end(f)
     return end if end >= now else now + (now - end)
 
 
 def _when_free(node: Node, cost: Amounts, now: float) -> float:
-    """When a node is expected to have room for a cost; infinity if never."""
+    """Return when a cost is expected to fit on a node; infinity if never."""
     short = {name: units - node.free.get(name, 0) for name, units in cost.items()}
     short = {name: units for name, units in short.items() if units > 0}
     at = now

@@ -1,4 +1,4 @@
-"""Custom allocators: a user's own code chooses the nodes, and what it proposes is checked."""
+"""Custom allocators: the user's code chooses functions and nodes, and its proposals are validated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Custom(Allocator):
-    """Asks an allocator that a user wrote, and checks what it proposes.
+    """Calls a user's allocator and validates its proposals.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Custom(Allocator):
         self._allocator = allocator
 
     def propose(self, queue: Queue, view: View) -> Iterator[Proposal | Rejected]:
-        """Propose what the user's allocator does, for any ready functions of the run."""
+        """Propose the placements that the user's allocator chooses among all ready functions of the run."""
         run, nodes = self._run, view.nodes
         split = True
         while split and run.counts[State.READY]:
@@ -57,29 +57,31 @@ class Custom(Allocator):
                 assert f is not None
                 assert node is not None
                 if f.group is not None and f.group.node not in (None, node):
-                    split = True  # an earlier choice of this answer put its group on another node
+                    split = True  # an earlier choice bound its group to another node: ask again
                 elif run.limits is not None and not run.limits.fits(f.limit_cost):
-                    pass  # it waits for the limits
+                    pass  # it waits for the run's limits
                 elif not Pool.fits(node, f.cost):
                     asked = format_amounts({r: from_units(units) for r, units in f.cost.items()})
                     free = format_amounts({r: from_units(node.available(r)) for r in f.cost})
-                    yield Rejected(run, f"{choice.text}: that takes {asked}, but free are {free}")
+                    yield Rejected(run, f"{choice.text}: asked: {asked}; free: {free}")
                     return
-                elif node.takes(f.cost):  # if not, it is for reasons that the allocator was not shown
+                elif node.can_start(
+                    f.cost
+                ):  # devices or prefetched functions, which the allocator cannot see
                     yield Proposal(run.backlog.queue_of(f), f, node)
 
     def _ask(self, ready: ReadyFunctions, nodes: Nodes) -> list[_Choice] | Rejected:
-        """Return the answer of the user's allocator."""
+        """Call the user's allocator and return its choices."""
         free = {node.name: _free(node) for node in nodes.ordered if node.accepting}
         try:
             allocate = getattr(self._allocator, "allocate", self._allocator)
             answer = allocate(ready, free)
             if not isinstance(answer, Mapping):
-                reason = f"it returned {answer!r}, not a mapping of function ids to node names"
+                reason = f"it returned {answer!r} instead of a mapping of function ids to node names"
                 return Rejected(self._run, reason)
-            # Inside the `try`: values of a user's types need not be hashable or have a working repr.
+            # Inside the `try`, because hashing or printing values of the user's types may fail.
             return [self._choice(id, name, nodes) for id, name in answer.items()]
-        except (Exception, SystemExit) as error:  # a scheduler survives whatever an allocator raises
+        except (Exception, SystemExit) as error:  # the scheduler must survive any failure of an allocator
             summary = "".join(traceback.format_exception_only(error)).strip()
             return Rejected(self._run, f"it raised {summary}\n{''.join(traceback.format_exception(error))}")
 
@@ -94,19 +96,22 @@ class Custom(Allocator):
         if f is None or f.state is not State.READY:
             return _Choice(text, None, node, None)
         queue = run.backlog.queue_of(f)
-        if not queue.is_possible(nodes):
+        if not queue.is_feasible(nodes):
             return _Choice(text, None, node, None)
         return _Choice(text, f, node, _allowed(queue, nodes))
 
 
 class _Choice(NamedTuple):
-    """A function and a node that an allocator returned; None where either is unknown.
+    """A function and a node that an allocator has chosen.
 
     Attributes
     ----------
     text : str
+        The choice, for error messages.
     function : FunctionState or None
+        None if there is no ready function of this id.
     node : Node or None
+        None if no node of this name accepts functions.
     allowed : list of Node or None
         The only nodes on which the function may run; None for any.
     """
@@ -117,37 +122,38 @@ class _Choice(NamedTuple):
     allowed: list[Node] | None
 
     def fault(self, nodes: Nodes) -> str | None:
-        """Return why the choice is invalid whatever is free, None if it is valid."""
+        """Return why the choice is invalid regardless of free capacity, None if it is valid."""
         if self.function is None:
-            return "that is none of the ready functions"
+            return "no ready function has this id"
         if self.node is None:
-            return f"the nodes are {_names(n for n in nodes.ordered if n.accepting)}"
+            names = _names(n for n in nodes.ordered if n.accepting)
+            return f"the nodes that accept functions are {names}"
         if self.allowed is not None and self.node not in self.allowed:
-            return f"the nodes that may run it are {_names(self.allowed)}"
+            return f"the only nodes that may run it are {_names(self.allowed)}"
         return None
 
 
 class ReadyFunctions(MutableSequence[ReadyFunction]):
-    """The ready functions of a run, the most urgent first; a list that the allocator may change.
+    """The ready functions of a run, the most urgent first, as a list that the allocator may modify.
 
-    They are made as they are looked at, so that an allocator pays for no more than it uses.
+    Items are created on access, so that an allocator pays only for the functions that it reads.
     """
 
     def __init__(self, run: Run, nodes: Nodes) -> None:
-        queues = [queue for queue in run.backlog.queues.values() if queue.head and queue.is_possible(nodes)]
+        queues = [queue for queue in run.backlog.queues.values() if queue.head and queue.is_feasible(nodes)]
         self._nodes = nodes
         self._made: list[ReadyFunction] = []
         self._left = merge(*(self._entries(queue) for queue in queues))
 
     def _entries(self, queue: Queue) -> Iterator[tuple[Entry, tuple[Any, ...] | None]]:
-        """Entries of a queue, with the names of the only nodes that may run its functions."""
+        """Return the entries of a queue, with the names of the only nodes that may run its functions."""
         nodes = _allowed(queue, self._nodes)
         names = None if nodes is None else tuple(node.name for node in nodes)
         return ((entry, names) for entry in queue.entries())
 
     def _make(self, upto: int | None = None) -> list[ReadyFunction]:
         missing = None if upto is None else max(0, upto - len(self._made))
-        self._made += [_shown(entry[4], names) for entry, names in islice(self._left, missing)]
+        self._made += [_ready_function(entry[4], names) for entry, names in islice(self._left, missing)]
         return self._made
 
     def __len__(self) -> int:
@@ -190,7 +196,7 @@ class ReadyFunctions(MutableSequence[ReadyFunction]):
 
 
 def _allowed(queue: Queue, nodes: Nodes) -> list[Node] | None:
-    """The only nodes on which functions of a queue may run, by name; None for any."""
+    """Return the only nodes on which functions of a queue may run, sorted by name; None for any."""
     rows = queue.rows(nodes)
     if rows is None:
         return None
@@ -203,12 +209,12 @@ def _free(node: Node) -> dict[str, float]:
 
 
 def _exact(units: int) -> float:
-    """Not rounded, so that sums of what an allocator is shown come out right."""
+    """Convert units without rounding, so that an allocator's sums and differences come out exact."""
     whole, rest = divmod(units, UNIT)
     return units / UNIT if rest else whole
 
 
-def _shown(f: FunctionState, nodes: tuple[Any, ...] | None) -> ReadyFunction:
+def _ready_function(f: FunctionState, nodes: tuple[Any, ...] | None) -> ReadyFunction:
     return ReadyFunction(
         f.id,
         {r: _exact(units) for r, units in f.cost.items()},

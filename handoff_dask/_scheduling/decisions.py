@@ -1,4 +1,4 @@
-"""What the core decides, and what an administrator can set of it."""
+"""The core's decisions, and its settings."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from handoff_dask._scheduling.runs import Run
 
 
 class Place(NamedTuple):
-    """Run ``function`` on ``node``. It has been booked there already."""
+    """Run ``function`` on ``node``. The ledger includes it already."""
 
     function: FunctionState
     node: Node
-    peer: Any = None  # name of the node of the other half of a transfer
+    peer: Any = None  # of a transfer: name of the node of the other half
 
 
 @dataclass(frozen=True, slots=True)
-class Starved:
-    """``functions`` waited too long for a node that could ever hold them."""
+class Infeasible:
+    """``functions`` waited for an eligible node until the node timeout."""
 
     functions: tuple[FunctionState, ...]
     shortfall: Shortfall
@@ -29,16 +29,16 @@ class Starved:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """``function``, which was ready, will not be placed: for a shortfall, or since it has failed for good."""
+    """Do not place ``function``, which was ready: there is a shortfall, or it has no retries left."""
 
     function: FunctionState
     shortfall: Shortfall | None = None
 
 
 class Stop(NamedTuple):
-    """End an attempt of ``function`` on ``node``, in its process: nobody wants its result any more.
+    """Terminate the process of an attempt on ``node``, because its result is no longer needed.
 
-    What was booked for it stays so until the attempt is reported to have ended, which it may have by itself.
+    Its allocation is held until the attempt is reported to have ended. It may have ended already.
     """
 
     function: FunctionState
@@ -48,23 +48,24 @@ class Stop(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """``run``, which waited for nodes, has them."""
+    """Start ``run``, which was pending: the nodes that it waited for have joined."""
 
     run: Run
 
 
 @dataclass(frozen=True, slots=True)
 class TooLate:
-    """``function``, which became ready after the end of its run, will not be placed."""
+    """Do not place ``function``, which became ready after the end of its run."""
 
     function: FunctionState
 
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Take ``function`` back from ``node`` if it has not started there.
+    """Take ``function`` back from ``node`` unless it has started there.
 
-    The node will never have room for it, or it was prefetched and would wait for functions of unknown length.
+    Either the node has shrunk below its cost, or it was prefetched and waits behind functions of unknown
+    duration.
     """
 
     function: FunctionState
@@ -73,30 +74,30 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """``run`` has reached a final status; its functions that did not start will not."""
+    """``run`` has reached a final status. Its functions that have not started never will."""
 
     run: Run
 
 
-#: What is to be carried out.
+#: An instruction for whoever drives the core.
 Decision = Begin | Place | Fail | TooLate | Recall | Stop | End
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an administrator can set.
+    """Settings that an administrator can change.
 
     Attributes
     ----------
     node_timeout : float
-        Seconds that a function waits when no node is left that could ever hold it.
+        Seconds that a function waits if no eligible node is left.
     prefetch_horizon : float
-        Seconds of work that a node may prefetch, so that short functions do not each wait for a message to
-        the scheduler and back. 0 turns prefetching off.
+        Seconds of work that a node may prefetch, which saves short functions a round trip to the scheduler
+        each. 0 turns prefetching off.
     prefetch_limit : int
-        Functions that a node may prefetch.
+        Maximum number of functions that a node may prefetch.
     bandwidth : float
-        Bytes per second between nodes.
+        Bytes per second between two nodes.
     """
 
     node_timeout: float = 30.0

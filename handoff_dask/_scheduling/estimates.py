@@ -1,4 +1,4 @@
-"""Estimates: how long functions take and how large their results are, learnt from those that have run."""
+"""Estimates of durations and result sizes, learnt from functions that have run."""
 
 from __future__ import annotations
 
@@ -9,40 +9,41 @@ from collections.abc import Iterable, Mapping
 from handoff_dask._model.resources import UNIT
 
 #: A function that asks for ``k`` times as much as others of its code is expected to take ``k**SLOPE`` times
-#: as long. More memory goes with more data; how much longer that takes cannot be learnt from the first that
-#: finish, since those are the short ones.
+#: as long, because more memory suggests more data. The exponent cannot be learnt during a run, since the
+#: functions that finish first are the short ones.
 SLOPE = 0.5
 
-#: Code that has not run yet is expected to take this many times the mean of the rest: what it leads to is
-#: unknown too, and the sooner one function has run, the sooner it is known.
+#: Code that has never run is expected to take this many times the mean of the other code. This ranks it
+#: early, so that its duration, and that of its dependents, is known early.
 UNKNOWN = 1.5
 
-#: Names of code about which something is remembered; the name learnt about least recently goes first.
-MOST_NAMES = 10_000
+#: Maximum number of code names with statistics; the least recently updated one is evicted.
+MAX_NAMES = 10_000
 
 
 def size_of(cost: Iterable[tuple[str, int]]) -> float:
-    """How much a function asks for, on a logarithmic scale, to compare functions of one code.
+    """Return the size of a cost on a logarithmic scale, to compare functions of the same code.
 
-    Amounts up to one count as nothing: one GPU says little about how much there is to do.
+    Amounts up to 1 do not count: one GPU says little about the amount of work.
     """
     return math.fsum(math.log(max(UNIT, units) / UNIT) for _, units in cost)
 
 
-class _Seen:
-    """Functions of one code that have run.
+class _Stats:
+    """Statistics of the functions of one code that have run.
 
     Attributes
     ----------
     count : int
+        Number of functions.
     mean : float
-        Seconds; recent functions weigh more.
+        Mean duration in seconds; recent functions have more weight.
     most : float
-        About the most seconds that recent functions took.
+        Decaying maximum of recent durations, in seconds.
     size : float
-        Mean, see :func:`size_of`.
+        Mean size of the costs; see :func:`size_of`.
     nbytes : float
-        Mean size of a result.
+        Mean result size in bytes.
     """
 
     __slots__ = ("count", "mean", "most", "nbytes", "size")
@@ -60,40 +61,40 @@ class _Seen:
         self.mean += weight * (seconds - self.mean)
         self.size += weight * (size - self.size)
         self.nbytes += weight * (nbytes - self.nbytes)
-        # Up at once, down slowly.
+        # Rises immediately, decays slowly.
         self.most = seconds if seconds > self.most else self.most + 0.1 * (seconds - self.most)
 
 
 class Estimates:
-    """Seconds that functions take and bytes that they return, by the name of their code and their size.
+    """Expected durations and result sizes, by code name and size of the cost.
 
     Parameters
     ----------
     short : float
-        Seconds; code whose functions recently took no longer is *short*.
+        Seconds. Code whose recent functions took no longer is *short*. 0: no code is.
     """
 
     __slots__ = ("_hints", "_limit", "_seen", "_short")
 
     def __init__(self, short: float = 0.0) -> None:
         self._limit = short
-        self._seen: OrderedDict[str, _Seen] = OrderedDict()  # the least recently learnt first
+        self._seen: OrderedDict[str, _Stats] = OrderedDict()  # the least recently updated first
         self._hints: OrderedDict[str, float] = OrderedDict()
         self._short: set[str] = set()
 
     def hint(self, code: str, seconds: float) -> None:
-        """Note what functions of this code take on average elsewhere, until one has run here."""
+        """Set the mean duration of code that ran elsewhere. It applies until it has run here."""
         self._hints[code] = seconds
         self._hints.move_to_end(code)
-        if len(self._hints) > MOST_NAMES:
+        if len(self._hints) > MAX_NAMES:
             self._hints.popitem(last=False)
 
     def learn(self, code: str, size: float, seconds: float, nbytes: int = 0) -> None:
-        """Note that a function has run, and how large its result is."""
+        """Record the duration and the result size of a function that has run."""
         seen = self._seen.get(code)
         if seen is None:
-            seen = self._seen[code] = _Seen()
-            if len(self._seen) > MOST_NAMES:
+            seen = self._seen[code] = _Stats()
+            if len(self._seen) > MAX_NAMES:
                 oldest, _ = self._seen.popitem(last=False)
                 self._short.discard(oldest)
         else:
@@ -107,11 +108,18 @@ class Estimates:
     def expected(
         self, functions: Iterable[tuple[str, float]], running: Mapping[str, float] | None = None
     ) -> list[float]:
-        """Seconds that functions are expected to take, given the code and the size of each.
+        """Return the expected durations of functions in seconds.
 
-        Code that has not run counts as its hint or, without one, as :data:`UNKNOWN` times the mean of the
-        code that has, or as :data:`UNKNOWN` seconds if none has; and as no less than twice the time for which
-        a function of it has been ``running`` (code → seconds).
+        Code that has never run is expected to take its hint or, without one, :data:`UNKNOWN` times the mean
+        of the code that has run, or :data:`UNKNOWN` seconds if none has.
+
+        Parameters
+        ----------
+        functions : iterable of (str, float)
+            Code and size of each function.
+        running : mapping of str to float, optional
+            Code → seconds for which a function of it has been running. Code that has never run is expected to
+            take at least twice as long.
         """
         running = running or {}
         functions = list(functions)
@@ -122,7 +130,7 @@ class Estimates:
             if code not in self._seen:
                 sizes.setdefault(code, []).append(size)
         seen = {
-            code: _Seen(
+            code: _Stats(
                 max(self._hints.get(code, UNKNOWN * mean), 2 * running.get(code, 0.0)), math.fsum(s) / len(s)
             )
             for code, s in sizes.items()
@@ -131,15 +139,15 @@ class Estimates:
         return [seen[c].mean * math.exp(min(5.0, SLOPE * (size - seen[c].size))) for c, size in functions]
 
     def has_run(self, code: str) -> bool:
-        """Whether a function of this code has run."""
+        """Return whether a function of this code has run."""
         return code in self._seen
 
     def knows(self, code: str) -> bool:
-        """Whether a function of this code has run, or there is a hint."""
+        """Return whether a function of this code has run, or a hint exists."""
         return code in self._seen or code in self._hints
 
     def result_bytes(self, code: str) -> float | None:
-        """Mean size of a result; None if no function of this code has run."""
+        """Return the mean result size in bytes; None if no function of this code has run."""
         seen = self._seen.get(code)
         return None if seen is None else seen.nbytes
 
@@ -149,10 +157,10 @@ class Estimates:
         return bool(self._short)
 
     def is_short(self, code: str) -> bool:
-        """Whether functions of this code are known to be short."""
+        """Return whether functions of this code are known to be short."""
         return code in self._short
 
     def most(self, code: str) -> float | None:
-        """About the most seconds that recent functions of this code took; None if none has run."""
+        """Return about the longest recent duration of this code in seconds; None if it has not run."""
         seen = self._seen.get(code)
         return None if seen is None else seen.most

@@ -1,4 +1,4 @@
-"""Why a function is not running, in words."""
+"""Explanations for users: why a function is not running."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from handoff_dask._scheduling.spec import Amounts, Pins
 if TYPE_CHECKING:
     from handoff_dask._scheduling.state import SchedulingState
 
-#: Nodes, inputs or shortfalls that are named one by one.
-_NAMED = 8
+#: Maximum number of nodes, inputs or shortfalls to list.
+_MAX_LISTED = 8
 
 
 def explain_loss(f: FunctionState, allowed: int) -> str:
-    """Why a function is given up that runs on a node which was just lost.
+    """Return why Dask gave a function up whose node was just lost.
 
     Parameters
     ----------
     f : FunctionState
+        A running function.
     allowed : int
-        Nodes that may be lost while one function runs, as configured.
+        Number of nodes that may be lost while one function runs: Dask's setting ``allowed-failures``.
     """
     while_running = 1 + sum(a.outcome == "lost" for a in f.attempts)
     setting = f"distributed.scheduler.allowed-failures is {allowed}"
     if not (finished := sum(a.outcome == "finished" for a in f.attempts)):
         nodes = f"{while_running} node{'s' if while_running > 1 else ''}"
-        return f"its node was lost, too: it took down {nodes} ({setting}); their logs may say why"
+        return f"its node was lost: it took down {nodes} ({setting}); the nodes' logs may say why"
     were = "nodes were" if while_running > 1 else "node was"
     return (
-        f"its node was lost, too: {while_running} {were} lost while it ran, and {finished} that held its"
-        f" result after it had finished ({setting}); their logs may say why. Nodes that run out of memory"
-        ' need more of it, or fewer results at once: keep="sinks" or a list of ids, and results fetched one'
-        " by one"
+        f"its node was lost: {while_running} {were} lost while it ran, and {finished} that held its"
+        f" result after it had finished ({setting}); the nodes' logs may say why. If nodes run out of memory,"
+        ' use nodes with more memory, or hold fewer results at once: set keep="sinks" or a list of ids, and'
+        " fetch results one by one"
     )
 
 
 def explain(state: SchedulingState, f: FunctionState, now: float) -> str:
-    """What a function does, and if it is not running, what it waits for.
+    """Return what a function is doing or, if it is not running, what it waits for.
 
     Parameters
     ----------
@@ -55,34 +56,35 @@ def explain(state: SchedulingState, f: FunctionState, now: float) -> str:
     Returns
     -------
     str
-        A sentence, and for a function that waits for a node a line for each node.
+        A sentence. It is followed by a line per missing input for a function that waits for results, by a
+        line per node for a function that waits for a node, and by the shortfalls of a pending run.
     """
     run = f.run
     name = f"function {f.id!r}"
     if run.status is RunStatus.PENDING:
-        left = "" if run.deadline is None else f", for {max(0.0, run.deadline - now):.3g} s more"
-        lines = [f"{name} waits: the run waits for nodes that can hold all its functions{left}"]
+        left = "" if run.deadline is None else f" (fails in {max(0.0, run.deadline - now):.3g} s)"
+        lines = [f"{name} waits: its run starts once the nodes can hold all of its functions{left}"]
         return _listed(lines, [str(s) for s in run.shortfalls])
     match f.state:
         case State.WAITING:
             needs = [run.functions[n] for n in run.inputs[f.number]]
             missing = [f"{g.id!r} ({_brief(g)})" for g in needs if g.state is not State.FINISHED]
             return _listed(
-                [f"{name} waits for results"], missing or ["they are there; it is about to be ready"]
+                [f"{name} waits for results"], missing or ["all inputs exist; it is about to become ready"]
             )
         case State.DELAYED:
             assert f.retry is not None
             attempts = f.kind.policy.max_retries + 1
             return (
-                f"{name} is tried again in {max(0.0, f.retry.not_before - now):.3g} s:"
-                f" attempt {len(f.attempts) + 1}, after {f.failures} of at most {attempts} have failed"
+                f"{name} will be retried in {max(0.0, f.retry.not_before - now):.3g} s:"
+                f" attempt {len(f.attempts) + 1}, after {f.failures} of at most {attempts} attempts failed"
             )
         case State.READY:
             return _why_ready(state, f, now)
         case State.RUNNING:
             return f"{name} is not waiting: it is {_brief(f)}"
         case State.SKIPPED:
-            return f"{name} will not run: {_failed_input(f)!r}, which it needs, has failed"
+            return f"{name} will not run: {_failed_dependency(f)!r}, which it depends on, has failed"
         case State.CANCELLED:
             return f"{name} will not run: its run {ENDED[run.status.value]}"
         case State.FAILED:
@@ -93,76 +95,88 @@ def explain(state: SchedulingState, f: FunctionState, now: float) -> str:
 
 def _why_ready(state: SchedulingState, f: FunctionState, now: float) -> str:
     run = f.run
-    since = "" if f.queued is None else f" for {max(0.0, now - f.queued):.3g} s"
+    since = "" if f.queued is None else f" {max(0.0, now - f.queued):.3g} s"
     need = f.cost if f.group is None else f.group.need
     pins = f.kind.pin_sets if f.group is None else f.group.pins
-    lines = [f"function {f.id!r} has waited{since} for a node; it asks for {asked_for(f.cost)}"]
+    lines = [f"function {f.id!r} has waited{since} for a node; it asks for {format_cost(f.cost)}"]
     if run.limits is not None and not run.limits.fits(f.limit_cost):
         lines.append(_limits(run, f.limit_cost))
     if f.group is not None and f.group.node is not None:
         lines.append(f"it is collocated with functions on node {f.group.node.name!r}")
         pins = frozenset({frozenset({str(f.group.node.name)})})
     if isinstance(run.allocator, Custom):
-        lines.append("its run's own allocator has not chosen a node for it")
+        lines.append("the run's custom allocator has not chosen a node for it")
     claimed = state.placement.claims.any
     nodes = state.placement.nodes.ordered
     rows = []
-    for node in nodes[:_NAMED]:  # there may be thousands
+    for node in nodes[:_MAX_LISTED]:  # there may be thousands
         text = why_not(node, need, f.cost, pins, avoided=f.retry.avoid if f.retry else ())
         if text is None:
-            text = "has room, which more urgent functions claim" if claimed else "has room"
+            text = "the function fits"
+            text += ", but more urgent functions may have claimed the capacity" if claimed else ""
         rows.append(f"node {node.name!r}: {text}")
-    return _listed(lines, rows or ["the cluster has no nodes"], max(0, len(nodes) - _NAMED))
+    return _listed(lines, rows or ["the cluster has no nodes"], max(0, len(nodes) - _MAX_LISTED))
 
 
 def why_not(node: Node, need: Amounts, cost: Amounts, pins: Pins, avoided: Iterable[Any] = ()) -> str | None:
-    """Why functions of some need and cost cannot start on a node now; None when they can."""
+    """Return why a function cannot start on a node now, None if it can.
+
+    Parameters
+    ----------
+    node : Node
+    need : mapping
+        Resource → units that the node must have in total.
+    cost : mapping
+        Resource → units that must be free.
+    pins : Pins
+    avoided : iterable
+        Names of nodes on which the function failed.
+    """
     if not node.allowed(pins):
-        return "not allowed by its pin or its group"
-    lacking = {r: units for r, units in need.items() if units > node.capacity.get(r, 0)}
+        return "excluded by its pin or collocation"
+    lacking = [r for r, units in need.items() if units > node.capacity.get(r, 0)]
     if lacking:
-        return f"asks for {asked_for(lacking)}, it has {_amounts(node.capacity, lacking)}"
+        return "; ".join(f"{_amount(need, r)} asked, {_number(node.capacity, r)} in total" for r in lacking)
     if node.name in avoided:
-        return "failed there before; others come first"
+        return "failed there before; other nodes come first"
     if not node.accepting:
-        return "is paused or about to leave"
+        return "paused or retiring"
     short = [r for r, units in cost.items() if units > node.free.get(r, 0)]
     if short:
-        parts = [
-            f"{r} {from_units(cost[r]):g}, free {from_units(node.available(r)):g} of {_amount(node, r)}"
+        return "; ".join(
+            f"{_amount(cost, r)} asked, {from_units(node.available(r)):g} of {_number(node.capacity, r)} free"
             for r in short
-        ]
-        return f"asks for {'; '.join(parts)}"
+        )
     if not node.fits(cost):
-        return f"asks for gpu {from_units(cost[GPU]):g}, which is free, but not on the same devices"
-    if not node.takes(cost):
-        return "is about to start other functions"
+        return f"{_amount(cost, GPU)} asked and free, but spread over too many devices"
+    if not node.can_start(cost):
+        return "prefetched functions may take its cores"
     return None
 
 
 def node_lines(need: Amounts, pins: Pins, nodes: Sequence[Node]) -> tuple[str, ...]:
-    """For each node, why it can never hold a need."""
+    """Return a line for each node that says why it can never hold a need."""
     lines = []
-    for node in nodes[:_NAMED]:
+    for node in nodes[:_MAX_LISTED]:
         text = why_not(node, need, {}, pins) or "could hold it"
         lines.append(f"node {node.name!r}: {text}")
-    if len(nodes) > _NAMED:
-        lines.append(f"... and {len(nodes) - _NAMED} more nodes")
+    if len(nodes) > _MAX_LISTED:
+        lines.append(f"... and {len(nodes) - _MAX_LISTED} more nodes")
     return tuple(lines)
 
 
-def asked_for(cost: Amounts) -> str:
-    """A cost in words."""
+def format_cost(cost: Amounts) -> str:
+    """Format a cost. ``threads`` is left out unless it is the only resource."""
     amounts = {r: from_units(units) for r, units in cost.items() if r != THREADS or len(cost) == 1}
     return format_amounts(amounts)
 
 
-def _amount(node: Node, name: str) -> str:
-    return f"{from_units(node.capacity.get(name, 0)):g}"
+def _number(amounts: Amounts, name: str) -> str:
+    return f"{from_units(amounts.get(name, 0)):g}"
 
 
-def _amounts(capacity: Amounts, names: Iterable[str]) -> str:
-    return format_amounts({r: from_units(capacity.get(r, 0)) for r in names})
+def _amount(amounts: Amounts, name: str) -> str:
+    return f"{name} {_number(amounts, name)}"
 
 
 def _limits(run: Run, cost: Amounts) -> str:
@@ -172,8 +186,8 @@ def _limits(run: Run, cost: Amounts) -> str:
         if units > run.limits.free.get(name, 0):
             used, limit = run.limits.used[name], run.limits.capacity[name]
             text = "max_concurrency" if name == CONCURRENCY else f"limit {name!r}"
-            parts.append(f"{text}: {from_units(used):g} of {from_units(limit):g} in use")
-    return f"the run is at its limits: {'; '.join(parts)}"
+            parts.append(f"{text} ({from_units(used):g} of {from_units(limit):g} in use)")
+    return f"the run has reached {' and '.join(parts)}"
 
 
 def _brief(f: FunctionState) -> str:
@@ -185,8 +199,8 @@ def _brief(f: FunctionState) -> str:
     return NAMES[f.state]
 
 
-def _failed_input(f: FunctionState) -> Any:
-    """Id of a function that failed, of those that ``f`` needs."""
+def _failed_dependency(f: FunctionState) -> Any:
+    """Return the id of a direct or transitive dependency that failed, None if there is none."""
     found, known = [f], {f}
     for g in found:
         for n in g.run.inputs[g.number]:
@@ -200,8 +214,8 @@ def _failed_input(f: FunctionState) -> Any:
 
 
 def _listed(lines: list[str], items: Sequence[str], left_out: int = 0) -> str:
-    shown = [f"  - {item}" for item in items[:_NAMED]]
-    left_out += max(0, len(items) - _NAMED)
+    listed = [f"  - {item}" for item in items[:_MAX_LISTED]]
+    left_out += max(0, len(items) - _MAX_LISTED)
     if left_out:
-        shown.append(f"  - ... and {left_out} more")
-    return "\n".join(["; ".join(lines) + (":" if shown else ""), *shown])
+        listed.append(f"  - ... and {left_out} more")
+    return "\n".join(["; ".join(lines) + (":" if listed else ""), *listed])

@@ -1,4 +1,4 @@
-"""One function of a run, and the states it goes through."""
+"""The state of one function in a run, and the transitions between states."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 
 
 class State(Enum):
-    """State of a function. The value is what records show."""
+    """State of a function. The value appears in records."""
 
-    __hash__ = object.__hash__  # an enum's own is slow, and states are counted at every step
+    __hash__ = object.__hash__  # Enum's own hash is slow, and every transition counts states
 
-    #: Needs a result that is not there.
+    #: At least one input does not exist.
     WAITING = "waiting"
-    #: Could run, but its retry is not due yet.
+    #: All inputs exist, but the retry is not due yet.
     DELAYED = "delayed"
-    #: Could run, waits for a node.
+    #: All inputs exist. Waits for a node.
     READY = "ready"
-    #: Placed on a node.
+    #: Placed on a node, or prefetched there.
     RUNNING = "running"
-    #: Its result is on the cluster, or was and is not needed any more.
+    #: The result is on the cluster, or was there and is no longer needed.
     FINISHED = "finished"
-    #: Failed for good.
+    #: Failed permanently.
     FAILED = "failed"
-    #: A function that it needs failed, or all that need it did or were skipped.
+    #: A dependency failed permanently, or all dependents failed or were skipped.
     SKIPPED = "skipped"
-    #: The run ended before it started, or nobody wants it any more.
+    #: The run ended before the function started, or no client needs the result any more.
     CANCELLED = "cancelled"
 
 
-#: State → its value, which an enum member looks up slowly.
+#: State → its value: faster than the attribute of an enum member.
 NAMES = {state: state.value for state in State}
 
 _NO_DEVICES: dict[str, tuple[int, ...]] = {}
@@ -48,90 +48,93 @@ FINAL = frozenset({State.FINISHED, State.FAILED, State.SKIPPED, State.CANCELLED}
 W, D, R, P = State.WAITING, State.DELAYED, State.READY, State.RUNNING
 F, X, S, C = State.FINISHED, State.FAILED, State.SKIPPED, State.CANCELLED
 
-#: Every legal step. Anything else is a bug and raises.
+#: The legal transitions. Any other one is a bug and raises.
 TRANSITIONS: Mapping[State, frozenset[State]] = {
-    W: frozenset({D, R, F, X, S, C}),  # F: a node turned out to have the result
+    W: frozenset({D, R, F, X, S, C}),  # F: the result turned out to exist on a node
     D: frozenset({R, W, F, X, S, C}),
     R: frozenset({P, W, X, S, C, F}),
-    P: frozenset({F, W, R, X, S, C}),  # W: failed or lost, R: the node did not take it
+    P: frozenset({F, W, R, X, S, C}),  # W: the attempt failed or was lost, R: the node refused the function
     F: frozenset({W, C}),  # W: the result was lost and is needed again
-    X: frozenset({W}),  # W: somebody asked for one more try
-    S: frozenset({W}),  # W: likewise, of what it needs
+    X: frozenset({W}),  # W: a client requested another attempt
+    S: frozenset({W}),  # W: a client requested another attempt of the dependency that failed
     C: frozenset(),
 }
 
 del W, D, R, P, F, X, S, C
 
 
-#: States in which a function's result is there or being computed.
+#: States in which a function's result exists or is being computed.
 STARTED = frozenset({State.RUNNING, State.FINISHED})
 
 
 class Retry(NamedTuple):
-    """When and where a function may be tried again.
+    """When and where the next attempt of a function may run.
 
     Attributes
     ----------
     not_before : float
         Seconds on the clock that all events use.
     avoid : frozenset
-        Names of nodes on which it failed: they come last.
+        Names of nodes on which the function failed. They are used only if no other eligible node is left.
     """
 
     not_before: float = 0.0
     avoid: frozenset[Any] = frozenset()
 
 
-#: Of functions that have not failed.
-AT_ONCE = Retry()
+#: The value for functions that have not failed: at once, on any node.
+FIRST_TRY = Retry()
 
 
 class IllegalTransition(AssertionError):
-    """A function was sent from one state to another that does not follow it. A bug: please report it."""
+    """A function was to make an illegal transition. This is a bug in handoff_dask; please report it."""
 
 
 class FunctionState:
-    """What the core knows of one function.
+    """The state of one function in the core.
 
     Attributes
     ----------
-    run, number, kind
-        The run, the function's number in it, and what it asks for.
+    run : Run
+    number : int
+        The function's number in the run.
+    kind : Kind
+        Its cost and constraints.
     cost : dict
-        What it takes of its node, the thread included. Shared by functions of one kind.
+        Cost on its node, including the thread. Shared by all functions of a kind.
     limit_cost : dict
-        What it takes of its run's limits. Shared likewise.
+        Cost in terms of the run's limits. Shared by all functions of a kind.
     group : Group or None
-        The functions that it shares a node with.
+        Its collocation group.
     state : State
     node : Node or None
-        Where it runs or ran last.
-    booked : bool
-        Whether its cost is in the ledger. False while it is prefetched.
-    devices : dict
-        Device index → units, while it runs with devices.
+        Node of the current or the last attempt.
+    allocated : bool
+        Whether it has an allocation. False while it is prefetched.
+    devices : dict or None
+        Device index → units, while it holds devices.
     failures : int
-        Attempts that counted against the retry policy.
+        Number of attempts that counted against the retry policy.
     retry : Retry or None
-        When and where it may run next; None once it has no retries left.
+        When and where it may run next; None if it has no retries left.
     rank : float
-        Smaller goes first, among functions of one run and priority.
+        Order among functions of the same run and priority, the smallest rank first.
     short : bool
-        Whether it is known not to take long.
+        Whether its attempt is expected to be short.
     queued : float or None
-        When it last became ready.
+        When it last became ready. Seconds.
     ticket : int
-        Number of its entry in a queue: older entries are void.
+        Ticket of its valid queue entry. Entries with older tickets are void.
     nbytes : int or None
-        Size of the result.
+        Size of the result in bytes.
     placed : float
-        When it was last placed.
+        When it was last placed. Seconds.
     """
 
     __slots__ = (
         "_attempts",
         "_finished",
-        "booked",
+        "allocated",
         "cost",
         "devices",
         "failures",
@@ -162,16 +165,16 @@ class FunctionState:
         self.group: Group | None = None
         self.state = State.WAITING
         self.node: Node | None = None
-        self.booked = False
+        self.allocated = False
         self.devices: dict[int, int] | None = None
         self.failures = 0
-        self.retry: Retry | None = AT_ONCE
+        self.retry: Retry | None = FIRST_TRY
         self.rank: float = number
         self.queued: float | None = None
         self.ticket = 0
         self._attempts: tuple[Attempt, ...] = ()
-        # When the last attempt started and stopped, and whether it loaded a checkpoint, if it finished: most
-        # functions have no other, and an Attempt for each takes time and memory.
+        # Start, stop and ``loaded`` of the attempt that finished. Most functions have no other attempt, and
+        # an Attempt object for each would cost time and memory.
         self._finished: tuple[float | None, float | None, bool] | None = None
         self.nbytes: int | None = None
         self.placed = 0.0
@@ -184,7 +187,7 @@ class FunctionState:
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
-        """Attempts that ended, in order."""
+        """The attempts that have ended, in order."""
         if self._finished is None:
             return self._attempts
         started, stopped, loaded = self._finished
@@ -196,7 +199,7 @@ class FunctionState:
         self._finished = None
 
     def device_indices(self) -> dict[str, tuple[int, ...]]:
-        """Indices of its devices by resource."""
+        """Return resource → indices of the devices that it holds."""
         return {"gpu": tuple(sorted(self.devices))} if self.devices else {}
 
     def move(self, state: State) -> None:
@@ -205,7 +208,7 @@ class FunctionState:
         Raises
         ------
         IllegalTransition
-            Nothing was changed.
+            The transition is illegal. Nothing is changed.
         """
         before = self.state
         if state not in TRANSITIONS[before]:
@@ -215,13 +218,13 @@ class FunctionState:
         counts[before] -= 1
         counts[state] += 1
         if state in FINAL:
-            run.left -= before not in FINAL
+            run.unfinished -= before not in FINAL
         elif before in FINAL:
-            run.left += 1
-            self.attempts = self.attempts  # before node and times are those of the next one
-        run.moved.append(self.number)
+            run.unfinished += 1
+            self.attempts = self.attempts  # build the last Attempt before the next one overwrites its node
+        run.transitions.append(self.number)
         self.state = state
-        if run.unstarted is not None and (before in STARTED) != (state in STARTED):
+        if run.unstarted_inputs is not None and (before in STARTED) != (state in STARTED):
             run.count_started(self, state in STARTED)
 
     def close_attempt(
@@ -233,7 +236,7 @@ class FunctionState:
         traceback: str | None = None,
         loaded: bool = False,
     ) -> None:
-        """Record that the running attempt has ended."""
+        """Record the end of the running attempt."""
         assert error is None or outcome != "finished", f"{self!r} has finished, with the error {error}"
         if outcome == "finished" and not self.devices:
             self._finished = (started, stopped, loaded)
@@ -241,7 +244,7 @@ class FunctionState:
         attempt = self._attempt(outcome, started, stopped, error, traceback, loaded)
         self.attempts += (attempt,)
         if outcome in ("failed", "lost"):
-            self.run.troubles.append((self, attempt.number))
+            self.run.failed_attempts.append((self, attempt.number))
 
     def _attempt(
         self,
@@ -260,7 +263,7 @@ class FunctionState:
         )
 
     def summary(self) -> Summary:
-        """What is known of it, the running attempt included."""
+        """Return the state, all attempts including a running one, and the result size."""
         running = (self._attempt(),) if self.state is State.RUNNING else ()
         return Summary(NAMES[self.state], self.attempts + running, self.nbytes)
 
@@ -270,18 +273,18 @@ class FunctionState:
 
 # ---------------------------------------------------------------------- dependents of a failure
 
-#: States of functions that will not run, for what they need or by themselves.
+#: States of functions that failed permanently or depend on one that did.
 FAILED = frozenset({State.FAILED, State.SKIPPED})
 
 
 def dependents_of(f: FunctionState) -> list[FunctionState]:
-    """Functions that take the result of one, as far as the run says what depends on what."""
+    """Return the functions that take a function's result. Empty if the run has no dependency information."""
     spec, functions = f.run.spec, f.run.functions
     return [functions[number] for number in spec.dependents[f.number]] if spec.dependents else []
 
 
 def skip_dependents(f: FunctionState) -> None:
-    """Skip all that needs a function which failed for good, directly or not."""
+    """Skip all direct and transitive dependents of a function that failed permanently."""
     failed = [f]
     while failed:
         for dependent in dependents_of(failed.pop()):
@@ -291,10 +294,10 @@ def skip_dependents(f: FunctionState) -> None:
 
 
 def unskip_dependents(f: FunctionState) -> None:
-    """Let wait again what was skipped for nothing but a function that is tried once more."""
+    """Undo the skipping of dependents that have no other failed dependency, because ``f`` is retried."""
     run = f.run
     numbers = [dependent.number for dependent in dependents_of(f)]
-    heapify(numbers)  # inputs come before what needs them
+    heapify(numbers)  # dependencies before their dependents
     seen: set[int] = set()
     while numbers:
         number = heappop(numbers)
@@ -309,6 +312,6 @@ def unskip_dependents(f: FunctionState) -> None:
 
 
 def only_failed_need(f: FunctionState) -> bool:
-    """Whether there were functions that need one, and all of them failed or were skipped."""
+    """Return whether a function has dependents, and all of them failed or were skipped."""
     states = {dependent.state for dependent in dependents_of(f)}
     return bool(states) and states <= FAILED

@@ -1,6 +1,7 @@
-"""The ledger: what functions hold of nodes and of their runs' limits.
+"""The ledger: the allocations of functions on nodes, on devices and in the limits of their runs.
 
-Every booking and every release on behalf of a function is made here.
+Every allocation and every release on behalf of a function happens here. The ledger also records on which
+nodes capacity was freed, and allocates prefetched functions as soon as they fit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from handoff_dask._scheduling.spec import Amounts
 
 
 class Orphan:
-    """An attempt that Dask took back although its thread goes on: what it still holds.
+    """The allocation of an orphaned attempt: Dask took its function back, but its thread still runs.
 
     Attributes
     ----------
@@ -26,7 +27,7 @@ class Orphan:
     devices : dict
         Device index → units.
     limits : Pool or None
-        Those of its run.
+        The limits of its run.
     limit_cost : dict
     """
 
@@ -43,45 +44,51 @@ class Orphan:
 
 
 class Stuck(NamedTuple):
-    """A prefetched function that waits behind functions of unknown length."""
+    """A prefetched function that waits behind functions of unknown duration."""
 
     function: FunctionState
     node: Node
 
 
 class Ledger:
-    """Books functions on nodes and releases what they held.
+    """Allocates capacity to functions and releases it.
 
     Parameters
     ----------
     nodes : Nodes
-        Told of every node on which something has changed.
+        The ledger marks every node that it changes in ``nodes.changed``.
 
     Attributes
     ----------
     freed : dict of Node to None
-        Nodes on which capacity may have become free since the last placement.
-    moved : dict of Run to None
-        Runs whose share has changed.
+        Nodes on which capacity may have become free since the last decision.
+    share_changed : dict of Run to None
+        Runs whose dominant share has changed since they were last sorted.
     stuck : dict of FunctionState to None
-        Prefetched functions that may wait behind functions of unknown length.
+        Prefetched functions that may wait behind functions of unknown duration.
     """
 
     def __init__(self, nodes: Nodes) -> None:
         self.freed: dict[Node, None] = {}
-        self.moved: dict[Run, None] = {}
+        self.share_changed: dict[Run, None] = {}
         self._nodes = nodes
         self.stuck: dict[FunctionState, None] = {}
 
-    def book(self, f: FunctionState, node: Node, now: float) -> None:
-        """Book a function on a node."""
+    def allocate(self, f: FunctionState, node: Node, now: float) -> None:
+        """Allocate a function's cost on a node.
+
+        Raises
+        ------
+        LedgerError
+            The cost does not fit.
+        """
         f.node = node
         f.placed = now
         self._acquire(f, node)
         self._nodes.changed[node] = None
 
     def prefetch(self, f: FunctionState, node: Node, now: float) -> None:
-        """Note a function as sent to a node; it is booked as soon as it fits."""
+        """Record that a function is sent to a node before it fits. It gets its allocation once it fits."""
         f.node = node
         f.placed = now
         node.prefetched[f] = None
@@ -89,16 +96,16 @@ class Ledger:
 
     def _acquire(self, f: FunctionState, node: Node) -> None:
         cost, run = f.cost, f.run
-        f.booked = True
+        f.allocated = True
         node.acquire(cost)
         if cost.get(CPU, 0) > UNIT:
-            node.wide += 1
+            node.multicore += 1
         if f.short:
             _add(node.short, cost, 1)
         elif node.prefetched:
             self._find_stuck(node)
         run.share += run.weights[run.spec.kind_of[f.number]]
-        self.moved[run] = None
+        self.share_changed[run] = None
         node.running[f] = None
         if GPU in cost:
             f.devices = node.devices.choose(cost[GPU])
@@ -108,16 +115,16 @@ class Ledger:
             run.limits.acquire(f.limit_cost)
 
     def release(self, f: FunctionState) -> None:
-        """Release what a function holds; prefetched functions are booked in its place."""
+        """Release the allocation of a placed function, or remove it from the prefetched ones."""
         node = f.node
         assert node is not None
-        if f.booked:
-            self._unbook(f, node)
+        if f.allocated:
+            self._detach(f, node)
             node.release(f.cost)
             if f.cost.get(CPU, 0) > UNIT:
-                node.wide -= 1
+                node.multicore -= 1
             if f.devices:
-                node.devices.give_back(f.devices)
+                node.devices.release(f.devices)
                 f.devices = None
             if f.run.limits is not None:
                 f.run.limits.release(f.limit_cost)
@@ -125,43 +132,43 @@ class Ledger:
             del node.prefetched[f]
         self._freed(node)
 
-    def _unbook(self, f: FunctionState, node: Node) -> None:
-        """Take a function off its node's list; what it holds stays in use."""
+    def _detach(self, f: FunctionState, node: Node) -> None:
+        """Remove a function from its node's running ones. Its capacity stays in use."""
         run = f.run
         del node.running[f]
-        f.booked = False
+        f.allocated = False
         if f.short:
             _add(node.short, f.cost, -1)
         run.share -= run.weights[run.spec.kind_of[f.number]]
-        self.moved[run] = None
+        self.share_changed[run] = None
 
     def orphan(self, f: FunctionState) -> Orphan:
-        """Detach an attempt that Dask took back: what it holds stays in use until its thread ends."""
+        """Turn a running attempt into an orphan, which holds the allocation until its thread ends."""
         node = f.node
         assert node is not None
-        self.lengthen(f)
-        self._unbook(f, node)
+        self.mark_long(f)
+        self._detach(f, node)
         orphan = Orphan(node, f.cost, f.devices or {}, f.run.limits, f.limit_cost)
         node.orphans[orphan] = None
         f.devices = None
         return orphan
 
     def release_orphan(self, orphan: Orphan) -> None:
-        """Release what an orphan held. Does nothing the second time."""
+        """Release the allocation of an orphan. Idempotent."""
         node = orphan.node
         if orphan not in node.orphans:
             return
         del node.orphans[orphan]
         node.release(orphan.cost)
-        node.wide -= orphan.cost.get(CPU, 0) > UNIT
-        node.devices.give_back(orphan.devices)
+        node.multicore -= orphan.cost.get(CPU, 0) > UNIT
+        node.devices.release(orphan.devices)
         if orphan.limits is not None:
             orphan.limits.release(orphan.limit_cost)
         self._freed(node)
 
-    def lengthen(self, f: FunctionState) -> None:
-        """Note that a function takes unknown time from now on, however short others of its code were."""
-        if f.short and f.booked:
+    def mark_long(self, f: FunctionState) -> None:
+        """Note that a function may take long, even if its code is known to be short."""
+        if f.short and f.allocated:
             assert f.node is not None
             _add(f.node.short, f.cost, -1)
             self._find_stuck(f.node)
@@ -174,13 +181,13 @@ class Ledger:
         self._find_stuck(node)
 
     def set_external(self, node: Node, amounts: Amounts) -> None:
-        """Record what Dask's own tasks hold of a node."""
+        """Set the amounts that external tasks hold on a node."""
         node.set_external(amounts)
         self._freed(node)
         self._find_stuck(node)
 
     def _freed(self, node: Node) -> None:
-        """Book prefetched functions where they fit now, in order; the rest of the capacity is free."""
+        """Note that a node has more free capacity. Prefetched functions that fit get it first, in order."""
         if node.prefetched:
             for f in list(node.prefetched):
                 if not node.fits(f.cost):
@@ -192,31 +199,35 @@ class Ledger:
 
     def _find_stuck(self, node: Node) -> None:
         for f in node.prefetched:
-            if not node.soon_fits(f.cost):
+            if not node.fits_after_short(f.cost):
                 self.stuck[f] = None
 
     def take_stuck(self) -> list[Stuck]:
-        """Prefetched functions that now wait behind functions of unknown length. Each is returned once."""
+        """Return the prefetched functions that wait behind functions of unknown duration, each only once."""
         stuck, self.stuck = self.stuck, {}
-        at = [Stuck(f, f.node) for f in stuck if f.node is not None]
-        return [s for s in at if s.function in s.node.prefetched and not s.node.soon_fits(s.function.cost)]
+        found = [Stuck(f, f.node) for f in stuck if f.node is not None]
+        return [
+            s
+            for s in found
+            if s.function in s.node.prefetched and not s.node.fits_after_short(s.function.cost)
+        ]
 
 
 def check_ledger(nodes: Iterable[Node], runs: Iterable[Run]) -> None:
-    """Raise AssertionError unless what is in use is what running functions, orphans and Dask's tasks hold."""
+    """Raise AssertionError unless running functions, orphans and external tasks hold all capacity in use."""
     nodes = list(nodes)
     for node in nodes:
         for f in node.running:
             assert f.state is State.RUNNING, f
             assert f.node is node, f
-            assert f.booked, f
+            assert f.allocated, f
         for f in node.prefetched:
             assert f.state is State.RUNNING, f
-            assert not f.booked, f
+            assert not f.allocated, f
         costs = [f.cost for f in node.running] + [orphan.cost for orphan in node.orphans]
         assert _total([node.external, *costs]) == _positive(node.used), node
         assert _total(f.cost for f in node.running if f.short) == _positive(node.short), node
-        assert node.wide == sum(cost.get(CPU, 0) > UNIT for cost in costs), node
+        assert node.multicore == sum(cost.get(CPU, 0) > UNIT for cost in costs), node
     running = [f for node in nodes for f in node.running]
     for run in runs:
         for f in run.functions:
@@ -240,7 +251,7 @@ def _positive(amounts: Amounts) -> dict[str, int]:
 
 
 def _add(amounts: dict[str, int], cost: Amounts, sign: int) -> None:
-    """Add a cost to amounts, or subtract it; a resource with nothing left has no entry."""
+    """Add a cost to amounts, times ``sign``, and remove resources whose amount becomes 0."""
     for name, units in cost.items():
         total = amounts.get(name, 0) + sign * units
         if total:

@@ -1,4 +1,4 @@
-"""What happens to functions: each event takes one from a state to the next, and may end its run."""
+"""The life cycle of functions: each event moves one to its next state, and may end its run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from heapq import heappush
 from typing import Any
 
 from handoff_dask._model.records import Shortfall
-from handoff_dask._scheduling.allocators import HEAVY
+from handoff_dask._scheduling.allocators import LARGE_RESULT
 from handoff_dask._scheduling.decisions import Settings, Stop
 from handoff_dask._scheduling.functions import (
-    AT_ONCE,
     FINAL,
+    FIRST_TRY,
     FunctionState,
     Retry,
     State,
@@ -27,7 +27,7 @@ from handoff_dask._scheduling.runs import Run, RunStatus
 
 
 class Lifecycle:
-    """The functions of all runs.
+    """The functions of all runs, and the events that concern them.
 
     Parameters
     ----------
@@ -39,16 +39,17 @@ class Lifecycle:
     ----------
     placement : Placement
     runs : dict of str to Run
+        Run id → run.
     """
 
     def __init__(self, settings: Settings, random: Callable[[], float]) -> None:
         self.placement = Placement(settings)
         self.runs: dict[str, Run] = {}
         self._random = random
-        # Times of retries; before each function, numbers of its own, so that functions are never compared.
+        # A heap of retries by time. Sequence and number break ties, so that functions are never compared.
         self._delayed: list[tuple[float, int, int, FunctionState]] = []
-        self._doomed: list[FunctionState] = []  # ready, but without a retry left
-        self._too_late: list[FunctionState] = []  # ready, but their runs have ended
+        self._out_of_retries: list[FunctionState] = []  # ready, but no retries left
+        self._too_late: list[FunctionState] = []  # ready after the end of their runs
         self._ended: list[Run] = []
         self._stops: list[Stop] = []
         self._unranked: dict[Run, None] = {}
@@ -56,13 +57,13 @@ class Lifecycle:
     # ------------------------------------------------------------------ before and after an attempt
 
     def ready(self, f: FunctionState, now: float) -> None:
-        """All inputs of a function are there."""
+        """All inputs of a function exist."""
         if f.state is not State.WAITING:
             if f.state in FINAL and not f.run.active and f.run.spec.run_id in self.runs:
                 self._too_late.append(f)
         elif f.retry is None:
             f.move(State.READY)
-            self._doomed.append(f)
+            self._out_of_retries.append(f)
         elif f.retry.not_before > now:
             f.move(State.DELAYED)
             heappush(self._delayed, (f.retry.not_before, f.run.sequence, f.number, f))
@@ -72,12 +73,12 @@ class Lifecycle:
             self.placement.enqueue(f)
 
     def withdrawn(self, f: FunctionState) -> None:
-        """A function that was ready is so no longer: an input was lost, or nobody wants it."""
+        """A ready function is no longer ready: an input was lost, or its result is no longer needed."""
         if f.state in (State.READY, State.DELAYED):
             f.move(State.WAITING)
 
     def refused(self, f: FunctionState) -> None:
-        """The node did not take a function that was just placed there; it accepts nothing for now."""
+        """The node refused a function that was just placed there. Treat the node as paused."""
         if f.state is State.RUNNING and f.node is not None:
             self.placement.accept(f.node.name, False)
             self.placement.ledger.release(f)
@@ -85,12 +86,12 @@ class Lifecycle:
             self.placement.enqueue(f)
 
     def returned(self, f: FunctionState) -> None:
-        """The node gave back a function that it had not started."""
+        """The node returned a function that it had not started, after a recall."""
         if f.state is State.RUNNING:
             self._leave_node(f)
 
     def _leave_node(self, f: FunctionState) -> None:
-        """Release what a function holds; it waits until Dask reports it ready again, if its run goes on."""
+        """Release a function's allocation. If its run is active, wait until Dask reports it ready again."""
         self.placement.ledger.release(f)
         f.move(State.WAITING if f.run.active else State.CANCELLED)
 
@@ -107,18 +108,20 @@ class Lifecycle:
         code: str | None = None,
         loaded: bool = False,
     ) -> None:
-        """A function's result is on the cluster.
+        """A function's result exists on the cluster.
 
         Parameters
         ----------
         f : FunctionState
-        now, started, stopped : float
+        now : float
+        started, stopped : float, optional
+            Start and end of the attempt.
         nbytes : int, optional
-            Size of the result.
+            Size of the result in bytes.
         code : str, optional
-            Name of the code that ran, if it was not the function's own: its duration is learnt for that code.
+            Name of the code that ran, if it was not the function's own. The duration is learnt for this code.
         loaded : bool
-            Recorded with the attempt.
+            Whether the result was loaded from a checkpoint. Recorded with the attempt.
         """
         run = f.run
         if f.state is State.RUNNING:
@@ -130,12 +133,12 @@ class Lifecycle:
         elif f.state in FINAL:
             return
         f.nbytes = nbytes
-        if nbytes is not None and nbytes >= HEAVY:
-            run.heavy = True
+        if nbytes is not None and nbytes >= LARGE_RESULT:
+            run.has_large_results = True
         f.move(State.FINISHED)
         if run.ranking.due(run.counts[State.FINISHED]):
             self._rank(run, now)
-        if not run.left:
+        if not run.unfinished:
             self._check_complete(run)
 
     def failed(
@@ -151,11 +154,22 @@ class Lifecycle:
     ) -> Retry | None:
         """An attempt failed.
 
+        Parameters
+        ----------
+        f : FunctionState
+        now : float
+        started, stopped : float, optional
+            Start and end of the attempt.
+        error, traceback : str, optional
+            Texts for the record.
+        retryable : bool
+            Whether the retry policy retries errors of this type.
+
         Returns
         -------
         Retry or None
-            When and where there will be another attempt, once the function is reported ready; None: it has
-            failed for good.
+            When and where the next attempt may run, once the function is reported ready. None if the function
+            failed permanently.
         """
         if f.state is not State.RUNNING:
             return None
@@ -170,20 +184,20 @@ class Lifecycle:
         return f.retry
 
     def unmovable(self, f: FunctionState, now: float, error: str, traceback: str | None = None) -> bool:
-        """A function's result cannot be moved to where it is needed: its attempt has failed after all.
+        """A result cannot be moved to another node, so the attempt that finished counts as failed.
 
-        The function is to be reported ready again, and fails then if it has no retries left.
+        The driver reports the function ready again. It then fails if it has no retries left.
 
         Returns
         -------
         bool
-            Whether the result is to be released.
+            Whether the driver must release the result.
         """
         if f.state is not State.FINISHED or not f.run.active or not f.attempts:
             return False
         last = f.attempts[-1]._replace(outcome="failed", error=error, traceback=traceback)
         f.attempts = (*f.attempts[:-1], last)
-        f.run.troubles.append((f, last.number))
+        f.run.failed_attempts.append((f, last.number))
         self._count_failure(f, now, last.node, True)
         self.result_lost(f)
         return True
@@ -201,12 +215,12 @@ class Lifecycle:
     def stopped(
         self, f: FunctionState, now: float, *, started: float | None = None, stopped: float | None = None
     ) -> bool:
-        """An attempt was ended as a :class:`Stop` asked for, which is no failure of its function.
+        """An attempt was terminated by a :class:`Stop`. This is no failure of its function.
 
         Returns
         -------
         bool
-            Whether there will be another one: its run goes on.
+            Whether the function runs again, because its run is active.
         """
         if f.state is not State.RUNNING:
             return False
@@ -214,12 +228,12 @@ class Lifecycle:
         self._leave_node(f)
         return f.run.active
 
-    def gave_up(self, f: FunctionState, now: float, error: str | None = None) -> None:
-        """Dask gave a function up by itself: it took down too many nodes."""
+    def abandoned(self, f: FunctionState, now: float, error: str | None = None) -> None:
+        """Dask gave a function up, because too many nodes were lost while it ran."""
         if f.state in FINAL:
             return
         if f.state is State.RUNNING:
-            # Like those before it: nothing is known about a failure.
+            # Like the attempts before it: lost, not failed.
             f.close_attempt("lost", None, now, error)
             self.placement.ledger.release(f)
         self._fail(f)
@@ -231,17 +245,18 @@ class Lifecycle:
             self._leave_node(f)
 
     def taken_back(self, f: FunctionState, now: float) -> Orphan | None:
-        """Dask took a function back from a node that is still there: one of its inputs was lost.
+        """Dask took a function back from a node that is still present, because an input was lost.
 
         Returns
         -------
         Orphan or None
-            What its thread goes on to hold, until :meth:`orphan_ended`.
+            The allocation of the orphaned attempt, held until :meth:`orphan_ended`. None if it had no
+            allocation.
         """
         if f.state is not State.RUNNING:
             return None
         f.close_attempt("cancelled", None, now)
-        if not f.booked:
+        if not f.allocated:
             self._leave_node(f)
             return None
         self._stop(f, len(f.attempts))
@@ -250,16 +265,16 @@ class Lifecycle:
         return orphan
 
     def orphan_ended(self, orphan: Orphan) -> None:
-        """The thread of a function that was taken back has ended."""
+        """The thread of an orphaned attempt has ended."""
         self.placement.ledger.release_orphan(orphan)
 
     def seceded(self, f: FunctionState) -> None:
-        """A function has left its thread to wait for others: it takes as long as these do."""
+        """A function has seceded from its thread to wait for other tasks, so it may take long."""
         if f.state is State.RUNNING:
-            self.placement.ledger.lengthen(f)
+            self.placement.ledger.mark_long(f)
 
     def _stop(self, f: FunctionState, attempt: int) -> None:
-        """Have an attempt ended where it runs, if that can be done."""
+        """Request the termination of an attempt, if it runs in a separate process."""
         if f.kind.isolated:
             assert f.node is not None
             self._stops.append(Stop(f, f.node, attempt))
@@ -267,19 +282,19 @@ class Lifecycle:
     # ------------------------------------------------------------------ after the end of a function
 
     def result_lost(self, f: FunctionState) -> None:
-        """A result is gone and needed again."""
+        """A result was lost and is needed again."""
         if f.state is State.FINISHED and f.run.active:
             f.move(State.WAITING)
-            f.run.ranking.forget()
+            f.run.ranking.reset()
             self._unranked[f.run] = None
 
     def retried(self, f: FunctionState) -> bool:
-        """A client asks for one more try of a function that failed, or of one that it needs.
+        """A client requests another attempt of a function that failed or was skipped.
 
         Returns
         -------
         bool
-            Whether there will be one; not after the end of the run. It has all its retries again.
+            Whether the function runs again, with its full number of retries. False after the end of the run.
         """
         if f.state not in (State.FAILED, State.SKIPPED) or not f.run.active:
             return False
@@ -287,21 +302,21 @@ class Lifecycle:
             f.run.failed.remove(f)
             f.run.shortfalls = _without(f.run.shortfalls, f.id)
         f.failures = 0
-        f.retry = AT_ONCE if f.retry is None or not f.retry.avoid else Retry(avoid=f.retry.avoid)
+        f.retry = FIRST_TRY if f.retry is None or not f.retry.avoid else Retry(avoid=f.retry.avoid)
         f.move(State.WAITING)
         unskip_dependents(f)
-        f.run.ranking.forget()
+        f.run.ranking.reset()
         self._unranked[f.run] = None
         return True
 
-    def given_up(self, f: FunctionState) -> None:
-        """The client that submitted the run does not want this function: the run cannot be completed."""
+    def released(self, f: FunctionState) -> None:
+        """The submitting client has released a function. If the run still needs it, the run is cancelled."""
         needed = any(dependent.state not in FINAL for dependent in dependents_of(f))
         if (f.state not in FINAL or needed) and not f.run.ended:
             self._end(f.run, RunStatus.CANCELLED)
 
     def skipped(self, f: FunctionState, now: float) -> None:
-        """A function that ``f`` needs failed for good."""
+        """A dependency of a function failed permanently."""
         if f.state in FINAL:
             return
         self._cancel_attempt(f, now)
@@ -309,12 +324,12 @@ class Lifecycle:
         self._check_complete(f.run)
 
     def unneeded(self, f: FunctionState, now: float) -> None:
-        """Nobody needs the result of a function; its run goes on if all that needed it have failed."""
+        """Dask no longer needs a function's result. If all its dependents failed, it is skipped."""
         if f.state not in FINAL and f.run.status is RunStatus.RUNNING and only_failed_need(f):
             self.skipped(f, now)
 
-    def dropped(self, f: FunctionState, now: float) -> None:
-        """Nobody will ever want this function again."""
+    def forgotten(self, f: FunctionState, now: float) -> None:
+        """Dask has forgotten a function. If it had not ended, its run is cancelled."""
         self._cancel_attempt(f, now)
         if f.state not in FINAL:
             f.move(State.CANCELLED)
@@ -338,7 +353,7 @@ class Lifecycle:
     # ------------------------------------------------------------------ runs
 
     def _rank(self, run: Run, now: float) -> None:
-        """Rank a run's functions by what is known by now."""
+        """Rank a run's functions again with the current estimates."""
         if run.ranking.update(run, self.placement.nodes, self.placement.estimates, now):
             run.backlog.reorder()
 
@@ -347,7 +362,7 @@ class Lifecycle:
             self._end(run, RunStatus.FAILED if run.failed else RunStatus.FINISHED)
 
     def _end(self, run: Run, status: RunStatus) -> None:
-        """Give a run its final status: the one place where that is done."""
+        """Give a run its final status. No other code does."""
         run.status = status
         run.deadline = None
         if status is not RunStatus.FINISHED:
@@ -356,11 +371,11 @@ class Lifecycle:
                     self._stop(f, len(f.attempts) + 1)
                 elif f.state not in FINAL:
                     f.move(State.CANCELLED)
-        self.placement.ended(run)
+        self.placement.forget(run)
         self._ended.append(run)
 
 
 def _without(shortfalls: Iterable[Shortfall], id: Any) -> tuple[Shortfall, ...]:
-    """The shortfalls that remain when one function does not fall short any more."""
+    """Return the shortfalls without one function."""
     left = [replace(s, function_ids=tuple(i for i in s.function_ids if i != id)) for s in shortfalls]
     return tuple(s for s in left if s.function_ids)

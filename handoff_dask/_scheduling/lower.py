@@ -1,6 +1,6 @@
-"""A DAG as a run for the scheduling core: functions as numbers, costs and constraints as few kinds.
+"""Lowering: translate a DAG to a :class:`RunSpec`, with numbers for functions and kinds for costs.
 
-Code is not looked at, so that a DAG can be lowered where nothing is going to run.
+Lowering never inspects code, so it works even where the functions could not run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from handoff_dask._scheduling.spec import Kind, RunSpec
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """A DAG as the core sees it, and how numbers and ids go together.
+    """A lowered DAG, and the mapping between function numbers and ids.
 
     Attributes
     ----------
@@ -27,11 +27,11 @@ class Lowered:
     order : list
         Function number → id.
     number_of : dict
-        Id → function number. Inline functions have none.
+        Id → function number. Inline functions have no number.
     dependencies : dict
         Id → ids of the functions whose results it takes, directly or through inline functions.
     inlined : dict
-        Id → the inline functions that it evaluates, in an order in which they can be.
+        Id → ids of the inline functions that it evaluates, in topological order.
     """
 
     spec: RunSpec
@@ -54,18 +54,19 @@ def lower_dag(
     Parameters
     ----------
     dag : DAG
-        Validated first.
+        It is validated first.
     run_id : str
     policy : RetryPolicy
-        Of functions that have none of their own.
+        Default for functions without a retry policy.
     limits : mapping of str to number, optional
+        Name → limit of the run.
     **options
-        Other fields of :class:`RunSpec`.
+        Further fields of :class:`RunSpec`.
 
     Raises
     ------
     InvalidDAGError
-        Also for input functions, which have values in a stream only.
+        The DAG is invalid, or contains input functions, which have values only in a stream.
     """
     dag._validate_to_run()
     functions = dag.functions
@@ -88,8 +89,8 @@ def lower_dag(
         if isinstance(f, Transfer) and f.peer in number_of
     }
     groups = [sorted(number_of[id] for id in group) for group in collocation_groups(functions)]
-    # A deserializer whose consumer need not run is a group by itself: only the node of a group can be decided
-    # on, and told to the serializer, before anything of it starts.
+    # A deserializer whose consumer does not run forms a group alone. The serializer must be told its node
+    # before it starts, and only a group can be bound to a node in advance.
     grouped = {number for group in groups for number in group}
     groups += [[n] for n, peer in peers.items() if peer < n and n not in grouped]
     spec = RunSpec(
@@ -108,7 +109,7 @@ def lower_dag(
 
 
 class _Kinds:
-    """The kinds of functions there are in a run, each kept once."""
+    """The distinct kinds of functions in a run."""
 
     def __init__(self, policy: RetryPolicy, limits: Mapping[str, int]) -> None:
         self.policy = policy
@@ -117,12 +118,18 @@ class _Kinds:
         self._index: dict[Any, int] = {}
 
     def index(self, f: Function, name: str, inline: Sequence[Function]) -> int:
-        """Index of the kind of ``f``, with the costs of the inline functions that it evaluates.
+        """Return the index of a function's kind, adding the kind if it is new.
 
-        ``name`` is the one under which its durations are learnt.
+        Parameters
+        ----------
+        f : Function
+        name : str
+            The name under which its durations are learnt.
+        inline : sequence of Function
+            The inline functions that it evaluates. Their costs count too.
         """
         cost: Mapping[str, Any] = f.cost or {}
-        for g in inline:  # one after the other, so the most that any of them needs
+        for g in inline:  # they run one after another, so the maximum counts
             cost = {**cost, **{r: max(n, cost.get(r, 0)) for r, n in (g.cost or {}).items()}}
         pins = f.node if f.node is None or type(f.node) is tuple else (f.node,)
         if isinstance(f.node, Collocated):
@@ -132,7 +139,7 @@ class _Kinds:
         key: Any = (tuple(cost.items()), pins, f.priority, policy, name, isolated)
         try:
             index = self._index.get(key)
-        except TypeError:  # amounts that do not hash; rare enough
+        except TypeError:  # unhashable amounts: a kind per function
             key, index = (id(f),), None
         if index is None:
             units = parse_amounts(cost)
@@ -143,7 +150,7 @@ class _Kinds:
                     limit_cost=tuple((r, n) for r, n in units.items() if r in self.limits),
                     asked=tuple((r, a if type(a) is int else float(a)) for r, a in cost.items()),
                     pins=None if pins is None else tuple(str(p) for p in pins),
-                    # The types are matched where the exception is raised; the scheduler need not know them.
+                    # Without ``retry_on``: the scheduler may lack the exception types, so nodes match them.
                     policy=RetryPolicy(
                         policy.max_retries,
                         policy.delay,

@@ -1,4 +1,4 @@
-"""Nodes: their capacity, what is booked there, and whether a function can start there."""
+"""A node: its capacity, the functions there, and whether another function can start or be prefetched."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
     from handoff_dask._scheduling.ledger import Orphan
     from handoff_dask._scheduling.runs import Group
 
-#: Prefetched functions that keep a node busy for a while: about as many as the scheduler can process
+#: Number of prefetched functions that keep a node busy for a while: about as many as the scheduler processes
 #: between two of Dask's batches of messages to a worker.
-STOCK = 8
+SATURATION = 8
 
 
 class LedgerError(AssertionError):
-    """A booking broke an invariant of the ledger. This is a bug in handoff_dask; please report it."""
+    """An allocation broke an invariant of the ledger. This is a bug in handoff_dask; please report it."""
 
 
 class Pool:
-    """A capacity, and how much of it is free.
+    """A capacity and its free part.
 
-    Shrinking the capacity below what is in use is legal: ``free`` is then negative until enough is released.
+    The capacity may shrink below the amount in use: ``free`` is then negative until enough is released.
 
     Attributes
     ----------
     capacity : dict
         Resource → units.
     free : dict
-        Resource → units that :meth:`acquire` may still take.
+        Resource → free units.
     """
 
     __slots__ = ("capacity", "free")
@@ -48,11 +48,11 @@ class Pool:
         return {name: capacity.get(name, 0) - units for name, units in self.free.items()}
 
     def available(self, name: str) -> int:
-        """Free units of a resource, never below 0."""
+        """Return the free units of a resource, at least 0."""
         return max(0, self.free.get(name, 0))
 
     def fits(self, cost: Amounts) -> bool:
-        """Whether ``cost`` is free now."""
+        """Return whether ``cost`` fits into the free capacity."""
         free = self.free
         for name, units in cost.items():  # noqa: SIM110 - a generator doubles the time of the hottest loop
             if units > free.get(name, 0):
@@ -60,74 +60,87 @@ class Pool:
         return True
 
     def holds(self, cost: Amounts) -> bool:
-        """Whether ``cost`` would fit if nothing were in use."""
+        """Return whether ``cost`` would fit if nothing were in use."""
         capacity = self.capacity
         return all(units <= capacity.get(name, 0) for name, units in cost.items())
 
-    def at_once(self, cost: Amounts) -> int:
-        """How many of ``cost``, which is not empty, would fit together if nothing else were in use."""
+    def slots(self, cost: Amounts) -> int:
+        """Return how often ``cost``, which must not be empty, would fit if nothing were in use."""
         capacity = self.capacity
         return min(capacity.get(name, 0) // units for name, units in cost.items())
 
     def acquire(self, cost: Amounts) -> None:
-        """Book ``cost``.
+        """Take ``cost`` from the free capacity.
 
         Raises
         ------
         LedgerError
-            It does not fit. Nothing is booked.
+            It does not fit. Nothing is taken.
         """
         free = self.free
         for name, units in cost.items():
             if units > free.get(name, 0):
-                raise LedgerError(f"{dict(cost)} does not fit: {self.used} of {self.capacity} in use")
+                raise LedgerError(f"{dict(cost)} does not fit: {self.used} of {self.capacity} is in use")
         for name, units in cost.items():
             if units:
                 free[name] -= units
 
     def release(self, cost: Amounts) -> None:
-        """Give ``cost`` back.
+        """Return ``cost`` to the free capacity.
 
         Raises
         ------
         LedgerError
-            More than is in use. Nothing is released.
+            It exceeds the amount in use. Nothing is released.
         """
         free, capacity = self.free, self.capacity
         for name, units in cost.items():
             if units and units > capacity.get(name, 0) - free.get(name, 0):
-                raise LedgerError(f"release of {dict(cost)}, but only {self.used} is in use")
+                raise LedgerError(f"cannot release {dict(cost)}: only {self.used} is in use")
         for name, units in cost.items():
             if units:
                 free[name] += units
 
     def resize(self, capacity: Amounts) -> None:
-        """Change the capacity; what is in use stays booked."""
+        """Change the capacity of the given resources. The amounts in use stay the same."""
         for name, units in capacity.items():
             self.free[name] = self.free.get(name, 0) + units - self.capacity.get(name, 0)
             self.capacity[name] = units
 
 
 class Devices:
-    """Devices of one node, each with an index: whole ones are exclusive, a fraction shares one."""
+    """The indexed devices of one node. A whole device is exclusive; a fraction shares a device.
+
+    Parameters
+    ----------
+    units : int
+        Capacity. A fraction left over is a device too.
+    held : sequence of mapping of int to int
+        Allocations that exist already: device index → units.
+
+    Attributes
+    ----------
+    free : list of int
+        Device index → free units.
+    """
 
     __slots__ = ("free",)
 
     def __init__(self, units: int, held: Sequence[Mapping[int, int]] = ()) -> None:
-        #: Device index → free units of it. A fraction of capacity left over is a device too.
         self.free: list[int] = [UNIT] * (units // UNIT) + ([units % UNIT] if units % UNIT else [])
-        # Functions may still hold devices that a resize removed: these stay below zero, so nobody gets them.
+        # Functions may still hold devices that a resize removed. These get a negative amount, so no other
+        # function is assigned one.
         count = max((1 + i for chosen in held for i in chosen), default=0)
         self.free += [0] * (count - len(self.free))
         for chosen in held:
             self.take(chosen)
 
     def choose(self, units: int) -> dict[int, int] | None:
-        """Devices for a cost of ``units``: index → units of it; None if they are not free."""
+        """Return devices for a cost of ``units``: device index → units; None if too few are free."""
         whole, part = divmod(units, UNIT)
         chosen: dict[int, int] = {}
         if part:
-            # The fullest device that still takes it: keeps others whole.
+            # Best fit: the fullest device with room for the fraction, which keeps other devices whole.
             fitting = [(free, i) for i, free in enumerate(self.free) if free >= part]
             if not fitting:
                 return None
@@ -141,12 +154,12 @@ class Devices:
         return None if whole else chosen
 
     def take(self, chosen: Mapping[int, int]) -> None:
-        """Book what :meth:`choose` chose."""
+        """Take devices that :meth:`choose` returned."""
         for i, units in chosen.items():
             self.free[i] -= units
 
-    def give_back(self, chosen: Mapping[int, int]) -> None:
-        """Release it."""
+    def release(self, chosen: Mapping[int, int]) -> None:
+        """Release devices that were taken."""
         for i, units in chosen.items():
             self.free[i] += units
 
@@ -159,32 +172,34 @@ class Node(Pool):
     name : hashable
         The worker's name.
     capacity : mapping of str to int
-        Resource → units, threads included.
+        Resource → units, including ``threads``.
     aliases : iterable of str
-        Further names by which a pin may refer to it: address and host.
+        Further names that a pin may use: the address and the host.
     enforced : iterable of str
-        Resources for which the worker itself holds functions back, so that more may be sent than fits.
+        Resources that the worker enforces: it delays functions until they fit, so functions may be sent there
+        before they fit.
 
     Attributes
     ----------
     accepting : bool
-        False while it is paused or retiring: nothing new is placed there.
+        False while the node is paused or retiring: no function is placed there.
     running : dict of FunctionState to None
-        Booked functions, in the order in which they were booked.
+        Functions with an allocation, in the order of their allocation.
     prefetched : dict of FunctionState to None
-        Functions sent there that wait for capacity. They are not booked yet.
+        Functions that were sent before they fit, in the order of sending. They have no allocation yet.
     orphans : dict of Orphan to None
-        Attempts that Dask took back although their threads go on.
+        Orphaned attempts, which hold their allocation until their threads end.
     groups : dict of Group to None
-        Collocated groups that are bound to it.
+        Collocation groups that are bound to the node.
     short : dict
-        Resource → units held by functions in ``running`` that are known to be short.
-    wide : int
-        How many functions in ``running`` ask for more than one core.
+        Resource → units held by running functions that are known to be short.
+    multicore : int
+        Number of running functions and orphans that ask for more than one core.
     external : dict
-        Resource → units held by Dask's own tasks. They are not free.
+        Resource → units held by external tasks. They are not free.
     position : int
-        Its place in the order of names; kept by :class:`~handoff_dask._scheduling.nodes.Nodes`.
+        Index of the node among all nodes sorted by name, set by
+        :class:`~handoff_dask._scheduling.nodes.Nodes`.
     """
 
     __slots__ = (
@@ -194,13 +209,13 @@ class Node(Pool):
         "enforced",
         "external",
         "groups",
+        "multicore",
         "name",
         "orphans",
         "position",
         "prefetched",
         "running",
         "short",
-        "wide",
     )
 
     def __init__(
@@ -216,42 +231,45 @@ class Node(Pool):
         self.orphans: dict[Orphan, None] = {}
         self.groups: dict[Group, None] = {}
         self.short: dict[str, int] = {}
-        self.wide = 0
+        self.multicore = 0
         self.external: Amounts = {}
         self.devices = Devices(self.capacity.get(GPU, 0))
         self.position = 0
 
     @property
-    def stocked(self) -> bool:
-        """Whether enough functions are prefetched that the next need not be sent at once."""
-        return len(self.prefetched) >= STOCK
+    def saturated(self) -> bool:
+        """Whether so many functions are prefetched that the next one need not be sent at once."""
+        return len(self.prefetched) >= SATURATION
 
     def allowed(self, pins: Pins) -> bool:
-        """Whether all pins allow this node."""
+        """Return whether all pins allow this node."""
         return all(not pin.isdisjoint(self.aliases) for pin in pins)
 
     def fits(self, cost: Amounts) -> bool:
-        """Whether ``cost`` is free now, on whole or shared devices as it needs them."""
+        """Return whether ``cost`` fits into the free capacity, including the division into devices."""
         return super().fits(cost) and (GPU not in cost or self.devices.choose(cost[GPU]) is not None)
 
-    def takes(self, cost: Amounts) -> bool:
-        """Whether a function of this cost can start here now."""
+    def can_start(self, cost: Amounts) -> bool:
+        """Return whether a function of this cost can start here now.
+
+        It fits, the node accepts functions, and prefetched functions do not compete for its cores.
+        """
         free = self.free
-        for name, units in cost.items():  # as fits(), without its calls: the hottest loop there is
+        for name, units in cost.items():  # fits(), inlined: this is the hottest loop
             if units > free.get(name, 0):
                 return False
         if not self.accepting or (GPU in cost and self.devices.choose(cost[GPU]) is None):
             return False
-        return not self.prefetched or self.spares(cost)
+        return not self.prefetched or self.can_spare(cost)
 
     def set_external(self, amounts: Amounts) -> None:
-        """Record that Dask's own tasks hold this much now."""
+        """Set the amounts that external tasks hold. Resources that the node does not have are ignored."""
         for name in {*self.external, *amounts} & set(self.capacity):
             self.free[name] -= amounts.get(name, 0) - self.external.get(name, 0)
         self.external = {name: units for name, units in amounts.items() if name in self.capacity and units}
 
     def resize(self, capacity: Mapping[str, int]) -> None:
-        """Change the capacity while functions run: what they hold stays booked. Threads stay unless named."""
+        """Set the capacity. Existing allocations stay, and so do ``threads`` unless given."""
         gone = dict.fromkeys(set(self.capacity) - set(capacity) - {THREADS}, 0)
         super().resize({**gone, **capacity})
         held: list[Mapping[int, int]] = [f.devices for f in self.running if f.devices]
@@ -259,32 +277,32 @@ class Node(Pool):
         self.devices = Devices(self.capacity.get(GPU, 0), held)
 
     def enforces(self, cost: Amounts) -> bool:
-        """Whether the worker itself would hold back a function of this cost until it fits."""
+        """Return whether the worker enforces every resource of a cost, so that it may be prefetched."""
         for name, units in cost.items():
             if name in self.enforced or name == THREADS:
                 continue
-            # A thread stands for a core where there are no fewer cores than threads, and as long as nothing
-            # that runs takes more than one core with its thread.
+            # Threads, which the worker does enforce, bound the cores in use if the node has at least as many
+            # cores as threads, and while no running function takes more than one core for its thread.
             if (
                 name == CPU
                 and units <= UNIT
-                and not self.wide
+                and not self.multicore
                 and self.capacity.get(CPU, 0) >= self.capacity.get(THREADS, 0)
             ):
                 continue
             return False
         return True
 
-    def soon_fits(self, cost: Amounts) -> bool:
-        """Whether ``cost`` is free as soon as the short functions that run here have ended."""
+    def fits_after_short(self, cost: Amounts) -> bool:
+        """Return whether ``cost`` fits once the running short functions have ended."""
         free, short = self.free, self.short
         return all(units <= free.get(name, 0) + short.get(name, 0) for name, units in cost.items())
 
-    def spares(self, cost: Amounts) -> bool:
-        """Whether prefetched functions leave a function of this cost what is booked for it.
+    def can_spare(self, cost: Amounts) -> bool:
+        """Return whether prefetched functions cannot take capacity that a function of this cost is allocated.
 
-        They take threads and whatever the worker enforces, and of these the worker hands out no more than
-        there is. Cores that it does not enforce are safe only as long as every function needs just one.
+        They start as soon as the worker has their threads and enforced resources, so these are never
+        overcommitted. Cores that the worker does not enforce are safe only while each function takes one.
         """
         if CPU in self.enforced or cost.get(CPU, 0) <= UNIT:
             return True

@@ -1,6 +1,6 @@
-"""The node index: all nodes in the order of their names, and which of them have room for a cost.
+"""The node index: all nodes in the order of their names, and a search for nodes on which a cost fits.
 
-What is free is kept in one array per resource, so that a cost is compared with all nodes at once.
+Free capacity is kept in one array per resource, so a cost is compared with all nodes at once.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from handoff_dask._scheduling.spec import Amounts, Pins
 #: Positions of nodes, ascending.
 Rows = NDArray[np.intp]
 
-#: Scores of nodes, the lowest the best; None where the first by name is the best.
+#: Scores of nodes, the lowest score the best. None ranks nodes by name.
 Scores = NDArray[np.float64] | None
 
-#: Larger amounts count as this much in the arrays. Every candidate is checked exactly afterwards.
-_MOST = 2**62
+#: Larger amounts are clipped to this in the arrays. The nodes found are then checked exactly.
+_MAX_UNITS = 2**62
 
-#: Scores are compared with so many digits after the point: what rounding makes of equal nodes is equal.
+#: Decimal places of scores. Rounding makes the scores of equal nodes equal despite floating-point errors.
 _DIGITS = 9
 
 
@@ -37,16 +37,16 @@ class Nodes:
     ----------
     by_name : dict of name to Node
     version : int
-        Grows whenever a node joins, leaves, pauses or resumes, or changes its capacity.
+        Incremented when a node joins, leaves, pauses, resumes or changes its capacity.
     changed : dict of Node to None
-        Nodes on which something was booked or released since the arrays were updated.
+        Nodes whose free capacity has changed since the last update of the arrays.
     """
 
     def __init__(self) -> None:
         self.by_name: dict[Any, Node] = {}
         self.version = 0
         self.changed: dict[Node, None] = {}
-        self._sorted = -1  # the version that everything below was made for
+        self._sorted = -1  # version for which the fields below are valid
         self._ordered: list[Node] = []
         self._aliases: dict[str, list[Node]] = {}
         self._capacity: dict[str, NDArray[np.int64]] = {}
@@ -54,17 +54,18 @@ class Nodes:
         self._unit: dict[str, float] = {}
         self._slack: NDArray[np.float64] = np.zeros(0)
         self._total: dict[str, int] = {}
-        self._alike: list[tuple[Node, list[int]]] = []  # for each capacity a node, and all that have it
+        # For each distinct capacity, a node that has it, and the positions of all nodes that have it.
+        self._capacity_classes: list[tuple[Node, list[int]]] = []
         self._holders: dict[Any, Rows] = {}
         self._holder_sets: dict[Any, frozenset[Node]] = {}
 
     def invalidate(self) -> None:
-        """Note that a node, its capacity or whether it accepts functions has changed."""
+        """Invalidate the index, because a node, its capacity or its ``accepting`` has changed."""
         self.version += 1
 
     @property
     def ordered(self) -> list[Node]:
-        """The nodes by name."""
+        """All nodes, sorted by name."""
         if self._sorted != self.version:
             self._sort()
         return self._ordered
@@ -76,18 +77,18 @@ class Nodes:
         self._holders = {}
         self._holder_sets = {}
         names: dict[str, None] = {THREADS: None}
-        alike: dict[Any, list[int]] = {}
+        classes: dict[Any, list[int]] = {}
         for position, node in enumerate(nodes):
             node.position = position
             names.update(dict.fromkeys(node.capacity))
             for alias in node.aliases:
                 self._aliases.setdefault(alias, []).append(node)
-            alike.setdefault(tuple(sorted(node.capacity.items())), []).append(position)
-        self._alike = [(nodes[rows[0]], rows) for rows in alike.values()]
-        self._unit = unit_amounts([node.capacity for node, _ in self._alike])
+            classes.setdefault(tuple(sorted(node.capacity.items())), []).append(position)
+        self._capacity_classes = [(nodes[rows[0]], rows) for rows in classes.values()]
+        self._unit = unit_amounts([node.capacity for node, _ in self._capacity_classes])
         self._total = {name: sum(node.capacity.get(name, 0) for node in nodes) for name in names}
         self._capacity = {
-            name: np.array([min(n.capacity.get(name, 0), _MOST) for n in nodes], dtype=np.int64)
+            name: np.array([min(n.capacity.get(name, 0), _MAX_UNITS) for n in nodes], dtype=np.int64)
             for name in names
         }
         self._free = {name: np.zeros(len(nodes), dtype=np.int64) for name in names}
@@ -95,7 +96,7 @@ class Nodes:
         self.changed = dict.fromkeys(nodes)
 
     def _update(self) -> None:
-        """Bring the arrays up to date."""
+        """Write the changed nodes to the arrays."""
         if self._sorted != self.version:
             self._sort()
         columns, unit, slack = self._free, self._unit, self._slack
@@ -103,30 +104,30 @@ class Nodes:
             row = node.position
             left = 0.0
             for name, units in node.free.items():
-                columns[name][row] = units if units < _MOST else _MOST
+                columns[name][row] = units if units < _MAX_UNITS else _MAX_UNITS
                 if name != THREADS and node.capacity[name]:
                     left += units / unit[name]
             slack[row] = round(left, _DIGITS)
             if not node.accepting:
-                columns[THREADS][row] = 0  # every function takes a thread
+                columns[THREADS][row] = 0  # nothing fits, since every function takes a thread
         self.changed.clear()
 
     # ------------------------------------------------------------------ capacity
 
     def total(self, name: str) -> int:
-        """Units of a resource that all nodes together have."""
+        """Return the total capacity of a resource on all nodes, in units."""
         if self._sorted != self.version:
             self._sort()
         return self._total.get(name, 0)
 
     def can_hold(self, need: Amounts) -> bool:
-        """Whether some node could hold this if nothing else ran there."""
+        """Return whether any node could hold these amounts if it were idle."""
         if self._sorted != self.version:
             self._sort()
-        return any(node.holds(need) for node, _ in self._alike)
+        return any(node.holds(need) for node, _ in self._capacity_classes)
 
     def pinned(self, pins: Pins) -> list[Node]:
-        """Nodes that all pins allow, by name. There must be a pin."""
+        """Return the nodes that all pins allow, sorted by name. There must be at least one pin."""
         if self._sorted != self.version:
             self._sort()
         called = self._aliases
@@ -134,20 +135,20 @@ class Nodes:
         return sorted(found, key=lambda n: n.position)
 
     def holders(self, need: Amounts, pins: Pins) -> Rows:
-        """Positions of nodes that could hold this if nothing else ran there."""
+        """Return the positions of the nodes that could hold these amounts if they were idle."""
         if pins:
             return np.array([n.position for n in self.pinned(pins) if n.holds(need)], dtype=np.intp)
         if self._sorted != self.version:
             self._sort()
-        able = tuple(i for i, (node, _) in enumerate(self._alike) if node.holds(need))
+        able = tuple(i for i, (node, _) in enumerate(self._capacity_classes) if node.holds(need))
         found = self._holders.get(able)
         if found is None:
-            rows = [self._alike[i][1] for i in able]
+            rows = [self._capacity_classes[i][1] for i in able]
             found = self._holders[able] = np.array(sorted(chain.from_iterable(rows)), dtype=np.intp)
         return found
 
     def only_holders(self, need: Amounts, pins: Pins) -> frozenset[Node] | None:
-        """Nodes that could hold this if nothing else ran there; None if all could."""
+        """Return the nodes that could hold these amounts if they were idle; None if all could."""
         rows = self.holders(need, pins)
         if rows.size == len(self._ordered):
             return None
@@ -166,21 +167,26 @@ class Nodes:
         rows: Rows | None = None,
         adjust: Callable[[Rows, Scores], Scores] | None = None,
     ) -> Iterator[Node]:
-        """Nodes on which a function of this cost can start now, the best first; equal ones by name.
+        """Iterate over the nodes on which a function can start now, by ascending score, ties by name.
 
         Parameters
         ----------
         cost : mapping of str to int
+            Resource → units, including ``threads``.
         score : callable
-            An allocator's: how well nodes suit the cost.
+            Returns the scores of the nodes at some positions for a cost.
         rows : array of int, optional
-            The only nodes to look at; all if not given.
+            Ascending positions of the nodes to consider. The default is all nodes.
         adjust : callable, optional
-            Changes the scores for one function.
+            Adjusts the scores for one function.
+
+        Yields
+        ------
+        Node
         """
         if self.changed or self._sorted != self.version:
             self._update()
-        rows = self._with_room(cost, rows)
+        rows = self._fitting_rows(cost, rows)
         if not rows.size:
             return
         nodes = self._ordered
@@ -190,18 +196,18 @@ class Nodes:
         if scores is not None:
             first = int(scores.argmin()) if rows.size > 1 else 0
             node = nodes[rows[first]]
-            if node.takes(cost):
+            if node.can_start(cost):
                 yield node
-            # Few ask for more than the first.
+            # Most callers take only the first node, so the rest is sorted late.
             scores[first] = np.inf
             order = np.argsort(scores, kind="stable")[:-1]
             rows = rows[order]
         for row in rows.tolist():
-            if nodes[row].takes(cost):
+            if nodes[row].can_start(cost):
                 yield nodes[row]
 
-    def _with_room(self, cost: Amounts, rows: Rows | None) -> Rows:
-        """Positions of nodes where a cost is free, as far as the arrays tell."""
+    def _fitting_rows(self, cost: Amounts, rows: Rows | None) -> Rows:
+        """Return the positions of nodes on which a cost fits, according to the arrays."""
         mask: NDArray[np.bool_] | None = None
         for name, units in cost.items():
             if not units:
@@ -209,7 +215,9 @@ class Nodes:
             column = self._free.get(name)
             if column is None:
                 return np.zeros(0, dtype=np.intp)
-            enough = (column if rows is None else column[rows]) >= (units if units < _MOST else _MOST)
+            enough = (column if rows is None else column[rows]) >= (
+                units if units < _MAX_UNITS else _MAX_UNITS
+            )
             if mask is None:
                 mask = enough
             else:
@@ -218,14 +226,14 @@ class Nodes:
         return mask.nonzero()[0] if rows is None else rows[mask]
 
     def slack(self, rows: Rows) -> NDArray[np.float64]:
-        """Free capacity of nodes, all resources but threads added up, each in its own unit.
+        """Return the free capacity of nodes, summed over all resources but ``threads`` in normalised units.
 
-        A function's cost lowers the slack by the same amount on every node where it fits.
+        The cost itself need not be subtracted: it lowers the slack equally on every node on which it fits.
         """
         return self._slack[rows]
 
     def load(self, rows: Rows, cost: Amounts) -> NDArray[np.float64]:
-        """Share of the fullest resource in use on nodes, with a cost added."""
+        """Return the used fraction of the fullest resource on nodes, with a cost added."""
         fullest = np.zeros(rows.size)
         for name, column in self._capacity.items():
             capacity = column[rows]
@@ -236,10 +244,10 @@ class Nodes:
 
 
 def unit_amounts(capacities: Iterable[Mapping[str, int]]) -> dict[str, float]:
-    """Resource → the amount of it that counts as 1 in a node's slack.
+    """Return resource → the amount that counts as 1 in a node's slack.
 
-    It is the most that any node has. Of a resource that not every node has, so much less counts as 1 that a
-    node with the most of it outweighs all resources that every node has.
+    It is the largest capacity of any node. For resources that only some nodes have it is smaller, so that the
+    largest capacity of such a resource outweighs all the resources that every node has.
     """
     capacities = list(capacities)
     largest: dict[str, int] = {}
@@ -249,5 +257,5 @@ def unit_amounts(capacities: Iterable[Mapping[str, int]]) -> dict[str, float]:
             largest[name] = max(total, largest.get(name, 0))
             holders[name] += total > 0
     everywhere = {name for name, n in holders.items() if n == len(capacities) and name != THREADS}
-    rare = 1 << len(everywhere).bit_length()  # more than there are; a power of two keeps shares exact
+    rare = 1 << len(everywhere).bit_length()  # above their number; a power of two keeps fractions exact
     return {name: total if name in everywhere else total / rare for name, total in largest.items()}

@@ -1,7 +1,7 @@
-"""Placement: which ready function goes to which node.
+"""Placement: the loop that assigns ready functions to nodes.
 
-The most urgent function goes first, to the node that the allocator of its run chooses. A queue whose first
-function fits nowhere is clean: it waits until capacity is freed, and is compared with that alone.
+The most urgent candidate goes first, to the node that its run's allocator chooses. A queue that no node can
+serve becomes clean; from then on it is compared only with nodes on which capacity is freed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 from handoff_dask._scheduling.allocators import BuiltIn, Proposal, Rejected, View, best_fit
 from handoff_dask._scheduling.candidates import Candidates, Freed, RunOrder
 from handoff_dask._scheduling.claims import Claims
-from handoff_dask._scheduling.decisions import Place, Settings, Starved
+from handoff_dask._scheduling.decisions import Infeasible, Place, Settings
 from handoff_dask._scheduling.estimates import Estimates
-from handoff_dask._scheduling.feasibility import StarvedQueues
+from handoff_dask._scheduling.feasibility import InfeasibleQueues
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Ledger
 from handoff_dask._scheduling.node import Node
@@ -25,7 +25,11 @@ from handoff_dask._scheduling.spec import Amounts
 
 
 class Placement:
-    """The nodes, the ledger and the runs with ready functions.
+    """The state that a decision needs, and the loop that makes the decision.
+
+    Parameters
+    ----------
+    settings : Settings
 
     Attributes
     ----------
@@ -33,7 +37,8 @@ class Placement:
     ledger : Ledger
     estimates : Estimates
     claims : Claims
-    starved : StarvedQueues
+    infeasible : InfeasibleQueues
+        Queues with functions that no node could ever hold.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -42,12 +47,12 @@ class Placement:
         self.ledger = Ledger(self.nodes)
         self.estimates = Estimates(settings.prefetch_horizon)
         self.claims = Claims(self.nodes)
-        self.starved = StarvedQueues(self.nodes, settings.node_timeout)
+        self.infeasible = InfeasibleQueues(self.nodes, settings.node_timeout)
         self._prefetch = Prefetch(settings.prefetch_horizon, settings.prefetch_limit, self.estimates)
         self._order = RunOrder()
-        self.ledger.moved = self._order.moved
-        self._version = -1  # of the nodes that the shares of runs are for
-        self._shrunk = False  # whether a node left, paused or became smaller
+        self.ledger.share_changed = self._order.share_changed
+        self._version = -1  # version of the nodes from which the runs' shares were computed
+        self._shrunk = False  # whether a node has left, paused or shrunk since the last decision
 
     # ------------------------------------------------------------------ nodes
 
@@ -58,7 +63,11 @@ class Placement:
         self.ledger.freed[node] = None
 
     def leave(self, name: Any) -> Node | None:
-        """Remove a node. What is booked there is for the caller to release."""
+        """Remove a node and return it, None if there is none of this name.
+
+        Its orphaned attempts are released here. The caller releases the functions placed there and unbinds
+        the groups.
+        """
         node = self.nodes.by_name.pop(name, None)
         if node is not None:
             node.accepting = False
@@ -75,7 +84,7 @@ class Placement:
         self.nodes.invalidate()
 
     def set_external(self, name: Any, amounts: Amounts) -> None:
-        """Record what Dask's own tasks hold of a node."""
+        """Set the amounts that external tasks hold on a node."""
         node = self.nodes.by_name.get(name)
         if node is not None:
             self.ledger.set_external(node, amounts)
@@ -92,28 +101,31 @@ class Placement:
     # ------------------------------------------------------------------ runs and functions
 
     def enqueue(self, f: FunctionState) -> None:
-        """Let a ready function wait for a node."""
+        """Queue a ready function."""
         run = f.run
-        if not run.active:  # a pending run's functions are queued when it starts
+        if not run.active:  # the functions of a pending run are queued when the run starts
             return
         if self.claims.any:
             self.claims.ready(f)
         queue = run.backlog.push(f)
         if run.allocator.once:
-            run.backlog.soil(queue)  # it may choose any function, not just the first
+            run.backlog.mark_dirty(queue)  # a custom allocator may choose any function, not only the head
         self._order.add(run)
-        if not queue.is_possible(self.nodes):
-            self.starved.add(queue)
+        if not queue.is_feasible(self.nodes):
+            self.infeasible.add(queue)
 
-    def ended(self, run: Run) -> None:
-        """Forget what waits in a run's queues; there are new ones if a result is lost afterwards."""
+    def forget(self, run: Run) -> None:
+        """Discard a run's queues and claims. A result that is lost later creates new queues."""
         self.claims.forget(run)
-        self.starved.forget(run)
+        self.infeasible.forget(run)
         run.backlog.clear()
         self._order.discard(run)
 
     def bind(self, group: Group, node: Node | None) -> None:
-        """Bind a collocated group to a node, or to none yet."""
+        """Bind a collocation group to a node, or unbind it if ``node`` is None.
+
+        Ready members move to other queues, since the node of the group is part of the queue's key.
+        """
         if group.node is not None:
             group.node.groups.pop(group, None)
         group.node = node
@@ -125,11 +137,27 @@ class Placement:
 
     # ------------------------------------------------------------------ decisions
 
-    def place(self, now: float) -> list[Place | Starved | Rejected]:
-        """Place everything that can be placed now."""
+    def place(self, now: float) -> list[Place | Infeasible | Rejected]:
+        """Place ready functions until no candidate is left.
+
+        Take the most urgent candidate, a queue, and carry out its allocator's proposals. A queue without a
+        proposal is settled: it becomes clean, and is no candidate for the rest of the decision. Any other
+        queue remains a candidate with its next function as the head. Custom allocators are asked once per
+        decision, so all their queues are settled then.
+
+        Parameters
+        ----------
+        now : float
+            Seconds on the clock that all events use.
+
+        Returns
+        -------
+        list of Place, Infeasible or Rejected
+            In the order of the decisions. The ledger already includes the placed functions.
+        """
         view = self._begin(now)
         candidates = Candidates(self._order, view.freed)
-        decided: list[Place | Starved | Rejected] = []
+        decided: list[Place | Infeasible | Rejected] = []
         while (queue := candidates.first()) is not None:
             allocator = queue.run.allocator
             placed = [self._carry_out(proposal, view) for proposal in allocator.propose(queue, view)]
@@ -137,41 +165,42 @@ class Placement:
             if not placed or allocator.once:
                 candidates.settle(queue, placed=bool(placed))
         candidates.close()
-        self.ledger.freed.clear()
-        if self.starved:
-            decided += self.starved.fail(now)
-        self.claims.watch_overtaking(self._order, len(decided), now)
+        self.ledger.freed.clear()  # every clean queue has been compared with these nodes
+        if self.infeasible:
+            decided += self.infeasible.expire(now)
+        self.claims.track_overtaking(self._order, len(decided), now)
         return decided
 
     def _begin(self, now: float) -> View:
-        """Bring everything up to date for a decision."""
+        """Update claims, shares and queues to the current nodes, and return the view for the allocators."""
         nodes, order = self.nodes, self._order
         self.ledger.freed.update(self.claims.begin(now))
         if self._version != nodes.version:
             self._version = nodes.version
             for run in order:
-                run.weigh(nodes)
-                order.moved[run] = None
+                run.update_weights(nodes)
+                order.share_changed[run] = None
                 if run.allocator.once:
-                    run.backlog.soil_all()
+                    run.backlog.mark_all_dirty()
         if self._shrunk:
             self._shrunk = False
             for run in order:
                 for queue in run.backlog.queues.values():
-                    if not queue.is_possible(nodes):
-                        self.starved.add(queue)
+                    if not queue.is_feasible(nodes):
+                        self.infeasible.add(queue)
                     elif queue.clean and queue.key.avoid:
-                        run.backlog.soil(queue)  # no other node may be left to take over
-        if self.starved:
-            for queue in self.starved.bound():
+                        # If no other eligible node is left, its functions may return to the avoided ones.
+                        run.backlog.mark_dirty(queue)
+        if self.infeasible:
+            for queue in self.infeasible.bound_queues():
                 self._unbind(queue)
         order.sort()
         accepting = [node for node in self.ledger.freed if node.accepting]
-        freed = Freed(accepting, order.least, self._prefetch.is_likely)
+        freed = Freed(accepting, order.min_cost, self._prefetch.is_likely)
         return View(nodes, self.claims, freed, self._prefetch, self.settings.bandwidth, now)
 
     def _carry_out(self, proposal: Proposal | Rejected, view: View) -> Place | Rejected:
-        """Book a proposal."""
+        """Carry out a proposal: allocate or prefetch, and update everything that depends on it."""
         if isinstance(proposal, Rejected):
             return proposal
         queue, f, node, prefetch = proposal
@@ -181,18 +210,22 @@ class Placement:
         if prefetch:
             self.ledger.prefetch(f, node, view.now)
         else:
-            self.ledger.book(f, node, view.now)
+            self.ledger.allocate(f, node, view.now)
         f.move(State.RUNNING)
         if run.ranking.scarce:
             self.claims.started(f)
         if f.group is not None and f.group.node is None:
             self.bind(f.group, node)
-        run.backlog.took(queue)
-        view.freed.took(node)
+        run.backlog.advance(queue)
+        view.freed.consume(node)
         return Place(f, node, peer)
 
     def _peer(self, f: FunctionState, node: Node) -> Any:
-        """Where the other half of a transfer is; a serializer's is decided now, since it is told."""
+        """Return the node name of a transfer's other half, None if there is none or it is unknown.
+
+        A serializer is told where its deserializer will run. If the deserializer's group has no node yet,
+        bind the group now: to the best node on which it fits, or else to an eligible one.
+        """
         number = f.run.spec.peers.get(f.number)
         if number is None:
             return None
@@ -208,17 +241,17 @@ class Placement:
             score = f.run.allocator.score if isinstance(f.run.allocator, BuiltIn) else best_fit
             ordered = self.nodes.ordered
             rows = self.nodes.holders(group.need, group.pins)
-            there = next(self.nodes.fitting(group.need, score, rows), None)
-            if there is None:
-                able = [ordered[row] for row in rows.tolist()]
-                there = next((n for n in able if n.accepting), able[0] if able else None)
-            if there is None:
+            chosen = next(self.nodes.fitting(group.need, score, rows), None)
+            if chosen is None:
+                eligible = [ordered[row] for row in rows.tolist()]
+                chosen = next((n for n in eligible if n.accepting), eligible[0] if eligible else None)
+            if chosen is None:
                 return None
-            self.bind(group, there)
+            self.bind(group, chosen)
         return None if group.node is None else group.node.name
 
     def _unbind(self, queue: Queue) -> None:
-        """Let groups go whose node has become too small, as soon as none of them runs there."""
+        """Unbind groups whose node has become too small, once no member runs there."""
         for group in {f.group: None for f in queue}:
             if group is not None and not any(f.state is State.RUNNING for f in group.members):
                 self.bind(group, None)

@@ -1,12 +1,8 @@
-"""In which order functions of a run should run.
+"""Ranks: the order in which the functions of one run should run.
 
-What has the longest way to the end goes first, if results are small or are all kept anyhow. Otherwise that
-is so only when the longest path bounds when the run ends; while it is short against the work that is left,
-functions go in the order of their numbers, which continues what was begun, so that few results are alive.
-
-Some resources are scarce: two GPUs among a hundred cores, one node with much memory. Functions that need one
-of them, and those that these wait for, have not only their own path to go: they have to take turns. How long
-that takes counts as their way to the end.
+Functions are ranked by critical-path length (list scheduling by upward rank, as in HEFT: Topcuoglu et al.,
+IEEE TPDS 2002), which includes the wait for their turn on a scarce resource. If results are large and the
+critical path cannot bound the makespan, functions are ranked by number, which keeps few results alive.
 """
 
 from __future__ import annotations
@@ -24,42 +20,46 @@ if TYPE_CHECKING:
     from handoff_dask._scheduling.nodes import Nodes
     from handoff_dask._scheduling.runs import Run
 
-#: The longest path may bound the end when it is longer than this share of what the nodes need for all that
-#: is left. As long as it is not known how large results are, below 1, since estimates are rough and a path
-#: started too late cannot be made up for.
+#: The critical path may bound the makespan if it is longer than this fraction of the time that the nodes need
+#: for the remaining work. This fraction applies while result sizes are unknown. It is below 1 because
+#: estimates are rough, and a critical path that starts too late cannot catch up.
 CRITICAL_SHARE = 0.25
 
-#: Results of a run that are smaller, all together, need not be saved. Bytes.
-LIGHT = 64 * 2**20
+#: If the results of a run are smaller in total, saving memory is not worthwhile. Bytes.
+SMALL_RESULTS = 64 * 2**20
 
-#: The share where there is nothing to save by another order, and where there is much. Chosen on workflow
-#: traces, a wide map-reduce and a tree.
-LIGHT_SHARE, HEAVY_SHARE = 0.1, 1.5
+#: The same fraction for runs with small and with large results. Tuned on workflow traces, a wide map-reduce
+#: and a tree.
+SMALL_RESULTS_SHARE, LARGE_RESULTS_SHARE = 0.1, 1.5
 
-#: What takes a greater share of all time is not scarce but the common case.
+#: A resource is not scarce if the functions that need it take more than this fraction of the total duration.
 _SCARCE_SHARE = 0.5
 
-#: Nodes are kept free for functions that will need them when these keep them busy for at least this share of
-#: what all nodes need for all that is left.
+#: Nodes are a bottleneck if the functions that only they can hold keep them busy for at least this fraction
+#: of the time that all nodes need for the remaining work.
 _BOTTLENECK_SHARE = 0.8
 
-#: Estimates that differ by less are the same. Seconds.
-_UNNOTICED = 0.005
+#: Estimates that differ by less count as equal. Seconds.
+_NEGLIGIBLE = 0.005
 
-#: A run of no more functions than this is looked at after each of them.
-_SMALL = 256
+#: A run of at most this many functions is checked after each of them.
+_SMALL_RUN = 256
 
 
 class Ranking:
-    """The order of one run's functions, and when it is worth working out again.
+    """The ranks of one run's functions, and when to compute them again.
 
-    Working it out takes time for every function that is left, so it is done when estimates of durations
-    have become better, at exponentially growing distances, and whenever half of what was left is done.
+    The critical path decides if results are small, if all of them are kept, or if it may bound the makespan.
+    Otherwise the number decides: depth-first order continues branches that have begun.
+
+    Ranking takes time for every unfinished function. So it is repeated at exponentially growing intervals, if
+    estimates of durations have changed, and whenever half of the unfinished functions have finished.
 
     Attributes
     ----------
     scarce : dict of int to frozenset of Node
-        Kind → the only nodes that can hold its functions, of kinds for which these nodes should be kept.
+        Bottleneck kinds, whose upcoming functions may claim capacity: kind → the only nodes that can hold its
+        functions.
     """
 
     __slots__ = ("_estimates", "_half", "_known", "_left", "_next", "_nodes", "_paths", "_sizes", "scarce")
@@ -68,38 +68,48 @@ class Ranking:
         self.scarce: dict[int, frozenset[Node]] = {}
         self._estimates: list[float] = []
         self._known: Sequence[float] = ()
-        self._left: list[int] = []  # functions that had not ended when they were last ranked
+        self._left: list[int] = []  # functions that had not ended at the last ranking
         self._nodes = 0
         self._paths: Sequence[float] = ()
         self._next = 0
         self._half = 0
         self._sizes: list[tuple[str, float]] = []
 
-    def forget(self) -> None:
-        """More is left than there was: results were lost."""
+    def reset(self) -> None:
+        """Note that functions which had ended must run again, because results were lost."""
         self._paths = ()
         self._left = []
         self._half = 0
 
     def nodes_changed(self, functions: int, nodes: int) -> bool:
-        """Whether to look again, now that there are so many nodes: when it was done for far more or fewer."""
-        if functions > _SMALL and 4 * abs(nodes - self._nodes) <= self._nodes:
+        """Return whether to rank again because the nodes have changed.
+
+        Large runs are ranked again only if the number of nodes has changed by more than a quarter.
+
+        Parameters
+        ----------
+        functions : int
+            Number of functions in the run.
+        nodes : int
+            Number of nodes.
+        """
+        if functions > _SMALL_RUN and 4 * abs(nodes - self._nodes) <= self._nodes:
             return False
         self._half = 0
         return True
 
     def due(self, finished: int) -> bool:
-        """Whether to look again, now that so many functions have finished."""
+        """Return whether to call :meth:`update`, given the number of finished functions."""
         return finished >= self._next
 
     def expected(self, f: FunctionState) -> float:
-        """Seconds that a function is expected to take."""
+        """Return the expected duration of a function in seconds."""
         if self._known:
             return self._known[f.number]
         return self._estimates[f.run.spec.kind_of[f.number]] if self._estimates else 1.0
 
     def update(self, run: Run, nodes: Nodes, estimates: Estimates, now: float) -> bool:
-        """Set the ranks of all functions.
+        """Compute the ranks again, if anything that they depend on has changed.
 
         Parameters
         ----------
@@ -111,14 +121,14 @@ class Ranking:
         Returns
         -------
         bool
-            Whether anything changed.
+            Whether ranks were computed, so that the run's queues must be sorted again.
         """
         spec = run.spec
         total, finished = len(run.functions), run.counts[State.FINISHED]
         halved = finished >= self._half
         if halved:
             self._half = finished + max(1, (total - finished + 1) // 2)
-        self._next = finished + 1 if total <= _SMALL else min(max(1, 4 * finished), self._half)
+        self._next = finished + 1 if total <= _SMALL_RUN else min(max(1, 4 * finished), self._half)
         self._known = spec.seconds
         changed = halved
         if not self._known:
@@ -130,7 +140,7 @@ class Ranking:
                 self._paths = ()
                 changed = True
         if not changed or not spec.dependents or (len(spec.kinds) == 1 and not any(spec.dependents)):
-            return False  # nothing new, nothing is known about the order, or all functions are alike
+            return False  # nothing has changed, there are no dependencies, or all functions are equal
         self._rank(run, nodes, _share(run, estimates))
         return True
 
@@ -147,29 +157,32 @@ class Ranking:
         longest = max((paths[n] for n in left), default=0.0)
         bound = share * work.needed
         turns, self.scarce = _take_turns(work, paths, bound - longest)
-        ways = path_lengths(spec.dependents, seconds, left, turns) if turns else paths
+        lengths = path_lengths(spec.dependents, seconds, left, turns) if turns else paths
         for n in left:
-            if longest >= bound or (ways[n] > paths[n] and ways[n] >= bound):
-                functions[n].rank = -ways[n]
+            if longest >= bound or (lengths[n] > paths[n] and lengths[n] >= bound):
+                functions[n].rank = -lengths[n]
             else:
                 functions[n].rank = n
 
 
 def _running(run: Run, estimates: Estimates, now: float) -> dict[str, float]:
-    """Code of which nothing is known → seconds for which a function of it has been running."""
+    """Return code → longest time that a function of it has been running, in seconds.
+
+    Empty if all code of the run has run before.
+    """
     running: dict[str, float] = {}
     if all(estimates.has_run(kind.code) for kind in run.spec.kinds):
         return running
     for f in run.functions:
-        if f.state is State.RUNNING and f.booked:
+        if f.state is State.RUNNING and f.allocated:
             running[f.kind.code] = max(now - f.placed, running.get(f.kind.code, 0.0))
     return running
 
 
 def _share(run: Run, estimates: Estimates) -> float:
-    """From which share of the time for all that is left the longest path counts."""
+    """Return the fraction of the remaining work's time above which the critical path counts."""
     if run.spec.keep_all:
-        return LIGHT_SHARE
+        return SMALL_RESULTS_SHARE
     sizes = [estimates.result_bytes(kind.code) for kind in run.spec.kinds]
     known = [nbytes for nbytes in sizes if nbytes is not None]
     if not known:
@@ -177,11 +190,34 @@ def _share(run: Run, estimates: Estimates) -> float:
     mean = sum(known) / len(known)
     counts = run.kind_counts
     total = sum((mean if nbytes is None else nbytes) * counts[k] for k, nbytes in enumerate(sizes))
-    return LIGHT_SHARE if total < LIGHT else HEAVY_SHARE
+    return SMALL_RESULTS_SHARE if total < SMALL_RESULTS else LARGE_RESULTS_SHARE
 
 
 class _Work:
-    """What is left of a run, by kind and by the nodes that can do it."""
+    """The remaining work of a run, by kind and by eligible nodes.
+
+    Parameters
+    ----------
+    run : Run
+    nodes : Nodes
+    seconds : sequence of float
+        Function number → expected duration.
+    left : sequence of int
+        Numbers of the unfinished functions.
+
+    Attributes
+    ----------
+    members : dict of int to list of int
+        Kind → numbers of its unfinished functions.
+    by_kind : dict of int to float
+        Kind → total duration of these functions.
+    holders : dict of frozenset of Node to list of int
+        Eligible nodes → kinds. The key None stands for all nodes.
+    capacity : dict of str to int
+        Resource → units on all nodes.
+    needed : float
+        Seconds that the nodes need for the remaining work, given by the resource in shortest supply.
+    """
 
     def __init__(self, run: Run, nodes: Nodes, seconds: Sequence[float], left: Sequence[int]) -> None:
         self.seconds = seconds
@@ -204,29 +240,33 @@ class _Work:
         )
 
     def area(self, kinds: Iterable[int], name: str) -> float:
-        """Units times seconds of a resource that is left of some kinds."""
+        """Return the remaining work of some kinds on a resource, in units times seconds."""
         return sum(self.costs[k].get(name, 0) * self.by_kind[k] for k in kinds)
 
 
 def _take_turns(
     work: _Work, paths: Sequence[float], least: float
 ) -> tuple[list[float], dict[int, frozenset[Node]]]:
-    """How long functions that need something scarce have to the end if they take turns.
+    """Extend the critical paths of functions that take turns on a scarce resource.
+
+    Two GPUs among a hundred cores, or one node with much memory, are scarce: the functions that need them run
+    one after another. The wait for the others counts as part of a function's critical path.
 
     Parameters
     ----------
     work : _Work
     paths : sequence of float
-        Of each function, its own way to the end.
+        Function number → length of its critical path in seconds.
     least : float
-        Work of fewer seconds does not matter.
+        Ignore resources whose users keep them busy for fewer seconds.
 
     Returns
     -------
     turns : list of float
-        Of each function; empty when nothing is scarce.
+        Function number → seconds from its start to the end if the users of the resource take turns, 0 for
+        functions that need no scarce resource. Empty if nothing is scarce.
     bottlenecks : dict of int to frozenset of Node
-        Kind → nodes, of those that are busy about as long as the whole run.
+        Kind → its eligible nodes, for kinds that keep these nodes busy for about as long as the whole run.
     """
     everything = sum(work.by_kind.values())
     turns: list[float] = []
@@ -261,7 +301,10 @@ def _take_turns(
 def _list_schedule(
     work: _Work, kinds: Iterable[int], name: str, capacity: int, paths: Sequence[float], turns: list[float]
 ) -> None:
-    """Raise ``turns`` of functions to the time from their start to the end, if these kinds take turns."""
+    """Schedule the functions of some kinds on one resource, the longest critical path first.
+
+    Raise each function's entry in ``turns`` to the time from its start to the end of that schedule.
+    """
     members = sorted((n for k in kinds for n in work.members[k]), key=lambda n: -paths[n])
     asked = sum(work.costs[k][name] * len(work.members[k]) for k in kinds)
     at_once = max(1, capacity * len(members) // asked)
@@ -277,7 +320,7 @@ def _list_schedule(
 
 
 def _differ(new: Sequence[float], old: Sequence[float]) -> bool:
-    """Whether estimates changed by so much that the order may, and that it is worth the time to change it."""
+    """Return whether estimates differ enough to justify a new ranking."""
     if len(new) != len(old):
         return True
-    return any(abs(a - b) > max(0.25 * b, _UNNOTICED) for a, b in zip(new, old, strict=True))
+    return any(abs(a - b) > max(0.25 * b, _NEGLIGIBLE) for a, b in zip(new, old, strict=True))

@@ -1,4 +1,4 @@
-"""A run inside the core: its functions, groups and limits, and how far it is."""
+"""A run in the core: its functions, groups, limits and backlog, its dominant share and its progress."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from handoff_dask._scheduling.spec import Pins, RunSpec
 if TYPE_CHECKING:
     from handoff_dask._scheduling.nodes import Nodes
 
-#: All there is of a resource, in parts.
+#: The whole of a resource, in parts.
 WHOLE = 2**30
 
-#: Name of the limit that ``max_concurrency`` is.
+#: ``max_concurrency`` is a limit of this name.
 CONCURRENCY = "max_concurrency"
 
 
 class RunStatus(Enum):
-    """How a run stands. The value is what :attr:`Run.status` shows."""
+    """Status of a run. The value is that of :attr:`handoff_dask.Run.status`."""
 
-    #: Waits for nodes that can hold all its functions.
+    #: Waits for nodes that can hold all of its functions.
     PENDING = "pending"
     RUNNING = "running"
     FINISHED = "finished"
@@ -41,20 +41,21 @@ class RunStatus(Enum):
     CANCELLED = "cancelled"
 
 
-#: Status of a run that has ended → what to say of it.
+#: Final status of a run → predicate for messages.
 ENDED = {"finished": "has finished", "failed": "has failed", "cancelled": "was cancelled"}
 
 
 class Changes(NamedTuple):
-    """Functions of a run of which something has changed.
+    """The functions of a run that have changed since a cursor.
 
     Attributes
     ----------
     numbers : list of int
+        Function numbers.
     cursor : (int, int)
-        For the next look: how many functions were told of, and how many moves.
+        For the next request: how many functions and how many transitions have been reported.
     more : bool
-        Whether there are more by now.
+        Whether further changes are available already.
     """
 
     numbers: list[int]
@@ -63,17 +64,17 @@ class Changes(NamedTuple):
 
 
 class Group:
-    """Collocated functions.
+    """A collocation group.
 
     Attributes
     ----------
     members : list of FunctionState
     need : dict
-        Resource → the most that any member asks.
+        Resource → the largest amount that any member asks for.
     pins : Pins
-        Those of all members.
+        The pins of all members.
     node : Node or None
-        Where the group is, once its first function was placed.
+        The node to which the group is bound, from the placement of its first function on.
     """
 
     __slots__ = ("members", "need", "node", "pins")
@@ -96,47 +97,50 @@ class Run:
     ----------
     spec : RunSpec
     sequence : int
-        Number of the run: earlier ones go first.
+        Number of the run in the order of submission.
     functions : list of FunctionState
-        By number.
+        Function number → function.
     costs : list of dict
-        Kind → what its functions take of a node, the thread included.
+        Kind → cost on a node, including the thread.
     limits : Pool or None
     sizes : list of float
-        Kind → how much its functions ask for, on a logarithmic scale.
+        Kind → size of its cost on a logarithmic scale; see :func:`~estimates.size_of`.
     allocator : Allocator
     ranking : Ranking
-        The order of its functions.
     top_priority : float
-        The highest priority of its functions.
+        The highest priority of any of its functions.
     backlog : Backlog
         Its ready functions.
     share : int
-        Its dominant share of the cluster, in parts of :data:`WHOLE`: each running function counts with the
-        largest part of all there is of a resource. The run with the smallest share goes first.
+        Its dominant share of the cluster, in parts of :data:`WHOLE`: the sum over its running functions of
+        the largest fraction that the function takes of any resource in the cluster.
     weights : list of int
-        Kind → what one of its functions adds to the share.
-    unstarted : list of int or None
-        Function number → how many of its inputs are neither there nor running. None until asked for.
+        Kind → contribution of one running function to the share.
+    weights_version : int
+        Version of the nodes for which the weights are valid.
+    compared_version : int
+        Version of the nodes with which the functions of a pending run were last compared.
+    unstarted_inputs : list of int or None
+        Function number → number of inputs that are neither finished nor running. Computed on first use.
     fault : str or None
-        What the run's own allocator did wrong.
-    heavy : bool
-        Whether it has results that are worth looking where they are.
+        Why its custom allocator failed.
+    has_large_results : bool
+        Whether any result is so large that its location influences placement.
     deadline : float or None
-        Until when it waits for nodes.
+        When a pending run fails. Seconds.
     status : RunStatus
     shortfalls : tuple of Shortfall
-        Why it could not be placed.
+        Why functions could not be placed.
     failed : list of FunctionState
-        Functions that failed for good, in order.
-    troubles : list of (FunctionState, int)
-        Attempts that failed or were lost, in order: the function, and the number of the attempt from 1.
+        Functions that failed permanently, in order.
+    failed_attempts : list of (FunctionState, int)
+        Attempts that failed or were lost, in order: the function and the number of the attempt, from 1.
     counts : dict of State to int
-        How many functions are in each state.
-    left : int
-        How many are in none that is final.
-    moved : list of int
-        Number of a function for each time that it went to another state, in order.
+        State → number of functions.
+    unfinished : int
+        Number of functions that are in no final state.
+    transitions : list of int
+        The number of the function for each transition, in order.
     """
 
     def __init__(self, spec: RunSpec, sequence: int) -> None:
@@ -164,26 +168,26 @@ class Run:
         self.ranking = Ranking()
         self.share = 0
         self.weights: list[int] = [0] * len(spec.kinds)
-        self.weighed = -1  # the version of the nodes that the weights are for
-        self.compared = -1  # the version of the nodes that a pending run was compared with
-        self.unstarted: list[int] | None = None
+        self.weights_version = -1
+        self.compared_version = -1
+        self.unstarted_inputs: list[int] | None = None
         self.fault: str | None = None
-        self.heavy = False
+        self.has_large_results = False
         self.deadline: float | None = None
         self.status = RunStatus.RUNNING
         self.shortfalls: tuple[Shortfall, ...] = ()
         self.failed: list[FunctionState] = []
-        self.troubles: list[tuple[FunctionState, int]] = []
-        self.moved: list[int] = []
+        self.failed_attempts: list[tuple[FunctionState, int]] = []
+        self.transitions: list[int] = []
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
-        self.counts[State.WAITING] = self.left = len(self.functions)
+        self.counts[State.WAITING] = self.unfinished = len(self.functions)
 
-    def weigh(self, nodes: Nodes) -> None:
-        """Work out the weights for the nodes there are now, and the share anew."""
-        if self.weighed == nodes.version:
+    def update_weights(self, nodes: Nodes) -> None:
+        """Compute the weights and the share for the current nodes."""
+        if self.weights_version == nodes.version:
             return
-        self.weighed = nodes.version
-        # Runs may ask for more than there is by now.
+        self.weights_version = nodes.version
+        # Nodes may have left, so a cost may exceed the total capacity, which may even be 0.
         total = {name: max(1, nodes.total(name)) for cost in self.costs for name in cost}
         self.weights = [
             min(WHOLE, max(units * WHOLE // total[name] for name, units in cost.items()))
@@ -192,24 +196,24 @@ class Run:
         self.share = 0
         if self.counts[State.RUNNING]:
             kind_of = self.spec.kind_of
-            self.share = sum(self.weights[kind_of[f.number]] for f in self.functions if f.booked)
+            self.share = sum(self.weights[kind_of[f.number]] for f in self.functions if f.allocated)
 
     def inputs_of(self, f: FunctionState) -> list[FunctionState]:
-        """The functions whose results a function takes."""
+        """Return the functions whose results a function takes."""
         return [self.functions[n] for n in self.inputs[f.number]]
 
-    def is_coming(self, f: FunctionState) -> bool:
-        """Whether every input of a function is there or being computed."""
-        if self.unstarted is None:
+    def is_upcoming(self, f: FunctionState) -> bool:
+        """Return whether all inputs of a function are finished or running."""
+        if self.unstarted_inputs is None:
             started = [g.state in STARTED for g in self.functions]
-            self.unstarted = [sum(not started[n] for n in inputs) for inputs in self.inputs]
-        return not self.unstarted[f.number]
+            self.unstarted_inputs = [sum(not started[n] for n in inputs) for inputs in self.inputs]
+        return not self.unstarted_inputs[f.number]
 
     def count_started(self, f: FunctionState, started: bool) -> None:
-        """Count a function that was placed, or that is not running any more, at those that need it."""
-        assert self.unstarted is not None
+        """Update the dependents' count of unstarted inputs, after a function has started or reverted."""
+        assert self.unstarted_inputs is not None
         for n in self.spec.dependents[f.number] if self.spec.dependents else ():
-            self.unstarted[n] -= 1 if started else -1
+            self.unstarted_inputs[n] -= 1 if started else -1
 
     @cached_property
     def number_of(self) -> Mapping[Hashable, int]:
@@ -218,20 +222,22 @@ class Run:
 
     @cached_property
     def inputs(self) -> list[tuple[int, ...]]:
-        """Function number → numbers of those whose results it takes."""
+        """Function number → numbers of the functions whose results it takes."""
         inputs: list[list[int]] = [[] for _ in self.functions]
         for n, dependents in enumerate(self.spec.dependents):
             for d in dependents:
                 inputs[d].append(n)
-        return [tuple(numbers) for numbers in inputs]  # the garbage collector passes tuples of numbers by
+        return [
+            tuple(numbers) for numbers in inputs
+        ]  # unlike lists, these are exempt from garbage collection
 
     @cached_property
     def kind_counts(self) -> Mapping[int, int]:
-        """Kind → how many functions are of it."""
+        """Kind → number of its functions."""
         return Counter(self.spec.kind_of)
 
     def waiting(self, now: float) -> Waiting | None:
-        """What it waits for before it begins, if it does."""
+        """Return what a pending run waits for; None if the run is not pending."""
         if self.status is not RunStatus.PENDING or self.deadline is None:
             return None
         first, *others = dict.fromkeys(shortfall.awaited for shortfall in self.shortfalls)
@@ -242,38 +248,38 @@ class Run:
 
     @property
     def active(self) -> bool:
-        """Whether its functions may be placed. A finished run's may: a lost result is computed again."""
+        """Whether its functions may be placed. True for a finished run, whose lost results are recomputed."""
         return self.status in (RunStatus.RUNNING, RunStatus.FINISHED)
 
     @property
     def ended(self) -> bool:
-        """Whether it has a final status."""
+        """Whether the run has a final status."""
         return self.status not in (RunStatus.RUNNING, RunStatus.PENDING)
 
     def changes(self, cursor: Sequence[int] | None, most: int) -> Changes:
-        """Functions that have moved since an earlier look: first all there are, by number, then those.
+        """Return the functions that have changed since a cursor: first every function, then transitions.
 
         Parameters
         ----------
         cursor : (int, int) or None
-            That of the earlier look; None: there was none.
+            The cursor of the previous answer; None for the first request.
         most : int
-            Functions or moves to look at.
+            Maximum number of functions or transitions to report.
         """
-        told, seen = (0, len(self.moved)) if cursor is None else cursor
-        if told < len(self.functions):
-            numbers = list(range(told, min(told + most, len(self.functions))))
-            told += len(numbers)
+        reported, seen = (0, len(self.transitions)) if cursor is None else cursor
+        if reported < len(self.functions):
+            numbers = list(range(reported, min(reported + most, len(self.functions))))
+            reported += len(numbers)
         else:
-            moves = self.moved[seen : seen + most]
-            seen += len(moves)
-            numbers = list(dict.fromkeys(moves))
-        more = told < len(self.functions) or seen < len(self.moved)
-        return Changes(numbers, (told, seen), more)
+            recent = self.transitions[seen : seen + most]
+            seen += len(recent)
+            numbers = list(dict.fromkeys(recent))
+        more = reported < len(self.functions) or seen < len(self.transitions)
+        return Changes(numbers, (reported, seen), more)
 
     def complete(self) -> bool:
-        """Whether every function is in a final state."""
-        return not self.left
+        """Return whether every function is in a final state."""
+        return not self.unfinished
 
     def __repr__(self) -> str:
         counts: dict[str, Any] = {s.value: n for s, n in self.counts.items() if n}

@@ -1,4 +1,4 @@
-"""The scheduling core on a clock of its own: every function takes as long as it is told."""
+"""The scheduling core on a virtual clock, with given durations."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import RunSpec
 from handoff_dask._scheduling.state import SchedulingState
 
-#: There are no messages to wait for, so nothing is prefetched.
+#: A simulation has no round trips, so prefetching has no purpose.
 SETTINGS = Settings(prefetch_horizon=0.0)
 
 
 class Simulation:
-    """One run on nodes of its own, from time 0 to its end.
+    """One run on dedicated nodes, from time 0 to its end.
 
     Parameters
     ----------
@@ -27,17 +27,18 @@ class Simulation:
     seconds : sequence of float
         Function number → duration.
     nbytes : int
-        Size of each result.
+        Size of each result in bytes.
 
     Attributes
     ----------
     state : SchedulingState
     run : Run
-        After :meth:`play` it has ended, unless it could not be placed.
+        It has ended after :meth:`play`, unless it stalled because functions could not be placed.
     now : float
-        Seconds.
+        Time on the virtual clock, in seconds.
     peak_results : int
-        The most results that were alive at once: there, and still needed by a function or by nobody.
+        Maximum number of results alive at the same time. A result is alive until its last dependent has
+        finished; results of sinks are alive until the end.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Simulation:
         self._nbytes = nbytes
 
     def play(self) -> None:
-        """Let time pass until nothing is left to happen."""
+        """Advance the clock from event to event until no event is left."""
         state, functions, seconds = self.state, self.run.functions, self._seconds
         dependents = self.run.spec.dependents
         inputs = self.run.inputs
@@ -73,7 +74,7 @@ class Simulation:
                     heappush(ends, (now + seconds[f.number], placed, now, f))
             wake = state.next_wake()
             if wake == -math.inf:
-                continue  # room is not kept any more since what was just decided
+                continue  # the decision has ended a claim, so decide again
             if wake is not None and wake > now and (not ends or wake < ends[0][0]):
                 self.now = wake
                 continue

@@ -1,4 +1,4 @@
-"""What the core is told of a run: its functions as numbers, their costs and constraints as few kinds."""
+"""The specification of a run: functions as numbers, and their costs and constraints as a few kinds."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from handoff_dask._model.retry import RetryPolicy
 #: Resource → units.
 Amounts = Mapping[str, int]
 
-#: What a node must be called: one name, address or host of each set.
+#: Constraints on a node: for each set, one of its names, addresses or hosts must be the node's.
 Pins = frozenset[frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What functions of one kind ask for. Functions of one kind are interchangeable to an allocator.
+    """The cost and constraints of functions that are interchangeable to an allocator.
 
     Attributes
     ----------
     cost : tuple of (resource, units)
-        Of the node, threads not included.
+        Cost on the node, without ``threads``.
     limit_cost : tuple of (name, units)
-        Of the run's limits.
+        Cost in terms of the run's limits.
     asked : tuple of (resource, number)
-        Cost and limit cost as the user gave them, for people.
+        Cost and limit cost as the user gave them, for display.
     pins : tuple of str, optional
-        Names, addresses or hosts of the nodes that may run it; None for any.
+        Names, addresses or hosts of the nodes that may run it; None for any node.
     policy : RetryPolicy
-        The one in force: the function's own, or the run's.
+        The function's retry policy, or else the run's.
     code : str
         Name under which durations are learnt.
     priority : float
-        Higher first.
+        Higher priorities go first.
     isolated : bool
-        Whether an attempt runs in a process of its own, which can be ended at any time.
+        Whether each attempt runs in a separate process, which can be terminated at any time.
     """
 
     cost: tuple[tuple[str, int], ...] = ()
@@ -51,53 +51,53 @@ class Kind:
 
     @property
     def pin_sets(self) -> Pins:
-        """The pins as a node is compared with them."""
+        """The pins, in the form in which nodes are compared with them."""
         return frozenset() if self.pins is None else frozenset({frozenset(self.pins)})
 
     @property
     def node_cost(self) -> dict[str, int]:
-        """Cost with the thread that every function takes."""
+        """The cost on the node, including the thread that every function takes."""
         return {THREADS: UNIT, **dict(self.cost)}
 
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """A run, as the core sees it. Functions are numbered in the order in which they should run.
+    """The specification of a run. Functions are numbered in an order that keeps few results alive.
 
     Attributes
     ----------
-    run_id, dag_id
-        Ids of the run and of its DAG.
+    run_id : str
+    dag_id : hashable
     ids : sequence
         Function number → id.
     kinds : sequence of Kind
-        The kinds there are.
+        The distinct kinds of functions.
     kind_of : sequence of int
         Function number → index into ``kinds``.
     groups : sequence of sequences of int
-        Collocated functions, by number.
+        Numbers of the functions of each collocation group.
     dependents : sequence of sequences of int
-        Of each function, by number: those that take its result. () when the order of numbers is all there is.
+        Function number → numbers of its dependents. () if unknown: then functions are ranked by number.
     seconds : sequence of float
-        Of each function, by number: how long it takes. () when that has to be learnt.
+        Function number → duration. () if durations must be learnt.
     hints : mapping of str to float
-        Code → seconds that its functions are expected to take until one has run.
+        Code → expected duration in seconds, until a function of this code has run.
     peers : mapping of int to int
-        Serializer → deserializer and back.
+        Number of each serializer → number of its deserializer, and vice versa.
     limits : tuple of (name, units)
-        What the run may use at once, across the cluster.
+        Amounts that the run may hold concurrently, across all nodes.
     max_concurrency : int, optional
-        How many of its functions may run at once.
+        Maximum number of functions that run concurrently.
     strategy : str or Allocator
-        Name of the allocator, or one of the user's own.
+        Name of a built-in allocator, or a custom allocator.
     priority : float
-        Higher first, before the priorities of functions.
+        Higher priorities go first. Takes precedence over the priorities of functions.
     fail_fast : bool
-        The first failure ends the run.
+        Whether the first failure ends the run.
     keep_all : bool
-        All results are kept to the end, so that no order of the functions keeps fewer of them.
+        Whether all results are kept until the end. Then no order of functions saves memory.
     wait_for_nodes : float
-        Seconds to wait for nodes that can hold everything.
+        Seconds to wait, before the start, for nodes that can hold every function.
     """
 
     run_id: str

@@ -1,11 +1,8 @@
 """The scheduling core: events in, decisions out.
 
-A synchronous state machine. It knows no Dask, no clock, no thread and no network: times and random numbers
-are handed in. The scheduler plugin drives it with what happens on a cluster; tests and the simulator drive
-it with what they like.
-
-Events are method calls. They only update state; decisions are made in :meth:`SchedulingState.decide`, once
-for as many events as there were.
+A synchronous state machine without Dask, clock, threads or I/O: times and random numbers are passed in. Its
+driver is the scheduler plugin, the simulator or a test. Events are method calls, which only update state.
+:meth:`SchedulingState.decide` then makes the decisions for a batch of events.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from handoff_dask._scheduling.spec import Amounts, RunSpec
 
 
 class SchedulingState(Lifecycle):
-    """Nodes, runs and their functions.
+    """The state of the scheduling core: nodes, runs and their functions.
 
     Parameters
     ----------
@@ -41,19 +38,19 @@ class SchedulingState(Lifecycle):
         self.nodes = self.placement.nodes.by_name
         self._active: dict[Run, None] = {}  # runs that have not ended
         self._pending: list[Run] = []  # runs that wait for nodes
-        self._looked_at = -1  # the version of the nodes that runs were last compared with
-        self._recalled: list[FunctionState] = []  # placed where they will never fit
+        self._compared_version = -1  # version of the nodes with which the active runs were last compared
+        self._recalled: list[FunctionState] = []  # placed on nodes that have shrunk below their cost
         self._sequence = 0
 
     # ------------------------------------------------------------------ events: nodes
 
     def node_joined(self, node: Node, now: float) -> None:
-        """A node is there. One that was known under this name has left."""
+        """A node has joined. An earlier node of this name has left."""
         self.node_left(node.name, now)
         self.placement.join(node)
 
     def node_left(self, name: Any, now: float) -> None:
-        """A node is gone; what ran there is lost. Results it held are reported lost one by one."""
+        """A node has left, and its attempts are lost. Each result that it held is reported separately."""
         node = self.placement.leave(name)
         if node is None:
             return
@@ -63,40 +60,41 @@ class SchedulingState(Lifecycle):
             self.placement.bind(group, None)
 
     def node_resized(self, name: Any, capacity: Amounts) -> None:
-        """A node's capacity is now this; what runs there goes on.
+        """A node's capacity has changed. Running functions continue.
 
-        What was placed there and no longer fits may still wait on the node, which would never start it.
+        Functions that no longer fit there even alone are recalled: if the worker has not started one, it
+        never will.
         """
         self.placement.resize(name, capacity)
         node = self.nodes[name]
         self._recalled += [f for f in (*node.running, *node.prefetched) if not node.holds(f.cost)]
 
     def node_external(self, name: Any, amounts: Amounts) -> None:
-        """Dask's own tasks hold this much of a node now."""
+        """The amounts that external tasks hold on a node have changed."""
         self.placement.set_external(name, amounts)
 
     def node_accepting(self, name: Any, accepting: bool) -> None:
-        """A node was paused, or goes on after a pause."""
+        """A node was paused or has resumed."""
         self.placement.accept(name, accepting)
 
     # ------------------------------------------------------------------ events: runs
 
     def run_added(self, spec: RunSpec, now: float) -> Run:
-        """A run begins; its functions are reported ready as their inputs are there.
+        """A run was submitted. Its functions are reported ready separately, as their inputs exist.
 
-        A run that cannot be placed gets the status ``FAILED`` with its shortfalls at once, or, if it may
-        wait for nodes, after that time.
+        A run with shortfalls gets the status ``FAILED`` at once. If it may wait for nodes, it is ``PENDING``
+        until these have joined, and fails after ``spec.wait_for_nodes`` seconds.
 
         Raises
         ------
         ValueError
-            There is a run of this id.
+            A run of this id exists.
         """
         if spec.run_id in self.runs:
-            raise ValueError(f"there is a run {spec.run_id!r} already")
+            raise ValueError(f"a run with the id {spec.run_id!r} exists already")
         self._sequence += 1
         run = Run(spec, self._sequence)
-        run.weigh(self.placement.nodes)
+        run.update_weights(self.placement.nodes)
         self.runs[spec.run_id] = run
         self._active[run] = None
         for code, seconds in spec.hints.items():
@@ -117,16 +115,16 @@ class SchedulingState(Lifecycle):
         return run
 
     def run_cancelled(self, run_id: str) -> None:
-        """Nothing more of a run is to start. What runs already keeps its booking until it ends.
+        """A run was cancelled: start none of its functions any more.
 
-        What runs in a process of its own is stopped.
+        Running functions hold their allocations until they end. Those in separate processes are stopped.
         """
         run = self.runs[run_id]
         if not run.ended:
             self._end(run, RunStatus.CANCELLED)
 
     def run_removed(self, run_id: str) -> None:
-        """Forget a run and everything booked for it."""
+        """Forget a run, and release all its allocations."""
         run = self.runs.pop(run_id)
         self._active.pop(run, None)
         self._ended = [other for other in self._ended if other is not run]
@@ -144,12 +142,12 @@ class SchedulingState(Lifecycle):
                 group.node.groups.pop(group, None)
         if not run.ended:
             run.status = RunStatus.CANCELLED
-        self.placement.ended(run)
+        self.placement.forget(run)
 
     # ------------------------------------------------------------------ decisions
 
     def decide(self, now: float) -> list[Decision]:
-        """Place everything that can be placed now.
+        """Make all decisions that are due: place functions, fail or recall them, start and end runs.
 
         Parameters
         ----------
@@ -159,11 +157,11 @@ class SchedulingState(Lifecycle):
         Returns
         -------
         list of Decision
-            To be carried out in this order.
+            The driver carries them out in this order.
         """
         decisions: list[Decision] = []
-        if self._looked_at != self.placement.nodes.version:
-            self._look_at_nodes()
+        if self._compared_version != self.placement.nodes.version:
+            self._compare_with_nodes()
         if self._unranked:
             for run in self._unranked:
                 if run.status is not RunStatus.PENDING:
@@ -173,16 +171,16 @@ class SchedulingState(Lifecycle):
             decisions += map(Begin, self._start_pending(now))
         while self._delayed and self._delayed[0][0] <= now:
             f = heappop(self._delayed)[-1]
-            if f.state is State.DELAYED:  # still
+            if f.state is State.DELAYED:  # it may have changed since
                 f.move(State.READY)
                 f.queued = now
                 self.placement.enqueue(f)
-        if self._doomed:
-            for f in self._doomed:
+        if self._out_of_retries:
+            for f in self._out_of_retries:
                 if f.state is State.READY:
                     decisions.append(Fail(f))
                     self._fail(f)
-            self._doomed.clear()
+            self._out_of_retries.clear()
         for decision in self.placement.place(now):
             if isinstance(decision, Place):
                 decisions.append(decision)
@@ -190,7 +188,7 @@ class SchedulingState(Lifecycle):
                 decision.run.fault = decision.reason
                 if not decision.run.ended:
                     self._end(decision.run, RunStatus.FAILED)
-            elif decision.functions[0].run.active:  # still: an earlier failure may have ended it
+            elif decision.functions[0].run.active:  # an earlier failure may have ended it
                 decision.functions[0].run.shortfalls += (decision.shortfall,)
                 for f in decision.functions:
                     if f.state is State.READY:
@@ -210,17 +208,17 @@ class SchedulingState(Lifecycle):
         self._ended.clear()
         return decisions
 
-    def _look_at_nodes(self) -> None:
-        """What is scarce, and how long the rest takes, may have changed with the nodes."""
+    def _compare_with_nodes(self) -> None:
+        """Update weights and ranks of the active runs to the current nodes."""
         nodes = self.placement.nodes
-        self._looked_at = nodes.version
+        self._compared_version = nodes.version
         for run in self._active:
-            run.weigh(nodes)
+            run.update_weights(nodes)
             if run.ranking.nodes_changed(len(run.functions), len(nodes.by_name)):
                 self._unranked[run] = None
 
     def _recalls(self) -> list[Recall]:
-        """What was placed where it will never fit, or behind functions of unknown length."""
+        """Recall functions that exceed their node, or that wait behind functions of unknown duration."""
         placed = [(f, f.node) for f in self._recalled if f.state is State.RUNNING and f.node is not None]
         self._recalled.clear()
         recalled = {f: node for f, node in placed if not node.holds(f.cost)}
@@ -228,12 +226,12 @@ class SchedulingState(Lifecycle):
         return [Recall(f, node) for f, node in recalled.items()]
 
     def _start_pending(self, now: float) -> list[Run]:
-        """Begin the runs that have waited for nodes and have them now, and end those that waited too long."""
+        """Start the pending runs that the nodes can hold now, and fail those past their deadline."""
         begun = []
         nodes = self.placement.nodes
         for run in list(self._pending):
-            if run.status is RunStatus.PENDING and run.compared != nodes.version:
-                run.compared = nodes.version
+            if run.status is RunStatus.PENDING and run.compared_version != nodes.version:
+                run.compared_version = nodes.version
                 run.shortfalls = find_shortfalls(run, nodes)
                 if not run.shortfalls:
                     run.status = RunStatus.RUNNING
@@ -251,12 +249,12 @@ class SchedulingState(Lifecycle):
         return begun
 
     def next_wake(self) -> float | None:
-        """When :meth:`decide` should be called although nothing happens; None: no need."""
+        """Return when to call :meth:`decide` even if no event occurs, None for never. -inf means at once."""
         while self._delayed and self._delayed[0][-1].state is not State.DELAYED:
             heappop(self._delayed)
         wake = self.placement.claims.recheck
         times = [run.deadline for run in self._pending] if self._pending else []
-        times.append(self.placement.starved.due)
+        times.append(self.placement.infeasible.due)
         if self._delayed:
             times.append(self._delayed[0][0])
         for time in times:
@@ -267,9 +265,9 @@ class SchedulingState(Lifecycle):
     # ------------------------------------------------------------------ questions
 
     def explain(self, f: FunctionState, now: float) -> str:
-        """Why a function is not running, in words."""
+        """Return why a function is not running, as text."""
         return explain(self, f, now)
 
     def check(self) -> None:
-        """Raise AssertionError unless the ledger is what the functions that run make it."""
+        """Raise AssertionError unless the ledger agrees with the running functions and orphans."""
         check_ledger(self.nodes.values(), self.runs.values())

@@ -116,7 +116,7 @@ def test_a_run_that_waits_for_nodes(scene):
     scene.core.nodes(a="cpu 1")
     scene.run(x=fn("gpu 1"), options={"wait_for_nodes": 30.0})
     (waiting,) = scene.take()["waiting"]
-    assert "the run waits for nodes that can hold all its functions, for 30 s more" in waiting["why"]
+    assert "its run starts once the nodes can hold all of its functions (fails in 30 s)" in waiting["why"]
 
 
 def test_a_run_with_very_many_shortfalls_lists_only_the_first(scene):

@@ -161,7 +161,7 @@ def test_limits_are_enforced(client):
     dag = dag_of(*(Function(i, pass_gate, extra_args=["own limits"], cost={"db": 1}) for i in range(5)))
     run = handoff.submit(dag, client, allocation_strategy=greedy, limits={"db": 2})
     door.await_inside(2)
-    assert "limit 'db': 2 of 2 in use" in run.explain(4)
+    assert "limit 'db' (2 of 2 in use)" in run.explain(4)
     door.open()
     run.result(timeout=20)
     assert door.most == 2
@@ -188,16 +188,16 @@ def max_of_all(data, source, target):
 @pytest.mark.parametrize(
     ("allocator", "reason"),
     [
+        (FixedAllocator({"nobody": "node1"}), "it placed 'nobody' on 'node1': no ready function has this id"),
         (
-            FixedAllocator({"nobody": "node1"}),
-            "it placed 'nobody' on 'node1': that is none of the ready functions",
+            FixedAllocator({"f0": "node9"}),
+            "it placed 'f0' on 'node9': the nodes that accept functions are 'node1', 'node2'",
         ),
-        (FixedAllocator({"f0": "node9"}), "it placed 'f0' on 'node9': the nodes are 'node1', 'node2'"),
         (
             FixedAllocator({"f0": "node2", "f1": "node2"}),
-            "it placed 'f1' on 'node2': that takes threads 1, cpu 1.5, but free are threads 1, cpu 0.5",
+            "it placed 'f1' on 'node2': asked: threads 1, cpu 1.5; free: threads 1, cpu 0.5",
         ),
-        (FixedAllocator(None), "it returned None, not a mapping of function ids to node names"),
+        (FixedAllocator(None), "it returned None instead of a mapping of function ids to node names"),
         (FixedAllocator({"f0": ["node1"]}), "it raised TypeError: unhashable type: 'list'"),
         (broken, "it raised LookupError: no idea where to put it\n"),
     ],

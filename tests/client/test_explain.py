@@ -43,15 +43,15 @@ def test_explain_during_a_run(client):
         "function 'after' waits for results:\n  - 'held' (running on node 'node1', attempt 1)"
     )
     first, *nodes = run.explain("gpu").splitlines()
-    assert first.startswith("function 'gpu' has waited for ")
+    assert first.startswith("function 'gpu' has waited ")
     assert first.endswith(" s for a node; it asks for gpu 0.5:")
     assert nodes == [
-        "  - node 'node1': asks for gpu 0.5, free 0 of 1",
-        "  - node 'node2': asks for gpu 0.5, it has gpu 0",
+        "  - node 'node1': gpu 0.5 asked, 0 of 1 free",
+        "  - node 'node2': gpu 0.5 asked, 0 in total",
     ]
     assert run.explain("pinned").splitlines()[1:] == [
-        "  - node 'node1': asks for cpu 3.5, free 3 of 4",
-        "  - node 'node2': not allowed by its pin or its group",
+        "  - node 'node1': cpu 3.5 asked, 3 of 4 free",
+        "  - node 'node2': excluded by its pin or collocation",
     ]
     assert run.explain("quick").startswith("function 'quick' has finished on node 'node")
     assert run.explain("inline") == (
@@ -73,17 +73,17 @@ def test_explain_limits_and_collocation(client):
     )
     run = handoff.submit(dag, client, limits={"seats": 1})
     door.await_inside(1)
-    text = "it asks for threads 1; the run is at its limits: limit 'seats': 1 of 1 in use:"
+    text = "it asks for threads 1; the run has reached limit 'seats' (1 of 1 in use):"
     assert run.explain("other").splitlines()[0].endswith(text)
     assert run.explain("other").splitlines()[1:] == [
-        "  - node 'node1': has room",
-        "  - node 'node2': has room",
+        "  - node 'node1': the function fits",
+        "  - node 'node2': the function fits",
     ]
     near = run.explain("near").splitlines()
     assert "it is collocated with functions on node 'node2'" in near[0]
     assert near[1:] == [
-        "  - node 'node1': not allowed by its pin or its group",
-        "  - node 'node2': has room",
+        "  - node 'node1': excluded by its pin or collocation",
+        "  - node 'node2': the function fits",
     ]
     door.open()
     run.result(timeout=20)
@@ -102,7 +102,7 @@ def test_explain_failed_functions(client):
     run = handoff.submit(dag, client, max_retries=0, fail_fast=False)
     run.wait(timeout=20)
     assert run.explain("bad") == "function 'bad' has failed: ValueError('no')"
-    text = "function '{}' will not run: 'bad', which it needs, has failed"
+    text = "function '{}' will not run: 'bad', which it depends on, has failed"
     assert [run.explain(id) for id in ("next", "last")] == [text.format("next"), text.format("last")]
 
 
@@ -111,8 +111,8 @@ def test_explain_a_delayed_retry(client):
     run = handoff.submit(dag_of(Function("bad", refuse, retry=policy)), client)
     until(lambda: run.records["bad"].status == "delayed")
     text = run.explain("bad")
-    assert text.startswith("function 'bad' is tried again in ")
-    assert text.endswith(" s: attempt 2, after 1 of at most 5 have failed")
+    assert text.startswith("function 'bad' will be retried in ")
+    assert text.endswith(" s: attempt 2, after 1 of at most 5 attempts failed")
     run.cancel()
     assert run.explain("bad") == "function 'bad' will not run: its run was cancelled"
 
@@ -121,12 +121,12 @@ def test_explain_a_run_that_waits_for_nodes(client):
     run = handoff.submit(dag_of(Function("f", int, cost={"gpu": 9})), client, wait_for_nodes=600)
     lines = run.explain("f").splitlines()
     assert lines[0].startswith(
-        "function 'f' waits: the run waits for nodes that can hold all its functions, for "
+        "function 'f' waits: its run starts once the nodes can hold all of its functions (fails in "
     )
     assert lines[1] == (
-        "  - function 'f': too much for every node; asked: gpu 9; nearest node 'node1' has gpu 1"
+        "  - function 'f': too large for every node; asked: gpu 9; nearest node 'node1' has gpu 1"
     )
-    assert lines[2].strip() == "node 'node1': asks for gpu 9, it has gpu 1"
+    assert lines[2].strip() == "node 'node1': gpu 9 asked, 1 in total"
     run.cancel()
 
 
@@ -151,7 +151,7 @@ def test_explain_ids_of_any_kind(client):
     assert run.explain(frozenset({"x"})).startswith("function \"frozenset({'x'})\" waits for results:")
     serializer = ("serialize", pair, frozenset({"x"}), 0)
     assert "waits for results:\n  - ('pair', (1, None)) (waiting)" in run.explain(serializer)
-    assert run.explain(3).startswith("function 3 has waited for ")
+    assert run.explain(3).startswith("function 3 has waited ")
     with pytest.raises(KeyError):
         run.explain(Cat())
     door.open()
@@ -179,14 +179,14 @@ def test_an_allocation_error_explains_each_node(client):
         handoff.submit(dag, client)
     assert str(caught.value).splitlines()[:-1] == [
         "DAG 'd' cannot be placed:",
-        "  - function 'large': too much for every node; asked: cpu 3, memory 9000;"
+        "  - function 'large': too large for every node; asked: cpu 3, memory 9000;"
         " nearest node 'node1' has cpu 4, memory 8192",
-        "      node 'node1': asks for memory 9000, it has memory 8192",
-        "      node 'node2': asks for cpu 3, memory 9000, it has cpu 2, memory 4096",
-        "  - function 'pinned': too much for the nodes it is pinned to; asked: cpu 3;"
+        "      node 'node1': memory 9000 asked, 8192 in total",
+        "      node 'node2': cpu 3 asked, 2 in total; memory 9000 asked, 4096 in total",
+        "  - function 'pinned': too large for the nodes it is pinned to; asked: cpu 3;"
         " nearest node 'node2' has cpu 2",
-        "      node 'node1': not allowed by its pin or its group",
-        "      node 'node2': asks for cpu 3, it has cpu 2",
+        "      node 'node1': excluded by its pin or collocation",
+        "      node 'node2': cpu 3 asked, 2 in total",
     ]
     assert caught.value.run.explain("large") == "function 'large' is not waiting: its run has failed"
     with pytest.raises(AllocationError) as many:

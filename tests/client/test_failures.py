@@ -193,7 +193,7 @@ def test_a_function_that_no_longer_fits_anywhere_is_among_the_failures(client, c
     )
     run = handoff.submit(dag, client, fail_fast=False)
     door.await_inside(1)
-    monkeypatch.setattr(plugin_of(cluster).state.placement.starved, "timeout", 0.1)
+    monkeypatch.setattr(plugin_of(cluster).state.placement.infeasible, "timeout", 0.1)
     handoff.register_node("node1", {"gpu": 0}, client)
     try:
         door.open()
@@ -299,8 +299,11 @@ def test_a_cost_that_no_node_covers_is_rejected_before_anything_runs(client):
     ("function", "text"),
     [
         (Function("f", fail, node="node9"), r"pinned to 'node9', but the nodes are 'node1', 'node2'"),
-        (Function("f", fail, node=["node2"], cost={"gpu": 1}), r"too much for the nodes it is pinned to"),
-        (Function("f", fail, cost={"db": 9}), r"more than the run's limits, db 2"),
+        (
+            Function("f", fail, node=["node2"], cost={"gpu": 1}),
+            r"no node it is pinned to has 'gpu' \(available: cpu, memory\)",
+        ),
+        (Function("f", fail, cost={"db": 9}), r"too large for the run's limits \(db 2\)"),
     ],
 )
 def test_other_reasons_for_an_allocation_error(client, function, text):

@@ -328,7 +328,7 @@ class Model:
             stack += new
         return found
 
-    def on_given_up(self, f: FunctionState, result: None) -> None:
+    def on_released(self, f: FunctionState, result: None) -> None:
         dependents = f.run.spec.dependents[f.number] if f.run.spec.dependents else ()
         needed = any(self.status[f.run.functions[n]] not in FINAL for n in dependents)
         if self.status[f] not in FINAL or needed:
@@ -356,7 +356,7 @@ class Model:
         else:
             self._fail(f)
 
-    def on_gave_up(self, f: FunctionState, now: float, result: None) -> None:
+    def on_abandoned(self, f: FunctionState, now: float, result: None) -> None:
         if self.status[f] not in FINAL:
             self._fail(f)
 
@@ -389,7 +389,7 @@ class Model:
         if statuses and statuses <= {FAILED, SKIPPED} and self.status[f] not in FINAL and running:
             self.on_skipped(f, now, None)
 
-    def on_dropped(self, f: FunctionState, now: float, result: None) -> None:
+    def on_forgotten(self, f: FunctionState, now: float, result: None) -> None:
         if self.status[f] not in FINAL:
             self._set(f, CANCELLED)
             if self.runs[f.run.spec.run_id] in ("running", "pending"):
@@ -480,7 +480,7 @@ class Model:
         self._check_peer(decision, node)
         if f.group is not None and not was_bound:
             self.group_at[id(f.group)] = node.name
-        if f.booked:
+        if f.allocated:
             assert node.fits(f.cost), "overcommitted"
             assert not node.may_start_more(f.cost)
             node.booked.append(f)
@@ -576,7 +576,7 @@ class Model:
             for f in node.booked:
                 count(f, 1)
         for f in placed:
-            if f.booked:
+            if f.allocated:
                 count(f, -1)
 
         def sort_key(f: FunctionState) -> tuple[float, ...]:
@@ -587,14 +587,14 @@ class Model:
             return f.group is None and f.kind.pins is None and not self.avoid[f] and f.run.limits is None
 
         rivals = [f for f in self.functions(READY) if self.due(f, now) and plain(f)]
-        rivals += [f for f in placed if plain(f) and f.booked]
+        rivals += [f for f in placed if plain(f) and f.allocated]
         for f in placed:
-            if plain(f) and f.booked:
+            if plain(f) and f.allocated:
                 rivals.remove(f)
                 for g in rivals:
                     if f.cost == g.cost and (f.run is g.run or not self.claims):
                         assert sort_key(f) < sort_key(g), f"{f} was placed before {g}"
-            if f.booked:
+            if f.allocated:
                 count(f, 1)
 
     def _check_wake(self, now: float) -> None:

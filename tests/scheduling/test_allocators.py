@@ -302,24 +302,24 @@ def raises(error):
 @pytest.mark.parametrize(
     ("proposal", "reason"),
     [
-        ({"nobody": "a"}, "it placed 'nobody' on 'a': that is none of the ready functions"),
-        ({"later": "a"}, "it placed 'later' on 'a': that is none of the ready functions"),
-        ({"x": "nowhere"}, "it placed 'x' on 'nowhere': the nodes are 'a', 'b'"),
-        ({"x": "paused"}, "it placed 'x' on 'paused': the nodes are 'a', 'b'"),
-        ({"x": None}, "it placed 'x' on None: the nodes are 'a', 'b'"),
-        ({"pinned": "a"}, "it placed 'pinned' on 'a': the nodes that may run it are 'b'"),
-        ({"member": "b"}, "it placed 'member' on 'b': the nodes that may run it are 'a'"),
+        ({"nobody": "a"}, "it placed 'nobody' on 'a': no ready function has this id"),
+        ({"later": "a"}, "it placed 'later' on 'a': no ready function has this id"),
+        ({"x": "nowhere"}, "it placed 'x' on 'nowhere': the nodes that accept functions are 'a', 'b'"),
+        ({"x": "paused"}, "it placed 'x' on 'paused': the nodes that accept functions are 'a', 'b'"),
+        ({"x": None}, "it placed 'x' on None: the nodes that accept functions are 'a', 'b'"),
+        ({"pinned": "a"}, "it placed 'pinned' on 'a': the only nodes that may run it are 'b'"),
+        ({"member": "b"}, "it placed 'member' on 'b': the only nodes that may run it are 'a'"),
         (
             {"full": "b"},
-            "it placed 'full' on 'b': that takes threads 1, cpu 3, but free are threads 2, cpu 2",
+            "it placed 'full' on 'b': asked: threads 1, cpu 3; free: threads 2, cpu 2",
         ),
         (
             {"x": "a", "z": "a"},
-            "it placed 'z' on 'a': that takes threads 1, cpu 2.5, but free are threads 3, cpu 2",
+            "it placed 'z' on 'a': asked: threads 1, cpu 2.5; free: threads 3, cpu 2",
         ),
-        (None, "it returned None, not a mapping of function ids to node names"),
-        ([("x", "a")], "it returned [('x', 'a')], not a mapping of function ids to node names"),
-        ("xa", "it returned 'xa', not a mapping of function ids to node names"),
+        (None, "it returned None instead of a mapping of function ids to node names"),
+        ([("x", "a")], "it returned [('x', 'a')] instead of a mapping of function ids to node names"),
+        ("xa", "it returned 'xa' instead of a mapping of function ids to node names"),
         ({"x": ["a"]}, "it raised TypeError: "),
         ({Odd(): "a"}, "it raised RuntimeError: "),
         ({"x": Odd()}, "it raised RuntimeError: no repr"),
@@ -516,7 +516,7 @@ def test_ledger_stays_consistent_for_any_proposals(script, right):
                 ended.append(decision.run.spec.run_id)
         for n in core.state.nodes.values():
             assert all(n.used[r] <= n.capacity.get(r, 0) for r in n.used)
-        assert sum(f.booked for f in run.functions) <= 4
+        assert sum(f.allocated for f in run.functions) <= 4
         running = [f for f in core.functions.values() if f.state.value == "running"]
         f = running[chosen % len(running)] if running else None
         name = "abc"[chosen % 3]

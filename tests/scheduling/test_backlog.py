@@ -32,7 +32,7 @@ def play(fanout, nodes, steps, costs, paths, seed):
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backlog, "_FANOUT", fanout)
-        patch.setattr(Claims, "refuse", lambda *_: False)
+        patch.setattr(Claims, "blocks", lambda *_: False)
         core = Core(prefetch_horizon=0.0)
         trace = Scenario(core, seed, NODES, nodes, costs, paths).play(steps)
     # Functions that time out together fail in any order.

@@ -164,9 +164,9 @@ def test_claim_ends_if_its_functions_will_not_become_ready(how):
         core.lose("s")
         core.run(id="r3", **many(1, fn("cpu 1"), "y"), options={"priority": 9})
     elif how == "is skipped":
-        core.state.dropped(core["s"], core.now)
+        core.state.forgotten(core["s"], core.now)
     elif how == "is given up":
-        core.state.gave_up(core["s"], core.now)
+        core.state.abandoned(core["s"], core.now)
     else:
         core.fail("s")
     for i in range(8):
@@ -241,7 +241,7 @@ def start_of_wide(same_run):
 
 
 def test_without_claims_a_wide_function_starves(monkeypatch):
-    monkeypatch.setattr(Claims, "refuse", lambda *_: False)
+    monkeypatch.setattr(Claims, "blocks", lambda *_: False)
     assert start_of_wide(same_run=True) is None
 
 

@@ -41,7 +41,7 @@ def test_waiting_for_results(core):
     core.finish("y")
     assert explain_lines(core, "sum") == [
         "function 'sum' waits for results:",
-        "  - they are there; it is about to be ready",
+        "  - all inputs exist; it is about to become ready",
     ]
 
 
@@ -74,7 +74,7 @@ def test_delayed_retry(core):
     core.ready("x")
     core.wait(4)
     assert explain_lines(core, "x") == [
-        "function 'x' is tried again in 6 s: attempt 2, after 1 of at most 3 have failed"
+        "function 'x' will be retried in 6 s: attempt 2, after 1 of at most 3 attempts failed"
     ]
     core.wait(99)
     assert "in 0 s" in explain_lines(core, "x")[0], "never rounded down to zero"
@@ -87,10 +87,10 @@ def test_run_that_waits_for_nodes(core):
     core.decide()
     for id in ("x", "y"):
         assert explain_lines(core, id) == [
-            f"function '{id}' waits: the run waits for nodes that can hold all its functions, for 40 s more:",
-            "  - function 'y': too much for every node: none has 'gpu', they have cpu; asked: gpu 1;"
-            " nearest node 'a' has gpu 0",
-            "      node 'a': asks for gpu 1, it has gpu 0",
+            f"function '{id}' waits: its run starts once the nodes can hold all of its functions"
+            " (fails in 40 s):",
+            "  - function 'y': no node has 'gpu' (available: cpu); asked: gpu 1; nearest node 'a' has gpu 0",
+            "      node 'a': gpu 1 asked, 0 in total",
         ]
 
 
@@ -117,16 +117,16 @@ def test_each_node_lists_asked_and_free_amounts(core):
     core.wait(3)
     assert core.decide() == []
     assert ready(core, "x") == {
-        None: "function 'x' has waited for 3 s for a node; it asks for cpu 2, memory 20:",
-        "a": "asks for memory 20, it has memory 10",
-        "b": "asks for cpu 2, it has cpu 1",
-        "c": "is paused or about to leave",
+        None: "function 'x' has waited 3 s for a node; it asks for cpu 2, memory 20:",
+        "a": "memory 20 asked, 10 in total",
+        "b": "cpu 2 asked, 1 in total",
+        "c": "paused or retiring",
     }
     assert ready(core, "y") == {
-        None: "function 'y' has waited for 3 s for a node; it asks for cpu 2, memory 6:",
-        "a": "asks for cpu 2, free 1 of 4; memory 6, free 5 of 10",
-        "b": "asks for cpu 2, it has cpu 1",
-        "c": "is paused or about to leave",
+        None: "function 'y' has waited 3 s for a node; it asks for cpu 2, memory 6:",
+        "a": "cpu 2 asked, 1 of 4 free; memory 6 asked, 5 of 10 free",
+        "b": "cpu 2 asked, 1 in total",
+        "c": "paused or retiring",
     }
 
 
@@ -135,8 +135,8 @@ def test_threads_are_listed(core):
     core.run(x=fn(), y=fn())
     core.decide()
     assert ready(core, "y") == {
-        None: "function 'y' has waited for 0 s for a node; it asks for threads 1:",
-        "a": "asks for threads 1, free 0 of 1",
+        None: "function 'y' has waited 0 s for a node; it asks for threads 1:",
+        "a": "threads 1 asked, 0 of 1 free",
     }
 
 
@@ -144,9 +144,9 @@ def test_fractions_are_formatted_in_decimal(core):
     core.nodes(a="cpu 1, licence 0.5")
     core.run(x=fn("licence 0.3"), y=fn("licence 0.3"))
     core.decide()
-    assert ready(core, "y")["a"].startswith("asks for")
+    assert ready(core, "y")["a"].startswith("threads 1 asked, 0 of 1 free")
     core.resize(a="cpu 2, threads 2, licence 0.5")
-    assert ready(core, "y")["a"] == "asks for licence 0.3, free 0.2 of 0.5"
+    assert ready(core, "y")["a"] == "licence 0.3 asked, 0.2 of 0.5 free"
 
 
 def test_fragmented_devices(core):
@@ -155,14 +155,14 @@ def test_fragmented_devices(core):
     assert len(core.decide()) == 2
     core.ready("z")
     core.decide()
-    assert ready(core, "z")["a"] == "asks for gpu 0.8, which is free, but not on the same devices"
+    assert ready(core, "z")["a"] == "gpu 0.8 asked and free, but spread over too many devices"
 
 
 def test_node_with_prefetched_functions():
     core = core_with_prefetched()
     core.run(id="other", wide=fn("cpu 2"))
     assert core.decide() == []
-    assert ready(core, "wide")["a"] == "is about to start other functions"
+    assert ready(core, "wide")["a"] == "prefetched functions may take its cores"
 
 
 def test_pin(core):
@@ -170,9 +170,9 @@ def test_pin(core):
     core.run(x=fn("cpu 1", pin="a"), y=fn("cpu 1", pin="a"))
     core.decide()
     assert ready(core, "y") == {
-        None: "function 'y' has waited for 0 s for a node; it asks for cpu 1:",
-        "a": "asks for threads 1, free 0 of 1; cpu 1, free 0 of 1",
-        "b": "not allowed by its pin or its group",
+        None: "function 'y' has waited 0 s for a node; it asks for cpu 1:",
+        "a": "threads 1 asked, 0 of 1 free; cpu 1 asked, 0 of 1 free",
+        "b": "excluded by its pin or collocation",
     }
 
 
@@ -181,10 +181,10 @@ def test_bound_group(core):
     core.run(x=fn("cpu 1"), y=fn("cpu 1"), groups=("x y",))
     assert core.decide() == ["x@a"]
     assert ready(core, "y") == {
-        None: "function 'y' has waited for 0 s for a node; it asks for cpu 1;"
+        None: "function 'y' has waited 0 s for a node; it asks for cpu 1;"
         " it is collocated with functions on node 'a':",
-        "a": "asks for threads 1, free 0 of 1; cpu 1, free 0 of 1",
-        "b": "not allowed by its pin or its group",
+        "a": "threads 1 asked, 0 of 1 free; cpu 1 asked, 0 of 1 free",
+        "b": "excluded by its pin or collocation",
     }
 
 
@@ -197,10 +197,10 @@ def test_unbound_group(core):
     core.ready("x")
     core.decide()
     assert ready(core, "x") == {
-        None: "function 'x' has waited for 0 s for a node; it asks for cpu 1:",
-        "a": "not allowed by its pin or its group",
-        "b": "asks for cpu 1, free 0 of 4",
-        "c": "is paused or about to leave",
+        None: "function 'x' has waited 0 s for a node; it asks for cpu 1:",
+        "a": "excluded by its pin or collocation",
+        "b": "cpu 1 asked, 0 of 4 free",
+        "c": "paused or retiring",
     }
 
 
@@ -210,7 +210,7 @@ def test_group_with_a_member_too_large_for_a_node(core):
     core.decide()
     core.ready("x")
     core.decide()
-    assert ready(core, "x")["a"] == "asks for cpu 3, it has cpu 2"
+    assert ready(core, "x")["a"] == "cpu 3 asked, 2 in total"
 
 
 def test_node_on_which_it_failed(core):
@@ -221,9 +221,9 @@ def test_node_on_which_it_failed(core):
     core.ready("x")
     assert core.decide() == []
     assert ready(core, "x") == {
-        None: "function 'x' has waited for 0 s for a node; it asks for cpu 1:",
-        "a": "failed there before; others come first",
-        "b": "asks for threads 1, free 0 of 1; cpu 1, free 0 of 1",
+        None: "function 'x' has waited 0 s for a node; it asks for cpu 1:",
+        "a": "failed there before; other nodes come first",
+        "b": "threads 1 asked, 0 of 1 free; cpu 1 asked, 0 of 1 free",
     }
 
 
@@ -237,17 +237,20 @@ def test_limits_of_the_run(core):
     )
     assert core.decide() == ["x@a"]
     assert ready(core, "y") == {
-        None: "function 'y' has waited for 0 s for a node; it asks for cpu 1; the run is at its limits:"
-        " limit 'db': 1.5 of 2 in use; max_concurrency: 1 of 1 in use:",
-        "a": "has room",
+        None: "function 'y' has waited 0 s for a node; it asks for cpu 1; the run has reached"
+        " limit 'db' (1.5 of 2 in use) and max_concurrency (1 of 1 in use):",
+        "a": "the function fits",
     }
 
 
 def test_claimed_capacity():
     core = core_with_claim()
     assert core.states("wide last") == "ready ready"
-    assert ready(core, "last")["a"] == "has room, which more urgent functions claim"
-    assert ready(core, "wide")["a"] == "asks for cpu 4, free 2 of 4"
+    assert (
+        ready(core, "last")["a"]
+        == "the function fits, but more urgent functions may have claimed the capacity"
+    )
+    assert ready(core, "wide")["a"] == "cpu 4 asked, 2 of 4 free"
 
 
 def test_allocator_that_has_not_placed_it(core):
@@ -255,9 +258,9 @@ def test_allocator_that_has_not_placed_it(core):
     core.run(x=fn("cpu 1"), strategy=lambda ready, free: {})
     core.decide()
     assert ready(core, "x") == {
-        None: "function 'x' has waited for 0 s for a node; it asks for cpu 1;"
-        " its run's own allocator has not chosen a node for it:",
-        "a": "has room",
+        None: "function 'x' has waited 0 s for a node; it asks for cpu 1;"
+        " the run's custom allocator has not chosen a node for it:",
+        "a": "the function fits",
     }
 
 
@@ -268,7 +271,7 @@ def test_no_nodes(core):
     core.ready("x")
     core.wait(2)
     assert explain_lines(core, "x") == [
-        "function 'x' has waited for 2 s for a node; it asks for cpu 1:",
+        "function 'x' has waited 2 s for a node; it asks for cpu 1:",
         "  - the cluster has no nodes",
     ]
 
@@ -279,8 +282,8 @@ def test_at_most_eight_nodes_are_named(core):
     core.decide()
     lines = explain_lines(core, "f11")
     assert len(lines) == 10
-    assert lines[1].startswith("  - node 'n00': asks for")
-    assert lines[8].startswith("  - node 'n07': asks for")
+    assert lines[1].startswith("  - node 'n00': threads 1 asked, 0 of 1 free")
+    assert lines[8].startswith("  - node 'n07': threads 1 asked, 0 of 1 free")
     assert lines[9] == "  - ... and 3 more"
 
 
@@ -311,14 +314,16 @@ def test_failed_and_skipped(core):
     core.state.skipped(core["z"], core.now)
     assert explain_lines(core, "x") == ["function 'x' has failed: ValueError('no')"]
     for id in ("y", "z"):
-        assert explain_lines(core, id) == [f"function '{id}' will not run: 'x', which it needs, has failed"]
+        assert explain_lines(core, id) == [
+            f"function '{id}' will not run: 'x', which it depends on, has failed"
+        ]
     assert run.ended
 
 
 def test_failed_without_a_message(core):
     core.nodes(a="cpu 4")
     core.run(x=fn())
-    core.state.gave_up(core["x"], core.now)
+    core.state.abandoned(core["x"], core.now)
     assert explain_lines(core, "x") == ["function 'x' has failed"]
 
 
@@ -339,7 +344,7 @@ def test_failed_input_is_found_among_many_skipped_ones(core):
     for id in ids[width:]:
         core.state.skipped(core[id], core.now)
     assert explain_lines(core, "l19w0") == [
-        "function 'l19w0' will not run: 'l0w3', which it needs, has failed"
+        "function 'l19w0' will not run: 'l0w3', which it depends on, has failed"
     ]
 
 

@@ -70,7 +70,7 @@ class CheckedCore(Core):
         super().__init__(**settings)
         self.exact = exact
         self.choices = 0
-        self.state.placement.claims.refuse = lambda *_: False
+        self.state.placement.claims.blocks = lambda *_: False
         self._carry_out = self.state.placement._carry_out
         self.state.placement._carry_out = self.choose
 
@@ -79,7 +79,9 @@ class CheckedCore(Core):
         nodes = sorted(self.state.nodes.values(), key=lambda n: str(n.name))
         candidates = candidate_nodes(f, nodes)
         free = [
-            n for n in candidates if n.accepting and n.fits(f.cost) and (not n.prefetched or n.spares(f.cost))
+            n
+            for n in candidates
+            if n.accepting and n.fits(f.cost) and (not n.prefetched or n.can_spare(f.cost))
         ]
         assert chosen in candidates
         if prefetch:

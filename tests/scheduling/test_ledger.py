@@ -81,7 +81,7 @@ def test_whole_devices_are_exclusive():
     assert take(devices, 1) == {0: 1}
     assert take(devices, 2) == {1: 1, 2: 1}
     assert take(devices, 1) is None
-    devices.give_back({1: UNIT})
+    devices.release({1: UNIT})
     assert take(devices, 1) == {1: 1}
 
 
@@ -128,7 +128,7 @@ def test_devices_are_never_overcommitted_and_end_free(count, wanted, random):
     for amount in wanted:
         chosen = devices.choose(int(amount * UNIT))
         if chosen is None and held:
-            devices.give_back(held.pop(random.randrange(len(held))))
+            devices.release(held.pop(random.randrange(len(held))))
         elif chosen is not None:
             assert sum(chosen.values()) == int(amount * UNIT)
             assert sum(n == UNIT for n in chosen.values()) == int(amount)
@@ -136,7 +136,7 @@ def test_devices_are_never_overcommitted_and_end_free(count, wanted, random):
             held.append(chosen)
         assert all(0 <= free <= UNIT for free in devices.free)
     for chosen in held:
-        devices.give_back(chosen)
+        devices.release(chosen)
     assert devices.free == [UNIT] * count
 
 

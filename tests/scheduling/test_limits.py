@@ -90,14 +90,14 @@ def test_every_outcome_releases_the_limit(core):
     next_of("f4")
     core.state.skipped(core["f4"], core.now)
     next_of("f5")
-    core.state.gave_up(core["f5"], core.now)
+    core.state.abandoned(core["f5"], core.now)
     next_of("f6")
     core.refuse("f6")  # and a accepts nothing for now
     assert core.decide() == ["f6@b"]
     core.leave("b")
     core.resume("a")
     next_of("f7")
-    core.state.dropped(core["f7"], core.now)
+    core.state.forgotten(core["f7"], core.now)
     assert limits.available("db") == limits.capacity["db"]
 
 
@@ -116,20 +116,20 @@ def test_cost_above_a_limit_fails_at_once(core):
     first, second = run.shortfalls
     assert (first.function_ids, first.asked, first.nearest, first.offered) == (("x",), {"db": 3}, None, {})
     assert second.function_ids == ("y",)
-    assert str(first) == "function 'x': asks for more than the run's limits, db 2, allow at once; asked: db 3"
+    assert str(first) == "function 'x': too large for the run's limits (db 2); asked: db 3"
 
 
 def test_max_concurrency_is_not_part_of_a_cost(core):
     run = core.run(limits="db 2", x=fn(limit="db 3"), options={"max_concurrency": 1}, ready="")
     assert run.shortfalls[0].asked == {"db": 3}
-    assert run.shortfalls[0].reason == "asks for more than the run's limits, db 2, allow at once"
+    assert run.shortfalls[0].reason == "too large for the run's limits (db 2)"
 
 
 def test_cost_above_a_limit_does_not_wait_for_nodes(core):
     run = core.run(limits="db 2", x=fn(limit="db 3"), options={"wait_for_nodes": 60}, ready="")
     assert core.decide() == ["r failed"]
     assert [s.reason for s in run.shortfalls] == [
-        "asks for more than the run's limits, db 2, allow at once",
+        "too large for the run's limits (db 2)",
         "the cluster has no nodes",
     ]
 

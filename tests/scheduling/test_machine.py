@@ -285,7 +285,7 @@ class CoreMachine(RuleBasedStateMachine):
         elif event == "forget" and (these := self.of_state(State.RUNNING, State.READY, State.WAITING)):
             cluster.forget(self.pick(these, pick))
         elif event == "client gives up" and pick % 4 == 3:
-            cluster.tell("given_up", self.pick(self.model.status, pick))
+            cluster.tell("released", self.pick(self.model.status, pick))
 
     @precondition(lambda self: len(self.cluster.state.runs) > 1)
     @rule(event=st.sampled_from(["cancel", "remove", "nothing"]), pick=picks)

@@ -68,7 +68,7 @@ class CheckedCluster(VirtualCluster):
 def test_everything_finishes(horizon, deep, seed):
     random = Random(seed)
     refused = [0]
-    refuse = Claims.refuse
+    refuse = Claims.blocks
 
     def counted(self, *args):
         answer = refuse(self, *args)
@@ -81,7 +81,7 @@ def test_everything_finishes(horizon, deep, seed):
     took = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backlog, "_FANOUT", 2 if deep else 8)
-        patch.setattr(Claims, "refuse", counted)
+        patch.setattr(Claims, "blocks", counted)
         for i in range(random.randint(1, 3)):
             spec, needs, seconds = draw_run(random, f"r{i}")
             took |= dict(zip(cluster.add(spec, needs).functions, seconds, strict=True))

@@ -396,7 +396,7 @@ def test_function_lost_too_often_lists_its_lost_attempts(core, ends):
             core.ready("x")
     text = explain_loss(core["x"], 1)
     assert f"2 nodes were lost while it ran, and {ends} that held its result after it had finished" in text
-    core.state.gave_up(core["x"], core.now, text)
+    core.state.abandoned(core["x"], core.now, text)
     assert [(a.outcome, a.error) for a in core["x"].attempts] == [
         *[("finished", None)] * ends,
         ("lost", None),

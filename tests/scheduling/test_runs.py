@@ -107,7 +107,7 @@ def test_failures_are_listed_in_order_of_time(core):
     core.decide()
     core.fail("f1")
     core.fail("f2")
-    core.state.gave_up(core["f0"], core.now, "it took down three nodes")
+    core.state.abandoned(core["f0"], core.now, "it took down three nodes")
     assert core.decide() == ["r failed"]
     assert [f.id for f in run.failed] == ["f1", "f2", "f0"]
     last = core["f0"].attempts[-1]
@@ -179,7 +179,7 @@ def test_failure_that_ends_a_run_stops_other_functions(core):
     assert core.decide() == ["stop z@b, attempt 1", "r failed"]
     core.stopped("z")
     assert [f.id for f in core["x"].run.failed] == ["x"]
-    assert [f.id for f, _ in core["x"].run.troubles] == ["x"]
+    assert [f.id for f, _ in core["x"].run.failed_attempts] == ["x"]
 
 
 @pytest.mark.parametrize("end", ["finish", "fail", "lose"])
@@ -307,10 +307,10 @@ def test_late_events_of_a_removed_run_change_nothing(core):
 
 def test_released_functions_end_their_run(core):
     in_every_state(core)
-    core.state.dropped(core["waiting"], core.now)
+    core.state.forgotten(core["waiting"], core.now)
     assert core.decide() == ["r cancelled"]
-    core.state.dropped(core["running"], core.now)
-    core.state.dropped(core["bad"], core.now)
+    core.state.forgotten(core["running"], core.now)
+    core.state.forgotten(core["bad"], core.now)
     assert (
         core.states("done bad running delayed stuck waiting")
         == "finished cancelled cancelled cancelled cancelled cancelled"
@@ -325,7 +325,7 @@ def test_finished_function_can_be_released_at_any_time(core):
     core.run(x=fn("cpu 1"), y=fn("cpu 1"))
     core.decide()
     core.finish("x")
-    core.state.dropped(core["x"], core.now)
+    core.state.forgotten(core["x"], core.now)
     assert core.decide() == ["y@a"]
     core.finish("y")
     assert core.decide() == ["r finished"]
@@ -337,7 +337,7 @@ def test_end_is_announced_once(core):
     core.decide()
     core.fail("x")
     core.cancel()
-    core.state.dropped(core["x"], core.now)
+    core.state.forgotten(core["x"], core.now)
     assert core.decide() == ["r failed"]
     assert core.decide() == []
 

@@ -26,9 +26,9 @@ def counts(monkeypatch):
 
         monkeypatch.setattr(owner, method, counted)
 
-    count("nodes", Node, "takes")
+    count("nodes", Node, "can_start")
     count("nodes", Node, "fits")
-    count("queues", Queue, "first")
+    count("queues", Queue, "head_entry")
     return totals
 
 

@@ -31,27 +31,27 @@ def test_cost_exceeds_every_node():
         {"cpu": 3, "memory": 60},
         "b",
         {"cpu": 4, "memory": 50},
-        "too much for every node",
+        "too large for every node",
     )
     assert str(s).splitlines() == [
-        "function 'y': too much for every node; asked: cpu 3, memory 60; "
+        "function 'y': too large for every node; asked: cpu 3, memory 60; "
         "nearest node 'b' has cpu 4, memory 50",
-        "      node 'a': asks for cpu 3, it has cpu 2",
-        "      node 'b': asks for memory 60, it has memory 50",
+        "      node 'a': cpu 3 asked, 2 in total",
+        "      node 'b': memory 60 asked, 50 in total",
     ]
 
 
-NO_GPU = "too much for every node: none has 'gpu', they have cpu"
+NO_GPU = "no node has 'gpu' (available: cpu)"
 
 
 def test_misspelt_resource_differs_from_a_short_one():
     nodes = {"a": "cpu 2, memory 10", "b": "cpu 1, seat 1"}
     (s,) = shortfalls(nodes, x=fn("cpus 1, cpu 9, tape 1"))
-    assert s.reason == "too much for every node: none has 'cpus' or 'tape', they have cpu, memory, seat"
+    assert s.reason == "no node has 'cpus' or 'tape' (available: cpu, memory, seat)"
     (s,) = shortfalls(nodes, x=fn("cpu 9"))
-    assert s.reason == "too much for every node"
+    assert s.reason == "too large for every node"
     (s,) = shortfalls(nodes, x=fn("seat 1", pin="a"))
-    assert s.reason == "too much for the nodes it is pinned to: none has 'seat', they have cpu, memory"
+    assert s.reason == "no node it is pinned to has 'seat' (available: cpu, memory)"
 
 
 def test_resource_that_no_node_has():
@@ -65,7 +65,7 @@ def test_resource_that_no_node_has():
     )
     assert str(s).splitlines() == [
         f"function 'x': {NO_GPU}; asked: gpu 1; nearest node 'a' has gpu 0",
-        "      node 'a': asks for gpu 1, it has gpu 0",
+        "      node 'a': gpu 1 asked, 0 in total",
     ]
 
 
@@ -84,13 +84,13 @@ def test_ties_for_the_nearest_node_go_by_share():
 
 def test_fractions_of_devices_do_not_add_up():
     (s,) = shortfalls({"a": "cpu 1, gpu 0.75", "b": "cpu 1, gpu 0.5"}, x=fn("gpu 0.875"))
-    assert fields(s) == (("x",), {"gpu": 0.875}, "a", {"gpu": 0.75}, "too much for every node")
+    assert fields(s) == (("x",), {"gpu": 0.875}, "a", {"gpu": 0.75}, "too large for every node")
 
 
 def test_functions_of_equal_cost_share_a_shortfall():
     (s,) = shortfalls({"a": "cpu 1"}, **many(5, fn("cpu 2")), x=fn("cpu 1"))
     assert s.function_ids == ("f0", "f1", "f2", "f3", "f4")
-    assert str(s).startswith("functions 'f0', 'f1', 'f2' and 2 more: too much for every node; asked: cpu 2")
+    assert str(s).startswith("functions 'f0', 'f1', 'f2' and 2 more: too large for every node; asked: cpu 2")
 
 
 def test_each_cost_has_its_own_shortfall():
@@ -103,13 +103,13 @@ def test_pin_to_an_unknown_node():
     assert fields(s) == (("x",), {"cpu": 1}, None, {}, "pinned to 'c' or 'd', but the nodes are 'a', 'b'")
     assert str(s).splitlines() == [
         "function 'x': pinned to 'c' or 'd', but the nodes are 'a', 'b'; asked: cpu 1",
-        *[f"      node {name!r}: not allowed by its pin or its group" for name in "ab"],
+        *[f"      node {name!r}: excluded by its pin or collocation" for name in "ab"],
     ]
 
 
 def test_cost_exceeds_the_pinned_node_only():
     (s,) = shortfalls({"a": "cpu 1", "b": "cpu 9", "c": "cpu 2"}, x=fn("cpu 3", pin="a c"))
-    assert fields(s) == (("x",), {"cpu": 3}, "c", {"cpu": 2}, "too much for the nodes it is pinned to")
+    assert fields(s) == (("x",), {"cpu": 3}, "c", {"cpu": 2}, "too large for the nodes it is pinned to")
 
 
 def test_group_without_a_common_node():
@@ -121,7 +121,7 @@ def test_group_without_a_common_node():
         {"gpu": 1, "cpu": 2},
         "a",
         {"gpu": 1, "cpu": 1},
-        "too much for every node",
+        "too large for every node",
     )
 
 
@@ -132,7 +132,7 @@ def test_group_pinned_to_different_nodes():
         {},
         None,
         {},
-        "its collocated functions are pinned to different nodes, 'a' and 'b'",
+        "its collocation group is pinned to different nodes: 'a' and 'b'",
     )
 
 
@@ -296,7 +296,7 @@ def test_events_while_a_run_waits_count(core):
     core.run(id="r1", x=fn("cpu 1"), **WAIT)
     core.run(id="r2", y=fn("cpu 1"), z=fn("cpu 1"), **WAIT)
     core.finish("x")  # the result already existed on the cluster
-    core.state.gave_up(core["y"], core.now)
+    core.state.abandoned(core["y"], core.now)
     assert core.decide() == ["r2 failed"]
     assert core.states("y z") == "failed cancelled"
     core.nodes(a="cpu 1")

@@ -127,4 +127,4 @@ def test_unfinished_attempts_are_listed_in_order():
     core.decide()
     core.fail("x", error="no")
     core.lose("y")
-    assert [(f.id, number) for f, number in run.troubles] == [("x", 1), ("y", 1)]
+    assert [(f.id, number) for f, number in run.failed_attempts] == [("x", 1), ("y", 1)]

@@ -19,7 +19,7 @@ def function_in(core, state):
     core.run(x=fn("cpu 1"), ready="")
     f = core["x"]
     f.run.counts[f.state], f.run.counts[state] = 0, 1
-    f.run.left = int(state not in FINAL)
+    f.run.unfinished = int(state not in FINAL)
     f.state = state
     return f
 
@@ -66,14 +66,14 @@ QUIET = {
     "refused": (W, D, R, F, X, S, C),
     "returned": (W, D, R, F, X, S, C),
     "retried": (W, D, R, P, F, C),
-    "given_up": (F, X, S, C),
+    "released": (F, X, S, C),
     "finished": (F, X, S, C),
     "failed": (W, D, R, F, X, S, C),
-    "gave_up": (F, X, S, C),
+    "abandoned": (F, X, S, C),
     "lost": (W, D, R, F, X, S, C),
     "result_lost": (W, D, R, P, X, S, C),
     "skipped": (F, X, S, C),
-    "dropped": (F, X, S, C),
+    "forgotten": (F, X, S, C),
 }
 
 
@@ -81,7 +81,7 @@ QUIET = {
 def test_inapplicable_events_change_nothing(core, event, state):
     f = function_in(core, state)
     before = f.run.status
-    takes_no_time = {"withdrawn", "refused", "result_lost", "returned", "retried", "given_up"}
+    takes_no_time = {"withdrawn", "refused", "result_lost", "returned", "retried", "released"}
     getattr(core.state, event)(f, *([] if event in takes_no_time else [0.0]))
     assert f.state is state
     assert f.attempts == ()
@@ -91,9 +91,9 @@ def test_inapplicable_events_change_nothing(core, event, state):
 
 FINAL_EVENTS = {
     "finished": (F, "finished"),
-    "gave_up": (X, "failed"),
+    "abandoned": (X, "failed"),
     "skipped": (S, "finished"),  # nothing failed before
-    "dropped": (C, "cancelled"),
+    "forgotten": (C, "cancelled"),
 }
 
 

@@ -156,7 +156,7 @@ class VirtualCluster:
 
     def give_up(self, f: FunctionState) -> None:
         self._end(f)
-        self.tell("gave_up", f, self.now)
+        self.tell("abandoned", f, self.now)
         self._skip_dependents(f)
 
     def retry(self, f: FunctionState) -> None:
@@ -184,7 +184,7 @@ class VirtualCluster:
             if other.state not in FINAL:
                 self.release(other)
         self._end(f)
-        self.tell("dropped", f, self.now)
+        self.tell("forgotten", f, self.now)
 
     def _end(self, f: FunctionState) -> None:
         if f.state is State.RUNNING and f.node.name in self.workers:

@@ -29,6 +29,8 @@ class Claim:
     ----------
     cost : dict
         Cost of each of the functions.
+    function : FunctionState or None
+        The first of the functions; None before the first :meth:`refresh`.
     key : SortKey
         Urgency of the first function. Only less urgent functions are blocked.
     start : float
@@ -39,10 +41,11 @@ class Claim:
         Number of the decision for which the claim was last refreshed.
     """
 
-    __slots__ = ("cost", "decision", "expected_start", "key", "start")
+    __slots__ = ("cost", "decision", "expected_start", "function", "key", "start")
 
-    def __init__(self, cost: Amounts) -> None:
+    def __init__(self, cost: Amounts, function: FunctionState | None = None) -> None:
         self.cost = cost
+        self.function = function
         self.key: SortKey = (0, 0, 0, 0, 0, 0)
         self.start = self.expected_start = 0.0
         self.decision = -1
@@ -68,12 +71,11 @@ class _UpcomingClaim(Claim):
         Roughly in the order in which they will become ready.
     """
 
-    __slots__ = ("_before", "_first", "_inputs", "functions")
+    __slots__ = ("_before", "_inputs", "functions")
 
     def __init__(self, nodes: Iterable[Node], cost: Amounts) -> None:
         super().__init__(cost)
         self.functions: dict[FunctionState, None] = {}
-        self._first: FunctionState | None = None
         self._inputs: deque[FunctionState] = deque()  # running inputs of the first function, by expected end
         # Node → number of functions that fill the nodes before it.
         self._before: dict[Node, int] = {}
@@ -90,8 +92,8 @@ class _UpcomingClaim(Claim):
             del self.functions[f]
         else:
             return False
-        if f is not self._first:
-            self._first = f
+        if f is not self.function:
+            self.function = f
             running = [g for g in f.run.inputs_of(f) if g.state is State.RUNNING]
             self._inputs = deque(sorted(running, key=_expected_end))
         inputs = self._inputs
@@ -115,16 +117,15 @@ class _UpcomingClaim(Claim):
 class _OvertakenClaim(Claim):
     """The claim of a function that others have overtaken, on the node that is expected to fit it first."""
 
-    __slots__ = ("_node", "function")
+    __slots__ = ("_node",)
 
     def __init__(self, f: FunctionState, node: Node) -> None:
-        super().__init__(f.cost)
-        self.function = f
+        super().__init__(f.cost, f)
         self._node = node
 
     def refresh(self, now: float) -> bool:
         f = self.function
-        if f.state is not State.READY:
+        if f is None or f.state is not State.READY:
             return False
         self.key = sort_key(f)
         self.start = self.expected_start = _when_free(self._node, self.cost, now)
@@ -310,23 +311,21 @@ class Claims:
             self.recheck = -math.inf
         if self._most_urgent is not None and self._most_urgent.run is run:
             self._most_urgent = None
-        if self._overtaken is not None and self._overtaken.function.run is run:
+        overtaken = None if self._overtaken is None else self._overtaken.function
+        if overtaken is not None and overtaken.run is run:
             self.withdraw()
         self.any = bool(self._upcoming) or self._overtaken is not None
 
     # ------------------------------------------------------------------ backfilling
 
-    def blocks(self, f: FunctionState, node: Node, now: float) -> bool:
-        """Return whether a claim keeps a function off a node on which it fits.
+    def blocking(self, f: FunctionState, node: Node, now: float) -> Claim | None:
+        """Return the claim that keeps a function off a node on which it fits, None if there is none.
 
         The function may backfill a claim of more urgent functions if
 
         * it is expected to end before the start of the claim, or
         * the claimed slots still fit beside it, in the capacity that is free now or that functions which are
           expected to end before the start of the claim will release.
-
-        If the function is blocked, :attr:`recheck` is set: the start of an overdue claim recedes as time
-        passes, so the function is admitted once the claim is overdue by the function's expected duration.
         """
         claims: list[Claim] = list(self._upcoming.values())
         if self._overtaken is not None:
@@ -342,12 +341,24 @@ class Claims:
                 continue
             ending = [g for g in node.running if end_of(g, now) <= claim.start]
             if not ending or not _both_fit(node, f.cost, claim.cost, count, ending):
-                self.blocked_nodes[node] = None
-                again = max(claim.expected_start + seconds, now + seconds / 4)
-                if self.recheck is None or again < self.recheck:
-                    self.recheck = again
-                return True
-        return False
+                return claim
+        return None
+
+    def blocks(self, f: FunctionState, node: Node, now: float) -> bool:
+        """Return whether a claim keeps a function off a node on which it fits.
+
+        If so, set :attr:`recheck`: the start of an overdue claim recedes as time passes, so the function is
+        admitted once the claim is overdue by the function's expected duration.
+        """
+        claim = self.blocking(f, node, now)
+        if claim is None:
+            return False
+        self.blocked_nodes[node] = None
+        seconds = f.run.ranking.expected(f)
+        again = max(claim.expected_start + seconds, now + seconds / 4)
+        if self.recheck is None or again < self.recheck:
+            self.recheck = again
+        return True
 
 
 def _both_fit(

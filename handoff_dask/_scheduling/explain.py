@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -106,14 +107,18 @@ def _why_ready(state: SchedulingState, f: FunctionState, now: float) -> str:
         pins = frozenset({frozenset({str(f.group.node.name)})})
     if isinstance(run.allocator, Custom):
         lines.append("the run's custom allocator has not chosen a node for it")
-    claimed = state.placement.claims.any
+    claims = state.placement.claims
     nodes = state.placement.nodes.ordered
     rows = []
     for node in nodes[:_MAX_LISTED]:  # there may be thousands
         text = why_not(node, need, f.cost, pins, avoided=f.retry.avoid if f.retry else ())
         if text is None:
             text = "the function fits"
-            text += ", but more urgent functions may have claimed the capacity" if claimed else ""
+            claim = claims.blocking(f, node, now)
+            if claim is not None and claim.function is not None:
+                start = max(0.0, claim.start - now)
+                when = f"in {start:.3g} s" if math.isfinite(start) else "once it fits"
+                text += f", but {claim.function.id!r}, which is more urgent, claims the capacity {when}"
         rows.append(f"node {node.name!r}: {text}")
     return _listed(lines, rows or ["the cluster has no nodes"], max(0, len(nodes) - _MAX_LISTED))
 

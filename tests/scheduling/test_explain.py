@@ -248,7 +248,7 @@ def test_claimed_capacity():
     assert core.states("wide last") == "ready ready"
     assert (
         ready(core, "last")["a"]
-        == "the function fits, but more urgent functions may have claimed the capacity"
+        == "the function fits, but 'wide', which is more urgent, claims the capacity in 6 s"
     )
     assert ready(core, "wide")["a"] == "cpu 4 asked, 2 of 4 free"
 

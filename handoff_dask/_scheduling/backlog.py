@@ -120,6 +120,7 @@ class _Branch:
 
 
 def _fits(cost: Cost, free: Amounts) -> bool:
+    """Return whether a cost fits into free capacity."""
     for name, units in cost:  # noqa: SIM110 - a generator costs more than the comparisons
         if units > free.get(name, 0):
             return False

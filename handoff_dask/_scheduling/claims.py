@@ -207,6 +207,7 @@ class Claims:
         return blocked
 
     def _drop_stale(self, now: float) -> None:
+        """Remove claims that no function needs any more."""
         for key, claim in list(self._upcoming.items()):
             if not self._is_current(claim, now):
                 del self._upcoming[key]
@@ -216,6 +217,7 @@ class Claims:
         self.any = bool(self._upcoming) or self._overtaken is not None
 
     def _is_current(self, claim: Claim, now: float) -> bool:
+        """Refresh a claim once per decision. Return whether a function still needs it."""
         if claim.decision != self._decision:
             if not claim.refresh(now):
                 return False

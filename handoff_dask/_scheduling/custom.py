@@ -86,6 +86,7 @@ class Custom(Allocator):
             return Rejected(self._run, f"it raised {summary}\n{''.join(traceback.format_exception(error))}")
 
     def _choice(self, id: Hashable, name: Hashable, nodes: Nodes) -> _Choice:
+        """Look up the function and the node of a choice."""
         run = self._run
         text = f"it placed {id!r} on {name!r}"
         node = nodes.by_name.get(name)

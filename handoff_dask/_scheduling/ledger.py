@@ -95,6 +95,7 @@ class Ledger:
         self._nodes.changed[node] = None
 
     def _acquire(self, f: FunctionState, node: Node) -> None:
+        """Allocate the cost on the node and its devices, and the limit cost in the limits of the run."""
         cost, run = f.cost, f.run
         f.allocated = True
         node.acquire(cost)
@@ -198,6 +199,7 @@ class Ledger:
         self._nodes.changed[node] = None
 
     def _find_stuck(self, node: Node) -> None:
+        """Note prefetched functions that would not fit even if the node's short functions ended."""
         for f in node.prefetched:
             if not node.fits_after_short(f.cost):
                 self.stuck[f] = None

@@ -203,6 +203,7 @@ class Lifecycle:
         return True
 
     def _count_failure(self, f: FunctionState, now: float, node: Any, retryable: bool) -> None:
+        """Count a failed attempt, and set when and where the function may be retried."""
         f.failures += 1
         policy = f.kind.policy
         if not retryable or not policy.allows(f.failures) or not f.run.active:

@@ -71,6 +71,7 @@ class Nodes:
         return self._ordered
 
     def _sort(self) -> None:
+        """Rebuild the index for the current version."""
         self._sorted = self.version
         nodes = self._ordered = sorted(self.by_name.values(), key=lambda n: str(n.name))
         self._aliases = {}

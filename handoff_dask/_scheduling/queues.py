@@ -185,6 +185,7 @@ class Queue:
     # ------------------------------------------------------------------ nodes
 
     def _refresh(self, nodes: Nodes) -> None:
+        """Compute the eligible nodes, and the nodes to avoid, for the current version of the nodes."""
         self._version = nodes.version
         key = self.key
         self._avoid = key.avoid

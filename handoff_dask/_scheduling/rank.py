@@ -145,6 +145,7 @@ class Ranking:
         return True
 
     def _rank(self, run: Run, nodes: Nodes, share: float) -> None:
+        """Set the ranks of the unfinished functions, and find the bottleneck kinds."""
         spec = run.spec
         self._nodes = len(nodes.by_name)
         seconds = self._known or [self._estimates[k] for k in spec.kind_of]

@@ -166,9 +166,9 @@ class Placement:
                 candidates.settle(queue, placed=bool(placed))
         candidates.close()
         self.ledger.freed.clear()  # every clean queue has been compared with these nodes
+        self.claims.track_overtaking(self._order, len(decided), now)
         if self.infeasible:
             decided += self.infeasible.expire(now)
-        self.claims.track_overtaking(self._order, len(decided), now)
         return decided
 
     def _begin(self, now: float) -> View:

@@ -13,11 +13,13 @@ import progress
 import pytest
 import reports
 import synthetic
+import variants
 import workflows
 from engines import Outcome, fresh_cluster
 from traces import lower_bound
 
 from handoff_dask import DAG, Function
+from handoff_dask._scheduling import rank
 
 DATA = Path(__file__).parents[2] / "benchmarks" / "data"
 
@@ -168,3 +170,16 @@ def test_progress_is_measured(capsys):
     out = capsys.readouterr().out
     assert out.count("20 functions: ") == 2
     assert "ratio: median " in out
+
+
+# variants.py
+
+
+def test_variants_change_one_rule_at_a_time(capsys):
+    assert variants.main(["--seeds", "1", "--markdown"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    rows = {cells[1].strip(): cells[2:-1] for cells in (line.split("|") for line in lines[1:])}
+    assert list(rows) == list(variants.VARIANTS)
+    rules = rows.pop("all rules")
+    assert any(row != rules for row in rows.values())
+    assert rank._take_turns is variants.TAKE_TURNS, "the rules are restored"

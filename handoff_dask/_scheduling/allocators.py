@@ -70,7 +70,7 @@ class Allocator(ABC):
     Attributes
     ----------
     once : bool
-        Whether it is asked only once per decision, for all queues of its run.
+        Whether one answer per decision covers all queues of its run.
     """
 
     once = False
@@ -96,8 +96,8 @@ class Allocator(ABC):
 
 # ---------------------------------------------------------------------- built-in
 
-#: Maximum number of functions per decision that claims may block on every node where they fit. Beyond it, the
-#: decision ignores the freed nodes on which claims block functions.
+#: Maximum number of functions per decision that claims may block on every node where they fit. Beyond it,
+#: clean queues no longer try the nodes with such claims until the claims are rechecked.
 _BACKFILL_DEPTH = 32
 
 #: Inputs smaller than this do not influence the choice of a node. Bytes.

@@ -206,7 +206,7 @@ class Backlog:
         return queue
 
     def advance(self, queue: Queue) -> None:
-        """Proceed to the next function of a queue, after its head was placed."""
+        """Note that one of a queue's functions was placed, usually the head."""
         if queue.head_entry() is None:
             if queue.clean:
                 self.mark_dirty(queue)

@@ -255,7 +255,8 @@ class Candidates:
                 heapreplace(runs, (exact, run))
                 if runs[0][1] is not run:
                     continue
-            # Return to the lower bound: after the placement, a more urgent head may be a candidate.
+            # Return to the lower bound: after the placement, a more urgent head may be a candidate. The bound
+            # remains valid, because a run's share only grows within a decision.
             runs[0] = (run_key(run), run)
             return queue
         return None

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes
-from handoff_dask._scheduling.queues import SortKey, sort_key
+from handoff_dask._scheduling.queues import Queue, SortKey, sort_key
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Amounts
 
@@ -142,7 +142,7 @@ class Claims:
 
     * *Upcoming* functions of a bottleneck: all their inputs are finished or running, and the few nodes that
       can hold them bound the makespan of the run, so any delay of these nodes delays the run.
-    * The most urgent waiting function, once as many functions have overtaken it as run concurrently.
+    * The most urgent waiting function, once as many functions have been placed as ran at the last check.
       Functions that wait for limits, and runs with a custom allocator, do not count.
 
     Parameters
@@ -252,9 +252,14 @@ class Claims:
     def ready(self, f: FunctionState) -> None:
         """Note that a function is ready: it competes for the capacity itself, and needs no claim."""
         if self._upcoming:
-            claim = self._upcoming.get((f.run, f.run.spec.kind_of[f.number]))
+            key = f.run, f.run.spec.kind_of[f.number]
+            claim = self._upcoming.get(key)
             if claim is not None:
                 claim.functions.pop(f, None)
+                if not claim.functions:
+                    del self._upcoming[key]
+                    self.any = bool(self._upcoming) or self._overtaken is not None
+                    self.recheck = -math.inf
 
     def track_overtaking(self, runs: Iterable[Run], placed: int, now: float) -> None:
         """Give the most urgent waiting function a claim once others have overtaken it often enough.
@@ -279,11 +284,26 @@ class Claims:
         if not placed or self._placements_left > 0:
             return
         self._placements_left = sum(run.counts[State.RUNNING] for run in runs)
-        heads = [run.backlog.most_urgent() for run in runs if run.active and not run.allocator.once]
-        first = min((head[0][4] for head in heads if head is not None), default=None, key=sort_key)
+        heads = (self._most_urgent_in(run) for run in runs if run.active and not run.allocator.once)
+        first = min((head for head in heads if head is not None), default=None, key=sort_key)
         if f is not None and first is f and now - (f.queued or 0.0) > f.run.ranking.expected(f):
             self.claim_node(f, now)
         self._most_urgent = first
+
+    def _most_urgent_in(self, run: Run) -> FunctionState | None:
+        """Return the most urgent function of a run's clean queues that waits only for room on a node."""
+
+        def waits_for_room(queue: Queue) -> bool:
+            within_limits = run.limits is None or run.limits.fits(dict(queue.key.limit_cost))
+            return within_limits and queue.is_feasible(self._nodes)
+
+        found = run.backlog.most_urgent()
+        if found is None or waits_for_room(found[1]):
+            return None if found is None else found[0][4]
+        queues = [queue for queue in run.backlog.queues.values() if queue.clean and waits_for_room(queue)]
+        entries = (queue.head_entry() for queue in queues)
+        first = min((entry for entry in entries if entry is not None), default=None)
+        return None if first is None else first[4]
 
     def claim_node(self, f: FunctionState, now: float) -> None:
         """Give an overtaken function a claim on the eligible node that is expected to fit it first."""
@@ -293,7 +313,9 @@ class Claims:
         rows = queue.rows(self._nodes)
         nodes = self._nodes.ordered
         eligible = nodes if rows is None else [nodes[row] for row in rows.tolist()]
-        eligible = [n for n in eligible if n.accepting and queue.admits(n, self._nodes)]
+        eligible = [
+            n for n in eligible if n.accepting and n.holds(queue.need) and queue.admits(n, self._nodes)
+        ]
         self.withdraw()
         if eligible:
             self.any = True
@@ -333,8 +355,10 @@ class Claims:
         if self._overtaken is not None:
             claims.append(self._overtaken)
         for claim in claims:
+            if not self._is_current(claim, now):
+                continue
             count = claim.slots(node)
-            if not count or not self._is_current(claim, now) or claim.key >= sort_key(f):
+            if not count or claim.key >= sort_key(f):
                 continue
             seconds = f.run.ranking.expected(f)
             if not seconds or now + seconds < claim.start:

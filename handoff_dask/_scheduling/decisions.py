@@ -29,7 +29,7 @@ class Infeasible:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """Do not place ``function``, which was ready: there is a shortfall, or it has no retries left."""
+    """Fail ``function``, which was ready: there is a shortfall, or it has no retries left."""
 
     function: FunctionState
     shortfall: Shortfall | None = None
@@ -55,7 +55,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class TooLate:
-    """Do not place ``function``, which became ready after the end of its run."""
+    """Fail ``function``, which became ready after the end of its run."""
 
     function: FunctionState
 

@@ -363,7 +363,7 @@ class Lifecycle:
             self._end(run, RunStatus.FAILED if run.failed else RunStatus.FINISHED)
 
     def _end(self, run: Run, status: RunStatus) -> None:
-        """Give a run its final status. No other code does."""
+        """Give a run its final status, unless it is removed before it ends."""
         run.status = status
         run.deadline = None
         if status is not RunStatus.FINISHED:

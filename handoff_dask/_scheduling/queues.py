@@ -163,7 +163,7 @@ class Queue:
 
     @property
     def max_length(self) -> int:
-        """An upper bound of the queue's length: it includes void entries, which are slow to find."""
+        """An upper bound of the queue's length. Void entries count too: finding them would need a scan."""
         return len(self.heap)
 
     def __iter__(self) -> Iterator[FunctionState]:

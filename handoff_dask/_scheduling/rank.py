@@ -49,7 +49,8 @@ _SMALL_RUN = 256
 class Ranking:
     """The ranks of one run's functions, and when to compute them again.
 
-    The critical path decides if results are small, if all of them are kept, or if it may bound the makespan.
+    The critical path decides if it may bound the makespan: if it takes more than a fraction of the time that
+    the nodes need for the remaining work. The fraction is small if results are small or are all kept.
     Otherwise the number decides: depth-first order continues branches that have begun.
 
     Ranking takes time for every unfinished function. So it is repeated at exponentially growing intervals, if

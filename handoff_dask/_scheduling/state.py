@@ -157,7 +157,7 @@ class SchedulingState(Lifecycle):
         Returns
         -------
         list of Decision
-            The driver carries them out in this order.
+            The driver carries out placements first and stops last, and all others in this order.
         """
         decisions: list[Decision] = []
         if self._compared_version != self.placement.nodes.version:

@@ -69,6 +69,17 @@ def test_function_that_would_outstay_a_claim_waits():
     assert core.decide()[0] == "g0@a"
 
 
+def test_claim_ends_once_its_functions_are_ready():
+    core = BottleneckCore(filler=9.0)  # the fillers end in time, so the claim blocks none of them
+    core.decide()
+    assert core.state.placement.claims.any
+    core.wait(10)
+    core.finish("s")
+    core.ready(" ".join(f"g{i}" for i in range(8)))
+    core.decide()
+    assert not core.state.placement.claims.any, "while any claim exists, nothing is prefetched"
+
+
 def test_function_that_ends_in_time_backfills():
     core = BottleneckCore(filler=9.0)
     core.decide()
@@ -258,3 +269,27 @@ def test_cancelling_a_function_withdraws_its_claim():
     core.cancel("r0")
     core.decide()
     assert core["last"].state is State.RUNNING
+
+
+@pytest.mark.parametrize("how", ["no node can hold it", "its run is at a limit"])
+def test_more_urgent_function_that_does_not_wait_for_room_prevents_no_claim(how):
+    core = Core(prefetch_horizon=0.0, node_timeout=1e9)
+    core.nodes(a="cpu 5", b="gpu 1")
+    urgent = fn("gpu 1", priority=9) if "node" in how else fn(limit="db 1", priority=9)
+    core.run(id="other", limits="db 1", holder=fn("gpu 1", limit="db 1"), urgent=urgent, ready="holder")
+    assert core.decide() == ["holder@b"]
+    core.ready("urgent")
+    core.decide()
+    if "node" in how:
+        core.leave("b")
+    core.run(id="first", **many(5, fn("cpu 1", code="narrow"), "n"))
+    core.decide()
+    core.run(id="r0", wide=fn("cpu 5"))
+    core.run(id="r1", **many(60, fn("cpu 1", code="narrow"), "m"))
+    while core.states("wide") == "ready" and any(core.states(f"m{i}") != "finished" for i in range(60)):
+        core.wait(2)
+        core.finish(next(iter(core.state.nodes["a"].running)).id, took=8)
+        core.decide()
+    assert core.states("urgent") == "ready"
+    assert core.states("wide") == "running"
+    assert any(core.states(f"m{i}") == "ready" for i in range(60)), "wide has not waited for all others"

@@ -293,7 +293,7 @@ class Backlog:
             The limits allow its head. The queue is dirty, or its cost fits into freed capacity.
         """
         best = self._first_dirty(limits)
-        while freed:
+        while freed.nodes:
             found = _search(self._tree, freed.max_free, best)
             if self._by_node:
                 found = self._first_on_one_node(freed, found)

@@ -157,9 +157,6 @@ class Freed:
         self._loose = True  # whether ``max_free`` may be higher than necessary
         self.tighten()
 
-    def __bool__(self) -> bool:
-        return bool(self.nodes)
-
     def _amounts(self, node: Node) -> Amounts | None:
         """Return the free capacity of a node, None if no function fits there."""
         amounts: Amounts = node.free
@@ -175,15 +172,19 @@ class Freed:
         if not self._loose:
             return
         self._loose = False
-        amounts = [(node, self._amounts(node)) for node in self.nodes]
-        useful = {node: free for node, free in amounts if free is not None}
-        self.nodes = dict.fromkeys(useful)
+        useful = []
+        for node in list(self.nodes):
+            amounts = self._amounts(node)
+            if amounts is None:
+                del self.nodes[node]
+            else:
+                useful.append(amounts)
         if len(useful) < 2:
-            self.max_free = next(iter(useful.values()), {})
+            self.max_free = useful[0] if useful else {}
             return
         most: dict[str, int] = {}
-        for free in useful.values():
-            for name, units in free.items():
+        for amounts in useful:
+            for name, units in amounts.items():
                 if units > most.get(name, 0):
                     most[name] = units
         self.max_free = most
@@ -195,10 +196,10 @@ class Freed:
         """
         if node not in self.nodes:
             return
-        if self._amounts(node) is None:
-            del self.nodes[node]
         self._loose = True
-        if len(self.nodes) < 2:
+        if len(self.nodes) > 1 and self._amounts(node) is None:
+            del self.nodes[node]
+        if len(self.nodes) == 1:
             self.tighten()
 
     def discard(self, nodes: Iterable[Node]) -> None:
@@ -232,14 +233,14 @@ class Candidates:
         self._order = order
         self._freed = freed
         self._settled: list[tuple[Queue, bool]] = []
-        self._with_clean = bool(freed)  # whether clean queues can be candidates
+        self._with_clean = bool(freed.nodes)  # whether clean queues can be candidates
         # A heap of runs by lower bounds of their keys. The exact key is computed for the run at the top.
         self._runs = order.heap() if self._with_clean else order.dirty_heap()
 
     def first(self) -> Queue | None:
         """Return the candidate with the most urgent head, None if no candidate is left."""
         freed, order = self._freed, self._order
-        if self._with_clean and not freed:
+        if self._with_clean and not freed.nodes:
             self._with_clean = False  # freed capacity is used up: only dirty queues are left
             self._runs = order.dirty_heap()
         runs = self._runs
@@ -257,7 +258,7 @@ class Candidates:
                     continue
             # Return to the lower bound: after the placement, a more urgent head may be a candidate. The bound
             # remains valid, because a run's share only grows within a decision.
-            runs[0] = (run_key(run), run)
+            runs[0] = (run_key(run) if exact[1] > -run.top_priority else exact, run)
             return queue
         return None
 

@@ -131,7 +131,7 @@ def test_a_collocated_group_moves_as_a_whole(abc, directory):
     assert outcomes(result.records["anchor"]) == ["finished", "finished"]
 
 
-@pytest.mark.parametrize("allowed", [1, 3])
+@pytest.mark.parametrize("allowed", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_function_that_takes_down_too_many_nodes_fails(directory, allowed):
     nodes = {name: {"cpu": 1} for name in "ab"}
     with (

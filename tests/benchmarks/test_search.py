@@ -35,10 +35,13 @@ def search(*arguments: str, plant: str = "", seconds: float = 110) -> tuple[int,
 
 
 @pytest.mark.timeout(300)
-def test_seeds_pass():
-    status, text = search("--seeds", "200", seconds=280)
+@pytest.mark.parametrize(
+    ("start", "seeds"), [(0, 60), pytest.param(60, 140, marks=pytest.mark.slow, id="many")]
+)
+def test_seeds_pass(start, seeds):
+    status, text = search("--start", str(start), "--seeds", str(seeds), seconds=280)
     assert status == 0, text
-    assert text.startswith("200 seeds in "), text
+    assert text.startswith(f"{seeds} seeds in "), text
 
 
 def digests(text: str) -> dict[str, str]:

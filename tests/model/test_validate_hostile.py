@@ -30,7 +30,7 @@ def check(functions):
     assert hostile.RAN == []
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=500)
 @given(hostile.descriptions())
 def test_every_fault_is_reported(functions):
     check(functions)

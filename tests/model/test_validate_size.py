@@ -9,6 +9,9 @@ from handoff_dask import DAG, CyclicDependencyError, Function
 
 N = 100_000
 
+#: Far beyond the recursion limit.
+LENGTHS = pytest.mark.parametrize("n", [20_000, pytest.param(N, marks=pytest.mark.slow)])
+
 
 def code(*args):
     return args
@@ -23,12 +26,13 @@ def chain(n, ids=range):
     return dag.add_function(Function(names[0], list)), names
 
 
-def test_chain():
-    dag, ids = chain(N)
+@LENGTHS
+def test_chain(n):
+    dag, ids = chain(n)
     dag.validate()
     assert list(dag) == ids
-    assert (dag.sources, dag.sinks) == ((0,), (N - 1,))
-    assert len(dag.subset(N - 1)) == N
+    assert (dag.sources, dag.sinks) == ((0,), (n - 1,))
+    assert len(dag.subset(n - 1)) == n
 
 
 @pytest.mark.parametrize(
@@ -52,15 +56,16 @@ def test_layers(depth, width):
         assert not layer or all(position[layer - 1, (n + k) % width] < place for k in range(3))
 
 
-def test_cycle_through_everything():
+@LENGTHS
+def test_cycle_through_everything(n):
     dag = DAG()
-    for i in range(N):
-        dag.add_function(Function(i, identity, args=[(i - 1) % N]))
+    for i in range(n):
+        dag.add_function(Function(i, identity, args=[(i - 1) % n]))
     with pytest.raises(CyclicDependencyError) as caught:
         dag.validate()
     cycle = caught.value.cycle
     start = cycle.index(0)
-    assert cycle[start:] + cycle[:start] == tuple(range(N))
+    assert cycle[start:] + cycle[:start] == tuple(range(n))
 
 
 def test_no_recursion():

@@ -8,131 +8,17 @@ Feitelson, IEEE TPDS 2001).
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable
 
+from handoff_dask._scheduling.claim import Claim, OvertakenClaim, UpcomingClaim, when_free
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes
-from handoff_dask._scheduling.queues import Queue, SortKey, sort_key
+from handoff_dask._scheduling.queues import Queue, sort_key
 from handoff_dask._scheduling.runs import Run
-from handoff_dask._scheduling.spec import Amounts
 
 #: Maximum number of kinds whose upcoming functions have a claim. Every placement checks every claim.
 _MAX_CLAIMED_KINDS = 16
-
-
-class Claim:
-    """Capacity held back for one or more functions of the same cost.
-
-    Attributes
-    ----------
-    cost : dict
-        Cost of each of the functions.
-    function : FunctionState or None
-        The first of the functions; None before the first :meth:`refresh`.
-    key : SortKey
-        Urgency of the first function. Only less urgent functions are blocked.
-    start : float
-        When the first function is expected to need the capacity. Seconds.
-    expected_start : float
-        The start if no running function overran its expected duration. Seconds.
-    decision : int
-        Number of the decision for which the claim was last refreshed.
-    """
-
-    __slots__ = ("cost", "decision", "expected_start", "function", "key", "start")
-
-    def __init__(self, cost: Amounts, function: FunctionState | None = None) -> None:
-        self.cost = cost
-        self.function = function
-        self.key: SortKey = (0, 0, 0, 0, 0, 0)
-        self.start = self.expected_start = 0.0
-        self.decision = -1
-
-    def refresh(self, now: float) -> bool:
-        """Update the key and the start. Return False if no function needs the claim any more."""
-        raise NotImplementedError
-
-    def slots(self, node: Node) -> int:
-        """Return how many functions the claim covers on a node."""
-        raise NotImplementedError
-
-
-class _UpcomingClaim(Claim):
-    """The claim of the upcoming functions of one kind, on the only nodes that can hold them.
-
-    The functions fill the nodes in the order of their names, so that nodes beyond the last function stay free
-    of the claim.
-
-    Attributes
-    ----------
-    functions : dict of FunctionState to None
-        Roughly in the order in which they will become ready.
-    """
-
-    __slots__ = ("_before", "_inputs", "functions")
-
-    def __init__(self, nodes: Iterable[Node], cost: Amounts) -> None:
-        super().__init__(cost)
-        self.functions: dict[FunctionState, None] = {}
-        self._inputs: deque[FunctionState] = deque()  # running inputs of the first function, by expected end
-        # Node → number of functions that fill the nodes before it.
-        self._before: dict[Node, int] = {}
-        count = 0
-        for node in sorted(nodes, key=lambda n: n.position):
-            self._before[node] = count
-            count += node.slots(cost)
-
-    def refresh(self, now: float) -> bool:
-        while self.functions:
-            f = next(iter(self.functions))
-            if f.state is State.WAITING and f.run.is_upcoming(f):
-                break
-            del self.functions[f]
-        else:
-            return False
-        if f is not self.function:
-            self.function = f
-            running = [g for g in f.run.inputs_of(f) if g.state is State.RUNNING]
-            self._inputs = deque(sorted(running, key=_expected_end))
-        inputs = self._inputs
-        while inputs and inputs[-1].state is not State.RUNNING:
-            inputs.pop()
-        while inputs and inputs[0].state is not State.RUNNING:
-            inputs.popleft()
-        self.key = sort_key(f)
-        self.expected_start = _expected_end(inputs[-1]) if inputs else now
-        # Overdue inputs are assumed to overrun by as much again, so the one overdue for longest may end last.
-        self.start = max(end_of(inputs[-1], now), end_of(inputs[0], now)) if inputs else now
-        return True
-
-    def slots(self, node: Node) -> int:
-        before = self._before.get(node)
-        if before is None:
-            return 0
-        return max(0, min(len(self.functions) - before, node.slots(self.cost)))
-
-
-class _OvertakenClaim(Claim):
-    """The claim of a function that others have overtaken, on the node that is expected to fit it first."""
-
-    __slots__ = ("_node",)
-
-    def __init__(self, f: FunctionState, node: Node) -> None:
-        super().__init__(f.cost, f)
-        self._node = node
-
-    def refresh(self, now: float) -> bool:
-        f = self.function
-        if f is None or f.state is not State.READY:
-            return False
-        self.key = sort_key(f)
-        self.start = self.expected_start = _when_free(self._node, self.cost, now)
-        return True
-
-    def slots(self, node: Node) -> int:
-        return int(node is self._node)
 
 
 class Claims:
@@ -167,8 +53,8 @@ class Claims:
         self.recheck: float | None = None
         self._nodes = nodes
         self._version = 0
-        self._upcoming: dict[tuple[Run, int], _UpcomingClaim] = {}
-        self._overtaken: _OvertakenClaim | None = None
+        self._upcoming: dict[tuple[Run, int], UpcomingClaim] = {}
+        self._overtaken: OvertakenClaim | None = None
         self.blocked_nodes: dict[Node, None] = {}
         self.blocked_functions = 0
         self._decision = 0  # number of the current decision
@@ -245,7 +131,7 @@ class Claims:
                 present = [n for n in scarce[kind] if by_name.get(n.name) is n]  # the others have left
                 if not present or len(self._upcoming) >= _MAX_CLAIMED_KINDS:
                     continue
-                claim = self._upcoming[run, kind] = _UpcomingClaim(present, g.cost)
+                claim = self._upcoming[run, kind] = UpcomingClaim(present, g.cost)
             claim.functions[g] = None
             self.any = True
 
@@ -319,7 +205,7 @@ class Claims:
         self.withdraw()
         if eligible:
             self.any = True
-            self._overtaken = _OvertakenClaim(f, min(eligible, key=lambda n: _when_free(n, queue.cost, now)))
+            self._overtaken = OvertakenClaim(f, min(eligible, key=lambda n: when_free(n, queue.cost, now)))
 
     def withdraw(self) -> None:
         """Withdraw the claim of the overtaken function, if there is one."""
@@ -343,30 +229,12 @@ class Claims:
     # ------------------------------------------------------------------ backfilling
 
     def blocking(self, f: FunctionState, node: Node, now: float) -> Claim | None:
-        """Return the claim that keeps a function off a node on which it fits, None if there is none.
-
-        The function may backfill a claim of more urgent functions if
-
-        * it is expected to end before the start of the claim, or
-        * the claimed slots still fit beside it, in the capacity that is free now or that functions which are
-          expected to end before the start of the claim will release.
-        """
+        """Return the claim that keeps a function off a node on which it fits, None if there is none."""
         claims: list[Claim] = list(self._upcoming.values())
         if self._overtaken is not None:
             claims.append(self._overtaken)
         for claim in claims:
-            if not self._is_current(claim, now):
-                continue
-            count = claim.slots(node)
-            if not count or claim.key >= sort_key(f):
-                continue
-            seconds = f.run.ranking.expected(f)
-            if not seconds or now + seconds < claim.start:
-                continue
-            if _both_fit(node, f.cost, claim.cost, count, ()):
-                continue
-            ending = [g for g in node.running if end_of(g, now) <= claim.start]
-            if not ending or not _both_fit(node, f.cost, claim.cost, count, ending):
+            if self._is_current(claim, now) and claim.is_delayed_by(f, node, now):
                 return claim
         return None
 
@@ -385,39 +253,3 @@ class Claims:
         if self.recheck is None or again < self.recheck:
             self.recheck = again
         return True
-
-
-def _both_fit(
-    node: Node, cost: Amounts, claimed: Amounts, count: int, ending: Iterable[FunctionState]
-) -> bool:
-    """Return whether ``count`` claimed slots fit beside a function after the functions in ``ending`` end."""
-    for name, units in claimed.items():
-        free = node.available(name) - cost.get(name, 0) + sum(g.cost.get(name, 0) for g in ending)
-        if free < count * units:
-            return False
-    return True
-
-
-def _expected_end(f: FunctionState) -> float:
-    """Return when a running function ends if it takes as long as expected. Possibly in the past."""
-    return f.placed + f.run.ranking.expected(f)
-
-
-def end_of(f: FunctionState, now: float) -> float:
-    """Return when a running function is expected to end. If overdue, assume it overruns by as much again."""
-    end = _expected_end(f)
-    return end if end >= now else now + (now - end)
-
-
-def _when_free(node: Node, cost: Amounts, now: float) -> float:
-    """Return when a cost is expected to fit on a node; infinity if never."""
-    short = {name: units - node.free.get(name, 0) for name, units in cost.items()}
-    short = {name: units for name, units in short.items() if units > 0}
-    at = now
-    for end, _, f in sorted((end_of(f, now), n, f) for n, f in enumerate(node.running)):
-        if not short:
-            break
-        at = end
-        short = {name: units - f.cost.get(name, 0) for name, units in short.items()}
-        short = {name: units for name, units in short.items() if units > 0}
-    return math.inf if short else at

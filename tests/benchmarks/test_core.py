@@ -52,6 +52,7 @@ def test_names_are_imported_from_the_first_module_that_has_them():
         core.import_first("Nothing", "_scheduling.spec", "_scheduling.nowhere")
 
 
+@pytest.mark.slow
 def test_core_compares_two_checkouts(capsys, tmp_path):
     path = tmp_path / "figures.json"
     small = ["--shrink", "500", "--rows", "runs 1 ", "ids numbered, l", "--json", str(path)]

@@ -111,6 +111,7 @@ def test_growth_is_found_at_any_depth(cluster):
     }
 
 
+@pytest.mark.slow
 def test_script(capsys):
     assert soak.main(["--runs", "3", "--at-once", "2", "--width", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -41,8 +42,9 @@ class Rejected(NamedTuple):
     reason: str
 
 
-class View(NamedTuple):
-    """The state that allocators see in one decision.
+@dataclass(slots=True)
+class View:
+    """The state that allocators see in a decision.
 
     Attributes
     ----------
@@ -61,7 +63,7 @@ class View(NamedTuple):
     freed: Freed
     prefetch: Prefetch
     bandwidth: float
-    now: float
+    now: float = 0.0
 
 
 class Allocator(ABC):
@@ -76,7 +78,7 @@ class Allocator(ABC):
     once = False
 
     @abstractmethod
-    def propose(self, queue: Queue, view: View) -> Iterator[Proposal | Rejected]:
+    def propose(self, queue: Queue, view: View) -> Iterable[Proposal | Rejected]:
         """Propose placements.
 
         Parameters
@@ -85,12 +87,11 @@ class Allocator(ABC):
             The most urgent candidate.
         view : View
 
-        Yields
-        ------
-        Proposal
-            A valid placement. The caller carries it out before it requests the next one.
-        Rejected
-            The user's allocator has failed. Nothing follows.
+        Returns
+        -------
+        iterable of Proposal or Rejected
+            Valid placements; the caller carries out each one before it requests the next one. ``Rejected`` is
+            the last item if the user's allocator has failed.
         """
 
 
@@ -146,15 +147,14 @@ class BuiltIn(Allocator):
     def __init__(self, strategy: str) -> None:
         self.score = ALLOCATORS[strategy]
 
-    def propose(self, queue: Queue, view: View) -> Iterator[Proposal]:
+    def propose(self, queue: Queue, view: View) -> Sequence[Proposal]:
         """Propose the best node on which the queue's head fits, or one that may prefetch it, or nothing."""
         f = queue.heap[0][4]
         claims = view.claims
         blocked = False
         for node in self._fitting(f, queue, view):
             if not claims.any or not claims.blocks(f, node, view.now):
-                yield Proposal(queue, f, node)
-                return
+                return (Proposal(queue, f, node),)
             blocked = True
         if blocked:
             claims.blocked_functions += 1
@@ -165,7 +165,8 @@ class BuiltIn(Allocator):
             eligible = (node for node in nodes if queue.admits(node, view.nodes))
             chosen = view.prefetch.choose(f, eligible)
             if chosen is not None:
-                yield Proposal(queue, f, chosen, prefetch=True)
+                return (Proposal(queue, f, chosen, prefetch=True),)
+        return ()
 
     def _fitting(self, f: FunctionState, queue: Queue, view: View) -> Iterable[Node]:
         """Return the eligible nodes on which a function fits now, the best first."""

@@ -107,6 +107,8 @@ class RunOrder:
     def sort(self) -> None:
         """Move the runs whose share has changed to their new positions."""
         entries, keys = self._entries, self._keys
+        if len(entries) < 2:
+            return  # a single run is in order; its key is updated before there are two
         for run in self.share_changed:
             if run in keys and keys[run] != (key := run_key(run)):
                 del entries[bisect_left(entries, (keys[run], run))]
@@ -132,29 +134,39 @@ class Freed:
     when it joins, pauses, resumes or changes its capacity, when external tasks change what they hold, and
     when a claim may no longer block the functions that it blocked there.
 
-    Parameters
-    ----------
-    nodes : iterable of Node
-    min_cost : Cost
-        Leave out nodes with less free capacity, since no function fits there.
-    prefetching : bool
-        Whether to count the allocations of short functions as free, because other functions may be
-        prefetched behind them.
-
     Attributes
     ----------
     nodes : dict of Node to None
+        Between decisions, the nodes freed since the last one. During a decision, those where a function may
+        still fit.
     max_free : mapping
         Resource → upper bound of the free units on any of these nodes. A cost that exceeds it fits on none of
         them; a cost within it may still fit on none, since the maxima may come from different nodes.
     """
 
-    def __init__(self, nodes: Iterable[Node], min_cost: Cost, prefetching: bool) -> None:
-        self.nodes: dict[Node, None] = dict.fromkeys(nodes)
+    __slots__ = ("_loose", "_min_cost", "_prefetching", "max_free", "nodes")
+
+    def __init__(self) -> None:
+        self.nodes: dict[Node, None] = {}
         self.max_free: Amounts = {}
+        self._min_cost: Cost = ()
+        self._prefetching = False
+        self._loose = False  # whether ``max_free`` may be higher than necessary
+
+    def begin(self, min_cost: Cost, prefetching: bool) -> None:
+        """Begin a decision.
+
+        Parameters
+        ----------
+        min_cost : Cost
+            Leave out nodes with less free capacity, since no function fits there.
+        prefetching : bool
+            Whether to count the allocations of short functions as free, because other functions may be
+            prefetched behind them.
+        """
         self._min_cost = min_cost
         self._prefetching = prefetching
-        self._loose = True  # whether ``max_free`` may be higher than necessary
+        self._loose = True
         self.tighten()
 
     def _amounts(self, node: Node) -> Amounts | None:
@@ -165,7 +177,7 @@ class Freed:
         for name, units in self._min_cost:
             if units > amounts.get(name, 0):
                 return None
-        return amounts
+        return amounts if node.accepting else None
 
     def tighten(self) -> None:
         """Recompute ``max_free``, and leave out nodes on which no function fits any more."""
@@ -196,9 +208,10 @@ class Freed:
         """
         if node not in self.nodes:
             return
-        self._loose = True
-        if len(self.nodes) > 1 and self._amounts(node) is None:
+        amounts = self._amounts(node)
+        if amounts is None:
             del self.nodes[node]
+        self._loose = True
         if len(self.nodes) == 1:
             self.tighten()
 
@@ -229,6 +242,8 @@ class Candidates:
     freed : Freed
     """
 
+    __slots__ = ("_freed", "_order", "_runs", "_settled", "_with_clean")
+
     def __init__(self, order: RunOrder, freed: Freed) -> None:
         self._order = order
         self._freed = freed
@@ -251,6 +266,8 @@ class Candidates:
                 heappop(runs)
                 order.note_exhausted(run)
                 continue
+            if len(runs) == 1:
+                return queue
             exact = run_key(run, -queue.heap[0][0])
             if exact != key:
                 heapreplace(runs, (exact, run))

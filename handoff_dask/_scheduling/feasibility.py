@@ -154,6 +154,8 @@ class InfeasibleQueues:
     Attributes
     ----------
     timeout : float
+    since : dict of Queue to (float or None)
+        Queue → when it was found to have no eligible node, None before the next :meth:`expire`.
     due : float or None
         When the next queue reaches the timeout. Seconds.
     """
@@ -162,35 +164,32 @@ class InfeasibleQueues:
         self.due: float | None = None
         self._nodes = nodes
         self.timeout = timeout
-        self._since: dict[Queue, float | None] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._since) or self.due is not None
+        self.since: dict[Queue, float | None] = {}
 
     def add(self, queue: Queue) -> None:
         """Add a queue. Its timeout starts at the next :meth:`expire`."""
-        self._since.setdefault(queue, None)
+        self.since.setdefault(queue, None)
 
     def forget(self, run: Run) -> None:
         """Remove the queues of a run."""
         for queue in run.backlog.queues.values():
-            self._since.pop(queue, None)
+            self.since.pop(queue, None)
 
     def bound_queues(self) -> list[Queue]:
         """Return the queues of groups whose node has become too small for them."""
-        return [queue for queue in self._since if queue.key.bound is not None]
+        return [queue for queue in self.since if queue.key.bound is not None]
 
     def expire(self, now: float) -> Iterator[Infeasible]:
         """Yield the functions that have reached the timeout, and remove queues that are empty or feasible."""
         self.due = None
-        for queue, since in list(self._since.items()):
+        for queue, since in list(self.since.items()):
             if queue.head is None or queue.is_feasible(self._nodes):
-                del self._since[queue]
+                del self.since[queue]
                 continue
             if queue.key.bound is not None:
                 continue  # other members of the group still run on the node that has shrunk
             if since is None:
-                since = self._since[queue] = now
+                since = self.since[queue] = now
             due = since + self.timeout
             if now >= due:
                 yield self._infeasible(queue)

@@ -66,6 +66,15 @@ del W, D, R, P, F, X, S, C
 #: States in which a function's result exists or is being computed.
 STARTED = frozenset({State.RUNNING, State.FINISHED})
 
+# From and to → the change in the number of unfinished functions of the run, and in the number of started ones.
+_CHANGES: dict[State, dict[State, tuple[int, int]]] = {
+    before: {
+        after: ((before in FINAL) - (after in FINAL), (after in STARTED) - (before in STARTED))
+        for after in TRANSITIONS[before]
+    }
+    for before in State
+}
+
 
 class Retry(NamedTuple):
     """When and where the next attempt of a function may run.
@@ -211,21 +220,22 @@ class FunctionState:
             The transition is illegal. Nothing is changed.
         """
         before = self.state
-        if state not in TRANSITIONS[before]:
+        changes = _CHANGES[before].get(state)
+        if changes is None:
             raise IllegalTransition(f"{self!r} cannot become {state.value}")
         run = self.run
         counts = run.counts
         counts[before] -= 1
         counts[state] += 1
-        if state in FINAL:
-            run.unfinished -= before not in FINAL
-        elif before in FINAL:
-            run.unfinished += 1
-            self.attempts = self.attempts  # build the last Attempt before the next one overwrites its node
+        unfinished, started = changes
+        if unfinished:
+            run.unfinished += unfinished
+            if unfinished > 0:  # build the last Attempt before the next one overwrites its node
+                self.attempts = self.attempts
         run.transitions.append(self.number)
         self.state = state
-        if run.unstarted_inputs is not None and (before in STARTED) != (state in STARTED):
-            run.count_started(self, state in STARTED)
+        if started and run.unstarted_inputs is not None:
+            run.count_started(self, started > 0)
 
     def close_attempt(
         self,

@@ -57,19 +57,20 @@ class Ledger:
     ----------
     nodes : Nodes
         The ledger marks every node that it changes in ``nodes.changed``.
+    freed : dict of Node to None
+        The ledger adds every node on which capacity becomes free.
 
     Attributes
     ----------
     freed : dict of Node to None
-        Nodes on which capacity may have become free since the last decision.
     share_changed : dict of Run to None
         Runs whose dominant share has changed since they were last sorted.
     stuck : dict of FunctionState to None
         Prefetched functions that may wait behind functions of unknown duration.
     """
 
-    def __init__(self, nodes: Nodes) -> None:
-        self.freed: dict[Node, None] = {}
+    def __init__(self, nodes: Nodes, freed: dict[Node, None]) -> None:
+        self.freed = freed
         self.share_changed: dict[Run, None] = {}
         self._nodes = nodes
         self.stuck: dict[FunctionState, None] = {}

@@ -44,13 +44,15 @@ class Placement:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.nodes = Nodes()
-        self.ledger = Ledger(self.nodes)
+        self._freed = Freed()
+        self.ledger = Ledger(self.nodes, self._freed.nodes)
         self.estimates = Estimates(settings.prefetch_horizon)
         self.claims = Claims(self.nodes)
         self.infeasible = InfeasibleQueues(self.nodes, settings.node_timeout)
         self._prefetch = Prefetch(settings.prefetch_horizon, settings.prefetch_limit, self.estimates)
         self._order = RunOrder()
         self.ledger.share_changed = self._order.share_changed
+        self._view = View(self.nodes, self.claims, self._freed, self._prefetch, settings.bandwidth)
         self._version = -1  # version of the nodes from which the runs' shares were computed
         self._shrunk = False  # whether a node has left, paused or shrunk since the last decision
 
@@ -156,25 +158,27 @@ class Placement:
             In the order of the decisions. The ledger already includes the placed functions.
         """
         view = self._begin(now)
-        candidates = Candidates(self._order, view.freed)
+        candidates = Candidates(self._order, self._freed)
         decided: list[Place | Infeasible | Rejected] = []
         while (queue := candidates.first()) is not None:
             allocator = queue.run.allocator
-            placed = [self._carry_out(proposal, view) for proposal in allocator.propose(queue, view)]
-            decided += placed
+            before = len(decided)
+            for proposal in allocator.propose(queue, view):
+                decided.append(self._carry_out(proposal, now))
+            placed = len(decided) > before
             if not placed or allocator.once:
-                candidates.settle(queue, placed=bool(placed))
+                candidates.settle(queue, placed)
         candidates.close()
-        self.ledger.freed.clear()  # every clean queue has been compared with these nodes
+        self._freed.nodes.clear()  # every clean queue has been compared with these nodes
         self.claims.track_overtaking(self._order, len(decided), now)
-        if self.infeasible:
+        if self.infeasible.since or self.infeasible.due is not None:
             decided += self.infeasible.expire(now)
         return decided
 
     def _begin(self, now: float) -> View:
         """Update claims, shares and queues to the current nodes, and return the view for the allocators."""
-        nodes, order = self.nodes, self._order
-        self.ledger.freed.update(self.claims.begin(now))
+        nodes, order, freed = self.nodes, self._order, self._freed
+        freed.nodes.update(self.claims.begin(now))
         if self._version != nodes.version:
             self._version = nodes.version
             for run in order:
@@ -191,33 +195,34 @@ class Placement:
                     elif queue.clean and queue.key.avoid:
                         # If no other eligible node is left, its functions may return to the avoided ones.
                         run.backlog.mark_dirty(queue)
-        if self.infeasible:
+        if self.infeasible.since:
             for queue in self.infeasible.bound_queues():
                 self._unbind(queue)
-        order.sort()
-        accepting = [node for node in self.ledger.freed if node.accepting]
-        freed = Freed(accepting, order.min_cost, self._prefetch.is_likely)
-        return View(nodes, self.claims, freed, self._prefetch, self.settings.bandwidth, now)
+        if order.share_changed:
+            order.sort()
+        freed.begin(order.min_cost, self._prefetch.is_likely)
+        self._view.now = now
+        return self._view
 
-    def _carry_out(self, proposal: Proposal | Rejected, view: View) -> Place | Rejected:
+    def _carry_out(self, proposal: Proposal | Rejected, now: float) -> Place | Rejected:
         """Carry out a proposal: allocate or prefetch, and update everything that depends on it."""
         if isinstance(proposal, Rejected):
             return proposal
         queue, f, node, prefetch = proposal
         run = f.run
-        peer = self._peer(f, node)
+        peer = self._peer(f, node) if run.spec.peers else None
         f.short = self._prefetch.is_short(f)
         if prefetch:
-            self.ledger.prefetch(f, node, view.now)
+            self.ledger.prefetch(f, node, now)
         else:
-            self.ledger.allocate(f, node, view.now)
+            self.ledger.allocate(f, node, now)
         f.move(State.RUNNING)
         if run.ranking.scarce:
             self.claims.started(f)
         if f.group is not None and f.group.node is None:
             self.bind(f.group, node)
         run.backlog.advance(queue)
-        view.freed.consume(node)
+        self._freed.consume(node)
         return Place(f, node, peer)
 
     def _peer(self, f: FunctionState, node: Node) -> Any:

@@ -196,13 +196,11 @@ class Backlog:
         queue = self.queue_of(f)
         before = queue.head_entry()
         queue.push(f)
-        if before is None:
-            self.mark_dirty(queue)  # an empty queue is not compared with freed nodes
-        elif queue.heap[0] is not before:
-            if queue.clean:
+        if queue.heap[0] is not before:
+            if queue.clean and before is not None:
                 queue.bucket.invalidate()
             else:
-                self.mark_dirty(queue)
+                self.mark_dirty(queue)  # an empty queue is not compared with freed nodes
         return queue
 
     def advance(self, queue: Queue) -> None:
@@ -358,9 +356,10 @@ def _search(branch: _Branch, free: Amounts, best: Head | None) -> Head | None:
     """Return the most urgent of ``best`` and the heads below a branch whose costs fit into ``free``."""
     for child in branch.children:
         if isinstance(child, _Leaf):
-            found = child.first() if child.queues else None
-            if found is not None and (best is None or found[0] < best[0]) and _fits(child.cost, free):
-                best = found
+            for queue in child.queues:
+                heap = queue.heap
+                if heap and (best is None or heap[0] < best[0]) and _fits(child.cost, free):
+                    best = heap[0], queue
         elif _fits(child.low, free):
             found = child.first()
             if found is not None and (best is None or found[0] < best[0]):

@@ -33,6 +33,8 @@ CONCURRENCY = "max_concurrency"
 class RunStatus(Enum):
     """Status of a run. The value is that of :attr:`handoff_dask.Run.status`."""
 
+    __hash__ = object.__hash__  # as for State
+
     #: Waits for nodes that can hold all of its functions.
     PENDING = "pending"
     RUNNING = "running"
@@ -40,6 +42,8 @@ class RunStatus(Enum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
+
+_ACTIVE = frozenset({RunStatus.RUNNING, RunStatus.FINISHED})
 
 #: Final status of a run → predicate for messages.
 ENDED = {"finished": "has finished", "failed": "has failed", "cancelled": "was cancelled"}
@@ -249,7 +253,7 @@ class Run:
     @property
     def active(self) -> bool:
         """Whether its functions may be placed. True for a finished run, whose lost results are recomputed."""
-        return self.status in (RunStatus.RUNNING, RunStatus.FINISHED)
+        return self.status in _ACTIVE
 
     @property
     def ended(self) -> bool:

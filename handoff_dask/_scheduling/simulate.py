@@ -86,7 +86,8 @@ class Simulation:
                 number = f.number
                 state.finished(f, now, started=started, stopped=now, nbytes=self._nbytes)
                 alive += 1
-                self.peak_results = max(self.peak_results, alive)
+                if alive > self.peak_results:
+                    self.peak_results = alive
                 for n in inputs[number]:
                     uses[n] -= 1
                     alive -= not uses[n]

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.node import Node
-from handoff_dask._scheduling.queues import SortKey, sort_key
+from handoff_dask._scheduling.queues import sort_key
 from handoff_dask._scheduling.spec import Amounts
 
 
 class Claim:
-    """Capacity held back for one or more functions of the same cost.
+    """Capacity held back for one or more functions of the same cost. Only less urgent functions are blocked.
 
     Attributes
     ----------
@@ -21,8 +21,6 @@ class Claim:
         Cost of each of the functions.
     function : FunctionState or None
         The first of the functions; None before the first :meth:`refresh`.
-    key : SortKey
-        Urgency of the first function. Only less urgent functions are blocked.
     start : float
         When the first function is expected to need the capacity. Seconds.
     expected_start : float
@@ -31,17 +29,16 @@ class Claim:
         Number of the decision for which the claim was last refreshed.
     """
 
-    __slots__ = ("cost", "decision", "expected_start", "function", "key", "start")
+    __slots__ = ("cost", "decision", "expected_start", "function", "start")
 
     def __init__(self, cost: Amounts, function: FunctionState | None = None) -> None:
         self.cost = cost
         self.function = function
-        self.key: SortKey = (0, 0, 0, 0, 0, 0)
         self.start = self.expected_start = 0.0
         self.decision = -1
 
     def refresh(self, now: float) -> bool:
-        """Update the key and the start. Return False if no function needs the claim any more."""
+        """Update the first function and the start. Return False if no function needs the claim any more."""
         raise NotImplementedError
 
     def slots(self, node: Node) -> int:
@@ -58,7 +55,8 @@ class Claim:
           expected to end before the start of the claim will release.
         """
         count = self.slots(node)
-        if not count or self.key >= sort_key(f):
+        # The urgency is computed anew: placements change the share of the run during the decision.
+        if not count or self.function is None or sort_key(self.function) >= sort_key(f):
             return False
         seconds = f.run.ranking.expected(f)
         if not seconds or now + seconds < self.start or _both_fit(node, f.cost, self.cost, count, ()):
@@ -109,7 +107,6 @@ class UpcomingClaim(Claim):
             inputs.pop()
         while inputs and inputs[0].state is not State.RUNNING:
             inputs.popleft()
-        self.key = sort_key(f)
         self.expected_start = _expected_end(inputs[-1]) if inputs else now
         # Overdue inputs are assumed to overrun by as much again, so the one overdue for longest may end last.
         self.start = max(end_of(inputs[-1], now), end_of(inputs[0], now)) if inputs else now
@@ -135,7 +132,6 @@ class OvertakenClaim(Claim):
         f = self.function
         if f is None or f.state is not State.READY:
             return False
-        self.key = sort_key(f)
         self.start = self.expected_start = when_free(self._node, self.cost, now)
         return True
 

@@ -264,6 +264,23 @@ def test_priority_overrides_claims():
     assert start_time(core, "wide", lambda n: core.ready(" ".join(f"m{8 * n + i}" for i in range(8)))) is None
 
 
+def test_claim_does_not_block_a_more_urgent_function_of_its_run():
+    core = Core(prefetch_horizon=0.0)
+    core.nodes(a="cpu 4, gpu 1")
+    run = core.run(
+        running=fn("gpu 1"), small=fn("cpu 1"), urgent=fn("gpu 1"), late=fn("gpu 1"), ready="running"
+    )
+    assert core.decide() == ["running@a"]
+    core.ready("late")
+    assert core.decide() == []
+    core.state.placement.claims.claim_node(core["late"], core.now)
+    core.ready("small urgent")
+    core.finish("running", took=1)
+    # The share of the run grows with ``small``, before ``urgent`` is compared with the claim.
+    assert core.decide() == ["small@a", "urgent@a"]
+    assert run.share > 0
+
+
 def test_cancelling_a_function_withdraws_its_claim():
     core = core_with_claim()
     core.cancel("r0")

@@ -85,7 +85,7 @@ class RetryPolicy:
             wait = float(self.delay * self.backoff ** (failures - 1))
         except OverflowError:
             wait = self.max_delay
-        return min(self.max_delay, wait * (1.0 + self.jitter * draw))
+        return float(min(self.max_delay, wait * (1.0 + self.jitter * draw)))
 
     def with_max_retries(self, max_retries: int) -> RetryPolicy:
         """Return a copy of the policy with another ``max_retries``."""

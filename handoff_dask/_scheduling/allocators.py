@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,14 +33,16 @@ class Proposal(NamedTuple):
     prefetch: bool = False  # send it before it fits; it waits on the node
 
 
-class Rejected(NamedTuple):
+class Rejected:
     """A custom allocator raised an exception, or its proposal is invalid. ``reason`` says which and why."""
 
-    run: Run
-    reason: str
+    __slots__ = ("reason", "run")
+
+    def __init__(self, run: Run, reason: str) -> None:
+        self.run = run
+        self.reason = reason
 
 
-@dataclass(slots=True)
 class View:
     """The state that allocators see in a decision.
 
@@ -58,15 +58,20 @@ class View:
     now : float
     """
 
-    nodes: Nodes
-    claims: Claims
-    freed: Freed
-    prefetch: Prefetch
-    bandwidth: float
-    now: float = 0.0
+    __slots__ = ("bandwidth", "claims", "freed", "nodes", "now", "prefetch")
+
+    def __init__(
+        self, nodes: Nodes, claims: Claims, freed: Freed, prefetch: Prefetch, bandwidth: float
+    ) -> None:
+        self.nodes = nodes
+        self.claims = claims
+        self.freed = freed
+        self.prefetch = prefetch
+        self.bandwidth = bandwidth
+        self.now = 0.0
 
 
-class Allocator(ABC):
+class Allocator(Protocol):
     """Chooses nodes for the ready functions of a run.
 
     Attributes
@@ -75,9 +80,8 @@ class Allocator(ABC):
         Whether one answer per decision covers all queues of its run.
     """
 
-    once = False
+    once: bool
 
-    @abstractmethod
     def propose(self, queue: Queue, view: View) -> Iterable[Proposal | Rejected]:
         """Propose placements.
 
@@ -93,6 +97,7 @@ class Allocator(ABC):
             Valid placements; the caller carries out each one before it requests the next one. ``Rejected`` is
             the last item if the user's allocator has failed.
         """
+        ...
 
 
 # ---------------------------------------------------------------------- built-in
@@ -135,14 +140,16 @@ ALLOCATORS: Mapping[str, Score] = {
 }
 
 
-class BuiltIn(Allocator):
-    """Places the head of a queue on the node with the best score.
+class BuiltIn:
+    """An allocator that places the head of a queue on the node with the best score.
 
     Parameters
     ----------
     strategy : str
         A key of :data:`ALLOCATORS`.
     """
+
+    once = False
 
     def __init__(self, strategy: str) -> None:
         self.score = ALLOCATORS[strategy]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from handoff_dask._scheduling.functions import FIRST_TRY, FunctionState
 from handoff_dask._scheduling.node import Node, Pool
@@ -24,7 +24,7 @@ _FANOUT = 8
 
 #: The first entry of a queue, and the queue. The entry may be void: callers compare it with the queue's
 #: :meth:`~Queue.head_entry`.
-Head = tuple[Entry, Queue]
+Head = tuple[Any, ...]
 
 
 class _Bucket:
@@ -297,7 +297,8 @@ class Backlog:
                 found = self._first_on_one_node(freed, found)
             if found is None or found is best:
                 break
-            entry, queue = found
+            entry: Entry = found[0]
+            queue: Queue = found[1]
             if queue.head_entry() is not entry:
                 queue.bucket.invalidate()  # the head was withdrawn or cancelled
             elif limits is not None and not limits.fits(entry[4].limit_cost):

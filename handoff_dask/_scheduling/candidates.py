@@ -19,16 +19,16 @@ from handoff_dask._scheduling.spec import Amounts
 
 #: The position of a run in the order: its priority negated, the priority of a function negated, its dominant
 #: share, and its sequence number. The smallest key goes first.
-RunKey = tuple[float, float, int, int]
+RunKey = tuple[int | float, int | float, int, int]
 
 
-def run_key(run: Run, priority: float | None = None) -> RunKey:
+def run_key(run: Run, priority: int | float | None = None) -> RunKey:
     """Return the position of a run in the order.
 
     Parameters
     ----------
     run : Run
-    priority : float, optional
+    priority : int or float, optional
         Priority of the function that the run would place next. The default is the highest priority of any of
         its functions, which makes the key a lower bound.
     """

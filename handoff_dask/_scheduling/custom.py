@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from handoff_dask._model.allocator import ReadyFunction
 from handoff_dask._model.resources import UNIT, format_amounts, from_units
-from handoff_dask._scheduling.allocators import Allocator, Proposal, Rejected, View, held_inputs
+from handoff_dask._scheduling.allocators import Proposal, Rejected, View, held_inputs
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.node import Node, Pool
 from handoff_dask._scheduling.nodes import Nodes
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from handoff_dask._scheduling.runs import Run
 
 
-class Custom(Allocator):
-    """Calls a user's allocator and validates its proposals.
+class Custom:
+    """An allocator that calls a user's code and validates its proposals.
 
     Parameters
     ----------

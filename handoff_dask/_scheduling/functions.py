@@ -8,6 +8,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handoff_dask._model.records import Attempt, Summary
+from handoff_dask._scheduling.errors import IllegalTransition
 
 if TYPE_CHECKING:
     from handoff_dask._scheduling.node import Node
@@ -66,7 +67,7 @@ del W, D, R, P, F, X, S, C
 #: States in which a function's result exists or is being computed.
 STARTED = frozenset({State.RUNNING, State.FINISHED})
 
-# From and to → the change in the number of unfinished functions of the run, and in the number of started ones.
+# From and to → change in the number of unfinished functions of the run, and in that of started ones.
 _CHANGES: dict[State, dict[State, tuple[int, int]]] = {
     before: {
         after: ((before in FINAL) - (after in FINAL), (after in STARTED) - (before in STARTED))
@@ -93,10 +94,6 @@ class Retry(NamedTuple):
 
 #: The value for functions that have not failed: at once, on any node.
 FIRST_TRY = Retry()
-
-
-class IllegalTransition(AssertionError):
-    """A function was to make an illegal transition. This is a bug in handoff_dask; please report it."""
 
 
 class FunctionState:
@@ -178,7 +175,7 @@ class FunctionState:
         self.devices: dict[int, int] | None = None
         self.failures = 0
         self.retry: Retry | None = FIRST_TRY
-        self.rank: float = number
+        self.rank: float = float(number)
         self.queued: float | None = None
         self.ticket = 0
         self._attempts: tuple[Attempt, ...] = ()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from handoff_dask._model.resources import CPU, GPU, THREADS, UNIT
+from handoff_dask._scheduling.errors import LedgerError
 from handoff_dask._scheduling.spec import Amounts, Pins
 
 if TYPE_CHECKING:
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
 #: Number of prefetched functions that keep a node busy for a while: about as many as the scheduler processes
 #: between two of Dask's batches of messages to a worker.
 SATURATION = 8
-
-
-class LedgerError(AssertionError):
-    """An allocation broke an invariant of the ledger. This is a bug in handoff_dask; please report it."""
 
 
 class Pool:

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 #: The urgency of a function, the smallest key first: priority of the run and of the function, both negated;
 #: dominant share and sequence number of the run; rank and number of the function. Everything that compares
 #: functions of different runs uses this order.
-SortKey = tuple[float, float, int, int, float, int]
+SortKey = tuple[int | float, int | float, int, int, float, int]
 
 #: Resource and units, sorted.
 Cost = tuple[tuple[str, int], ...]
 
 #: An entry of a queue: negated priority, rank and number of a function; its ticket; the function. An entry is
 #: void if the function is no longer ready, or has a newer ticket.
-Entry = tuple[float, float, int, int, FunctionState]
+Entry = tuple[Any, ...]
 
 _NO_NAMES: frozenset[Any] = frozenset()
 

@@ -164,7 +164,7 @@ class Ranking:
             if longest >= bound or (lengths[n] > paths[n] and lengths[n] >= bound):
                 functions[n].rank = -lengths[n]
             else:
-                functions[n].rank = n
+                functions[n].rank = float(n)
 
 
 def _running(run: Run, estimates: Estimates, now: float) -> dict[str, float]:

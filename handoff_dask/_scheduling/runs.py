@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from enum import Enum
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handoff_dask._model.progress import Waiting
@@ -111,7 +110,7 @@ class Run:
         Kind → size of its cost on a logarithmic scale; see :func:`~estimates.size_of`.
     allocator : Allocator
     ranking : Ranking
-    top_priority : float
+    top_priority : int or float
         The highest priority of any of its functions.
     backlog : Backlog
         Its ready functions.
@@ -141,6 +140,8 @@ class Run:
         Attempts that failed or were lost, in order: the function and the number of the attempt, from 1.
     counts : dict of State to int
         State → number of functions.
+    kind_counts : mapping of int to int
+        Kind → number of its functions.
     unfinished : int
         Number of functions that are in no final state.
     transitions : list of int
@@ -166,7 +167,7 @@ class Run:
         self.limits = Pool(capacity) if capacity else None
         strategy = spec.strategy
         self.allocator: Allocator = BuiltIn(strategy) if isinstance(strategy, str) else Custom(self, strategy)
-        self.top_priority = max((kind.priority for kind in spec.kinds), default=0)
+        self.top_priority: int | float = max((kind.priority for kind in spec.kinds), default=0)
         self.backlog = Backlog({tuple(sorted(cost.items())) for cost in costs})
         self.sizes = [size_of(kind.cost) for kind in spec.kinds]
         self.ranking = Ranking()
@@ -185,6 +186,9 @@ class Run:
         self.transitions: list[int] = []
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         self.counts[State.WAITING] = self.unfinished = len(self.functions)
+        self.kind_counts: Mapping[int, int] = Counter(spec.kind_of)
+        self._number_of: dict[Hashable, int] | None = None
+        self._inputs: list[tuple[int, ...]] | None = None
 
     def update_weights(self, nodes: Nodes) -> None:
         """Compute the weights and the share for the current nodes."""
@@ -219,26 +223,24 @@ class Run:
         for n in self.spec.dependents[f.number] if self.spec.dependents else ():
             self.unstarted_inputs[n] -= 1 if started else -1
 
-    @cached_property
+    @property
     def number_of(self) -> Mapping[Hashable, int]:
         """Id → function number."""
-        return {id: n for n, id in enumerate(self.spec.ids)}
+        if self._number_of is None:
+            self._number_of = {id: n for n, id in enumerate(self.spec.ids)}
+        return self._number_of
 
-    @cached_property
+    @property
     def inputs(self) -> list[tuple[int, ...]]:
         """Function number → numbers of the functions whose results it takes."""
-        inputs: list[list[int]] = [[] for _ in self.functions]
-        for n, dependents in enumerate(self.spec.dependents):
-            for d in dependents:
-                inputs[d].append(n)
-        return [
-            tuple(numbers) for numbers in inputs
-        ]  # unlike lists, these are exempt from garbage collection
-
-    @cached_property
-    def kind_counts(self) -> Mapping[int, int]:
-        """Kind → number of its functions."""
-        return Counter(self.spec.kind_of)
+        if self._inputs is None:
+            inputs: list[list[int]] = [[] for _ in self.functions]
+            for n, dependents in enumerate(self.spec.dependents):
+                for d in dependents:
+                    inputs[d].append(n)
+            # Tuples of numbers, unlike lists, are exempt from garbage collection.
+            self._inputs = [tuple(numbers) for numbers in inputs]
+        return self._inputs
 
     def waiting(self, now: float) -> Waiting | None:
         """Return what a pending run waits for; None if the run is not pending."""

@@ -34,7 +34,7 @@ class Kind:
         The function's retry policy, or else the run's.
     code : str
         Name under which durations are learnt.
-    priority : float
+    priority : int or float
         Higher priorities go first.
     isolated : bool
         Whether each attempt runs in a separate process, which can be terminated at any time.
@@ -46,7 +46,7 @@ class Kind:
     pins: tuple[str, ...] | None = None
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     code: str = ""
-    priority: float = 0
+    priority: int | float = 0
     isolated: bool = False
 
     @property
@@ -90,7 +90,7 @@ class RunSpec:
         Maximum number of functions that run concurrently.
     strategy : str or Allocator
         Name of a built-in allocator, or a custom allocator.
-    priority : float
+    priority : int or float
         Higher priorities go first. Takes precedence over the priorities of functions.
     fail_fast : bool
         Whether the first failure ends the run.
@@ -113,7 +113,7 @@ class RunSpec:
     limits: tuple[tuple[str, int], ...] = ()
     max_concurrency: int | None = None
     strategy: Any = "best_fit"
-    priority: float = 0
+    priority: int | float = 0
     fail_fast: bool = True
     keep_all: bool = False
     wait_for_nodes: float = 0.0

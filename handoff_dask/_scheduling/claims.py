@@ -17,9 +17,6 @@ from handoff_dask._scheduling.nodes import Nodes
 from handoff_dask._scheduling.queues import Queue, sort_key
 from handoff_dask._scheduling.runs import Run
 
-#: Maximum number of kinds whose upcoming functions have a claim. Every placement checks every claim.
-_MAX_CLAIMED_KINDS = 16
-
 
 class Claims:
     """All claims, and the nodes on which they block functions.
@@ -47,6 +44,9 @@ class Claims:
     recheck : float or None
         Time at which a blocked function may be admitted although no event occurs.
     """
+
+    #: Maximum number of kinds whose upcoming functions have a claim. Every placement checks every claim.
+    _max_kinds = 16
 
     def __init__(self, nodes: Nodes) -> None:
         self.any = False
@@ -129,7 +129,7 @@ class Claims:
             if claim is None:
                 by_name = self._nodes.by_name
                 present = [n for n in scarce[kind] if by_name.get(n.name) is n]  # the others have left
-                if not present or len(self._upcoming) >= _MAX_CLAIMED_KINDS:
+                if not present or len(self._upcoming) >= self._max_kinds:
                     continue
                 claim = self._upcoming[run, kind] = UpcomingClaim(present, g.cost)
             claim.functions[g] = None

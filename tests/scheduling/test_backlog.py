@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from scheduling.harness import Core, fn
+from scheduling.harness import Core, fn, turn_claims_off
 from scheduling.scenarios import COSTS, Scenario
 
 from handoff_dask._scheduling import backlog
-from handoff_dask._scheduling.claims import Claims
 
 NODES = ["cpu 4, memory 64, gpu 1", "cpu 2, memory 32", "cpu 4, gpu 2, memory 64, threads 8", "cpu 8"]
 
@@ -32,8 +31,8 @@ def play(fanout, nodes, steps, costs, paths, seed):
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backlog, "_FANOUT", fanout)
-        patch.setattr(Claims, "blocks", lambda *_: False)
         core = Core(prefetch_horizon=0.0)
+        turn_claims_off(core.state)
         trace = Scenario(core, seed, NODES, nodes, costs, paths).play(steps)
     # Functions that time out together fail in any order.
     return [

@@ -157,12 +157,14 @@ def checks_per_decision(fit_checks, waiting):
     return work
 
 
+@pytest.mark.interpreted
 def test_decision_cost_does_not_depend_on_waiting_functions(fit_checks):
     few = checks_per_decision(fit_checks, 400)
     assert max(few) <= 5 * (len(COSTS) + 3)  # each kind on each node, plus a few placements
     assert checks_per_decision(fit_checks, 40_000) == few
 
 
+@pytest.mark.interpreted
 def test_decision_without_events_checks_nothing(fit_checks):
     cluster = cluster_of([1])
     cluster.add(make_spec([fn("cpu 1")] * 100), {})
@@ -172,6 +174,7 @@ def test_decision_without_events_checks_nothing(fit_checks):
     assert fit_checks == []
 
 
+@pytest.mark.interpreted
 def test_function_that_joins_a_blocked_queue_checks_nothing(fit_checks):
     cluster = cluster_of([1])
     cluster.add(make_spec([fn("cpu 1")] * 100), {})
@@ -182,6 +185,7 @@ def test_function_that_joins_a_blocked_queue_checks_nothing(fit_checks):
     assert fit_checks == []
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("n", [20_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_many_functions(fit_checks, n):
     """Layers of a thousand functions, each with two inputs from the previous layer, on ten nodes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from scheduling.harness import Core, fn, many
+from scheduling.harness import Core, fn, many, turn_claims_off
 from scheduling.scenarios import COSTS, Scenario
 
 from handoff_dask._model.resources import THREADS
@@ -70,7 +70,7 @@ class CheckedCore(Core):
         super().__init__(**settings)
         self.exact = exact
         self.choices = 0
-        self.state.placement.claims.blocks = lambda *_: False
+        turn_claims_off(self.state)
         self._carry_out = self.state.placement._carry_out
         self.state.placement._carry_out = self.choose
 
@@ -96,6 +96,7 @@ class CheckedCore(Core):
         return self._carry_out(proposal, view)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("exact", [True, False])
 @given(
     st.integers(2, 16),

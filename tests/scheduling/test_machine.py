@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from scheduling.harness import amounts, fn, node, text_of
+from scheduling.harness import amounts, fn, node, text_of, turn_claims_off
 from scheduling.model import Model
 from scheduling.virtual import VirtualCluster, make_spec
 
@@ -103,12 +103,6 @@ def runs(draw):
         "wait_for_nodes": draw(st.sampled_from([0.0, 20.0])),
     }
     return kinds, needs, options
-
-
-def turn_claims_off(state: SchedulingState) -> None:
-    """Turn claims off."""
-    state.placement.claims.started = lambda f: None
-    state.placement.claims.claim_node = lambda *_: None
 
 
 class CheckedCluster(VirtualCluster):

@@ -32,6 +32,7 @@ def counts(monkeypatch):
     return totals
 
 
+@pytest.mark.interpreted
 def test_twenty_thousand_functions_on_a_thousand_nodes(counts):
     """Each placement visits a few nodes one by one, not a thousand."""
     n = 20_000
@@ -46,6 +47,7 @@ def test_twenty_thousand_functions_on_a_thousand_nodes(counts):
     assert counts["queues"] <= 40 * n
 
 
+@pytest.mark.interpreted
 def test_thousands_of_queues_on_ten_nodes(counts):
     """Each function has a different cost; freed capacity is compared with all of them at once."""
     n = 5000

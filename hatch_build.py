@@ -1,7 +1,7 @@
 """Build hook that compiles the scheduling core with mypyc.
 
-It is off by default. ``HATCH_BUILD_HOOKS_ENABLE=1 pip install .`` turns it on, and takes a C compiler and about a
-minute. The wheel contains the sources, too.
+It is off by default. ``HATCH_BUILD_HOOKS_ENABLE=1 pip install .`` turns it on; it takes a C compiler and one
+or two minutes. The wheel contains the sources, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-#: The modules that a decision goes through. The others are not worth it, run users' code or are pickled.
+#: The modules that events and decisions go through. The others run rarely, call users' code or are pickled.
 MODULES = (
     "allocators",
     "backlog",

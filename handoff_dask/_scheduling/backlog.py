@@ -42,24 +42,29 @@ class _Bucket:
 class _Leaf(_Bucket):
     """The clean queues of one cost that more than one node may serve."""
 
-    __slots__ = ("cost", "parent")
+    __slots__ = ("cost", "head", "parent", "valid")
 
     def __init__(self, cost: Cost) -> None:
         super().__init__()
         self.cost = cost
         self.parent: _Branch | None = None
+        self.head: Head | None = None
+        self.valid = False
 
     def invalidate(self) -> None:
+        self.valid = False
         if self.parent is not None:
             self.parent.invalidate()
 
     def first(self) -> Head | None:
-        """Return the most urgent head of the queues."""
+        """Return the most urgent head of the queues, and cache it until :meth:`invalidate`."""
+        self.valid = True
         best: Head | None = None
         for queue in self.queues:
             heap = queue.heap
             if heap and (best is None or heap[0] < best[0]):
                 best = heap[0], queue
+        self.head = best
         return best
 
 
@@ -70,17 +75,19 @@ class _Branch:
 
     Attributes
     ----------
+    head : Head or None
+        The most urgent head below, if ``valid``.
     low, high : tuple of (resource, units)
         The smallest and the largest amount of each resource in any cost below. Free capacity below ``low``
         fits none of them, free capacity of at least ``high`` fits all.
     """
 
-    __slots__ = ("_best", "_valid", "children", "high", "low", "parent")
+    __slots__ = ("children", "head", "high", "low", "parent", "valid")
 
     def __init__(self, leaves: Sequence[_Leaf]) -> None:
         self.parent: _Branch | None = None
-        self._best: Head | None = None
-        self._valid = False
+        self.head: Head | None = None
+        self.valid = False
         self.children: list[_Branch | _Leaf] = []
         names = dict.fromkeys(name for leaf in leaves for name, _ in leaf.cost)
         costs = [dict(leaf.cost) for leaf in leaves]
@@ -101,21 +108,22 @@ class _Branch:
             child.parent = self
 
     def first(self) -> Head | None:
-        """Return the most urgent head of all queues below. It is cached until :meth:`invalidate`."""
-        if not self._valid:
-            self._valid = True
-            self._best = None
+        """Return the most urgent head of all queues below, and cache it until :meth:`invalidate`."""
+        if not self.valid:
+            self.valid = True
+            best: Head | None = None
             for child in self.children:
-                best = child.first()
-                if best is not None and (self._best is None or best[0] < self._best[0]):
-                    self._best = best
-        return self._best
+                found = child.head if child.valid else child.first()
+                if found is not None and (best is None or found[0] < best[0]):
+                    best = found
+            self.head = best
+        return self.head
 
     def invalidate(self) -> None:
         """Discard the cached heads of this branch and its ancestors."""
         branch: _Branch | None = self  # if a branch has no cached head, its ancestors have none either
-        while branch is not None and branch._valid:
-            branch._valid = False
+        while branch is not None and branch.valid:
+            branch.valid = False
             branch = branch.parent
 
 
@@ -356,13 +364,11 @@ class Backlog:
 def _search(branch: _Branch, free: Amounts, best: Head | None) -> Head | None:
     """Return the most urgent of ``best`` and the heads below a branch whose costs fit into ``free``."""
     for child in branch.children:
-        if isinstance(child, _Leaf):
-            for queue in child.queues:
-                heap = queue.heap
-                if heap and (best is None or heap[0] < best[0]) and _fits(child.cost, free):
-                    best = heap[0], queue
-        elif _fits(child.low, free):
-            found = child.first()
-            if found is not None and (best is None or found[0] < best[0]):
+        found = child.head if child.valid else child.first()
+        if found is not None and (best is None or found[0] < best[0]):
+            if isinstance(child, _Leaf):
+                if _fits(child.cost, free):
+                    best = found
+            elif _fits(child.low, free):
                 best = found if _fits(child.high, free) else _search(child, free, best)
     return best

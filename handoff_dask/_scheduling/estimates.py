@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from handoff_dask._model.resources import UNIT
 
@@ -48,11 +48,11 @@ class _Stats:
 
     __slots__ = ("count", "mean", "most", "nbytes", "size")
 
-    def __init__(self, mean: float = 0.0, size: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.count = 0
-        self.mean = mean
+        self.mean = 0.0
         self.most = 0.0
-        self.size = size
+        self.size = 0.0
         self.nbytes = 0.0
 
     def add(self, size: float, seconds: float, nbytes: int) -> None:
@@ -106,7 +106,7 @@ class Estimates:
             self._short.remove(code)
 
     def expected(
-        self, functions: Iterable[tuple[str, float]], running: Mapping[str, float] | None = None
+        self, functions: Sequence[tuple[str, float]], running: Mapping[str, float] | None = None
     ) -> list[float]:
         """Return the expected durations of functions in seconds.
 
@@ -115,28 +115,32 @@ class Estimates:
 
         Parameters
         ----------
-        functions : iterable of (str, float)
+        functions : sequence of (str, float)
             Code and size of each function.
         running : mapping of str to float, optional
             Code → seconds for which a function of it has been running. Code that has never run is expected to
             take at least twice as long.
         """
-        running = running or {}
-        functions = list(functions)
-        known = [self._seen[code].mean for code in {code for code, _ in functions} if code in self._seen]
-        mean = math.fsum(known) / len(known) if known else 1.0
-        sizes: dict[str, list[float]] = {}
+        means: dict[str, float] = {}  # of code that has run
+        sizes: dict[str, float] = {}  # mean size of the functions of each code
+        counts: dict[str, int] = {}  # of code that has never run
         for code, size in functions:
-            if code not in self._seen:
-                sizes.setdefault(code, []).append(size)
-        seen = {
-            code: _Stats(
-                max(self._hints.get(code, UNKNOWN * mean), 2 * running.get(code, 0.0)), math.fsum(s) / len(s)
-            )
-            for code, s in sizes.items()
-        }
-        seen.update((code, self._seen[code]) for code, _ in functions if code in self._seen)
-        return [seen[c].mean * math.exp(min(5.0, SLOPE * (size - seen[c].size))) for c, size in functions]
+            seen = self._seen.get(code)
+            if seen is not None:
+                means[code] = seen.mean
+                sizes[code] = seen.size
+            else:
+                n = counts[code] = counts.get(code, 0) + 1
+                sizes[code] = size if n == 1 else sizes[code] + (size - sizes[code]) / n
+        unknown = UNKNOWN * (math.fsum(means.values()) / len(means) if means else 1.0)
+        for code in counts:
+            means[code] = max(self._hints.get(code, unknown), 2 * running.get(code, 0.0) if running else 0.0)
+        return [
+            means[code]
+            if size == sizes[code]
+            else means[code] * math.exp(min(5.0, SLOPE * (size - sizes[code])))
+            for code, size in functions
+        ]
 
     def has_run(self, code: str) -> bool:
         """Return whether a function of this code has run."""
@@ -146,10 +150,27 @@ class Estimates:
         """Return whether a function of this code has run, or a hint exists."""
         return code in self._seen or code in self._hints
 
-    def result_bytes(self, code: str) -> float | None:
-        """Return the mean result size in bytes; None if no function of this code has run."""
-        seen = self._seen.get(code)
-        return None if seen is None else seen.nbytes
+    def total_bytes(self, counts: Iterable[tuple[str, int]]) -> float | None:
+        """Return the expected total size of results in bytes; None if none of their code has run.
+
+        Code that has never run is expected to return as much as the mean of the other code.
+
+        Parameters
+        ----------
+        counts : iterable of (str, int)
+            Code, and number of functions.
+        """
+        total = sizes = 0.0
+        known = unknown = 0
+        for code, n in counts:
+            seen = self._seen.get(code)
+            if seen is None:
+                unknown += n
+            else:
+                total += seen.nbytes * n
+                sizes += seen.nbytes
+                known += 1
+        return total + sizes / known * unknown if known else None
 
     @property
     def any_short(self) -> bool:

@@ -15,6 +15,7 @@ from handoff_dask._model.graph import path_lengths
 from handoff_dask._scheduling.estimates import Estimates
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.spec import Amounts
 
 if TYPE_CHECKING:
     from handoff_dask._scheduling.nodes import Nodes
@@ -185,14 +186,38 @@ def _share(run: Run, estimates: Estimates) -> float:
     """Return the fraction of the remaining work's time above which the critical path counts."""
     if run.spec.keep_all:
         return SMALL_RESULTS_SHARE
-    sizes = [estimates.result_bytes(kind.code) for kind in run.spec.kinds]
-    known = [nbytes for nbytes in sizes if nbytes is not None]
-    if not known:
+    total = estimates.total_bytes(run.code_counts.items())
+    if total is None:
         return CRITICAL_SHARE
-    mean = sum(known) / len(known)
-    counts = run.kind_counts
-    total = sum((mean if nbytes is None else nbytes) * counts[k] for k, nbytes in enumerate(sizes))
     return SMALL_RESULTS_SHARE if total < SMALL_RESULTS else LARGE_RESULTS_SHARE
+
+
+class _Share:
+    """The part of the remaining work that certain nodes can hold.
+
+    Attributes
+    ----------
+    kinds : list of int
+    seconds : dict of str to float
+        Resource → total duration of the functions that ask for it.
+    areas : dict of str to float
+        Resource → work, in units times seconds.
+    """
+
+    __slots__ = ("areas", "kinds", "seconds")
+
+    def __init__(self) -> None:
+        self.kinds: list[int] = []
+        self.seconds: dict[str, float] = {}
+        self.areas: dict[str, float] = {}
+
+    def add(self, kind: int, cost: Amounts, seconds: float) -> None:
+        """Add the functions of a kind, given their total duration."""
+        self.kinds.append(kind)
+        for name, units in cost.items():
+            if units:
+                self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+                self.areas[name] = self.areas.get(name, 0.0) + units * seconds
 
 
 class _Work:
@@ -213,8 +238,8 @@ class _Work:
         Kind → numbers of its unfinished functions.
     by_kind : dict of int to float
         Kind → total duration of these functions.
-    holders : dict of frozenset of Node to list of int
-        Eligible nodes → kinds. The key None stands for all nodes.
+    shares : dict of frozenset of Node to _Share
+        Eligible nodes → the kinds that only they can hold. The key None stands for all nodes.
     capacity : dict of str to int
         Resource → units on all nodes.
     needed : float
@@ -224,26 +249,25 @@ class _Work:
     def __init__(self, run: Run, nodes: Nodes, seconds: Sequence[float], left: Sequence[int]) -> None:
         self.seconds = seconds
         kind_of = run.spec.kind_of
+        holders = run.holders(nodes)
         self.costs = run.costs
         self.members: dict[int, list[int]] = {}
         for n in left:
             self.members.setdefault(kind_of[n], []).append(n)
-        self.by_kind = {k: sum(seconds[n] for n in members) for k, members in self.members.items()}
-        self.holders: dict[frozenset[Node] | None, list[int]] = {}
-        areas: dict[str, float] = {}
+        self.by_kind: dict[int, float] = {}
+        self.shares: dict[frozenset[Node] | None, _Share] = {}
         for k in sorted(self.members):
-            cost = self.costs[k]
-            self.holders.setdefault(nodes.only_holders(cost, run.spec.kinds[k].pin_sets), []).append(k)
-            for name, units in cost.items():
-                areas[name] = areas.get(name, 0.0) + units * self.by_kind[k]
-        self.capacity = {name: nodes.total(name) for name in areas}
+            took = self.by_kind[k] = sum(map(seconds.__getitem__, self.members[k]))
+            share = self.shares.get(holders[k])
+            if share is None:
+                share = self.shares[holders[k]] = _Share()
+            share.add(k, self.costs[k], took)
+        names = dict.fromkeys(name for share in self.shares.values() for name in share.areas)
+        self.capacity = {name: nodes.total(name) for name in names}
+        areas = {name: sum(s.areas.get(name, 0.0) for s in self.shares.values()) for name in names}
         self.needed = max(
             (area / self.capacity[name] for name, area in areas.items() if self.capacity[name]), default=0.0
         )
-
-    def area(self, kinds: Iterable[int], name: str) -> float:
-        """Return the remaining work of some kinds on a resource, in units times seconds."""
-        return sum(self.costs[k].get(name, 0) * self.by_kind[k] for k in kinds)
 
 
 def _take_turns(
@@ -273,30 +297,32 @@ def _take_turns(
     everything = sum(work.by_kind.values())
     turns: list[float] = []
     bottlenecks: dict[int, frozenset[Node]] = {}
-    for where in work.holders:
-        kinds = [
-            k
-            for nodes, some in work.holders.items()
+    for where in work.shares:
+        within = {
+            nodes: share
+            for nodes, share in work.shares.items()
             if where is None or (nodes is not None and nodes <= where)
-            for k in some
-        ]
-        for name in dict.fromkeys(name for k in kinds for name in work.costs[k]):
-            users = dict.fromkeys(k for k in kinds if work.costs[k].get(name))
-            if sum(work.by_kind[k] for k in users) > _SCARCE_SHARE * everything:
+        }
+        for name in dict.fromkeys(name for share in within.values() for name in share.areas):
+            if sum(share.seconds.get(name, 0.0) for share in within.values()) > _SCARCE_SHARE * everything:
                 continue
             if where is None:
                 capacity = work.capacity[name]
             else:
                 capacity = sum(node.capacity.get(name, 0) for node in where)
-            took = work.area(users, name) / capacity if capacity else 0.0
+            area = sum(share.areas.get(name, 0.0) for share in within.values())
+            took = area / capacity if capacity else 0.0
             if not took or took < least:
                 continue
+            users = {
+                nodes: [k for k in share.kinds if work.costs[k].get(name)] for nodes, share in within.items()
+            }
             turns = turns or [0.0] * len(work.seconds)
-            _list_schedule(work, users, name, capacity, paths, turns)
+            _list_schedule(work, [k for kinds in users.values() for k in kinds], name, capacity, paths, turns)
             if where is not None and took >= _BOTTLENECK_SHARE * work.needed:
-                for nodes, some in work.holders.items():
+                for nodes, kinds in users.items():
                     if nodes is not None:
-                        bottlenecks.update((k, nodes) for k in some if k in users)
+                        bottlenecks.update((k, nodes) for k in kinds)
     return turns, bottlenecks
 
 
@@ -325,4 +351,5 @@ def _differ(new: Sequence[float], old: Sequence[float]) -> bool:
     """Return whether estimates differ enough to justify a new ranking."""
     if len(new) != len(old):
         return True
-    return any(abs(a - b) > max(0.25 * b, _NEGLIGIBLE) for a, b in zip(new, old, strict=True))
+    pairs = zip(new, old, strict=True)
+    return any(a != b and abs(a - b) > max(0.25 * b, _NEGLIGIBLE) for a, b in pairs)

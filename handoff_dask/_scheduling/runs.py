@@ -140,8 +140,8 @@ class Run:
         Attempts that failed or were lost, in order: the function and the number of the attempt, from 1.
     counts : dict of State to int
         State → number of functions.
-    kind_counts : mapping of int to int
-        Kind → number of its functions.
+    code_counts : mapping of str to int
+        Code → number of functions.
     unfinished : int
         Number of functions that are in no final state.
     transitions : list of int
@@ -186,7 +186,11 @@ class Run:
         self.transitions: list[int] = []
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         self.counts[State.WAITING] = self.unfinished = len(self.functions)
-        self.kind_counts: Mapping[int, int] = Counter(spec.kind_of)
+        self.code_counts = Counter[str]()
+        for k, count in Counter(spec.kind_of).items():
+            self.code_counts[spec.kinds[k].code] += count
+        self._holders_version = -1
+        self._holders: list[frozenset[Node] | None] = []
         self._number_of: dict[Hashable, int] | None = None
         self._inputs: list[tuple[int, ...]] | None = None
 
@@ -205,6 +209,14 @@ class Run:
         if self.counts[State.RUNNING]:
             kind_of = self.spec.kind_of
             self.share = sum(self.weights[kind_of[f.number]] for f in self.functions if f.allocated)
+
+    def holders(self, nodes: Nodes) -> list[frozenset[Node] | None]:
+        """Return kind → the nodes that could hold its functions if they were idle; None for all nodes."""
+        if self._holders_version != nodes.version:
+            self._holders_version = nodes.version
+            kinds = zip(self.spec.kinds, self.costs, strict=True)
+            self._holders = [nodes.only_holders(cost, kind.pin_sets) for kind, cost in kinds]
+        return self._holders
 
     def inputs_of(self, f: FunctionState) -> list[FunctionState]:
         """Return the functions whose results a function takes."""

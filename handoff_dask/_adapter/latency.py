@@ -35,25 +35,25 @@ class AdaptiveInterval(float):
     own : float
         Dask's own interval, in seconds.
     short : float
-        The interval while the worker is not stocked, in seconds.
-    stocked : callable
+        The interval while the worker is not saturated, in seconds.
+    saturated : callable
         Returns whether the worker has enough functions to last until the next batch.
     """
 
     short: float
-    stocked: Callable[[], bool]
+    saturated: Callable[[], bool]
 
-    def __new__(cls, own: float, short: float, stocked: Callable[[], bool]) -> AdaptiveInterval:
+    def __new__(cls, own: float, short: float, saturated: Callable[[], bool]) -> AdaptiveInterval:
         """Create the number: a float's value is set here, not in ``__init__``."""
         interval = super().__new__(cls, own)
         interval.short = short
-        interval.stocked = stocked
+        interval.saturated = saturated
         return interval
 
     @property
     def seconds(self) -> float:
         """The interval after a batch that is sent now."""
-        return float(self) if self.stocked() else self.short
+        return float(self) if self.saturated() else self.short
 
     def __radd__(self, time: float) -> float:
         """Return the time before which Dask sends no further batch."""
@@ -62,11 +62,11 @@ class AdaptiveInterval(float):
     __add__ = __radd__
 
 
-def shorten(stream: Any, interval: float, stocked: Callable[[], bool]) -> None:
+def shorten(stream: Any, interval: float, saturated: Callable[[], bool]) -> None:
     """Shorten a stream's interval to ``interval`` seconds, unless it is that short already."""
     own = float(workers.send_interval(stream))
     if own > interval:
-        workers.set_send_interval(stream, AdaptiveInterval(own, interval, stocked))
+        workers.set_send_interval(stream, AdaptiveInterval(own, interval, saturated))
 
 
 def restore(stream: Any) -> None:

@@ -288,6 +288,7 @@ class HandoffPlugin(SchedulerPlugin):
                 code=checkpoint.loading_code(code) if loaded else None,
                 loaded=loaded,
             )
+            self.runs[f.run.spec.run_id].errors.pop(f.number, None)  # of a transfer that failed before
             self._attempt_ended(f, key)
             self.wake()
         elif finish == "erred":

@@ -235,8 +235,7 @@ class Backlog:
     def clear(self) -> None:
         """Remove all queues."""
         for queue in self.queues.values():
-            queue.bucket.queues.pop(queue, None)
-            queue.bucket.invalidate()
+            _leave_bucket(queue)
         self.queues.clear()
         self._by_kind.clear()
         self._dirty.clear()
@@ -247,7 +246,7 @@ class Backlog:
     def mark_dirty(self, queue: Queue) -> None:
         """Mark a queue dirty. Call it again if the head of a dirty queue has changed."""
         if queue.clean:
-            self.settle(queue)  # takes it out of its bucket
+            _leave_bucket(queue)
             queue.clean = False
         entry = queue.head_entry()
         if entry is not None and queue.dirty_entry is not entry:
@@ -263,10 +262,9 @@ class Backlog:
 
     def settle(self, queue: Queue) -> None:
         """Mark a queue clean, and keep it out of the search until :meth:`restore`."""
+        _leave_bucket(queue)
         queue.clean = True
         queue.dirty_entry = None
-        if queue.bucket.queues.pop(queue, self) is None:
-            queue.bucket.invalidate()
 
     def restore(self, queue: Queue) -> None:
         """Put a settled queue into its bucket, unless it has become dirty since."""
@@ -359,6 +357,13 @@ class Backlog:
             if best is None or best[1].head_entry() is best[0]:
                 return best
             best[1].bucket.invalidate()
+
+
+def _leave_bucket(queue: Queue) -> None:
+    """Take a queue out of its bucket, if it is there: dirty and settled queues are not."""
+    if queue in queue.bucket.queues:
+        del queue.bucket.queues[queue]
+        queue.bucket.invalidate()
 
 
 def _search(branch: _Branch, free: Amounts, best: Head | None) -> Head | None:

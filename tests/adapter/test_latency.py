@@ -76,8 +76,8 @@ def test_a_chain_uses_short_intervals(intervals_used, cost):
 
 
 @pytest.mark.parametrize("cost", [None, {"cpu": 1}])
-@pytest.mark.parametrize(("functions", "stocked"), [(24, True), (4, False)])
-def test_a_stocked_node_keeps_dasks_intervals(intervals_used, functions, stocked, cost):
+@pytest.mark.parametrize(("functions", "saturated"), [(24, True), (4, False)])
+def test_a_stocked_node_keeps_dasks_intervals(intervals_used, functions, saturated, cost):
     with handoff.local_cluster(NODE) as cluster, Client(cluster) as client:
         gate("wide").open()
         handoff.execute(gated(8, "wide", cost), client)  # the core learns that the functions are short
@@ -90,11 +90,11 @@ def test_a_stocked_node_keeps_dasks_intervals(intervals_used, functions, stocked
         (node,) = plugin_of(cluster).state.nodes.values()
         until(lambda: len(node.running) + len(node.prefetched) == functions)
         until(lambda: intervals_used[downstream])
-        assert intervals_used[downstream][-1] == (OWN[0] if stocked else SHORT)
+        assert intervals_used[downstream][-1] == (OWN[0] if saturated else SHORT)
         intervals_used.clear()
         door.open()
         run.result()
-        assert intervals_used[upstream][0] == (OWN[1] if stocked else SHORT)
+        assert intervals_used[upstream][0] == (OWN[1] if saturated else SHORT)
         assert intervals_used[upstream][-1] == SHORT  # no function waits there any more
 
 

@@ -160,14 +160,14 @@ class BuiltIn:
         claims = view.claims
         blocked = False
         for node in self._fitting(f, queue, view):
-            if not claims.any or not claims.blocks(f, node, view.now):
+            if not claims.active or not claims.blocks(f, node, view.now):
                 return (Proposal(queue, f, node),)
             blocked = True
         if blocked:
             claims.blocked_functions += 1
             if claims.blocked_functions > _BACKFILL_DEPTH:
                 view.freed.discard(claims.blocked_nodes)
-        if not claims.any and view.prefetch.allows(f):
+        if not claims.active and view.prefetch.allows(f):
             nodes = view.freed.nodes if queue.clean else view.nodes.ordered
             eligible = (node for node in nodes if queue.admits(node, view.nodes))
             chosen = view.prefetch.choose(f, eligible)

@@ -17,6 +17,9 @@ from handoff_dask._scheduling.nodes import Nodes
 from handoff_dask._scheduling.queues import Queue, sort_key
 from handoff_dask._scheduling.runs import Run
 
+#: The key of a claim: run and kind of upcoming functions; None for the claim of the overtaken function.
+_Key = tuple[Run, int] | None
+
 
 class Claims:
     """All claims, and the nodes on which they block functions.
@@ -34,8 +37,8 @@ class Claims:
 
     Attributes
     ----------
-    any : bool
-        Whether there is a claim.
+    active : dict of key to Claim
+        Claims that functions need, and some that they no longer need.
     blocked_nodes : dict of Node to None
         Nodes on which a claim has blocked a function. :meth:`begin` returns them as freed nodes once the
         claims may have changed.
@@ -45,16 +48,14 @@ class Claims:
         Time at which a blocked function may be admitted although no event occurs.
     """
 
-    #: Maximum number of kinds whose upcoming functions have a claim. Every placement checks every claim.
+    #: Maximum number of claims of upcoming functions. Every placement checks every claim.
     _max_kinds = 16
 
     def __init__(self, nodes: Nodes) -> None:
-        self.any = False
+        self.active: dict[_Key, Claim] = {}
         self.recheck: float | None = None
         self._nodes = nodes
         self._version = 0
-        self._upcoming: dict[tuple[Run, int], UpcomingClaim] = {}
-        self._overtaken: OvertakenClaim | None = None
         self.blocked_nodes: dict[Node, None] = {}
         self.blocked_functions = 0
         self._decision = 0  # number of the current decision
@@ -70,37 +71,21 @@ class Claims:
             Nodes on which claims blocked functions that may be admitted now. They count as freed.
         """
         self.blocked_functions = 0
-        if not self.any and not self.blocked_nodes:
-            self._version = self._nodes.version
-            self.recheck = None
-            return {}
         self._decision += 1
-        if self._version != self._nodes.version:
-            self._version = self._nodes.version
-            self._upcoming.clear()
-            self._overtaken = None
-            self.any = False
-            self.recheck = -math.inf
-        elif self.blocked_nodes:
-            self._drop_stale(now)
+        changed = self._version != self._nodes.version
+        self._version = self._nodes.version
+        if changed or self.blocked_nodes:
+            for key, claim in list(self.active.items()):
+                if changed or not self._is_current(claim, now):
+                    self._withdraw(key)
         if not self.blocked_nodes:
             self.recheck = None
             return {}
-        if self.any and (self.recheck is None or now < self.recheck):
+        if self.active and (self.recheck is None or now < self.recheck):
             return {}
         blocked, self.blocked_nodes = self.blocked_nodes, {}
         self.recheck = None
         return blocked
-
-    def _drop_stale(self, now: float) -> None:
-        """Remove claims that no function needs any more."""
-        for key, claim in list(self._upcoming.items()):
-            if not self._is_current(claim, now):
-                del self._upcoming[key]
-                self.recheck = -math.inf
-        if self._overtaken is not None and not self._is_current(self._overtaken, now):
-            self.withdraw()
-        self.any = bool(self._upcoming) or self._overtaken is not None
 
     def _is_current(self, claim: Claim, now: float) -> bool:
         """Refresh a claim once per decision. Return whether a function still needs it."""
@@ -109,6 +94,11 @@ class Claims:
                 return False
             claim.decision = self._decision
         return True
+
+    def _withdraw(self, key: _Key) -> None:
+        """Remove a claim if it exists. Functions that it has blocked may be admitted at once."""
+        if self.active.pop(key, None) is not None:
+            self.recheck = -math.inf
 
     # ------------------------------------------------------------------ making and ending claims
 
@@ -125,27 +115,23 @@ class Claims:
             g = run.functions[n]
             if g.group is not None or g.state is not State.WAITING or not run.is_upcoming(g):
                 continue
-            claim = self._upcoming.get((run, kind))
-            if claim is None:
+            claim = self.active.get((run, kind))
+            if not isinstance(claim, UpcomingClaim):
                 by_name = self._nodes.by_name
                 present = [n for n in scarce[kind] if by_name.get(n.name) is n]  # the others have left
-                if not present or len(self._upcoming) >= self._max_kinds:
+                if not present or len(self.active) >= self._max_kinds:
                     continue
-                claim = self._upcoming[run, kind] = UpcomingClaim(present, g.cost)
+                claim = self.active[run, kind] = UpcomingClaim(present, g.cost)
             claim.functions[g] = None
-            self.any = True
 
     def ready(self, f: FunctionState) -> None:
         """Note that a function is ready: it competes for the capacity itself, and needs no claim."""
-        if self._upcoming:
-            key = f.run, f.run.spec.kind_of[f.number]
-            claim = self._upcoming.get(key)
-            if claim is not None:
-                claim.functions.pop(f, None)
-                if not claim.functions:
-                    del self._upcoming[key]
-                    self.any = bool(self._upcoming) or self._overtaken is not None
-                    self.recheck = -math.inf
+        key = f.run, f.run.spec.kind_of[f.number]
+        claim = self.active.get(key)
+        if isinstance(claim, UpcomingClaim):
+            claim.functions.pop(f, None)
+            if not claim.functions:
+                self._withdraw(key)
 
     def track_overtaking(self, runs: Iterable[Run], placed: int, now: float) -> None:
         """Give the most urgent waiting function a claim once others have overtaken it often enough.
@@ -166,7 +152,7 @@ class Claims:
         f = self._most_urgent
         if f is not None and f.state is not State.READY:
             self._most_urgent = f = None
-            self.withdraw()
+            self._withdraw(None)
         if not placed or self._placements_left > 0:
             return
         self._placements_left = sum(run.counts[State.RUNNING] for run in runs)
@@ -193,7 +179,8 @@ class Claims:
 
     def claim_node(self, f: FunctionState, now: float) -> None:
         """Give an overtaken function a claim on the eligible node that is expected to fit it first."""
-        if self._overtaken is not None and self._overtaken.function is f:
+        present = self.active.get(None)
+        if present is not None and present.function is f:
             return
         queue = f.run.backlog.queue_of(f)
         rows = queue.rows(self._nodes)
@@ -202,38 +189,26 @@ class Claims:
         eligible = [
             n for n in eligible if n.accepting and n.holds(queue.need) and queue.admits(n, self._nodes)
         ]
-        self.withdraw()
+        self._withdraw(None)
         if eligible:
-            self.any = True
-            self._overtaken = OvertakenClaim(f, min(eligible, key=lambda n: when_free(n, queue.cost, now)))
-
-    def withdraw(self) -> None:
-        """Withdraw the claim of the overtaken function, if there is one."""
-        if self._overtaken is not None:
-            self._overtaken = None
-            self.any = bool(self._upcoming)
-            self.recheck = -math.inf
+            first = min(eligible, key=lambda n: when_free(n, queue.cost, now))
+            self.active[None] = OvertakenClaim(f, first)
 
     def forget(self, run: Run) -> None:
         """Withdraw all claims of a run."""
-        for key in [key for key in self._upcoming if key[0] is run]:
-            del self._upcoming[key]
-            self.recheck = -math.inf
+        overtaken = self.active.get(None)
+        if overtaken is not None and overtaken.function is not None and overtaken.function.run is run:
+            self._withdraw(None)
+        for key in [key for key in self.active if key is not None and key[0] is run]:
+            self._withdraw(key)
         if self._most_urgent is not None and self._most_urgent.run is run:
             self._most_urgent = None
-        overtaken = None if self._overtaken is None else self._overtaken.function
-        if overtaken is not None and overtaken.run is run:
-            self.withdraw()
-        self.any = bool(self._upcoming) or self._overtaken is not None
 
     # ------------------------------------------------------------------ backfilling
 
     def blocking(self, f: FunctionState, node: Node, now: float) -> Claim | None:
         """Return the claim that keeps a function off a node on which it fits, None if there is none."""
-        claims: list[Claim] = list(self._upcoming.values())
-        if self._overtaken is not None:
-            claims.append(self._overtaken)
-        for claim in claims:
+        for claim in self.active.values():
             if self._is_current(claim, now) and claim.is_delayed_by(f, node, now):
                 return claim
         return None

@@ -107,7 +107,7 @@ class Placement:
         run = f.run
         if not run.active:  # the functions of a pending run are queued when the run starts
             return
-        if self.claims.any:
+        if self.claims.active:
             self.claims.ready(f)
         queue = run.backlog.push(f)
         if run.allocator.once:

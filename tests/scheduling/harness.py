@@ -260,7 +260,7 @@ def core_with_claim() -> Core:
     core.decide()
     core.run(id="r0", wide=fn("cpu 4"))
     core.run(id="r1", **many(40, fn("cpu 1", code="narrow"), "m"), last=fn("cpu 1", code="narrow"))
-    while core["m0"].state is not State.FINISHED or not core.state.placement.claims.any:
+    while core["m0"].state is not State.FINISHED or not core.state.placement.claims.active:
         core.wait(2)
         core.finish(next(iter(core.state.nodes["a"].running)).id, took=8)
         core.decide()

@@ -71,12 +71,12 @@ def test_function_that_would_outstay_a_claim_waits():
 def test_claim_ends_once_its_functions_are_ready():
     core = BottleneckCore(filler=9.0)  # the fillers end in time, so the claim blocks none of them
     core.decide()
-    assert core.state.placement.claims.any
+    assert core.state.placement.claims.active
     core.wait(10)
     core.finish("s")
     core.ready(" ".join(f"g{i}" for i in range(8)))
     core.decide()
-    assert not core.state.placement.claims.any, "while any claim exists, nothing is prefetched"
+    assert not core.state.placement.claims.active, "while any claim exists, nothing is prefetched"
 
 
 def test_function_that_ends_in_time_backfills():

@@ -150,7 +150,7 @@ def _submit(dag: DAG, client: Client, options: RunOptions, plan: Plan) -> Run:
         wait_for_nodes=options.wait_for_nodes,
         checkpoints=plan.stores,
     )
-    run = Run(dag, compiled, client, plan.restored, history=options.history_path)
+    run = Run(dag.copy(), compiled, client, plan.restored, history=options.history_path)
     if client.asynchronous:
         run._start_in_background()
     else:

@@ -6,6 +6,7 @@ import inspect
 import os
 import uuid
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -28,6 +29,9 @@ class DAG:
     id : hashable, optional
         Name of the DAG in results and records; generated if not given. Runs never mix, even if they share a
         DAG or their DAGs share an id.
+    cost : mapping of str to number, optional
+        Cost of the functions that have none of their own. A function with ``cost={}`` has no cost. It does
+        not apply to inline and input functions, serializers and deserializers.
 
     Raises
     ------
@@ -48,7 +52,8 @@ class DAG:
     (['source', 'double'], ('double',))
     """
 
-    def __init__(self, id: Hashable = None) -> None:
+    def __init__(self, id: Hashable = None, *, cost: Mapping[str, Any] | None = None) -> None:
+        self.cost = cost
         self.id: Hashable = id if id is not None else f"dag-{uuid.uuid4().hex[:12]}"
         try:
             hash(self.id)
@@ -179,6 +184,8 @@ class DAG:
         """
         if not isinstance(function, Function):
             raise InvalidFunctionError(self.id, [f"add_function takes a Function, not {function!r}"])
+        if self.cost is not None and function.cost is None and function.type == "regular":
+            function = replace(function, cost=self.cost)
         function, synthetic = expand_arguments(function)
         added = [*synthetic, function]
         for f in added:
@@ -289,8 +296,17 @@ class DAG:
             stack.extend(f.dependencies)
             if isinstance(f.node, Collocated):
                 stack.append(f.node.id)
-        part = DAG(self.id)
-        part._functions = {id: f for id, f in self._functions.items() if id in wanted}
+        return self._part({id: f for id, f in self._functions.items() if id in wanted})
+
+    def copy(self) -> DAG:
+        """Return a DAG of the same functions, to which functions can be added independently."""
+        same = self._part(dict(self._functions))
+        same._valid_size, same._order = self._valid_size, self._order
+        return same
+
+    def _part(self, functions: dict[Hashable, Function]) -> DAG:
+        part = DAG(self.id, cost=self.cost)
+        part._functions = functions
         return part
 
     # ------------------------------------------------------------------ checking

@@ -379,3 +379,13 @@ def test_restarting_the_cluster_cancels_runs():
             run.result(20)
         assert handoff.execute(dag_of(Function("f", abs, extra_args=[-1], cost={"cpu": 1})), client)["f"] == 1
         assert not cluster.scheduler.clients[KEEP_ALIVE].wants_what
+
+
+def test_run_dag_is_the_dag_that_was_submitted(client):
+    dag = dag_of(Function("a", identity, extra_args=[1]), id="grows")
+    run = handoff.submit(dag, client)
+    dag.add_function(Function("b", add, args=["a"], extra_args=[1]))
+    assert list(run.dag) == ["a"]
+    assert run.dag.id == "grows"
+    assert run.result(timeout=30).results == {"a": 1}
+    assert handoff.execute(dag, client).results == {"a": 1, "b": 2}

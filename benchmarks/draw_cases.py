@@ -56,7 +56,7 @@ def draw(medians: Mapping[str, Mapping[str, float]]) -> str:
     scale = (WIDTH - LEFT - 60) / most
     height = 74 + ROW * len(TITLES)
     summary = "; ".join(
-        f"{title}: plain Dask {medians[name]['plain Dask']:.2f}, handoff_dask {medians[name]['handoff_dask']:.2f}"
+        f"{title}: " + ", ".join(f"{side} {ratio:.2f}" for side, ratio in medians[name].items())
         for name, title in TITLES.items()
     )
     lines = [
@@ -72,11 +72,12 @@ def draw(medians: Mapping[str, Mapping[str, float]]) -> str:
         top = 62 + i * ROW
         lines.append(f'<text x="{LEFT - 10}" y="{top + BAR + 5}" text-anchor="end">{escape(title)}</text>')
         for j, (side, style) in enumerate((("plain Dask", "plain"), ("handoff_dask", "ours"))):
-            length, y = medians[name][side] * scale, top + j * (BAR + 2)
-            lines.append(
-                f'<rect class="{style}" x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR}"/>'
-                f'<text class="small" x="{LEFT + length + 6:.1f}" y="{y + 12}">{medians[name][side]:.2f}</text>'
-            )
+            ratio, y = medians[name][side], top + j * (BAR + 2)
+            end = LEFT + ratio * scale
+            lines += [
+                f'<rect class="{style}" x="{LEFT}" y="{y}" width="{end - LEFT:.1f}" height="{BAR}"/>',
+                f'<text class="small" x="{end + 6:.1f}" y="{y + 12}">{ratio:.2f}</text>',
+            ]
     x = LEFT + scale
     lines += [
         f'<line class="ideal" x1="{x:.1f}" y1="56" x2="{x:.1f}" y2="{height - 14}"/>',

@@ -123,7 +123,7 @@ def load_nodes(path: str) -> dict[Any, dict[str, Any]]:
     try:
         nodes = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise Failure(f"{path}: invalid YAML: {' '.join(str(error).split())}") from error
+        raise Failure(f"{path}: {_yaml_problem(error)}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise Failure(f"{path}: {error}") from error
     try:
@@ -133,6 +133,15 @@ def load_nodes(path: str) -> dict[Any, dict[str, Any]]:
             f"{path}: {error}. The file needs a line per node, such as `node1: {{cpu: 4, memory: 8192}}`"
         ) from error
     return dict(nodes)
+
+
+def _yaml_problem(error: Any) -> str:
+    """Return where and why a text is not YAML."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:  # the text contains characters that YAML does not allow
+        return f"invalid YAML: {' '.join(str(error).split())}"
+    while_doing = f" {error.context}" if error.context else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: invalid YAML{while_doing}: {error.problem}"
 
 
 def find_ids(dag: DAG, texts: Iterable[str]) -> list[Hashable]:

@@ -112,8 +112,12 @@ def visualize(
         import graphviz
     except ImportError:
         raise missing("graphviz") from None
-    if filename is not None and shutil.which("dot") is None:
-        raise missing_program()
+    stem, suffix = os.path.splitext(filename or "")
+    if filename is not None:
+        if suffix and suffix[1:] not in graphviz.FORMATS:
+            raise ValueError(f"Graphviz has no format {suffix}: use .svg, .png or .pdf, for example")
+        if shutil.which("dot") is None:
+            raise missing_program()
 
     class Drawing(graphviz.Digraph):
         """A drawing that, in a notebook without the program ``dot``, says what to install."""
@@ -138,7 +142,6 @@ def visualize(
     if colours is not None:
         drawing.node("legend", _legend(colours, any(box.inline for box in boxes)), shape="plain")
     if filename is not None:
-        stem, suffix = os.path.splitext(filename)
         drawing.render(stem, format=suffix.lstrip(".") or "svg", cleanup=True)
     return drawing
 

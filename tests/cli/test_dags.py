@@ -134,7 +134,7 @@ def test_show_draws_to_a_file(call, folder, monkeypatch):
             "handoff-dask[display]",
         ),
         (type("ExecutableNotFound", (RuntimeError,), {})("dot"), "install Graphviz"),
-        (ValueError("unknown format: 'xyz'"), "unknown format"),
+        (ValueError("something else"), "--output fine.xyz: something else"),
     ],
 )
 def test_drawing_errors(call, monkeypatch, error, message):
@@ -144,6 +144,11 @@ def test_drawing_errors(call, monkeypatch, error, message):
     monkeypatch.setattr(handoff.DAG, "visualize", visualize)
     _, err = call("show", "pipeline:fine", "-o", "fine.xyz", code=2)
     assert message in err
+
+
+def test_unknown_format_names_the_suffix(call):
+    _, err = call("show", "pipeline:fine", "-o", "fine.xyz", code=2)
+    assert "--output fine.xyz: Graphviz has no format .xyz: use .svg, .png or .pdf" in err
 
 
 @pytest.mark.parametrize("options", [("--mermaid", "-o", "a.svg"), ("-o", "noformat")])
@@ -202,7 +207,9 @@ def test_simulate_a_function_that_fits_on_no_node(call):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "invalid YAML"),
+        ("{", "line 1, column 2: invalid YAML while parsing a flow node: expected the node content"),
+        ("node1: {cpu: 4}\nnode2: {cpu: 4\n", "line 3, column 1: invalid YAML while parsing a flow mapping"),
+        ("node1: \x00", "invalid YAML"),
         ("", "must be a mapping"),
         ("- a", "must be a mapping"),
         ("node1: 3", "node 'node1': its capacity must be a mapping"),

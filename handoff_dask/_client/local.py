@@ -69,6 +69,9 @@ def execute_local(
         The run exceeded ``timeout``.
     InvalidDAGError, HistoryError, CheckpointError, TypeError, ValueError
         As for :func:`handoff_dask.submit`.
+    KeyboardInterrupt
+        The user pressed Ctrl-C. No further function has started. Functions that ran in threads have finished
+        first, as threads cannot be interrupted; their results are lost unless they have checkpoints.
     """
     check_dag(dag)
     if timeout is not None:

@@ -1,5 +1,7 @@
 """Retries and failures of ``execute_local``."""
 
+import subprocess
+import sys
 import threading
 from itertools import pairwise
 
@@ -272,3 +274,32 @@ def test_a_timeout_of_zero(threads):
     assert caught.value.run.done()
     assert caught.value.run.elapsed >= 0
     assert "failed" in repr(caught.value.run)
+
+
+def test_ctrl_c_waits_for_running_functions_and_starts_no_others(tmp_path):
+    script = tmp_path / "interrupted.py"
+    script.write_text(
+        """
+import os, signal, threading, time
+import handoff_dask as handoff
+from handoff_dask import DAG, Function
+
+done = []
+
+def nap(i):
+    if i == 0:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    time.sleep(0.6)
+    done.append(i)
+
+dag = DAG("naps")
+for i in range(8):
+    dag.add_function(Function(id=i, code=nap, extra_args=[i]))
+try:
+    handoff.execute_local(dag, max_concurrency=2)
+except KeyboardInterrupt:
+    print(sorted(done))
+"""
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("[0, 1]\n", "")

@@ -176,19 +176,55 @@ def execute(
     history: HistoryLike | None = None,
     checkpoint: CheckpointLike | None = None,
     checkpoint_of: Selection | None = None,
-) -> Any:
+) -> Result:
     """Run a DAG on a cluster and wait for its results.
-
-    Accepts the parameters of :func:`submit`, and:
 
     Parameters
     ----------
+    dag : DAG
+        The DAG to run. It is validated first.
+    client : distributed.Client, cluster, str, optional
+        A Dask client, blocking or asynchronous; a cluster; or the address of a scheduler. None: the default
+        client if there is one, otherwise an embedded cluster in this process.
+    max_retries : int
+        Number of retries after a failure, for functions that do not set their own.
+    retry : RetryPolicy, optional
+        Full retry policy for functions without their own. Overrides ``max_retries``.
+    max_concurrency : int, optional
+        Maximum number of functions of this run that run at once.
+    limits : mapping of str to number, optional
+        Amounts that this run may use at once across the cluster: with ``limits={"db": 8}``, at most eight
+        functions with ``cost={"db": 1}`` run at a time. A limit is not a node resource.
+    allocation_strategy : {"best_fit", "load_balanced", "first_available"} or Allocator
+        How to choose among nodes where a function fits. An :class:`Allocator` of your own decides which
+        functions start on which nodes.
+    keep : {"all", "sinks"} or list of ids
+        Functions whose results to keep. All other results are released once no dependent needs them.
+    fail_fast : bool
+        End the run at the first failure. If False, branches that do not depend on the failed function
+        finish first.
     timeout : float, optional
         Seconds after which the run is cancelled.
+    priority : float
+        Priority among the runs on the cluster; higher goes first.
     progress : bool
         Show progress: in a notebook, below the cell; on a terminal, on standard error, with one line per
         node if rich is installed; otherwise, as a plain line now and then. The time left is estimated from
         how long functions with the same code took.
+    wait_for_nodes : float
+        Seconds to wait for suitable nodes to join if a function fits on no node.
+    history : str, path-like or History, optional
+        File to which the run is written when it ends, whatever its outcome. The scheduler learns from it how
+        long functions with the same code took. A failure to write emits a RuntimeWarning and does not affect
+        the run.
+    checkpoint : str, path or Checkpoint, optional
+        Directory or URL that the client and all nodes can access. Each result is written there as soon as it
+        exists. A function whose result is already there, from the same code, arguments and inputs, does not
+        run again: its result is loaded, or not even read if nothing needs it. Loading unpickles, which can
+        execute arbitrary code: use only locations that nobody else can write to.
+    checkpoint_of : list of ids or callable, optional
+        Functions to checkpoint: their ids, or a predicate ``callable(function) -> bool``. By default all
+        functions that have a result, except the two synthetic functions of each :class:`Argument`.
 
     Returns
     -------
@@ -207,8 +243,16 @@ def execute(
         The run exceeded ``timeout``.
     RunCancelledError
         The run was cancelled, for example because its client was closed.
-    InvalidDAGError, ClusterNotReadyError, HistoryError, CheckpointError, TypeError, ValueError
-        As for :func:`submit`.
+    InvalidDAGError
+        The DAG is invalid.
+    ClusterNotReadyError
+        The scheduler plugin is missing and cannot be installed, or the scheduler cannot load the allocator.
+    HistoryError
+        The history cannot be written.
+    CheckpointError
+        The checkpoint directory cannot be created, written or listed.
+    TypeError, ValueError
+        An argument has the wrong type or an invalid value.
 
     Notes
     -----
@@ -235,7 +279,8 @@ def execute(
     dag.validate()  # before starting a cluster for it
     resolved, owned = resolve_client(client, reuse=False)
     if resolved.asynchronous:
-        return _execute_async(dag, resolved, options, timeout, progress, owned)
+        awaitable: Any = _execute_async(dag, resolved, options, timeout, progress, owned)
+        return awaitable  # type checkers can await a Result: see there
     try:
         run = _submit(dag, resolved, options, _plan(dag, options))
         try:

@@ -43,17 +43,30 @@ def execute_local(
     ----------
     dag : DAG
         The DAG to run. It is validated first.
-    max_retries, retry, keep, fail_fast, checkpoint, checkpoint_of
-        As for :func:`handoff_dask.execute`. The two functions can share a checkpoint directory.
+    max_retries : int
+        Number of retries after a failure, for functions that do not set their own.
+    retry : RetryPolicy, optional
+        Full retry policy for functions without their own. Overrides ``max_retries``.
     max_concurrency : int, optional
         Maximum number of functions that run at once. Default: the number of cores. With 1, functions run
         one after the other in the calling thread (unless it runs an event loop), which is fastest for short
         functions.
+    keep : {"all", "sinks"} or list of ids
+        Functions whose results to keep. All other results are released once no dependent needs them.
+    fail_fast : bool
+        End the run at the first failure. If False, branches that do not depend on the failed function
+        finish first.
     timeout : float, optional
         Seconds after which no further attempt starts and the run fails. Attempts that are running in threads
         cannot be interrupted.
     history : str, path-like or History, optional
         File to which the run is written when it ends, whatever its outcome, with the functions that ran.
+    checkpoint : str, path or Checkpoint, optional
+        Directory or URL to which each result is written as soon as it exists, and from which results are
+        loaded instead of computed. :func:`handoff_dask.execute` can share it, and describes it.
+    checkpoint_of : list of ids or callable, optional
+        Functions to checkpoint: their ids, or a predicate ``callable(function) -> bool``. By default all
+        functions that have a result, except the two synthetic functions of each :class:`Argument`.
 
     Returns
     -------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Generator, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,13 @@ class Result:
     elapsed: float
     run_id: str
     restored: tuple[Hashable, ...] = ()
+
+    if TYPE_CHECKING:
+        # With an asynchronous client, ``execute`` and ``Run.result`` return an awaitable of a result, and
+        # ``Run.records`` and ``Run.timeline`` awaitables of theirs. The type of a client does not tell
+        # whether it is asynchronous, so type checkers are told that these classes can be awaited: completion
+        # and checks then work for both kinds of clients.
+        def __await__(self) -> Generator[Any, None, Result]: ...
 
     def __getitem__(self, id: Hashable) -> Any:
         """Return the value of a function: ``result[id]`` is short for ``result.results[id]``."""

@@ -13,7 +13,7 @@ from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
 from handoff_dask._client.run_lifecycle import RunLifecycle
 from handoff_dask._model.hooks import module_for
-from handoff_dask._model.records import Event, events_of
+from handoff_dask._model.records import Event, Records, events_of
 from handoff_dask._scheduling.runs import ENDED
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Run(RunLifecycle):
         """
         return self._client.sync(self._wait, timeout)
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> Result:
         """Wait until the run ends, and gather its results.
 
         Parameters
@@ -104,7 +104,8 @@ class Run(RunLifecycle):
         RunCancelledError
             The run was cancelled, or its client was closed.
         """
-        return self._client.sync(self._result, timeout)
+        result: Result = self._client.sync(self._result, timeout)
+        return result
 
     async def _result(self, timeout: float | None = None) -> Result:
         if not await self._wait(timeout):
@@ -142,9 +143,10 @@ class Run(RunLifecycle):
     # ------------------------------------------------------------------ records
 
     @property
-    def records(self) -> Any:
+    def records(self) -> Records:
         """Function id → :class:`FunctionRecord`: node, attempts, times, cost and size of the result."""
-        return self._sync(self._records)
+        records: Records = self._sync(self._records)
+        return records
 
     def _sync(self, question: Callable[[], Any]) -> Any:
         """Run a coroutine function on the event loop; on a new one if the client and its loop are closed."""
@@ -152,7 +154,7 @@ class Run(RunLifecycle):
             return asyncio.run(question())
         return self._client.sync(question)
 
-    def timeline(self, other: Any = None) -> Any:
+    def timeline(self, other: Any = None) -> Timeline:
         """Return a timeline so far: which function ran where and when.
 
         Parameters
@@ -165,7 +167,8 @@ class Run(RunLifecycle):
         Timeline
             With an asynchronous client, an awaitable of it.
         """
-        return self._sync(partial(self._timeline, other))
+        timeline: Timeline = self._sync(partial(self._timeline, other))
+        return timeline
 
     async def _timeline(self, other: Any) -> Timeline:
         now = None if self.done() else time.time()

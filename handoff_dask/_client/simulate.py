@@ -188,8 +188,12 @@ def simulate(
         history gives the duration from the latest run of a DAG with this id in which the function finished;
         if there is none, the mean duration of functions with the same code and similar ids, or else with the
         same code. The duration of an inline function counts as part of its dependents.
-    allocation_strategy, max_concurrency, limits
-        As for :func:`handoff_dask.execute`.
+    allocation_strategy : {"best_fit", "load_balanced", "first_available"} or Allocator
+        How to choose among nodes where a function fits, as in :func:`handoff_dask.execute`.
+    max_concurrency : int, optional
+        Maximum number of functions that run at once.
+    limits : mapping of str to number, optional
+        Amounts that the run may use at once across all nodes.
     known : bool
         Whether the scheduler knows all durations from the start. If False, it learns them as functions
         finish, as in the first run of new code.

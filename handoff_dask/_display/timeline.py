@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from handoff_dask._display.labels import WAITING_FOR_NODE, duration_text
 from handoff_dask._display.timeline_data import Bar, Level, TimelineData, prepare
@@ -40,6 +40,10 @@ class Timeline:
     axis, show how many functions waited for a node, and how much of each node's resources was in use. The
     critical path is framed in black.
     """
+
+    if TYPE_CHECKING:
+        # For ``await run.timeline()``: see ``Result``.
+        def __await__(self) -> Generator[Any, None, Timeline]: ...
 
     def __init__(self, parts: Sequence[tuple[str, TimelineData]]) -> None:
         self._parts = tuple(parts)

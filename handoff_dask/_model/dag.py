@@ -8,9 +8,9 @@ import uuid
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
-from handoff_dask._model.function import Collocated, Function, expand_arguments
+from handoff_dask._model.function import Collocated, Function, FunctionFields, expand_arguments
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.validation import find_problems
 from handoff_dask.exceptions import DuplicateFunctionError, InvalidDAGError, InvalidFunctionError
@@ -204,7 +204,9 @@ class DAG:
     def function(self, code: C, /) -> C: ...
 
     @overload
-    def function(self, code: None = None, /, id: Hashable = None, **fields: Any) -> Callable[[C], C]: ...
+    def function(
+        self, code: None = None, /, id: Hashable = None, **fields: Unpack[FunctionFields]
+    ) -> Callable[[C], C]: ...
 
     def function(self, code: Callable[..., Any] | None = None, /, id: Hashable = None, **fields: Any) -> Any:
         """Add the decorated Python function to the DAG. The function itself stays unchanged and callable.
@@ -214,8 +216,9 @@ class DAG:
         id : hashable, optional
             Defaults to the name of the Python function.
         **fields
-            Any other field of :class:`Function`. If ``args`` is not given, each parameter with the name of a
-            function in the DAG becomes a dependency, unless ``kwargs`` or ``extra_kwargs`` contains it.
+            Any other field of :class:`Function`, such as ``cost``, ``node`` or ``timeout``. If ``args`` is not
+            given, each parameter with the name of a function in the DAG becomes a dependency, unless
+            ``kwargs`` or ``extra_kwargs`` contains it.
 
         Raises
         ------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.retry import RetryPolicy
@@ -73,8 +74,7 @@ class Function:
     id : hashable
         Unique within the DAG.
     code : callable or str
-        The callable, or an import path ``"package.module:qualname"`` that is resolved on the node. None only
-        for ``type="input"``.
+        The callable, or an import path ``"package.module:qualname"`` that is resolved on the node.
     args : sequence of ids or Argument
         Functions whose results are the first positional arguments, in this order.
     extra_args : sequence
@@ -90,10 +90,9 @@ class Function:
     node : str, int, list of these, or Collocated, optional
         Pin: the names, addresses or hosts of the only nodes that may run the function. Or the function with
         which it is collocated.
-    type : {"regular", "inline", "input"}
+    type : {"regular", "inline"}
         An ``"inline"`` function is evaluated inside each function that depends on it; it is never placed and
-        has no result of its own. An ``"input"`` function has no code and stands for a value supplied from
-        outside (streaming only).
+        has no result of its own.
     argument_inclusion : {"variadic", "as_list"}
         Calling convention: ``code(*args, *extra_args)`` or ``code([*args], *extra_args)``.
     max_retries : int, optional
@@ -106,8 +105,6 @@ class Function:
         a timeout runs in a separate process, which adds the cost of pickling code, arguments and result.
     priority : float
         Of the functions that are ready to start, those with a higher priority go first.
-    init, parallelism, batch_size, batch_timeout
-        Reserved for streaming.
 
     Notes
     -----
@@ -129,6 +126,8 @@ class Function:
     retry: RetryPolicy | None = None
     timeout: float | None = None
     priority: float = 0
+    # Streaming only, like the type "input". validate() checks them; nothing uses them yet, so the signature
+    # and the documentation leave them out.
     init: Callable[..., Any] | str | None = None
     parallelism: int = 1
     batch_size: int | None = None
@@ -173,6 +172,36 @@ class Function:
     def _repr_html_(self) -> str:
         text: str = module_for("html").function(self)
         return text
+
+
+#: The fields of :class:`Function` that only streaming will use.
+STREAMING_FIELDS = ("init", "parallelism", "batch_size", "batch_timeout")
+
+
+def _hide_streaming_fields() -> None:
+    signature = inspect.signature(Function)
+    shown = [p for p in signature.parameters.values() if p.name not in STREAMING_FIELDS]
+    Function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+
+
+_hide_streaming_fields()
+
+
+class FunctionFields(TypedDict, total=False):
+    """The fields of :class:`Function` that ``@dag.function(…)`` takes, for editors and type checkers."""
+
+    args: Sequence[Any]
+    extra_args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    extra_kwargs: Mapping[str, Any]
+    cost: Mapping[str, Any] | None
+    node: Any
+    type: FunctionType
+    argument_inclusion: ArgumentInclusion
+    max_retries: int | None
+    retry: RetryPolicy | None
+    timeout: float | None
+    priority: float
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

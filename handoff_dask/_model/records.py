@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -130,6 +130,10 @@ class Records(Mapping[Hashable, FunctionRecord]):
     """
 
     __slots__ = ("_capacities", "_cost_of", "_ids", "_inputs", "_summary_of")
+
+    if TYPE_CHECKING:
+        # For ``await run.records``: see ``Result``.
+        def __await__(self) -> Generator[Any, None, Records]: ...
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ from handoff_dask import (
     ReadyFunction,
     Records,
     Result,
+    Results,
     RetryPolicy,
     Run,
     RunInfo,
@@ -95,6 +96,10 @@ def dags() -> None:
     def use(source: int) -> str:
         return str(source)
 
+    @dag.function(costs={"cpu": 2})  # type: ignore[call-overload, untyped-decorator]
+    def misspelt() -> int:
+        return 42
+
     # The decorator preserves the type.
     assert_type(source(), int)
     assert_type(use(1), str)
@@ -153,6 +158,8 @@ def running(dag: DAG) -> None:
     )
     handoff.execute(dag, checkpoint=Checkpoint("s3://bucket", {"anon": True}), checkpoint_of=lambda f: f.cost)
     handoff.execute(dag, checkpoint=3)  # type: ignore[arg-type]
+    assert_type(handoff.execute(dag), Result)
+    _ = handoff.execute(dag).allocation  # type: ignore[attr-defined]
     assert_type(result.results, Mapping[Hashable, Any])
     run = handoff.submit(dag, "tcp://10.0.0.1:8786", max_concurrency=4)
     assert_type(run, Run)
@@ -160,6 +167,12 @@ def running(dag: DAG) -> None:
     assert_type(run.dag, DAG)
     assert_type(run.status, str)
     assert_type(run.done(), bool)
+    assert_type(run.result(timeout=60), Result)
+    assert_type(run.records, Records)
+    assert_type(run.records["a"].attempts[0].number, int)
+    assert_type(run.timeline(), Timeline)
+    assert_type(run.results, Results)
+    _ = run.outcome  # type: ignore[attr-defined]
     with handoff.local_cluster(
         {"node1": {"cpu": 4, "memory": 8192, "gpu": 1}, "node2": {"cpu": 2}}
     ) as cluster:
@@ -168,7 +181,11 @@ def running(dag: DAG) -> None:
 
 async def awaiting(dag: DAG, client: Any) -> None:
     result: Result = await handoff.execute(dag, client)
-    assert_type(await handoff.submit(dag, client), Result)
+    run = handoff.submit(dag, client)
+    assert_type(await run, Result)
+    assert_type(await run.result(), Result)
+    assert_type(await run.records, Records)
+    assert_type(await run.timeline(), Timeline)
     assert_type(result.run_id, str)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Any
 
 from distributed import Client
@@ -16,8 +16,8 @@ from handoff_dask._client.options import (
     AllocatorLike,
     HistoryLike,
     RunOptions,
-    check_dag,
     check_seconds,
+    select,
 )
 from handoff_dask._client.progress import Display, wait_with_display
 from handoff_dask._client.result import Result
@@ -34,6 +34,7 @@ def submit(
     dag: DAG,
     client: Any = None,
     *,
+    targets: Hashable | Iterable[Hashable] = None,
     max_retries: int = DEFAULT_MAX_RETRIES,
     retry: RetryPolicy | None = None,
     max_concurrency: int | None = None,
@@ -56,6 +57,8 @@ def submit(
     client : distributed.Client, cluster, str, optional
         A Dask client, blocking or asynchronous; a cluster; or the address of a scheduler. None: the default
         client if there is one, otherwise an embedded cluster in this process.
+    targets : id or list of ids, optional
+        Run only these functions and what they need, as :meth:`DAG.subset` returns it. Default: all functions.
     max_retries : int
         Number of retries after a failure, for functions that do not set their own.
     retry : RetryPolicy, optional
@@ -111,7 +114,7 @@ def submit(
     TypeError, ValueError
         An argument has the wrong type or an invalid value.
     """
-    check_dag(dag)
+    dag = select(dag, targets)
     options = RunOptions(
         max_retries=max_retries,
         retry=retry,
@@ -162,6 +165,7 @@ def execute(
     dag: DAG,
     client: Any = None,
     *,
+    targets: Hashable | Iterable[Hashable] = None,
     max_retries: int = DEFAULT_MAX_RETRIES,
     retry: RetryPolicy | None = None,
     max_concurrency: int | None = None,
@@ -186,6 +190,8 @@ def execute(
     client : distributed.Client, cluster, str, optional
         A Dask client, blocking or asynchronous; a cluster; or the address of a scheduler. None: the default
         client if there is one, otherwise an embedded cluster in this process.
+    targets : id or list of ids, optional
+        Run only these functions and what they need, as :meth:`DAG.subset` returns it. Default: all functions.
     max_retries : int
         Number of retries after a failure, for functions that do not set their own.
     retry : RetryPolicy, optional
@@ -258,7 +264,7 @@ def execute(
     -----
     Handoff: ``Handoff.execute/2``, ``lib/handoff/distributed_executor.ex``.
     """
-    check_dag(dag)
+    dag = select(dag, targets)
     if timeout is not None:
         check_seconds("timeout", timeout)
     options = RunOptions(

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterable
 
 from handoff_dask._client.local_run import LocalRun
 from handoff_dask._client.options import (
     DEFAULT_MAX_RETRIES,
     HistoryLike,
     RunOptions,
-    check_dag,
     check_seconds,
+    select,
 )
 from handoff_dask._client.recording import check_history, record_local
 from handoff_dask._client.result import Result
@@ -25,6 +25,7 @@ from handoff_dask._model.retry import RetryPolicy
 def execute_local(
     dag: DAG,
     *,
+    targets: Hashable | Iterable[Hashable] = None,
     max_retries: int = DEFAULT_MAX_RETRIES,
     retry: RetryPolicy | None = None,
     max_concurrency: int | None = None,
@@ -43,6 +44,8 @@ def execute_local(
     ----------
     dag : DAG
         The DAG to run. It is validated first.
+    targets : id or list of ids, optional
+        Run only these functions and what they need, as :meth:`DAG.subset` returns it. Default: all functions.
     max_retries : int
         Number of retries after a failure, for functions that do not set their own.
     retry : RetryPolicy, optional
@@ -86,7 +89,7 @@ def execute_local(
         The user pressed Ctrl-C. No further function has started. Functions that ran in threads have finished
         first, as threads cannot be interrupted; their results are lost unless they have checkpoints.
     """
-    check_dag(dag)
+    dag = select(dag, targets)
     if timeout is not None:
         check_seconds("timeout", timeout)
         timeout = min(float(timeout), threading.TIMEOUT_MAX)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from handoff_dask._model.resources import parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
 from handoff_dask._scheduling.allocators import ALLOCATORS
 from handoff_dask._scheduling.runs import CONCURRENCY
+from handoff_dask.exceptions import InvalidDAGError
 
 #: Values of ``allocation_strategy`` other than the names of built-in allocators.
 AllocatorLike = Allocator | Callable[[Any, Any], Mapping[Hashable, Any]]
@@ -129,6 +130,25 @@ def check_seconds(name: str, value: Any) -> None:
         to_units(value)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
+
+
+def select(dag: DAG, targets: Hashable | Iterable[Hashable]) -> DAG:
+    """Return the part of a DAG that its ``targets`` need, or the DAG itself if ``targets`` is None.
+
+    Raises
+    ------
+    InvalidDAGError
+        A target is not in the DAG.
+    TypeError
+        ``dag`` is no DAG, or ``targets`` are no ids.
+    """
+    check_dag(dag)
+    if targets is None:
+        return dag
+    try:
+        return dag.subset(targets)
+    except KeyError as error:
+        raise InvalidDAGError(dag.id, [f"targets: {error.args[0]}"]) from None
 
 
 def check_dag(dag: Any) -> None:

@@ -155,14 +155,14 @@ def test_wrong_usage_of_show(call, options):
 
 
 def test_nodes_with_memory_as_a_string(call, folder):
-    (folder / "bytes.yaml").write_text("a: {cpu: 1, memory: 4GB}\nb: {cpu: 1, memory: 512 MiB}\n")
+    (folder / "bytes.yaml").write_text("a: {cpu: 4, memory: 8GB}\nb: {cpu: 2, memory: 4096 MiB, gpu: 1}\n")
     out, _ = call("simulate", "pipeline:fine", "--nodes", "bytes.yaml")
     assert "2 functions on 2 nodes" in out
     (folder / "bytes.yaml").write_text("a: {cpu: 1, memory: 4 gigs}\n")
     _, err = call("simulate", "pipeline:fine", "--nodes", "bytes.yaml", code=2)
     assert (
         "bytes.yaml: node 'a': memory must be a number of MB (2**20 bytes) or a string with a unit, such as"
-        " \"4GB\" or \"512 MiB\", not '4 gigs'"
+        ' "4GB" or "512 MiB", not \'4 gigs\''
     ) in " ".join(err.split())
 
 

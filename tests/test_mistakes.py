@@ -123,6 +123,14 @@ MISTAKES = {
         lambda: Function("f", work, costs={"cpu": 1}),
         "Function.__init__() got an unexpected keyword argument 'costs'; did you mean 'cost'?",
     ),
+    "field of RetryPolicy": (
+        lambda: handoff.RetryPolicy(retries=3),
+        "RetryPolicy.__init__() got an unexpected keyword argument 'retries'; did you mean 'max_retries'?",
+    ),
+    "field of Argument": (
+        lambda: handoff.Argument("f", serializer=str),
+        "Argument.__init__() got an unexpected keyword argument 'serializer'; did you mean 'serialize'?",
+    ),
     "field of a decorated function": (
         lambda: DAG("d").function(nodes="node1"),
         "DAG.function() got an unexpected keyword argument 'nodes'; did you mean 'node'?",

@@ -34,6 +34,7 @@ class Collocated:
     id: Hashable
 
 
+@suggest_fields
 @dataclass(frozen=True, slots=True)
 class Argument:
     """A dependency whose result is transformed on its way from the producer to the consumer.

@@ -13,8 +13,8 @@ from handoff_dask._scheduling.spec import Amounts, Pins
 #: Most nodes to name in a line; of more nodes the line has the number.
 _MAX_NAMED = 3
 
-#: Most nodes to examine. A cluster may have thousands.
-_MAX_EXAMINED = 500
+#: Most nodes to examine, which takes some microseconds each on the scheduler's event loop.
+_MAX_EXAMINED = 200
 
 #: Most lines.
 _MAX_LINES = 8

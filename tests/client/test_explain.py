@@ -59,6 +59,9 @@ def test_explain_during_a_run(client):
     )
     with pytest.raises(KeyError, match=r"DAG 'test' has no function 'nobody'"):
         run.explain("nobody")
+    for ask in (run.explain, run.results.__getitem__):
+        with pytest.raises(KeyError, match=r"DAG 'test' has no function 'quik'; did you mean 'quick'\?"):
+            ask("quik")
     door.open()
     run.result(timeout=20)
     assert run.explain("after").startswith("function 'after' has finished on node 'node")

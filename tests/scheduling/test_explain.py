@@ -305,8 +305,8 @@ def test_only_the_first_nodes_are_examined(core):
     core.nodes(**{f"n{i:04}": "cpu 1" for i in range(1_200)})
     core.run(x=fn("cpu 2"), options={"wait_for_nodes": 60})
     assert core["x"].run.shortfalls[0].nodes == (
-        "500 nodes: needs 2 cpu, have 1",
-        "... and 700 more nodes",
+        "200 nodes: needs 2 cpu, have 1",
+        "... and 1,000 more nodes",
     )
 
 

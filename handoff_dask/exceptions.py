@@ -13,6 +13,8 @@ import signal
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from handoff_dask._suggest import suggestion
+
 if TYPE_CHECKING:
     from handoff_dask._model.records import Attempt, Shortfall
 
@@ -183,7 +185,7 @@ class NodeNotFoundError(HandoffError, LookupError):
         self.known = tuple(known)
 
     def __str__(self) -> str:
-        known = ", ".join(repr(n) for n in self.known) or "none"
+        known = (", ".join(repr(n) for n in self.known) or "none") + suggestion(self.name, self.known)
         return f"no node is named {self.name!r}; known nodes: {known}"
 
 
@@ -281,7 +283,8 @@ class RunNotFoundError(HandoffError, LookupError):
         known = [repr(id) for id in self.known[:_MAX_LISTED]]
         if len(self.known) > _MAX_LISTED:
             known.append(f"and {len(self.known) - _MAX_LISTED} more")
-        return f"no run has the id {self.run_id!r}; known runs: {', '.join(known) or 'none'}"
+        listed = (", ".join(known) or "none") + suggestion(self.run_id, self.known)
+        return f"no run has the id {self.run_id!r}; known runs: {listed}"
 
 
 class HistoryError(HandoffError):
@@ -407,12 +410,9 @@ class AllocationError(RunError):
         self.shortfalls: tuple[Shortfall, ...] = tuple(shortfalls)
 
     def __str__(self) -> str:
-        lines = (str(s) for s in self.shortfalls[:_MAX_LISTED])
-        return (
-            f"DAG {self.dag_id!r} cannot be placed:\n{_bullet_list(lines, len(self.shortfalls))}\n"
-            "Lower the cost, add a node that offers enough (`dask worker --resources ...`), or pass"
-            " wait_for_nodes=SECONDS if such a node is about to join."
-        )
+        lines = _bullet_list(map(str, self.shortfalls[:_MAX_LISTED]), len(self.shortfalls))
+        remedies = dict.fromkeys(s.remedy for s in self.shortfalls[:_MAX_LISTED] if s.remedy)
+        return "\n".join([f"DAG {self.dag_id!r} cannot be placed:", lines, *remedies])
 
 
 class AllocatorError(RunError):

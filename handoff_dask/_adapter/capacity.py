@@ -13,16 +13,13 @@ from distributed.system import MEMORY_LIMIT
 
 from handoff_dask._adapter._dask.workers import declared_resources, memory_limit
 from handoff_dask._adapter.messages import PROTOCOL
-from handoff_dask._model.resources import GPU, THREADS, UNIT, to_units
+from handoff_dask._model.resources import GPU, MB, THREADS, UNIT, to_units
 from handoff_dask._scheduling.node import Node
 from handoff_dask._version import __version__
 
 if TYPE_CHECKING:
     from distributed import Worker
     from distributed.scheduler import WorkerState
-
-#: Bytes per MB. Dask counts memory in bytes, handoff_dask in MB.
-MB = 2**20
 
 
 @cache

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 from dask.system import CPU_COUNT
 from distributed import Nanny, Scheduler, Security, SpecCluster, Worker
 from distributed.system import MEMORY_LIMIT
 
-from handoff_dask._adapter.capacity import MB, count_gpus
+from handoff_dask._adapter.capacity import count_gpus
 from handoff_dask._adapter.shared import shared
-from handoff_dask._model.resources import GPU, THREADS, UNIT, parse_nodes
+from handoff_dask._model.resources import GPU, MB, THREADS, UNIT, parse_nodes, to_number
+from handoff_dask._suggest import check_keywords
 
 
 def local_cluster(
@@ -27,8 +29,9 @@ def local_cluster(
 
     Parameters
     ----------
-    nodes : mapping of name to mapping of resource to number
-        The capacity of each node: ``{"node1": {"cpu": 4, "memory": 8192, "gpu": 1}}``. A node has
+    nodes : mapping of name to mapping of resource to number or str
+        The capacity of each node: ``{"node1": {"cpu": 4, "memory": "8GB", "gpu": 1}}``. ``memory``
+        is in MB (2**20 bytes) or a string with a unit, as in the cost of a :class:`Function`. A node has
         ``max(1, int(cpu))`` threads unless ``threads`` is given. The amounts limit which functions run at
         the same time; the operating system does not enforce them.
     processes : bool
@@ -49,14 +52,16 @@ def local_cluster(
     Raises
     ------
     TypeError
-        ``nodes`` or a node's capacity is not a mapping, or ``security`` is neither a bool nor a
-        ``distributed.Security``.
+        ``nodes`` or a node's capacity is not a mapping, an option is unknown, or ``security`` is neither a
+        bool nor a ``distributed.Security``.
     ValueError
         ``nodes`` is empty, ``threads`` is not a whole number of at least 1, or an amount is not a
         non-negative finite number.
     ImportError
         ``security=True``, and the package cryptography is not installed.
     """
+    own = ("processes", "asynchronous", "security")
+    check_keywords("local_cluster", options, [*own, *signature(SpecCluster).parameters])
     if security is True:
         security = Security.temporary()
     elif not security:
@@ -67,7 +72,7 @@ def local_cluster(
     protocol = "tls" if security is not None else "tcp" if processes else "inproc"
     workers = {}
     for name, capacity in nodes.items():
-        resources = {r: float(n) for r, n in capacity.items() if r != THREADS}
+        resources = {r: float(to_number(r, n)) for r, n in capacity.items() if r != THREADS}
         if count_gpus():
             resources.setdefault(GPU, 0)  # keeps each node from detecting the GPUs of this machine
         # No memory limit: Dask would enforce it on the whole process, and pause or kill nodes that share one

@@ -5,19 +5,47 @@ Importing this module adds the defaults in ``handoff.yaml`` to Dask's configurat
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
+from typing import Any
 
 import dask
 import yaml
 from dask.utils import parse_bytes, parse_timedelta
 
 from handoff_dask._scheduling.decisions import Settings
+from handoff_dask._suggest import suggestion
+
+logger = logging.getLogger(__name__)
 
 # In memory only: dask.config.ensure_file would leave a copy in the user's home directory.
-dask.config.update_defaults(yaml.safe_load(files("handoff_dask").joinpath("handoff.yaml").read_text("utf-8")))
+DEFAULTS = yaml.safe_load(files("handoff_dask").joinpath("handoff.yaml").read_text("utf-8"))
+dask.config.update_defaults(DEFAULTS)
 
 # The functions below repeat the defaults, because code that replaces Dask's whole configuration, as Dask's
 # own tests do, discards those of the file.
+
+
+def unknown_keys() -> list[str]:
+    """Return a text for each unknown key under ``handoff``, with the key that was probably meant."""
+    known = list(_keys_of(DEFAULTS["handoff"]))
+    wrong = [key for key in _keys_of(dask.config.get("handoff", None)) if key not in known]
+    return [
+        f"unknown key {key!r} under 'handoff' in the configuration{suggestion(key, known)}" for key in wrong
+    ]
+
+
+def _keys_of(values: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all values in a section of the configuration."""
+    if not isinstance(values, Mapping):
+        return
+    for name, value in values.items():
+        key = prefix + str(name).replace("_", "-")  # Dask takes both for the same key
+        if isinstance(value, Mapping):
+            yield from _keys_of(value, f"{key}.")
+        else:
+            yield key
 
 
 def read_stream_interval() -> float:
@@ -58,7 +86,7 @@ def wants_dashboard() -> bool:
 
 
 def read_settings() -> Settings:
-    """Return the settings of the scheduling core.
+    """Return the settings of the scheduling core, and log a warning for each unknown key under ``handoff``.
 
     ``handoff.node-timeout``
         How long a function waits before it fails if no remaining node could ever hold it (default 30 s).
@@ -69,6 +97,8 @@ def read_settings() -> Settings:
     ``distributed.scheduler.bandwidth``
         Bytes per second between nodes (Dask's default: 100 MB/s).
     """
+    for text in unknown_keys():
+        logger.warning(text)
     default = Settings()
     return Settings(
         node_timeout=parse_timedelta(dask.config.get("handoff.node-timeout", default.node_timeout), "s"),

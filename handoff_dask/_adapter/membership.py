@@ -16,6 +16,7 @@ from handoff_dask._adapter.capacity import capacity_of, node_of, probe_node
 from handoff_dask._adapter.external import ExternalTasks
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.messages import PROTOCOL
+from handoff_dask._model.resources import hint_at_bytes
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.state import SchedulingState
 from handoff_dask._version import __version__
@@ -113,6 +114,8 @@ class Membership:
             logger.warning("handoff_dask places no functions on %s, which answered %s", address, problem)
             return
         self._detected[address] = facts["detected"]
+        if (hint := hint_at_bytes(ws.resources)) is not None:
+            logger.warning("the resources of node %r: %s", ws.name, hint)
         node = node_of(ws, facts["detected"], self._registered.get(ws.name, {}))
         node.accepting = ws.status is Status.running
         self._state.node_joined(node, time())

@@ -17,6 +17,7 @@ from handoff_dask._cli.errors import Failure
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.resources import parse_nodes
 from handoff_dask._model.safe_repr import safe_repr
+from handoff_dask._suggest import suggestion
 
 
 def load_dag(target: str) -> DAG:
@@ -39,7 +40,8 @@ def load_dag(target: str) -> DAG:
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise Failure(f"{place!r} has no {name!r}. {_available_dags(module)}") from None
+            hint = suggestion(name, _names_of_dags(module))
+            raise Failure(f"{place!r} has no {name!r}{hint or '.'} {_available_dags(module)}") from None
     if isinstance(found, DAG):
         return found
     if not callable(found):
@@ -106,8 +108,12 @@ def _describe(error: BaseException) -> str:
 
 
 def _available_dags(module: ModuleType) -> str:
-    names = [name for name, value in vars(module).items() if isinstance(value, DAG)]
+    names = _names_of_dags(module)
     return f"Its DAGs: {', '.join(names)}." if names else "It contains no DAGs."
+
+
+def _names_of_dags(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if isinstance(value, DAG)]
 
 
 def load_nodes(path: str) -> dict[Any, dict[str, Any]]:
@@ -157,6 +163,6 @@ def find_ids(dag: DAG, texts: Iterable[str]) -> list[Hashable]:
     found = []
     for text in texts:
         if text not in dag and text not in by_text:
-            raise Failure(f"--keep: DAG {dag.id!r} has no function {text!r}")
+            raise Failure(f"--keep: {dag._no_function(text)}")
         found.append(text if text in dag else by_text[text])
     return found

@@ -27,9 +27,11 @@ from handoff_dask._client.session import resolve_client
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._suggest import suggest_keywords
 from handoff_dask.exceptions import RunError
 
 
+@suggest_keywords
 def submit(
     dag: DAG,
     client: Any = None,
@@ -161,6 +163,7 @@ def _submit(dag: DAG, client: Client, options: RunOptions, plan: Plan) -> Run:
     return run
 
 
+@suggest_keywords
 def execute(
     dag: DAG,
     client: Any = None,

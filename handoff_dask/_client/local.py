@@ -20,8 +20,10 @@ from handoff_dask._client.result import Result
 from handoff_dask._client.resume import CheckpointLike, Selection, plan_run
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._suggest import suggest_keywords
 
 
+@suggest_keywords
 def execute_local(
     dag: DAG,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from distributed import Client
 from handoff_dask._adapter._dask.client import request
 from handoff_dask._client.session import ask
 from handoff_dask._model.hooks import module_for
-from handoff_dask._model.resources import parse_amounts
+from handoff_dask._model.resources import hint_at_bytes, parse_amounts, to_number
 from handoff_dask.exceptions import NodeNotFoundError
 
 
@@ -58,8 +59,9 @@ def register_node(name: Any, capacity: Mapping[str, Any], client: Any = None) ->
     ----------
     name : str or int
         The worker's name.
-    capacity : mapping of str to number
-        Resource → amount. Unnamed resources keep their amounts; 0 removes a resource.
+    capacity : mapping of str to number or str
+        Resource → amount, in the units of a function's cost. Unnamed resources keep their amounts; 0 removes
+        a resource.
     client : distributed.Client, cluster, str, optional
         As for :func:`handoff_dask.execute`. With an asynchronous client, the call returns an awaitable.
 
@@ -74,7 +76,9 @@ def register_node(name: Any, capacity: Mapping[str, Any], client: Any = None) ->
     _check_amounts("capacity", capacity)
     if "threads" in capacity:
         raise ValueError("capacity cannot set threads, which are the worker's: use `dask worker --nthreads`")
-    return ask(client, _register, name, {r: float(n) for r, n in capacity.items()})
+    if (hint := hint_at_bytes(capacity)) is not None:
+        warnings.warn(f"capacity: {hint}", stacklevel=2)
+    return ask(client, _register, name, {r: float(to_number(r, n)) for r, n in capacity.items()})
 
 
 async def _register(client: Client, name: Any, capacity: dict[str, float]) -> None:
@@ -90,7 +94,7 @@ def resources_available(name: Any, cost: Mapping[str, Any], client: Any = None) 
     ----------
     name : str or int
         The worker's name.
-    cost : mapping of str to number
+    cost : mapping of str to number or str
         As a function's cost. The thread that every function takes is added.
     client : distributed.Client, cluster, str, optional
         As for :func:`handoff_dask.execute`.
@@ -108,7 +112,7 @@ def resources_available(name: Any, cost: Mapping[str, Any], client: Any = None) 
         An amount is not a non-negative finite number.
     """
     _check_amounts("cost", cost)
-    return ask(client, _available, name, {r: float(n) for r, n in cost.items()})
+    return ask(client, _available, name, {r: float(to_number(r, n)) for r, n in cost.items()})
 
 
 async def _available(client: Client, name: Any, cost: dict[str, float]) -> bool:

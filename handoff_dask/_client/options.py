@@ -16,6 +16,7 @@ from handoff_dask._model.resources import parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
 from handoff_dask._scheduling.allocators import ALLOCATORS
 from handoff_dask._scheduling.runs import CONCURRENCY
+from handoff_dask._suggest import suggestion
 from handoff_dask.exceptions import InvalidDAGError
 
 #: Values of ``allocation_strategy`` other than the names of built-in allocators.
@@ -72,11 +73,17 @@ class RunOptions:
         strategy = self.allocation_strategy
         known = ", ".join(repr(s) for s in ALLOCATORS)
         if isinstance(strategy, str) and strategy not in ALLOCATORS:
-            raise ValueError(f"allocation_strategy must be one of {known} or an Allocator, not {strategy!r}")
+            raise ValueError(
+                f"allocation_strategy must be one of {known} or an Allocator,"
+                f" not {strategy!r}{suggestion(strategy, ALLOCATORS)}"
+            )
         if isinstance(strategy, type) or not (isinstance(strategy, (str, Allocator)) or callable(strategy)):
             raise TypeError(f"allocation_strategy must be one of {known} or an Allocator, not {strategy!r}")
         if isinstance(self.keep, str) and self.keep not in ("all", "sinks"):
-            raise ValueError(f'keep must be "all", "sinks" or a list of function ids, not {self.keep!r}')
+            hint = suggestion(self.keep, ("all", "sinks"))
+            raise ValueError(
+                f'keep must be "all", "sinks" or a list of function ids, not {self.keep!r}{hint}'
+            )
         if not isinstance(self.keep, (str, Collection)):
             raise TypeError(f'keep must be "all", "sinks" or a list of function ids, not {self.keep!r}')
         if not isinstance(self.fail_fast, bool):
@@ -119,7 +126,7 @@ class RunOptions:
             except TypeError:
                 known = False
             if not known:
-                raise ValueError(f"keep: DAG {dag.id!r} has no function {id!r}")
+                raise ValueError(f"keep: {dag._no_function(id)}")
             if dag[id].type != "regular":
                 raise ValueError(f"keep: {id!r} is an {dag[id].type} function and has no result of its own")
 

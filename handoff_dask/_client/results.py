@@ -29,6 +29,8 @@ class Results(Mapping[Hashable, Any]):
     def __getitem__(self, id: Hashable) -> Any:
         if id in self._run._fetched_results:
             return self._run._fetched_results[id]
+        if id not in self._run.futures and id not in self._run.dag:
+            raise KeyError(self._run.dag._no_function(id))
         future = self._run.futures[id]
         if future.status != "finished":
             why = f", because {self._run._unreachable_reason}" if self._run._unreachable_reason else ""

@@ -87,7 +87,7 @@ def selected_ids(dag: DAG, checkpoint_of: Selection | None) -> set[Hashable]:
         except TypeError:
             known = False
         if not known:
-            raise ValueError(f"checkpoint_of: DAG {dag.id!r} has no function {id!r}")
+            raise ValueError(f"checkpoint_of: {dag._no_function(id)}")
         if dag[id].type != "regular":
             raise ValueError(
                 f"checkpoint_of: {id!r} is an {dag[id].type} function and has no result of its own"

@@ -205,7 +205,7 @@ class Run(RunLifecycle):
             The DAG has no such function.
         """
         if id not in self.dag:
-            raise KeyError(f"DAG {self.dag.id!r} has no function {id!r}")
+            raise KeyError(self.dag._no_function(id))
         return self._sync(partial(self._explain, id))
 
     async def _explain(self, id: Hashable) -> str:

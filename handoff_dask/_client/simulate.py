@@ -20,6 +20,7 @@ from handoff_dask._scheduling.functions import State
 from handoff_dask._scheduling.lower import lower_dag
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.simulate import Simulation
+from handoff_dask._suggest import suggest_keywords, suggestion
 from handoff_dask.exceptions import AllocationError, AllocatorError
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ class Schedule:
         return module_for("html").schedule(self)
 
 
+@suggest_keywords
 def simulate(
     dag: DAG,
     nodes: Mapping[Any, Mapping[str, Any]],
@@ -253,9 +255,11 @@ def _seconds_of(ids: list[Hashable], durations: Any) -> list[float]:
         found = [durations(id) for id in ids]
     elif isinstance(durations, Mapping):
         if missing := [id for id in ids if id not in durations]:
+            known = set(ids)
             listed = ", ".join(repr(id) for id in missing[:3])
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            raise ValueError(f"durations has no entry for functions {listed}{more}")
+            hint = suggestion(missing[0], [id for id in durations if id not in known])
+            raise ValueError(f"durations has no entry for functions {listed}{more}{hint}")
         found = [_duration_of(durations[id]) for id in ids]
     else:
         found = [durations] * len(ids)

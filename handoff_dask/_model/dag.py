@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 from handoff_dask._model.function import Collocated, Function, FunctionFields, expand_arguments
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.validation import find_problems
+from handoff_dask._suggest import check_keywords, suggestion
 from handoff_dask.exceptions import DuplicateFunctionError, InvalidDAGError, InvalidFunctionError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class DAG:
         except TypeError:
             raise InvalidDAGError(id, ["its id is not hashable"]) from None
         self._functions: dict[Hashable, Function] = {}
+        self._by_name: set[Hashable] = set()  # functions whose dependencies are found by parameter names
         self._valid_size = -1
         self._order: tuple[Hashable, ...] = ()
 
@@ -222,21 +224,27 @@ class DAG:
 
         Raises
         ------
+        TypeError
+            :class:`Function` has no such field.
         InvalidFunctionError
             The code has no name, and no ``id`` is given.
         DuplicateFunctionError
             The DAG has a function of this id.
         """
+        check_keywords("DAG.function", fields, Function.__dataclass_fields__.keys() - {"code"})
 
         def add(code: C) -> C:
             given = dict(fields)
-            if "args" not in given:
-                given["args"], by_name = self._dependencies_by_name(code, given)
-                given["kwargs"] = {**by_name, **given.get("kwargs", {})}
+            by_name = "args" not in given
+            if by_name:
+                given["args"], named = self._dependencies_by_name(code, given)
+                given["kwargs"] = {**named, **given.get("kwargs", {})}
             name = getattr(code, "__name__", None) if id is None else id
             if name is None:
                 raise InvalidFunctionError(self.id, [f"{code!r} has no name to use as its id: pass id=..."])
             self.add_function(Function(id=name, code=code, **given))
+            if by_name:
+                self._by_name.add(name)
             return code
 
         return add if code is None else add(code)
@@ -288,7 +296,7 @@ class DAG:
             stack = list(targets)
         for target in stack:
             if target not in self._functions:
-                raise KeyError(f"DAG {self.id!r} has no function {target!r}")
+                raise KeyError(self._no_function(target))
         wanted: set[Hashable] = set()
         while stack:
             id = stack.pop()
@@ -310,6 +318,7 @@ class DAG:
     def _part(self, functions: dict[Hashable, Function]) -> DAG:
         part = DAG(self.id, cost=self.cost)
         part._functions = functions
+        part._by_name = self._by_name & functions.keys()
         return part
 
     # ------------------------------------------------------------------ checking
@@ -326,7 +335,7 @@ class DAG:
         """
         if self._valid_size == len(self._functions):
             return  # functions are immutable and only ever added
-        error, order = find_problems(self.id, self._functions)
+        error, order = find_problems(self.id, self._functions, by_name=self._by_name)
         if error is not None:
             raise error
         self._order = order
@@ -377,8 +386,15 @@ class DAG:
             found[id] = tuple(near)
         return found
 
+    def _no_function(self, id: object) -> str:
+        """Return the text of an error about an id that is not in the DAG."""
+        return f"DAG {self.id!r} has no function {id!r}{suggestion(id, self._functions)}"
+
     def __getitem__(self, id: Hashable) -> Function:
-        return self._functions[id]
+        try:
+            return self._functions[id]
+        except KeyError:
+            raise KeyError(self._no_function(id)) from None
 
     def __contains__(self, id: object) -> bool:
         return id in self._functions

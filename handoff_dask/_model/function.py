@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 from collections import Counter
@@ -11,8 +12,10 @@ from functools import partial
 from typing import Any, Literal, TypedDict
 
 from handoff_dask._model.hooks import module_for
+from handoff_dask._model.resources import MEMORY, parse_memory
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._model.safe_repr import safe_repr
+from handoff_dask._suggest import suggest_fields
 
 FunctionType = Literal["regular", "inline", "input"]
 ArgumentInclusion = Literal["variadic", "as_list"]
@@ -32,6 +35,7 @@ class Collocated:
     id: Hashable
 
 
+@suggest_fields
 @dataclass(frozen=True, slots=True)
 class Argument:
     """A dependency whose result is transformed on its way from the producer to the consumer.
@@ -65,6 +69,7 @@ def pass_data(data: Any, source_node: Any, target_node: Any, *extra_args: Any) -
     return data
 
 
+@suggest_fields
 @dataclass(frozen=True, slots=True, eq=False)
 class Function:
     """One function of a DAG: its code, the sources of its arguments, and what it needs to run.
@@ -83,10 +88,12 @@ class Function:
         Parameter name → function whose result is passed as this parameter.
     extra_kwargs : mapping of str to value
         Parameter name → value.
-    cost : mapping of str to number, optional
+    cost : mapping of str to number or str, optional
         Amount of each resource that the function occupies on its node while it runs: ``cpu`` in cores,
         ``memory`` in MB (2**20 bytes), ``gpu`` in devices, and any other resource in the unit in which nodes
-        offer it. Every placed function also occupies one thread.
+        offer it. ``memory`` may be a string with a unit, which has the same meaning as for Dask: ``"4GB"`` is
+        4 × 10⁹ bytes and ``"4GiB"`` 4 × 2³⁰ bytes, rounded down to whole MB; the field then has the number.
+        Every placed function also occupies one thread.
     node : str, int, list of these, or Collocated, optional
         Pin: the names, addresses or hosts of the only nodes that may run the function. Or the function with
         which it is collocated.
@@ -144,6 +151,9 @@ class Function:
             value = getattr(self, name)
             if isinstance(value, Mapping):
                 object.__setattr__(self, name, dict(value))
+        if type(self.cost) is dict and type(memory := self.cost.get(MEMORY)) is str:
+            with contextlib.suppress(ValueError):  # validate() reports it
+                self.cost[MEMORY] = parse_memory(memory)
         if type(self.node) in (list, set, frozenset):
             object.__setattr__(self, "node", tuple(self.node))
 

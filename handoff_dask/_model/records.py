@@ -316,9 +316,11 @@ class Shortfall:
     reason : str
         What rules out the nodes.
     nodes : tuple of str
-        For each node, a line that says why it is ruled out.
+        What the nodes lack: a line for all nodes that lack the same. Empty if the reason says it all.
     awaited : str
         Description of a node that would fit: ``a node with gpu 1``.
+    remedy : str
+        What to change, in a sentence.
     """
 
     function_ids: tuple[Hashable, ...]
@@ -328,6 +330,7 @@ class Shortfall:
     reason: str
     nodes: tuple[str, ...] = ()
     awaited: str = "a node"
+    remedy: str = ""
 
     def __str__(self) -> str:
         ids = ", ".join(repr(i) for i in self.function_ids[:3])
@@ -338,5 +341,6 @@ class Shortfall:
         if self.asked:
             text += f"; asked: {format_amounts(self.asked)}"
         if self.nearest is not None and self.offered:
-            text += f"; nearest node {self.nearest!r} has {format_amounts(self.offered)}"
+            amounts = [format_amounts({r: n}) if n else f"no {r}" for r, n in self.offered.items()]
+            text += f"; nearest node {self.nearest!r} has {', '.join(amounts)}"
         return "\n      ".join([text, *self.nodes])

@@ -8,8 +8,11 @@ fit on a capacity of ``n * x``, whatever ``x`` is (20 of 0.2 on 4, 6 of 1/6 on 1
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from fractions import Fraction
 from numbers import Real
 from typing import Any
 
@@ -26,6 +29,18 @@ THREADS = "threads"
 
 #: The resource of which a node offers one per thread by default.
 CPU = "cpu"
+
+#: The resource whose amounts may be strings with a unit of bytes.
+MEMORY = "memory"
+
+#: Bytes per MB.
+MB = 2**20
+
+#: Amounts of memory from here on, 100 TB, are taken for bytes.
+_LOOKS_LIKE_BYTES = 10**8
+
+#: A number with a unit of bytes: ``4GB``, ``512 MiB``, ``1.5g``.
+_BYTES = re.compile(r"\s*(\d+\.?\d*|\.\d+)(e[+-]?\d{1,2})?\s*(?:([kmgtp])(i?)b?|b)\s*", re.IGNORECASE)
 
 #: The resource that consists of individually indexed devices.
 GPU = "gpu"
@@ -62,6 +77,47 @@ def to_units(amount: Any) -> int:
     return max(1, int(value * UNIT)) if value else 0
 
 
+def parse_memory(text: str) -> int | float:
+    """Convert a string with a unit of bytes to MB, as Dask's ``parse_bytes`` reads it.
+
+    ``kB``, ``MB``, ``GB``, ``TB`` and ``PB`` are powers of 1000, ``KiB`` to ``PiB`` powers of 1024. The ``B``
+    may be omitted, and case does not matter. From 1 MB on, the result is rounded down to whole MB, as the
+    detected memory of a worker is: functions of ``"4GB"`` fit on a worker with ``--memory-limit 4GB``.
+
+    Raises
+    ------
+    ValueError
+        The string is not of this form. The text is a predicate, to follow the name of a resource.
+    """
+    match = _BYTES.fullmatch(text)
+    if match is None:
+        examples = 'a number of MB (2**20 bytes) or a string with a unit, such as "4GB" or "512 MiB"'
+        raise ValueError(f"must be {examples}, not {text!r}")
+    number, exponent, prefix, binary = match.groups()
+    power = "kmgtp".index(prefix.lower()) + 1 if prefix else 0
+    n = int(Fraction(number + (exponent or "")) * (1024 if binary else 1000) ** power)
+    return n // MB if n >= MB else n / MB
+
+
+def to_number(name: str, amount: Any) -> Any:
+    """Return memory that is given as a string in MB, any other amount unchanged.
+
+    Raises
+    ------
+    ValueError
+        As for :func:`parse_memory`.
+    """
+    return parse_memory(amount) if name == MEMORY and isinstance(amount, str) else amount
+
+
+def hint_at_bytes(amounts: Mapping[str, Any]) -> str | None:
+    """Return a hint if an amount of memory, which is in MB, was probably meant in bytes."""
+    memory = amounts.get(MEMORY, 0)
+    if not isinstance(memory, (int, float)) or not _LOOKS_LIKE_BYTES <= memory < math.inf:
+        return None
+    return f"memory is in MB, but {memory:.10g} looks like bytes; did you mean {int(memory) // MB}?"
+
+
 def from_units(units: int) -> float:
     """Convert units to a number for display and records: an int if whole, else a float of five decimals."""
     whole, rest = divmod(units, UNIT)
@@ -81,7 +137,7 @@ def parse_amounts(amounts: Mapping[Any, Any]) -> dict[str, int]:
         if not isinstance(name, str) or not name:
             raise ValueError(f"resource names must be non-empty strings, not {safe_repr(name)}")
         try:
-            n = to_units(amount)
+            n = to_units(to_number(name, amount))
         except ValueError as error:
             raise ValueError(f"{name} {error}") from None
         if n:
@@ -93,6 +149,8 @@ def parse_nodes(nodes: Any) -> dict[Any, dict[str, int]]:
     """Convert capacities to units: node name → resource → units, including ``threads``.
 
     ``threads`` defaults to ``max(1, int(cpu))``, and ``cpu`` to the number of threads.
+
+    Warns if an amount of memory was probably meant in bytes.
 
     Raises
     ------
@@ -117,6 +175,8 @@ def parse_nodes(nodes: Any) -> dict[Any, dict[str, int]]:
             units = parse_amounts(capacity)
         except ValueError as error:
             raise ValueError(f"node {name!r}: {error}") from None
+        if (hint := hint_at_bytes(capacity)) is not None:
+            warnings.warn(f"node {name!r}: {hint}", stacklevel=3)
         threads = capacity.get(THREADS, max(1, int(capacity.get(CPU, 1))))
         if not isinstance(threads, int) or threads < 1:
             raise ValueError(f"node {name!r}: threads must be a whole number of at least 1, not {threads!r}")

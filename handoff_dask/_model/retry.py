@@ -7,8 +7,10 @@ from dataclasses import dataclass, fields
 from numbers import Integral
 
 from handoff_dask._model.resources import to_units
+from handoff_dask._suggest import suggest_fields
 
 
+@suggest_fields
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """Whether, when and where a failed function is retried.

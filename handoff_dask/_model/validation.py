@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Container, Hashable, Mapping
 from typing import Any
 
 from handoff_dask._model.function import Collocated, Function, Transfer
 from handoff_dask._model.resources import THREADS, parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
 from handoff_dask._model.safe_repr import safe_repr
+from handoff_dask._suggest import suggestion
 from handoff_dask.exceptions import (
     CyclicDependencyError,
     InvalidCollocationError,
@@ -21,6 +22,9 @@ from handoff_dask.exceptions import (
 )
 
 Functions = Mapping[Hashable, Function]
+
+#: Most missing ids for which to suggest others, which takes long in a large DAG.
+_MAX_SUGGESTIONS = 10
 
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -63,7 +67,7 @@ class Problems:
 
 
 def find_problems(
-    dag_id: Hashable, functions: Functions, *, graph_only: bool = False
+    dag_id: Hashable, functions: Functions, *, by_name: Container[Hashable] = (), graph_only: bool = False
 ) -> tuple[InvalidDAGError | None, tuple[Hashable, ...]]:
     """Find the problems of a DAG and its topological order.
 
@@ -73,6 +77,8 @@ def find_problems(
         Id of the DAG, for the text of the error.
     functions : mapping of id to Function
         All functions, with every :class:`Argument` expanded.
+    by_name : container of ids
+        Functions whose dependencies are the parameters with the names of other functions.
     graph_only : bool
         Check only for missing dependencies and cycles.
 
@@ -88,7 +94,7 @@ def find_problems(
     if not graph_only:
         signatures = _Signatures()
         for function in functions.values():
-            _check_function(function, functions, signatures, problems)
+            _check_function(function, functions, by_name, signatures, problems)
     return problems.error(dag_id), order
 
 
@@ -123,7 +129,8 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
                 problems.add(
                     MissingFunctionError,
                     (dependent, dep),
-                    f"function {dependent!r} depends on {dep!r}, which is not in the DAG",
+                    f"function {dependent!r} depends on {dep!r}, which is not in the DAG"
+                    f"{_suggested_id(f, dep, functions, problems)}",
                 )
                 continue
             n += 1
@@ -148,6 +155,13 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
         path = " -> ".join(repr(id) for id in (*cycle, cycle[0]))
         problems.add(CyclicDependencyError, cycle, f"functions depend on each other in a cycle: {path}")
     return tuple(order)
+
+
+def _suggested_id(f: Function, missing: object, functions: Functions, problems: Problems) -> str:
+    """Return a suggestion for an id that is not in the DAG, "" if there were many already."""
+    if sum(map(len, problems.texts.values())) >= _MAX_SUGGESTIONS:
+        return ""
+    return suggestion(missing, [id for id in functions if id != f.id])
 
 
 def _find_cycle(functions: Functions, stuck: Mapping[Hashable, int]) -> list[Hashable]:
@@ -197,6 +211,20 @@ class _Signatures:
         self._answers[key] = answer
         return answer
 
+    def unfilled(self, code: Any, n_args: int, names: Container[str]) -> list[str]:
+        """Return the parameters without a default or a value in a call."""
+        signature = self._signature(code)
+        if signature is None:
+            return []
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        unfilled = []
+        for p in signature.parameters.values():
+            if p.kind in positional and n_args > 0:
+                n_args -= 1
+            elif p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.default is p.empty:
+                unfilled.append(p.name)
+        return [name for name in unfilled if name not in names]
+
     def _signature(self, code: Any) -> inspect.Signature | None:
         key = id(code)
         if key not in self._signatures:
@@ -207,7 +235,13 @@ class _Signatures:
         return self._signatures[key]
 
 
-def _check_function(f: Function, functions: Functions, signatures: _Signatures, problems: Problems) -> None:
+def _check_function(
+    f: Function,
+    functions: Functions,
+    by_name: Container[Hashable],
+    signatures: _Signatures,
+    problems: Problems,
+) -> None:
     if f.cost is not None and (type(f.cost) is not dict or f.cost):
         _check_cost(f, problems)
     if f.node is not None:
@@ -227,7 +261,7 @@ def _check_function(f: Function, functions: Functions, signatures: _Signatures, 
             if _has_options(f):
                 _check_options(f, problems)
             return
-    _check_call(f, signatures, problems)
+    _check_call(f, functions, by_name, signatures, problems)
     _check_type(f, problems)
     _check_options(f, problems)
 
@@ -291,7 +325,7 @@ def _check_node(f: Function, functions: Functions, problems: Problems) -> None:
             _check_transfer(f, other, problems)
             return
         if other is None:
-            text = f"{node.id!r}, which is not in the DAG"
+            text = f"{node.id!r}, which is not in the DAG{_suggested_id(f, node.id, functions, problems)}"
         elif other is f:
             text = "itself"
         elif other.type in ("inline", "input"):
@@ -312,7 +346,13 @@ def _check_node(f: Function, functions: Functions, problems: Problems) -> None:
             )
 
 
-def _check_call(f: Function, signatures: _Signatures, problems: Problems) -> None:
+def _check_call(
+    f: Function,
+    functions: Functions,
+    by_name: Container[Hashable],
+    signatures: _Signatures,
+    problems: Problems,
+) -> None:
     """Check that code and arguments are well-formed, and that the arguments match the code's signature."""
     well_formed = True
     for name in ("args", "extra_args"):
@@ -326,7 +366,8 @@ def _check_call(f: Function, signatures: _Signatures, problems: Problems) -> Non
             well_formed = False
     if f.argument_inclusion not in ("variadic", "as_list"):
         given = safe_repr(f.argument_inclusion)
-        _report(f, problems, f'argument_inclusion must be "variadic" or "as_list", not {given}')
+        hint = suggestion(f.argument_inclusion, ("variadic", "as_list"))
+        _report(f, problems, f'argument_inclusion must be "variadic" or "as_list", not {given}{hint}')
         well_formed = False
     if f.type == "input":
         return
@@ -345,16 +386,30 @@ def _check_call(f: Function, signatures: _Signatures, problems: Problems) -> Non
     n_args = 1 if f.argument_inclusion == "as_list" else len(f.args)
     if isinstance(f, Transfer):
         n_args += 2  # the names of the two nodes
-    text = signatures.problem(f.code, n_args + len(f.extra_args), (*f.kwargs, *f.extra_kwargs))
+    names = (*f.kwargs, *f.extra_kwargs)
+    text = signatures.problem(f.code, n_args + len(f.extra_args), names)
+    if text and f.id in by_name:
+        for name in signatures.unfilled(f.code, n_args + len(f.extra_args), names):
+            _report(f, problems, _why_unfilled(f, name, functions, problems))
+            text = None
     if text:
         _report(f, problems, f"the arguments do not match the signature of the code: {text}")
+
+
+def _why_unfilled(f: Function, name: str, functions: Functions, problems: Problems) -> str:
+    """Say why a parameter of a decorated function has no value."""
+    if name in functions and name != f.id:
+        return f"parameter {name!r} has no value: function {name!r} was added later; add it first"
+    hint = _suggested_id(f, name, functions, problems)
+    return f"parameter {name!r} has no value: there is no function {name!r} in this DAG{hint}"
 
 
 def _check_type(f: Function, problems: Problems) -> None:
     if f.type == "regular":
         return
     if f.type not in ("inline", "input"):
-        _report(f, problems, f'type must be "regular", "inline" or "input", not {safe_repr(f.type)}')
+        hint = suggestion(f.type, ("regular", "inline", "input"))
+        _report(f, problems, f'type must be "regular", "inline" or "input", not {safe_repr(f.type)}{hint}')
         return
     forbidden = ["node", "init"]
     if f.type == "input":

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from handoff_dask._model.resources import GPU, THREADS, format_amounts, from_units
+from handoff_dask._model.resources import THREADS, format_amounts, from_units
+from handoff_dask._scheduling.claims import Claims
 from handoff_dask._scheduling.custom import Custom
 from handoff_dask._scheduling.functions import NAMES, FunctionState, State
+from handoff_dask._scheduling.lacks import group_lines, reasons_against
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.runs import CONCURRENCY, ENDED, Run, RunStatus
-from handoff_dask._scheduling.spec import Amounts, Pins
+from handoff_dask._scheduling.spec import Amounts
 
 if TYPE_CHECKING:
     from handoff_dask._scheduling.state import SchedulingState
 
-#: Maximum number of nodes, inputs or shortfalls to list.
+#: Maximum number of inputs or shortfalls to list.
 _MAX_LISTED = 8
 
 
@@ -58,7 +60,8 @@ def explain(state: SchedulingState, f: FunctionState, now: float) -> str:
     -------
     str
         A sentence. It is followed by a line per missing input for a function that waits for results, by a
-        line per node for a function that waits for a node, and by the shortfalls of a pending run.
+        line for all nodes with the same reason for a function that waits for a node, and by the shortfalls of
+        a pending run.
     """
     run = f.run
     name = f"function {f.id!r}"
@@ -109,79 +112,29 @@ def _why_ready(state: SchedulingState, f: FunctionState, now: float) -> str:
         lines.append("the run's custom allocator has not chosen a node for it")
     claims = state.placement.claims
     nodes = state.placement.nodes.ordered
-    rows = []
-    for node in nodes[:_MAX_LISTED]:  # there may be thousands
-        text = why_not(node, need, f.cost, pins, avoided=f.retry.avoid if f.retry else ())
-        if text is None:
-            text = "the function fits"
-            claim = claims.blocking(f, node, now)
-            if claim is not None and claim.function is not None:
-                start = max(0.0, claim.start - now)
-                when = f"in {start:.3g} s" if math.isfinite(start) else "once it fits"
-                text += f", but {claim.function.id!r}, which is more urgent, claims the capacity {when}"
-        rows.append(f"node {node.name!r}: {text}")
-    return _listed(lines, rows or ["the cluster has no nodes"], max(0, len(nodes) - _MAX_LISTED))
+    avoided = f.retry.avoid if f.retry else ()
+    found = (
+        (n.name, reasons_against(n, need, f.cost, pins, avoided) or (_claim_on(claims, f, n, now),))
+        for n in nodes
+    )
+    rows = group_lines(found, len(nodes)) or ("the cluster has no nodes",)
+    return "\n".join(["; ".join(lines) + ":", *(f"  - {row}" for row in rows)])
 
 
-def why_not(node: Node, need: Amounts, cost: Amounts, pins: Pins, avoided: Iterable[Any] = ()) -> str | None:
-    """Return why a function cannot start on a node now, None if it can.
-
-    Parameters
-    ----------
-    node : Node
-    need : mapping
-        Resource → units that the node must have in total.
-    cost : mapping
-        Resource → units that must be free.
-    pins : Pins
-    avoided : iterable
-        Names of nodes on which the function failed.
-    """
-    if not node.allowed(pins):
-        return "excluded by its pin or collocation"
-    lacking = [r for r, units in need.items() if units > node.capacity.get(r, 0)]
-    if lacking:
-        return "; ".join(f"{_amount(need, r)} asked, {_number(node.capacity, r)} in total" for r in lacking)
-    if node.name in avoided:
-        return "failed there before; other nodes come first"
-    if not node.accepting:
-        return "paused or retiring"
-    short = [r for r, units in cost.items() if units > node.free.get(r, 0)]
-    if short:
-        return "; ".join(
-            f"{_amount(cost, r)} asked, {from_units(node.available(r)):g} of {_number(node.capacity, r)} free"
-            for r in short
-        )
-    if not node.fits(cost):
-        return f"{_amount(cost, GPU)} asked and free, but spread over too many devices"
-    if not node.can_start(cost):
-        return "prefetched functions may take its cores"
-    return None
-
-
-def node_lines(need: Amounts, pins: Pins, nodes: Sequence[Node]) -> tuple[str, ...]:
-    """Return a line for each node that says why it can never hold a need."""
-    lines = []
-    for node in nodes[:_MAX_LISTED]:
-        text = why_not(node, need, {}, pins) or "could hold it"
-        lines.append(f"node {node.name!r}: {text}")
-    if len(nodes) > _MAX_LISTED:
-        lines.append(f"... and {len(nodes) - _MAX_LISTED} more nodes")
-    return tuple(lines)
+def _claim_on(claims: Claims, f: FunctionState, node: Node, now: float) -> str:
+    """Say that a function fits on a node, and which function has claimed the capacity, if any."""
+    claim = claims.blocking(f, node, now)
+    if claim is None or claim.function is None:
+        return "the function fits"
+    start = max(0.0, claim.start - now)
+    when = f"in {start:.3g} s" if math.isfinite(start) else "once it fits"
+    return f"the function fits, but {claim.function.id!r}, which is more urgent, claims the capacity {when}"
 
 
 def format_cost(cost: Amounts) -> str:
     """Format a cost. ``threads`` is left out unless it is the only resource."""
     amounts = {r: from_units(units) for r, units in cost.items() if r != THREADS or len(cost) == 1}
     return format_amounts(amounts)
-
-
-def _number(amounts: Amounts, name: str) -> str:
-    return f"{from_units(amounts.get(name, 0)):g}"
-
-
-def _amount(amounts: Amounts, name: str) -> str:
-    return f"{name} {_number(amounts, name)}"
 
 
 def _limits(run: Run, cost: Amounts) -> str:
@@ -218,9 +171,8 @@ def _failed_dependency(f: FunctionState) -> Any:
     return None
 
 
-def _listed(lines: list[str], items: Sequence[str], left_out: int = 0) -> str:
+def _listed(lines: list[str], items: Sequence[str]) -> str:
     listed = [f"  - {item}" for item in items[:_MAX_LISTED]]
-    left_out += max(0, len(items) - _MAX_LISTED)
-    if left_out:
-        listed.append(f"  - ... and {left_out} more")
+    if len(items) > _MAX_LISTED:
+        listed.append(f"  - ... and {len(items) - _MAX_LISTED} more")
     return "\n".join(["; ".join(lines) + (":" if listed else ""), *listed])

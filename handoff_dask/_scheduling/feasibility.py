@@ -6,19 +6,17 @@ for one until the node timeout.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from handoff_dask._model.records import Shortfall
-from handoff_dask._model.resources import THREADS, format_amounts, from_units
 from handoff_dask._scheduling.decisions import Infeasible
-from handoff_dask._scheduling.explain import node_lines
 from handoff_dask._scheduling.functions import FunctionState
-from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes
 from handoff_dask._scheduling.queues import Queue
-from handoff_dask._scheduling.runs import CONCURRENCY, Run
-from handoff_dask._scheduling.spec import Amounts, Pins
+from handoff_dask._scheduling.runs import Run
+from handoff_dask._scheduling.shortfalls import limit_shortfall, shortfall_of
+from handoff_dask._scheduling.spec import Pins
 
 #: A cost, sorted by resource.
 Need = tuple[tuple[str, int], ...]
@@ -48,10 +46,7 @@ def find_limit_shortfalls(run: Run) -> tuple[Shortfall, ...]:
     for functions in by_kind.values():
         cost = functions[0].limit_cost
         if not run.limits.holds(cost):
-            asked = _to_amounts({name: units for name, units in cost.items() if name != CONCURRENCY})
-            limits = format_amounts(_to_amounts({name: run.limits.capacity[name] for name in asked}))
-            reason = f"too large for the run's limits ({limits})"
-            found.append(Shortfall(tuple(f.id for f in functions), asked, None, {}, reason))
+            found.append(limit_shortfall(functions, cost, run.limits.capacity))
     return tuple(found)
 
 
@@ -66,80 +61,6 @@ def _by_need(functions: Iterable[FunctionState]) -> dict[tuple[Need, Pins], list
             key = known[id(source)] = (tuple(sorted(amounts.items())), pins)
         needs.setdefault(key, []).append(f)
     return needs
-
-
-def shortfall_of(
-    functions: Sequence[FunctionState], need: Amounts, pins: Pins, nodes: Sequence[Node]
-) -> Shortfall | None:
-    """Return the shortfall of functions that share a need, None if a node can hold it.
-
-    Parameters
-    ----------
-    functions : sequence of FunctionState
-    need : mapping
-        Resource → units that a node must have in total.
-    pins : Pins
-    nodes : sequence of Node
-    """
-    allowed = [n for n in nodes if n.allowed(pins)]
-    if any(n.holds(need) for n in allowed):
-        return None
-    nearest = max(allowed, key=lambda n: _coverage(n, need), default=None)
-    if not nodes:
-        reason = "the cluster has no nodes"
-    elif nearest is None:
-        reason = _why_not_allowed(pins, nodes)
-    else:
-        reason = _why_too_large(need, pins, allowed)
-    asked = {name: units for name, units in need.items() if name != THREADS}
-    offered = {} if nearest is None else _to_amounts({name: nearest.capacity.get(name, 0) for name in asked})
-    return Shortfall(
-        tuple(f.id for f in functions),
-        _to_amounts(asked),
-        None if nearest is None else nearest.name,
-        offered,
-        reason,
-        node_lines(need, pins, nodes),
-        _awaited(asked, pins, allowed),
-    )
-
-
-def _awaited(need: Amounts, pins: Pins, nodes: Sequence[Node]) -> str:
-    """Describe the missing node: its name, and the resources of which no given node has enough."""
-    lacking = {r: units for r, units in need.items() if all(n.capacity.get(r, 0) < units for n in nodes)}
-    amounts = _to_amounts(lacking or need)
-    names = " and ".join(sorted(" or ".join(map(repr, sorted(pin))) for pin in pins))
-    return (f"node {names}" if pins else "a node") + (f" with {format_amounts(amounts)}" if amounts else "")
-
-
-def _why_too_large(need: Amounts, pins: Pins, nodes: Sequence[Node]) -> str:
-    """Say that nodes are too small, or which resources none of them has: perhaps a name is misspelt."""
-    offered = {name for n in nodes for name, units in n.capacity.items() if units and name != THREADS}
-    absent = [name for name in need if name not in offered and name != THREADS]
-    if not absent:
-        return "too large for " + ("the nodes it is pinned to" if pins else "every node")
-    which = "no node it is pinned to" if pins else "no node"
-    available = ", ".join(sorted(offered)) or "nothing"
-    return f"{which} has {' or '.join(map(repr, absent))} (available: {available})"
-
-
-def _why_not_allowed(pins: Pins, nodes: Sequence[Node]) -> str:
-    """Say why no node satisfies the pins."""
-    called = sorted(" or ".join(repr(name) for name in sorted(pin)) for pin in pins)
-    if all(any(n.allowed(frozenset({pin})) for n in nodes) for pin in pins):
-        return f"its collocation group is pinned to different nodes: {' and '.join(called)}"
-    names = ", ".join(repr(n.name) for n in nodes)
-    return f"pinned to {' and '.join(called)}, but the nodes are {names}"
-
-
-def _coverage(node: Node, need: Amounts) -> tuple[int, float]:
-    """Return how close a node comes to a need: the number of resources it satisfies, then total fractions."""
-    shares = [min(1.0, node.capacity.get(name, 0) / units) for name, units in need.items()]
-    return sum(share == 1.0 for share in shares), sum(shares)
-
-
-def _to_amounts(amounts: Mapping[str, int]) -> dict[str, float]:
-    return {name: from_units(units) for name, units in amounts.items()}
 
 
 class InfeasibleQueues:
@@ -198,7 +119,7 @@ class InfeasibleQueues:
 
     def _infeasible(self, queue: Queue) -> Infeasible:
         functions = list(queue)
-        shortfall = shortfall_of(functions, queue.need, queue.key.pins, self._nodes.ordered)
+        shortfall = shortfall_of(functions, queue.need, queue.key.pins, self._nodes.ordered, started=True)
         assert shortfall is not None
         lost = max(sum(a.outcome == "lost" for a in f.attempts) for f in functions)
         if lost > 1:  # the function itself may take its nodes down

@@ -12,7 +12,7 @@ from typing import Any
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function, Transfer, duration_keys, policy_of
 from handoff_dask._model.graph import collocation_groups, depth_first, inline_order, placed_dependencies
-from handoff_dask._model.resources import parse_amounts, to_units
+from handoff_dask._model.resources import parse_amounts, to_number, to_units
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.spec import Kind, RunSpec
 
@@ -74,7 +74,7 @@ def lower_dag(
     dependencies = placed_dependencies(functions, inlined)
     order = depth_first(dependencies)
     number_of = {id: number for number, id in enumerate(order)}
-    limit_units = {name: to_units(amount) for name, amount in (limits or {}).items()}
+    limit_units = {name: to_units(to_number(name, amount)) for name, amount in (limits or {}).items()}
     kinds = _Kinds(policy, limit_units)
     names = duration_keys(functions)
     kind_of = []

@@ -139,7 +139,7 @@ def test_the_page_shows_a_run_and_follows_it(cluster, browser):
         assert "2 running" in seen
         assert "1,000" in seen
         assert f"function {MARKUP!r} has waited" in seen  # as text
-        assert "node 'small': memory 6000 asked, 1000 in total" in seen
+        assert "node 'small': needs 6000 MB memory, has 1000" in seen
         assert f"ValueError({MARKUP!r})" in seen
         assert browser.title == "Dask: Handoff"
         assert browser.execute_script(COUNT, "img[src=x]") == 0

@@ -292,7 +292,7 @@ def test_an_orphaned_attempt_keeps_its_allocation_until_its_thread_ends():
         later = handoff.submit(
             dag_of(Function("later", identity, extra_args=[2], cost={"cpu": 1}, node="b")), client, priority=1
         )
-        until(lambda: "cpu 1 asked, 0 of" in later.explain("later"))
+        until(lambda: "has 0 of 1 cpu free (needs 1)" in later.explain("later"))
         assert door.inside == 1
         door.open()
         assert later.result(20)["later"] == 2

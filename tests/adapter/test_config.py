@@ -112,3 +112,30 @@ def test_the_user_s_file_takes_precedence(tmp_path):
         timeout=60,
     )
     assert done.stdout.split(maxsplit=1) == ["1m", "{'horizon': '10ms', 'limit': 40}\n"]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ({}, []),
+        ({"handoff.node_timeout": "1s", "handoff.prefetch.limit": 3}, []),
+        (
+            {"handoff.node-timout": "1s"},
+            ["unknown key 'node-timout' under 'handoff' in the configuration; did you mean 'node-timeout'?"],
+        ),
+        (
+            {"handoff.prefetch.horizn": "1s", "handoff.colour": 3, "handoff.horizon": "1s"},
+            [
+                "unknown key 'prefetch.horizn' under 'handoff' in the configuration;"
+                " did you mean 'prefetch.horizon'?",
+                "unknown key 'colour' under 'handoff' in the configuration",
+                "unknown key 'horizon' under 'handoff' in the configuration;"
+                " did you mean 'prefetch.horizon'?",
+            ],
+        ),
+    ],
+)
+def test_unknown_keys_are_logged(values, texts, caplog):
+    with dask.config.set(values):
+        read_settings()
+    assert [record.getMessage() for record in caplog.records] == texts

@@ -631,7 +631,7 @@ def test_the_plugin_is_removed_while_functions_run_and_wait(two, other):
         task.result(TIMEOUT)
     # Installed again, the plugin takes the functions that still run into account.
     again = handoff.submit(dag_of(Function("f", identity, extra_args=[1], cost={"slot": 1})), other)
-    until(lambda: "slot 1 asked, 0 of" in again.explain("f"))
+    until(lambda: "slot free (needs 1)" in again.explain("f"))
     door.open()
     assert again.result(TIMEOUT)["f"] == 1
     del task

@@ -159,6 +159,18 @@ def test_wrong_usage_of_show(call, options):
 # ---------------------------------------------------------------------- simulate
 
 
+def test_nodes_with_memory_as_a_string(call, folder):
+    (folder / "bytes.yaml").write_text("a: {cpu: 4, memory: 8GB}\nb: {cpu: 2, memory: 4096 MiB, gpu: 1}\n")
+    out, _ = call("simulate", "pipeline:fine", "--nodes", "bytes.yaml")
+    assert "2 functions on 2 nodes" in out
+    (folder / "bytes.yaml").write_text("a: {cpu: 1, memory: 4 gigs}\n")
+    _, err = call("simulate", "pipeline:fine", "--nodes", "bytes.yaml", code=2)
+    assert (
+        "bytes.yaml: node 'a': memory must be a number of MB (2**20 bytes) or a string with a unit, such as"
+        ' "4GB" or "512 MiB", not \'4 gigs\''
+    ) in " ".join(err.split())
+
+
 def test_simulate(call):
     lines = call("simulate", "pipeline:fine", "--nodes", "nodes.yaml", "--durations", "3")[0].splitlines()[1:]
     assert lines[:4] == [

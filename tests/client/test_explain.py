@@ -46,12 +46,12 @@ def test_explain_during_a_run(client):
     assert first.startswith("function 'gpu' has waited ")
     assert first.endswith(" s for a node; it asks for gpu 0.5:")
     assert nodes == [
-        "  - node 'node1': gpu 0.5 asked, 0 of 1 free",
-        "  - node 'node2': gpu 0.5 asked, 0 in total",
+        "  - node 'node1' has 0 of 1 gpu free (needs 0.5)",
+        "  - node 'node2' has no gpu",
     ]
     assert run.explain("pinned").splitlines()[1:] == [
-        "  - node 'node1': cpu 3.5 asked, 3 of 4 free",
-        "  - node 'node2': excluded by its pin or collocation",
+        "  - node 'node1' has 3 of 4 cpu free (needs 3.5)",
+        "  - node 'node2' is excluded by its pin or collocation",
     ]
     assert run.explain("quick").startswith("function 'quick' has finished on node 'node")
     assert run.explain("inline") == (
@@ -59,6 +59,9 @@ def test_explain_during_a_run(client):
     )
     with pytest.raises(KeyError, match=r"DAG 'test' has no function 'nobody'"):
         run.explain("nobody")
+    for ask in (run.explain, run.results.__getitem__):
+        with pytest.raises(KeyError, match=r"DAG 'test' has no function 'quik'; did you mean 'quick'\?"):
+            ask("quik")
     door.open()
     run.result(timeout=20)
     assert run.explain("after").startswith("function 'after' has finished on node 'node")
@@ -76,13 +79,12 @@ def test_explain_limits_and_collocation(client):
     text = "it asks for threads 1; the run has reached limit 'seats' (1 of 1 in use):"
     assert run.explain("other").splitlines()[0].endswith(text)
     assert run.explain("other").splitlines()[1:] == [
-        "  - node 'node1': the function fits",
-        "  - node 'node2': the function fits",
+        "  - nodes 'node1', 'node2': the function fits",
     ]
     near = run.explain("near").splitlines()
     assert "it is collocated with functions on node 'node2'" in near[0]
     assert near[1:] == [
-        "  - node 'node1': excluded by its pin or collocation",
+        "  - node 'node1' is excluded by its pin or collocation",
         "  - node 'node2': the function fits",
     ]
     door.open()
@@ -126,7 +128,7 @@ def test_explain_a_run_that_waits_for_nodes(client):
     assert lines[1] == (
         "  - function 'f': too large for every node; asked: gpu 9; nearest node 'node1' has gpu 1"
     )
-    assert lines[2].strip() == "node 'node1': gpu 9 asked, 1 in total"
+    assert lines[2].strip() == "node 'node1': needs 9 gpu, has 1"
     run.cancel()
 
 
@@ -177,23 +179,24 @@ def test_an_allocation_error_explains_each_node(client):
     )
     with pytest.raises(AllocationError) as caught:
         handoff.submit(dag, client)
-    assert str(caught.value).splitlines()[:-1] == [
+    assert str(caught.value).splitlines() == [
         "DAG 'd' cannot be placed:",
         "  - function 'large': too large for every node; asked: cpu 3, memory 9000;"
         " nearest node 'node1' has cpu 4, memory 8192",
-        "      node 'node1': memory 9000 asked, 8192 in total",
-        "      node 'node2': cpu 3 asked, 2 in total; memory 9000 asked, 4096 in total",
+        "      node 'node1': needs 9000 MB memory, has 8192",
+        "      node 'node2': needs 3 cpu, has 2; needs 9000 MB memory, has 4096",
         "  - function 'pinned': too large for the nodes it is pinned to; asked: cpu 3;"
         " nearest node 'node2' has cpu 2",
-        "      node 'node1': excluded by its pin or collocation",
-        "      node 'node2': cpu 3 asked, 2 in total",
+        "      node 'node2': needs 3 cpu, has 2",
+        "Lower the cost, add a node that offers enough (`dask worker --resources ...`), or pass"
+        " wait_for_nodes=SECONDS if such a node is about to join.",
+        "Pin the functions to a node that can hold them, such as 'node1', or lower the cost.",
     ]
     assert caught.value.run.explain("large") == "function 'large' is not waiting: its run has failed"
     with pytest.raises(AllocationError) as many:
-        handoff.simulate(dag_of(Function("f", int, cost={"gpu": 1})), {i: {"cpu": 1} for i in range(10)})
+        handoff.simulate(dag_of(Function("f", int, cost={"cpu": 2})), {i: {"cpu": 1} for i in range(10)})
     (shortfall,) = many.value.shortfalls
-    assert len(shortfall.nodes) == 9
-    assert shortfall.nodes[-1] == "... and 2 more nodes"
+    assert shortfall.nodes == ("10 nodes: needs 2 cpu, have 1",)
 
 
 # events

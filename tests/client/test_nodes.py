@@ -35,6 +35,63 @@ def test_undeclared_capacity_is_detected():
             handoff.execute(dag_of(Function("f", identity, extra_args=[1], cost={"cpu": 4})), cluster)
 
 
+def test_memory_may_be_a_string_wherever_it_is_written():
+    nodes = {"a": {"cpu": 2, "memory": "4GB"}}
+    dag = dag_of(
+        Function("x", identity, extra_args=[1], cost={"memory": "4GB", "cpu": 1}),
+        Function("i", identity, args=["x"], cost={"memory": "3 GiB"}, type="inline"),
+        Function("y", identity, args=["i"], cost={"memory": "1GiB"}),
+    )
+    assert dag["x"].cost == {"memory": 3814, "cpu": 1}
+    with handoff.local_cluster(nodes) as cluster, Client(cluster) as client:
+        found = handoff.discover_nodes(client)
+        assert found == {"a": {"cpu": 2, "memory": 3814}}
+        assert handoff.resources_available("a", {"memory": "4GB"}, client) is True
+        assert handoff.resources_available("a", {"memory": "4GiB"}, client) is False
+        result = handoff.execute(dag, client)
+        assert result.records["x"].cost == {"memory": 3814, "cpu": 1}
+        assert result.records["y"].cost == {"memory": 3072}
+        assert set(result.allocations) == {"x", "y"}
+        limited = dag_of(Function("f", identity, extra_args=[1], cost={"memory": "8 GiB"}))
+        handoff.execute(limited, client, limits={"memory": "8GiB"})
+        with pytest.raises(AllocationError, match="too large for the run's limits"):
+            handoff.execute(limited, client, limits={"memory": "8GB"})
+        handoff.register_node("a", {"memory": "8 GiB"}, client)
+        assert handoff.discover_nodes(client)["a"]["memory"] == 8192
+    for capacities in (nodes, found):
+        assert handoff.simulate(dag, capacities).makespan > 0
+
+
+def test_a_byte_string_fits_on_a_worker_with_the_same_memory_limit():
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, memory_limit="1GB", dashboard_address=":0"
+    ) as cluster:
+        function = Function("f", identity, extra_args=[1], cost={"memory": "1GB"})
+        assert handoff.execute(dag_of(function), cluster).results == {"f": 1}
+
+
+def test_declared_memory_that_looks_like_bytes_is_logged(caplog):
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=1, processes=False, resources={"memory": 8e9}, dashboard_address=":0"
+    ) as cluster:
+        handoff.discover_nodes(cluster)
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("handoff_dask")] == [
+        "the resources of node 0: memory is in MB, but 8000000000 looks like bytes; did you mean 7629?"
+    ]
+
+
+def test_registered_memory_that_looks_like_bytes(client):
+    with pytest.warns(
+        UserWarning, match="memory is in MB, but 8589934592 looks like bytes; did you mean 8192?"
+    ):
+        handoff.register_node("node1", {"memory": 2**33}, client)
+    handoff.register_node("node1", {"memory": 8192}, client)
+
+
 def test_pins_may_be_names_addresses_and_hosts(client, cluster):
     address = cluster.workers["node2"].address
     host = address.split("://")[1].split("/")[0]

@@ -12,7 +12,7 @@ ATTEMPTS = (
     Attempt(1, "node1", 0.5, 1.0, 2.0, "failed", "OSError('disk')", "Traceback ..."),
     Attempt(2, "node2", 2.0, 3.0, 4.0, "lost"),
 )
-SHORTFALL = Shortfall(("a",), {"gpu": 2}, "node1", {"gpu": 1}, "too little gpu")
+SHORTFALL = Shortfall(("a",), {"gpu": 2}, "node1", {"gpu": 1}, "too little gpu", remedy="Lower the cost.")
 
 EXAMPLES = [
     handoff.HandoffError("something"),
@@ -177,7 +177,7 @@ def test_texts():
         "  - attempt 1 on 'node1': OSError('disk')\n"
         "  - attempt 2 on 'node2': lost"
     )
-    assert texts["AllocationError"].startswith(f"DAG 'mine' cannot be placed:\n  - {SHORTFALL}\n")
+    assert texts["AllocationError"] == f"DAG 'mine' cannot be placed:\n  - {SHORTFALL}\nLower the cost."
     assert texts["RunCancelledError"] == "run run1 of DAG 'mine' was cancelled: by the user"
     assert (
         texts["RunTimeoutError"]

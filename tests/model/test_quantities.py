@@ -2,16 +2,27 @@
 
 import functools
 import operator
+import re
 from decimal import Decimal
 from fractions import Fraction
 from math import floor
 
 import numpy as np
 import pytest
+from dask.utils import parse_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handoff_dask._model.resources import UNIT, format_amounts, from_units, parse_amounts, to_units
+from handoff_dask._model.resources import (
+    UNIT,
+    format_amounts,
+    from_units,
+    hint_at_bytes,
+    parse_amounts,
+    parse_memory,
+    parse_nodes,
+    to_units,
+)
 
 
 def test_twenty_costs_of_a_fifth_fit_on_four():
@@ -106,3 +117,77 @@ def test_format_amounts():
 @pytest.mark.parametrize("amount", [0.1, 0.2, 0.3, 0.8, 0.29, 2.5, 1000.7])
 def test_decimal_amounts_survive_a_round_trip(amount):
     assert from_units(to_units(amount)) == amount
+
+
+# strings with a unit of bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("4GB", 3814),  # 4 * 10**9 bytes
+        ("4 GiB", 4096),
+        ("512 MiB", 512),
+        ("512MiB", 512),
+        ("  1.5 gib ", 1536),
+        (".5GiB", 512),
+        ("4g", 3814),
+        ("4Gi", 4096),
+        ("1e3 MB", 953),
+        ("2TB", 1907348),
+        ("1PiB", 2**30),
+        ("100MB", 95),
+        ("1MiB", 1),
+        ("512 KiB", 0.5),  # exact below 1 MB
+        ("1B", 2**-20),
+        ("0GB", 0),
+    ],
+)
+def test_memory_is_read_as_dask_reads_it(text, amount):
+    assert parse_memory(text) == amount
+    assert type(parse_memory(text)) is type(amount) or amount == 0
+    assert parse_memory(text) == (parse_bytes(text) // 2**20 or parse_bytes(text) / 2**20)
+
+
+@pytest.mark.parametrize(
+    "text", ["4 gigs", "4000", "", "GB", "-4GB", "4GB!", "4,5GB", "nanGB", "1e999GB", "auto"]
+)
+def test_strings_that_are_no_amounts_of_memory(text):
+    message = (
+        'must be a number of MB (2**20 bytes) or a string with a unit, such as "4GB" or "512 MiB",'
+        f" not {text!r}"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        parse_memory(text)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'memory {message}')}$"):
+        parse_amounts({"memory": text})
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 10**5), st.sampled_from(["MB", "MiB", "GB", "GiB"]), st.integers(1, 100))
+def test_n_byte_strings_fit_on_n_times_the_amount(number, unit, n):
+    cost, capacity = (parse_amounts({"memory": f"{x}{unit}"}) for x in (number, n * number))
+    assert n * cost.get("memory", 0) <= capacity["memory"] or number * parse_bytes(f"1{unit}") < 2**20
+
+
+def test_only_memory_may_be_a_string():
+    with pytest.raises(ValueError, match=r"^gpu must be a number, not '4GB'$"):
+        parse_amounts({"memory": "4GB", "gpu": "4GB"})
+
+
+@pytest.mark.parametrize("memory", [4e9, 4_000_000_000, 10**8])
+def test_memory_that_looks_like_bytes(memory):
+    assert hint_at_bytes({"memory": memory}) == (
+        f"memory is in MB, but {int(memory)} looks like bytes; did you mean {int(memory) // 2**20}?"
+    )
+
+
+@pytest.mark.parametrize("amounts", [{}, {"memory": 24_000_000}, {"cpu": 4e9}, {"memory": float("inf")}])
+def test_memory_that_does_not_look_like_bytes(amounts):
+    assert hint_at_bytes(amounts) is None
+
+
+def test_nodes_with_memory_in_bytes_are_warned_about():
+    hint = "node 'a': memory is in MB, but 8000000000 looks like bytes; did you mean 7629?"
+    with pytest.warns(UserWarning, match=re.escape(hint)):
+        parse_nodes({"a": {"memory": 8e9}, "b": {"memory": "8GB"}})

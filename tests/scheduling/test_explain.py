@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from scheduling.harness import core_with_claim, core_with_prefetched, fn, many, node
 
@@ -89,8 +91,7 @@ def test_run_that_waits_for_nodes(core):
         assert explain_lines(core, id) == [
             f"function '{id}' waits: its run starts once the nodes can hold all of its functions"
             " (fails in 40 s):",
-            "  - function 'y': no node has 'gpu' (available: cpu); asked: gpu 1; nearest node 'a' has gpu 0",
-            "      node 'a': gpu 1 asked, 0 in total",
+            "  - function 'y': no node has 'gpu' (available: cpu); asked: gpu 1; nearest node 'a' has no gpu",
         ]
 
 
@@ -100,8 +101,8 @@ def test_run_that_waits_for_nodes(core):
 def ready(core, id="x"):
     """Return node → why the function is not there; the first line is under None."""
     first, *lines = explain_lines(core, id)
-    rows = dict(line.removeprefix("  - node ").split(": ", 1) for line in lines)
-    return {None: first, **{name.strip("'"): text for name, text in rows.items()}}
+    rows = [re.fullmatch(r"  - node '(\w+)':? (.*)", line).groups() for line in lines]
+    return {None: first, **dict(rows)}
 
 
 def test_each_node_lists_asked_and_free_amounts(core):
@@ -118,15 +119,15 @@ def test_each_node_lists_asked_and_free_amounts(core):
     assert core.decide() == []
     assert ready(core, "x") == {
         None: "function 'x' has waited 3 s for a node; it asks for cpu 2, memory 20:",
-        "a": "memory 20 asked, 10 in total",
-        "b": "cpu 2 asked, 1 in total",
-        "c": "paused or retiring",
+        "a": "needs 20 MB memory, has 10",
+        "b": "needs 2 cpu, has 1",
+        "c": "is paused or retiring",
     }
     assert ready(core, "y") == {
         None: "function 'y' has waited 3 s for a node; it asks for cpu 2, memory 6:",
-        "a": "cpu 2 asked, 1 of 4 free; memory 6 asked, 5 of 10 free",
-        "b": "cpu 2 asked, 1 in total",
-        "c": "paused or retiring",
+        "a": "has 1 of 4 cpu free (needs 2); has 5 of 10 MB memory free (needs 6)",
+        "b": "needs 2 cpu, has 1",
+        "c": "is paused or retiring",
     }
 
 
@@ -136,7 +137,7 @@ def test_threads_are_listed(core):
     core.decide()
     assert ready(core, "y") == {
         None: "function 'y' has waited 0 s for a node; it asks for threads 1:",
-        "a": "threads 1 asked, 0 of 1 free",
+        "a": "has 0 of 1 threads free (needs 1)",
     }
 
 
@@ -144,9 +145,11 @@ def test_fractions_are_formatted_in_decimal(core):
     core.nodes(a="cpu 1, licence 0.5")
     core.run(x=fn("licence 0.3"), y=fn("licence 0.3"))
     core.decide()
-    assert ready(core, "y")["a"].startswith("threads 1 asked, 0 of 1 free")
+    assert (
+        ready(core, "y")["a"] == "has 0 of 1 threads free (needs 1); has 0.2 of 0.5 licence free (needs 0.3)"
+    )
     core.resize(a="cpu 2, threads 2, licence 0.5")
-    assert ready(core, "y")["a"] == "licence 0.3 asked, 0.2 of 0.5 free"
+    assert ready(core, "y")["a"] == "has 0.2 of 0.5 licence free (needs 0.3)"
 
 
 def test_fragmented_devices(core):
@@ -155,7 +158,7 @@ def test_fragmented_devices(core):
     assert len(core.decide()) == 2
     core.ready("z")
     core.decide()
-    assert ready(core, "z")["a"] == "gpu 0.8 asked and free, but spread over too many devices"
+    assert ready(core, "z")["a"] == "has 0.8 gpu free, but spread over too many devices"
 
 
 def test_node_with_prefetched_functions():
@@ -171,8 +174,8 @@ def test_pin(core):
     core.decide()
     assert ready(core, "y") == {
         None: "function 'y' has waited 0 s for a node; it asks for cpu 1:",
-        "a": "threads 1 asked, 0 of 1 free; cpu 1 asked, 0 of 1 free",
-        "b": "excluded by its pin or collocation",
+        "a": "has 0 of 1 cpu free (needs 1)",
+        "b": "is excluded by its pin or collocation",
     }
 
 
@@ -183,8 +186,8 @@ def test_bound_group(core):
     assert ready(core, "y") == {
         None: "function 'y' has waited 0 s for a node; it asks for cpu 1;"
         " it is collocated with functions on node 'a':",
-        "a": "threads 1 asked, 0 of 1 free; cpu 1 asked, 0 of 1 free",
-        "b": "excluded by its pin or collocation",
+        "a": "has 0 of 1 cpu free (needs 1)",
+        "b": "is excluded by its pin or collocation",
     }
 
 
@@ -198,9 +201,9 @@ def test_unbound_group(core):
     core.decide()
     assert ready(core, "x") == {
         None: "function 'x' has waited 0 s for a node; it asks for cpu 1:",
-        "a": "excluded by its pin or collocation",
-        "b": "cpu 1 asked, 0 of 4 free",
-        "c": "paused or retiring",
+        "a": "is excluded by its pin or collocation",
+        "b": "has 0 of 4 cpu free (needs 1)",
+        "c": "is paused or retiring",
     }
 
 
@@ -210,7 +213,7 @@ def test_group_with_a_member_too_large_for_a_node(core):
     core.decide()
     core.ready("x")
     core.decide()
-    assert ready(core, "x")["a"] == "cpu 3 asked, 2 in total"
+    assert ready(core, "x")["a"] == "needs 3 cpu, has 2"
 
 
 def test_node_on_which_it_failed(core):
@@ -222,8 +225,8 @@ def test_node_on_which_it_failed(core):
     assert core.decide() == []
     assert ready(core, "x") == {
         None: "function 'x' has waited 0 s for a node; it asks for cpu 1:",
-        "a": "failed there before; other nodes come first",
-        "b": "threads 1 asked, 0 of 1 free; cpu 1 asked, 0 of 1 free",
+        "a": "it failed there before; other nodes come first",
+        "b": "has 0 of 1 cpu free (needs 1)",
     }
 
 
@@ -250,7 +253,7 @@ def test_claimed_capacity():
         ready(core, "last")["a"]
         == "the function fits, but 'wide', which is more urgent, claims the capacity in 6 s"
     )
-    assert ready(core, "wide")["a"] == "cpu 4 asked, 2 of 4 free"
+    assert ready(core, "wide")["a"] == "has 2 of 4 cpu free (needs 4)"
 
 
 def test_allocator_that_has_not_placed_it(core):
@@ -276,15 +279,35 @@ def test_no_nodes(core):
     ]
 
 
-def test_at_most_eight_nodes_are_named(core):
-    core.nodes(**{f"n{i:02}": "cpu 1" for i in range(11)})
-    core.run(**many(12, fn("cpu 1")))
+def test_nodes_that_lack_the_same_share_a_line(core):
+    core.nodes(**{f"n{i:02}": "cpu 1" for i in range(48)}, g0="cpu 4, gpu 1", g1="cpu 4, gpu 2")
+    core.run(**many(3, fn("gpu 1")), y=fn("cpu 1, gpu 1"))
     core.decide()
-    lines = explain_lines(core, "f11")
-    assert len(lines) == 10
-    assert lines[1].startswith("  - node 'n00': threads 1 asked, 0 of 1 free")
-    assert lines[8].startswith("  - node 'n07': threads 1 asked, 0 of 1 free")
-    assert lines[9] == "  - ... and 3 more"
+    assert explain_lines(core, "y") == [
+        "function 'y' has waited 0 s for a node; it asks for cpu 1, gpu 1:",
+        "  - nodes 'g0', 'g1' have 0 of 1 to 2 gpu free (needs 1)",
+        "  - 48 nodes have no gpu",
+    ]
+
+
+def test_at_most_eight_lines(core):
+    core.nodes(**{f"n{i:02}": ", ".join(["cpu 1", *(f"r{j} 1" for j in range(i))]) for i in range(11)})
+    core.run(x=fn(", ".join(f"r{j} 2" for j in range(10))), options={"wait_for_nodes": 60})
+    lines = core["x"].run.shortfalls[0].nodes
+    assert len(lines) == 9
+    assert lines[1] == "node 'n01' has " + "; has ".join([f"no r{j}" for j in range(1, 10)]) + (
+        "; needs 2 r0, has 1"
+    )
+    assert lines[8] == "... and 3 more nodes"
+
+
+def test_only_the_first_nodes_are_examined(core):
+    core.nodes(**{f"n{i:04}": "cpu 1" for i in range(1_200)})
+    core.run(x=fn("cpu 2"), options={"wait_for_nodes": 60})
+    assert core["x"].run.shortfalls[0].nodes == (
+        "200 nodes: needs 2 cpu, have 1",
+        "... and 1,000 more nodes",
+    )
 
 
 # functions that do not wait

@@ -1,0 +1,282 @@
+"""Typical mistakes, and the exact messages that name them and their remedy."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import handoff_dask as handoff
+from handoff_dask import DAG, Collocated, Function
+from handoff_dask.exceptions import NodeNotFoundError, RunNotFoundError
+
+NODES = {"node1": {"cpu": 4, "memory": "8GB"}, "big": {"cpu": 8, "memory": "16GB", "gpu": 1}}
+
+
+def work(*args):
+    return args
+
+
+def dag_of(*functions):
+    dag = DAG("d")
+    for function in functions:
+        dag.add_function(function)
+    return dag
+
+
+def simulate(nodes=NODES, limits=None, **fields):
+    return handoff.simulate(dag_of(Function("f", work, **fields)), nodes, limits=limits)
+
+
+def decorated():
+    dag = DAG("d")
+
+    @dag.function
+    def source():
+        return 1
+
+    @dag.function
+    def double(sorce, *, factor, unrelated=3):
+        return sorce * factor
+
+    @dag.function
+    def factor():
+        return 2
+
+    return dag.validate()
+
+
+MISTAKES = {
+    # ids of functions
+    "argument": (
+        lambda: dag_of(Function("load", work), Function("f", work, args=["laod"])).validate(),
+        "DAG 'd': function 'f' depends on 'laod', which is not in the DAG; did you mean 'load'?",
+    ),
+    "argument of another type": (
+        lambda: dag_of(Function(1, work), Function("f", work, args=["1"])).validate(),
+        "DAG 'd': function 'f' depends on '1', which is not in the DAG; did you mean 1?",
+    ),
+    "only the function itself is similar": (
+        lambda: dag_of(Function("doubled", work, args=["double"])).validate(),
+        "DAG 'd': function 'doubled' depends on 'double', which is not in the DAG",
+    ),
+    "collocation": (
+        lambda: dag_of(Function("load", work), Function("f", work, node=Collocated("loda"))).validate(),
+        "DAG 'd': function 'f' is collocated with 'loda', which is not in the DAG; did you mean 'load'?",
+    ),
+    "parameter of a decorated function": (
+        decorated,
+        "DAG 'd' has 2 problems:\n"
+        "  - function 'double': parameter 'sorce' has no value: there is no function 'sorce' in this DAG;"
+        " did you mean 'source'?\n"
+        "  - function 'double': parameter 'factor' has no value: function 'factor' was added later;"
+        " add it first",
+    ),
+    "item of a DAG": (
+        lambda: dag_of(Function("load", work))["Load"],
+        "\"DAG 'd' has no function 'Load'; did you mean 'load'?\"",
+    ),
+    "subset": (
+        lambda: dag_of(Function("load", work)).subset(["lode"]),
+        "\"DAG 'd' has no function 'lode'; did you mean 'load'?\"",
+    ),
+    "keep": (
+        lambda: handoff.execute_local(dag_of(Function("load", work)), keep=["loads"]),
+        "keep: DAG 'd' has no function 'loads'; did you mean 'load'?",
+    ),
+    "checkpoint_of": (
+        lambda: handoff.execute_local(
+            dag_of(Function("load", work)), checkpoint="/tmp", checkpoint_of=["lod"]
+        ),
+        "checkpoint_of: DAG 'd' has no function 'lod'; did you mean 'load'?",
+    ),
+    "durations": (
+        lambda: handoff.simulate(dag_of(Function("load", work)), NODES, {"lload": 1}),
+        "durations has no entry for functions 'load'; did you mean 'lload'?",
+    ),
+    # options and fields
+    "option of execute": (
+        lambda: handoff.execute(dag_of(), max_retry=3),
+        "execute() got an unexpected keyword argument 'max_retry'; did you mean 'max_retries'?",
+    ),
+    "option of submit": (
+        lambda: handoff.submit(dag_of(), strategy="best_fit"),
+        "submit() got an unexpected keyword argument 'strategy'; did you mean 'allocation_strategy'?",
+    ),
+    "option of execute_local": (
+        lambda: handoff.execute_local(dag_of(), failfast=False),
+        "execute_local() got an unexpected keyword argument 'failfast'; did you mean 'fail_fast'?",
+    ),
+    "option of simulate": (
+        lambda: handoff.simulate(dag_of(), NODES, duration=1),
+        "simulate() got an unexpected keyword argument 'duration'; did you mean 'durations'?",
+    ),
+    "option that resembles none": (
+        lambda: handoff.execute(dag_of(), colour="red"),
+        "execute() got an unexpected keyword argument 'colour'",
+    ),
+    "option of local_cluster": (
+        lambda: handoff.local_cluster(NODES, process=True),
+        "local_cluster() got an unexpected keyword argument 'process'; did you mean 'processes'?",
+    ),
+    "field of Function": (
+        lambda: Function("f", work, costs={"cpu": 1}),
+        "Function.__init__() got an unexpected keyword argument 'costs'; did you mean 'cost'?",
+    ),
+    "field of RetryPolicy": (
+        lambda: handoff.RetryPolicy(retries=3),
+        "RetryPolicy.__init__() got an unexpected keyword argument 'retries'; did you mean 'max_retries'?",
+    ),
+    "field of Argument": (
+        lambda: handoff.Argument("f", serializer=str),
+        "Argument.__init__() got an unexpected keyword argument 'serializer'; did you mean 'serialize'?",
+    ),
+    "field of a decorated function": (
+        lambda: DAG("d").function(nodes="node1"),
+        "DAG.function() got an unexpected keyword argument 'nodes'; did you mean 'node'?",
+    ),
+    "strategy": (
+        lambda: handoff.simulate(dag_of(), NODES, allocation_strategy="bestfit"),
+        "allocation_strategy must be one of 'first_available', 'load_balanced', 'best_fit' or an Allocator,"
+        " not 'bestfit'; did you mean 'best_fit'?",
+    ),
+    "value of keep": (
+        lambda: handoff.execute_local(dag_of(), keep="sink"),
+        "keep must be \"all\", \"sinks\" or a list of function ids, not 'sink'; did you mean 'sinks'?",
+    ),
+    "type": (
+        lambda: dag_of(Function("f", work, type="in-line")).validate(),
+        "DAG 'd': function 'f': type must be \"regular\", \"inline\" or \"input\", not 'in-line';"
+        " did you mean 'inline'?",
+    ),
+    # resources
+    "plural": (
+        lambda: simulate(cost={"gpus": 1}),
+        "DAG 'd' cannot be placed:\n"
+        "  - function 'f': no node has 'gpus' (available: cpu, gpu, memory; did you mean 'gpu'?);"
+        " asked: gpus 1; nearest node 'big' has no gpus\n"
+        "Use the same name of the resource in costs, on workers and in limits.",
+    ),
+    "case": (
+        lambda: simulate({"a": {"cpu": 1, "GPU": 1}}, cost={"gpu": 1}),
+        "DAG 'd' cannot be placed:\n"
+        "  - function 'f': no node has 'gpu' (available: GPU, cpu; did you mean 'GPU'?);"
+        " asked: gpu 1; nearest node 'a' has no gpu\n"
+        "Use the same name of the resource in costs, on workers and in limits.",
+    ),
+    "limit": (
+        lambda: simulate(cost={"database": 1}, limits={"databases": 3}),
+        "DAG 'd' cannot be placed:\n"
+        "  - function 'f': no node has 'database' (available: cpu, gpu, memory; did you mean 'databases'?);"
+        " asked: database 1; nearest node 'big' has no database\n"
+        "Use the same name of the resource in costs, on workers and in limits.",
+    ),
+    "resource that no node has": (
+        lambda: simulate(cost={"licence": 1}),
+        "DAG 'd' cannot be placed:\n"
+        "  - function 'f': no node has 'licence' (available: cpu, gpu, memory); asked: licence 1;"
+        " nearest node 'big' has no licence\n"
+        "Add a node that offers 'licence' (`dask worker --resources \"licence=1\"`), declare it as a limit"
+        " (limits={'licence': 1}) if the whole cluster shares it, or pass wait_for_nodes=SECONDS if such a"
+        " node is about to join.",
+    ),
+    "bytes": (
+        lambda: simulate(cost={"memory": 4e9}),
+        "DAG 'd' cannot be placed:\n"
+        "  - function 'f': too large for every node (memory is in MB, but 4000000000 looks like bytes;"
+        " did you mean 3814?); asked: memory 4e+09; nearest node 'big' has memory 15258\n"
+        "      nodes 'big', 'node1': needs 4000000000 MB memory, have 7629 to 15258\n"
+        'Give memory in MB, or as a string with a unit, such as "4GB".',
+    ),
+    "unknown unit": (
+        lambda: simulate(cost={"memory": "4 gigs"}),
+        "DAG 'd': function 'f': cost {'memory': '4 gigs'}: memory must be a number of MB (2**20 bytes) or a"
+        ' string with a unit, such as "4GB" or "512 MiB", not \'4 gigs\'',
+    ),
+    "unknown unit on a node": (
+        lambda: simulate({"a": {"memory": "4096"}}),
+        "node 'a': memory must be a number of MB (2**20 bytes) or a string with a unit, such as \"4GB\" or"
+        " \"512 MiB\", not '4096'",
+    ),
+    # nodes
+    "pin": (
+        lambda: simulate(node="node-1"),
+        "DAG 'd' cannot be placed:\n"
+        "  - function 'f': pinned to 'node-1', but the nodes are 'big', 'node1' (did you mean 'node1'?)\n"
+        "Correct the pin (node=), start a worker of that name (`dask worker --name NAME`), or pass"
+        " wait_for_nodes=SECONDS if such a node is about to join.",
+    ),
+    "pin to a node that is too small": (
+        lambda: simulate(node="node1", cost={"cpu": 6}),
+        "DAG 'd' cannot be placed:\n"
+        "  - function 'f': too large for the nodes it is pinned to; asked: cpu 6;"
+        " nearest node 'node1' has cpu 4\n"
+        "      node 'node1': needs 6 cpu, has 4\n"
+        "Pin the functions to a node that can hold them, such as 'big', or lower the cost.",
+    ),
+    "pin to a node without the resource": (
+        lambda: simulate(node="node1", cost={"gpu": 1}),
+        "DAG 'd' cannot be placed:\n"
+        "  - function 'f': no node it is pinned to has 'gpu' (available: cpu, memory); asked: gpu 1;"
+        " nearest node 'node1' has no gpu\n"
+        "Pin the functions to a node that can hold them, such as 'big'.",
+    ),
+    "limit that is too low": (
+        lambda: simulate(cost={"db": 3}, limits={"db": 2}),
+        "DAG 'd' cannot be placed:\n"
+        "  - function 'f': too large for the run's limits (db 2); asked: db 3\n"
+        "Lower the cost, or raise the limit (limits=).",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_message(mistake):
+    make, text = MISTAKES[mistake]
+    with pytest.raises((ValueError, TypeError, KeyError, handoff.HandoffError)) as caught:
+        make()
+    assert str(caught.value) == text
+
+
+def test_names_of_nodes_and_ids_of_runs():
+    assert str(NodeNotFoundError("Node1", ["node1", "node2"])) == (
+        "no node is named 'Node1'; known nodes: 'node1', 'node2'; did you mean 'node1'?"
+    )
+    assert str(RunNotFoundError("3f2a", ["3f2a91cc", "77"])) == (
+        "no run has the id '3f2a'; known runs: '3f2a91cc', '77'; did you mean '3f2a91cc'?"
+    )
+
+
+def test_suggestions_are_limited_to_the_first_problems():
+    dag = dag_of(Function("load", work), *(Function(i, work, args=["laod"]) for i in range(1_000)))
+    with pytest.raises(handoff.InvalidDAGError) as caught:
+        dag.validate()
+    assert [("did you mean 'load'?" in text) for text in caught.value.problems] == [True] * 10 + [False] * 990
+
+
+def test_fifty_nodes_take_a_line_for_each_lack():
+    nodes = {f"n{i:02}": {"cpu": 4 if i < 30 else 2, "gpu": int(i >= 45)} for i in range(50)}
+    with pytest.raises(handoff.AllocationError) as caught:
+        simulate(nodes, cost={"cpu": 3, "gpu": 1})
+    assert str(caught.value).splitlines() == [
+        "DAG 'd' cannot be placed:",
+        "  - function 'f': too large for every node; asked: cpu 3, gpu 1;"
+        " nearest node 'n45' has cpu 2, gpu 1",
+        "      30 nodes have no gpu",
+        "      15 nodes have no gpu; needs 3 cpu, have 2",
+        "      5 nodes: needs 3 cpu, have 2",
+        "Lower the cost, add a node that offers enough (`dask worker --resources ...`), or pass"
+        " wait_for_nodes=SECONDS if such a node is about to join.",
+    ]
+    with pytest.raises(handoff.AllocationError) as caught:
+        simulate(nodes, node="elsewhere")
+    assert str(caught.value).splitlines()[1] == (
+        "  - function 'f': pinned to 'elsewhere', but the nodes are"
+        " 'n00', 'n01', 'n02', 'n03', 'n04', 'n05', 'n06', 'n07' and 42 more"
+    )
+
+
+def test_memory_in_bytes_in_the_capacity_of_a_node():
+    text = "node 'a': memory is in MB, but 8000000000 looks like bytes; did you mean 7629?"
+    with pytest.warns(UserWarning, match=re.escape(text)):
+        simulate({"a": {"cpu": 1, "memory": 8e9}})

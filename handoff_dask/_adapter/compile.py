@@ -271,7 +271,7 @@ class _Parts:
                 transfer,
                 discard,
                 kept,
-                None if retry_on == (Exception,) else Blob(self.dumps(f, retry_on, "retry_on")),
+                None if retry_on is None else Blob(self.dumps(f, retry_on, "retry_on")),
                 dict(self.kinds[kind].asked),
                 timeout,
             )

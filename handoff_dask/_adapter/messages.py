@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from handoff_dask._adapter.checkpoint import CheckpointFile
 
 #: Version of the messages. Increment it with every change that a peer of another version would misunderstand.
-PROTOCOL = 5
+PROTOCOL = 6
 
 #: Name of the plugins, of their task annotation, and of the scheduler's metadata entry that announces them.
 NAME = "handoff"
@@ -72,7 +72,7 @@ class Shape(NamedTuple):
     kept : bool
         Whether the client may fetch the result.
     retry_on : Blob or None
-        Exception types to retry; None stands for ``Exception``.
+        Exception types to retry; None stands for the default of :class:`RetryPolicy`.
     asked : dict
         The cost as declared.
     timeout : float or None

@@ -11,8 +11,10 @@ from handoff_dask._adapter import checkpoint
 from handoff_dask._adapter._dask.running import Running, attach, attempt_id
 from handoff_dask._adapter.current import attempt_metadata, current, find_task
 from handoff_dask._adapter.evaluation import LOCAL, evaluate
-from handoff_dask._adapter.messages import NAME, Blob, Program, Report, unsealed_id
+from handoff_dask._adapter.messages import NAME, Program, Report, unsealed_id
 from handoff_dask._adapter.process_pool import StoppedError, run_in_process
+from handoff_dask._adapter.tracebacks import origin_of
+from handoff_dask._model.retry import is_retryable
 from handoff_dask.exceptions import RunEndedError
 
 #: Types all of whose values pickle.
@@ -89,7 +91,8 @@ def run_function(program: Program, *values: Any) -> Any:
     except BaseException as error:
         if running is not None:
             outcome = "stopped" if isinstance(error, StoppedError) else "failed"
-            retryable = _is_retryable(error, shape.retry_on)
+            types = None if shape.retry_on is None else pickle.loads(shape.retry_on.data)
+            retryable = is_retryable(types, error, origin_of(error))
             _report(running, Report(dask_attempt, started, time(), outcome, retryable))
         if isinstance(error, StoppedError):
             ids = unsealed_id(program.dag_id), program.run_id, unsealed_id(program.function_id)
@@ -130,11 +133,6 @@ def _check_pickles(result: Any, worker: Any) -> None:
         cause = error.__cause__ or error
         name = type(result).__qualname__
         raise TypeError(f"its result, of type {name}, does not pickle: {cause}") from cause
-
-
-def _is_retryable(error: BaseException, retry_on: Blob | None) -> bool:
-    """Return whether the error is of a type that the function's retry policy retries."""
-    return isinstance(error, Exception if retry_on is None else pickle.loads(retry_on.data))
 
 
 def _report(running: Running, report: Report) -> None:

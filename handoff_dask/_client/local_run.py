@@ -17,6 +17,7 @@ from handoff_dask._adapter import checkpoint as checkpoints
 from handoff_dask._adapter import current
 from handoff_dask._adapter.evaluation import LOCAL, call_function, evaluate_function
 from handoff_dask._adapter.process_pool import StoppedError, run_in_process, stop_attempts
+from handoff_dask._adapter.tracebacks import origin_of
 from handoff_dask._client.options import RunOptions
 from handoff_dask._client.result import Result
 from handoff_dask._client.resume import Plan
@@ -26,6 +27,7 @@ from handoff_dask._model.graph import count_inputs, depth_first, inline_order, p
 from handoff_dask._model.records import Attempt, Records, Summary
 from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask.exceptions import FunctionFailedError, RunError, RunTimeoutError
+from handoff_dask._model.retry import is_retryable
 
 #: Of a finished function: when it started and stopped, and the failed attempts before.
 FinishedTimes = tuple[float, float, tuple[Attempt, ...]]
@@ -193,6 +195,7 @@ class LocalRun:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # SystemExit is a failure of the function too
+                origin = origin_of(error)
                 attempt = Attempt(
                     number=len(attempts) + 1,
                     node=LOCAL,
@@ -211,7 +214,7 @@ class LocalRun:
                     return False
                 attempts = (*attempts, attempt)
                 policy = policy_of(f, self._options.policy)
-                if not policy.allows(len(attempts), error):
+                if not (policy.allows(len(attempts)) and is_retryable(policy.retry_on, error, origin)):
                     failed[id] = attempts
                     failure = FunctionFailedError(self.dag.id, self.id, id, attempts)
                     failure.__cause__ = error

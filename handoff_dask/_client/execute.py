@@ -19,6 +19,7 @@ from handoff_dask._client.options import (
     check_dag,
     check_seconds,
 )
+    warn_if_empty,
 from handoff_dask._client.progress import Display, wait_with_display
 from handoff_dask._client.result import Result
 from handoff_dask._client.resume import CheckpointLike, Plan, Selection, plan_run
@@ -52,7 +53,8 @@ def submit(
     Parameters
     ----------
     dag : DAG
-        The DAG to run. It is validated first.
+        The DAG to run. It is validated first. A DAG without functions gives empty results and logs a
+        warning.
     client : distributed.Client, cluster, str, optional
         A Dask client, blocking or asynchronous; a cluster; or the address of a scheduler. None: the default
         client if there is one, otherwise an embedded cluster in this process.
@@ -128,6 +130,7 @@ def submit(
     )
     options.check_keep(dag)
     plan = _plan(dag, options)
+    warn_if_empty(dag)
     resolved, _ = resolve_client(client, reuse=True)
     return _submit(dag, resolved, options, plan)
 
@@ -235,6 +238,7 @@ def execute(
     dag.validate()  # before starting a cluster for it
     resolved, owned = resolve_client(client, reuse=False)
     if resolved.asynchronous:
+    warn_if_empty(dag)
         return _execute_async(dag, resolved, options, timeout, progress, owned)
     try:
         run = _submit(dag, resolved, options, _plan(dag, options))

@@ -15,6 +15,7 @@ from handoff_dask._client.options import (
     check_dag,
     check_seconds,
 )
+    warn_if_empty,
 from handoff_dask._client.recording import check_history, record_local
 from handoff_dask._client.result import Result
 from handoff_dask._client.resume import CheckpointLike, Selection, plan_run
@@ -42,7 +43,8 @@ def execute_local(
     Parameters
     ----------
     dag : DAG
-        The DAG to run. It is validated first.
+        The DAG to run. It is validated first. A DAG without functions gives empty results and logs a
+        warning.
     max_retries, retry, keep, fail_fast, checkpoint, checkpoint_of
         As for :func:`handoff_dask.execute`. The two functions can share a checkpoint directory.
     max_concurrency : int, optional
@@ -90,6 +92,7 @@ def execute_local(
     if path is not None:
         check_history(path)
     plan = plan_run(dag, checkpoint, checkpoint_of, keep)
+    warn_if_empty(dag)
     run = LocalRun(dag, plan, options, timeout)
     threads = max_concurrency or os.cpu_count() or 1
     interrupted = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Collection, Hashable, Mapping
@@ -16,6 +17,8 @@ from handoff_dask._model.resources import parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
 from handoff_dask._scheduling.allocators import ALLOCATORS
 from handoff_dask._scheduling.runs import CONCURRENCY
+
+logger = logging.getLogger("handoff_dask")
 
 #: Values of ``allocation_strategy`` other than the names of built-in allocators.
 AllocatorLike = Allocator | Callable[[Any, Any], Mapping[Hashable, Any]]
@@ -129,6 +132,12 @@ def check_seconds(name: str, value: Any) -> None:
         to_units(value)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
+
+
+def warn_if_empty(dag: DAG) -> None:
+    """Log a warning if a DAG has no functions, which is valid but usually a mistake."""
+    if not len(dag):
+        logger.warning("DAG %r is empty: it has no functions, so its results are empty", dag.id)
 
 
 def check_dag(dag: Any) -> None:

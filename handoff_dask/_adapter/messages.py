@@ -77,6 +77,8 @@ class Shape(NamedTuple):
         The cost as declared.
     timeout : float or None
         Time limit of an attempt, in seconds.
+    full_tracebacks : bool
+        Whether tracebacks of failed attempts keep the frames that are not the user's.
     """
 
     as_list: bool = False
@@ -87,6 +89,7 @@ class Shape(NamedTuple):
     retry_on: Blob | None = None
     asked: Mapping[str, float] = {}
     timeout: float | None = None
+    full_tracebacks: bool = False
 
 
 class Step(NamedTuple):

@@ -13,7 +13,7 @@ from handoff_dask._adapter.current import attempt_metadata, current, find_task
 from handoff_dask._adapter.evaluation import LOCAL, evaluate
 from handoff_dask._adapter.messages import NAME, Program, Report, unsealed_id
 from handoff_dask._adapter.process_pool import StoppedError, run_in_process
-from handoff_dask._adapter.tracebacks import origin_of
+from handoff_dask._adapter.tracebacks import hide_frames, origin_of
 from handoff_dask._model.retry import is_retryable
 from handoff_dask.exceptions import RunEndedError
 
@@ -94,12 +94,18 @@ def run_function(program: Program, *values: Any) -> Any:
             types = None if shape.retry_on is None else pickle.loads(shape.retry_on.data)
             retryable = is_retryable(types, error, origin_of(error))
             _report(running, Report(dask_attempt, started, time(), outcome, retryable))
+        if not shape.full_tracebacks:
+            hide_frames(error)
         if isinstance(error, StoppedError):
             ids = unsealed_id(program.dag_id), program.run_id, unsealed_id(program.function_id)
             raise RunEndedError(*ids, "ended") from None
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
-            raise InterruptedFunctionError(error) from error
-        raise
+            try:
+                raise InterruptedFunctionError(error) from error
+            except InterruptedFunctionError as stand_in:
+                stand_in.__traceback__ = error.__traceback__
+                raise
+        raise  # adds no frame of its own
     if running is not None:
         _report(running, Report(dask_attempt, started, time(), "loaded" if loaded else "finished"))
     return None if shape.discard else result

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Collection, Hashable
 
+from handoff_dask._adapter.tracebacks import UserFrames
 from handoff_dask._client.local_run import LocalRun
 from handoff_dask._client.options import (
     DEFAULT_MAX_RETRIES,
@@ -14,8 +15,8 @@ from handoff_dask._client.options import (
     RunOptions,
     check_dag,
     check_seconds,
-)
     warn_if_empty,
+)
 from handoff_dask._client.recording import check_history, record_local
 from handoff_dask._client.result import Result
 from handoff_dask._client.resume import CheckpointLike, Selection, plan_run
@@ -91,8 +92,8 @@ def execute_local(
     path = options.history_path
     if path is not None:
         check_history(path)
-    plan = plan_run(dag, checkpoint, checkpoint_of, keep)
     warn_if_empty(dag)
+    plan = plan_run(dag, checkpoint, checkpoint_of, keep)
     run = LocalRun(dag, plan, options, timeout)
     threads = max_concurrency or os.cpu_count() or 1
     interrupted = True
@@ -105,7 +106,8 @@ def execute_local(
     finally:
         if path is not None:
             record_local(run, path, interrupted)
-    return run.result()
+    with UserFrames():
+        return run.result()
 
 
 def _runs_event_loop() -> bool:

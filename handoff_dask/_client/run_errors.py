@@ -10,6 +10,8 @@ from distributed.protocol import pickle
 
 from handoff_dask._adapter._dask.running import unpickle_error
 from handoff_dask._adapter.compile import Compiled
+from handoff_dask._adapter.config import wants_full_tracebacks
+from handoff_dask._adapter.tracebacks import hide_frames
 from handoff_dask._adapter.worker import InterruptedFunctionError
 from handoff_dask._client.summaries import Summaries
 from handoff_dask.exceptions import (
@@ -91,8 +93,12 @@ def allocation_error(compiled: Compiled, dag_id: Any, shortfalls: bytes) -> Allo
 
 
 def original_exception(error: Any) -> BaseException | None:
-    """Return the exception that a function raised, unpacked from Dask's message."""
+    """Return the exception that a function raised, with its traceback, unpacked from Dask's message."""
     if error is None:
         return None
     exception = unpickle_error(error)
-    return exception.original if isinstance(exception, InterruptedFunctionError) else exception
+    if isinstance(exception, InterruptedFunctionError):
+        exception = exception.original
+    if not wants_full_tracebacks():
+        hide_frames(exception)  # of Dask, which the node cannot hide
+    return exception

@@ -10,8 +10,6 @@ from distributed.protocol import pickle
 
 from handoff_dask._adapter._dask.running import unpickle_error
 from handoff_dask._adapter.compile import Compiled
-from handoff_dask._adapter.config import wants_full_tracebacks
-from handoff_dask._adapter.tracebacks import hide_frames
 from handoff_dask._adapter.worker import InterruptedFunctionError
 from handoff_dask._client.summaries import Summaries
 from handoff_dask.exceptions import (
@@ -97,8 +95,4 @@ def original_exception(error: Any) -> BaseException | None:
     if error is None:
         return None
     exception = unpickle_error(error)
-    if isinstance(exception, InterruptedFunctionError):
-        exception = exception.original
-    if not wants_full_tracebacks():
-        hide_frames(exception)  # of Dask, which the node cannot hide
-    return exception
+    return exception.original if isinstance(exception, InterruptedFunctionError) else exception

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import pickle
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from handoff_dask._error_texts import MAX_LISTED, advise_modules, bullet_list, list_attempts, same_error
 from handoff_dask._suggest import suggestion
 
 if TYPE_CHECKING:
@@ -44,9 +45,6 @@ __all__ = [
     "SerializationError",
 ]
 
-#: Most problems, attempts, shortfalls or ids listed in a message before "and N more".
-_MAX_LISTED = 10
-
 
 def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
     error = cls(*args)
@@ -62,13 +60,6 @@ def _survives_pickling(error: BaseException) -> bool:
     except Exception:
         return False
     return True
-
-
-def _bullet_list(items: Iterable[str], total: int) -> str:
-    lines = list(items)
-    if total > len(lines):
-        lines.append(f"... and {total - len(lines)} more")
-    return "\n".join(f"  - {line}" for line in lines)
 
 
 class HandoffError(Exception):
@@ -103,7 +94,7 @@ class InvalidDAGError(HandoffError, ValueError):
     def __str__(self) -> str:
         if len(self.problems) == 1:
             return f"DAG {self.dag_id!r}: {self.problems[0]}"
-        listed = _bullet_list(self.problems[:_MAX_LISTED], len(self.problems))
+        listed = bullet_list(self.problems[:MAX_LISTED], len(self.problems))
         return f"DAG {self.dag_id!r} has {len(self.problems)} problems:\n{listed}"
 
 
@@ -280,9 +271,9 @@ class RunNotFoundError(HandoffError, LookupError):
         self.known = tuple(known)
 
     def __str__(self) -> str:
-        known = [repr(id) for id in self.known[:_MAX_LISTED]]
-        if len(self.known) > _MAX_LISTED:
-            known.append(f"and {len(self.known) - _MAX_LISTED} more")
+        known = [repr(id) for id in self.known[:MAX_LISTED]]
+        if len(self.known) > MAX_LISTED:
+            known.append(f"and {len(self.known) - MAX_LISTED} more")
         listed = (", ".join(known) or "none") + suggestion(self.run_id, self.known)
         return f"no run has the id {self.run_id!r}; known runs: {listed}"
 
@@ -370,9 +361,10 @@ class FunctionFailedError(RunError):
 
     def __str__(self) -> str:
         if self.others:
-            lines = (failure._summary_line() for failure in self.failures[:_MAX_LISTED])
+            lines = (failure._summary_line() for failure in self.failures[:MAX_LISTED])
             count = 1 + len(self.others)
-            return f"{count} functions of DAG {self.dag_id!r} failed:\n{_bullet_list(lines, count)}"
+            head = f"{count} functions of DAG {self.dag_id!r} failed"
+            return "\n".join([f"{head}:\n{bullet_list(lines, count)}", *advise_modules(self.failures)])
         n = len(self.attempts)
         head = (
             f"function {self.function_id!r} of DAG {self.dag_id!r} failed"
@@ -383,16 +375,20 @@ class FunctionFailedError(RunError):
                 f"the result of function {self.function_id!r} of DAG {self.dag_id!r} could not be fetched:"
                 f" {self.reason}. Its attempts"
             )
-        last = self.attempts[-_MAX_LISTED:]
-        lines = (f"attempt {a.number} on {a.node!r}: {a.error or a.outcome}" for a in last)
-        return f"{head}:\n{_bullet_list(lines, n)}" if n else head
+        elif same := same_error(self.attempts):
+            head += f" ({same})"
+        return "\n".join(
+            [f"{head}:\n{list_attempts(self.attempts)}" if n else head, *advise_modules(self.failures)]
+        )
 
     def _summary_line(self) -> str:
         if not self.attempts:
             return f"function {self.function_id!r}: {self.__cause__!r}"
         n, last = len(self.attempts), self.attempts[-1]
-        times = f"{n} attempts, the last" if n > 1 else "1 attempt,"
-        return f"function {self.function_id!r} after {times} on {last.node!r}: {last.error or last.outcome}"
+        times = f"{n} attempts, the last on {last.node!r}" if n > 1 else f"1 attempt, on {last.node!r}"
+        if same := same_error(self.attempts):
+            times = f"{n} attempts ({same})"
+        return f"function {self.function_id!r} after {times}: {last.error or last.outcome}"
 
 
 class AllocationError(RunError):
@@ -410,8 +406,8 @@ class AllocationError(RunError):
         self.shortfalls: tuple[Shortfall, ...] = tuple(shortfalls)
 
     def __str__(self) -> str:
-        lines = _bullet_list(map(str, self.shortfalls[:_MAX_LISTED]), len(self.shortfalls))
-        remedies = dict.fromkeys(s.remedy for s in self.shortfalls[:_MAX_LISTED] if s.remedy)
+        lines = bullet_list(map(str, self.shortfalls[:MAX_LISTED]), len(self.shortfalls))
+        remedies = dict.fromkeys(s.remedy for s in self.shortfalls[:MAX_LISTED] if s.remedy)
         return "\n".join([f"DAG {self.dag_id!r} cannot be placed:", lines, *remedies])
 
 

@@ -10,6 +10,7 @@ from distributed.protocol import pickle
 
 from handoff_dask._adapter._dask.graphs import Task, TaskRef
 from handoff_dask._adapter.checkpoint import CheckpointFile
+from handoff_dask._adapter.config import wants_full_tracebacks
 from handoff_dask._adapter.messages import NAME, Blob, Program, Shape, Step, is_plain, sealed_id, wire_id
 from handoff_dask._adapter.worker import run_function
 from handoff_dask._model.dag import DAG
@@ -240,6 +241,7 @@ class _Parts:
         self.run_id = run_id
         self.policy = policy
         self.kinds = kinds
+        self.full_tracebacks = wants_full_tracebacks()
         self._names: dict[str, str] = {}
         self._codes: dict[int, bytes | str] = {}
         self._shapes: dict[Any, Shape] = {}
@@ -271,9 +273,10 @@ class _Parts:
                 transfer,
                 discard,
                 kept,
-                None if retry_on == (Exception,) else Blob(self.dumps(f, retry_on, "retry_on")),
+                None if retry_on is None else Blob(self.dumps(f, retry_on, "retry_on")),
                 dict(self.kinds[kind].asked),
                 timeout,
+                self.full_tracebacks,
             )
         return shape
 

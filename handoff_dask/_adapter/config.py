@@ -85,6 +85,14 @@ def wants_dashboard() -> bool:
     return bool(dask.config.get("handoff.dashboard", True))
 
 
+def wants_full_tracebacks() -> bool:
+    """Return ``handoff.full-tracebacks``: whether tracebacks of failures keep all frames (default false).
+
+    Unlike the other settings, it is read in the client's process.
+    """
+    return bool(dask.config.get("handoff.full-tracebacks", False))
+
+
 def read_settings() -> Settings:
     """Return the settings of the scheduling core, and log a warning for each unknown key under ``handoff``.
 

@@ -96,7 +96,7 @@ def _call_pickled(
     extra: bytes | None,
     nodes: Sequence[Any] = (),
 ) -> Any:
-    extra_args, extra_kwargs = ((), None) if extra is None else pickle.loads(extra)
+    extra_args, extra_kwargs = ((), None) if extra is None else load_arguments(extra)
     if nodes:
         extra_args = (*nodes, *extra_args)
     return call(load_code(run_id, code), values, shape.as_list, extra_args, shape.names, extra_kwargs)
@@ -172,6 +172,12 @@ def load_code(run_id: str, code: bytes | str) -> Callable[..., Any]:
         else:
             _cache.move_to_end(key)
     return cached.load()
+
+
+def load_arguments(extra: bytes) -> tuple[tuple[Any, ...], Mapping[str, Any] | None]:
+    """Unpickle a function's ``(extra_args, extra_kwargs)``."""
+    loaded: tuple[tuple[Any, ...], Mapping[str, Any] | None] = pickle.loads(extra)
+    return loaded
 
 
 class _Code:

@@ -72,11 +72,13 @@ class Shape(NamedTuple):
     kept : bool
         Whether the client may fetch the result.
     retry_on : Blob or None
-        Exception types to retry; None stands for ``Exception``.
+        Exception types to retry; None stands for the default of :class:`RetryPolicy`.
     asked : dict
         The cost as declared.
     timeout : float or None
         Time limit of an attempt, in seconds.
+    full_tracebacks : bool
+        Whether tracebacks of failed attempts keep the frames that are not the user's.
     """
 
     as_list: bool = False
@@ -87,6 +89,7 @@ class Shape(NamedTuple):
     retry_on: Blob | None = None
     asked: Mapping[str, float] = {}
     timeout: float | None = None
+    full_tracebacks: bool = False
 
 
 class Step(NamedTuple):

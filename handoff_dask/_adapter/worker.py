@@ -11,8 +11,10 @@ from handoff_dask._adapter import checkpoint
 from handoff_dask._adapter._dask.running import Running, attach, attempt_id
 from handoff_dask._adapter.current import attempt_metadata, current, find_task
 from handoff_dask._adapter.evaluation import LOCAL, evaluate
-from handoff_dask._adapter.messages import NAME, Blob, Program, Report, unsealed_id
+from handoff_dask._adapter.messages import NAME, Program, Report, unsealed_id
 from handoff_dask._adapter.process_pool import StoppedError, run_in_process
+from handoff_dask._adapter.tracebacks import hide_frames, origin_of
+from handoff_dask._model.retry import is_retryable
 from handoff_dask.exceptions import RunEndedError
 
 #: Types all of whose values pickle.
@@ -89,14 +91,21 @@ def run_function(program: Program, *values: Any) -> Any:
     except BaseException as error:
         if running is not None:
             outcome = "stopped" if isinstance(error, StoppedError) else "failed"
-            retryable = _is_retryable(error, shape.retry_on)
+            types = None if shape.retry_on is None else pickle.loads(shape.retry_on.data)
+            retryable = is_retryable(types, error, origin_of(error))
             _report(running, Report(dask_attempt, started, time(), outcome, retryable))
+        if not shape.full_tracebacks:
+            hide_frames(error)
         if isinstance(error, StoppedError):
             ids = unsealed_id(program.dag_id), program.run_id, unsealed_id(program.function_id)
             raise RunEndedError(*ids, "ended") from None
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
-            raise InterruptedFunctionError(error) from error
-        raise
+            try:
+                raise InterruptedFunctionError(error) from error
+            except InterruptedFunctionError as stand_in:
+                stand_in.__traceback__ = error.__traceback__
+                raise
+        raise  # adds no frame of its own
     if running is not None:
         _report(running, Report(dask_attempt, started, time(), "loaded" if loaded else "finished"))
     return None if shape.discard else result
@@ -130,11 +139,6 @@ def _check_pickles(result: Any, worker: Any) -> None:
         cause = error.__cause__ or error
         name = type(result).__qualname__
         raise TypeError(f"its result, of type {name}, does not pickle: {cause}") from cause
-
-
-def _is_retryable(error: BaseException, retry_on: Blob | None) -> bool:
-    """Return whether the error is of a type that the function's retry policy retries."""
-    return isinstance(error, Exception if retry_on is None else pickle.loads(retry_on.data))
 
 
 def _report(running: Running, report: Report) -> None:

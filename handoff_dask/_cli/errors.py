@@ -128,8 +128,7 @@ class Group(click.Group):
         if _debug(ctx) and not isinstance(error, click.UsageError):
             click.echo("".join(traceback.format_exception(error)), err=True)
         if _debug(ctx) and isinstance(error, FunctionFailedError):
-            for failure in error.failures:
-                # Exceptions lose their tracebacks on the way from the nodes.
+            for failure in error.others:  # the causes of other failures are not chained to the error
                 if failure.attempts and (text := failure.attempts[-1].traceback):
                     click.echo(f"Function {failure.function_id!r}, last attempt:\n{text}", err=True)
 

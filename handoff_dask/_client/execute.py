@@ -10,6 +10,7 @@ from typing import Any
 from distributed import Client
 
 from handoff_dask._adapter.compile import compile_dag
+from handoff_dask._adapter.tracebacks import UserFrames
 from handoff_dask._client.options import (
     DEFAULT_MAX_RETRIES,
     DEFAULT_STRATEGY,
@@ -18,6 +19,7 @@ from handoff_dask._client.options import (
     RunOptions,
     check_seconds,
     select,
+    warn_if_empty,
 )
 from handoff_dask._client.progress import Display, wait_with_display
 from handoff_dask._client.result import Result
@@ -55,7 +57,8 @@ def submit(
     Parameters
     ----------
     dag : DAG
-        The DAG to run. It is validated first.
+        The DAG to run. It is validated first. A DAG without functions gives empty results and logs a
+        warning.
     client : distributed.Client, cluster, str, optional
         A Dask client, blocking or asynchronous; a cluster; or the address of a scheduler. None: the default
         client if there is one, otherwise an embedded cluster in this process.
@@ -132,9 +135,11 @@ def submit(
         checkpoint_of=checkpoint_of,
     )
     options.check_keep(dag)
+    warn_if_empty(dag)
     plan = _plan(dag, options)
     resolved, _ = resolve_client(client, reuse=True)
-    return _submit(dag, resolved, options, plan)
+    with UserFrames():
+        return _submit(dag, resolved, options, plan)
 
 
 def _plan(dag: DAG, options: RunOptions) -> Plan:
@@ -286,24 +291,26 @@ def execute(
     )
     options.check_keep(dag)
     dag.validate()  # before starting a cluster for it
+    warn_if_empty(dag)
     resolved, owned = resolve_client(client, reuse=False)
     if resolved.asynchronous:
         awaitable: Any = _execute_async(dag, resolved, options, timeout, progress, owned)
         return awaitable  # type checkers can await a Result: see there
     try:
-        run = _submit(dag, resolved, options, _plan(dag, options))
-        try:
-            # The display finds its notebook cell through this thread's context.
-            display = _display_of(run) if progress else None
-            result: Result = resolved.sync(_result_within, run, timeout, display)
-        except KeyboardInterrupt:
-            run.cancel()
-            raise
-        except RunError:
-            if owned:  # closing the client releases the results
-                resolved.sync(run.results.fetch)
-            raise
-        return result
+        with UserFrames():
+            run = _submit(dag, resolved, options, _plan(dag, options))
+            try:
+                # The display finds its notebook cell through this thread's context.
+                display = _display_of(run) if progress else None
+                result: Result = resolved.sync(_result_within, run, timeout, display)
+            except KeyboardInterrupt:
+                run.cancel()
+                raise
+            except RunError:
+                if owned:  # closing the client releases the results
+                    resolved.sync(run.results.fetch)
+                raise
+            return result
     finally:
         if owned:
             resolved.close()
@@ -315,15 +322,16 @@ async def _execute_async(
     try:
         # Checkpoint files take a while to read, and this event loop may also be the cluster's.
         plan = Plan(dag) if options.checkpoint is None else await asyncio.to_thread(_plan, dag, options)
-        run = _submit(dag, client, options, plan)
-        try:
-            return await _result_within(run, timeout, _display_of(run) if progress else None)
-        except BaseException as error:
-            if not run.done():
-                await run._cancel()
-            elif owned and isinstance(error, RunError):
-                await run.results.fetch()
-            raise
+        with UserFrames():
+            run = _submit(dag, client, options, plan)
+            try:
+                return await _result_within(run, timeout, _display_of(run) if progress else None)
+            except BaseException as error:
+                if not run.done():
+                    await run._cancel()
+                elif owned and isinstance(error, RunError):
+                    await run.results.fetch()
+                raise
     finally:
         if owned:
             await client.close()

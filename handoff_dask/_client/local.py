@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Collection, Hashable, Iterable
 
+from handoff_dask._adapter.tracebacks import UserFrames
 from handoff_dask._client.local_run import LocalRun
 from handoff_dask._client.options import (
     DEFAULT_MAX_RETRIES,
@@ -14,6 +15,7 @@ from handoff_dask._client.options import (
     RunOptions,
     check_seconds,
     select,
+    warn_if_empty,
 )
 from handoff_dask._client.recording import check_history, record_local
 from handoff_dask._client.result import Result
@@ -45,7 +47,8 @@ def execute_local(
     Parameters
     ----------
     dag : DAG
-        The DAG to run. It is validated first.
+        The DAG to run. It is validated first. A DAG without functions gives empty results and logs a
+        warning.
     targets : id or list of ids, optional
         Run only these functions and what they need, as :meth:`DAG.subset` returns it. Default: all functions.
     max_retries : int
@@ -110,6 +113,7 @@ def execute_local(
     path = options.history_path
     if path is not None:
         check_history(path)
+    warn_if_empty(dag)
     plan = plan_run(dag, checkpoint, checkpoint_of, keep)
     run = LocalRun(dag, plan, options, timeout)
     threads = max_concurrency or os.cpu_count() or 1
@@ -123,7 +127,8 @@ def execute_local(
     finally:
         if path is not None:
             record_local(run, path, interrupted)
-    return run.result()
+    with UserFrames():
+        return run.result()
 
 
 def _runs_event_loop() -> bool:

@@ -15,8 +15,10 @@ from typing import Any
 
 from handoff_dask._adapter import checkpoint as checkpoints
 from handoff_dask._adapter import current
+from handoff_dask._adapter.config import wants_full_tracebacks
 from handoff_dask._adapter.evaluation import LOCAL, call_function, evaluate_function
 from handoff_dask._adapter.process_pool import StoppedError, run_in_process, stop_attempts
+from handoff_dask._adapter.tracebacks import hide_frames, origin_of
 from handoff_dask._client.options import RunOptions
 from handoff_dask._client.result import Result
 from handoff_dask._client.resume import Plan
@@ -24,6 +26,7 @@ from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function, policy_of
 from handoff_dask._model.graph import count_inputs, depth_first, inline_order, placed_dependencies
 from handoff_dask._model.records import Attempt, Records, Summary
+from handoff_dask._model.retry import is_retryable
 from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask.exceptions import FunctionFailedError, RunError, RunTimeoutError
 
@@ -54,6 +57,7 @@ class LocalRun:
         self.results: dict[Hashable, Any] = {}
         self._options = options
         self._timeout = timeout
+        self._full_tracebacks = wants_full_tracebacks()
         self._submitted_at = time.time()
         self._deadline = math.inf  # checked between functions by a sequential run only
         self._stop = threading.Event()
@@ -193,6 +197,9 @@ class LocalRun:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # SystemExit is a failure of the function too
+                origin = origin_of(error)
+                if not self._full_tracebacks:
+                    hide_frames(error)
                 attempt = Attempt(
                     number=len(attempts) + 1,
                     node=LOCAL,
@@ -211,7 +218,7 @@ class LocalRun:
                     return False
                 attempts = (*attempts, attempt)
                 policy = policy_of(f, self._options.policy)
-                if not policy.allows(len(attempts), error):
+                if not (policy.allows(len(attempts)) and is_retryable(policy.retry_on, error, origin)):
                     failed[id] = attempts
                     failure = FunctionFailedError(self.dag.id, self.id, id, attempts)
                     failure.__cause__ = error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
@@ -18,6 +19,8 @@ from handoff_dask._scheduling.allocators import ALLOCATORS
 from handoff_dask._scheduling.runs import CONCURRENCY
 from handoff_dask._suggest import suggestion
 from handoff_dask.exceptions import InvalidDAGError
+
+logger = logging.getLogger("handoff_dask")
 
 #: Values of ``allocation_strategy`` other than the names of built-in allocators.
 AllocatorLike = Allocator | Callable[[Any, Any], Mapping[Hashable, Any]]
@@ -156,6 +159,12 @@ def select(dag: DAG, targets: Hashable | Iterable[Hashable]) -> DAG:
         return dag.subset(targets)
     except KeyError as error:
         raise InvalidDAGError(dag.id, [f"targets: {error.args[0]}"]) from None
+
+
+def warn_if_empty(dag: DAG) -> None:
+    """Log a warning if a DAG has no functions, which is valid but usually a mistake."""
+    if not len(dag):
+        logger.warning("DAG %r is empty: it has no functions, so its results are empty", dag.id)
 
 
 def check_dag(dag: Any) -> None:

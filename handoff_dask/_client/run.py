@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from handoff_dask._adapter.tracebacks import UserFrames
 from handoff_dask._client.gather import gather
 from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
@@ -104,16 +105,18 @@ class Run(RunLifecycle):
         RunCancelledError
             The run was cancelled, or its client was closed.
         """
-        result: Result = self._client.sync(self._result, timeout)
-        return result
+        with UserFrames():
+            result: Result = self._client.sync(self._result, timeout)
+            return result
 
     async def _result(self, timeout: float | None = None) -> Result:
         if not await self._wait(timeout):
             raise TimeoutError(f"run {self.id} of DAG {self.dag.id!r} has not ended within {timeout:g} s")
-        error = await self._find_error()
-        if error is not None:
-            raise error
-        values = await gather(self, self.futures)
+        with UserFrames():
+            error = await self._find_error()
+            if error is not None:
+                raise error
+            values = await gather(self, self.futures)
         records = await self._records()
         return Result(
             dag_id=self.dag.id,

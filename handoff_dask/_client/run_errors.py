@@ -91,7 +91,7 @@ def allocation_error(compiled: Compiled, dag_id: Any, shortfalls: bytes) -> Allo
 
 
 def original_exception(error: Any) -> BaseException | None:
-    """Return the exception that a function raised, unpacked from Dask's message."""
+    """Return the exception that a function raised, with its traceback, unpacked from Dask's message."""
     if error is None:
         return None
     exception = unpickle_error(error)

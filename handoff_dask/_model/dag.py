@@ -25,6 +25,8 @@ C = TypeVar("C", bound=Callable[..., Any])
 class DAG:
     """A directed acyclic graph of functions.
 
+    A DAG may be empty: executing it gives empty results, and logs a warning, since it is usually a mistake.
+
     Parameters
     ----------
     id : hashable, optional

@@ -4,10 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from enum import Enum
 from numbers import Integral
 
 from handoff_dask._model.resources import to_units
 from handoff_dask._suggest import suggest_fields
+
+#: Errors in the code or the installation, which another attempt would only repeat.
+_PERMANENT = (ModuleNotFoundError, NameError, SyntaxError)
+
+#: Errors that may differ on another node or at another time, even if loading the code raises them.
+_TRANSIENT = (OSError, MemoryError)
+
+
+class Origin(Enum):
+    """What raised the exception of a failed attempt."""
+
+    #: Importing or unpickling the function's code or arguments, before the call.
+    LOADING = "loading"
+    #: The call itself, for example because the arguments do not match the signature.
+    CALL = "call"
+    #: The code, after the call has entered it; or anything after the call.
+    CODE = "code"
+
+
+def is_retryable(
+    retry_on: tuple[type[BaseException], ...] | None, error: BaseException, origin: Origin = Origin.CODE
+) -> bool:
+    """Return whether failures with this exception are retried. ``retry_on`` is that of the retry policy."""
+    if retry_on is not None:
+        return isinstance(error, retry_on)
+    if not isinstance(error, Exception) or isinstance(error, _PERMANENT):
+        return False
+    if origin is Origin.LOADING:
+        return isinstance(error, _TRANSIENT)
+    return origin is not Origin.CALL or not isinstance(error, TypeError)
 
 
 @suggest_fields
@@ -29,9 +60,12 @@ class RetryPolicy:
         Upper bound of a delay in seconds, jitter included.
     jitter : float
         Each delay is lengthened by a random fraction of itself between 0 and ``jitter`` (0.5: by up to half).
-    retry_on : tuple of exception types
-        Only failures with an exception of these types are retried. An exception that cannot reach the
-        scheduler (it cannot be pickled, or the code could not be loaded) counts as an ``Exception``.
+    retry_on : tuple of exception types, optional
+        Only failures with an exception of these types are retried. None, the default, retries every
+        ``Exception`` except those that another attempt would only repeat: ``ModuleNotFoundError``,
+        ``NameError``, ``SyntaxError``, a ``TypeError`` raised by the call itself (wrong arguments), and any
+        error of unpickling or importing the code or its arguments on the node, unless it is an ``OSError``
+        or a ``MemoryError``. ``retry_on=Exception`` retries these too.
     elsewhere : bool
         Prefer a node on which this function has not failed yet.
 
@@ -46,18 +80,12 @@ class RetryPolicy:
     backoff: float = 2.0
     max_delay: float = 60.0
     jitter: float = 0.0
-    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    retry_on: tuple[type[BaseException], ...] | None = None
     elsewhere: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.retry_on, type):
-            object.__setattr__(self, "retry_on", (self.retry_on,))
-        if not isinstance(self.retry_on, Iterable):
-            raise TypeError(f"RetryPolicy.retry_on takes exception types, not {self.retry_on!r}")
-        object.__setattr__(self, "retry_on", tuple(self.retry_on))
-        for kind in self.retry_on:
-            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-                raise TypeError(f"RetryPolicy.retry_on takes exception types, not {kind!r}")
+        if self.retry_on is not None:
+            object.__setattr__(self, "retry_on", _exception_types(self.retry_on))
         check_max_retries(self.max_retries, "RetryPolicy.max_retries")
         for name in ("delay", "backoff", "max_delay", "jitter"):
             value = getattr(self, name)
@@ -72,9 +100,9 @@ class RetryPolicy:
         if not isinstance(self.elsewhere, bool):
             raise TypeError(f"RetryPolicy.elsewhere must be True or False, not {self.elsewhere!r}")
 
-    def allows(self, failures: int, error: BaseException | None = None) -> bool:
-        """Return whether to retry after failure number ``failures`` (from 1), given its exception or None."""
-        return failures <= self.max_retries and (error is None or isinstance(error, self.retry_on))
+    def allows(self, failures: int) -> bool:
+        """Return whether to retry after failure number ``failures`` (from 1), if its error is retryable."""
+        return failures <= self.max_retries
 
     def wait(self, failures: int, draw: float) -> float:
         """Return the delay in seconds after failure number ``failures`` (from 1).
@@ -93,6 +121,18 @@ class RetryPolicy:
         """Return a copy of the policy with another ``max_retries``."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return RetryPolicy(**{**values, "max_retries": max_retries})
+
+
+def _exception_types(given: object) -> tuple[type[BaseException], ...]:
+    """Return one exception type, or several, as a tuple. Raise TypeError for anything else."""
+    kinds = (given,) if isinstance(given, type) else given
+    if not isinstance(kinds, Iterable):
+        raise TypeError(f"RetryPolicy.retry_on takes exception types, not {given!r}")
+    kinds = tuple(kinds)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise TypeError(f"RetryPolicy.retry_on takes exception types, not {kind!r}")
+    return kinds
 
 
 def check_max_retries(value: object, what: str) -> None:

@@ -76,7 +76,8 @@ def test_a_run_that_fails(call, call_json, retries):
     out, err = call("run", "pipeline:failing", "--max-retries", str(retries), code=1)
     assert re.search(rf"^fail +failed +embedded +{retries + 1} ", out, re.MULTILINE)
     assert re.search(r"^after +cancelled", out, re.MULTILINE)
-    assert err.count("ValueError('no luck')") == retries + 1
+    assert err.count("ValueError('no luck')") == 1
+    assert f"after {retries + 1} attempt" in err
     assert "Traceback" not in err
     assert err.endswith("\n--debug shows the traceback.\n")
     found = call_json("run", "pipeline:failing", "--max-retries", str(retries), code=1)
@@ -87,7 +88,7 @@ def test_a_run_that_fails(call, call_json, retries):
 
 def test_debug_shows_where_the_function_failed(call):
     _, err = call("run", "pipeline:failing", "--debug", code=1)
-    assert 'raise ValueError("no luck")' in err
+    assert err.count('raise ValueError("no luck")') == 1
     assert "--debug shows" not in err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 
@@ -56,6 +57,24 @@ def test_concurrent_runs_of_one_dag_do_not_mix(client):
 def test_an_empty_dag_has_empty_results(client):
     result = handoff.execute(DAG("empty"), client)
     assert (result.results, result.allocations, dict(result.records)) == ({}, {}, {})
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        handoff.execute,
+        lambda dag, client: handoff.submit(dag, client).result(),
+        lambda dag, client: handoff.execute_local(dag),
+    ],
+    ids=["execute", "submit", "execute_local"],
+)
+def test_an_empty_dag_logs_one_warning(client, run, caplog):
+    with caplog.at_level(logging.WARNING, "handoff_dask"):  # the cluster has silenced pytest's handler
+        assert run(DAG("forgotten"), client).results == {}
+        run(dag_of(Function("f", int)), client)
+    (record,) = [r for r in caplog.records if r.name == "handoff_dask"]
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == "DAG 'forgotten' is empty: it has no functions, so its results are empty"
 
 
 def test_with_a_cluster_an_address_and_a_default_client(cluster, client):

@@ -187,6 +187,60 @@ def test_texts():
     assert str(handoff.NodeNotFoundError("n", [])) == "no node is named 'n'; known nodes: none"
 
 
+@pytest.mark.parametrize(
+    ("attempts", "note", "lines"),
+    [
+        (["a x", "a x"], "same error each time", ["attempts 1 and 2 on 'a': x"]),
+        (
+            ["a x", "b x", "c x"],
+            "same error on 3 nodes: not the nodes' fault",
+            ["attempts 1 to 3 on 'a', 'b', 'c': x"],
+        ),
+        (
+            ["a x", "b x", "a x"],
+            "same error on 2 nodes: not the nodes' fault",
+            ["attempts 1 to 3 on 'a', 'b': x"],
+        ),
+        (
+            ["a x", "b x", "b y"],
+            None,
+            ["attempts 1 and 2 on 'a', 'b': x", "attempt 3 on 'b': y"],
+        ),
+        (
+            ["a <o at 0x7f01>", "b <o at 0x7f02>"],
+            "same error on 2 nodes: not the nodes' fault",
+            ["attempts 1 and 2 on 'a', 'b': <o at 0x7f02>"],
+        ),
+        (
+            ["a x", "b lost", "c x"],
+            "same error on 2 nodes: not the nodes' fault",
+            ["attempt 1 on 'a': x", "attempt 2 on 'b': lost", "attempt 3 on 'c': x"],
+        ),
+        (["a x", "b lost"], None, ["attempt 1 on 'a': x", "attempt 2 on 'b': lost"]),
+        (["a lost", "b lost"], None, ["attempts 1 and 2 on 'a', 'b': lost"]),
+        ([f"n{n} x" for n in range(12)], "same error on 12 nodes: not the nodes' fault", None),
+    ],
+)
+def test_equal_errors_share_a_line(attempts, note, lines):
+    told = [text.split(" ", 1) for text in attempts]
+    error = handoff.FunctionFailedError(
+        "mine",
+        "run1",
+        "f",
+        [
+            Attempt(n, node, outcome="lost") if e == "lost" else Attempt(n, node, outcome="failed", error=e)
+            for n, (node, e) in enumerate(told, 1)
+        ],
+    )
+    head, *rest = str(error).splitlines()
+    suffix = "" if note is None else f" ({note})"
+    assert head == f"function 'f' of DAG 'mine' failed after {len(attempts)} attempts{suffix}:"
+    if lines is None:
+        nodes = ", ".join(f"'n{n}'" for n in range(10))
+        lines = [f"attempts 1 to 12 on {nodes}, 2 more: x"]
+    assert rest == [f"  - {line}" for line in lines]
+
+
 def test_long_lists_of_attempts_are_truncated():
     attempts = [Attempt(n, "n1", outcome="failed", error=f"error{n}") for n in range(1, 31)]
     lines = str(handoff.FunctionFailedError("mine", "run1", "f", attempts)).splitlines()

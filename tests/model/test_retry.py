@@ -1,6 +1,7 @@
 """RetryPolicy: its fields and delays."""
 
 import pickle
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handoff_dask import RetryPolicy
+from handoff_dask._model.retry import Origin, is_retryable
 
 
 def test_defaults():
@@ -19,7 +21,7 @@ def test_defaults():
         backoff=2.0,
         max_delay=60.0,
         jitter=0.0,
-        retry_on=(Exception,),
+        retry_on=None,
         elsewhere=True,
     )
 
@@ -148,3 +150,43 @@ def test_max_retries_accepts_numpy_integers():
 def test_retry_on_rejects_other_values():
     with pytest.raises(TypeError, match="takes exception types, not 3"):
         RetryPolicy(retry_on=3)
+
+
+@pytest.mark.parametrize(
+    ("error", "by_origin"),  # loading, call, code
+    [
+        (ValueError(), "-++"),
+        (KeyError(), "-++"),
+        (TypeError(), "--+"),
+        (AttributeError(), "-++"),
+        (ImportError(), "-++"),
+        (OSError(), "+++"),
+        (ConnectionError(), "+++"),
+        (MemoryError(), "+++"),
+        (ModuleNotFoundError(), "---"),
+        (NameError(), "---"),
+        (UnboundLocalError(), "---"),
+        (SyntaxError(), "---"),
+        (IndentationError(), "---"),
+        (KeyboardInterrupt(), "---"),
+        (SystemExit(), "---"),
+    ],
+)
+def test_which_errors_are_retried(error, by_origin):
+    assert list(Origin) == [Origin.LOADING, Origin.CALL, Origin.CODE]
+    for origin, expected in zip(Origin, by_origin, strict=True):
+        assert is_retryable(None, error, origin) is (expected == "+")
+        assert is_retryable((Exception,), error, origin) is isinstance(error, Exception)
+        assert is_retryable((type(error), TimeoutError), error, origin)
+        assert not is_retryable((ZeroDivisionError,), error, origin)
+        assert not is_retryable((), error, origin)
+
+
+def test_the_default_differs_from_every_exception():
+    """They retry different errors. Both survive copies."""
+    default, explicit = RetryPolicy(), RetryPolicy(retry_on=Exception)
+    assert default != explicit
+    for policy in (default, explicit):
+        assert replace(policy, delay=1).retry_on == policy.retry_on
+        assert policy.with_max_retries(1).retry_on == policy.retry_on
+        assert pickle.loads(pickle.dumps(policy)) == policy

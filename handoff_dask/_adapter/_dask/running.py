@@ -124,10 +124,12 @@ def pickle_error(error: BaseException) -> tuple[bytes, bytes | None]:
 def unpickle_error(exception: Any, trace: Any = None) -> BaseException:
     """Return the exception that Dask or :func:`pickle_error` has pickled, with its traceback.
 
+    Without ``trace``, the traceback is that in the pickle of the exception itself, if it has one.
+
     Reaches: ``distributed.core.clean_exception``.
     Why: Dask has no public function that deserializes an exception from the scheduler.
     From: Dask 2025.7.
     """
     _, error, traceback = clean_exception(exception, trace)
     assert error is not None
-    return error.with_traceback(traceback)
+    return error if traceback is None else error.with_traceback(traceback)

@@ -1,9 +1,14 @@
 """Sphinx configuration. ``tox -e docs`` builds in nitpicky mode and turns warnings into errors."""
 
+import hashlib
 import re
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import nbformat
 from docutils import nodes
+from nbclient import NotebookClient
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject
@@ -17,10 +22,11 @@ copyright = f"2026, {author}"
 version = release = handoff_dask.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
+    "sphinx_design",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
@@ -30,6 +36,7 @@ html_css_files = ["pages.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # execute_notebooks does it
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -53,6 +60,10 @@ napoleon_type_aliases = {
 
 nitpick_ignore = [
     ("py:class", "handoff_dask._model.dag.C"),  # a type variable, which is not documented
+    # Types of fields, which the fields' descriptions spell out.
+    ("py:class", "ArgumentInclusion"),
+    ("py:class", "FunctionType"),
+    ("py:class", "handoff_dask._model.function.FunctionFields"),
 ]
 
 #: Objects of other projects. Their documentation is not linked, so that the build needs no network.
@@ -122,8 +133,33 @@ def show_defaults(
     return signature, returns
 
 
+def execute_notebooks(app: Sphinx) -> None:
+    """Execute the notebooks in ``examples`` into ``docs/notebooks``, unless nothing has changed.
+
+    The repository stores them without outputs, which would go stale and change in every diff. Executed here,
+    they show what the documented version prints, and a notebook that fails, fails the build.
+    """
+    root = Path(app.srcdir).parent
+    package = hashlib.sha256()
+    for module in sorted((root / "handoff_dask").rglob("*.py")):
+        package.update(module.read_bytes())
+    for path in sorted((root / "examples").glob("*.ipynb")):
+        digest = package.copy()
+        digest.update(path.read_bytes())
+        target = Path(app.srcdir) / "notebooks" / path.name
+        if target.exists() and nbformat.read(target, 4).metadata.get("executed_from") == digest.hexdigest():
+            continue
+        notebook = nbformat.read(path, 4)
+        with tempfile.TemporaryDirectory() as folder:
+            where = {"metadata": {"path": folder}}
+            NotebookClient(notebook, kernel_name="python3", timeout=120, resources=where).execute()
+        notebook.metadata["executed_from"] = digest.hexdigest()
+        nbformat.write(notebook, target)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the handlers of this file."""
+    app.connect("builder-inited", execute_notebooks)
     app.connect("missing-reference", resolve_reference)
     app.connect("autodoc-process-docstring", split_names, priority=400)
     app.connect("autodoc-process-signature", show_defaults)

@@ -5,33 +5,29 @@
 """
 
 import handoff_dask as handoff
-from handoff_dask import DAG, Function
+from handoff_dask import DAG
+
+dag = DAG("basic_example")
 
 
-def identity(value):
-    return value
+@dag.function
+def source():
+    return 42
 
 
-def multiply(value, factor):
-    return value * factor
+@dag.function(extra_args=[2])
+def transform(source, factor):  # called with the result of source, then with extra_args
+    return source * factor
 
 
-def format_answer(value):
-    return f"The final answer is: {value}"
-
-
-def build_dag() -> DAG:
-    """Chain three functions; results of ``args`` are the first arguments: ``multiply(42, 2)``."""
-    dag = DAG("basic_example")
-    dag.add_function(Function(id="source", code=identity, extra_args=[42]))
-    dag.add_function(Function(id="transform", args=["source"], code=multiply, extra_args=[2]))
-    dag.add_function(Function(id="sink", args=["transform"], code=format_answer))
-    return dag
+@dag.function
+def sink(transform):
+    return f"The final answer is: {transform}"
 
 
 def main() -> handoff.Result:
     """Run the DAG; print each function's result and the node it ran on."""
-    result = handoff.execute(build_dag())
+    result = handoff.execute(dag)
     for id, value in result.results.items():
         print(f"{id:<10} {value!s:<25} on {result.allocations[id]}")
     return result

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from distributed import Client
 
 import handoff_dask as handoff
-from handoff_dask import DAG, Function
+from handoff_dask import DAG
 
 NODES = {
     "cpu-node": {"cpu": 4, "memory": 4096},
@@ -25,46 +25,23 @@ NODES = {
 }
 
 
+# Costs: cpu in cores, memory in MB, gpu in devices.
+dag = DAG("distributed_example")
+
+
+@dag.function(extra_args=["/path/to/shared/data.txt"], cost={"cpu": 1, "memory": 1000})
 def load_data(path):
     return f"Loaded: {path}"
 
 
-def process_on_gpu(data):
-    return f"Processed [{data}] on GPU"
+@dag.function(cost={"cpu": 2, "memory": 2048, "gpu": 1})
+def gpu_process(load_data):
+    return f"Processed [{load_data}] on GPU"
 
 
-def format_output(processed):
-    return f"The final answer is: {processed}"
-
-
-def build_dag() -> DAG:
-    """Chain three functions with costs: ``cpu`` in cores, ``memory`` in MB, ``gpu`` in devices."""
-    dag = DAG("distributed_example")
-    dag.add_function(
-        Function(
-            id="load_data",
-            code=load_data,
-            extra_args=["/path/to/shared/data.txt"],
-            cost={"cpu": 1, "memory": 1000},
-        )
-    )
-    dag.add_function(
-        Function(
-            id="gpu_process",
-            args=["load_data"],
-            code=process_on_gpu,
-            cost={"cpu": 2, "memory": 2048, "gpu": 1},
-        )
-    )
-    dag.add_function(
-        Function(
-            id="format_result",
-            args=["gpu_process"],
-            code=format_output,
-            cost={"cpu": 1, "memory": 500},
-        )
-    )
-    return dag
+@dag.function(cost={"cpu": 1, "memory": 500})
+def format_result(gpu_process):
+    return f"The final answer is: {gpu_process}"
 
 
 def main(address: str | None = None) -> handoff.Result:
@@ -76,7 +53,7 @@ def main(address: str | None = None) -> handoff.Result:
         print("Nodes:")
         for node, capacity in handoff.discover_nodes(client).items():
             print(f"  {node:<14}", ", ".join(f"{name} {amount:g}" for name, amount in capacity.items()))
-        result = handoff.execute(build_dag(), client)
+        result = handoff.execute(dag, client)
 
     print("Results:")
     for id, value in result.results.items():

@@ -220,9 +220,9 @@ class DAG:
         id : hashable, optional
             Defaults to the name of the Python function.
         **fields
-            Any other field of :class:`Function`, such as ``cost`` or ``node``. If ``args`` is not given, each
-            parameter with the name of a function in the DAG becomes a dependency, unless ``kwargs`` or
-            ``extra_kwargs`` contains it.
+            Any other field of :class:`Function`, such as ``cost``, ``node`` or ``timeout``. If ``args`` is
+            not given, each parameter with the name of a function in the DAG becomes a dependency, unless
+            ``kwargs`` or ``extra_kwargs`` contains it.
 
         Raises
         ------

@@ -84,7 +84,7 @@ def test_distributed(capsys):
 
 
 def test_distributed_costs():
-    functions = load_example("distributed_execution").build_dag().functions
+    functions = load_example("distributed_execution").dag.functions
     assert {id: dict(function.cost) for id, function in functions.items()} == {
         "load_data": {"cpu": 1, "memory": 1000},
         "gpu_process": {"cpu": 2, "memory": 2048, "gpu": 1},

@@ -1,6 +1,7 @@
 """The notebooks run as written and produce what their text promises."""
 
 import ast
+import re
 from pathlib import Path
 
 import nbformat
@@ -45,13 +46,15 @@ def execute(name, directory, facts):
     return printed, ast.literal_eval(probe.outputs[-1].data["text/plain"])
 
 
-def test_every_notebook_is_tested():
+def test_every_notebook_is_tested_and_shown():
     assert {path.stem for path in EXAMPLES.glob("*.ipynb")} == NOTEBOOKS
+    contents = (EXAMPLES.parent / "docs" / "notebooks" / "index.md").read_text().partition("{toctree}")[2]
+    assert set(re.findall(r"^(\w+)$", contents, re.MULTILINE)) == NOTEBOOKS
 
 
 @pytest.mark.parametrize("name", sorted(NOTEBOOKS))
 def test_notebook_has_no_stored_output(name):
-    """Stored outputs go stale, and would change in every diff."""
+    """Stored outputs go stale, and would change in every diff. The build of the documentation adds them."""
     notebook = read(name)
     nbformat.validate(notebook)
     assert notebook.cells[0].source.startswith("# ")

@@ -57,6 +57,11 @@ def wants_dashboard() -> bool:
     return bool(dask.config.get("handoff.dashboard", True))
 
 
+def wants_metrics() -> bool:
+    """Return ``handoff.metrics``: whether to add metrics to the scheduler's ``/metrics`` (default true)."""
+    return bool(dask.config.get("handoff.metrics", True))
+
+
 def read_settings() -> Settings:
     """Return the settings of the scheduling core.
 

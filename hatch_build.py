@@ -37,6 +37,7 @@ MODULES = (
     "runs",
     "simulate",
     "state",
+    "totals",
 )
 
 SETUP = """

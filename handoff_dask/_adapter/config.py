@@ -93,6 +93,11 @@ def wants_full_tracebacks() -> bool:
     return bool(dask.config.get("handoff.full-tracebacks", False))
 
 
+def wants_metrics() -> bool:
+    """Return ``handoff.metrics``: whether to add metrics to the scheduler's ``/metrics`` (default true)."""
+    return bool(dask.config.get("handoff.metrics", True))
+
+
 def read_settings() -> Settings:
     """Return the settings of the scheduling core, and log a warning for each unknown key under ``handoff``.
 

@@ -38,8 +38,10 @@ from handoff_dask._adapter.keep_alive import KEEP_ALIVE, KeepAlive
 from handoff_dask._adapter.latency import StreamIntervals
 from handoff_dask._adapter.membership import Membership
 from handoff_dask._adapter.messages import NAME, PROTOCOL, RUN_RELEASED, Report
+from handoff_dask._adapter.metrics import Metrics
 from handoff_dask._adapter.orphans import Orphans
 from handoff_dask._adapter.overrides import Overrides
+from handoff_dask._adapter.prometheus import Export
 from handoff_dask._adapter.requests import Requests
 from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
 from handoff_dask._adapter.stopping import AttemptStopper
@@ -95,6 +97,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.external = ExternalTasks(scheduler, self.state, self.wake)
         self.membership = Membership(scheduler, self.state, self.intervals, self.external, self.wake)
         self.enactor = Enactor(self)
+        self.metrics = Metrics(self.state)
         self.patches = hooks.Patches()
         self._patch()
         for address in list(scheduler.workers):
@@ -122,6 +125,8 @@ class HandoffPlugin(SchedulerPlugin):
             hooks.add_handler(patches, scheduler, op, handler)
         hooks.replace_unregister(patches, scheduler, self._unregister)
         self.patches.on_undo(Webpage(scheduler, self.snapshot).close)
+        self.export = Export(scheduler, self.metrics)
+        self.patches.on_undo(self.export.close)
 
     def snapshot(self) -> Snapshot:
         """Take a snapshot of the scheduler's state."""
@@ -153,6 +158,10 @@ class HandoffPlugin(SchedulerPlugin):
         self.orphans.close()
         self.disconnected.close()
         self.keep_alive.close()
+
+    async def close(self) -> None:
+        """Stop exporting metrics, because the scheduler closes."""
+        self.export.close()
 
     def restart(self, scheduler: Scheduler) -> None:
         """Cancel the runs whose graphs have not arrived: the restart discarded Dask's tasks and metadata."""
@@ -444,7 +453,8 @@ class HandoffPlugin(SchedulerPlugin):
         try:
             self.keep_alive.release()
             self.membership.refresh_accepting()
-            self.enactor.carry_out(self.state.decide(time()), f"handoff-{time()}")
+            decisions = self.metrics.timed(self.state.decide, time())
+            self.enactor.carry_out(decisions, f"handoff-{time()}")
             self.enactor.collect()
             self._set_timer()
         except Exception as error:

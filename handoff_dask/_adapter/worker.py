@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from distributed.metrics import time
 from distributed.protocol import pickle, serialize
 
-from handoff_dask._adapter import checkpoint
+from handoff_dask._adapter import checkpoint, tracing
 from handoff_dask._adapter._dask.running import Running, attach, attempt_id
 from handoff_dask._adapter.current import attempt_metadata, current, find_task
 from handoff_dask._adapter.evaluation import LOCAL, evaluate
@@ -66,28 +67,33 @@ def run_function(program: Program, *values: Any) -> Any:
     """
     shape = program.shape
     running = find_task()
+    carrier = tracing.carrier_in(running)
     dask_attempt = 0 if running is None else attempt_id(running.task)
     started = time()
     try:
-        nodes = _transfer_nodes(program, running) if shape.transfer else ()
-        # An earlier attempt may have written its result before its node was lost.
-        repeated = running is not None and "attempt" in attempt_metadata(running.task)
-        loaded: tuple[Any, ...] = ()
-        if repeated and program.checkpoint is not None:
-            loaded = checkpoint.find_result(program.checkpoint)
-        if loaded:
-            (result,) = loaded
-        elif shape.timeout is None:
-            result = evaluate(program, values, nodes)
-        elif running is None:
-            result = run_in_process(evaluate, (program, values, nodes), None, shape.timeout, object())
-        else:
-            attempt = (running.task.key, attempt_metadata(running.task).get("attempt", 1))
-            result = run_in_process(evaluate, (program, values, nodes), current(), shape.timeout, attempt)
-        if program.checkpoint is not None and not loaded:
-            checkpoint.write_result(program.checkpoint, unsealed_id(program.function_id), result)
-        elif shape.kept and shape.timeout is None and running is not None:
-            _check_pickles(result, running.worker)
+        with tracing.attempt_span(carrier, program, running) if carrier else nullcontext():
+            nodes = _transfer_nodes(program, running) if shape.transfer else ()
+            # An earlier attempt may have written its result before its node was lost.
+            repeated = running is not None and "attempt" in attempt_metadata(running.task)
+            loaded: tuple[Any, ...] = ()
+            if repeated and program.checkpoint is not None:
+                loaded = checkpoint.find_result(program.checkpoint)
+            if loaded:
+                (result,) = loaded
+            elif shape.timeout is None:
+                result = evaluate(program, values, nodes)
+            elif running is None:
+                result = run_in_process(evaluate, (program, values, nodes), None, shape.timeout, object())
+            else:
+                attempt = (running.task.key, attempt_metadata(running.task).get("attempt", 1))
+                call = evaluate, (program, values, nodes)
+                result = run_in_process(
+                    *tracing.in_process(carrier, *call), current(), shape.timeout, attempt
+                )
+            if program.checkpoint is not None and not loaded:
+                checkpoint.write_result(program.checkpoint, unsealed_id(program.function_id), result)
+            elif shape.kept and shape.timeout is None and running is not None:
+                _check_pickles(result, running.worker)
     except BaseException as error:
         if running is not None:
             outcome = "stopped" if isinstance(error, StoppedError) else "failed"

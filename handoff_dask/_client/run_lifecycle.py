@@ -13,6 +13,7 @@ from distributed import Client
 
 from handoff_dask._adapter._dask.client import request
 from handoff_dask._adapter.compile import Compiled
+from handoff_dask._adapter.tracing import RunSpan
 from handoff_dask._client.connection import (
     connection_of,
     explain_closed,
@@ -59,7 +60,8 @@ class RunLifecycle:
     ) -> None:
         self.id = compiled.spec.run_id
         self.dag = dag
-        self._submission = Submission(client, compiled)
+        self._span = RunSpan(dag.id, self.id)
+        self._submission = Submission(client, compiled, self._span.carrier)
         self.futures = self._submission.futures
         self.restored = restored
         self._client = client
@@ -80,6 +82,7 @@ class RunLifecycle:
         self._node_wait = NodeWait(self.id, dag.id)
         self._display_tasks: set[asyncio.Task[None]] = set()
         weakref.finalize(self, release_run, weakref.ref(client), self.id)
+        weakref.finalize(self, self._span.end, "released")
 
     # ------------------------------------------------------------------ start and scheduler messages
 
@@ -167,6 +170,7 @@ class RunLifecycle:
             return
         self._status = status
         self._node_wait.end(status)
+        self._span.end(status)
         self._ended_at = time.time()
         self._submission.release_unkept()
         self._ended.set()

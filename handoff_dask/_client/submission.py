@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any
 
 import dask
+import distributed
 from distributed import Client, Future
 from distributed.protocol import pickle
 
@@ -15,6 +15,8 @@ from handoff_dask._adapter._dask import client as dask_client
 from handoff_dask._adapter.compile import Compiled, NumberOrder
 from handoff_dask._adapter.install import check_protocol, explain_unusable
 from handoff_dask._adapter.messages import PROTOCOL
+from handoff_dask._adapter.snapshot import id_text
+from handoff_dask._adapter.tracing import TRACE, Carrier
 from handoff_dask._adapter.versions import with_versions
 from handoff_dask._client.run_errors import allocation_error
 from handoff_dask._client.session import ensure_plugin
@@ -30,14 +32,24 @@ class Submission:
         Function id → future, of every function whose result is kept.
     sent : bool
         Whether the graph has been sent to the scheduler.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    compiled : Compiled
+    carrier : mapping of str to str
+        The context of the run's OpenTelemetry span; empty if there is none.
     """
 
-    def __init__(self, client: Client, compiled: Compiled) -> None:
+    def __init__(self, client: Client, compiled: Compiled, carrier: Carrier) -> None:
         self.futures: dict[Hashable, Future] = {}
         self.sent = False
         self._client = client
         self._compiled = compiled
         self._unkept: list[Future] = []
+        self._annotations: dict[str, Any] = {"span": dask_span(id_text(compiled.spec.dag_id))}
+        if carrier:
+            self._annotations[TRACE] = carrier
 
     async def register(
         self, dag_id: Hashable, spec: bytes, ask: Callable[..., Awaitable[Any]]
@@ -93,12 +105,11 @@ class Submission:
             raise allocation_error(self._compiled, dag_id, answer["shortfalls"])
 
     def send(self) -> None:
-        """Send the graph to the scheduler. Of Dask annotations in force here, only ``span`` is applied."""
-        span = dask.get_annotations().get("span")
+        """Send the graph to the scheduler, without the Dask annotations in force here."""
         compiled = self._compiled
 
         def send_graph() -> dict[Any, Future]:
-            with dask.annotate(span=span) if span else contextlib.nullcontext():
+            with dask.annotate(**self._annotations):
                 keys = [compiled.keys[n] for n in compiled.wanted]
                 return dask_client.send_graph(self._client, compiled.graph, keys, NumberOrder())
 
@@ -134,6 +145,15 @@ class Submission:
         """Return the error with which the scheduler failed to read the graph, as the futures carry it."""
         failed = (dask_client.error_of(f) for f in self.futures.values() if f.status == "error")
         return next(failed, None)
+
+
+def dask_span(name: str) -> Any:
+    """Return the annotation of a new Dask span, inside the caller's span if there is one.
+
+    Dask's dashboard groups tasks by span. All other annotations of the caller are ignored.
+    """
+    with distributed.span(name):
+        return dask.get_annotations()["span"]
 
 
 def pickle_spec(compiled: Compiled, dag_id: Hashable) -> bytes:

@@ -67,10 +67,14 @@ del W, D, R, P, F, X, S, C
 #: States in which a function's result exists or is being computed.
 STARTED = frozenset({State.RUNNING, State.FINISHED})
 
-# From and to → change in the number of unfinished functions of the run, and in that of started ones.
-_CHANGES: dict[State, dict[State, tuple[int, int]]] = {
+# From and to → change in the number of unfinished functions of the run, of started and of ready ones.
+_CHANGES: dict[State, dict[State, tuple[int, int, int]]] = {
     before: {
-        after: ((before in FINAL) - (after in FINAL), (after in STARTED) - (before in STARTED))
+        after: (
+            (before in FINAL) - (after in FINAL),
+            (after in STARTED) - (before in STARTED),
+            (after is State.READY) - (before is State.READY),
+        )
         for after in TRANSITIONS[before]
     }
     for before in State
@@ -224,11 +228,13 @@ class FunctionState:
         counts = run.counts
         counts[before] -= 1
         counts[state] += 1
-        unfinished, started = changes
+        unfinished, started, ready = changes
         if unfinished:
             run.unfinished += unfinished
             if unfinished > 0:  # build the last Attempt before the next one overwrites its node
                 self.attempts = self.attempts
+        if ready:
+            run.ready_by_kind[run.spec.kind_of[self.number]] += ready
         run.transitions.append(self.number)
         self.state = state
         if started and run.unstarted_inputs is not None:
@@ -245,6 +251,7 @@ class FunctionState:
     ) -> None:
         """Record the end of the running attempt."""
         assert error is None or outcome != "finished", f"{self!r} has finished, with the error {error}"
+        self.run.totals.attempts[outcome] += 1
         if outcome == "finished" and not self.devices:
             self._finished = (started, stopped, loaded)
             return

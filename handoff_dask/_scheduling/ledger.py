@@ -217,7 +217,10 @@ class Ledger:
 
 
 def check_ledger(nodes: Iterable[Node], runs: Iterable[Run]) -> None:
-    """Raise AssertionError unless running functions, orphans and external tasks hold all capacity in use."""
+    """Raise AssertionError unless running functions, orphans and external tasks hold all capacity in use.
+
+    The numbers of ready functions are checked too.
+    """
     nodes = list(nodes)
     for node in nodes:
         for f in node.running:
@@ -233,8 +236,11 @@ def check_ledger(nodes: Iterable[Node], runs: Iterable[Run]) -> None:
         assert node.multicore == sum(cost.get(CPU, 0) > UNIT for cost in costs), node
     running = [f for node in nodes for f in node.running]
     for run in runs:
+        ready = [0] * len(run.spec.kinds)
         for f in run.functions:
+            ready[run.spec.kind_of[f.number]] += f.state is State.READY
             assert not any(a.outcome == "finished" and a.error is not None for a in f.attempts), f
+        assert run.ready_by_kind == ready, run
         assert run.share == sum(run.weights[f.run.spec.kind_of[f.number]] for f in running if f.run is run)
         if run.limits is not None:
             costs = [f.limit_cost for f in running if f.run is run]

@@ -24,6 +24,7 @@ from handoff_dask._scheduling.functions import (
 from handoff_dask._scheduling.ledger import Orphan
 from handoff_dask._scheduling.place import Placement
 from handoff_dask._scheduling.runs import Run, RunStatus
+from handoff_dask._scheduling.totals import Totals
 
 
 class Lifecycle:
@@ -40,11 +41,14 @@ class Lifecycle:
     placement : Placement
     runs : dict of str to Run
         Run id → run.
+    totals : Totals
+        Counts of what has ended.
     """
 
     def __init__(self, settings: Settings, random: Callable[[], float]) -> None:
         self.placement = Placement(settings)
         self.runs: dict[str, Run] = {}
+        self.totals = Totals()
         self._random = random
         # A heap of retries by time. Sequence and number break ties, so that functions are never compared.
         self._delayed: list[tuple[float, int, int, FunctionState]] = []
@@ -198,6 +202,7 @@ class Lifecycle:
         last = f.attempts[-1]._replace(outcome="failed", error=error, traceback=traceback)
         f.attempts = (*f.attempts[:-1], last)
         f.run.failed_attempts.append((f, last.number))
+        self.totals.attempts["failed"] += 1
         self._count_failure(f, now, last.node, True)
         self.result_lost(f)
         return True
@@ -344,6 +349,7 @@ class Lifecycle:
 
     def _fail(self, f: FunctionState) -> None:
         f.move(State.FAILED)
+        self.totals.failures += 1
         f.run.failed.append(f)
         if f.run.spec.fail_fast and not f.run.ended:
             self._end(f.run, RunStatus.FAILED)
@@ -365,6 +371,7 @@ class Lifecycle:
     def _end(self, run: Run, status: RunStatus) -> None:
         """Give a run its final status, unless it is removed before it ends."""
         run.status = status
+        self.totals.runs[status.value] += 1
         run.deadline = None
         if status is not RunStatus.FINISHED:
             for f in run.functions:

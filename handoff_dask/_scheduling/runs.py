@@ -18,6 +18,7 @@ from handoff_dask._scheduling.functions import STARTED, FunctionState, State
 from handoff_dask._scheduling.node import Node, Pool
 from handoff_dask._scheduling.rank import Ranking
 from handoff_dask._scheduling.spec import Pins, RunSpec
+from handoff_dask._scheduling.totals import Totals
 
 if TYPE_CHECKING:
     from handoff_dask._scheduling.nodes import Nodes
@@ -140,6 +141,10 @@ class Run:
         Attempts that failed or were lost, in order: the function and the number of the attempt, from 1.
     counts : dict of State to int
         State → number of functions.
+    ready_by_kind : list of int
+        Kind → number of ready functions.
+    totals : Totals
+        Counts that all runs of the core share.
     code_counts : mapping of str to int
         Code → number of functions.
     unfinished : int
@@ -148,7 +153,7 @@ class Run:
         The number of the function for each transition, in order.
     """
 
-    def __init__(self, spec: RunSpec, sequence: int) -> None:
+    def __init__(self, spec: RunSpec, sequence: int, totals: Totals) -> None:
         self.spec = spec
         self.sequence = sequence
         costs = self.costs = [kind.node_cost for kind in spec.kinds]
@@ -186,6 +191,8 @@ class Run:
         self.transitions: list[int] = []
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         self.counts[State.WAITING] = self.unfinished = len(self.functions)
+        self.ready_by_kind: list[int] = [0] * len(spec.kinds)
+        self.totals = totals
         self.code_counts = Counter[str]()
         for k, count in Counter(spec.kind_of).items():
             self.code_counts[spec.kinds[k].code] += count

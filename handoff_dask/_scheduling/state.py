@@ -93,7 +93,7 @@ class SchedulingState(Lifecycle):
         if spec.run_id in self.runs:
             raise ValueError(f"a run with the id {spec.run_id!r} exists already")
         self._sequence += 1
-        run = Run(spec, self._sequence)
+        run = Run(spec, self._sequence, self.totals)
         run.update_weights(self.placement.nodes)
         self.runs[spec.run_id] = run
         self._active[run] = None

@@ -8,7 +8,7 @@ import dask
 import distributed.scheduler
 import pytest
 from distributed import Client
-from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, settle, until
+from helpers import add, dag_of, gate, identity, pass_gate, plugin_of, until
 
 import handoff_dask as handoff
 from handoff_dask import Function
@@ -182,14 +182,63 @@ def test_ambient_annotations_do_not_reach_functions(client, cluster, ambient):
     assert all(len(result.records[n].attempts) == 1 for n in range(4))
 
 
-def test_a_span_reaches_functions(client, cluster):
-    with distributed.span("mine"):
-        run = handoff.submit(dag_of(Function("x", identity, extra_args=[1])), client)
+def spans_of(cluster, name):
+    """Return the spans of a name on the scheduler, which never forgets any."""
+    return cluster.scheduler.extensions["spans"].spans_search_by_name[name]
+
+
+def own_span():
+    return dask.get_annotations()["span"]["name"]
+
+
+def test_each_run_is_a_dask_span(client, cluster):
+    dag = dag_of(Function("x", own_span), Function("y", identity, args=["x"]), id="spanned")
+    results = [handoff.execute(dag, client) for _ in range(2)]
+    assert [result["y"] for result in results] == [("spanned",)] * 2
+    first, second = spans_of(cluster, ("spanned",))  # one for each run
+    for span in (first, second):
+        assert sum(span.states.values()) == 2
+        assert len(span.groups) == 2
+        assert span.parent is None
+
+
+def test_the_span_of_a_run_is_inside_the_callers(client, cluster):
+    with distributed.span("outer"), distributed.span("mine") as mine:
+        result = handoff.execute(dag_of(Function("x", own_span), id="inner"), client)
+    assert result["x"] == ("outer", "mine", "inner")
+    (span,) = spans_of(cluster, ("outer", "mine", "inner"))
+    assert span.parent.id == mine
+    assert not spans_of(cluster, ("inner",))
+
+
+def test_the_span_of_an_asynchronous_run_is_inside_the_callers(cluster):
+    async def execute():
+        async with Client(cluster.scheduler_address, asynchronous=True, set_as_default=False) as client:
+            with distributed.span("asynchronous"):
+                run = handoff.submit(dag_of(Function("x", own_span), id="inner"), client)
+            return await run
+
+    assert asyncio.run(execute())["x"] == ("asynchronous", "inner")
+
+
+def test_a_graph_that_is_sent_again_keeps_its_span(client, cluster):
+    door = gate("again")
+    run = handoff.submit(dag_of(Function("x", pass_gate, extra_args=["again"]), id="resent"), client)
+    door.await_inside(1)
+
+    async def send():
+        run._submission.send()
+
+    client.sync(send)
+    door.open()
     run.result(20)
-    spans = cluster.scheduler.extensions["spans"]
-    assert spans.spans_search_by_name["mine",]
-    del run
-    settle(cluster)
+    assert len(spans_of(cluster, ("resent",))) == 1
+
+
+@pytest.mark.parametrize("id", [("tuple", 1), 7, "x" * 10_000], ids=["tuple", "number", "long"])
+def test_ids_of_dags_that_are_no_short_texts(client, cluster, id):
+    (name,) = handoff.execute(dag_of(Function("x", own_span), id=id), client)["x"]
+    assert name == (str(id) if len(str(id)) < 100 else "x" * 119 + "…")
 
 
 def test_a_restart_before_the_graph_has_arrived(monkeypatch):

@@ -14,8 +14,7 @@ from itertools import accumulate
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from handoff_dask._adapter.capacity import MB
-from handoff_dask._model.resources import UNIT
+from handoff_dask._model.resources import MB, UNIT
 from handoff_dask._model.safe_repr import safe_str
 from handoff_dask._scheduling.functions import NAMES
 from handoff_dask._scheduling.node import Node

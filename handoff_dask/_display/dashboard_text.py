@@ -11,6 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from handoff_dask._display.labels import duration_text, state_label
+from handoff_dask._display.palette import BAD, DIM, LINE, STATES, TEXT, USED, css_fill
 
 if TYPE_CHECKING:
     from handoff_dask._adapter.snapshot import (
@@ -25,55 +26,43 @@ if TYPE_CHECKING:
 #: Maximum number of failures shown. The snapshot has more, which would make the page very long.
 MAX_FAILURES = 10
 
-#: State or outcome → colour. A label always accompanies the colour, for users who cannot tell colours apart.
-COLOURS = {
-    "finished": "#2a7f62",
-    "running": "#e8a317",
-    "ready": "#6ba3d6",
-    "delayed": "#a58bc4",
-    "waiting": "#d9dde1",
-    "failed": "#c2362b",
-    "lost": "#7d2e68",
-    "skipped": "#8a6a5c",
-    "cancelled": "#7c848c",
-}
-
-CSS = """
-:host { width: 100%; }
+CSS = f"""
+:host {{ width: 100%; --text: {TEXT}; --dim: {DIM}; --bad: {BAD}; --line: {LINE}; }}"""
+CSS += """
 .bk-clearfix { display: block; width: 100%; }
-section { margin: 0 12px 14px; color: #22272b; }
+section { margin: 0 12px 14px; color: var(--text); }
 section { font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h2 { font-size: 15px; margin: 0 0 6px; }
-h2 small, .dim { color: #5b636a; font-weight: normal; }
+h2 small, .dim { color: var(--dim); font-weight: normal; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
-th { text-align: left; font-weight: 600; color: #5b636a; font-size: 12px; white-space: nowrap; }
-th, td { padding: 3px 12px 3px 0; vertical-align: top; border-bottom: 1px solid #e9ecee; }
+th { text-align: left; font-weight: 600; color: var(--dim); font-size: 12px; white-space: nowrap; }
+th, td { padding: 3px 12px 3px 0; vertical-align: top; border-bottom: 1px solid var(--line); }
 td.n, th.n { text-align: right; white-space: nowrap; }
 td.id { max-width: 22em; overflow-wrap: anywhere; min-width: 9em; }
 td.long { overflow-wrap: anywhere; min-width: 16em; }
 .pre { white-space: pre-wrap; }
 .bar { display: flex; height: 12px; min-width: 90px; }
-.bar { background: #e9ecee; border-radius: 3px; overflow: hidden; }
+.bar { background: var(--line); border-radius: 3px; overflow: hidden; }
 .bar i { display: block; height: 100%; }
-.key { font-size: 12px; color: #5b636a; }
+.key { font-size: 12px; color: var(--dim); }
 .key span { white-space: nowrap; margin-right: 8px; }
 .key i { display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 3px; }
 .nodes { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 8px 18px; }
-.node { border: 1px solid #e1e5e8; border-radius: 5px; padding: 6px 9px; }
+.node { border: 1px solid var(--line); border-radius: 5px; padding: 6px 9px; }
 .node b { overflow-wrap: anywhere; }
 .amount { display: grid; grid-template-columns: 4.8em minmax(40px, 1fr) auto; gap: 6px; }
 .amount { align-items: center; font-size: 13px; }
 .amount > span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .amount .n { text-align: right; font-size: 12px; }
 .amount .bar { min-width: 0; }
-.bad { color: #a8281e; }
+.bad { color: var(--bad); }
 @media (max-width: 700px) {
   th { display: none; }
-  tr { display: block; padding: 6px 0; border-bottom: 1px solid #cfd5d9; }
+  tr { display: block; padding: 6px 0; border-bottom: 1px solid var(--line); }
   td, td.n { display: block; border: 0; padding: 1px 0; max-width: none; }
   td, td.n { text-align: left; white-space: normal; }
-  td.label::before { content: attr(title) ": "; color: #5b636a; font-size: 12px; }
+  td.label::before { content: attr(title) ": "; color: var(--dim); font-size: 12px; }
   td:empty { display: none; }
 }
 """
@@ -112,13 +101,10 @@ def shown_of(shown: int, total: int) -> str:
 def progress(counts: dict[str, int]) -> str:
     """Return a bar of a run's functions by state, and a legend with their numbers."""
     total = max(1, sum(counts.values()))
-    present = [(state, counts[state]) for state in COLOURS if counts.get(state)]
-    parts = "".join(
-        f"<i style='width:{100 * n / total:.2f}%;background:{COLOURS[state]}'></i>" for state, n in present
-    )
+    present = [(state, counts[state]) for state in STATES if counts.get(state)]
+    parts = "".join(f"<i style='width:{100 * n / total:.2f}%;{css_fill(state)}'></i>" for state, n in present)
     key = "".join(
-        f"<span><i style='background:{COLOURS[state]}'></i>{n:,d} {state_label(state)}</span>"
-        for state, n in present
+        f"<span><i style='{css_fill(state)}'></i>{n:,d} {state_label(state)}</span>" for state, n in present
     )
     return f"<div class='bar'>{parts}</div><div class='key'>{key}</div>"
 
@@ -162,7 +148,7 @@ def nodes_html(nodes: list[NodeView], total: int) -> str:
             used, capacity = amount["used"], amount["capacity"]
             share = min(1.0, used / capacity) if capacity else 0.0
             name = escape(amount["resource"])
-            bar = f"<i style='width:{100 * share:.1f}%;background:{COLOURS['running']}'></i>"
+            bar = f"<i style='width:{100 * share:.1f}%;background:{USED}'></i>"
             free = round(max(0, capacity - used), 5)
             amounts += (
                 f"<div class='amount' title='{name}: {used:,g} of {capacity:,g} in use'><span>{name}</span>"
@@ -234,7 +220,5 @@ def timeline_heading(timeline: TimelineView | None) -> str:
     if timeline["every"] > 1:
         note += f", 1 in {timeline['every']:,d} functions, plus the latest failed or lost ones"
     outcomes = dict.fromkeys(bar["outcome"] for bar in timeline["bars"])
-    key = "".join(
-        f"<span><i style='background:{COLOURS.get(o, '#000')}'></i>{escape(o)}</span>" for o in outcomes
-    )
+    key = "".join(f"<span><i style='{css_fill(o)}'></i>{escape(o)}</span>" for o in outcomes)
     return section("Timeline", note, f"<div class='key'>{key}</div>")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from handoff_dask._display.dashboard_text import COLOURS
 from handoff_dask._display.export import assign_lanes, sorted_by_start
+from handoff_dask._display.palette import state_colour
 
 if TYPE_CHECKING:
     from handoff_dask._adapter.snapshot import BarView
@@ -82,7 +82,7 @@ def timeline_columns(
             columns["y"].append(top + row + 0.5)
             columns["start"].append(bar["start"])
             columns["stop"].append(bar["stop"])
-            columns["colour"].append(COLOURS.get(bar["outcome"], "#000000"))
+            columns["colour"].append(state_colour(bar["outcome"]))
             columns["function"].append(bar["function"])
             columns["node"].append(bar["node"])
             columns["outcome"].append(bar["outcome"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from handoff_dask._display.labels import duration_text, state_label
 from handoff_dask._display.markup import bar, state_counts
+from handoff_dask._display.palette import STATES, USED
 from handoff_dask._display.text import name_text
 from handoff_dask._model.progress import FailedAttempt, NodeLoad, Progress
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 #: Maximum seconds between two lines of a log.
 LOG_INTERVAL = 60.0
-
-#: Colour of resources in use. It differs from the colour of finished functions: a full node is not a success.
-IN_USE_COLOUR = "#56b4e9"
 
 #: Width of a bar in characters.
 BAR_WIDTH = 20
@@ -219,7 +217,7 @@ class RichProgress:
             self._live.start()
 
         for line in failure_lines(progress):
-            self._console.print(Text(line, style="red"), soft_wrap=True)
+            self._console.print(Text(line, style=STATES["failed"]), soft_wrap=True)
         self._live.update(self._draw(progress), refresh=True)
 
     def _draw(self, progress: Progress) -> Any:
@@ -233,14 +231,14 @@ class RichProgress:
         grid.add_column(width=min(26, max(map(len, names))), no_wrap=True)
         grid.add_column(width=BAR_WIDTH)
         grid.add_column()  # wraps on a narrow terminal
-        bar = ProgressBar(max(1, progress.total), progress.finished, width=BAR_WIDTH)
+        finished = {"complete_style": STATES["finished"], "finished_style": STATES["finished"]}
+        bar = ProgressBar(max(1, progress.total), progress.finished, width=BAR_WIDTH, **finished)
         done = f"{progress.finished:,d} of {progress.total:,d}"
         states = str(progress.waiting or ", ".join((done, *_other_states(progress))))
         grid.add_row(Text(self._title, style="bold"), bar, Text(states))
         for node in progress.nodes:
-            # Not the style of finished functions: a full node is not a success.
             utilisation = ProgressBar(
-                1.0, peak_utilisation(node), width=BAR_WIDTH, complete_style="cyan", finished_style="cyan"
+                1.0, peak_utilisation(node), width=BAR_WIDTH, complete_style=USED, finished_style=USED
             )
             grid.add_row(Text(f"  {node.name}"), utilisation, Text(load_text(node)))
         times = [duration_text(progress.elapsed)]
@@ -320,7 +318,7 @@ def progress_html(title: str, progress: Progress, failures: list[str]) -> str:
     html = f"<p>{head}{escape(', '.join(parts) + _staleness(progress))}<br>{states}</p>"
     nodes = "".join(
         f"<tr><td style='text-align:left'>{escape(name_text(node.name))}</td>"
-        f"<td style='text-align:left'>{bar([(peak_utilisation(node), IN_USE_COLOUR)], '8em')}</td>"
+        f"<td style='text-align:left'>{bar([(peak_utilisation(node), f'background:{USED}')], '8em')}</td>"
         f"<td style='text-align:left'>{escape(load_text(node))}</td></tr>"
         for node in progress.nodes
     )

@@ -8,24 +8,11 @@ from html import escape
 from typing import Any
 
 from handoff_dask._display.labels import WAITING_FOR_NODE, duration_text
+from handoff_dask._display.palette import CATEGORIES
 from handoff_dask._display.timeline_data import Bar, Level, TimelineData, prepare
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import FunctionRecord
 from handoff_dask._model.resources import format_amounts
-
-#: Colours of families of functions, distinguishable for colour-blind people.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d31", "#7a68c4")
-
-#: Colour of the remaining families.
-OTHERS = "#9a9a9a"
-
-#: Outcome, other than finished → fill, edge, Bokeh's pattern name, matplotlib's hatch.
-OUTCOMES = {
-    "failed": ("#ffd6d0", "#c00000", "x", "xxxx"),
-    "lost": ("#ffffff", "#000000", ".", "...."),
-    "cancelled": ("#ececec", "#707070", "-", "----"),
-    "running": ("#ffffff", "#0072b2", "/", "////"),
-}
 
 #: Suffixes of image files.
 IMAGES = (".png", ".svg", ".pdf")
@@ -152,7 +139,7 @@ def family_colours(parts: Sequence[tuple[str, TimelineData]]) -> dict[str, str]:
         for bar in data.bars:
             total[bar.family] = total.get(bar.family, 0.0) + bar.stopped - bar.started
     ranked = sorted(total, key=lambda family: (-total[family], family))
-    return dict(zip(ranked, COLOURS, strict=False))
+    return dict(zip(ranked, CATEGORIES, strict=False))
 
 
 def group_bars(bars: Sequence[Bar], colours: Mapping[str, str]) -> list[tuple[tuple[str, str], list[Bar]]]:

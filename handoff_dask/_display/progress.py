@@ -7,7 +7,7 @@ import sys
 from html import escape
 from typing import TYPE_CHECKING, Any, TextIO
 
-from handoff_dask._display.labels import duration_text, state_label
+from handoff_dask._display.labels import duration_text, state_label, used_text
 from handoff_dask._display.markup import bar, state_counts
 from handoff_dask._display.palette import STATES, USED
 from handoff_dask._display.text import name_text
@@ -119,9 +119,9 @@ def failure_lines(progress: Progress) -> list[str]:
 
 
 def load_text(node: NodeLoad) -> str:
-    """Return the number of functions running on a node and its resources in use."""
+    """Return the number of functions running on a node, and the used amount of each resource."""
     amounts = (
-        f"{name} {node.used.get(name, 0):g} of {capacity:g}"
+        f"{name} {used_text(name, node.used.get(name, 0), capacity)}"
         for name, capacity in node.capacity.items()
         if capacity
     )
@@ -129,7 +129,7 @@ def load_text(node: NodeLoad) -> str:
 
 
 def peak_utilisation(node: NodeLoad) -> float:
-    """Return the share in use, from 0 to 1, of the node's most heavily used resource."""
+    """Return the used share, from 0 to 1, of the node's most heavily used resource."""
     shares = [node.used.get(name, 0) / capacity for name, capacity in node.capacity.items() if capacity]
     return min(1.0, max(shares, default=1.0 if node.running else 0.0))
 

@@ -205,7 +205,7 @@ class Rows:
             capacity = data.capacity(node, resource)
             full = max(level.peak, capacity or 0.0)
             if capacity:
-                text = f"{level.mean(data.end) / capacity:.0%} of {capacity:g}"
+                text = f"{level.mean(data.end) / capacity:.0%} of {capacity:g} used"
             else:
                 text = f"peak {level.peak:g}"
             self.levels.append((f"{node} {resource}", text, *_outline(level, full, data.end)))

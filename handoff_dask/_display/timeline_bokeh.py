@@ -187,7 +187,10 @@ def _path(plot: Any, path: Any, rows: Rows) -> list[Any]:
 def _levels(rows: Rows, times: Any) -> Any:
     count = len(rows.levels)
     plot = _figure(
-        times, 60 + min(ROW, TOTAL / count) * count, count, title="waiting functions and resources in use"
+        times,
+        60 + min(ROW, TOTAL / count) * count,
+        count,
+        title="functions waiting for a node, and used resources",
     )
     _label_rows(plot, [(n + 0.5, label) for n, (label, _, _, _) in enumerate(rows.levels)])
     for n, (_, _, xs, ys) in enumerate(rows.levels):

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from handoff_dask._model.labels import state_label, used_text
 from handoff_dask._model.resources import GPU, THREADS, format_amounts, from_units
 from handoff_dask._scheduling.custom import Custom
-from handoff_dask._scheduling.functions import NAMES, FunctionState, State
+from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.runs import CONCURRENCY, ENDED, Run, RunStatus
 from handoff_dask._scheduling.spec import Amounts, Pins
@@ -71,7 +72,7 @@ def explain(state: SchedulingState, f: FunctionState, now: float) -> str:
             needs = [run.functions[n] for n in run.inputs[f.number]]
             missing = [f"{g.id!r} ({_brief(g)})" for g in needs if g.state is not State.FINISHED]
             return _listed(
-                [f"{name} waits for results"], missing or ["all inputs exist; it is about to become ready"]
+                [f"{name} is waiting for inputs"], missing or ["all inputs exist; next, it waits for a node"]
             )
         case State.DELAYED:
             assert f.retry is not None
@@ -148,10 +149,7 @@ def why_not(node: Node, need: Amounts, cost: Amounts, pins: Pins, avoided: Itera
         return "paused or retiring"
     short = [r for r, units in cost.items() if units > node.free.get(r, 0)]
     if short:
-        return "; ".join(
-            f"{_amount(cost, r)} asked, {from_units(node.available(r)):g} of {_number(node.capacity, r)} free"
-            for r in short
-        )
+        return "; ".join(f"{_amount(cost, r)} asked, {_free(node, r)}" for r in short)
     if not node.fits(cost):
         return f"{_amount(cost, GPU)} asked and free, but spread over too many devices"
     if not node.can_start(cost):
@@ -184,6 +182,12 @@ def _amount(amounts: Amounts, name: str) -> str:
     return f"{name} {_number(amounts, name)}"
 
 
+def _free(node: Node, name: str) -> str:
+    capacity = node.capacity.get(name, 0)
+    used = used_text(name, from_units(capacity - node.free.get(name, 0)), from_units(capacity))
+    return f"{from_units(node.available(name)):g} free ({used})"
+
+
 def _limits(run: Run, cost: Amounts) -> str:
     assert run.limits is not None
     parts = []
@@ -191,7 +195,7 @@ def _limits(run: Run, cost: Amounts) -> str:
         if units > run.limits.free.get(name, 0):
             used, limit = run.limits.used[name], run.limits.capacity[name]
             text = "max_concurrency" if name == CONCURRENCY else f"limit {name!r}"
-            parts.append(f"{text} ({from_units(used):g} of {from_units(limit):g} in use)")
+            parts.append(f"{text} ({used_text(name, from_units(used), from_units(limit))})")
     return f"the run has reached {' and '.join(parts)}"
 
 
@@ -201,7 +205,7 @@ def _brief(f: FunctionState) -> str:
         return f"running{where}, attempt {len(f.attempts) + 1}"
     if f.state is State.FINISHED:
         return f"finished{where}"
-    return NAMES[f.state]
+    return state_label(f.state.value)
 
 
 def _failed_dependency(f: FunctionState) -> Any:

@@ -49,7 +49,7 @@ def test_a_function_waits_while_external_tasks_hold_its_resource_everywhere(pair
     doors = [occupy(client, f"all held {node}", node) for node in "ab"]
     run = handoff.submit(one("x"), client)
     until(lambda: "waited" in run.explain("x"))
-    assert "node 'a': slot 1 asked, 0 of 1 free" in run.explain("x")
+    assert "node 'a': slot 1 asked, 0 free (1 of 1 used)" in run.explain("x")
     doors[1][0].open()
     assert run.result(timeout=20).allocations == {"x": "b"}
     doors[0][0].open()

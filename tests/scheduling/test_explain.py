@@ -28,20 +28,20 @@ def test_waiting_for_results(core):
     )
     core.decide()
     assert explain_lines(core, "sum") == [
-        "function 'sum' waits for results:",
+        "function 'sum' is waiting for inputs:",
         "  - 'x' (running on node 'a', attempt 1)",
         "  - 'y' (running on node 'a', attempt 1)",
-        "  - 'z' (ready)",
+        "  - 'z' (waiting for a node)",
     ]
     core.finish("x z")
     assert explain_lines(core, "sum") == [
-        "function 'sum' waits for results:",
+        "function 'sum' is waiting for inputs:",
         "  - 'y' (running on node 'a', attempt 1)",
     ]
     core.finish("y")
     assert explain_lines(core, "sum") == [
-        "function 'sum' waits for results:",
-        "  - all inputs exist; it is about to become ready",
+        "function 'sum' is waiting for inputs:",
+        "  - all inputs exist; next, it waits for a node",
     ]
 
 
@@ -49,8 +49,8 @@ def test_at_most_eight_results_are_named(core):
     core.nodes(a="cpu 2")
     core.run(**many(10, fn()), sum=fn(), options=after(*[[10]] * 10, []), ready="")
     lines = explain_lines(core, "sum")
-    assert lines[1] == "  - 'f0' (waiting)"
-    assert lines[8:] == ["  - 'f7' (waiting)", "  - ... and 2 more"]
+    assert lines[1] == "  - 'f0' (waiting for inputs)"
+    assert lines[8:] == ["  - 'f7' (waiting for inputs)", "  - ... and 2 more"]
 
 
 def test_lost_result(core):
@@ -59,7 +59,7 @@ def test_lost_result(core):
     core.decide()
     core.finish("x")
     core.state.result_lost(core["x"])
-    assert explain_lines(core, "y") == ["function 'y' waits for results:", "  - 'x' (waiting)"]
+    assert explain_lines(core, "y") == ["function 'y' is waiting for inputs:", "  - 'x' (waiting for inputs)"]
 
 
 # time
@@ -124,7 +124,7 @@ def test_each_node_lists_asked_and_free_amounts(core):
     }
     assert ready(core, "y") == {
         None: "function 'y' has waited 3 s for a node; it asks for cpu 2, memory 6:",
-        "a": "cpu 2 asked, 1 of 4 free; memory 6 asked, 5 of 10 free",
+        "a": "cpu 2 asked, 1 free (3 of 4 used); memory 6 asked, 5 free (5 of 10 MB used)",
         "b": "cpu 2 asked, 1 in total",
         "c": "paused or retiring",
     }
@@ -136,7 +136,7 @@ def test_threads_are_listed(core):
     core.decide()
     assert ready(core, "y") == {
         None: "function 'y' has waited 0 s for a node; it asks for threads 1:",
-        "a": "threads 1 asked, 0 of 1 free",
+        "a": "threads 1 asked, 0 free (1 of 1 used)",
     }
 
 
@@ -144,9 +144,9 @@ def test_fractions_are_formatted_in_decimal(core):
     core.nodes(a="cpu 1, licence 0.5")
     core.run(x=fn("licence 0.3"), y=fn("licence 0.3"))
     core.decide()
-    assert ready(core, "y")["a"].startswith("threads 1 asked, 0 of 1 free")
+    assert ready(core, "y")["a"].startswith("threads 1 asked, 0 free (1 of 1 used)")
     core.resize(a="cpu 2, threads 2, licence 0.5")
-    assert ready(core, "y")["a"] == "licence 0.3 asked, 0.2 of 0.5 free"
+    assert ready(core, "y")["a"] == "licence 0.3 asked, 0.2 free (0.3 of 0.5 used)"
 
 
 def test_fragmented_devices(core):
@@ -171,7 +171,7 @@ def test_pin(core):
     core.decide()
     assert ready(core, "y") == {
         None: "function 'y' has waited 0 s for a node; it asks for cpu 1:",
-        "a": "threads 1 asked, 0 of 1 free; cpu 1 asked, 0 of 1 free",
+        "a": "threads 1 asked, 0 free (1 of 1 used); cpu 1 asked, 0 free (1 of 1 used)",
         "b": "excluded by its pin or collocation",
     }
 
@@ -183,7 +183,7 @@ def test_bound_group(core):
     assert ready(core, "y") == {
         None: "function 'y' has waited 0 s for a node; it asks for cpu 1;"
         " it is collocated with functions on node 'a':",
-        "a": "threads 1 asked, 0 of 1 free; cpu 1 asked, 0 of 1 free",
+        "a": "threads 1 asked, 0 free (1 of 1 used); cpu 1 asked, 0 free (1 of 1 used)",
         "b": "excluded by its pin or collocation",
     }
 
@@ -199,7 +199,7 @@ def test_unbound_group(core):
     assert ready(core, "x") == {
         None: "function 'x' has waited 0 s for a node; it asks for cpu 1:",
         "a": "excluded by its pin or collocation",
-        "b": "cpu 1 asked, 0 of 4 free",
+        "b": "cpu 1 asked, 0 free (4 of 4 used)",
         "c": "paused or retiring",
     }
 
@@ -223,7 +223,7 @@ def test_node_on_which_it_failed(core):
     assert ready(core, "x") == {
         None: "function 'x' has waited 0 s for a node; it asks for cpu 1:",
         "a": "failed there before; other nodes come first",
-        "b": "threads 1 asked, 0 of 1 free; cpu 1 asked, 0 of 1 free",
+        "b": "threads 1 asked, 0 free (1 of 1 used); cpu 1 asked, 0 free (1 of 1 used)",
     }
 
 
@@ -238,7 +238,7 @@ def test_limits_of_the_run(core):
     assert core.decide() == ["x@a"]
     assert ready(core, "y") == {
         None: "function 'y' has waited 0 s for a node; it asks for cpu 1; the run has reached"
-        " limit 'db' (1.5 of 2 in use) and max_concurrency (1 of 1 in use):",
+        " limit 'db' (1.5 of 2 used) and max_concurrency (1 of 1 used):",
         "a": "the function fits",
     }
 
@@ -250,7 +250,7 @@ def test_claimed_capacity():
         ready(core, "last")["a"]
         == "the function fits, but 'wide', which is more urgent, claims the capacity in 6 s"
     )
-    assert ready(core, "wide")["a"] == "cpu 4 asked, 2 of 4 free"
+    assert ready(core, "wide")["a"] == "cpu 4 asked, 2 free (2 of 4 used)"
 
 
 def test_allocator_that_has_not_placed_it(core):
@@ -282,8 +282,8 @@ def test_at_most_eight_nodes_are_named(core):
     core.decide()
     lines = explain_lines(core, "f11")
     assert len(lines) == 10
-    assert lines[1].startswith("  - node 'n00': threads 1 asked, 0 of 1 free")
-    assert lines[8].startswith("  - node 'n07': threads 1 asked, 0 of 1 free")
+    assert lines[1].startswith("  - node 'n00': threads 1 asked, 0 free (1 of 1 used)")
+    assert lines[8].startswith("  - node 'n07': threads 1 asked, 0 free (1 of 1 used)")
     assert lines[9] == "  - ... and 3 more"
 
 

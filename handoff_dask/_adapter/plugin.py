@@ -40,8 +40,9 @@ from handoff_dask._adapter.membership import Membership
 from handoff_dask._adapter.messages import NAME, PROTOCOL, RUN_RELEASED, Report
 from handoff_dask._adapter.orphans import Orphans
 from handoff_dask._adapter.overrides import Overrides
+from handoff_dask._adapter.page_source import PageSource
 from handoff_dask._adapter.requests import Requests
-from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
+from handoff_dask._adapter.snapshot import RecentFailures
 from handoff_dask._adapter.stopping import AttemptStopper
 from handoff_dask._adapter.webpage import Webpage
 from handoff_dask._scheduling.decisions import Stop
@@ -121,11 +122,7 @@ class HandoffPlugin(SchedulerPlugin):
         for op, handler in Requests(self).handlers().items():
             hooks.add_handler(patches, scheduler, op, handler)
         hooks.replace_unregister(patches, scheduler, self._unregister)
-        self.patches.on_undo(Webpage(scheduler, self.snapshot).close)
-
-    def snapshot(self) -> Snapshot:
-        """Take a snapshot of the scheduler's state."""
-        return snapshot(self.state, self.runs, self.archive, self.failures, time())
+        self.patches.on_undo(Webpage(scheduler, PageSource(self).read).close)
 
     async def _unregister(self, name: str) -> None:
         """Remove a plugin. If it is this one, undo its changes to the scheduler and the workers."""

@@ -11,6 +11,7 @@ a range of hues per state found them; ``tests/display/test_palette.py`` computes
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 #: State of a function, or outcome of an attempt → colour, in the order of legends and bars.
@@ -93,21 +94,23 @@ def state_colour(state: str) -> str:
     return STATES.get(state, OTHERS)
 
 
-def css_fill(state: str, colour: str | None = None) -> str:
+def category_colours(names: Iterable[str]) -> dict[str, str]:
+    """Return category → colour, for as many of the categories as there are colours."""
+    return dict(zip(names, CATEGORIES, strict=False))
+
+
+def css_fill(state: str) -> str:
     """Return the CSS background of a state in bars and legends: failed and lost ones are hatched.
 
     The colour alone remains where a notebook removes gradients.
-
-    Parameters
-    ----------
-    state : str
-        State of a function, or outcome of an attempt.
-    colour : str, optional
-        Colour, by default that of the state.
     """
-    colour = colour or state_colour(state)
-    if state not in ("failed", "lost"):
+    return css_hatch(state) if state in ("failed", "lost") else f"background:{state_colour(state)}"
+
+
+def css_hatch(outcome: str) -> str:
+    """Return the hatched CSS background of an attempt that did not finish, as in :data:`HATCHES`."""
+    colour, hatch = state_colour(outcome), HATCHES.get(outcome)
+    if hatch is None:
         return f"background:{colour}"
-    light, angle = tint(colour, 0.35), HATCHES[state].css_angle
-    stripes = f"repeating-linear-gradient({angle}deg,{colour} 0 3px,{light} 3px 5px)"
+    stripes = f"repeating-linear-gradient({hatch.css_angle}deg,{colour} 0 3px,{tint(colour, 0.35)} 3px 5px)"
     return f"background-color:{colour};background-image:{stripes}"

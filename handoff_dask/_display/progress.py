@@ -58,7 +58,7 @@ def progress_line(progress: Progress) -> str:
         *_other_states(progress),
         duration_text(progress.elapsed),
     ]
-    if eta := eta_text(progress):
+    if eta := eta_text(progress.eta, progress.known):
         parts.append(eta)
     return ", ".join(parts) + _staleness(progress)
 
@@ -87,15 +87,22 @@ def _retries(progress: Progress) -> list[str]:
     return [f"{retried:,d} {'retry' if retried == 1 else 'retries'}"] if retried > 0 else []
 
 
-def eta_text(progress: Progress) -> str:
-    """Return the estimated time left, or the empty string if there is no estimate."""
-    left = progress.eta
+def eta_text(left: float | None, known: float) -> str:
+    """Return the estimated time left, or the empty string if there is no estimate.
+
+    Parameters
+    ----------
+    left : float or None
+        Seconds.
+    known : float
+        Fraction of the remaining work whose durations are known, from 0 to 1.
+    """
     if left is None:
         return ""
     # Round, so that the digits do not suggest more precision than the estimate has.
     step = 1 if left < 10 else 10 if left < 600 else 60
     text = duration_text(step * max(1, round(left / step)))
-    return f"{'about' if progress.known >= MIN_KNOWN else 'at least'} {text} left"
+    return f"{'about' if known >= MIN_KNOWN else 'at least'} {text} left"
 
 
 def failure_line(attempt: FailedAttempt) -> str:
@@ -244,7 +251,7 @@ class RichProgress:
         times = [duration_text(progress.elapsed)]
         if progress.more_nodes:
             times.insert(0, f"and {progress.more_nodes:,d} more nodes")
-        if eta := eta_text(progress):
+        if eta := eta_text(progress.eta, progress.known):
             times.append(eta)
         return Group(grid, Text("  " + ", ".join(times) + _staleness(progress)))
 
@@ -312,7 +319,7 @@ def progress_html(title: str, progress: Progress, failures: list[str]) -> str:
         *_retries(progress),
         duration_text(progress.elapsed),
     ]
-    if eta := eta_text(progress):
+    if eta := eta_text(progress.eta, progress.known):
         parts.append(eta)
     states = state_counts(progress.counts, progress.total)
     html = f"<p>{head}{escape(', '.join(parts) + _staleness(progress))}<br>{states}</p>"

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from handoff_dask._display.labels import WAITING_FOR_NODE, duration_text
-from handoff_dask._display.palette import CATEGORIES
+from handoff_dask._display.palette import category_colours
 from handoff_dask._display.timeline_data import Bar, Level, TimelineData, prepare
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import FunctionRecord
@@ -139,7 +139,7 @@ def family_colours(parts: Sequence[tuple[str, TimelineData]]) -> dict[str, str]:
         for bar in data.bars:
             total[bar.family] = total.get(bar.family, 0.0) + bar.stopped - bar.started
     ranked = sorted(total, key=lambda family: (-total[family], family))
-    return dict(zip(ranked, CATEGORIES, strict=False))
+    return category_colours(ranked)
 
 
 def group_bars(bars: Sequence[Bar], colours: Mapping[str, str]) -> list[tuple[tuple[str, str], list[Bar]]]:

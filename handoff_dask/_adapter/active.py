@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from handoff_dask._adapter.archive import error_of
+from handoff_dask._adapter.code_counts import CodeCounts
 from handoff_dask._adapter.run_progress import Estimate
 from handoff_dask._model.runinfo import RunInfo
 from handoff_dask._scheduling.functions import NAMES
@@ -35,6 +36,8 @@ class ActiveRun:
         Keys of tasks to release: the run has ended and does not need them.
     estimate : Estimate
         Estimated time left.
+    code_counts : CodeCounts
+        Functions by code and state.
     """
 
     def __init__(self, run: Run, client: str, submitted: float) -> None:
@@ -49,6 +52,7 @@ class ActiveRun:
         self.broken: str | None = None
         self.to_release: list[Any] = []
         self.estimate = Estimate()
+        self.code_counts = CodeCounts()
 
     def info(self, now: float) -> RunInfo:
         """Return a summary of the run at ``now``, in seconds since the epoch."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from typing import NamedTuple
 
 from handoff_dask._model.records import Summary
 from handoff_dask._model.runinfo import RunInfo
-from handoff_dask._scheduling.functions import NAMES
+from handoff_dask._scheduling.functions import NAMES, State
 from handoff_dask._scheduling.runs import Run, RunStatus
 
 #: Maximum number of shortfalls in a run's error text: a run may have one for each of its functions.
@@ -33,16 +34,32 @@ class ArchivedFunctions:
         The cost of each kind of function, as declared.
     kind_of : sequence of int
         Function number → index into ``costs``.
+    codes : list of str
+        The code of each kind of function.
     with_failures : tuple of int
         The result of :func:`functions_with_failures`.
+    code_counts : dict or None
+        Code → state → number of functions, once it has been counted.
     """
 
-    __slots__ = ("_attempts", "_nbytes", "_states", "costs", "ids", "kind_of", "with_failures")
+    __slots__ = (
+        "_attempts",
+        "_nbytes",
+        "_states",
+        "code_counts",
+        "codes",
+        "costs",
+        "ids",
+        "kind_of",
+        "with_failures",
+    )
 
     def __init__(self, run: Run) -> None:
         self.ids = run.spec.ids
         self.costs = declared_costs(run)
         self.kind_of = run.spec.kind_of
+        self.codes = [kind.code for kind in run.spec.kinds]
+        self.code_counts: dict[str, Counter[State]] | None = None
         self.with_failures = functions_with_failures(run)
         self._states = [f.state for f in run.functions]
         self._attempts = [f.attempts for f in run.functions]
@@ -50,6 +67,10 @@ class ArchivedFunctions:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def states(self, step: int) -> list[State]:
+        """Return the states of the functions numbered 0, ``step``, 2 ``step``, ..."""
+        return self._states[::step]
 
     def summaries(self, start: int, end: int) -> list[Summary]:
         """Return the summaries of the functions numbered from ``start`` up to, but not including, ``end``."""

@@ -41,9 +41,10 @@ from handoff_dask._adapter.messages import NAME, PROTOCOL, RUN_RELEASED, Report
 from handoff_dask._adapter.metrics import Metrics
 from handoff_dask._adapter.orphans import Orphans
 from handoff_dask._adapter.overrides import Overrides
+from handoff_dask._adapter.page_source import PageSource
 from handoff_dask._adapter.prometheus import Export
 from handoff_dask._adapter.requests import Requests
-from handoff_dask._adapter.snapshot import RecentFailures, Snapshot, snapshot
+from handoff_dask._adapter.snapshot import RecentFailures
 from handoff_dask._adapter.stopping import AttemptStopper
 from handoff_dask._adapter.webpage import Webpage
 from handoff_dask._scheduling.decisions import Stop
@@ -124,13 +125,9 @@ class HandoffPlugin(SchedulerPlugin):
         for op, handler in Requests(self).handlers().items():
             hooks.add_handler(patches, scheduler, op, handler)
         hooks.replace_unregister(patches, scheduler, self._unregister)
-        self.patches.on_undo(Webpage(scheduler, self.snapshot).close)
+        self.patches.on_undo(Webpage(scheduler, PageSource(self).read).close)
         self.export = Export(scheduler, self.metrics)
         self.patches.on_undo(self.export.close)
-
-    def snapshot(self) -> Snapshot:
-        """Take a snapshot of the scheduler's state."""
-        return snapshot(self.state, self.runs, self.archive, self.failures, time())
 
     async def _unregister(self, name: str) -> None:
         """Remove a plugin. If it is this one, undo its changes to the scheduler and the workers."""

@@ -40,9 +40,14 @@ class Estimate:
             self._left = time_left(active.run, placement.nodes, placement.estimates, time())
             self._made = monotonic()
             self._due = self._made + (self._made - begin) / SHARE
-        elif self._left is not None:
-            return TimeLeft(max(0.0, self._left.seconds - (begin - self._made)), self._left.known)
-        return self._left
+        return self.last
+
+    @property
+    def last(self) -> TimeLeft | None:
+        """The last estimate less the time since; None if there is none."""
+        if self._left is None:
+            return None
+        return TimeLeft(max(0.0, self._left.seconds - (monotonic() - self._made)), self._left.known)
 
 
 def progress(active: ActiveRun, state: SchedulingState, seen: int) -> dict[str, Any]:

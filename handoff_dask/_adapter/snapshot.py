@@ -8,40 +8,40 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from heapq import nlargest, nsmallest
-from itertools import islice
-from typing import Any, TypedDict
+from typing import TypedDict
+
+from distributed.metrics import monotonic
 
 from handoff_dask._adapter.active import ActiveRun
-from handoff_dask._adapter.archive import SHORTFALLS, Archive, ArchivedFunctions, functions_with_failures
-from handoff_dask._model.records import Summary
+from handoff_dask._adapter.archive import Archive
+from handoff_dask._adapter.run_details import RunDetails
+from handoff_dask._adapter.texts import ID, TEXT, id_text, truncated
+from handoff_dask._adapter.waiting import WaitingView, waiting_views
 from handoff_dask._model.resources import CPU, THREADS, UNIT, from_units
 from handoff_dask._model.runinfo import RunInfo
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.node import Node
-from handoff_dask._scheduling.queues import Queue, SortKey, sort_key
 from handoff_dask._scheduling.runs import WHOLE, Run, RunStatus
 from handoff_dask._scheduling.state import SchedulingState
 
 #: Maximum number of items of each kind in a snapshot.
-RUNS, ENDED_RUNS, QUEUES, NODES, RESOURCES, FAILURES, BARS = 20, 5, 10, 50, 12, 30, 600
+RUNS, ENDED_RUNS, NODES, RESOURCES, FAILURES = 20, 5, 50, 12, 30
 
-#: Maximum number of queues inspected to find the most urgent ones.
-QUEUES_INSPECTED = 1_000
+#: Seconds after which a snapshot makes no further estimates of the time left: the next one continues.
+ESTIMATING = 0.005
 
 #: Maximum number of threads in the cluster up to which all running functions are summed for dominant shares.
 THREADS_SUMMED = 3_000
-
-#: Maximum number of characters of an id, and of other texts.
-ID, TEXT = 120, 1_500
 
 
 class RunView(TypedDict):
     """A run. ``elapsed`` is in seconds.
 
     ``share`` is the run's dominant share: the largest fraction, from 0 to 1, that it holds of the cluster's
-    capacity of any resource; None for an ended run.
+    capacity of any resource; None for an ended run. ``eta`` is the estimated time left in seconds, based on
+    durations that are known for the fraction ``known`` of the remaining work; None without an estimate.
     """
 
     id: str
@@ -52,24 +52,13 @@ class RunView(TypedDict):
     priority: float | None
     share: float | None
     elapsed: float
+    eta: float | None
+    known: float
     error: str | None
 
 
-class WaitingView(TypedDict):
-    """The most urgent function of a queue. ``queued`` is an upper bound of the queue's length.
-
-    All functions of a queue ask for the same resources.
-    """
-
-    function: str
-    dag: str
-    run: str
-    queued: int
-    why: str
-
-
 class AmountView(TypedDict):
-    """A node's capacity of one resource, and the amount in use."""
+    """A node's capacity of one resource, and the amount that functions and external tasks have booked."""
 
     resource: str
     capacity: float
@@ -77,12 +66,17 @@ class AmountView(TypedDict):
 
 
 class NodeView(TypedDict):
-    """A node. ``running`` counts the functions on it, including prefetched ones."""
+    """A node. ``running`` counts the functions on it, including prefetched ones.
+
+    ``measured`` is what the worker's process really uses, as :func:`~handoff_dask._adapter.measured.measured`
+    returns it.
+    """
 
     name: str
     accepting: bool
     running: int
     amounts: list[AmountView]
+    measured: dict[str, float]
 
 
 class FailureView(TypedDict):
@@ -97,43 +91,28 @@ class FailureView(TypedDict):
     error: str
 
 
-class BarView(TypedDict):
-    """An attempt. ``start`` and ``stop`` are in seconds since its run was submitted."""
-
-    function: str
-    node: str
-    start: float
-    stop: float
-    outcome: str
-
-
-class TimelineView(TypedDict):
-    """Attempts of the newest active run, or else of the newest run.
-
-    The timeline shows one function in ``every``, and besides these the functions with the last failed or lost
-    attempts.
-    """
-
-    run: str
-    dag: str
-    every: int
-    elapsed: float
-    bars: list[BarView]
-
-
 class Snapshot(TypedDict):
-    """A snapshot. Fields that end in ``_there`` count all items, including those that are left out."""
+    """A snapshot. Fields that end in ``_there`` count all items, including those that are left out.
+
+    ``queues_grouped`` is the number of queues that the groups of waiting functions cover.
+    """
 
     time: float
     runs: list[RunView]
     runs_there: int
     waiting: list[WaitingView]
+    queues_grouped: int
     queues_there: int
     functions_waiting: int
     nodes: list[NodeView]
     nodes_there: int
     failures: list[FailureView]
-    timeline: TimelineView | None
+
+
+class PageData(Snapshot):
+    """A snapshot with the details of one run; None if there is no run, or the requested one is unknown."""
+
+    details: RunDetails | None
 
 
 class RecentFailures:
@@ -172,6 +151,7 @@ def snapshot(
     archive: Archive,
     failures: RecentFailures,
     now: float,
+    measure: Callable[[Node], dict[str, float]] = lambda node: {},
 ) -> Snapshot:
     """Take a snapshot.
 
@@ -184,23 +164,27 @@ def snapshot(
     failures : RecentFailures
     now : float
         Seconds since the epoch.
+    measure : callable
+        Node → what its worker really uses.
     """
     live = [a for a in active.values() if not a.run.ended]
     listed = nsmallest(RUNS, live, key=lambda a: _run_order(a.run))
     nodes = state.placement.nodes
     shares = _shares(state)
-    waiting, queues = _waiting_views(state, (a.run for a in listed), now)
+    waiting, grouped, queues = waiting_views(state, (a.run for a in listed), now)
+    runs = [_live_view(a, shares, now) for a in listed]
+    _estimate(listed, runs, state)
     return {
         "time": now,
-        "runs": [_live_view(a, shares, now) for a in listed] + _ended_views(active.values(), archive, now),
+        "runs": runs + _ended_views(active.values(), archive, now),
         "runs_there": len(live),
         "waiting": waiting,
+        "queues_grouped": grouped,
         "queues_there": queues,
         "functions_waiting": sum(a.run.counts[State.READY] for a in live),
-        "nodes": [_node_view(node) for node in nodes.ordered[:NODES]],
+        "nodes": [_node_view(node, measure(node)) for node in nodes.ordered[:NODES]],
         "nodes_there": len(nodes.ordered),
         "failures": failures.latest,
-        "timeline": _timeline(active.values(), archive, now),
     }
 
 
@@ -235,6 +219,16 @@ def _live_view(active: ActiveRun, shares: Mapping[Run, float] | None, now: float
     return _run_view(active.info(now), len(run.functions), share)
 
 
+def _estimate(listed: Iterable[ActiveRun], views: Iterable[RunView], state: SchedulingState) -> None:
+    """Add the estimated time left to the views of runs, as far as the time allows."""
+    begin = monotonic()
+    for active, view in zip(listed, views, strict=True):
+        has_time = monotonic() - begin < ESTIMATING
+        left = active.estimate.at(active, state) if has_time else active.estimate.last
+        if left is not None:
+            view["eta"], view["known"] = left.seconds, left.known
+
+
 def _ended_views(active: Iterable[ActiveRun], archive: Archive, now: float) -> list[RunView]:
     """Return the runs that ended last, the last one first."""
     known = [(a.ended, a.run.sequence, a) for a in active if a.run.ended and a.ended is not None]
@@ -254,55 +248,13 @@ def _run_view(info: RunInfo, functions: int, share: float | None) -> RunView:
         "priority": info.priority if math.isfinite(info.priority) else None,
         "share": share,
         "elapsed": info.elapsed,
+        "eta": None,
+        "known": 0.0,
         "error": None if info.error is None else truncated(info.error, TEXT),
     }
 
 
-def _waiting_views(state: SchedulingState, runs: Iterable[Run], now: float) -> tuple[list[WaitingView], int]:
-    """Return the most urgent function of each of the most urgent queues, and the number of queues."""
-    heads: list[tuple[SortKey, FunctionState, Queue]] = []
-    pending = []
-    queues = 0
-    left = QUEUES_INSPECTED
-    for run in runs:
-        if run.status is RunStatus.PENDING:
-            pending.append(run)
-            continue
-        queues += len(run.backlog.queues)
-        for queue in islice(run.backlog.queues.values(), left):
-            left -= 1
-            f = queue.head
-            if f is None:
-                queues -= 1
-            else:
-                heads.append((sort_key(f), f, queue))
-    views = [
-        _waiting_view(state, f, queue.max_length, now)
-        for _, f, queue in nsmallest(QUEUES, heads, key=lambda head: head[0])
-    ]
-    views += [
-        _waiting_view(state, run.functions[0], len(run.functions), now)
-        for run in pending[: QUEUES - len(views)]
-    ]
-    return views, queues + len(pending)
-
-
-def _waiting_view(state: SchedulingState, f: FunctionState, queued: int, now: float) -> WaitingView:
-    shortfalls = f.run.shortfalls
-    if len(shortfalls) <= SHORTFALLS:
-        why = state.explain(f, now)
-    else:
-        why = f"its run lacks nodes for {len(shortfalls):,d} kinds of functions; the first: {shortfalls[0]}"
-    return {
-        "function": id_text(f.id),
-        "dag": id_text(f.run.spec.dag_id),
-        "run": f.run.spec.run_id,
-        "queued": queued,
-        "why": truncated(why, TEXT),
-    }
-
-
-def _node_view(node: Node) -> NodeView:
+def _node_view(node: Node, measured: dict[str, float]) -> NodeView:
     listed = [
         (name, units)
         for name, units in node.capacity.items()
@@ -320,88 +272,5 @@ def _node_view(node: Node) -> NodeView:
             }
             for name, units in listed[:RESOURCES]
         ],
+        "measured": measured,
     }
-
-
-def _timeline(active: Iterable[ActiveRun], archive: Archive, now: float) -> TimelineView | None:
-    """Return the timeline of the newest active run, or else of the newest run; None without one."""
-    newest = max(active, key=lambda a: (a.run.status is RunStatus.RUNNING, a.run.sequence), default=None)
-    kept = max(archive.runs, key=lambda kept: kept.sequence, default=None)
-    functions: list[FunctionState] | ArchivedFunctions
-    if newest is not None and (
-        kept is None or newest.run.status is RunStatus.RUNNING or kept.sequence < newest.run.sequence
-    ):
-        info, functions = newest.info(now), newest.run.functions
-        ids, with_failures = newest.run.spec.ids, functions_with_failures(newest.run)
-    elif kept is not None and kept.functions is not None:
-        info, functions = kept.info, kept.functions
-        ids, with_failures = kept.functions.ids, kept.functions.with_failures
-    else:
-        return None
-    every = max(1, math.ceil(len(ids) / BARS))
-    bars: list[BarView] = []
-    for n in sorted({*range(0, len(ids), every), *with_failures}):
-        if isinstance(functions, ArchivedFunctions):
-            (summary,) = functions.summaries(n, n + 1)
-            bars += _bar_views(id_text(ids[n]), summary, info.submitted)
-        else:
-            f = functions[n]
-            summary = Summary(f.state.value, f.attempts[-3:], f.nbytes)
-            bars += _bar_views(id_text(ids[n]), summary, info.submitted)
-            if f.state is State.RUNNING and f.node is not None and f.allocated:
-                start, stop = max(0.0, f.placed - info.submitted), max(0.0, now - info.submitted)
-                bars.append(_bar_view(id_text(ids[n]), f.node.name, start, stop, "running"))
-    view: TimelineView = {
-        "run": info.id,
-        "dag": id_text(info.dag_id),
-        "every": every,
-        "elapsed": info.elapsed,
-        "bars": _sample_bars(bars),
-    }
-    return view
-
-
-def _sample_bars(bars: list[BarView]) -> list[BarView]:
-    """Return at most :data:`BARS` bars from all over the run, omitting successful attempts first."""
-    if len(bars) <= BARS:
-        return bars
-    good = [n for n, bar in enumerate(bars) if bar["outcome"] in ("finished", "running")]
-    bad = sorted(set(range(len(bars))).difference(good))
-    bad = _sample_evenly(bad, max(BARS // 2, BARS - len(good)))
-    return [bars[n] for n in sorted((*bad, *_sample_evenly(good, BARS - len(bad))))]
-
-
-def _sample_evenly(numbers: list[int], most: int) -> list[int]:
-    """Return at most ``most`` of the numbers, evenly spaced."""
-    if len(numbers) <= most:
-        return numbers
-    return [numbers[i * len(numbers) // most] for i in range(most)]
-
-
-def _bar_views(function: str, summary: Summary, submitted: float) -> list[BarView]:
-    """Return a function's last few attempts that ended and whose start time is known."""
-    return [
-        _bar_view(function, a.node, a.started - submitted, a.stopped - submitted, a.outcome)
-        for a in summary.attempts[-3:]
-        if a.started is not None and a.stopped is not None
-    ]
-
-
-def _bar_view(function: str, node: Any, start: float, stop: float, outcome: str) -> BarView:
-    return {
-        "function": function,
-        "node": id_text(node),
-        "start": round(start, 4),
-        "stop": round(stop, 4),
-        "outcome": outcome,
-    }
-
-
-def id_text(id: Any) -> str:
-    """Return an id as text of at most :data:`ID` characters."""
-    return truncated(id if isinstance(id, str) else str(id), ID)
-
-
-def truncated(text: str, most: int) -> str:
-    """Return a text, cut to at most ``most`` characters."""
-    return text if len(text) <= most else text[: most - 1] + "…"

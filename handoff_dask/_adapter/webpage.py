@@ -9,13 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from distributed.metrics import monotonic
 from tornado.web import Application, RequestHandler
 
 from handoff_dask._adapter._dask import dashboard
 from handoff_dask._adapter.config import wants_dashboard
 from handoff_dask._adapter.messages import NAME
-from handoff_dask._adapter.snapshot import Snapshot
+from handoff_dask._adapter.snapshot import PageData
 from handoff_dask._model.hooks import module_for
 
 if TYPE_CHECKING:
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which all readers share one snapshot.
-MAX_AGE = 0.5
+#: Parameter of the page's address and of the endpoint's: id of the run whose details they show.
+RUN = "run"
 
 #: Seconds for which open pages stay connected after the plugin is removed: long enough for each page, which
 #: refreshes once a second, to tell its reader why it no longer changes.
@@ -39,14 +38,13 @@ class Webpage:
     Parameters
     ----------
     scheduler : distributed.Scheduler
-    snapshot : callable
-        Takes a :class:`Snapshot`.
+    source : callable
+        Id of a run, or None for the newest → the page's data.
     """
 
-    def __init__(self, scheduler: Scheduler, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, scheduler: Scheduler, source: Callable[[str | None], PageData]) -> None:
         self._scheduler = scheduler
-        self._snapshot = snapshot
-        self._taken: tuple[float, Snapshot] | None = None
+        self._source = source
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._added: list[Any] = []
@@ -75,32 +73,26 @@ class Webpage:
         """Fill the document of a page that a reader has opened."""
         doc.title = "Dask: Handoff"
         dashboard.apply_theme(doc, extra)
-        module_for("dashboard").fill(doc, self._read_on_loop)
+        module_for("dashboard").fill(doc, self._read_on_loop, dashboard.argument(doc, RUN))
 
-    def _read_on_loop(self) -> Snapshot | None:
-        """Read a snapshot from any thread: new versions of Bokeh create pages outside the event loop."""
+    def _read_on_loop(self, run_id: str | None) -> PageData | None:
+        """Read the data from any thread: new versions of Bokeh create pages outside the event loop."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run_coroutine_threadsafe(self._read_soon(), self._loop).result()
-        return self.read()
+            return asyncio.run_coroutine_threadsafe(self._read_soon(run_id), self._loop).result()
+        return self.read(run_id)
 
-    async def _read_soon(self) -> Snapshot | None:
-        return self.read()
+    async def _read_soon(self, run_id: str | None) -> PageData | None:
+        return self.read(run_id)
 
-    def read(self) -> Snapshot | None:
-        """Return a snapshot at most :data:`MAX_AGE` seconds old; None if the plugin was removed."""
-        if self._closed:
-            return None
-        now = monotonic()
-        if self._taken is None or now - self._taken[0] >= MAX_AGE:
-            self._taken = now, self._snapshot()
-        return self._taken[1]
+    def read(self, run_id: str | None = None) -> PageData | None:
+        """Return the page's data, with the details of a run; None if the plugin was removed."""
+        return None if self._closed else self._source(run_id)
 
     def close(self) -> None:
         """Remove the page and the endpoint. Open pages say so at their next refresh."""
         self._closed = True
-        self._taken = None
         for application in self._added:
             dashboard.remove(self._scheduler, application)
             if hasattr(application, "stop"):
@@ -113,15 +105,15 @@ class Webpage:
 
 
 class Json(RequestHandler):
-    """Serves the snapshot as JSON."""
+    """Serves the page's data as JSON."""
 
-    def initialize(self, read: Callable[[], Snapshot | None]) -> None:
+    def initialize(self, read: Callable[[str | None], PageData | None]) -> None:
         """Store the handler's arguments; Tornado calls this before each request."""
         self._read = read
 
     def get(self) -> None:
-        """Send the snapshot, or ``null`` if the plugin was removed."""
+        """Send the data, or ``null`` if the plugin was removed."""
         self.set_header("Content-Type", "application/json")
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Cache-Control", "no-store")
-        self.write(json.dumps(self._read()))
+        self.write(json.dumps(self._read(self.get_query_argument(RUN, None))))

@@ -102,7 +102,7 @@ def _utilisation(schedule: Schedule) -> tuple[list[str], list[list[Any]]]:
         [node, ran.count(node), *(f"{on_node[r]:.0%}" if r in on_node else None for r in resources)]
         for node, on_node in used.items()
     ]
-    return ["node", "functions", *(f"{name} in use" for name in resources)], rows
+    return ["node", "functions", *(f"{name} used" for name in resources)], rows
 
 
 def _document(schedule: Schedule, strategy: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from handoff_dask._adapter._dask import client as dask_client
 from handoff_dask._adapter.compile import Compiled, NumberOrder
 from handoff_dask._adapter.install import check_protocol, explain_unusable
 from handoff_dask._adapter.messages import PROTOCOL
-from handoff_dask._adapter.snapshot import id_text
+from handoff_dask._adapter.texts import id_text
 from handoff_dask._adapter.tracing import TRACE, Carrier
 from handoff_dask._adapter.versions import with_versions
 from handoff_dask._client.run_errors import allocation_error

@@ -9,31 +9,21 @@ from typing import Any, NamedTuple
 
 from handoff_dask._display.groups import Box, pin_text
 from handoff_dask._display.labels import duration_text, state_label
-from handoff_dask._display.timeline import COLOURS, OTHERS
+from handoff_dask._display.palette import (
+    CATEGORIES,
+    DURATION_FRAME,
+    DURATIONS,
+    OTHERS,
+    RESOURCES,
+    STATES,
+    tint,
+)
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function
 from handoff_dask._model.records import FunctionRecord
 
 #: Values of ``color=``.
 SCHEMES = ("cost", "node", "status", "duration")
-
-#: State → colour, in the order of the legend.
-STATES = {
-    "finished": "#009e73",
-    "running": "#0072b2",
-    "failed": "#d55e00",
-    "waiting": "#f0e442",
-    "ready": "#56b4e9",
-    "delayed": "#cc79a7",
-    "skipped": "#8c6d31",
-    "cancelled": "#7a68c4",
-}
-
-#: Fills of durations, from short to long. They differ in brightness, and black text is legible on each.
-SHADES = ("#f3f8fd", "#d6e8f8", "#b0d4f1", "#85bce9", "#5aa7e0")
-
-#: The standard resources have the same colour in every drawing.
-RESOURCE_COLOURS = {"cpu": COLOURS[0], "memory": COLOURS[2], "gpu": COLOURS[1]}
 
 
 class Category(NamedTuple):
@@ -127,14 +117,8 @@ def _records(records: Any) -> Mapping[Hashable, FunctionRecord] | None:
     return found
 
 
-def _tint(colour: str) -> str:
-    """Return the colour mixed with white, so that black text is legible on it."""
-    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(255 - 0.5 * (255 - part)):02x}" for part in parts)
-
-
 def _category(label: str, colour: str) -> Category:
-    return Category(label, colour, _tint(colour))
+    return Category(label, colour, tint(colour))
 
 
 def _nominal(
@@ -162,7 +146,7 @@ def _nominal(
     rest = counts.pop(last, 0)
     ranked = sorted(counts, key=lambda label: (-counts[label], label))
     fixed = fixed or {}
-    free = [colour for colour in COLOURS if colour not in {fixed[r] for r in ranked if r in fixed}]
+    free = [colour for colour in CATEGORIES if colour not in {fixed[r] for r in ranked if r in fixed}]
     categories, category_of = [], {last: last}
     others = "others"
     while others in counts:
@@ -175,7 +159,7 @@ def _nominal(
             categories.append(_category(label, colour))
             category_of[label] = label
     if others in category_of.values():
-        categories.append(_category(others, "#5a5a5a"))
+        categories.append(_category(others, OTHERS))
     if rest:
         categories.append(Category(last, OTHERS, "#f4f4f4"))
     return categories, category_of
@@ -210,7 +194,7 @@ def _by_cost(dag: DAG) -> Colouring | None:
         return min(cost, key=lambda name: (-cost[name] / totals[name], users[name], name))
 
     label = {id: dominant(f) for id, f in dag.functions.items()}
-    categories, category_of = _nominal(label.values(), last=none, fixed=RESOURCE_COLOURS)
+    categories, category_of = _nominal(label.values(), last=none, fixed=RESOURCES)
     return Colouring(
         "Dominant resource (largest share of the DAG's total)",
         categories,
@@ -299,14 +283,14 @@ def _by_duration(dag: DAG, records: Mapping[Hashable, FunctionRecord]) -> Colour
     shortest, longest = min(took.values(), default=0.0), max(took.values(), default=0.0)
     # A logarithmic scale, since durations span orders of magnitude; down to 1/1000 of the longest.
     low = max(shortest, longest / 1000)
-    steps = len(SHADES) if longest > 1.5 * low else 1
+    steps = len(DURATIONS) if longest > 1.5 * low else 1
     limits = [low * (longest / low) ** ((n + 1) / steps) for n in range(steps - 1)] if longest else []
     names = [f"up to {duration_text(limit)}" for limit in limits]
     names.append(f"up to {duration_text(longest)}")
-    shade = SHADES if steps > 1 else SHADES[2:3]
+    shade = DURATIONS if steps > 1 else DURATIONS[2:3]
     first: dict[str, Category] = {}
     for name, fill in zip(names, shade, strict=False):
-        first.setdefault(name, Category(name, "#1f5f93", fill))
+        first.setdefault(name, Category(name, DURATION_FRAME, fill))
 
     def label(f: Function) -> str:
         duration = took.get(f.id)

@@ -8,12 +8,12 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from handoff_dask._display import dashboard_text as text
-from handoff_dask._display.dashboard_timeline import timeline_columns, timeline_figure
+from handoff_dask._display.dashboard_timeline import TimelineFigure
 
 if TYPE_CHECKING:
     from bokeh.document import Document
 
-    from handoff_dask._adapter.snapshot import Snapshot
+    from handoff_dask._adapter.snapshot import PageData
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +29,20 @@ class Page:
     doc : bokeh.document.Document
         The document to fill.
     read : callable
-        Returns a snapshot, or None once the plugin has been removed.
+        Id of a run, or None for the newest → the page's data, or None once the plugin has been removed.
+    run_id : str, optional
+        The run that is shown in detail, by default the newest.
     """
 
-    def __init__(self, doc: Document, read: Callable[[], Snapshot | None]) -> None:
+    def __init__(
+        self, doc: Document, read: Callable[[str | None], PageData | None], run_id: str | None = None
+    ) -> None:
         from bokeh.layouts import column
-        from bokeh.models import Div, InlineStyleSheet
+        from bokeh.models import Div, InlineStyleSheet, Select
 
         self._doc = doc
         self._read = read
+        self._run_id = run_id
         self._failing = False
         sheet = InlineStyleSheet(css=text.CSS)
 
@@ -45,16 +50,20 @@ class Page:
             return Div(text="", sizing_mode="stretch_width", stylesheets=[sheet])
 
         self._problem, self._runs, self._nodes, self._waiting = part(), part(), part(), part()
-        self._failures, self._heading = part(), part()
-        self._figure, self._source, self._lanes = timeline_figure()
+        self._failures, self._heading, self._run = part(), part(), part()
+        self._selector = Select(title="Run in detail", value=run_id or "", margin=(0, 17, 10, 17), width=320)
+        self._selector.on_change("value", self._select)
+        self.timeline = TimelineFigure()
         doc.add_root(
             column(
                 self._problem,
                 self._runs,
+                self._selector,
+                self._run,
                 self._nodes,
                 self._waiting,
                 self._heading,
-                self._figure,
+                self.timeline.figure,
                 self._failures,
                 sizing_mode="stretch_width",
             )
@@ -63,18 +72,23 @@ class Page:
         self._callback: Any = doc.add_periodic_callback(self.update, INTERVAL)
         self.update()
 
+    def _select(self, attribute: str, old: str, new: str) -> None:
+        """Show the details of another run."""
+        self._run_id = new or None
+        self.update()
+
     def update(self) -> None:
-        """Take a snapshot and update the changed sections.
+        """Read the data and update the changed sections.
 
         An error is displayed on the page. The first of successive errors is also logged.
         """
         try:
-            snapshot = self._read()
-            if snapshot is None:
+            data = self._read(self._run_id)
+            if data is None:
                 self._show(self._problem, text.section("handoff_dask", "", "The plugin was removed."))
                 self._doc.remove_periodic_callback(self._callback)
                 return
-            self._draw(snapshot)
+            self._draw(data)
         except Exception as error:
             if not self._failing:
                 logger.exception("handoff_dask could not draw its dashboard page /handoff")
@@ -84,24 +98,25 @@ class Page:
         else:
             self._failing = False
 
-    def _draw(self, snapshot: Snapshot) -> None:
+    def _draw(self, data: PageData) -> None:
+        details = data["details"]
+        shown = self._run_id if details is None else details["run"]
         self._show(self._problem, "")
-        self._show(self._runs, text.runs_html(snapshot))
-        self._show(self._nodes, text.nodes_html(snapshot["nodes"], snapshot["nodes_there"]))
-        self._show(self._waiting, text.waiting_html(snapshot))
-        self._show(self._failures, text.failures_html(snapshot["failures"]))
-        timeline = snapshot["timeline"]
-        self._show(self._heading, text.timeline_heading(timeline))
-        columns, lanes, ticks = timeline_columns(timeline["bars"] if timeline is not None else ())
-        if columns != self._source.data:
-            self._source.data = columns
-        if lanes != self._lanes:
-            self._lanes = lanes
-            self._figure.visible = bool(ticks)
-            self._figure.yaxis.ticker = list(ticks)
-            self._figure.yaxis.major_label_overrides = ticks
-            self._figure.height = int(min(900, 80 + 16 * lanes[-1][1])) if lanes else 80
-            self._figure.y_range.start, self._figure.y_range.end = (lanes[-1][1] if lanes else 1), 0
+        self._show(self._runs, text.runs_html(data, shown))
+        self._show(self._run, text.run_html(details, self._run_id))
+        self._show(self._nodes, text.nodes_html(data["nodes"], data["nodes_there"]))
+        self._show(self._waiting, text.waiting_html(data))
+        self._show(self._failures, text.failures_html(data["failures"]))
+        self._show(self._heading, text.timeline_heading(details))
+        options = [("", "the newest run"), *((r["id"], f"{r['dag']} ({r['id']})") for r in data["runs"])]
+        if self._run_id is not None and self._run_id not in dict(options):
+            options.append((self._run_id, self._run_id))
+        if options != self._selector.options:
+            self._selector.options = options
+        if details is None:
+            self.timeline.show((), {})
+        else:
+            self.timeline.show(details["bars"], text.code_colours(details))
 
     @staticmethod
     def _show(part: Any, html: str) -> None:
@@ -109,6 +124,6 @@ class Page:
             part.text = html
 
 
-def fill(doc: Document, read: Callable[[], Snapshot | None]) -> Page:
+def fill(doc: Document, read: Callable[[str | None], PageData | None], run_id: str | None = None) -> Page:
     """Build the page in a Bokeh document. While the page is open, it updates about once a second."""
-    return Page(doc, read)
+    return Page(doc, read, run_id)

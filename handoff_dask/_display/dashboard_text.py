@@ -9,74 +9,83 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from handoff_dask._display.labels import duration_text, state_label
+from handoff_dask._display.labels import WAITING_FOR_NODE, duration_text, state_label, used_text
+from handoff_dask._display.palette import (
+    BAD,
+    DIM,
+    LINE,
+    OTHERS,
+    STATES,
+    TEXT,
+    USED,
+    category_colours,
+    css_fill,
+    css_hatch,
+)
+from handoff_dask._display.progress import eta_text
+from handoff_dask._display.text import amount_text
 
 if TYPE_CHECKING:
-    from handoff_dask._adapter.snapshot import (
-        FailureView,
-        NodeView,
-        RunView,
-        Snapshot,
-        TimelineView,
-        WaitingView,
-    )
+    from handoff_dask._adapter.run_details import CodeView, RunDetails
+    from handoff_dask._adapter.snapshot import AmountView, FailureView, NodeView, RunView, Snapshot
+    from handoff_dask._adapter.waiting import WaitingView
 
 #: Maximum number of failures shown. The snapshot has more, which would make the page very long.
 MAX_FAILURES = 10
 
-#: State or outcome → colour. A label always accompanies the colour, for users who cannot tell colours apart.
-COLOURS = {
-    "finished": "#2a7f62",
-    "running": "#e8a317",
-    "ready": "#6ba3d6",
-    "delayed": "#a58bc4",
-    "waiting": "#d9dde1",
-    "failed": "#c2362b",
-    "lost": "#7d2e68",
-    "skipped": "#8a6a5c",
-    "cancelled": "#7c848c",
-}
-
-CSS = """
-:host { width: 100%; }
+CSS = f"""
+:host {{ width: 100%; --text: {TEXT}; --dim: {DIM}; --bad: {BAD}; --line: {LINE}; }}"""
+CSS += """
 .bk-clearfix { display: block; width: 100%; }
-section { margin: 0 12px 14px; color: #22272b; }
+section { margin: 0 12px 14px; color: var(--text); }
 section { font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h2 { font-size: 15px; margin: 0 0 6px; }
-h2 small, .dim { color: #5b636a; font-weight: normal; }
+h2 small, .dim { color: var(--dim); font-weight: normal; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
-th { text-align: left; font-weight: 600; color: #5b636a; font-size: 12px; white-space: nowrap; }
-th, td { padding: 3px 12px 3px 0; vertical-align: top; border-bottom: 1px solid #e9ecee; }
+th { text-align: left; font-weight: 600; color: var(--dim); font-size: 12px; white-space: nowrap; }
+th, td { padding: 3px 12px 3px 0; vertical-align: top; border-bottom: 1px solid var(--line); }
 td.n, th.n { text-align: right; white-space: nowrap; }
 td.id { max-width: 22em; overflow-wrap: anywhere; min-width: 9em; }
 td.long { overflow-wrap: anywhere; min-width: 16em; }
 .pre { white-space: pre-wrap; }
-.bar { display: flex; height: 12px; min-width: 90px; }
-.bar { background: #e9ecee; border-radius: 3px; overflow: hidden; }
+.bar { display: flex; height: 10px; min-width: 90px; position: relative; }
+.bar { border: 1px solid var(--dim); border-radius: 3px; overflow: hidden; }
 .bar i { display: block; height: 100%; }
-.key { font-size: 12px; color: #5b636a; }
+.bar b { position: absolute; top: 0; bottom: 0; width: 2px; background: var(--text); }
+.bar b { outline: 1px solid white; }
+.codes { display: grid; grid-template-columns: minmax(8em, auto) minmax(90px, 3fr) minmax(14em, 2fr); }
+.codes { gap: 3px 12px; align-items: center; max-width: 75em; }
+.codes > span { overflow-wrap: anywhere; }
+.key { font-size: 12px; color: var(--dim); }
 .key span { white-space: nowrap; margin-right: 8px; }
 .key i { display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 3px; }
-.nodes { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 8px 18px; }
-.node { border: 1px solid #e1e5e8; border-radius: 5px; padding: 6px 9px; }
+.nodes { display: grid; grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); gap: 8px 18px; }
+.node { border: 1px solid var(--line); border-radius: 5px; padding: 6px 9px; }
 .node b { overflow-wrap: anywhere; }
-.amount { display: grid; grid-template-columns: 4.8em minmax(40px, 1fr) auto; gap: 6px; }
+.amount { display: grid; grid-template-columns: 4.8em 1fr; gap: 0 6px; margin-top: 2px; }
 .amount { align-items: center; font-size: 13px; }
+.amount i, .key .used { background: USED; }
 .amount > span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.amount .n { text-align: right; font-size: 12px; }
+.amount > .n { grid-column: 2; font-size: 12px; white-space: normal; }
 .amount .bar { min-width: 0; }
-.bad { color: #a8281e; }
+.bad { color: var(--bad); }
+.chosen { font-weight: 600; }
+a { color: inherit; }
+p { margin: 4px 0; }
 @media (max-width: 700px) {
   th { display: none; }
-  tr { display: block; padding: 6px 0; border-bottom: 1px solid #cfd5d9; }
+  tr { display: block; padding: 6px 0; border-bottom: 1px solid var(--line); }
   td, td.n { display: block; border: 0; padding: 1px 0; max-width: none; }
   td, td.n { text-align: left; white-space: normal; }
-  td.label::before { content: attr(title) ": "; color: #5b636a; font-size: 12px; }
+  td.label::before { content: attr(title) ": "; color: var(--dim); font-size: 12px; }
   td:empty { display: none; }
+  .codes { grid-template-columns: 1fr; gap: 0; }
+  .codes > .n { margin-bottom: 6px; }
 }
-"""
+""".replace("USED", USED)
 
 
 def section(title: str, note: str, body: str) -> str:
@@ -112,30 +121,41 @@ def shown_of(shown: int, total: int) -> str:
 def progress(counts: dict[str, int]) -> str:
     """Return a bar of a run's functions by state, and a legend with their numbers."""
     total = max(1, sum(counts.values()))
-    present = [(state, counts[state]) for state in COLOURS if counts.get(state)]
-    parts = "".join(
-        f"<i style='width:{100 * n / total:.2f}%;background:{COLOURS[state]}'></i>" for state, n in present
-    )
+    present = [(state, counts[state]) for state in STATES if counts.get(state)]
+    parts = "".join(f"<i style='width:{100 * n / total:.2f}%;{css_fill(state)}'></i>" for state, n in present)
     key = "".join(
-        f"<span><i style='background:{COLOURS[state]}'></i>{n:,d} {state_label(state)}</span>"
-        for state, n in present
+        f"<span><i style='{css_fill(state)}'></i>{n:,d} {state_label(state)}</span>" for state, n in present
     )
     return f"<div class='bar'>{parts}</div><div class='key'>{key}</div>"
 
 
-def runs_html(snapshot: Snapshot) -> str:
-    """Return the section of unfinished and recently ended runs."""
+def run_link(run_id: str, text: str) -> str:
+    """Return a link to the page with the details of a run. The text is escaped."""
+    return f"<a href='?run={quote(run_id, safe='')}'>{escape(text)}</a>"
+
+
+#: What the column ``share`` means.
+SHARE = (
+    "Share: the largest fraction of any one resource of the cluster that the run holds (its dominant share)."
+    " Of runs with the same priority, the one with the smallest share goes first."
+)
+
+
+def runs_html(snapshot: Snapshot, chosen: str | None) -> str:
+    """Return the section of unfinished and recently ended runs. ``chosen`` is the run shown in detail."""
 
     def row(run: RunView) -> list[str]:
         priority, share = run["priority"], run["share"]
         error = "" if run["error"] is None else f"<div class='bad pre'>{escape(run['error'])}</div>"
+        mark = "dim chosen" if run["id"] == chosen else "dim"
         return [
-            f"{escape(run['dag'])}<div class='dim'>{escape(run['id'])}</div>",
+            f"{escape(run['dag'])}<div class='{mark}'>{run_link(run['id'], run['id'])}</div>",
             escape(run["status"]),
             progress(run["counts"]) + error,
             "" if priority is None else f"{priority:g}",
             "" if share is None else f"{100 * share:.0f} %",
             duration_text(run["elapsed"]),
+            eta_text(run["eta"], run["known"]).removesuffix(" left"),
         ]
 
     live = sum(run["share"] is not None for run in snapshot["runs"])
@@ -144,61 +164,133 @@ def runs_html(snapshot: Snapshot) -> str:
         ("short", "status"),
         ("long", "functions"),
         ("n", "priority"),
-        ("n", "dominant share"),
+        ("n", "share"),
         ("n", "elapsed"),
+        ("n", "time left"),
     ]
-    body = table(head, map(row, snapshot["runs"])) if snapshot["runs"] else "<p class='dim'>No runs yet.</p>"
+    if not snapshot["runs"]:
+        return section("Runs", "", "<p class='dim'>No runs yet.</p>")
+    body = table(head, map(row, snapshot["runs"])) + f"<p class='key'>{SHARE}</p>"
     return section(
         "Runs", f"{shown_of(live, snapshot['runs_there'])} active, then the most recently ended", body
     )
 
 
+def code_colours(details: RunDetails) -> dict[str, str]:
+    """Return code → colour, in the progress bars and the timeline alike."""
+    return category_colours(view["code"] for view in details["codes"])
+
+
+def run_html(details: RunDetails | None, chosen: str | None) -> str:
+    """Return the section with the progress of one run by code."""
+    if details is None:
+        nothing = "No runs yet." if chosen is None else f"The scheduler does not know run {chosen}."
+        return section("Progress by code", "", f"<p class='dim'>{escape(nothing)}</p>")
+    colours = code_colours(details)
+    rows = "".join(_code(view, colours.get(view["code"], OTHERS)) for view in details["codes"])
+    more = details["codes_there"] - len(details["codes"])
+    rest = f"<p class='dim'>and {more:,d} more codes</p>" if more else ""
+    sampled = ", estimated from a sample" if details["sampled"] else ""
+    note = f"{details['dag']} ({details['run']}), {details['status']}{sampled}"
+    return section("Progress by code", note, f"<div class='codes'>{rows}</div>{rest}")
+
+
+def _code(view: CodeView, colour: str) -> str:
+    counts = view["counts"]
+    total = max(1, sum(counts.values()))
+    present = {state: counts[state] for state in STATES if counts.get(state)}
+    drawn = {
+        "finished": f"background:{colour}",
+        "running": css_hatch("running"),
+        "failed": css_hatch("failed"),
+    }
+    parts = "".join(
+        f"<i style='width:{100 * n / total:.2f}%;{drawn[state]}'></i>"
+        for state, n in present.items()
+        if state in drawn
+    )
+    finished = f"{counts.get('finished', 0):,d} of {total:,d} finished"
+    others = [f"{n:,d} {state_label(state)}" for state, n in present.items() if state != "finished"]
+    return (
+        f"<span>{escape(view['code'])}</span><div class='bar'>{parts}</div>"
+        f"<span class='key n'>{', '.join([finished, *others])}</span>"
+    )
+
+
 def nodes_html(nodes: list[NodeView], total: int) -> str:
     """Return the section of nodes, with a bar per resource."""
+    if not nodes:
+        return section("Nodes", shown_of(0, total), "<p class='dim'>No nodes yet.</p>")
+    key = (
+        "<p class='key'><span><i class='used'></i>used: booked by functions and Dask's own tasks</span>"
+        " <span>| measured: what the node's process really takes</span></p>"
+    )
+    body = f"<div class='nodes'>{''.join(map(_node, nodes))}</div>"
+    return section("Nodes", shown_of(len(nodes), total), key + body)
 
-    def box(node: NodeView) -> str:
-        amounts = ""
-        for amount in node["amounts"]:
-            used, capacity = amount["used"], amount["capacity"]
-            share = min(1.0, used / capacity) if capacity else 0.0
-            name = escape(amount["resource"])
-            bar = f"<i style='width:{100 * share:.1f}%;background:{COLOURS['running']}'></i>"
-            free = round(max(0, capacity - used), 5)
-            amounts += (
-                f"<div class='amount' title='{name}: {used:,g} of {capacity:,g} in use'><span>{name}</span>"
-                f"<div class='bar'>{bar}</div><span class='n'>{free:,g} of {capacity:,g} free</span></div>"
-            )
-        note = f"{node['running']:,d} running" if node["accepting"] else "not accepting functions"
-        return (
-            f"<div class='node'><b>{escape(node['name'])}</b> <span class='dim'>{note}</span>{amounts}</div>"
-        )
 
-    nothing = "<p class='dim'>No nodes yet.</p>"
-    body = f"<div class='nodes'>{''.join(map(box, nodes))}</div>" if nodes else nothing
-    return section("Nodes", shown_of(len(nodes), total), body)
+def _node(node: NodeView) -> str:
+    note = f"{node['running']:,d} running" if node["accepting"] else "not accepting functions"
+    amounts = "".join(_amount(amount, node["measured"]) for amount in node["amounts"])
+    return f"<div class='node'><b>{escape(node['name'])}</b> <span class='dim'>{note}</span>{amounts}</div>"
+
+
+def _amount(amount: AmountView, measured: dict[str, float]) -> str:
+    """Return the bar of one resource: its filled part is booked, a mark shows the measured use."""
+    resource, used, capacity = amount["resource"], amount["used"], amount["capacity"]
+    name, booked = escape(resource), used_text(resource, used, capacity)
+    real = measured.get(resource)
+    mark, text = "", booked
+    if real is not None:
+        # Dask measures one device of a node, as a fraction.
+        share = real if resource == "gpu" else real / capacity if capacity else 0.0
+        mark = f"<b style='left:calc({100 * max(0.0, min(1.0, share)):.0f}% - 1px)'></b>"
+        text = f"{booked}, {_measured_text(resource, real, measured)} measured"
+    width = 100 * min(1.0, used / capacity) if capacity else 0.0
+    return (
+        f"<div class='amount'><span title='{name}'>{name}</span>"
+        f"<div class='bar'><i style='width:{width:.0f}%'></i>{mark}</div><span class='n'>{text}</span></div>"
+    )
+
+
+def _measured_text(resource: str, real: float, measured: dict[str, float]) -> str:
+    if resource == "memory":
+        return f"{real:,.0f} MB"
+    if resource != "gpu":
+        return amount_text(round(real, 1))
+    memory, total = measured.get("gpu_memory"), measured.get("gpu_memory_total")
+    text = f"{100 * real:.0f} % busy"
+    if memory is not None:
+        text += f" and {memory:,.0f}{'' if total is None else f' of {total:,.0f}'} MB"
+    return text
 
 
 def waiting_html(snapshot: Snapshot) -> str:
-    """Return the section of functions that wait for a node, with the reasons."""
+    """Return the section of functions that wait for a node, grouped by what they wait for."""
 
     def row(group: WaitingView) -> list[str]:
         first, _, rest = group["why"].partition("\n")
         details = f"<div class='dim pre'>{escape(rest)}</div>" if rest else ""
         return [
-            f"{escape(group['function'])}<div class='dim'>{escape(group['dag'])}</div>",
+            escape(group["reason"]),
             f"{group['queued']:,d}",
+            f"{escape(group['function'])}<div class='dim'>{run_link(group['run'], group['dag'])}</div>",
             escape(first) + details,
         ]
 
     waiting = snapshot["waiting"]
-    note = (
-        f"{snapshot['functions_waiting']:,d} functions; groups with the same cost and constraints:"
-        f" {shown_of(len(waiting), snapshot['queues_there'])}"
-    )
-    head = [("id", "most urgent function"), ("n", "group size"), ("long", "reason")]
-    nothing = "<p class='dim'>No function is waiting for a node.</p>"
+    note = f"{snapshot['functions_waiting']:,d} functions"
+    if (left_out := snapshot["queues_there"] - snapshot["queues_grouped"]) > 0:
+        note += f"; {left_out:,d} less urgent kinds of functions are left out"
+    head = [
+        ("id", "waiting for"),
+        ("n", "functions"),
+        ("id", "most urgent function"),
+        ("long", "why it waits"),
+    ]
+    nothing = f"<p class='dim'>No function is {WAITING_FOR_NODE}.</p>"
     body = table(head, map(row, waiting)) if waiting else nothing
-    return section("Waiting for a node", note, body)
+    return section(WAITING_FOR_NODE.capitalize(), note, body)
 
 
 def failures_html(failures: list[FailureView]) -> str:
@@ -208,7 +300,7 @@ def failures_html(failures: list[FailureView]) -> str:
         when = datetime.fromtimestamp(failure["when"], UTC)
         return [
             f"<span title='{when:%Y-%m-%d}'>{when:%H:%M:%S}</span>",
-            f"{escape(failure['function'])}<div class='dim'>{escape(failure['dag'])}</div>",
+            f"{escape(failure['function'])}<div class='dim'>{run_link(failure['run'], failure['dag'])}</div>",
             f"{failure['attempt']}",
             escape(failure["node"] or ""),
             f"<span class='bad'>{escape(failure['error'])}</span>",
@@ -226,15 +318,19 @@ def failures_html(failures: list[FailureView]) -> str:
     return section("Recent failures", f"latest {len(shown)}" if shown else "", body)
 
 
-def timeline_heading(timeline: TimelineView | None) -> str:
-    """Return the heading of the timeline, with a legend of its colours."""
-    if timeline is None:
-        return section("Timeline", "", "<p class='dim'>No run yet.</p>")
-    note = f"{timeline['dag']} ({timeline['run']})"
-    if timeline["every"] > 1:
-        note += f", 1 in {timeline['every']:,d} functions, plus the latest failed or lost ones"
-    outcomes = dict.fromkeys(bar["outcome"] for bar in timeline["bars"])
-    key = "".join(
-        f"<span><i style='background:{COLOURS.get(o, '#000')}'></i>{escape(o)}</span>" for o in outcomes
-    )
+def timeline_heading(details: RunDetails | None) -> str:
+    """Return the heading of the timeline, with a legend of its colours and patterns."""
+    if details is None:
+        return section("Timeline", "", "<p class='dim'>No attempts.</p>")
+    note = f"{details['dag']} ({details['run']})"
+    if details["every"] > 1:
+        note += f", 1 in {details['every']:,d} functions, plus the latest failed or lost ones"
+    colours = code_colours(details)
+    codes = dict.fromkeys(bar["code"] for bar in details["bars"] if bar["outcome"] == "finished")
+    entries = [(f"background:{colour}", code) for code, colour in colours.items() if code in codes]
+    if codes.keys() - colours.keys():
+        entries.append((f"background:{OTHERS}", "other codes"))
+    outcomes = dict.fromkeys(bar["outcome"] for bar in details["bars"])
+    entries += [(css_hatch(outcome), outcome) for outcome in outcomes if outcome != "finished"]
+    key = "".join(f"<span><i style='{background}'></i>{escape(text)}</span>" for background, text in entries)
     return section("Timeline", note, f"<div class='key'>{key}</div>")

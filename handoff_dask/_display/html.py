@@ -188,7 +188,7 @@ def schedule(schedule: Schedule) -> str:
         f"<p><b>Schedule of DAG {escape(value_text(schedule.dag_id))}</b>:"
         f" {_count(len(schedule.records), 'function')} in {duration_text(schedule.makespan)};"
         f" lower bound {duration_text(schedule.lower_bound)} ({escape(bound)}){above}</p>"
-        + table(("node", "functions", *(f"{r} in use" for r in names)), rows, len(utilisation))
+        + table(("node", "functions", *(f"{r} used" for r in names)), rows, len(utilisation))
     )
 
 

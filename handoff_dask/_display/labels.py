@@ -1,20 +1,10 @@
-"""Durations and states as text: the same wording in the notebook, terminal, dashboard and timeline."""
+"""Durations, states and amounts as text: the same wording in notebook, terminal, dashboard and timeline."""
 
 from __future__ import annotations
 
-WAITING_FOR_NODE = "waiting for a node"
+from handoff_dask._model.labels import WAITING_FOR_NODE, state_label, used_text
 
-#: State of a function, as in its record → label, where they differ.
-_STATES = {
-    "waiting": "waiting for inputs",
-    "ready": WAITING_FOR_NODE,
-    "delayed": "waiting to retry",
-}
-
-
-def state_label(state: str) -> str:
-    """Return the label of a function's state, or the state itself if that is its label."""
-    return _STATES.get(state, state)
+__all__ = ["WAITING_FOR_NODE", "duration_text", "state_label", "used_text"]
 
 
 def duration_text(seconds: float | None) -> str:

@@ -6,15 +6,12 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from handoff_dask._display.colouring import STATES
 from handoff_dask._display.labels import state_label
+from handoff_dask._display.palette import STATES, USED, css_fill
 from handoff_dask._display.text import amount_text, name_text
 
 #: Maximum number of rows in a table.
 MAX_ROWS = 20
-
-#: Colour of unknown states.
-OTHER = "#9a9a9a"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]], total: int) -> str:
@@ -42,17 +39,17 @@ class Markup(str):
     """A string that is already HTML and must not be escaped."""
 
 
-def meter(share: float, colour: str = "#56b4e9") -> Markup:
+def meter(share: float) -> Markup:
     """Return a bar filled to a share from 0 to 1, framed in the text colour."""
-    return bar([(share, colour)], "6em")
+    return bar([(share, f"background:{USED}")], "6em")
 
 
 def bar(shares: Iterable[tuple[float, str]], width: str) -> Markup:
-    """Return a bar with a segment for each share (from 0 to 1) and colour."""
+    """Return a bar with a segment for each share (from 0 to 1) and its CSS declarations."""
     parts = "".join(
         f"<span style='display:inline-block;height:100%;width:{100 * max(0.0, min(1.0, share)):.2f}%;"
-        f"background:{colour}'></span>"
-        for share, colour in shares
+        f"{background}'></span>"
+        for share, background in shares
         if share > 0
     )
     return Markup(
@@ -65,17 +62,13 @@ def state_counts(counts: Mapping[str, int], total: int) -> str:
     """Return a bar of the functions in each state, and a legend with their numbers."""
     present = {state: counts[state] for state in STATES if counts.get(state)}
     present.update({state: n for state, n in counts.items() if n and state not in STATES})
-    shares = [(n / max(1, total), STATES.get(state, OTHER)) for state, n in present.items()]
+    shares = [(n / max(1, total), css_fill(state)) for state, n in present.items()]
     legend = ", ".join(
-        f"{swatch(STATES.get(state, OTHER))} {n:,d} {escape(state_label(state))}"
-        for state, n in present.items()
+        f"{swatch(css_fill(state))} {n:,d} {escape(state_label(state))}" for state, n in present.items()
     )
     return f"{bar(shares, '16em')} {legend}"
 
 
-def swatch(colour: str) -> str:
-    """Return a small square in a colour, for a legend."""
-    return (
-        f"<span style='display:inline-block;width:.8em;height:.8em;border:1px solid {colour};"
-        f"background:{colour}80'></span>"
-    )
+def swatch(background: str) -> str:
+    """Return a small square with a background in CSS declarations, for a legend."""
+    return f"<span style='display:inline-block;width:.8em;height:.8em;{background}'></span>"

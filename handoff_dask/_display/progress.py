@@ -7,8 +7,9 @@ import sys
 from html import escape
 from typing import TYPE_CHECKING, Any, TextIO
 
-from handoff_dask._display.labels import duration_text, state_label
+from handoff_dask._display.labels import duration_text, state_label, used_text
 from handoff_dask._display.markup import bar, state_counts
+from handoff_dask._display.palette import STATES, USED
 from handoff_dask._display.text import name_text
 from handoff_dask._model.progress import FailedAttempt, NodeLoad, Progress
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 #: Maximum seconds between two lines of a log.
 LOG_INTERVAL = 60.0
-
-#: Colour of resources in use. It differs from the colour of finished functions: a full node is not a success.
-IN_USE_COLOUR = "#56b4e9"
 
 #: Width of a bar in characters.
 BAR_WIDTH = 20
@@ -60,7 +58,7 @@ def progress_line(progress: Progress) -> str:
         *_other_states(progress),
         duration_text(progress.elapsed),
     ]
-    if eta := eta_text(progress):
+    if eta := eta_text(progress.eta, progress.known):
         parts.append(eta)
     return ", ".join(parts) + _staleness(progress)
 
@@ -89,15 +87,22 @@ def _retries(progress: Progress) -> list[str]:
     return [f"{retried:,d} {'retry' if retried == 1 else 'retries'}"] if retried > 0 else []
 
 
-def eta_text(progress: Progress) -> str:
-    """Return the estimated time left, or the empty string if there is no estimate."""
-    left = progress.eta
+def eta_text(left: float | None, known: float) -> str:
+    """Return the estimated time left, or the empty string if there is no estimate.
+
+    Parameters
+    ----------
+    left : float or None
+        Seconds.
+    known : float
+        Fraction of the remaining work whose durations are known, from 0 to 1.
+    """
     if left is None:
         return ""
     # Round, so that the digits do not suggest more precision than the estimate has.
     step = 1 if left < 10 else 10 if left < 600 else 60
     text = duration_text(step * max(1, round(left / step)))
-    return f"{'about' if progress.known >= MIN_KNOWN else 'at least'} {text} left"
+    return f"{'about' if known >= MIN_KNOWN else 'at least'} {text} left"
 
 
 def failure_line(attempt: FailedAttempt) -> str:
@@ -121,9 +126,9 @@ def failure_lines(progress: Progress) -> list[str]:
 
 
 def load_text(node: NodeLoad) -> str:
-    """Return the number of functions running on a node and its resources in use."""
+    """Return the number of functions running on a node, and the used amount of each resource."""
     amounts = (
-        f"{name} {node.used.get(name, 0):g} of {capacity:g}"
+        f"{name} {used_text(name, node.used.get(name, 0), capacity)}"
         for name, capacity in node.capacity.items()
         if capacity
     )
@@ -131,7 +136,7 @@ def load_text(node: NodeLoad) -> str:
 
 
 def peak_utilisation(node: NodeLoad) -> float:
-    """Return the share in use, from 0 to 1, of the node's most heavily used resource."""
+    """Return the used share, from 0 to 1, of the node's most heavily used resource."""
     shares = [node.used.get(name, 0) / capacity for name, capacity in node.capacity.items() if capacity]
     return min(1.0, max(shares, default=1.0 if node.running else 0.0))
 
@@ -219,7 +224,7 @@ class RichProgress:
             self._live.start()
 
         for line in failure_lines(progress):
-            self._console.print(Text(line, style="red"), soft_wrap=True)
+            self._console.print(Text(line, style=STATES["failed"]), soft_wrap=True)
         self._live.update(self._draw(progress), refresh=True)
 
     def _draw(self, progress: Progress) -> Any:
@@ -233,20 +238,20 @@ class RichProgress:
         grid.add_column(width=min(26, max(map(len, names))), no_wrap=True)
         grid.add_column(width=BAR_WIDTH)
         grid.add_column()  # wraps on a narrow terminal
-        bar = ProgressBar(max(1, progress.total), progress.finished, width=BAR_WIDTH)
+        finished = {"complete_style": STATES["finished"], "finished_style": STATES["finished"]}
+        bar = ProgressBar(max(1, progress.total), progress.finished, width=BAR_WIDTH, **finished)
         done = f"{progress.finished:,d} of {progress.total:,d}"
         states = str(progress.waiting or ", ".join((done, *_other_states(progress))))
         grid.add_row(Text(self._title, style="bold"), bar, Text(states))
         for node in progress.nodes:
-            # Not the style of finished functions: a full node is not a success.
             utilisation = ProgressBar(
-                1.0, peak_utilisation(node), width=BAR_WIDTH, complete_style="cyan", finished_style="cyan"
+                1.0, peak_utilisation(node), width=BAR_WIDTH, complete_style=USED, finished_style=USED
             )
             grid.add_row(Text(f"  {node.name}"), utilisation, Text(load_text(node)))
         times = [duration_text(progress.elapsed)]
         if progress.more_nodes:
             times.insert(0, f"and {progress.more_nodes:,d} more nodes")
-        if eta := eta_text(progress):
+        if eta := eta_text(progress.eta, progress.known):
             times.append(eta)
         return Group(grid, Text("  " + ", ".join(times) + _staleness(progress)))
 
@@ -314,13 +319,13 @@ def progress_html(title: str, progress: Progress, failures: list[str]) -> str:
         *_retries(progress),
         duration_text(progress.elapsed),
     ]
-    if eta := eta_text(progress):
+    if eta := eta_text(progress.eta, progress.known):
         parts.append(eta)
     states = state_counts(progress.counts, progress.total)
     html = f"<p>{head}{escape(', '.join(parts) + _staleness(progress))}<br>{states}</p>"
     nodes = "".join(
         f"<tr><td style='text-align:left'>{escape(name_text(node.name))}</td>"
-        f"<td style='text-align:left'>{bar([(peak_utilisation(node), IN_USE_COLOUR)], '8em')}</td>"
+        f"<td style='text-align:left'>{bar([(peak_utilisation(node), f'background:{USED}')], '8em')}</td>"
         f"<td style='text-align:left'>{escape(load_text(node))}</td></tr>"
         for node in progress.nodes
     )

@@ -49,7 +49,8 @@ def drawing(dag: DAG) -> str:
 def legend(colours: Colouring) -> str:
     """Return the legend of a drawing's colours."""
     entries = "".join(
-        f"<span style='white-space:nowrap;margin-right:1em'>{swatch(c.edge)} {escape(c.label)}</span>"
+        f"<span style='white-space:nowrap;margin-right:1em'>{swatch(f'background:{c.edge}')}"
+        f" {escape(c.label)}</span>"
         for c in colours.legend
     )
     return f"<p style='font-size:90%'>{escape(colours.title)}: {entries}</p>"

@@ -8,24 +8,11 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from handoff_dask._display.labels import WAITING_FOR_NODE, duration_text
+from handoff_dask._display.palette import category_colours
 from handoff_dask._display.timeline_data import Bar, Level, TimelineData, prepare
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.records import FunctionRecord
 from handoff_dask._model.resources import format_amounts
-
-#: Colours of families of functions, distinguishable for colour-blind people.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d31", "#7a68c4")
-
-#: Colour of the remaining families.
-OTHERS = "#9a9a9a"
-
-#: Outcome, other than finished → fill, edge, Bokeh's pattern name, matplotlib's hatch.
-OUTCOMES = {
-    "failed": ("#ffd6d0", "#c00000", "x", "xxxx"),
-    "lost": ("#ffffff", "#000000", ".", "...."),
-    "cancelled": ("#ececec", "#707070", "-", "----"),
-    "running": ("#ffffff", "#0072b2", "/", "////"),
-}
 
 #: Suffixes of image files.
 IMAGES = (".png", ".svg", ".pdf")
@@ -156,7 +143,7 @@ def family_colours(parts: Sequence[tuple[str, TimelineData]]) -> dict[str, str]:
         for bar in data.bars:
             total[bar.family] = total.get(bar.family, 0.0) + bar.stopped - bar.started
     ranked = sorted(total, key=lambda family: (-total[family], family))
-    return dict(zip(ranked, COLOURS, strict=False))
+    return category_colours(ranked)
 
 
 def group_bars(bars: Sequence[Bar], colours: Mapping[str, str]) -> list[tuple[tuple[str, str], list[Bar]]]:
@@ -222,7 +209,7 @@ class Rows:
             capacity = data.capacity(node, resource)
             full = max(level.peak, capacity or 0.0)
             if capacity:
-                text = f"{level.mean(data.end) / capacity:.0%} of {capacity:g}"
+                text = f"{level.mean(data.end) / capacity:.0%} of {capacity:g} used"
             else:
                 text = f"peak {level.peak:g}"
             self.levels.append((f"{node} {resource}", text, *_outline(level, full, data.end)))

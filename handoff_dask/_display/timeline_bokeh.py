@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from handoff_dask._display.labels import WAITING_FOR_NODE
+from handoff_dask._display.palette import HATCHES, OTHERS, STATES, USED
 from handoff_dask._display.timeline import (
-    OTHERS,
-    OUTCOMES,
     Rows,
     details,
     family_colours,
@@ -104,7 +103,8 @@ def _lanes(title: str, data: TimelineData, rows: Rows, times: Any, colours: dict
     if data.waits:
         waits = [(since, bar.started, sum(rows.bar(bar)) / 2) for bar, since in data.waits]
         x0, x1, y = zip(*waits, strict=True)
-        drawn = plot.segment(x0=x0, x1=x1, y0=y, y1=y, line_color="#555555", line_dash="dotted", line_width=2)
+        style = {"line_color": STATES["ready"], "line_dash": "dotted", "line_width": 2}
+        drawn = plot.segment(x0=x0, x1=x1, y0=y, y1=y, **style)
         legend.append((WAITING_FOR_NODE, [drawn]))
     reasons = {(step.bar.id, step.bar.attempt): step.reason for step in data.critical_path}
     hovered = []
@@ -121,15 +121,15 @@ def _lanes(title: str, data: TimelineData, rows: Rows, times: Any, colours: dict
         if outcome == "finished":
             style = {"fill_color": colours.get(name, OTHERS), "line_color": "white", "line_width": 0.5}
         else:
-            fill, edge, pattern, _ = OUTCOMES[outcome]
+            hatch = HATCHES[outcome]
             style = {
-                "fill_color": fill,
-                "line_color": edge,
-                "hatch_pattern": pattern,
-                "hatch_color": edge,
+                "fill_color": hatch.fill,
+                "line_color": hatch.edge,
+                "hatch_pattern": hatch.bokeh,
+                "hatch_color": hatch.edge,
                 "hatch_scale": 7,
                 "hatch_weight": 1.2,
-                "line_dash": "dashed" if outcome in ("lost", "running") else "solid",
+                "line_dash": "dashed" if hatch.dashed else "solid",
             }
         drawn = plot.quad("left", "right", "top", "bottom", source=_source(source), **style)
         hovered.append(drawn)
@@ -187,11 +187,14 @@ def _path(plot: Any, path: Any, rows: Rows) -> list[Any]:
 def _levels(rows: Rows, times: Any) -> Any:
     count = len(rows.levels)
     plot = _figure(
-        times, 60 + min(ROW, TOTAL / count) * count, count, title="waiting functions and resources in use"
+        times,
+        60 + min(ROW, TOTAL / count) * count,
+        count,
+        title="functions waiting for a node, and used resources",
     )
     _label_rows(plot, [(n + 0.5, label) for n, (label, _, _, _) in enumerate(rows.levels)])
     for n, (_, _, xs, ys) in enumerate(rows.levels):
-        colour = "#888888" if not n and rows.levels[0][0] == WAITING_FOR_NODE else "#4c78a8"
+        colour = STATES["ready"] if not n and rows.levels[0][0] == WAITING_FOR_NODE else USED
         plot.patch(xs, [n + 0.9 - 0.8 * y for y in ys], fill_color=colour, line_color=None)
         plot.segment(
             x0=[times.start], x1=[times.end], y0=[n + 0.1], y1=[n + 0.1], line_color="#cccccc", line_width=1

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from handoff_dask._display.labels import WAITING_FOR_NODE
+from handoff_dask._display.palette import HATCHES, OTHERS, STATES, USED
 from handoff_dask._display.timeline import (
-    OTHERS,
-    OUTCOMES,
     Rows,
     family_colours,
     group_bars,
@@ -97,14 +96,13 @@ def _lanes(ax: Any, title: str, data: TimelineData, rows: Rows, colours: dict[st
         if outcome == "finished":
             style = {"facecolor": colours.get(name, OTHERS), "edgecolor": "white", "linewidth": 0.4}
         else:
-            fill, edge, _, hatch = OUTCOMES[outcome]
-            dash = "--" if outcome in ("lost", "running") else "-"
+            hatch = HATCHES[outcome]
             style = {
-                "facecolor": fill,
-                "edgecolor": edge,
-                "hatch": hatch,
+                "facecolor": hatch.fill,
+                "edgecolor": hatch.edge,
+                "hatch": hatch.matplotlib,
                 "linewidth": 0.9,
-                "linestyle": dash,
+                "linestyle": "--" if hatch.dashed else "-",
             }
         ax.add_collection(PolyCollection(_boxes(bars, rows), **style), autolim=False)
         legend.append(Patch(label=_plain(name), **style))
@@ -114,8 +112,8 @@ def _lanes(ax: Any, title: str, data: TimelineData, rows: Rows, colours: dict[st
             for bar, since in data.waits
         ]
         style = {"linestyle": (0, (1, 1.5)), "linewidth": 1.3}
-        ax.add_collection(LineCollection(lines, colors="#555555", **style), autolim=False)
-        legend.append(Line2D([], [], color="#555555", label=WAITING_FOR_NODE, **style))
+        ax.add_collection(LineCollection(lines, colors=STATES["ready"], **style), autolim=False)
+        legend.append(Line2D([], [], color=STATES["ready"], label=WAITING_FOR_NODE, **style))
     if path := data.critical_path:
         boxes = _boxes([step.bar for step in path], rows)
         frames = PolyCollection(boxes, facecolor="none", edgecolor="black", linewidth=1.6)
@@ -163,7 +161,7 @@ def _write_ids(ax: Any, data: TimelineData, rows: Rows, end: float) -> None:
 def _levels(ax: Any, rows: Rows) -> None:
     _frame(ax, len(rows.levels), [(n + 0.5, label) for n, (label, _, _, _) in enumerate(rows.levels)])
     for n, (label, text, xs, ys) in enumerate(rows.levels):
-        colour = "#888888" if label == WAITING_FOR_NODE and not n else "#4c78a8"
+        colour = STATES["ready"] if label == WAITING_FOR_NODE and not n else USED
         ax.fill_between(xs, [n + 0.9 - 0.8 * y for y in ys], n + 0.9, color=colour, linewidth=0)
         ax.axhline(n + 0.1, color="#cccccc", linewidth=0.8)
         ax.text(

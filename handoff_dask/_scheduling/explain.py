@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from handoff_dask._model.labels import state_label, used_text
 from handoff_dask._model.resources import THREADS, format_amounts, from_units
 from handoff_dask._scheduling.claims import Claims
 from handoff_dask._scheduling.custom import Custom
-from handoff_dask._scheduling.functions import NAMES, FunctionState, State
+from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.lacks import group_lines, reasons_against
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.runs import CONCURRENCY, ENDED, Run, RunStatus
@@ -74,7 +75,7 @@ def explain(state: SchedulingState, f: FunctionState, now: float) -> str:
             needs = [run.functions[n] for n in run.inputs[f.number]]
             missing = [f"{g.id!r} ({_brief(g)})" for g in needs if g.state is not State.FINISHED]
             return _listed(
-                [f"{name} waits for results"], missing or ["all inputs exist; it is about to become ready"]
+                [f"{name} is waiting for inputs"], missing or ["all inputs exist; next, it waits for a node"]
             )
         case State.DELAYED:
             assert f.retry is not None
@@ -144,7 +145,7 @@ def _limits(run: Run, cost: Amounts) -> str:
         if units > run.limits.free.get(name, 0):
             used, limit = run.limits.used[name], run.limits.capacity[name]
             text = "max_concurrency" if name == CONCURRENCY else f"limit {name!r}"
-            parts.append(f"{text} ({from_units(used):g} of {from_units(limit):g} in use)")
+            parts.append(f"{text} ({used_text(name, from_units(used), from_units(limit))})")
     return f"the run has reached {' and '.join(parts)}"
 
 
@@ -154,7 +155,7 @@ def _brief(f: FunctionState) -> str:
         return f"running{where}, attempt {len(f.attempts) + 1}"
     if f.state is State.FINISHED:
         return f"finished{where}"
-    return NAMES[f.state]
+    return state_label(f.state.value)
 
 
 def _failed_dependency(f: FunctionState) -> Any:

@@ -63,6 +63,20 @@ return find(document.body, arguments[0]).getBoundingClientRect().toJSON();
 """
 
 
+#: Choose the option of the only drop-down list whose label contains a text.
+SELECT = """
+function find(root) {
+    const found = root.querySelector("select");
+    if (found) return found;
+    for (const node of root.querySelectorAll("*"))
+        if (node.shadowRoot) { const inner = find(node.shadowRoot); if (inner) return inner; }
+}
+const list = find(document.body);
+list.selectedIndex = [...list.options].findIndex((option) => option.label.includes(arguments[0]));
+list.dispatchEvent(new Event("change"));
+"""
+
+
 def breaks():
     raise ValueError(MARKUP)
 
@@ -137,7 +151,9 @@ def test_the_page_shows_a_run_and_follows_it(cluster, browser):
         seen = text()
         assert run.id in seen
         assert "2 running" in seen
-        assert "1,000" in seen
+        assert "6,500 of 8,000 MB used" in seen or "6,000 of 8,000 MB used" in seen
+        assert "measured" in seen
+        assert "pass_gate (last) 0 of 1 finished, 1 running" in seen
         assert f"function {MARKUP!r} has waited" in seen  # as text
         assert "node 'small': needs 6000 MB memory, has 1000" in seen
         assert f"ValueError({MARKUP!r})" in seen
@@ -148,7 +164,7 @@ def test_the_page_shows_a_run_and_follows_it(cluster, browser):
         assert not problems
 
         browser.set_window_size(500, 1400)
-        until(lambda: "group size" in text())
+        until(lambda: "most urgent function" in text())
         overflow = "return document.documentElement.scrollWidth - innerWidth"
         until(lambda: browser.execute_script(overflow) <= 0, what="the page fits its window")
 
@@ -160,6 +176,15 @@ def test_the_page_shows_a_run_and_follows_it(cluster, browser):
         before = text().count(MARKUP)
         hover(browser, lambda: "outcome" in (now := text()) and now.count(MARKUP) > before)
         assert browser.execute_script(COUNT, "img[src=x]") == 0
+
+        handoff.execute(dag_of(Function("f", len, extra_args=["abc"]), id="newer"), client)
+        until(lambda: "Progress by code newer" in text(), what="the page shows the newest run in detail")
+        browser.execute_script(SELECT, run.id)
+        chosen = f"Progress by code {MARKUP} ({run.id})"
+        until(lambda: chosen in text(), what="the page shows the selected run in detail")
+        browser.get(f"{page}?run={run.id}")
+        until(lambda: chosen in text(), what="a link leads to the run")
+        assert browser.execute_script(COUNT, f"a[href='?run={run.id}']") >= 1
 
         client.unregister_scheduler_plugin("handoff")
         until(lambda: "The plugin was removed." in text(), what="the page says that the plugin is gone")
@@ -187,7 +212,7 @@ def test_snapshots_are_read_only_while_the_page_is_open(cluster, browser, monkey
 
     reads = []
     original = webpage.Webpage.read
-    monkeypatch.setattr(webpage.Webpage, "read", lambda page: reads.append(1) or original(page))
+    monkeypatch.setattr(webpage.Webpage, "read", lambda page, *run: reads.append(1) or original(page, *run))
     with Client(cluster, set_as_default=False) as client:
         handoff.discover_nodes(client)
         browser.get(f"http://127.0.0.1:{cluster.scheduler.http_server.port}/handoff")

@@ -11,17 +11,16 @@ from scheduling.harness import Core, fn, many, node
 
 from handoff_dask._adapter.active import ActiveRun
 from handoff_dask._adapter.archive import Archive
+from handoff_dask._adapter.run_details import BARS, CODES, run_details
 from handoff_dask._adapter.snapshot import (
-    BARS,
     ENDED_RUNS,
-    ID,
     NODES,
-    QUEUES,
     RUNS,
-    TEXT,
     RecentFailures,
     snapshot,
 )
+from handoff_dask._adapter.texts import ID, TEXT
+from handoff_dask._adapter.waiting import GROUPS, QUEUES_GROUPED
 
 
 class Scene:
@@ -46,10 +45,16 @@ class Scene:
         self.core.remove(id)
         self.archive.add(active.info(self.core.now), active.run)
 
-    def take(self):
+    def read(self, run_id=None):
+        """Return what the page shows."""
         shot = snapshot(self.core.state, self.active, self.archive, self.failures, self.core.now)
+        return {**shot, "details": run_details(self.active, self.archive, run_id, self.core.now)}
+
+    def take(self, run_id=None):
+        """Check the core's state, and return what the page shows as plain values."""
+        shot = self.read(run_id)
         self.core.state.check()
-        return json.loads(json.dumps(shot, allow_nan=False))  # plain values
+        return json.loads(json.dumps(shot, allow_nan=False))
 
 
 @pytest.fixture
@@ -60,7 +65,7 @@ def scene():
 def test_an_empty_snapshot(scene):
     shot = scene.take()
     assert shot["runs"] == shot["waiting"] == shot["nodes"] == shot["failures"] == []
-    assert shot["timeline"] is None
+    assert shot["details"] is None
 
 
 def test_runs_nodes_and_waiting_functions(scene):
@@ -95,12 +100,153 @@ def test_runs_nodes_and_waiting_functions(scene):
             {"resource": "cpu", "capacity": 4, "used": 4},
             {"resource": "memory", "capacity": 100, "used": 0},
         ],
+        "measured": {},
     }
     assert b["running"] == 1
-    assert shot["timeline"]["run"] == "second"
-    assert shot["timeline"]["bars"] == [
-        {"function": "large", "node": "a", "start": 0, "stop": 1.5, "outcome": "running"}
+    assert shot["details"]["run"] == "second"
+    assert shot["details"]["bars"] == [
+        {"function": "large", "code": "function", "node": "a", "start": 0, "stop": 1.5, "outcome": "running"}
     ]
+
+
+def test_waiting_functions_are_grouped_by_what_they_wait_for(scene):
+    core = scene.core
+    core.nodes(a="cpu 2", b="cpu 8, gpu 1")
+    scene.run(id="first", x=fn("cpu 2", pin="a"), y=fn("gpu 1"))
+    core.decide()
+    scene.run(id="second", **many(3, fn("cpu 1", pin="a"), "s"), g=fn("gpu 0.5"))
+    scene.run(id="third", **many(4, fn("cpu 2", pin="a"), "t"), options={"priority": 1})
+    assert core.decide() == []
+    shot = scene.take()
+    cpu, gpu = shot["waiting"]
+    assert cpu["reason"] == "cpu, on 1 node"
+    assert (cpu["queued"], cpu["queues"]) == (7, 2)
+    assert (cpu["function"], cpu["run"]) == ("t0", "third")  # the most urgent one
+    assert cpu["why"] == core.state.explain(core["t0"], core.now)
+    assert (gpu["reason"], gpu["queued"], gpu["function"]) == ("gpu, on 1 node", 1, "g")
+    assert (shot["queues_grouped"], shot["queues_there"]) == (3, 3)
+
+
+def test_queues_without_a_place_in_the_groups_are_counted(scene):
+    scene.core.nodes(a="cpu 1", b="cpu 1000")
+    scene.core.state.node_accepting("b", False)
+    scene.run(**{f"f{i}": fn(f"cpu {i + 2}") for i in range(QUEUES_GROUPED + 5)})
+    scene.core.decide()
+    shot = scene.take()
+    assert (shot["queues_grouped"], shot["queues_there"]) == (QUEUES_GROUPED, QUEUES_GROUPED + 5)
+    assert len(shot["waiting"]) == 1
+
+
+def test_estimates_and_measured_use(scene):
+    core = scene.core
+    core.nodes(a="cpu 1", b="cpu 2")
+    scene.run(**many(3, fn("cpu 1", code="f"), "f"), options={"seconds": (10.0, 10.0, 10.0)})
+    core.decide()
+    core.wait(1)
+    shot = scene.take()
+    assert shot["runs"][0]["eta"] is not None
+    assert shot["runs"][0]["known"] == 1
+    use = {"a": {"cpu": 0.5}, "b": {}}
+    measured = snapshot(
+        core.state, scene.active, scene.archive, scene.failures, core.now, lambda node: use[node.name]
+    )
+    assert [node["measured"] for node in measured["nodes"]] == [{"cpu": 0.5}, {}]
+
+
+def test_estimates_take_a_bounded_time(scene, monkeypatch):
+    """Later snapshots make those that did not fit into the first."""
+    scene.core.nodes(a="cpu 9")
+    for n in range(3):
+        scene.run(id=f"r{n}", **{f"f{n}": fn("cpu 1")}, options={"seconds": (10.0,)})
+    scene.core.decide()
+    clock = iter(range(1000))
+    monkeypatch.setattr("handoff_dask._adapter.snapshot.monotonic", lambda: next(clock) * 0.004)
+    assert [run["eta"] is not None for run in scene.take()["runs"]] == [True, False, False]
+
+
+def test_functions_are_counted_by_code_and_state(scene):
+    core = scene.core
+    core.nodes(a="cpu 3")
+    scene.run(
+        **many(4, fn("cpu 1", code="blur b", retries=0), "b"),
+        one=fn("cpu 1", code="read read"),
+        two=fn("cpu 1", code="read write"),
+        options={"fail_fast": False},
+    )
+    core.decide()
+    expected = [
+        {"code": "blur (b)", "counts": {"running": 3, "ready": 1}},
+        {"code": "read", "counts": {"ready": 1}},
+        {"code": "read (write)", "counts": {"ready": 1}},
+    ]
+    assert scene.take()["details"]["codes"] == expected
+    core.finish("b0")
+    core.fail("b1", error="no")
+    core.decide()
+    scene.active["r"].code_counts._due = 0.0
+    assert scene.take()["details"]["codes"][0]["counts"] == {
+        "running": 2,
+        "finished": 1,
+        "failed": 1,
+    }
+    core.finish("b2 b3")
+    core.decide()
+    core.finish("one two")
+    core.decide()
+    scene.end("r")
+    before = scene.take()["details"]
+    assert before["codes"][0]["counts"] == {"finished": 3, "failed": 1}
+    scene.forget("r")
+    after = scene.take()["details"]
+    assert after["codes"] == before["codes"]
+    assert (after["status"], after["codes_there"], after["sampled"]) == ("failed", 3, False)
+
+
+def test_counts_by_code_are_not_renewed_too_often(scene):
+    scene.core.nodes(a="cpu 2")
+    active = scene.run(x=fn("cpu 1"), y=fn("cpu 1"))
+    scene.core.decide()
+    before = active.code_counts.at(active.run)
+    active.code_counts._due = float("inf")
+    scene.core.finish("x")
+    assert active.code_counts.at(active.run) is before
+    scene.core.finish("y")
+    scene.core.decide()
+    assert active.run.ended
+    (counts,) = active.code_counts.at(active.run).values()
+    assert {state.value: n for state, n in counts.items()} == {"finished": 2}
+
+
+def test_of_very_large_runs_a_sample_is_counted(scene, monkeypatch):
+    monkeypatch.setattr("handoff_dask._adapter.code_counts.COUNTED", 10)
+    scene.core.nodes(a="cpu 1")
+    scene.run(**many(95, fn("cpu 1", code="f"), "f"))
+    details = scene.take()["details"]
+    assert details["sampled"]
+    assert details["codes"] == [{"code": "f", "counts": {"ready": 100}}]
+
+
+def test_very_many_codes(scene):
+    scene.core.nodes(a="cpu 1")
+    scene.run(**{f"f{i}": fn("cpu 1", code=f"c{i:02d}") for i in range(CODES + 5)})
+    details = scene.take()["details"]
+    assert [view["code"] for view in details["codes"]] == [f"c{i:02d}" for i in range(CODES)]
+    assert details["codes_there"] == CODES + 5
+
+
+def test_details_of_a_given_run(scene):
+    core = scene.core
+    core.nodes(a="cpu 1")
+    for n in range(3):
+        scene.run(id=f"r{n}", **{f"f{n}": fn("cpu 1")})
+        core.decide()
+        core.finish(f"f{n}", took=0.5)
+        core.decide()
+        scene.end(f"r{n}")
+    scene.forget("r0")
+    assert [scene.take(f"r{n}")["details"]["run"] for n in range(3)] == ["r0", "r1", "r2"]
+    assert scene.take()["details"]["run"] == "r2"
+    assert scene.take("unknown")["details"] is None
 
 
 def test_a_dominant_share_is_at_most_1(scene):
@@ -167,10 +313,17 @@ def test_ended_runs_are_listed_the_last_one_first(scene):
     assert [run["id"] for run in shot["runs"]] == ["r6", "r5", "r4", "r3", "r2"]
     assert shot["runs_there"] == 0
     assert {run["share"] for run in shot["runs"]} == {None}
-    assert shot["timeline"]["run"] == "r6"
+    assert shot["details"]["run"] == "r6"
     scene.forget("r6")
-    (bar,) = scene.take()["timeline"]["bars"]
-    assert bar == {"function": "f6", "node": "a", "start": 0.5, "stop": 1, "outcome": "finished"}
+    (bar,) = scene.take()["details"]["bars"]
+    assert bar == {
+        "function": "f6",
+        "code": "function",
+        "node": "a",
+        "start": 0.5,
+        "stop": 1,
+        "outcome": "finished",
+    }
 
 
 def failing(scene, number, retried):
@@ -195,7 +348,7 @@ def test_failed_attempts_are_shown_even_if_their_functions_are_not_sampled(scene
     failing(scene, 2 * BARS + 2, retried)
     if forgotten:
         scene.forget("r")
-    timeline = scene.take()["timeline"]
+    timeline = scene.take()["details"]
     assert timeline["every"] == 3
     assert len(timeline["bars"]) <= BARS
     found = [bar["function"] for bar in timeline["bars"] if bar["outcome"] == "failed"]
@@ -207,7 +360,7 @@ def test_failed_attempts_are_shown_even_if_their_functions_are_not_sampled(scene
 
 def test_retries_do_not_displace_the_last_functions(scene):
     failing(scene, BARS, range(BARS))
-    bars = scene.take()["timeline"]["bars"]
+    bars = scene.take()["details"]["bars"]
     assert len(bars) == BARS
     assert sum(bar["outcome"] == "failed" for bar in bars) == BARS // 2
     assert {int(bar["function"][1:]) // 100 for bar in bars} == set(range(BARS // 100))
@@ -278,11 +431,11 @@ def test_the_time_for_a_snapshot_is_bounded(fill):
     scene = Scene()
     fill(scene)
     scene.core.decisions = scene.core.state.decide(0.0)
-    shot = snapshot(scene.core.state, scene.active, scene.archive, scene.failures, 0.0)
+    shot = scene.read()
     assert len(shot["runs"]) <= RUNS + ENDED_RUNS
-    assert len(shot["waiting"]) <= QUEUES
+    assert len(shot["waiting"]) <= GROUPS
     assert shot["waiting"] or fill is many_finished
     assert len(shot["nodes"]) <= NODES
-    assert len(shot["timeline"]["bars"]) <= BARS
-    took = quickest(lambda: snapshot(scene.core.state, scene.active, scene.archive, scene.failures, 0.0))
+    assert len(shot["details"]["bars"]) <= BARS
+    took = quickest(scene.read)
     assert took < 0.05

@@ -14,13 +14,13 @@ import dask
 import pytest
 from bokeh.document import Document
 from distributed import Client, LocalCluster
-from helpers import dag_of, gate, pass_gate, plugin_of, until
+from helpers import dag_of, gate, pass_gate, until
 
 import handoff_dask as handoff
 from handoff_dask import Function, RetryPolicy
-from handoff_dask._adapter import webpage
-from handoff_dask._display import dashboard
-from handoff_dask._display.dashboard_timeline import timeline_columns
+from handoff_dask._adapter import page_source, webpage
+from handoff_dask._display import dashboard, dashboard_text, palette
+from handoff_dask._display.dashboard_timeline import lay_out
 from handoff_dask._display.timeline_data import prepare
 from handoff_dask._model.records import Attempt, FunctionRecord
 
@@ -110,26 +110,41 @@ def test_json_of_an_active_run(cluster, client):
     run.wait(20)
 
 
+def test_the_page_and_the_json_of_a_given_run(cluster, client):
+    first = handoff.submit(dag_of(Function("f", len, extra_args=["abc"]), id="first"), client)
+    first.wait(20)
+    handoff.execute(dag_of(Function("g", len, extra_args=["abc"]), id="second"), client)
+    newest = json.loads(get(cluster, "handoff.json")[1])
+    assert newest["details"]["dag"] == "second"
+    asked = json.loads(get(cluster, f"handoff.json?run={first.id}")[1])
+    assert asked["details"]["dag"] == "first"
+    assert asked["details"]["codes"] == [{"code": "len (f)", "counts": {"finished": 1}}]
+    assert [b["code"] for b in asked["details"]["bars"]] == ["len (f)"]
+    assert json.loads(get(cluster, "handoff.json?run=nobody")[1])["details"] is None
+    assert {run["dag"] for run in asked["runs"]} == {"first", "second"}
+    measured = asked["nodes"][0]["measured"]
+    assert measured["memory"] > 10
+    assert measured["cpu"] >= 0
+
+
 def test_all_readers_share_one_snapshot(cluster, client, monkeypatch):
     install(client)
     taken = []
-    page = next(
-        a.__self__
-        for a in plugin_of(cluster).patches._undo
-        if isinstance(getattr(a, "__self__", None), webpage.Webpage)
-    )
-    original = page._snapshot
-    monkeypatch.setattr(page, "_snapshot", lambda: taken.append(1) or original())
-    monkeypatch.setattr(webpage, "monotonic", lambda: 1e9)
-    for _ in range(5):
-        get(cluster, "handoff.json")
+    original = page_source.PageSource._take
+    monkeypatch.setattr(page_source.PageSource, "_take", lambda source: taken.append(1) or original(source))
+    monkeypatch.setattr(page_source, "monotonic", lambda: 1e9)
+    for n in range(5):
+        get(cluster, f"handoff.json?run={n}")
     assert len(taken) == 1
+    monkeypatch.setattr(page_source, "monotonic", lambda: 1e9 + 1)
+    get(cluster, "handoff.json")
+    assert len(taken) == 2
 
 
 def test_without_readers_no_snapshot_is_taken(cluster, client, monkeypatch):
     taken = []
     original = webpage.Webpage.read
-    monkeypatch.setattr(webpage.Webpage, "read", lambda page: taken.append(1) or original(page))
+    monkeypatch.setattr(webpage.Webpage, "read", lambda page, *run: taken.append(1) or original(page, *run))
     install(client)
     handoff.execute(dag_of(Function("f", len, extra_args=["abc"])), client)
     assert not taken
@@ -141,7 +156,7 @@ def test_an_error_in_the_page_does_not_fail_runs(cluster, client, monkeypatch, c
     def fail(*args):
         raise RuntimeError("no snapshot today")
 
-    monkeypatch.setattr("handoff_dask._adapter.plugin.snapshot", fail)
+    monkeypatch.setattr("handoff_dask._adapter.page_source.snapshot", fail)
     with caplog.at_level(logging.CRITICAL, "tornado"):
         assert get(cluster, "handoff")[0] == 200  # the page itself shows the error
         assert get(cluster, "handoff.json")[0] == 500
@@ -238,13 +253,25 @@ def seen_with(**parts):
         "runs": [],
         "runs_there": 0,
         "waiting": [],
+        "queues_grouped": 0,
         "queues_there": 0,
         "functions_waiting": 0,
         "nodes": [],
         "nodes_there": 0,
         "failures": [],
-        "timeline": None,
+        "details": None,
         **parts,
+    }
+
+
+def bar(function, node, start, stop, outcome, code="blur"):
+    return {
+        "function": function,
+        "code": code,
+        "node": node,
+        "start": start,
+        "stop": stop,
+        "outcome": outcome,
     }
 
 
@@ -259,18 +286,40 @@ EVERYTHING = seen_with(
             "priority": 0,
             "share": 0.5,
             "elapsed": 3700.0,
+            "eta": 127.0,
+            "known": 0.5,
             "error": MARKUP,
         }
     ],
     waiting=[
-        {"function": MARKUP, "dag": MARKUP, "run": MARKUP, "queued": 3, "why": f"{MARKUP}:\n  - {MARKUP}"}
+        {
+            "reason": MARKUP,
+            "queued": 3,
+            "queues": 1,
+            "function": MARKUP,
+            "dag": MARKUP,
+            "run": MARKUP,
+            "why": f"{MARKUP}:\n  - {MARKUP}",
+        }
     ],
     nodes=[
         {
             "name": MARKUP + "'",
             "accepting": True,
             "running": 1,
-            "amounts": [{"resource": "'" + MARKUP, "capacity": 2, "used": 1.5}],
+            "amounts": [
+                {"resource": "'" + MARKUP, "capacity": 2, "used": 1.5},
+                {"resource": "cpu", "capacity": 8, "used": 6},
+                {"resource": "memory", "capacity": 64000, "used": 20000},
+                {"resource": "gpu", "capacity": 2, "used": 1},
+            ],
+            "measured": {
+                "cpu": 2.04,
+                "memory": 48000.4,
+                "gpu": 0.35,
+                "gpu_memory": 1234,
+                "gpu_memory_total": 80000,
+            },
         }
     ],
     failures=[
@@ -284,15 +333,22 @@ EVERYTHING = seen_with(
             "error": MARKUP,
         }
     ],
-    timeline={
+    details={
         "run": MARKUP,
         "dag": MARKUP,
-        "every": 2,
+        "status": MARKUP,
         "elapsed": 1.0,
+        "codes": [
+            {"code": MARKUP, "counts": {"finished": 6, "running": 1, "failed": 1}},
+            {"code": "blur", "counts": {"finished": 1, "ready": 2, "waiting": 1}},
+        ],
+        "codes_there": 5,
+        "sampled": False,
+        "every": 2,
         "bars": [
-            {"function": MARKUP, "node": "a", "start": 0.0, "stop": 2.0, "outcome": MARKUP},
-            {"function": "x", "node": "a", "start": 1.0, "stop": 2.0, "outcome": "failed"},
-            {"function": "y", "node": "b", "start": 1.0, "stop": 2.0, "outcome": "finished"},
+            bar(MARKUP, "a", 0.0, 2.0, MARKUP, MARKUP),
+            bar("x", "a", 1.0, 2.0, "failed"),
+            bar("y", "b", 1.0, 2.0, "finished"),
         ],
     },
 )
@@ -306,31 +362,95 @@ def texts(doc):
 
 def test_user_text_is_escaped():
     doc = Document()
-    dashboard.fill(doc, lambda: EVERYTHING)
+    dashboard.fill(doc, lambda run_id: EVERYTHING)
     html = texts(doc)
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 15
     assert "'<" not in html.replace("'>", "")
     assert "1 h 1 min" in html
-    assert "0.5 of 2 free" in html
+
+
+def test_the_page_shows_estimates_amounts_with_units_and_measured_use():
+    html = dashboard_text.runs_html(EVERYTHING, None)
+    assert ">at least 2 min 10 s<" in html
+    assert "Share: the largest fraction of any one resource" in html
+    html = dashboard_text.nodes_html(EVERYTHING["nodes"], 1)
+    assert ">1.5 of 2 used<" in html
+    assert ">6 of 8 used, 2 measured<" in html
+    assert ">20,000 of 64,000 MB used, 48,000 MB measured<" in html
+    assert ">1 of 2 used, 35 % busy and 1,234 of 80,000 MB measured<" in html
+    assert html.count("<b style='left:calc(") == 3  # nothing is measured for the user's own resource
+    assert "left:calc(75% - 1px)" in html  # 48,000 of 64,000 MB
+
+
+def test_the_progress_bars_show_finished_running_and_failed_functions_of_each_code():
+    html = dashboard_text.run_html(EVERYTHING["details"], None)
+    colours = dashboard_text.code_colours(EVERYTHING["details"])
+    assert list(colours) == [MARKUP, "blur"]
+    assert "6 of 8 finished, 1 running, 1 failed" in html
+    assert "1 of 4 finished, 2 waiting for a node, 1 waiting for inputs" in html
+    assert f"<i style='width:75.00%;background:{colours[MARKUP]}'>" in html
+    assert f"<i style='width:12.50%;{palette.css_hatch('failed')}'>" in html
+    assert "and 3 more codes" in html
+
+
+def test_a_run_that_is_not_known():
+    html = dashboard_text.run_html(None, "'<x>")
+    assert "The scheduler does not know run &#x27;&lt;x&gt;." in html
+    assert "No runs yet." in dashboard_text.run_html(None, None)
+
+
+def test_each_run_has_a_link_that_cannot_contain_markup():
+    html = dashboard_text.runs_html(EVERYTHING, None)
+    assert "href='?run=%3Cscript%3Edocument.title%3D%27pwned%27%3C%2Fscript%3E'" in html
+
+
+def test_the_selector_changes_the_run_shown_in_detail():
+    asked = []
+    doc = Document()
+    page = dashboard.fill(doc, lambda run_id: asked.append(run_id) or EVERYTHING, "linked")
+    assert page._selector.value == "linked"
+    assert [value for value, _ in page._selector.options] == ["", MARKUP, "linked"]
+    page._selector.value = MARKUP
+    page._selector.value = ""
+    page.update()
+    assert asked == ["linked", MARKUP, None, None]
 
 
 def test_the_document_follows_snapshots_and_says_when_the_plugin_is_removed():
     seen = [seen_with(), EVERYTHING, None]
     doc = Document()
-    page = dashboard.fill(doc, lambda: seen[0])
+    page = dashboard.fill(doc, lambda run_id: seen[0])
     assert "No function is waiting for a node." in texts(doc)
     assert len(doc.session_callbacks) == 1
     del seen[0]
     page.update()
     assert "No function is waiting for a node." not in texts(doc)
-    source = page._source
-    assert source.data["start"] == [0.0, 1.0, 1.0]
-    assert source.data["y"] == [0.5, 1.5, 2.9]  # two at once on a, then b
+    finished, other = page.timeline.finished.data, page.timeline.other.data
+    assert (finished["start"], finished["y"]) == ([1.0], [2.9])  # below the two rows of a
+    assert (other["start"], other["y"]) == ([0.0, 1.0], [0.5, 1.5])  # two at once on a
+    assert page.timeline.figure.visible
     del seen[0]
     page.update()
     assert "The plugin was removed." in texts(doc)
     assert not doc.session_callbacks
+
+
+def test_bars_have_the_colour_of_their_code_and_failures_are_hatched():
+    bars = [
+        bar("f", "a", 0, 1, "finished"),
+        bar("g", "a", 0, 1, "finished", "other"),
+        *(bar(outcome, "a", 0, 1, outcome) for outcome in ("failed", "lost", "cancelled", "running", "new")),
+    ]
+    laid_out = lay_out(bars, {"blur": "#123456"})
+    assert laid_out.finished["colour"] == ["#123456", palette.OTHERS]
+    assert laid_out.other["outcome"] == ["failed", "lost", "cancelled", "running", "new"]
+    assert laid_out.other["pattern"] == [palette.HATCHES[o].bokeh for o in laid_out.other["outcome"][:4]] + [
+        " "
+    ]
+    assert laid_out.other["edge"][0] == palette.STATES["failed"]
+    heading = dashboard_text.timeline_heading({**EVERYTHING["details"], "bars": bars})
+    assert f"<i style='{palette.css_hatch('failed')}'></i>failed" in heading
 
 
 def test_bars_have_the_same_lanes_as_in_a_timeline():
@@ -340,26 +460,20 @@ def test_bars_have_the_same_lanes_as_in_a_timeline():
         for n, (start, stop) in enumerate(spans)
     }
     lanes = {bar.id: bar.lane for bar in prepare(records).bars}
-    bars = [
-        {"function": str(n), "node": "a", "start": start, "stop": stop, "outcome": "finished"}
-        for n, (start, stop) in enumerate(spans)
-    ]
-    columns, ends, ticks = timeline_columns(bars)
+    bars = [bar(str(n), "a", start, stop, "finished") for n, (start, stop) in enumerate(spans)]
+    columns, _, height, ticks = lay_out(bars, {})
     assert {int(n): y - 0.5 for n, y in zip(columns["function"], columns["y"], strict=True)} == lanes
-    assert (ends, ticks) == ([("a", 3.4)], {1.5: "a"})
+    assert (height, ticks) == (3.4, {1.5: "a"})
 
 
 def test_bars_that_overlap_by_less_than_the_clock_error_share_a_lane():
-    bars = [
-        {"function": "x", "node": "a", "start": start, "stop": stop, "outcome": "finished"}
-        for start, stop in [(0, 1), (0.9995, 2)]
-    ]
-    assert timeline_columns(bars)[0]["y"] == [0.5, 0.5]
+    bars = [bar("x", "a", start, stop, "finished") for start, stop in [(0, 1), (0.9995, 2)]]
+    assert lay_out(bars, {}).finished["y"] == [0.5, 0.5]
 
 
 def test_the_document_sends_only_changes():
     doc = Document()
-    page = dashboard.fill(doc, lambda: EVERYTHING)
+    page = dashboard.fill(doc, lambda run_id: EVERYTHING)
     changes = []
     doc.on_change(changes.append)
     page.update()
@@ -369,7 +483,7 @@ def test_the_document_sends_only_changes():
 def test_the_document_shows_errors_and_logs_the_first(caplog):
     seen = [seen_with()]
     doc = Document()
-    page = dashboard.fill(doc, lambda: seen[0])
+    page = dashboard.fill(doc, lambda run_id: seen[0])
     seen[0] = {"runs": MARKUP}
     page.update()
     page.update()
@@ -382,5 +496,5 @@ def test_the_document_shows_errors_and_logs_the_first(caplog):
 
 def test_a_page_whose_plugin_is_removed_before_the_first_refresh():
     doc = Document()
-    dashboard.fill(doc, lambda: None)
+    dashboard.fill(doc, lambda run_id: None)
     assert "The plugin was removed." in texts(doc)

@@ -161,7 +161,7 @@ def test_limits_are_enforced(client):
     dag = dag_of(*(Function(i, pass_gate, extra_args=["own limits"], cost={"db": 1}) for i in range(5)))
     run = handoff.submit(dag, client, allocation_strategy=greedy, limits={"db": 2})
     door.await_inside(2)
-    assert "limit 'db' (2 of 2 in use)" in run.explain(4)
+    assert "limit 'db' (2 of 2 used)" in run.explain(4)
     door.open()
     run.result(timeout=20)
     assert door.most == 2

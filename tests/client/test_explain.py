@@ -40,7 +40,7 @@ def test_explain_during_a_run(client):
     run.futures["uses"].result(timeout=20)
     assert run.explain("held") == "function 'held' is not waiting: it is running on node 'node1', attempt 1"
     assert run.explain("after") == (
-        "function 'after' waits for results:\n  - 'held' (running on node 'node1', attempt 1)"
+        "function 'after' is waiting for inputs:\n  - 'held' (running on node 'node1', attempt 1)"
     )
     first, *nodes = run.explain("gpu").splitlines()
     assert first.startswith("function 'gpu' has waited ")
@@ -76,7 +76,7 @@ def test_explain_limits_and_collocation(client):
     )
     run = handoff.submit(dag, client, limits={"seats": 1})
     door.await_inside(1)
-    text = "it asks for threads 1; the run has reached limit 'seats' (1 of 1 in use):"
+    text = "it asks for threads 1; the run has reached limit 'seats' (1 of 1 used):"
     assert run.explain("other").splitlines()[0].endswith(text)
     assert run.explain("other").splitlines()[1:] == [
         "  - nodes 'node1', 'node2': the function fits",
@@ -150,9 +150,9 @@ def test_explain_ids_of_any_kind(client):
     door.await_inside(1)
     assert run.explain(cat) == "function '<cat>' is not waiting: it is running on node 'node1', attempt 1"
     assert run.explain(pair).endswith("\n  - '<cat>' (running on node 'node1', attempt 1)")
-    assert run.explain(frozenset({"x"})).startswith("function \"frozenset({'x'})\" waits for results:")
+    assert run.explain(frozenset({"x"})).startswith("function \"frozenset({'x'})\" is waiting for inputs:")
     serializer = ("serialize", pair, frozenset({"x"}), 0)
-    assert "waits for results:\n  - ('pair', (1, None)) (waiting)" in run.explain(serializer)
+    assert "is waiting for inputs:\n  - ('pair', (1, None)) (waiting for inputs)" in run.explain(serializer)
     assert run.explain(3).startswith("function 3 has waited ")
     with pytest.raises(KeyError):
         run.explain(Cat())
@@ -275,7 +275,7 @@ def test_explain_and_events_with_an_asynchronous_client():
             run = handoff.submit(dag, client)
             await asyncio.get_running_loop().run_in_executor(None, door.await_inside, 1)
             assert await run.explain("next") == (
-                "function 'next' waits for results:\n  - 'held' (running on node 'a', attempt 1)"
+                "function 'next' is waiting for inputs:\n  - 'held' (running on node 'a', attempt 1)"
             )
             assert "is inline" in await run.explain("i")
             with pytest.raises(KeyError, match="no function 'nobody'"):

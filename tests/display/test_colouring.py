@@ -7,8 +7,9 @@ import pytest
 from helpers import dag_of, identity
 
 from handoff_dask import Collocated, Function, execute_local, simulate
-from handoff_dask._display.colouring import STATES, colouring
+from handoff_dask._display.colouring import colouring
 from handoff_dask._display.labels import state_label
+from handoff_dask._display.palette import STATES
 from handoff_dask._model.records import Attempt, FunctionRecord
 
 NODES = {"n1": {"cpu": 4, "memory": 8000}, "n2": {"cpu": 4, "gpu": 1}}

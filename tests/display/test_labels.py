@@ -6,6 +6,7 @@ import pytest
 
 from handoff_dask._cli import cluster, demo, run, simulate
 from handoff_dask._display import colouring, dashboard_text, html, labels, markup, progress, timeline
+from handoff_dask._scheduling import explain
 
 
 @pytest.mark.parametrize(
@@ -54,3 +55,22 @@ def test_labels_of_states(state, label):
 def test_every_display_labels_states_with_the_same_function():
     for module in (run, colouring, dashboard_text, html, markup, progress):
         assert module.state_label is labels.state_label, module
+
+
+@pytest.mark.parametrize(
+    ("resource", "used", "capacity", "text"),
+    [
+        ("cpu", 6, 8, "6 of 8 used"),
+        ("licence", 0.3, 0.5, "0.3 of 0.5 used"),
+        ("memory", 20000, 64000, "20,000 of 64,000 MB used"),
+        ("memory", 1234567.25, 2e9, "1,234,567.25 of 2,000,000,000 MB used"),
+        ("gpu", 3, 2, "3 of 2 used"),  # the node's capacity has shrunk
+    ],
+)
+def test_used_amounts(resource, used, capacity, text):
+    assert labels.used_text(resource, used, capacity) == text
+
+
+def test_every_display_formats_used_amounts_with_the_same_function():
+    for module in (dashboard_text, explain, progress):
+        assert module.used_text is labels.used_text, module

@@ -101,7 +101,7 @@ def test_a_log_of_a_long_run_has_a_line_per_minute_and_at_the_end():
     ],
 )
 def test_the_estimate_is_rounded_to_its_precision(eta, known, text):
-    assert eta_text(of(1, 0, {}, eta=eta, known=known)) == text
+    assert eta_text(eta, known) == text
 
 
 def test_failure_lines():

@@ -67,7 +67,7 @@ def test_repr_of_a_schedule():
     schedule = simulate(dag, NODES, 2.0)
     markup = schedule._repr_html_()
     assert [[cell.strip() for cell in row] for row in Table(markup).rows] == [
-        ["node", "functions", "cpu in use", "memory in use", "gpu in use"],
+        ["node", "functions", "cpu used", "memory used", "gpu used"],
         ["n1", "4", "100%", "0%", ""],
         ["n2", "2", "100%", "", "0%"],
     ]
@@ -115,7 +115,7 @@ def test_repr_of_a_run_shows_its_last_known_progress(client):
     text = text_of(markup)
     assert "2 of 9 finished, 5 s" in text
     assert "2 finished, 3 running, 1 failed" in text
-    assert Table(markup).rows[0] == [EVIL, "", "3 running, cpu 3 of 4"]
+    assert Table(markup).rows[0] == [EVIL, "", "3 running, cpu 3 of 4 used"]
     assert "and 2 more nodes" in text
     assert "width:75.00%" in markup
 

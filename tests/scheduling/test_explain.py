@@ -30,20 +30,20 @@ def test_waiting_for_results(core):
     )
     core.decide()
     assert explain_lines(core, "sum") == [
-        "function 'sum' waits for results:",
+        "function 'sum' is waiting for inputs:",
         "  - 'x' (running on node 'a', attempt 1)",
         "  - 'y' (running on node 'a', attempt 1)",
-        "  - 'z' (ready)",
+        "  - 'z' (waiting for a node)",
     ]
     core.finish("x z")
     assert explain_lines(core, "sum") == [
-        "function 'sum' waits for results:",
+        "function 'sum' is waiting for inputs:",
         "  - 'y' (running on node 'a', attempt 1)",
     ]
     core.finish("y")
     assert explain_lines(core, "sum") == [
-        "function 'sum' waits for results:",
-        "  - all inputs exist; it is about to become ready",
+        "function 'sum' is waiting for inputs:",
+        "  - all inputs exist; next, it waits for a node",
     ]
 
 
@@ -51,8 +51,8 @@ def test_at_most_eight_results_are_named(core):
     core.nodes(a="cpu 2")
     core.run(**many(10, fn()), sum=fn(), options=after(*[[10]] * 10, []), ready="")
     lines = explain_lines(core, "sum")
-    assert lines[1] == "  - 'f0' (waiting)"
-    assert lines[8:] == ["  - 'f7' (waiting)", "  - ... and 2 more"]
+    assert lines[1] == "  - 'f0' (waiting for inputs)"
+    assert lines[8:] == ["  - 'f7' (waiting for inputs)", "  - ... and 2 more"]
 
 
 def test_lost_result(core):
@@ -61,7 +61,7 @@ def test_lost_result(core):
     core.decide()
     core.finish("x")
     core.state.result_lost(core["x"])
-    assert explain_lines(core, "y") == ["function 'y' waits for results:", "  - 'x' (waiting)"]
+    assert explain_lines(core, "y") == ["function 'y' is waiting for inputs:", "  - 'x' (waiting for inputs)"]
 
 
 # time
@@ -241,7 +241,7 @@ def test_limits_of_the_run(core):
     assert core.decide() == ["x@a"]
     assert ready(core, "y") == {
         None: "function 'y' has waited 0 s for a node; it asks for cpu 1; the run has reached"
-        " limit 'db' (1.5 of 2 in use) and max_concurrency (1 of 1 in use):",
+        " limit 'db' (1.5 of 2 used) and max_concurrency (1 of 1 used):",
         "a": "the function fits",
     }
 

@@ -82,6 +82,18 @@ def remove(scheduler: Scheduler, application: Application) -> None:
         scheduler.http_application.applications.remove(application)
 
 
+def argument(doc: Any, name: str) -> str | None:
+    """Return a parameter of the address with which a reader opened a page; None if it is missing.
+
+    Reaches: ``Document.session_context.request.arguments`` of Bokeh: name → list of bytes.
+    Why: as :func:`find`.
+    From: Dask 2025.7.
+    """
+    request = getattr(doc.session_context, "request", None)
+    values = [] if request is None else request.arguments.get(name, [])
+    return values[0].decode(errors="replace") if values else None
+
+
 def apply_theme(doc: Any, extra: dict[str, Any]) -> None:
     """Give a page the style and the navigation bar of Dask's own pages.
 

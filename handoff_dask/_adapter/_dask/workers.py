@@ -139,6 +139,18 @@ def memory_limit(worker: Worker) -> int | None:
     return limit
 
 
+def reported_metrics(ws: WorkerState) -> dict[str, Any]:
+    """Return, on the scheduler, the metrics of a worker's last heartbeat.
+
+    Reaches: ``WorkerState.metrics``: ``cpu`` in percent of a core and ``memory`` in bytes, of the process;
+    with NVIDIA's library ``gpu_utilization`` in percent, ``gpu_memory_used`` and ``gpu-memory-total`` in
+    bytes, of one device.
+    Why: the attribute is public, the names of the metrics are not documented.
+    From: Dask 2025.7.
+    """
+    return ws.metrics
+
+
 def recount_resources(ws: WorkerState) -> None:
     """Recompute, on the scheduler, the resources in use on a worker from the tasks that it processes.
 

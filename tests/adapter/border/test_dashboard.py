@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from distributed import LocalCluster
 
@@ -82,3 +84,15 @@ def test_apply_theme():
     dashboard.apply_theme(doc, {"pages": ["x"]})
     assert doc.template.name == "simple.html", "the template of Dask's pages has changed: Webpage"
     assert doc.template_variables["pages"] == ["x"]
+
+
+def test_argument():
+    from bokeh.document import Document
+
+    doc = Document()
+    assert dashboard.argument(doc, "run") is None
+    request = SimpleNamespace(arguments={"run": [b"a\xff", b"b"]})
+    context = SimpleNamespace(request=request)
+    doc._session_context = lambda: context
+    assert dashboard.argument(doc, "run") == "a\ufffd", "the request of a page is stored elsewhere: Webpage"
+    assert dashboard.argument(doc, "other") is None

@@ -125,3 +125,11 @@ def test_recount_resources(client, cluster, scheduler, on_loop):
     door.open()
     wait(future)
     until(lambda: ws.used_resources["slot"] == 0)
+
+
+def test_reported_metrics(cluster, scheduler):
+    ws = scheduler.workers[address(cluster, "a")]
+    until(lambda: workers.reported_metrics(ws).get("memory"))
+    metrics = workers.reported_metrics(ws)
+    assert metrics["memory"] > 2**20, "the memory in a worker's metrics has changed: measured"
+    assert metrics["cpu"] >= 0, "the processor time in a worker's metrics has changed: measured"

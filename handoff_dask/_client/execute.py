@@ -194,7 +194,8 @@ def execute(
     Parameters
     ----------
     dag : DAG
-        The DAG to run. It is validated first.
+        The DAG to run. It is validated first. A DAG without functions gives empty results and logs a
+        warning.
     client : distributed.Client, cluster, str, optional
         A Dask client, blocking or asynchronous; a cluster; or the address of a scheduler. None: the default
         client if there is one, otherwise an embedded cluster in this process.

@@ -327,11 +327,22 @@ def test_a_cluster_with_processes():
 
 # ---------------------------------------------------------------------- dashboard for Grafana
 
-GRAFANA = Path(__file__).parents[2] / "docs" / "_static" / "grafana-dashboard.json"
+DOCS = Path(__file__).parents[2] / "docs"
+GRAFANA = DOCS / "_static" / "grafana-dashboard.json"
+GUIDE = (DOCS / "how-to" / "monitor-a-cluster.md").read_text("utf-8")
+
+
+def test_the_guide_lists_every_metric():
+    rows = re.findall(r"^\| `(handoff_\w+)` \| (\w+)(?:, (.*?))? \|", GUIDE, re.MULTILINE)
+    assert [(name, kind, tuple(re.findall(r"\w+", labels))) for name, kind, labels in rows] == [
+        (f.name + ("_total" if f.kind == "counter" else ""), f.kind, f.labels) for f in FAMILIES
+    ]
 
 
 def queries():
-    """Yield title and expression of each query of the dashboard."""
+    """Yield title and expression of each query of the dashboard, and of the guide."""
+    for line in re.search(r"```promql\n(.*?)```", GUIDE, re.DOTALL)[1].splitlines():
+        yield "guide", line
     board = json.loads(GRAFANA.read_text("utf-8"))
     for panel in board["panels"]:
         for target in panel.get("targets", ()):
@@ -341,7 +352,7 @@ def queries():
             yield variable["name"], variable["query"]["query"]
 
 
-def test_every_metric_of_the_grafana_dashboard_exists(cluster, client):
+def test_every_metric_that_a_documented_query_uses_exists(cluster, client):
     door = gate("grafana")
     dag = dag_of(*[Function(n, pass_gate, extra_args=["grafana"], cost={"gpu": 1}) for n in range(2)])
     run = handoff.submit(dag, client)

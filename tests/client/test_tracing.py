@@ -200,6 +200,10 @@ def test_baggage_reaches_functions(client, spans):
 # ---------------------------------------------------------------------- nodes in other processes
 
 
+def name_of(dask_worker):
+    return dask_worker.name
+
+
 def set_up(dask_worker):
     provider = TracerProvider()
     dask_worker.spans = InMemorySpanExporter()
@@ -217,7 +221,7 @@ def test_nodes_in_other_processes(spans):
         Client(cluster, set_as_default=False) as client,
     ):
         client.wait_for_workers(2, 60)
-        address = {w["id"]: a for a, w in client.scheduler_info(n_workers=-1)["workers"].items()}["traced"]
+        (address,) = (a for a, name in client.run(name_of).items() if name == "traced")
         client.run(set_up, workers=[address])
         dag = dag_of(
             Function("a", make_span, extra_args=["inside"], node="traced"),

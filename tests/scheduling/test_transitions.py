@@ -20,6 +20,7 @@ def function_in(core, state):
     f = core["x"]
     f.run.counts[f.state], f.run.counts[state] = 0, 1
     f.run.unfinished = int(state not in FINAL)
+    f.run.ready_by_kind = [int(state is R)]
     f.state = state
     return f
 

@@ -378,7 +378,7 @@ def test_the_page_shows_estimates_amounts_with_units_and_measured_use():
     html = dashboard_text.nodes_html(EVERYTHING["nodes"], 1)
     assert ">1.5 of 2 used<" in html
     assert ">6 of 8 used, 2 measured<" in html
-    assert ">20,000 of 64,000 MB used, 48,000 MB measured<" in html
+    assert ">20,000 of 64,000 MB used, 48,000 measured<" in html
     assert ">1 of 2 used, 35 % busy and 1,234 of 80,000 MB measured<" in html
     assert html.count("<b style='left:calc(") == 3  # nothing is measured for the user's own resource
     assert "left:calc(75% - 1px)" in html  # 48,000 of 64,000 MB

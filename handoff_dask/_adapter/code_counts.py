@@ -31,7 +31,7 @@ class CodeCounts:
         if run.counts != self._seen and (run.ended or begin >= self._due):
             step = sample_step(len(run.functions))
             states = [f.state for f in run.functions[::step]]
-            codes = [kind.code for kind in run.spec.kinds]
+            codes = [code_text(kind.code) for kind in run.spec.kinds]
             self._counts = count_codes(codes, run.spec.kind_of[::step], states, step)
             self._seen = dict(run.counts)
             self._due = monotonic() + (monotonic() - begin) / SHARE
@@ -46,10 +46,21 @@ def sample_step(functions: int) -> int:
 def count_codes(
     codes: Sequence[str], kind_of: Sequence[int], states: Sequence[State], step: int
 ) -> dict[str, Counter[State]]:
-    """Count functions by code and state, each of them as ``step`` functions."""
+    """Count functions by code and state, each of them as ``step`` functions.
+
+    Parameters
+    ----------
+    codes : sequence of str
+        The code of each kind, as text.
+    kind_of : sequence of int
+        The kind of each function.
+    states : sequence of State
+        The state of each function.
+    step : int
+    """
     counts: dict[str, Counter[State]] = {}
     for (kind, state), n in Counter(zip(kind_of, states, strict=True)).items():
-        counts.setdefault(code_text(codes[kind]), Counter())[state] += n * step
+        counts.setdefault(codes[kind], Counter())[state] += n * step
     return counts
 
 

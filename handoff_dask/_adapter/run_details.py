@@ -58,7 +58,7 @@ class RunDetails(TypedDict):
 
 
 class _Known(NamedTuple):
-    """A run whose functions are known."""
+    """A run whose functions are known. ``codes`` are those of its kinds of functions, as text."""
 
     info: RunInfo
     ids: Sequence[Any]
@@ -126,11 +126,11 @@ def _find(active: Mapping[str, ActiveRun], archive: Archive, run_id: str | None,
             found = None
     if found is not None:
         spec = found.run.spec
-        codes = [kind.code for kind in spec.kinds]
+        codes = [code_text(kind.code) for kind in spec.kinds]
         failures = functions_with_failures(found.run)
         return _Known(found.info(now), spec.ids, codes, spec.kind_of, failures, found, None)
     if kept is not None and (f := kept.functions) is not None:
-        return _Known(kept.info, f.ids, f.codes, f.kind_of, f.with_failures, None, f)
+        return _Known(kept.info, f.ids, [*map(code_text, f.codes)], f.kind_of, f.with_failures, None, f)
     return None
 
 
@@ -140,15 +140,14 @@ def _counts(known: _Known) -> dict[str, Counter[State]]:
     assert known.archived is not None
     if known.archived.code_counts is None:
         step = sample_step(len(known.ids))
-        known.archived.code_counts = count_codes(
-            known.codes, known.kind_of[::step], known.archived.states(step), step
-        )
+        states = known.archived.states(step)
+        known.archived.code_counts = count_codes(known.codes, known.kind_of[::step], states, step)
     return known.archived.code_counts
 
 
 def _bars(known: _Known, n: int, now: float) -> list[BarView]:
     """Return the last few attempts of a function that ended and whose start is known, and its current one."""
-    function, code = id_text(known.ids[n]), code_text(known.codes[known.kind_of[n]])
+    function, code = id_text(known.ids[n]), known.codes[known.kind_of[n]]
     submitted = known.info.submitted
     f: FunctionState | None = None
     if known.active is not None:

@@ -255,7 +255,7 @@ def _amount(amount: AmountView, measured: dict[str, float]) -> str:
 
 def _measured_text(resource: str, real: float, measured: dict[str, float]) -> str:
     if resource == "memory":
-        return f"{real:,.0f} MB"
+        return f"{real:,.0f}"
     if resource != "gpu":
         return amount_text(round(real, 1))
     memory, total = measured.get("gpu_memory"), measured.get("gpu_memory_total")

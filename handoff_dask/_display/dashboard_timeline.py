@@ -45,7 +45,7 @@ class TimelineFigure:
     """A Bokeh figure of attempts: finished ones in the colour of their code, all others hatched."""
 
     def __init__(self) -> None:
-        from bokeh.models import ColumnDataSource, HoverTool, Range1d
+        from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Range1d
         from bokeh.plotting import figure
 
         self._layout = lay_out((), {})
@@ -77,6 +77,8 @@ class TimelineFigure:
         plot.x_range.start = 0
         plot.ygrid.grid_line_color = None
         plot.yaxis.major_tick_line_color = None
+        # Always the same object: for a new one, Bokeh would search all objects of the page for references.
+        self._ticker = plot.yaxis[0].ticker = FixedTicker(ticks=[])
         names = ("function", "code", "node")
         for drawn, outcome in ((finished, "finished"), (other, "@outcome")):
             tooltips = [(name, f"@{name}") for name in names] + [("outcome", outcome), ("took", "@took s")]
@@ -93,7 +95,7 @@ class TimelineFigure:
         if (layout.height, layout.ticks) != (before.height, before.ticks):
             plot = self.figure
             plot.visible = bool(layout.ticks)
-            plot.yaxis.ticker = list(layout.ticks)
+            self._ticker.ticks = list(layout.ticks)
             plot.yaxis.major_label_overrides = layout.ticks
             plot.height = int(min(900, 80 + 16 * layout.height))
             plot.y_range.start, plot.y_range.end = layout.height or 1, 0

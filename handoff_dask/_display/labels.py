@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from handoff_dask._model.labels import WAITING_FOR_NODE, state_label, used_text
+from handoff_dask._model.labels import WAITING_FOR_NODE, capacity_text, state_label, used_text
 
-__all__ = ["WAITING_FOR_NODE", "duration_text", "state_label", "used_text"]
+__all__ = ["WAITING_FOR_NODE", "capacity_text", "duration_text", "state_label", "used_text"]
 
 
 def duration_text(seconds: float | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from handoff_dask._display.labels import duration_text, state_label, used_text
 from handoff_dask._display.markup import bar, state_counts
-from handoff_dask._display.palette import STATES, USED
+from handoff_dask._display.palette import OTHERS, STATES, USED
 from handoff_dask._display.text import name_text
 from handoff_dask._model.progress import FailedAttempt, NodeLoad, Progress
 
@@ -238,14 +238,27 @@ class RichProgress:
         grid.add_column(width=min(26, max(map(len, names))), no_wrap=True)
         grid.add_column(width=BAR_WIDTH)
         grid.add_column()  # wraps on a narrow terminal
-        finished = {"complete_style": STATES["finished"], "finished_style": STATES["finished"]}
-        bar = ProgressBar(max(1, progress.total), progress.finished, width=BAR_WIDTH, **finished)
+        # Rich's own colour of the rest is dark: on a light terminal it would look like the filled part.
+        done_style = STATES["finished"]
+        bar = ProgressBar(
+            max(1, progress.total),
+            progress.finished,
+            width=BAR_WIDTH,
+            style=STATES["waiting"],
+            complete_style=done_style,
+            finished_style=done_style,
+        )
         done = f"{progress.finished:,d} of {progress.total:,d}"
         states = str(progress.waiting or ", ".join((done, *_other_states(progress))))
         grid.add_row(Text(self._title, style="bold"), bar, Text(states))
         for node in progress.nodes:
             utilisation = ProgressBar(
-                1.0, peak_utilisation(node), width=BAR_WIDTH, complete_style=USED, finished_style=USED
+                1.0,
+                peak_utilisation(node),
+                width=BAR_WIDTH,
+                style=OTHERS,
+                complete_style=USED,
+                finished_style=USED,
             )
             grid.add_row(Text(f"  {node.name}"), utilisation, Text(load_text(node)))
         times = [duration_text(progress.elapsed)]

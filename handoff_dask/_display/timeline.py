@@ -7,7 +7,7 @@ from collections.abc import Generator, Hashable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from handoff_dask._display.labels import WAITING_FOR_NODE, duration_text
+from handoff_dask._display.labels import WAITING_FOR_NODE, capacity_text, duration_text
 from handoff_dask._display.palette import category_colours
 from handoff_dask._display.timeline_data import Bar, Level, TimelineData, prepare
 from handoff_dask._model.dag import DAG
@@ -209,7 +209,7 @@ class Rows:
             capacity = data.capacity(node, resource)
             full = max(level.peak, capacity or 0.0)
             if capacity:
-                text = f"{level.mean(data.end) / capacity:.0%} of {capacity:g} used"
+                text = f"{level.mean(data.end) / capacity:.0%} of {capacity_text(resource, capacity)} used"
             else:
                 text = f"peak {level.peak:g}"
             self.levels.append((f"{node} {resource}", text, *_outline(level, full, data.end)))

@@ -19,8 +19,12 @@ def state_label(state: str) -> str:
 
 def used_text(resource: str, used: float, capacity: float) -> str:
     """Return the used amount of a resource as text: ``6 of 8 used``, ``20,000 of 64,000 MB used``."""
-    unit = " MB" if resource == "memory" else ""
-    return f"{_number(used)} of {_number(capacity)}{unit} used"
+    return f"{_number(used)} of {capacity_text(resource, capacity)} used"
+
+
+def capacity_text(resource: str, capacity: float) -> str:
+    """Return an amount of a resource as text, with the unit of memory: ``8``, ``64,000 MB``."""
+    return _number(capacity) + (" MB" if resource == "memory" else "")
 
 
 def _number(amount: float) -> str:

@@ -13,6 +13,7 @@ import urllib.request
 import dask
 import pytest
 from bokeh.document import Document
+from bokeh.protocol import Protocol
 from distributed import Client, LocalCluster
 from helpers import dag_of, gate, pass_gate, until
 
@@ -377,7 +378,7 @@ def test_the_page_shows_estimates_amounts_with_units_and_measured_use():
     html = dashboard_text.nodes_html(EVERYTHING["nodes"], 1)
     assert ">1.5 of 2 used<" in html
     assert ">6 of 8 used, 2 measured<" in html
-    assert ">20,000 of 64,000 MB used, 48,000 MB measured<" in html
+    assert ">20,000 of 64,000 MB used, 48,000 measured<" in html
     assert ">1 of 2 used, 35 % busy and 1,234 of 80,000 MB measured<" in html
     assert html.count("<b style='left:calc(") == 3  # nothing is measured for the user's own resource
     assert "left:calc(75% - 1px)" in html  # 48,000 of 64,000 MB
@@ -423,8 +424,11 @@ def test_the_document_follows_snapshots_and_says_when_the_plugin_is_removed():
     page = dashboard.fill(doc, lambda run_id: seen[0])
     assert "No function is waiting for a node." in texts(doc)
     assert len(doc.session_callbacks) == 1
+    ticker = page.timeline.figure.yaxis[0].ticker
     del seen[0]
     page.update()
+    assert page.timeline.figure.yaxis[0].ticker is ticker, "Bokeh searches the whole page for a new object"
+    assert ticker.ticks == [1.0, 2.9]
     assert "No function is waiting for a node." not in texts(doc)
     finished, other = page.timeline.finished.data, page.timeline.other.data
     assert (finished["start"], finished["y"]) == ([1.0], [2.9])  # below the two rows of a
@@ -478,6 +482,59 @@ def test_the_document_sends_only_changes():
     doc.on_change(changes.append)
     page.update()
     assert not changes
+
+
+def large_page(elapsed):
+    """Return what a page shows at most: 50 nodes, and 600 attempts that end or run at a given time."""
+    amounts = [
+        {"resource": name, "capacity": 64000, "used": 32000 + n}
+        for n, name in enumerate(("cpu", "memory", "gpu"))
+    ]
+    return seen_with(
+        nodes=[
+            {
+                "name": f"node-with-a-name-{n:02d}",
+                "accepting": True,
+                "running": 4,
+                "amounts": amounts,
+                "measured": {"cpu": elapsed, "memory": 1234.5 + elapsed, "gpu": 0.5},
+            }
+            for n in range(50)
+        ],
+        nodes_there=50,
+        details={
+            **EVERYTHING["details"],
+            "bars": [
+                bar(
+                    f"function-{n:05d}",
+                    f"node-with-a-name-{n % 50:02d}",
+                    n // 50,
+                    n // 50 + elapsed,
+                    "finished" if n < 500 else "running",
+                )
+                for n in range(600)
+            ],
+        },
+    )
+
+
+def kilobytes(kind, *content):
+    """Return the size of a message to the browser."""
+    message = Protocol().create(kind, *content)
+    return (len(message.content_json) + sum(len(b.to_bytes()) for b in message.buffers)) / 1000
+
+
+def test_a_page_with_50_nodes_and_its_updates_are_light():
+    """Measured: 94 and 80 kB."""
+    seen = [large_page(0.5)]
+    doc = Document()
+    page = dashboard.fill(doc, lambda run_id: seen[0])
+    assert 60 < kilobytes("PULL-DOC-REPLY", "request", doc) < 120
+    changes = []
+    doc.on_change(changes.append)
+    seen[0] = large_page(0.9)
+    page.update()
+    assert kilobytes("PATCH-DOC", list(changes)) < 105
 
 
 def test_the_document_shows_errors_and_logs_the_first(caplog):

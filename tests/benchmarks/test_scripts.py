@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import dashboard
 import engines
 import memory
 import progress
@@ -170,6 +172,17 @@ def test_progress_is_measured(capsys):
     out = capsys.readouterr().out
     assert out.count("20 functions: ") == 2
     assert "ratio: median " in out
+
+
+# dashboard.py
+
+
+def test_the_dashboard_page_is_measured(capsys):
+    dashboard.main(nodes=2, functions=20, updates=1)
+    out = capsys.readouterr().out
+    assert out.startswith("2 nodes, 20 functions\npage: ")
+    assert re.search(r"^update: [1-9][\d]* kB, at most [\d]+ kB$", out, re.MULTILINE)
+    assert re.search(r"^collecting: [\d.]+ ms, at most [\d.]+ ms$", out, re.MULTILINE)
 
 
 # variants.py

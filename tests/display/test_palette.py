@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from itertools import combinations
 from pathlib import Path
@@ -10,7 +11,13 @@ import numpy as np
 import pytest
 
 import handoff_dask
-from handoff_dask._display import palette
+from handoff_dask import DAG, Function
+from handoff_dask._display import dashboard_text, palette
+from handoff_dask._display.colouring import colouring
+from handoff_dask._display.labels import state_label
+from handoff_dask._display.progress import RichProgress, progress_html
+from handoff_dask._model.progress import NodeLoad, Progress
+from handoff_dask._model.records import FunctionRecord
 
 #: Backgrounds: white, Dask's dashboard, JupyterLab dark, VS Code dark, GitHub dark, and a black terminal.
 LIGHT = ("#ffffff", "#fafafa")
@@ -121,6 +128,43 @@ def test_attempts_that_did_not_finish_have_the_colour_of_their_state_and_differe
         assert hatch.edge == palette.STATES[outcome]
     for patterns in zip(*(hatch[2:5] for hatch in palette.HATCHES.values()), strict=True):
         assert len(set(patterns)) == len(palette.HATCHES)
+
+
+def terminal_colours(progress):
+    """Return the colours in a terminal's output, in order."""
+    from rich.console import Console
+
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, color_system="truecolor", width=100)
+    console.print(RichProgress("run", stream)._draw(progress))
+    found = re.findall(r"38;2;(\d+);(\d+);(\d+)", stream.getvalue())
+    return list(dict.fromkeys("#" + "".join(f"{int(part):02x}" for part in rgb) for rgb in found))
+
+
+def test_a_state_has_the_same_colour_in_every_display():
+    counts = dict.fromkeys(palette.STATES, 1)
+    nodes = (NodeLoad("n", 1, {"cpu": 1}, {"cpu": 2}),)
+    notebook = progress_html("run", Progress(9, counts, 1.0, nodes), [])
+    dashboard = dashboard_text.progress(counts)
+    dag = DAG("d")
+    for state in palette.STATES:
+        dag.add_function(Function(state, code=list))
+    records = {state: FunctionRecord(state, state, None, (), {}) for state in palette.STATES}
+    drawing = {category.label: category.edge for category in colouring(dag, "status", records).legend}
+    for state, colour in palette.STATES.items():
+        for html in (notebook, dashboard):
+            swatch = re.escape(palette.css_fill(state))
+            assert re.search(f"{swatch}'></[a-z]+> ?1 {state_label(state)}", html), state
+        assert drawing[state_label(state)] == colour
+    run = [palette.STATES["finished"], palette.STATES["waiting"]]
+    assert terminal_colours(Progress(9, counts, 1.0, nodes)) == [*run, palette.USED, palette.OTHERS]
+    assert f"background:{palette.USED}" in notebook
+
+
+def test_failed_functions_are_hatched_in_bars():
+    assert "repeating-linear-gradient" in palette.css_fill("failed")
+    assert "repeating-linear-gradient" not in palette.css_fill("finished")
+    assert palette.css_fill("failed").startswith(f"background-color:{palette.STATES['failed']};")
 
 
 def test_no_other_module_defines_colours():

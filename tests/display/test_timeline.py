@@ -10,6 +10,7 @@ from helpers import dag_of, gate, identity, pass_gate
 
 import handoff_dask as handoff
 from handoff_dask import Attempt, Function, History, Records, Timeline
+from handoff_dask._display.timeline import Rows
 from handoff_dask._display.timeline_data import prepare
 from handoff_dask._model.records import Summary
 
@@ -187,3 +188,13 @@ def test_five_thousand_functions_are_laid_out_quickly():
     assert len(data.bars) == 5000
     assert len(data.critical_path) == 1000
     assert prepare(schedule.records).lanes == {"a": 3, "b": 2}
+
+
+def test_rows_of_resources_give_the_mean_use_with_its_unit():
+    dag = dag_of(Function("f", list, cost={"cpu": 1, "memory": 1024}))
+    schedule = handoff.simulate(dag, {"a": {"cpu": 4, "memory": 8192}}, 1.0)
+    ((_, data),) = schedule.timeline()._parts
+    assert [(label, text) for label, text, _, _ in Rows(data).levels] == [
+        ("a cpu", "25% of 4 used"),
+        ("a memory", "12% of 8,192 MB used"),
+    ]

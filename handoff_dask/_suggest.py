@@ -78,7 +78,12 @@ def suggest_keywords(call: Callable[P, R]) -> Callable[P, R]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         if not kwargs.keys() <= names:
             check_keywords(call.__qualname__, kwargs, names)
-        return call(*args, **kwargs)
+        try:
+            return call(*args, **kwargs)
+        except BaseException as error:
+            if error.__traceback__ is not None:  # leave this frame out of tracebacks, which users read
+                error.__traceback__ = error.__traceback__.tb_next
+            raise
 
     return checked
 

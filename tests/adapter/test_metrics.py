@@ -227,7 +227,20 @@ def test_names_follow_the_conventions_of_prometheus(cluster, client):
         assert re.fullmatch(r"handoff(_[a-z]+)+", family.name)
 
 
-def test_metrics_are_removed_with_the_plugin_and_return_with_it(cluster, client):
+@pytest.fixture
+def alone(monkeypatch):
+    """Hide the metrics of other schedulers in this process, such as that of an embedded cluster."""
+    shared = prometheus._COLLECTOR
+    registered = shared in prometheus_client.REGISTRY._collector_to_names
+    if registered:
+        prometheus_client.REGISTRY.unregister(shared)
+    monkeypatch.setattr(prometheus, "_COLLECTOR", prometheus._Collector())
+    yield
+    if registered:
+        prometheus_client.REGISTRY.register(shared)
+
+
+def test_metrics_are_removed_with_the_plugin_and_return_with_it(alone, cluster, client):
     assert scrape(cluster)
     client.unregister_scheduler_plugin("handoff")
     assert scrape(cluster) == {}
@@ -236,7 +249,7 @@ def test_metrics_are_removed_with_the_plugin_and_return_with_it(cluster, client)
     assert scrape(cluster)
 
 
-def test_metrics_are_removed_when_the_scheduler_closes():
+def test_metrics_are_removed_when_the_scheduler_closes(alone):
     with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster, set_as_default=False) as client:
         handoff.discover_nodes(client)
         assert prometheus._COLLECTOR in prometheus_client.REGISTRY._collector_to_names
@@ -284,7 +297,7 @@ def test_an_error_leaves_the_rest_of_the_page_intact(cluster, client, monkeypatc
     assert "could not collect its metrics" in caplog.text
 
 
-def test_a_name_that_is_taken_does_not_fail_the_plugin(caplog):
+def test_a_name_that_is_taken_does_not_fail_the_plugin(alone, caplog):
     taken = prometheus_client.Gauge("handoff_functions", "someone else's")
     try:
         with (

@@ -30,7 +30,9 @@ def terminal(monkeypatch):
     """Pretend that standard output is a terminal with a number of columns."""
 
     def terminal(columns):
-        monkeypatch.setattr(output.shutil, "get_terminal_size", lambda: os.terminal_size((columns, 24)))
+        monkeypatch.setattr(
+            output.shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((columns, 24))
+        )
         monkeypatch.setattr(output.sys.stdout, "isatty", lambda: True)
 
     return terminal

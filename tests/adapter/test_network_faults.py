@@ -61,6 +61,7 @@ def test_a_link_that_is_cut_for_less_than_the_worker_ttl(tmp_path):
     assert found["held"] == 1
 
 
+@pytest.mark.slow
 def test_a_link_that_is_cut_for_longer_than_the_worker_ttl(tmp_path):
     found = run(tmp_path, 9, ttl=3)
     check(found)

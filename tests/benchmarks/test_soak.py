@@ -62,6 +62,7 @@ def fail():
     raise ValueError("always")
 
 
+@pytest.mark.slow
 def test_failed_and_cancelled_runs_leave_nothing(cluster):
     def execute(client, number):
         dag = soak.dag_of(number, 8)

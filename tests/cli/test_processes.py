@@ -43,21 +43,30 @@ def call(folder, *arguments, command=COMMAND, **more):
     )
 
 
+#: One command for each exit code in every test run; CI runs the others, too.
+EXIT_CODES = [
+    (("run", "pipeline:fine", "--nodes", "nodes.yaml"), 0),
+    (("run", "pipeline:failing"), 1),
+    (("run", "pipeline:invalid"), 2),
+    (("run", "pipeline:greedy"), 3),
+    (("nodes", "--scheduler", "tcp://127.0.0.1:1", "--connect-timeout", "0.3"), 4),
+    *(
+        pytest.param(arguments, code, marks=pytest.mark.slow)
+        for arguments, code in [
+            (("run", "pipeline:fine", "--nodes", "nodes.yaml", "--processes"), 0),
+            (("run", "pipeline.py:fine", "--nodes", "nodes.yaml", "--processes"), 0),
+            (("run", "pipeline:fine", "--nonsense"), 2),
+            (("demo",), 0),
+            (("--version",), 0),
+            (("--help",), 0),
+        ]
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [
-        (("run", "pipeline:fine", "--nodes", "nodes.yaml"), 0),
-        (("run", "pipeline:fine", "--nodes", "nodes.yaml", "--processes"), 0),
-        (("run", "pipeline.py:fine", "--nodes", "nodes.yaml", "--processes"), 0),
-        (("run", "pipeline:failing"), 1),
-        (("run", "pipeline:invalid"), 2),
-        (("run", "pipeline:fine", "--nonsense"), 2),
-        (("run", "pipeline:greedy"), 3),
-        (("nodes", "--scheduler", "tcp://127.0.0.1:1", "--connect-timeout", "0.3"), 4),
-        (("demo",), 0),
-        (("--version",), 0),
-        (("--help",), 0),
-    ],
+    EXIT_CODES,
     ids=lambda value: str(value) if isinstance(value, int) else " ".join(value),
 )
 def test_exit_codes(folder, arguments, code):

@@ -275,6 +275,7 @@ def fails_on(name):
 
 
 def test_an_unpicklable_allocator(client, cluster):
+    handoff.discover_nodes(client)  # installs the plugin, if this is the first test on the cluster
     lock = threading.Lock()
     with pytest.raises(SerializationError, match=r"the allocation_strategy .* cannot be pickled: .*lock"):
         handoff.execute(simple(), client, allocation_strategy=lambda ready, free: lock)

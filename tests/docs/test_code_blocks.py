@@ -21,13 +21,22 @@ def code_blocks(page: Path) -> list[str]:
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if "_build" not in page.parts and code_blocks(page)]
 
+#: The pages that every test run executes; CI executes the others, too.
+ALWAYS = ("README.md", "docs/index.md", "docs/tutorial.md")
+
 
 def test_readme_and_tutorial_have_code():
     names = {str(page.relative_to(ROOT)) for page in WITH_CODE}
     assert {"README.md", "docs/tutorial.md"} <= names
 
 
-@pytest.mark.parametrize("page", WITH_CODE, ids=[str(page.relative_to(ROOT)) for page in WITH_CODE])
+def page_params():
+    for page in WITH_CODE:
+        name = str(page.relative_to(ROOT))
+        yield pytest.param(page, id=name, marks=() if name in ALWAYS else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("page", page_params())
 def test_code_blocks_run(page, tmp_path):
     script = tmp_path / f"{page.stem.replace('-', '_')}.py"
     script.write_text("\n\n".join(code_blocks(page)))

@@ -28,7 +28,7 @@ def row_params():
         seen.add(row.measure)
 
 
-@pytest.mark.parametrize("name", row_params())
+@pytest.mark.parametrize("name", list(row_params()))
 def test_row_of_core(name):
     row = core.make_rows(10_000, 500)[name]
     measured = row.measure(**row.arguments)

@@ -36,7 +36,7 @@ def page_params():
         yield pytest.param(page, id=name, marks=() if name in ALWAYS else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("page", page_params())
+@pytest.mark.parametrize("page", list(page_params()))
 def test_code_blocks_run(page, tmp_path):
     script = tmp_path / f"{page.stem.replace('-', '_')}.py"
     script.write_text("\n\n".join(code_blocks(page)))

@@ -9,6 +9,16 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, ParamSpec, TypeVar
 
+#: Parameters of Dask, Ray and Parsl → ours.
+_ELSEWHERE = {
+    "depends_on": "args",
+    "num_cpus": "cost",
+    "num_gpus": "cost",
+    "resources": "cost",
+    "retries": "max_retries",
+    "workers": "node",
+}
+
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
@@ -99,6 +109,6 @@ def check_keywords(name: str, keywords: Iterable[str], names: Iterable[str]) -> 
     known: list[Any] = [n for n in names if n != "self"]
     for keyword in keywords:
         if keyword not in known:
-            raise TypeError(
-                f"{name}() got an unexpected keyword argument {keyword!r}{suggestion(keyword, sorted(known))}"
-            )
+            meant = _ELSEWHERE.get(keyword)
+            hint = f"; did you mean {meant!r}?" if meant in known else suggestion(keyword, sorted(known))
+            raise TypeError(f"{name}() got an unexpected keyword argument {keyword!r}{hint}")

@@ -76,6 +76,17 @@ MISTAKES = {
         lambda: dag_of(Function("load", work))["Load"],
         "\"DAG 'd' has no function 'Load'; did you mean 'load'?\"",
     ),
+    "value of a result": (
+        lambda: handoff.execute_local(dag_of(Function("load", work))).results["Load"],
+        "\"the run of DAG 'd' has no function 'Load'; did you mean 'load'?\"",
+    ),
+    "value that was not kept": (
+        lambda: handoff.execute_local(
+            dag_of(Function("load", work), Function("f", work, args=["load"])), keep="sinks"
+        )["load"],
+        "\"the result of function 'load' was not kept; run the DAG with keep='all', or with a list of functions"
+        " that contains 'load'\"",
+    ),
     "subset": (
         lambda: dag_of(Function("load", work)).subset(["lode"]),
         "\"DAG 'd' has no function 'lode'; did you mean 'load'?\"",
@@ -134,6 +145,14 @@ MISTAKES = {
     "field of a decorated function": (
         lambda: DAG("d").function(nodes="node1"),
         "DAG.function() got an unexpected keyword argument 'nodes'; did you mean 'node'?",
+    ),
+    "parameter of Dask": (
+        lambda: Function("f", work, resources={"gpu": 1}),
+        "Function.__init__() got an unexpected keyword argument 'resources'; did you mean 'cost'?",
+    ),
+    "number of retries": (
+        lambda: dag_of(Function("f", work, retry=3)).validate(),
+        "DAG 'd': function 'f': retry must be a RetryPolicy, not 3; a number is max_retries=",
     ),
     "strategy": (
         lambda: handoff.simulate(dag_of(), NODES, allocation_strategy="bestfit"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+import logging
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,6 +131,22 @@ class Compiled:
     wanted: list[int]
 
 
+@contextmanager
+def _no_pickle_log() -> Iterator[None]:
+    """Keep Dask from logging what does not pickle, traceback included: the error that we raise says it."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    log = logging.getLogger("distributed.protocol.pickle")
+    log.addFilter(drop)
+    try:
+        yield
+    finally:
+        log.removeFilter(drop)
+
+
+@_no_pickle_log()
 def compile_dag(
     dag: DAG,
     run_id: str,
@@ -300,10 +318,18 @@ class _Parts:
         """Return a function's pickled ``(extra_args, extra_kwargs)``; None if it has neither."""
         if not f.extra_args and not f.extra_kwargs:
             return None
-        return self.dumps(f, (f.extra_args, f.extra_kwargs), "extra_args or extra_kwargs")
+        try:
+            return self.dumps(f, (f.extra_args, f.extra_kwargs), "extra_args or extra_kwargs")
+        except SerializationError as error:
+            failed = error
+        for n, value in enumerate(f.extra_args):
+            self.dumps(f, value, f"extra_args[{n}]", "; create it in the function instead")
+        for name, value in f.extra_kwargs.items():
+            self.dumps(f, value, f"extra_kwargs[{name!r}]", "; create it in the function instead")
+        raise failed
 
-    def dumps(self, f: Function, value: Any, part: str) -> bytes:
-        """Pickle a part of a function. ``part`` names it in the error.
+    def dumps(self, f: Function, value: Any, part: str, remedy: str = "") -> bytes:
+        """Pickle a part of a function. ``part`` names it in the error, which ends with ``remedy``.
 
         Raises
         ------
@@ -314,6 +340,6 @@ class _Parts:
             data: bytes = pickle.dumps(value)
         except Exception as error:
             raise SerializationError(
-                self.dag_id, [f"function {f.id!r}: {part} cannot be pickled: {error}"], [f.id]
+                self.dag_id, [f"function {f.id!r}: {part} cannot be pickled: {error}{remedy}"], [f.id]
             ) from error
         return data

@@ -20,7 +20,7 @@ from handoff_dask._adapter.evaluation import LOCAL, call_function, evaluate_func
 from handoff_dask._adapter.process_pool import StoppedError, run_in_process, stop_attempts
 from handoff_dask._adapter.tracebacks import hide_frames, origin_of
 from handoff_dask._client.options import RunOptions
-from handoff_dask._client.result import Result
+from handoff_dask._client.result import Result, Values
 from handoff_dask._client.resume import Plan
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function, policy_of
@@ -339,11 +339,12 @@ class LocalRun:
         """Return the result, or raise the error that the run ended with."""
         if self._error is not None:
             raise self._error
+        records = self.records
         return Result(
             dag_id=self.dag.id,
-            results=self.results,
+            results=Values(self.results, self.dag.id, records),
             allocations=self.allocations,
-            records=self.records,
+            records=records,
             elapsed=self._elapsed,
             run_id=self.id,
             restored=self.restored,

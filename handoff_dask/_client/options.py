@@ -58,7 +58,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         check_max_retries(self.max_retries, "max_retries")
         if self.retry is not None and not isinstance(self.retry, RetryPolicy):
-            raise TypeError(f"retry must be a RetryPolicy, not {self.retry!r}")
+            raise TypeError(f"retry must be a RetryPolicy, not {self.retry!r}; a number is max_retries=")
         n = self.max_concurrency
         if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
             raise ValueError(f"max_concurrency must be a whole number of at least 1, not {n!r}")

@@ -8,9 +8,49 @@ from typing import TYPE_CHECKING, Any
 
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.records import FunctionRecord
+from handoff_dask._suggest import suggestion
 
 if TYPE_CHECKING:
     from handoff_dask._display.timeline import Timeline
+
+
+def not_kept(id: Hashable) -> str:
+    """Return the text of the error for a function that ran, but whose result was released."""
+    return (
+        f"the result of function {id!r} was not kept; run the DAG with keep='all',"
+        f" or with a list of functions that contains {id!r}"
+    )
+
+
+class Values(dict[Hashable, Any]):
+    """Function id → value, as a dict whose errors say why a function has no value.
+
+    Parameters
+    ----------
+    values : mapping
+    dag_id : hashable
+    records : mapping of id to FunctionRecord
+        Of all functions of the run.
+    """
+
+    __slots__ = ("_dag_id", "_records")
+
+    def __init__(
+        self, values: Mapping[Hashable, Any], dag_id: Hashable, records: Mapping[Hashable, FunctionRecord]
+    ) -> None:
+        super().__init__(values)
+        self._dag_id = dag_id
+        self._records = records
+
+    def __missing__(self, id: Hashable) -> Any:
+        if id not in self._records:
+            raise KeyError(
+                f"the run of DAG {self._dag_id!r} has no function {id!r}{suggestion(id, self._records)}"
+            )
+        raise KeyError(not_kept(id))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Values, (dict(self), self._dag_id, self._records)
 
 
 @dataclass(frozen=True, repr=False)

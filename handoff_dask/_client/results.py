@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Future
 
 from handoff_dask._client.gather import gather
+from handoff_dask._client.result import not_kept
 
 if TYPE_CHECKING:
     from handoff_dask._client.run import Run
@@ -29,8 +30,9 @@ class Results(Mapping[Hashable, Any]):
     def __getitem__(self, id: Hashable) -> Any:
         if id in self._run._fetched_results:
             return self._run._fetched_results[id]
-        if id not in self._run.futures and id not in self._run.dag:
-            raise KeyError(self._run.dag._no_function(id))
+        if id not in self._run.futures:
+            dag = self._run.dag
+            raise KeyError(not_kept(id) if id in dag else dag._no_function(id))
         future = self._run.futures[id]
         if future.status != "finished":
             why = f", because {self._run._unreachable_reason}" if self._run._unreachable_reason else ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from handoff_dask._adapter.tracebacks import UserFrames
 from handoff_dask._client.gather import gather
-from handoff_dask._client.result import Result
+from handoff_dask._client.result import Result, Values
 from handoff_dask._client.results import Results
 from handoff_dask._client.run_lifecycle import RunLifecycle
 from handoff_dask._model.hooks import module_for
@@ -120,7 +120,7 @@ class Run(RunLifecycle):
         records = await self._records()
         return Result(
             dag_id=self.dag.id,
-            results=values,
+            results=Values(values, self.dag.id, records),
             allocations=records.allocations,
             records=records,
             elapsed=self.elapsed,

@@ -441,7 +441,9 @@ def _has_options(f: Function) -> bool:
 
 def _check_options(f: Function, problems: Problems) -> None:
     if f.retry is not None and not isinstance(f.retry, RetryPolicy):
-        _report(f, problems, f"retry must be a RetryPolicy, not {safe_repr(f.retry)}")
+        _report(
+            f, problems, f"retry must be a RetryPolicy, not {safe_repr(f.retry)}; a number is max_retries="
+        )
     if f.max_retries is not None:
         try:
             check_max_retries(f.max_retries, "max_retries")

@@ -84,8 +84,8 @@ MISTAKES = {
         lambda: handoff.execute_local(
             dag_of(Function("load", work), Function("f", work, args=["load"])), keep="sinks"
         )["load"],
-        "\"the result of function 'load' was not kept; run the DAG with keep='all', or with a list of functions"
-        " that contains 'load'\"",
+        "\"the result of function 'load' was not kept; run the DAG with keep='all', or with a list of"
+        " functions that contains 'load'\"",
     ),
     "subset": (
         lambda: dag_of(Function("load", work)).subset(["lode"]),

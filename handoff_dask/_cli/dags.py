@@ -8,7 +8,7 @@ from collections import Counter
 import click
 
 from handoff_dask._cli.errors import ExitCode, Failure, debug_option
-from handoff_dask._cli.loading import load_dag
+from handoff_dask._cli.loading import load_dag, select, target_option
 from handoff_dask._cli.output import count, reserve_stdout, table
 from handoff_dask._display.groups import cost_text
 from handoff_dask._model.dag import DAG
@@ -35,6 +35,7 @@ def validate(target: str) -> None:
 
 @click.command(short_help="Show a DAG as a table, a Mermaid flowchart or a drawing.")
 @click.argument("target", metavar="MODULE:DAG")
+@target_option
 @click.option("--mermaid", is_flag=True, help="Print a Mermaid flowchart, for Markdown.")
 @click.option(
     "-o",
@@ -44,7 +45,7 @@ def validate(target: str) -> None:
     help="Draw the DAG to a file. The suffix sets the format: .svg, .png or .pdf.",
 )
 @debug_option
-def show(target: str, mermaid: bool, output: str | None) -> None:
+def show(target: str, targets: tuple[str, ...], mermaid: bool, output: str | None) -> None:
     """Show a DAG as a table of its functions, as a Mermaid flowchart or as a drawing.
 
     MODULE:DAG is, for example, `pipeline.py:dag`: see `handoff-dask run --help`.
@@ -58,7 +59,7 @@ def show(target: str, mermaid: bool, output: str | None) -> None:
     if output is not None and not os.path.splitext(output)[1]:
         raise click.UsageError(f"--output {output}: the file name needs a suffix, such as .svg")
     with reserve_stdout(mermaid) as out:
-        dag = load_dag(target)
+        dag = select(load_dag(target), targets)
         if mermaid:
             click.echo(dag.to_mermaid(), nl=False, file=out)
             return

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -150,8 +150,32 @@ def _yaml_problem(error: Any) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: invalid YAML{while_doing}: {error.problem}"
 
 
-def find_ids(dag: DAG, texts: Iterable[str]) -> list[Hashable]:
+def target_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option ``--target``, whose values the parameter ``targets`` takes."""
+    return click.option(
+        "--target",
+        "targets",
+        multiple=True,
+        metavar="ID",
+        help="Only the function with this id and the functions that it needs. May be repeated.",
+    )(command)
+
+
+def select(dag: DAG, targets: Sequence[str]) -> DAG:
+    """Return the part of a DAG that its targets need: all of it if there are none.
+
+    Raises
+    ------
+    Failure
+        The DAG has no such function.
+    """
+    return dag.subset(find_ids(dag, targets, "--target")) if targets else dag
+
+
+def find_ids(dag: DAG, texts: Iterable[str], option: str) -> list[Hashable]:
     """Return the ids of functions that are given as text: as the id, its str or its repr (``('blur', 1)``).
+
+    ``option`` names the option in the error.
 
     Raises
     ------
@@ -163,6 +187,6 @@ def find_ids(dag: DAG, texts: Iterable[str]) -> list[Hashable]:
     found = []
     for text in texts:
         if text not in dag and text not in by_text:
-            raise Failure(f"--keep: {dag._no_function(text)}")
+            raise Failure(f"{option}: {dag._no_function(text)}")
         found.append(text if text in dag else by_text[text])
     return found

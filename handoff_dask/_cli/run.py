@@ -13,7 +13,7 @@ import click
 
 from handoff_dask._cli.connect import cluster_for, scheduler_options
 from handoff_dask._cli.errors import debug_option, message_of, user_errors
-from handoff_dask._cli.loading import find_ids, load_dag
+from handoff_dask._cli.loading import find_ids, load_dag, select, target_option
 from handoff_dask._cli.output import MAX_ROWS, count, json_option, print_json, reserve_stdout, table
 from handoff_dask._cli.placement import placement_options
 from handoff_dask._client.execute import execute
@@ -35,6 +35,7 @@ Examples:
 
 @click.command(epilog=EXAMPLES, short_help="Run a DAG and print its results.")
 @click.argument("target", metavar="MODULE:DAG")
+@target_option
 @scheduler_options
 @click.option(
     "--nodes",
@@ -97,6 +98,7 @@ Examples:
 @debug_option
 def run(
     target: str,
+    targets: tuple[str, ...],
     scheduler: str | None,
     connect_timeout: float | None,
     nodes: str | None,
@@ -118,7 +120,7 @@ def run(
     this machine as a single node. Ctrl-C cancels the run. `handoff-dask --help` lists the exit codes.
     """
     with reserve_stdout(as_json) as out:
-        dag = load_dag(target)
+        dag = select(load_dag(target), targets)
         dag.validate()  # before starting a cluster
         kept = _parse_keep(dag, keep)
         silent = progress is False
@@ -172,7 +174,7 @@ def _parse_keep(dag: DAG, keep: tuple[str, ...]) -> Any:
         return "all"
     if keep == ("sinks",):
         return "sinks"
-    return find_ids(dag, keep)
+    return find_ids(dag, keep, "--keep")
 
 
 def function_table(records: Mapping[Hashable, FunctionRecord], results: Mapping[Hashable, Any]) -> None:

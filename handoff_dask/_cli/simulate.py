@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from handoff_dask._cli.errors import debug_option, user_errors
-from handoff_dask._cli.loading import load_dag, load_nodes
+from handoff_dask._cli.loading import load_dag, load_nodes, select, target_option
 from handoff_dask._cli.output import count, json_option, print_json, reserve_stdout, table
 from handoff_dask._cli.placement import placement_options
 from handoff_dask._client.history import History
@@ -18,6 +18,7 @@ from handoff_dask._display.labels import duration_text
 
 @click.command(short_help="Compute how long a DAG would take on given nodes.")
 @click.argument("target", metavar="MODULE:DAG")
+@target_option
 @click.option(
     "--nodes",
     "path",
@@ -43,6 +44,7 @@ from handoff_dask._display.labels import duration_text
 @debug_option
 def simulate(
     target: str,
+    targets: tuple[str, ...],
     path: str,
     durations: float | None,
     history: str | None,
@@ -61,7 +63,7 @@ def simulate(
         raise click.UsageError("--durations and --history both set durations: pass only one of them")
     capacities = load_nodes(path)
     with reserve_stdout(as_json) as out:
-        dag = load_dag(target)
+        dag = select(load_dag(target), targets)
         with user_errors():
             schedule = _simulated(dag, capacities, durations, history, strategy, max_concurrency)
         if as_json:

@@ -71,6 +71,16 @@ def test_keep_an_id_that_is_not_text(call_json, call):
     assert "has no function 'load'" in err
 
 
+def test_targets(call, call_json):
+    found = call_json("run", "pipeline:fine", "--nodes", "nodes.yaml", "--target", "load")
+    assert [f["function"] for f in found["functions"]] == ["load"]
+    found = call_json("simulate", "pipeline:pairs", "--nodes", "nodes.yaml", "--target", "('load', 1)")
+    assert [f["function"] for f in found["functions"]] == [["load", 1]]
+    assert "process" not in call("show", "pipeline:fine", "--target", "load")[0]
+    _, err = call("run", "pipeline:fine", "--target", "laod", code=2)
+    assert "--target: DAG 'fine' has no function 'laod'; did you mean 'load'?" in err
+
+
 @pytest.mark.parametrize("retries", [0, 2])
 def test_a_run_that_fails(call, call_json, retries):
     out, err = call("run", "pipeline:failing", "--max-retries", str(retries), code=1)

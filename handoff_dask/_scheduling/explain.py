@@ -101,24 +101,21 @@ def explain(state: SchedulingState, f: FunctionState, now: float) -> str:
 def _why_ready(state: SchedulingState, f: FunctionState, now: float) -> str:
     run = f.run
     since = "" if f.queued is None else f" {max(0.0, now - f.queued):.3g} s"
-    need = f.cost if f.group is None else f.group.need
-    pins = f.kind.pin_sets if f.group is None else f.group.pins
     lines = [f"function {f.id!r} has waited{since} for a node; it asks for {format_cost(f.cost)}"]
     if run.limits is not None and not run.limits.fits(f.limit_cost):
         lines.append(_limits(run, f.limit_cost))
     if f.group is not None and f.group.node is not None:
         lines.append(f"it is collocated with functions on node {f.group.node.name!r}")
-        pins = frozenset({frozenset({str(f.group.node.name)})})
     if isinstance(run.allocator, Custom):
         lines.append("the run's custom allocator has not chosen a node for it")
     claims = state.placement.claims
-    nodes = state.placement.nodes.ordered
-    avoided = f.retry.avoid if f.retry else ()
+    nodes = state.placement.nodes
+    queue = run.backlog.queue_of(f)
     found = (
-        (n.name, reasons_against(n, need, f.cost, pins, avoided) or (_claim_on(claims, f, n, now),))
-        for n in nodes
+        (node.name, reasons_against(node, queue, nodes) or (_claim_on(claims, f, node, now),))
+        for node in nodes.ordered
     )
-    rows = group_lines(found, len(nodes)) or ("the cluster has no nodes",)
+    rows = group_lines(found, len(nodes.ordered)) or ("the cluster has no nodes",)
     return "\n".join(["; ".join(lines) + ":", *(f"  - {row}" for row in rows)])
 
 

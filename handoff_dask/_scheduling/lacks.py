@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handoff_dask._model.resources import CPU, GPU, MEMORY, THREADS, from_units
 from handoff_dask._scheduling.node import Node
-from handoff_dask._scheduling.spec import Amounts, Pins
+from handoff_dask._scheduling.spec import Amounts
+
+if TYPE_CHECKING:
+    from handoff_dask._scheduling.nodes import Nodes
+    from handoff_dask._scheduling.queues import Queue
 
 #: Most nodes to name in a line; of more nodes the line has the number.
 _MAX_NAMED = 3
@@ -32,69 +36,69 @@ class Lack(NamedTuple):
         Units that the node has, in total or free.
     total : int or None
         Units that the node has in total if ``available`` are the free ones; None if they are all it has.
+    predicate : str
+        The reason in words, if the units do not tell it.
     """
 
     resource: str
     needed: int
     available: int
     total: int | None = None
+    predicate: str = ""
 
     @property
     def kind(self) -> tuple[str, int, str]:
         """What nodes that share a line have in common."""
         how = "busy" if self.total is not None else "small" if self.available else "absent"
-        return self.resource, self.needed, how
+        return self.resource, self.needed, self.predicate or how
 
 
 #: Why a node cannot start a function: lacks, or predicates and sentences about the node. Empty if it can.
 Reasons = tuple[Lack | str, ...]
 
 
-def reasons_against(
-    node: Node, need: Amounts, cost: Amounts, pins: Pins, avoided: Iterable[Any] = ()
-) -> Reasons:
-    """Return why a function cannot start on a node now.
-
-    Parameters
-    ----------
-    node : Node
-    need : mapping
-        Resource → units that the node must have in total.
-    cost : mapping
-        Resource → units that must be free.
-    pins : Pins
-    avoided : iterable
-        Names of nodes on which the function failed.
-    """
-    if not node.allowed(pins):
+def reasons_against(node: Node, queue: Queue, nodes: Nodes) -> Reasons:
+    """Return why the functions of a queue cannot start on a node now, claims aside."""
+    bound = queue.key.bound
+    if (bound is not None and node is not bound) or not node.allowed(queue.key.pins):
         return ("is excluded by its pin or collocation",)
-    too_small = [Lack(r, n, has) for r, n in need.items() if n > (has := node.capacity.get(r, 0))]
-    if too_small:
-        return tuple(sorted(too_small, key=lambda lack: lack.available > 0))  # absent resources first
-    if node.name in avoided:
+    if small := too_small(node, queue.need):
+        return small
+    if node.name in queue.avoided(nodes):
         return ("it failed there before; other nodes come first",)
     if not node.accepting:
         return ("is paused or retiring",)
-    busy = [
-        Lack(r, n, node.available(r), node.capacity.get(r, 0))
-        for r, n in cost.items()
-        if n > node.free.get(r, 0)
-    ]
-    if busy:
+    return busy(node, queue.cost)
+
+
+def too_small(node: Node, need: Amounts) -> tuple[Lack, ...]:
+    """Return the resources of which a node has too little in total, absent ones first."""
+    lacks = [Lack(r, n, has) for r, n in need.items() if n > (has := node.capacity.get(r, 0))]
+    return tuple(sorted(lacks, key=lambda lack: lack.available > 0))
+
+
+def busy(node: Node, cost: Amounts) -> tuple[Lack, ...]:
+    """Return the resources of which a node has too little free capacity to start a function."""
+
+    def lack(resource: str, predicate: str = "") -> Lack:
+        total = node.capacity.get(resource, 0)
+        return Lack(resource, cost.get(resource, 0), node.available(resource), total, predicate)
+
+    lacks = [lack(r) for r, n in cost.items() if n > node.free.get(r, 0)]
+    if lacks:
         # Most nodes have a thread per core, so that threads repeat what cores say.
-        by_cores = any(lack.resource == CPU for lack in busy)
-        return tuple([lack for lack in busy if lack.resource != THREADS or not by_cores])
+        by_cores = any(lack.resource == CPU for lack in lacks)
+        return tuple([lack for lack in lacks if lack.resource != THREADS or not by_cores])
     if not node.fits(cost):
-        return (f"has {amount(GPU, cost[GPU])} free, but spread over too many devices",)
+        return (lack(GPU, f"has {amount(GPU, cost[GPU])} free, but spread over too many devices"),)
     if not node.can_start(cost):
-        return ("prefetched functions may take its cores",)
+        return (lack(CPU, "prefetched functions may take its cores"),)
     return ()
 
 
 def lack_lines(nodes: Sequence[Node], need: Amounts) -> tuple[str, ...]:
     """Return lines that say why none of the nodes can ever hold a need."""
-    found = ((n.name, reasons_against(n, need, {}, frozenset())) for n in nodes)
-    return group_lines(found, len(nodes))
+    return group_lines(((node.name, too_small(node, need)) for node in nodes), len(nodes))
 
 
 def group_lines(found: Iterable[tuple[Any, Reasons]], total: int) -> tuple[str, ...]:
@@ -135,10 +139,11 @@ def _line(members: Sequence[tuple[Any, Reasons]]) -> str:
 def _predicate(column: Sequence[Lack | str], several: bool) -> str:
     """Return what nodes have in common: a reason of the same kind for each."""
     first, has = column[0], "have" if several else "has"
-    if isinstance(first, str):
-        verb, _, rest = first.partition(" ")
+    if isinstance(first, str) or first.predicate:
+        text = first if isinstance(first, str) else first.predicate
+        verb, _, rest = text.partition(" ")
         plural = {"is": "are", "has": "have"}.get(verb) if several else None
-        return first if plural is None else f"{plural} {rest}"
+        return text if plural is None else f"{plural} {rest}"
     lacks = [lack for lack in column if isinstance(lack, Lack)]
     available = _range([lack.available for lack in lacks])
     name, needed = label(first.resource), number(first.needed)

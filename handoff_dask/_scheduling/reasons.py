@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from handoff_dask._model.resources import CPU, GPU, THREADS
+from handoff_dask._model.resources import CPU, THREADS
 from handoff_dask._scheduling.custom import Custom
 from handoff_dask._scheduling.functions import FunctionState
-from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.lacks import busy
 from handoff_dask._scheduling.runs import CONCURRENCY, RunStatus
 
 if TYPE_CHECKING:
@@ -42,14 +42,15 @@ def reason(state: SchedulingState, f: FunctionState) -> str:
         )
     if isinstance(run.allocator, Custom):
         return "the run's custom allocator"
-    ordered = state.placement.nodes.ordered
-    able = [node for node in ordered[:_MAX_NODES] if _can_hold(f, node)]
+    nodes, queue = state.placement.nodes, run.backlog.queue_of(f)
+    ordered = nodes.ordered
+    able = [n for n in ordered[:_MAX_NODES] if n.holds(queue.need) and queue.admits(n, nodes)]
     if not able:
         return "an eligible node" if len(ordered) <= _MAX_NODES else "one of very many nodes"
     accepting = [node for node in able if node.accepting]
     if not accepting:
         return f"{_nodes(len(able))} to accept functions again (paused or retiring)"
-    short = [_short(f, node) for node in accepting]
+    short = [{lack.resource for lack in busy(node, f.cost)} for node in accepting]
     if not all(short):
         return "capacity that more urgent functions have claimed"
     everywhere = set.intersection(*short)
@@ -61,22 +62,3 @@ def reason(state: SchedulingState, f: FunctionState) -> str:
 
 def _nodes(n: int) -> str:
     return f"{n} node{'' if n == 1 else 's'}"
-
-
-def _can_hold(f: FunctionState, node: Node) -> bool:
-    need, pins = (f.cost, f.kind.pin_sets) if f.group is None else (f.group.need, f.group.pins)
-    if f.group is not None and f.group.node is not None:
-        return node is f.group.node
-    if f.retry is not None and node.name in f.retry.avoid:
-        return False
-    return node.allowed(pins) and node.holds(need)
-
-
-def _short(f: FunctionState, node: Node) -> set[str]:
-    """Return the resources of which a node has too little free capacity for a function."""
-    short = {name for name, units in f.cost.items() if units > node.free.get(name, 0)}
-    if not short and not node.fits(f.cost):
-        short.add(GPU)  # free, but spread over too many devices
-    if not short and not node.can_start(f.cost):
-        short.add(CPU)  # prefetched functions may take the cores
-    return short

@@ -146,7 +146,7 @@ def test_fractions_are_formatted_in_decimal(core):
     core.run(x=fn("licence 0.3"), y=fn("licence 0.3"))
     core.decide()
     assert (
-        ready(core, "y")["a"] == "has 0 of 1 threads free (needs 1); has 0.2 of 0.5 licence free (needs 0.3)"
+        ready(core, "y")["a"] == "has 0.2 of 0.5 licence free (needs 0.3); has 0 of 1 threads free (needs 1)"
     )
     core.resize(a="cpu 2, threads 2, licence 0.5")
     assert ready(core, "y")["a"] == "has 0.2 of 0.5 licence free (needs 0.3)"
@@ -380,3 +380,16 @@ def test_cancelled(core, end, status):
     core.cancel() if end == "cancel" else core.fail("x")
     assert core["y"].state is State.CANCELLED
     assert explain_lines(core, "y") == [f"function 'y' will not run: its run {status}"]
+
+
+def test_a_node_is_not_avoided_if_no_other_accepts_functions(core):
+    core.nodes(a="cpu 1", b="cpu 1")
+    core.run(x=fn("cpu 1", retries=1), y=fn("cpu 1"))
+    assert core.decide() == ["x@a", "y@b"]
+    core.fail("x")
+    core.pause("b")
+    core.run(id="s", z=fn("cpu 1"), options={"priority": 1})
+    assert core.decide() == ["z@a"]
+    core.ready("x")
+    assert core.decide() == []
+    assert ready(core)["a"] == "has 0 of 1 cpu free (needs 1)"

@@ -1,4 +1,4 @@
-"""The child process in which attempts with a timeout run. Started by :mod:`process_pool`."""
+"""The child process in which attempts of isolated functions run. Started by :mod:`process_pool`."""
 
 from __future__ import annotations
 

@@ -294,6 +294,7 @@ class _Parts:
                 None if retry_on is None else Blob(self.dumps(f, retry_on, "retry_on")),
                 dict(self.kinds[kind].asked),
                 timeout,
+                self.kinds[kind].isolated,
                 self.full_tracebacks,
             )
         return shape

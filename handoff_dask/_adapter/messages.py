@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from handoff_dask._adapter.checkpoint import CheckpointFile
 
 #: Version of the messages. Increment it with every change that a peer of another version would misunderstand.
-PROTOCOL = 6
+PROTOCOL = 7
 
 #: Name of the plugins, of their task annotation, and of the scheduler's metadata entry that announces them.
 NAME = "handoff"
@@ -77,6 +77,8 @@ class Shape(NamedTuple):
         The cost as declared.
     timeout : float or None
         Time limit of an attempt, in seconds.
+    isolated : bool
+        Whether each attempt runs in a process of its own.
     full_tracebacks : bool
         Whether tracebacks of failed attempts keep the frames that are not the user's.
     """
@@ -89,6 +91,7 @@ class Shape(NamedTuple):
     retry_on: Blob | None = None
     asked: Mapping[str, float] = {}
     timeout: float | None = None
+    isolated: bool = False
     full_tracebacks: bool = False
 
 

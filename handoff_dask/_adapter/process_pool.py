@@ -1,4 +1,4 @@
-"""A pool of child processes for attempts with a timeout.
+"""A pool of child processes for the attempts of isolated functions.
 
 A thread that sleeps or is stuck in a C call cannot be interrupted; a process can be killed. Code, arguments
 and results are pickled between the node and the child. Idle children are reused.
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,6 +23,7 @@ from distributed.protocol import pickle
 from handoff_dask._adapter._dask.running import unpickle_error
 from handoff_dask._adapter.child import from_frames, read_frames, to_frames, write_frames
 from handoff_dask._adapter.current import Current
+from handoff_dask._adapter.isolation import as_seen_inside, environment_of
 from handoff_dask.exceptions import FunctionCrashedError, FunctionTimeoutError
 
 #: Seconds within which a new process must be ready to run functions.
@@ -49,11 +50,17 @@ class Child:
 
     Two threads read and write its pipes. A caller that waits for a reply can therefore give up at any time,
     even if a process that the function has started keeps the pipes open.
+
+    Parameters
+    ----------
+    environment : mapping of str to str
+        Environment variables that differ from those of this process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
         self.stopped = False
-        self.process = _starter.submit(_start).result()
+        self.process = _starter.submit(_start, environment).result()
         self._requests: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
         self._ready = False
@@ -85,17 +92,17 @@ class Child:
         if idle:
             self.close()
 
-    def _reply(self, timeout: float) -> Sequence[Any] | None:
-        return self._replies.get(timeout=min(timeout, threading.TIMEOUT_MAX))
+    def _reply(self, timeout: float | None) -> Sequence[Any] | None:
+        return self._replies.get(timeout=None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
-    def ask(self, request: Sequence[Any], timeout: float) -> Sequence[Any] | None:
+    def ask(self, request: Sequence[Any], timeout: float | None) -> Sequence[Any] | None:
         """Run an attempt, and wait for its outcome.
 
         Parameters
         ----------
         request : sequence of frames
-        timeout : float
-            Seconds, from the moment the process is ready.
+        timeout : float or None
+            Seconds, from the moment the process is ready; None for no limit.
 
         Returns
         -------
@@ -117,9 +124,7 @@ class Child:
                     raise EOFError
             except (EOFError, queue.Empty) as error:
                 reason = f"exit status {self.close()}, see the node's standard error"
-                raise RuntimeError(
-                    f"a process for functions with a timeout did not start: {reason}"
-                ) from error
+                raise RuntimeError(f"a process for isolated functions did not start: {reason}") from error
             self._ready = True
         self._requests.put(request)
         return self._reply(timeout)
@@ -143,12 +148,13 @@ class Child:
         return self.process.wait()
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start(environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     code = f"import sys; sys.path[:] = {_paths()!r}; from handoff_dask._adapter.child import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        env={**os.environ, **environment},
         start_new_session=True,  # so that Ctrl-C reaches the node alone
     )
 
@@ -186,7 +192,7 @@ def run_in_process(
     function: Callable[..., Any],
     args: Sequence[Any],
     current: Current | None,
-    timeout: float,
+    timeout: float | None,
     attempt: Hashable,
 ) -> Any:
     """Call a function in a child process, and return its result.
@@ -198,9 +204,10 @@ def run_in_process(
     function : callable
     args : sequence
     current : Current or None
-        The return value of ``current()`` in the child.
-    timeout : float
-        Seconds. The start of a new process does not count.
+        The attempt, which ``current()`` returns in the child. The child sees only the cores and devices that
+        it has booked.
+    timeout : float or None
+        Seconds; None for no limit. The start of a new process does not count.
     attempt : hashable
         Identifies the attempt to :func:`stop_attempts`.
 
@@ -215,11 +222,10 @@ def run_in_process(
     BaseException
         Any exception that the function raises.
     """
-    request = [pickle.dumps(_paths()), *to_frames((function, args, current))]
-    with _lock:
-        child = _idle.pop() if _idle else None
-    if child is None or child.process.poll() is not None:
-        child = Child()
+    environment = {} if current is None else environment_of(current)
+    seen = None if current is None else as_seen_inside(current)
+    request = [pickle.dumps(_paths()), *to_frames((function, args, seen))]
+    child = _take_idle(environment) or Child(environment)
     with _lock:
         stopped = attempt in _stopped
         if stopped:
@@ -233,6 +239,7 @@ def run_in_process(
         reply = child.ask(request, timeout)
     except queue.Empty:
         child.close()
+        assert timeout is not None
         raise FunctionTimeoutError(timeout) from None
     except BaseException:
         child.close()
@@ -252,13 +259,25 @@ def run_in_process(
     raise unpickle_error(*value)
 
 
-def _return_to_pool(child: Child) -> None:
+def _take_idle(environment: Mapping[str, str]) -> Child | None:
+    """Return the idle child that has run last with this environment, None if there is none."""
     with _lock:
-        keep = len(_idle) < _MAX_IDLE
-        if keep:
-            _idle.append(child)
-    if not keep:
-        child.close()
+        for child in reversed(_idle):
+            if child.environment == environment:
+                _idle.remove(child)
+                break
+        else:
+            return None
+    return child if child.process.poll() is None else None
+
+
+def _return_to_pool(child: Child) -> None:
+    """Keep a child for later attempts; of too many children, end the one that has been idle longest."""
+    with _lock:
+        _idle.append(child)
+        surplus = _idle.pop(0) if len(_idle) > _MAX_IDLE else None
+    if surplus is not None:
+        surplus.close()
 
 
 def _paths() -> list[str]:

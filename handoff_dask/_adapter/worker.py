@@ -80,7 +80,7 @@ def run_function(program: Program, *values: Any) -> Any:
                 loaded = checkpoint.find_result(program.checkpoint)
             if loaded:
                 (result,) = loaded
-            elif shape.timeout is None:
+            elif not shape.isolated:
                 result = evaluate(program, values, nodes)
             elif running is None:
                 result = run_in_process(evaluate, (program, values, nodes), None, shape.timeout, object())
@@ -92,7 +92,7 @@ def run_function(program: Program, *values: Any) -> Any:
                 )
             if program.checkpoint is not None and not loaded:
                 checkpoint.write_result(program.checkpoint, unsealed_id(program.function_id), result)
-            elif shape.kept and shape.timeout is None and running is not None:
+            elif shape.kept and not shape.isolated and running is not None:
                 _check_pickles(result, running.worker)
     except BaseException as error:
         if running is not None:

@@ -21,6 +21,7 @@ from handoff_dask._client.options import DEFAULT_MAX_RETRIES
 from handoff_dask._client.result import Result
 from handoff_dask._display.labels import duration_text, state_label
 from handoff_dask._model.dag import DAG
+from handoff_dask._model.function import ISOLATION
 from handoff_dask._model.records import FunctionRecord
 from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask.exceptions import RunError
@@ -78,6 +79,13 @@ Examples:
     " function. May be repeated.",
 )
 @placement_options
+@click.option(
+    "--isolation",
+    type=click.Choice(ISOLATION),
+    default="thread",
+    show_default=True,
+    help="Run functions in threads of their nodes, or each attempt in a process of its own.",
+)
 @click.option(
     "--keep-going", is_flag=True, help="If a function fails, finish the functions that do not depend on it."
 )

@@ -27,6 +27,7 @@ from handoff_dask._client.resume import CheckpointLike, Plan, Selection, plan_ru
 from handoff_dask._client.run import Run
 from handoff_dask._client.session import resolve_client
 from handoff_dask._model.dag import DAG
+from handoff_dask._model.function import Isolation
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._suggest import suggest_keywords
@@ -51,6 +52,7 @@ def submit(
     history: HistoryLike | None = None,
     checkpoint: CheckpointLike | None = None,
     checkpoint_of: Selection | None = None,
+    isolation: Isolation = "thread",
 ) -> Run:
     """Start a DAG on a cluster and return immediately.
 
@@ -98,6 +100,9 @@ def submit(
     checkpoint_of : list of ids or callable, optional
         Functions to checkpoint: their ids, or a predicate ``callable(function) -> bool``. By default all
         functions that have a result, except the two synthetic functions of each :class:`Argument`.
+    isolation : {"thread", "process"}
+        Whether functions that do not set their own isolation run in threads of their nodes, or each attempt
+        in a process of its own.
 
     Returns
     -------
@@ -133,6 +138,7 @@ def submit(
         history=history,
         checkpoint=checkpoint,
         checkpoint_of=checkpoint_of,
+        isolation=isolation,
     )
     options.check_keep(dag)
     warn_if_empty(dag)
@@ -158,6 +164,7 @@ def _submit(dag: DAG, client: Client, options: RunOptions, plan: Plan) -> Run:
         fail_fast=options.fail_fast,
         priority=options.priority,
         wait_for_nodes=options.wait_for_nodes,
+        isolation=options.isolation,
         checkpoints=plan.stores,
     )
     run = Run(dag.copy(), compiled, client, plan.restored, history=options.history_path)
@@ -188,6 +195,7 @@ def execute(
     history: HistoryLike | None = None,
     checkpoint: CheckpointLike | None = None,
     checkpoint_of: Selection | None = None,
+    isolation: Isolation = "thread",
 ) -> Result:
     """Run a DAG on a cluster and wait for its results.
 
@@ -240,6 +248,9 @@ def execute(
     checkpoint_of : list of ids or callable, optional
         Functions to checkpoint: their ids, or a predicate ``callable(function) -> bool``. By default all
         functions that have a result, except the two synthetic functions of each :class:`Argument`.
+    isolation : {"thread", "process"}
+        Whether functions that do not set their own isolation run in threads of their nodes, or each attempt
+        in a process of its own.
 
     Returns
     -------
@@ -289,6 +300,7 @@ def execute(
         history=history,
         checkpoint=checkpoint,
         checkpoint_of=checkpoint_of,
+        isolation=isolation,
     )
     options.check_keep(dag)
     dag.validate()  # before starting a cluster for it

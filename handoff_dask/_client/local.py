@@ -21,6 +21,7 @@ from handoff_dask._client.recording import check_history, record_local
 from handoff_dask._client.result import Result
 from handoff_dask._client.resume import CheckpointLike, Selection, plan_run
 from handoff_dask._model.dag import DAG
+from handoff_dask._model.function import Isolation
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._suggest import suggest_keywords
 
@@ -39,10 +40,11 @@ def execute_local(
     history: HistoryLike | None = None,
     checkpoint: CheckpointLike | None = None,
     checkpoint_of: Selection | None = None,
+    isolation: Isolation = "thread",
 ) -> Result:
     """Run a DAG in this process, on a thread pool.
 
-    ``cost`` and ``node`` are ignored. A function with a ``timeout`` runs in its own process.
+    ``cost`` and ``node`` are ignored.
 
     Parameters
     ----------
@@ -75,6 +77,9 @@ def execute_local(
     checkpoint_of : list of ids or callable, optional
         Functions to checkpoint: their ids, or a predicate ``callable(function) -> bool``. By default all
         functions that have a result, except the two synthetic functions of each :class:`Argument`.
+    isolation : {"thread", "process"}
+        Whether functions that do not set their own isolation run in threads of this process, or each attempt
+        in a process of its own.
 
     Returns
     -------
@@ -107,6 +112,7 @@ def execute_local(
         history=history,
         checkpoint=checkpoint,
         checkpoint_of=checkpoint_of,
+        isolation=isolation,
     )
     options.check_keep(dag)
     dag._validate_to_run()

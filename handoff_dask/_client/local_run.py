@@ -23,7 +23,7 @@ from handoff_dask._client.options import RunOptions
 from handoff_dask._client.result import Result, Values
 from handoff_dask._client.resume import Plan
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.function import Function, policy_of
+from handoff_dask._model.function import Function, is_isolated, policy_of
 from handoff_dask._model.graph import count_inputs, depth_first, inline_order, placed_dependencies
 from handoff_dask._model.records import Attempt, Records, Summary
 from handoff_dask._model.retry import is_retryable
@@ -182,11 +182,12 @@ class LocalRun:
         results, times, failed, inlined = self.results, self._times, self._failed, self._inlined
         attempts: tuple[Attempt, ...] = ()
         clock = time.time
+        isolation = self._options.isolation
         while True:
             current.local.current = (self.id, self.dag.id, f, len(attempts) + 1)
             started = clock()
             try:
-                if f.timeout is not None:
+                if is_isolated(f, isolation):
                     value = self._call_in_process(f, len(attempts) + 1)
                 elif id in inlined:
                     value = evaluate_function(self.id, f, self._inline(id), self._inputs(id))
@@ -264,7 +265,6 @@ class LocalRun:
         arguments = (self.id, f, self._inline(f.id), self._inputs(f.id))
         facts = current.Current(self.id, self.dag.id, f.id, attempt, LOCAL, dict(f.cost or {}))
         running = (self.id, f.id, attempt)
-        assert f.timeout is not None
         self._isolated.add(running)
         try:
             if self._stop.is_set():  # if it is set later, this attempt is in `_isolated` and gets stopped

@@ -13,6 +13,7 @@ from handoff_dask._client.history import History, absolute_path
 from handoff_dask._client.resume import CheckpointLike, Selection, check_checkpoint
 from handoff_dask._model.allocator import Allocator
 from handoff_dask._model.dag import DAG
+from handoff_dask._model.function import ISOLATION, Isolation
 from handoff_dask._model.resources import parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
 from handoff_dask._scheduling.allocators import ALLOCATORS
@@ -54,6 +55,7 @@ class RunOptions:
     history: HistoryLike | None = None
     checkpoint: CheckpointLike | None = None
     checkpoint_of: Selection | None = None
+    isolation: Isolation = "thread"
 
     def __post_init__(self) -> None:
         check_max_retries(self.max_retries, "max_retries")
@@ -98,6 +100,9 @@ class RunOptions:
         ):
             raise TypeError(f"priority must be a number, not {self.priority!r}")
         check_seconds("wait_for_nodes", self.wait_for_nodes)
+        if self.isolation not in ISOLATION:
+            hint = suggestion(self.isolation, ISOLATION)
+            raise ValueError(f'isolation must be "thread" or "process", not {self.isolation!r}{hint}')
         if self.history is not None and not isinstance(self.history, (str, os.PathLike, History)):
             raise TypeError(f"history must be a path or a History, not {self.history!r}")
         _ = self.history_path  # raises if the path is bytes

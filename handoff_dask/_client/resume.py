@@ -159,7 +159,14 @@ def plan_run(
             remaining.add_function(f.replace(node=nodes[id]) if id in nodes else f)
         elif id in loaded:
             remaining.add_function(
-                Function(id, load, extra_args=entries[id], node=nodes.get(id), priority=f.priority)
+                Function(
+                    id,
+                    load,
+                    extra_args=entries[id],
+                    node=nodes.get(id),
+                    priority=f.priority,
+                    isolation="thread",
+                )
             )
     stores = {id: entry for id, entry in entries.items() if id in run}
     return Plan(remaining, stores, tuple(id for id in order if id in restored))

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.resources import MEMORY, parse_memory
@@ -19,6 +19,10 @@ from handoff_dask._suggest import suggest_fields
 
 FunctionType = Literal["regular", "inline", "input"]
 ArgumentInclusion = Literal["variadic", "as_list"]
+
+#: Where an attempt runs: in a thread of its node, or in a process of its own.
+Isolation = Literal["thread", "process"]
+ISOLATION: tuple[Isolation, ...] = get_args(Isolation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +112,13 @@ class Function:
         None inherits the policy of the run.
     timeout : float, optional
         Seconds that one attempt may take; None means no limit. An attempt that exceeds its timeout is
-        terminated, whatever its code is doing, and fails with :class:`FunctionTimeoutError`. A function with
-        a timeout runs in a separate process, which adds the cost of pickling code, arguments and result.
+        terminated, whatever its code is doing, and fails with :class:`FunctionTimeoutError`. Implies
+        ``isolation="process"``.
     priority : float
         Of the functions that are ready to start, those with a higher priority go first.
+    isolation : {"thread", "process"}, optional
+        Whether an attempt runs in a thread of its node, or in a process of its own, which adds the cost of
+        pickling code, arguments and result. None inherits that of the run.
 
     Notes
     -----
@@ -133,6 +140,7 @@ class Function:
     retry: RetryPolicy | None = None
     timeout: float | None = None
     priority: float = 0
+    isolation: Isolation | None = None
     # Streaming only, like the type "input". validate() checks them; nothing uses them yet, so the signature
     # and the documentation leave them out.
     init: Callable[..., Any] | str | None = None
@@ -212,6 +220,7 @@ class FunctionFields(TypedDict, total=False):
     retry: RetryPolicy | None
     timeout: float | None
     priority: float
+    isolation: Isolation | None
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -252,6 +261,11 @@ def code_name(code: Any) -> str:
         code = code.func
     name = code if isinstance(code, str) else getattr(code, "__qualname__", None) or type(code).__qualname__
     return name.rpartition(":")[2].rpartition(".")[2].strip("<>") or "function"
+
+
+def is_isolated(f: Function, default: Isolation) -> bool:
+    """Return whether a function runs in a process of its own, given the isolation of its run."""
+    return f.timeout is not None or (f.isolation or default) == "process"
 
 
 def policy_of(f: Function, default: RetryPolicy) -> RetryPolicy:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Container, Hashable, Mapping
 from typing import Any
 
-from handoff_dask._model.function import Collocated, Function, Transfer
+from handoff_dask._model.function import ISOLATION, Collocated, Function, Transfer
 from handoff_dask._model.resources import THREADS, parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
 from handoff_dask._model.safe_repr import safe_repr
@@ -415,8 +415,8 @@ def _check_type(f: Function, problems: Problems) -> None:
     if f.type == "input":
         forbidden += ["code", "args", "kwargs", "extra_args", "extra_kwargs", "cost"]
     else:
-        # Retries and timeouts belong to the attempt of the evaluating function: these would be ignored.
-        forbidden += ["retry", "max_retries", "timeout"]
+        # Retries, timeouts and isolation belong to the attempt of the function that evaluates it.
+        forbidden += ["retry", "max_retries", "timeout", "isolation"]
     for name in forbidden:
         if getattr(f, name) not in (None, (), {}):
             _report(
@@ -429,6 +429,7 @@ def _has_options(f: Function) -> bool:
         f.retry is None
         and f.max_retries is None
         and f.timeout is None
+        and f.isolation is None
         and f.init is None
         and f.batch_size is None
         and f.batch_timeout is None
@@ -461,6 +462,11 @@ def _check_options(f: Function, problems: Problems) -> None:
         if not units or value < least or (least and not isinstance(value, int)):
             wanted = "a whole number of at least 1" if least else "more than 0 seconds"
             _report(f, problems, f"{name} must be {wanted}, not {safe_repr(value)}")
+    if f.isolation is not None and f.isolation not in ISOLATION:
+        hint = suggestion(f.isolation, ISOLATION)
+        _report(f, problems, f'isolation must be "thread" or "process", not {safe_repr(f.isolation)}{hint}')
+    elif f.isolation == "thread" and f.timeout is not None:
+        _report(f, problems, 'a timeout needs a process: remove isolation="thread" or the timeout')
     if isinstance(f.priority, bool) or not isinstance(f.priority, (int, float)) or f.priority != f.priority:
         _report(f, problems, f"priority must be a number, not {safe_repr(f.priority)}")
     if (

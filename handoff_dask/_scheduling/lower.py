@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.function import Collocated, Function, Transfer, duration_keys, policy_of
+from handoff_dask._model.function import (
+    Collocated,
+    Function,
+    Isolation,
+    Transfer,
+    duration_keys,
+    is_isolated,
+    policy_of,
+)
 from handoff_dask._model.graph import collocation_groups, depth_first, inline_order, placed_dependencies
 from handoff_dask._model.resources import parse_amounts, to_number, to_units
 from handoff_dask._model.retry import RetryPolicy
@@ -47,6 +55,7 @@ def lower_dag(
     *,
     policy: RetryPolicy,
     limits: Mapping[str, Any] | None = None,
+    isolation: Isolation = "thread",
     **options: Any,
 ) -> Lowered:
     """Lower a DAG.
@@ -60,6 +69,8 @@ def lower_dag(
         Default for functions without a retry policy.
     limits : mapping of str to number, optional
         Name → limit of the run.
+    isolation : {"thread", "process"}
+        Default for functions without their own.
     **options
         Further fields of :class:`RunSpec`.
 
@@ -75,7 +86,7 @@ def lower_dag(
     order = depth_first(dependencies)
     number_of = {id: number for number, id in enumerate(order)}
     limit_units = {name: to_units(to_number(name, amount)) for name, amount in (limits or {}).items()}
-    kinds = _Kinds(policy, limit_units)
+    kinds = _Kinds(policy, limit_units, isolation)
     names = duration_keys(functions)
     kind_of = []
     dependents: list[list[int]] = [[] for _ in order]
@@ -111,8 +122,9 @@ def lower_dag(
 class _Kinds:
     """The distinct kinds of functions in a run."""
 
-    def __init__(self, policy: RetryPolicy, limits: Mapping[str, int]) -> None:
+    def __init__(self, policy: RetryPolicy, limits: Mapping[str, int], isolation: Isolation) -> None:
         self.policy = policy
+        self.isolation = isolation
         self.limits = limits
         self.kinds: list[Kind] = []
         self._index: dict[Any, int] = {}
@@ -135,7 +147,7 @@ class _Kinds:
         if isinstance(f.node, Collocated):
             pins = None
         policy = policy_of(f, self.policy)
-        isolated = f.timeout is not None
+        isolated = is_isolated(f, self.isolation)
         key: Any = (tuple(cost.items()), pins, f.priority, policy, name, isolated)
         try:
             index = self._index.get(key)

@@ -17,6 +17,7 @@ from distributed.protocol import pickle
 
 from handoff_dask._adapter import current
 from handoff_dask._adapter._dask.running import pickle_error
+from handoff_dask._adapter.meter import ProcessMeter
 
 _COUNT = struct.Struct("<Q")
 
@@ -92,9 +93,10 @@ def main() -> None:
     requests: queue.SimpleQueue[list[bytearray]] = queue.SimpleQueue()
     # A separate thread reads, so that this process notices the end of its node while a function runs.
     threading.Thread(target=_receive, args=(requests_in, requests), daemon=True).start()
+    meter = ProcessMeter()
     write_frames(replies, to_frames(READY))
     while True:
-        reply = _run(requests.get())
+        reply = _run(requests.get(), meter)
         with contextlib.suppress(Exception):
             sys.stdout.flush()
         write_frames(replies, reply)
@@ -114,14 +116,16 @@ def _receive(stream: IO[bytes], requests: queue.SimpleQueue[list[bytearray]]) ->
     os._exit(0)
 
 
-def _run(frames: Sequence[Any]) -> list[Any]:
+def _run(frames: Sequence[Any], meter: ProcessMeter) -> list[Any]:
+    """Run an attempt. Return the frames of (succeeded, result or pickled error, usage)."""
+    meter.begin()
     try:
         sys.path[:] = pickle.loads(frames[0])
         function, args, attempt = from_frames(frames[1:])
         current.local.current = attempt
-        return to_frames((True, function(*args)))
+        return to_frames((True, function(*args), meter.end()))
     except BaseException as error:
-        return to_frames((False, pickle_error(error)))
+        return to_frames((False, pickle_error(error), meter.end()))
     finally:
         current.local.current = None
 

@@ -6,6 +6,8 @@ import pickle
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from handoff_dask._model.usage import UNKNOWN
+
 if TYPE_CHECKING:
     from handoff_dask._adapter.checkpoint import CheckpointFile
 
@@ -41,6 +43,8 @@ class Report(NamedTuple):
         ``"finished"``, ``"loaded"`` (from a checkpoint), ``"failed"`` or ``"stopped"`` (the run has ended).
     retryable : bool
         Whether the retry policy allows a retry after this exception.
+    usage : tuple
+        The fields of :class:`Usage`.
     """
 
     attempt: int = -1
@@ -48,6 +52,7 @@ class Report(NamedTuple):
     stopped: float | None = None
     outcome: str | None = None
     retryable: bool = True
+    usage: tuple[Any, ...] = UNKNOWN
 
 
 class Blob(NamedTuple):

@@ -16,7 +16,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from distributed.protocol import pickle
 
@@ -24,6 +24,7 @@ from handoff_dask._adapter._dask.running import unpickle_error
 from handoff_dask._adapter.child import from_frames, read_frames, to_frames, write_frames
 from handoff_dask._adapter.current import Current
 from handoff_dask._adapter.isolation import as_seen_inside, environment_of
+from handoff_dask._model.usage import Usage
 from handoff_dask.exceptions import FunctionCrashedError, FunctionTimeoutError
 
 #: Seconds within which a new process must be ready to run functions.
@@ -169,6 +170,14 @@ class StoppedError(Exception):
         return StoppedError, ()
 
 
+class Outcome(NamedTuple):
+    """How a call in a child process ended: with a result or an exception."""
+
+    result: Any
+    error: BaseException | None
+    usage: Usage
+
+
 def stop_attempts(attempts: Iterable[Hashable]) -> None:
     """Stop attempts: kill the child processes of running ones, and keep the others from starting.
 
@@ -194,8 +203,8 @@ def run_in_process(
     current: Current | None,
     timeout: float | None,
     attempt: Hashable,
-) -> Any:
-    """Call a function in a child process, and return its result.
+) -> Outcome:
+    """Call a function in a child process, and return its outcome.
 
     Function, arguments and result are pickled.
 
@@ -211,6 +220,10 @@ def run_in_process(
     attempt : hashable
         Identifies the attempt to :func:`stop_attempts`.
 
+    Returns
+    -------
+    Outcome
+
     Raises
     ------
     StoppedError
@@ -219,8 +232,6 @@ def run_in_process(
         The attempt timed out, and the process was killed.
     FunctionCrashedError
         The process exited during the attempt.
-    BaseException
-        Any exception that the function raises.
     """
     environment = {} if current is None else environment_of(current)
     seen = None if current is None else as_seen_inside(current)
@@ -253,10 +264,8 @@ def run_in_process(
     if reply is None:
         raise FunctionCrashedError(child.close())
     _return_to_pool(child)
-    succeeded, value = from_frames(reply)
-    if succeeded:
-        return value
-    raise unpickle_error(*value)
+    succeeded, value, usage = from_frames(reply)
+    return Outcome(value, None, usage) if succeeded else Outcome(None, unpickle_error(*value), usage)
 
 
 def _take_idle(environment: Mapping[str, str]) -> Child | None:

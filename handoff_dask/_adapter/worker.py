@@ -13,9 +13,11 @@ from handoff_dask._adapter._dask.running import Running, attach, attempt_id
 from handoff_dask._adapter.current import attempt_metadata, current, find_task
 from handoff_dask._adapter.evaluation import LOCAL, evaluate
 from handoff_dask._adapter.messages import NAME, Program, Report, unsealed_id
+from handoff_dask._adapter.meter import Measurement
 from handoff_dask._adapter.process_pool import StoppedError, run_in_process
 from handoff_dask._adapter.tracebacks import hide_frames, origin_of
 from handoff_dask._model.retry import is_retryable
+from handoff_dask._model.usage import UNKNOWN
 from handoff_dask.exceptions import RunEndedError
 
 #: Types all of whose values pickle.
@@ -70,6 +72,7 @@ def run_function(program: Program, *values: Any) -> Any:
     carrier = tracing.carrier_in(running)
     dask_attempt = 0 if running is None else attempt_id(running.task)
     started = time()
+    usage = UNKNOWN
     try:
         with tracing.attempt_span(carrier, program, running) if carrier else nullcontext():
             nodes = _transfer_nodes(program, running) if shape.transfer else ()
@@ -81,25 +84,32 @@ def run_function(program: Program, *values: Any) -> Any:
             if loaded:
                 (result,) = loaded
             elif not shape.isolated:
-                result = evaluate(program, values, nodes)
-            elif running is None:
-                result = run_in_process(evaluate, (program, values, nodes), None, shape.timeout, object())
+                measurement = Measurement()
+                try:
+                    result = evaluate(program, values, nodes)
+                finally:
+                    usage = measurement.end()
             else:
-                attempt = (running.task.key, attempt_metadata(running.task).get("attempt", 1))
                 call = evaluate, (program, values, nodes)
-                result = run_in_process(
-                    *tracing.in_process(carrier, *call), current(), shape.timeout, attempt
-                )
+                if running is None:
+                    outcome = run_in_process(*call, None, shape.timeout, object())
+                else:
+                    attempt = (running.task.key, attempt_metadata(running.task).get("attempt", 1))
+                    in_process = tracing.in_process(carrier, *call)
+                    outcome = run_in_process(*in_process, current(), shape.timeout, attempt)
+                result, error, usage = outcome
+                if error is not None:
+                    raise error
             if program.checkpoint is not None and not loaded:
                 checkpoint.write_result(program.checkpoint, unsealed_id(program.function_id), result)
             elif shape.kept and not shape.isolated and running is not None:
                 _check_pickles(result, running.worker)
     except BaseException as error:
         if running is not None:
-            outcome = "stopped" if isinstance(error, StoppedError) else "failed"
+            how = "stopped" if isinstance(error, StoppedError) else "failed"
             types = None if shape.retry_on is None else pickle.loads(shape.retry_on.data)
             retryable = is_retryable(types, error, origin_of(error))
-            _report(running, Report(dask_attempt, started, time(), outcome, retryable))
+            _report(running, Report(dask_attempt, started, time(), how, retryable, tuple(usage)))
         if not shape.full_tracebacks:
             hide_frames(error)
         if isinstance(error, StoppedError):
@@ -113,7 +123,8 @@ def run_function(program: Program, *values: Any) -> Any:
                 raise
         raise  # adds no frame of its own
     if running is not None:
-        _report(running, Report(dask_attempt, started, time(), "loaded" if loaded else "finished"))
+        how = "loaded" if loaded else "finished"
+        _report(running, Report(dask_attempt, started, time(), how, usage=tuple(usage)))
     return None if shape.discard else result
 
 

@@ -193,14 +193,16 @@ class History:
         with self._transaction() as connection:
             self._check_known(connection, run_id)
             attempts: dict[int, list[Attempt]] = {}
-            for function, number, node, *facts, devices, loaded in connection.execute(
+            for row in connection.execute(
                 "SELECT function, number, node, queued, started, stopped, outcome, error, traceback, devices,"
-                " loaded FROM attempts WHERE run_id = ? ORDER BY function, number",
+                " loaded, cpu_seconds, peak_memory, peak_exact, cost FROM attempts WHERE run_id = ?"
+                " ORDER BY function, number",
                 (run_id,),
             ):
-                attempt = Attempt._make(
-                    (number, decode_id(node), *facts, decode_devices(devices), bool(loaded))
-                )
+                function, number, node, *times, devices, loaded, cpu, peak, exact, cost = row
+                booked = None if cost is None else json.loads(cost)
+                facts = (decode_devices(devices), bool(loaded), cpu, peak, bool(exact), booked)
+                attempt = Attempt._make((number, decode_id(node), *times, *facts))
                 attempts.setdefault(function, []).append(attempt)
             functions = connection.execute(
                 "SELECT number, id, status, nbytes, cost FROM functions WHERE run_id = ? ORDER BY number",
@@ -350,6 +352,10 @@ class History:
                         encode_text(a.traceback),
                         history_file.encode_devices(a.devices),
                         int(a.loaded),
+                        a.cpu_seconds,
+                        a.peak_memory,
+                        int(a.peak_exact),
+                        None if a.cost is None else history_file.encode_amounts(a.cost),
                     )
                 )
         run = (

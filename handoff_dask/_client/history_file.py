@@ -76,6 +76,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX seconds_by_code ON functions (code, stem, seconds)",
     ),
     ("ALTER TABLE attempts ADD COLUMN loaded INTEGER NOT NULL DEFAULT 0",),
+    (
+        "ALTER TABLE attempts ADD COLUMN cpu_seconds REAL",
+        "ALTER TABLE attempts ADD COLUMN peak_memory REAL",
+        "ALTER TABLE attempts ADD COLUMN peak_exact INTEGER NOT NULL DEFAULT 0",
+        # NULL if it is the cost of the function.
+        "ALTER TABLE attempts ADD COLUMN cost TEXT",
+    ),
 )
 
 

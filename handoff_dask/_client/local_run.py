@@ -17,7 +17,8 @@ from handoff_dask._adapter import checkpoint as checkpoints
 from handoff_dask._adapter import current
 from handoff_dask._adapter.config import wants_full_tracebacks
 from handoff_dask._adapter.evaluation import LOCAL, call_function, evaluate_function
-from handoff_dask._adapter.process_pool import StoppedError, run_in_process, stop_attempts
+from handoff_dask._adapter.meter import Measurement
+from handoff_dask._adapter.process_pool import Outcome, StoppedError, run_in_process, stop_attempts
 from handoff_dask._adapter.tracebacks import hide_frames, origin_of
 from handoff_dask._client.options import RunOptions
 from handoff_dask._client.result import Result, Values
@@ -28,10 +29,11 @@ from handoff_dask._model.graph import count_inputs, depth_first, inline_order, p
 from handoff_dask._model.records import Attempt, Records, Summary
 from handoff_dask._model.retry import is_retryable
 from handoff_dask._model.safe_repr import safe_repr
+from handoff_dask._model.usage import UNKNOWN, Usage
 from handoff_dask.exceptions import FunctionFailedError, RunError, RunTimeoutError
 
-#: Of a finished function: when it started and stopped, and the failed attempts before.
-FinishedTimes = tuple[float, float, tuple[Attempt, ...]]
+#: Of a finished function: when it started and stopped, the failed attempts before, and what it used.
+FinishedTimes = tuple[float, float, tuple[Attempt, ...], Usage]
 
 
 class LocalRun:
@@ -186,13 +188,21 @@ class LocalRun:
         while True:
             current.local.current = (self.id, self.dag.id, f, len(attempts) + 1)
             started = clock()
+            usage = UNKNOWN
             try:
                 if is_isolated(f, isolation):
-                    value = self._call_in_process(f, len(attempts) + 1)
-                elif id in inlined:
-                    value = evaluate_function(self.id, f, self._inline(id), self._inputs(id))
+                    value, failure, usage = self._call_in_process(f, len(attempts) + 1)
+                    if failure is not None:
+                        raise failure
                 else:
-                    value = call_function(self.id, f, results)
+                    measurement = Measurement(quick=True)
+                    try:
+                        if id in inlined:
+                            value = evaluate_function(self.id, f, self._inline(id), self._inputs(id))
+                        else:
+                            value = call_function(self.id, f, results)
+                    finally:
+                        usage = measurement.end()
                 if id in self._stores:
                     checkpoints.write_result(self._stores[id], id, value)
             except KeyboardInterrupt:
@@ -210,6 +220,7 @@ class LocalRun:
                     outcome="failed",
                     error=safe_repr(error),
                     traceback="".join(traceback.format_tb(error.__traceback__)),
+                    **usage._asdict(),
                 )
                 if isinstance(error, StoppedError):
                     failed[id] = (
@@ -221,17 +232,17 @@ class LocalRun:
                 policy = policy_of(f, self._options.policy)
                 if not (policy.allows(len(attempts)) and is_retryable(policy.retry_on, error, origin)):
                     failed[id] = attempts
-                    failure = FunctionFailedError(self.dag.id, self.id, id, attempts)
-                    failure.__cause__ = error
-                    failure.run = self
-                    self._failures.append(failure)
+                    failed_error = FunctionFailedError(self.dag.id, self.id, id, attempts)
+                    failed_error.__cause__ = error
+                    failed_error.run = self
+                    self._failures.append(failed_error)
                     return False
                 if not self._wait(policy.wait(len(attempts), random.random())):
                     failed[id] = attempts
                     return False
                 continue
             results[id] = value
-            times[id] = (started, clock(), attempts)
+            times[id] = (started, clock(), attempts, usage)
             if self._pending_uses is not None:
                 self._release(id, self._pending_uses, results)
             return True
@@ -260,7 +271,7 @@ class LocalRun:
     def _inputs(self, id: Hashable) -> dict[Hashable, Any]:
         return {d: self.results[d] for d in self._dependencies[id]}
 
-    def _call_in_process(self, f: Function, attempt: int) -> Any:
+    def _call_in_process(self, f: Function, attempt: int) -> Outcome:
         """Run an attempt in its own process."""
         arguments = (self.id, f, self._inline(f.id), self._inputs(f.id))
         facts = current.Current(self.id, self.dag.id, f.id, attempt, LOCAL, dict(f.cost or {}))
@@ -324,9 +335,16 @@ class LocalRun:
         if id in self._failed:
             attempts = self._failed[id]
             return Summary("cancelled" if attempts[-1].outcome == "cancelled" else "failed", attempts)
-        started, stopped, failed = self._times[id]
+        started, stopped, failed, usage = self._times[id]
         last = Attempt(
-            len(failed) + 1, LOCAL, started, started, stopped, "finished", loaded=id in self._restored
+            len(failed) + 1,
+            LOCAL,
+            started,
+            started,
+            stopped,
+            "finished",
+            loaded=id in self._restored,
+            **usage._asdict(),
         )
         return Summary("finished", (*failed, last))
 

@@ -26,6 +26,9 @@ COLUMNS = (
     "nbytes",
     "error",
     "devices",
+    "cpu_seconds",
+    "peak_memory",
+    "peak_exact",
 )
 
 
@@ -56,8 +59,12 @@ def _row(id: Hashable, record: FunctionRecord, attempt: Attempt | None) -> dict[
             nbytes=record.nbytes if attempt.outcome == "finished" else None,
             error=attempt.error,
             devices={name: list(indices) for name, indices in attempt.devices.items()} or None,
+            cpu_seconds=attempt.cpu_seconds,
+            peak_memory=attempt.peak_memory,
+            peak_exact=None if attempt.peak_memory is None else attempt.peak_exact,
         )
-    return {**row, **{f"cost_{name}": amount for name, amount in record.cost.items()}}
+    cost = record.cost if attempt is None or attempt.cost is None else attempt.cost
+    return {**row, **{f"cost_{name}": amount for name, amount in cost.items()}}
 
 
 def to_pandas(records: Records) -> Any:
@@ -105,7 +112,10 @@ def to_trace(records: Records, path: Any) -> None:
             details = {
                 "attempt": a.number,
                 "outcome": a.outcome,
-                "cost": dict(record.cost),
+                "cost": dict(record.cost if a.cost is None else a.cost),
+                "cpu_seconds": a.cpu_seconds,
+                "peak_memory": a.peak_memory,
+                "peak_exact": None if a.peak_memory is None else a.peak_exact,
                 "waited": None if a.queued is None else started - a.queued,
                 "nbytes": record.nbytes,
                 "error": a.error,

@@ -36,6 +36,16 @@ class Attempt(NamedTuple):
         Indices of the devices it used, by resource: ``{"gpu": (0,)}``.
     loaded : bool
         Whether it loaded the result from a checkpoint instead of running the code.
+    cpu_seconds : float or None
+        Processor time that it used, in seconds: of its thread, or of its own process and the children that
+        have ended. None if it is unknown, for example because the node was lost.
+    peak_memory : float or None
+        The most memory that it had in use, in MB (2**20 bytes).
+    peak_exact : bool
+        Whether ``peak_memory`` is exact, as for a function with ``isolation="process"``. Otherwise it is an
+        estimate: how much the process of the node has grown while the attempt ran, whatever else ran there.
+    cost : mapping of str to number or None
+        What it has booked on its node.
     """
 
     number: int
@@ -48,6 +58,10 @@ class Attempt(NamedTuple):
     traceback: str | None = None
     devices: Mapping[str, tuple[int, ...]] = _NO_DEVICES
     loaded: bool = False
+    cpu_seconds: float | None = None
+    peak_memory: float | None = None
+    peak_exact: bool = False
+    cost: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +105,16 @@ class FunctionRecord:
     def stopped(self) -> float | None:
         """End of the last attempt, in seconds since the epoch."""
         return self.attempts[-1].stopped if self.attempts else None
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """Processor time of the last attempt in seconds."""
+        return self.attempts[-1].cpu_seconds if self.attempts else None
+
+    @property
+    def peak_memory(self) -> float | None:
+        """Peak memory of the last attempt in MB; see :class:`Attempt`."""
+        return self.attempts[-1].peak_memory if self.attempts else None
 
     @property
     def duration(self) -> float | None:
@@ -153,13 +177,15 @@ class Records(Mapping[Hashable, FunctionRecord]):
         if id not in self._ids:
             raise KeyError(id)
         status, attempts, nbytes = self._summary_of(id)
+        cost = dict(self._cost_of(id))
+        attempts = tuple([a if a.cost is not None else a._replace(cost=cost) for a in attempts])
         last = attempts[-1] if attempts else None
         return FunctionRecord(
             function_id=id,
             status=status,
             node=last.node if last else None,
-            attempts=tuple(attempts),
-            cost=dict(self._cost_of(id)),
+            attempts=attempts,
+            cost=cost,
             devices=last.devices if last else {},
             nbytes=nbytes,
         )
@@ -188,7 +214,8 @@ class Records(Mapping[Hashable, FunctionRecord]):
         pandas.DataFrame
             Columns ``function`` (its id), ``status``, ``attempt``, ``outcome``, ``node``, ``queued``,
             ``started``, ``stopped`` (seconds since the epoch), ``seconds``, ``nbytes``, ``error``,
-            ``devices``, and ``cost_…`` for each resource that any function asks for.
+            ``devices``, ``cpu_seconds``, ``peak_memory`` (MB), ``peak_exact``, and ``cost_…`` for each
+            resource that any function asks for.
 
         Raises
         ------

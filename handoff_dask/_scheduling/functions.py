@@ -8,6 +8,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handoff_dask._model.records import Attempt, Summary
+from handoff_dask._model.usage import UNKNOWN, Usage
 from handoff_dask._scheduling.errors import IllegalTransition
 
 if TYPE_CHECKING:
@@ -183,9 +184,9 @@ class FunctionState:
         self.queued: float | None = None
         self.ticket = 0
         self._attempts: tuple[Attempt, ...] = ()
-        # Start, stop and ``loaded`` of the attempt that finished. Most functions have no other attempt, and
+        # Start, stop, ``loaded`` and usage of the attempt that finished. Most functions have no other one, and
         # an Attempt object for each would cost time and memory.
-        self._finished: tuple[float | None, float | None, bool] | None = None
+        self._finished: tuple[float | None, float | None, bool, Usage] | None = None
         self.nbytes: int | None = None
         self.placed = 0.0
         self.short = False
@@ -200,8 +201,9 @@ class FunctionState:
         """The attempts that have ended, in order."""
         if self._finished is None:
             return self._attempts
-        started, stopped, loaded = self._finished
-        return (*self._attempts, self._attempt("finished", started, stopped, loaded=loaded))
+        started, stopped, loaded, usage = self._finished
+        last = self._attempt("finished", started, stopped, loaded=loaded, usage=usage)
+        return (*self._attempts, last)
 
     @attempts.setter
     def attempts(self, attempts: tuple[Attempt, ...]) -> None:
@@ -248,14 +250,15 @@ class FunctionState:
         error: str | None = None,
         traceback: str | None = None,
         loaded: bool = False,
+        usage: Usage = UNKNOWN,
     ) -> None:
         """Record the end of the running attempt."""
         assert error is None or outcome != "finished", f"{self!r} has finished, with the error {error}"
         self.run.totals.attempts[outcome] += 1
         if outcome == "finished" and not self.devices:
-            self._finished = (started, stopped, loaded)
+            self._finished = (started, stopped, loaded, usage)
             return
-        attempt = self._attempt(outcome, started, stopped, error, traceback, loaded)
+        attempt = self._attempt(outcome, started, stopped, error, traceback, loaded, usage)
         self.attempts += (attempt,)
         if outcome in ("failed", "lost"):
             self.run.failed_attempts.append((self, attempt.number))
@@ -268,12 +271,13 @@ class FunctionState:
         error: str | None = None,
         traceback: str | None = None,
         loaded: bool = False,
+        usage: Usage = UNKNOWN,
     ) -> Attempt:
         node = None if self.node is None else self.node.name
         devices = self.device_indices() if self.devices else _NO_DEVICES
         number = len(self._attempts) + 1
         return Attempt(
-            number, node, self.queued, started, stopped, outcome, error, traceback, devices, loaded
+            number, node, self.queued, started, stopped, outcome, error, traceback, devices, loaded, *usage
         )
 
     def summary(self) -> Summary:

@@ -8,6 +8,7 @@ from heapq import heappush
 from typing import Any
 
 from handoff_dask._model.records import Shortfall
+from handoff_dask._model.usage import UNKNOWN, Usage
 from handoff_dask._scheduling.allocators import LARGE_RESULT
 from handoff_dask._scheduling.decisions import Settings, Stop
 from handoff_dask._scheduling.functions import (
@@ -111,6 +112,7 @@ class Lifecycle:
         nbytes: int | None = None,
         code: str | None = None,
         loaded: bool = False,
+        usage: Usage = UNKNOWN,
     ) -> None:
         """A function's result exists on the cluster.
 
@@ -126,10 +128,14 @@ class Lifecycle:
             Name of the code that ran, if it was not the function's own. The duration is learnt for this code.
         loaded : bool
             Whether the result was loaded from a checkpoint. Recorded with the attempt.
+        usage : Usage
+            What the attempt used. Recorded with it.
         """
         run = f.run
         if f.state is State.RUNNING:
-            f.close_attempt("finished", started, stopped if stopped is not None else now, loaded=loaded)
+            f.close_attempt(
+                "finished", started, stopped if stopped is not None else now, loaded=loaded, usage=usage
+            )
             self.placement.ledger.release(f)
             if started is not None and stopped is not None:
                 size = 0.0 if code else run.sizes[run.spec.kind_of[f.number]]
@@ -155,6 +161,7 @@ class Lifecycle:
         error: str | None = None,
         traceback: str | None = None,
         retryable: bool = True,
+        usage: Usage = UNKNOWN,
     ) -> Retry | None:
         """An attempt failed.
 
@@ -168,6 +175,8 @@ class Lifecycle:
             Texts for the record.
         retryable : bool
             Whether the retry policy retries errors of this type.
+        usage : Usage
+            What the attempt used.
 
         Returns
         -------
@@ -178,7 +187,8 @@ class Lifecycle:
         if f.state is not State.RUNNING:
             return None
         assert f.node is not None
-        f.close_attempt("failed", started, stopped if stopped is not None else now, error, traceback)
+        end = stopped if stopped is not None else now
+        f.close_attempt("failed", started, end, error, traceback, usage=usage)
         self.placement.ledger.release(f)
         self._count_failure(f, now, f.node.name, retryable)
         if f.retry is None:
@@ -219,7 +229,13 @@ class Lifecycle:
         f.retry = Retry(not_before, avoid | {node} if policy.elsewhere else avoid)
 
     def stopped(
-        self, f: FunctionState, now: float, *, started: float | None = None, stopped: float | None = None
+        self,
+        f: FunctionState,
+        now: float,
+        *,
+        started: float | None = None,
+        stopped: float | None = None,
+        usage: Usage = UNKNOWN,
     ) -> bool:
         """An attempt was terminated by a :class:`Stop`. This is no failure of its function.
 
@@ -230,7 +246,7 @@ class Lifecycle:
         """
         if f.state is not State.RUNNING:
             return False
-        f.close_attempt("cancelled", started, stopped if stopped is not None else now)
+        f.close_attempt("cancelled", started, stopped if stopped is not None else now, usage=usage)
         self._leave_node(f)
         return f.run.active
 

@@ -1,0 +1,183 @@
+"""Measuring what attempts use: processor time and memory.
+
+An attempt in a process of its own is measured exactly. One in a thread shares its process with others: its
+processor time is that of the thread, and its memory is estimated from the growth of the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from typing import Any
+
+import psutil
+
+from handoff_dask._model.usage import Usage
+
+#: Bytes per MB.
+MB = 2**20
+
+#: Seconds between two looks at the memory of this process.
+_INTERVAL = 0.05
+
+#: Seconds. A quick measurement of an attempt that takes less time does not look at the memory.
+_QUICK = 0.01
+
+_PAGE = os.sysconf("SC_PAGE_SIZE") / MB if hasattr(os, "sysconf") else 0.0
+
+
+# ---------------------------------------------------------------------- attempts in threads
+
+
+class _Sampler:
+    """Looks at the memory of this process now and then while any attempt is being measured."""
+
+    def __init__(self) -> None:
+        self.latest = 0.0
+        self.measured: dict[Measurement, None] = {}
+        self._begun = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._file: int | None = None
+        with contextlib.suppress(OSError):
+            self._file = os.open("/proc/self/statm", os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def resident(self) -> float:
+        """Return the memory in use by this process, in MB."""
+        if self._file is not None:
+            self.latest = int(os.pread(self._file, 64, 0).split()[1]) * _PAGE
+        else:
+            self.latest = psutil.Process().memory_info().rss / MB
+        return self.latest
+
+    def add(self, measurement: Measurement) -> None:
+        self.measured[measurement] = None
+        if not self._begun.is_set():
+            self._begun.set()
+            if self._thread is None:
+                self._start()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._sample, name="handoff-meter", daemon=True)
+                self._thread.start()
+
+    def _sample(self) -> None:
+        while True:
+            self._begun.wait()
+            time.sleep(_INTERVAL)
+            if not self.measured:
+                self._begun.clear()
+                if not self.measured:  # none was added before the event was cleared
+                    continue
+                self._begun.set()
+            now = self.resident()
+            for measurement in list(self.measured):
+                measurement.peak = max(measurement.peak, now)
+                measurement.sampled = True
+
+
+class Measurement:
+    """The measurement of one attempt, in the thread that runs it.
+
+    Parameters
+    ----------
+    quick : bool
+        Cost a microsecond instead of ten: start from the memory at the last look, and estimate no peak for an
+        attempt that ends before the next one.
+    """
+
+    __slots__ = ("_begin", "_cpu", "_quick", "_start", "peak", "sampled")
+
+    def __init__(self, quick: bool = False) -> None:
+        self._quick = quick
+        self.sampled = not quick
+        self._start = self.peak = _sampler.latest if quick else _sampler.resident()
+        _sampler.add(self)
+        self._begin = time.monotonic() if quick else 0.0
+        self._cpu = time.thread_time()
+
+    def end(self) -> Usage:
+        """End the measurement; return what the attempt used."""
+        cpu = time.thread_time() - self._cpu
+        _sampler.measured.pop(self, None)
+        if self._quick and not self.sampled and time.monotonic() - self._begin < _QUICK:
+            return Usage(cpu)
+        return Usage(cpu, max(0.0, max(self.peak, _sampler.resident()) - self._start))
+
+
+_sampler = _Sampler()
+
+
+def _after_fork() -> None:
+    """Start over: a forked process has no sampling thread, and the parent's open file is about the parent."""
+    global _sampler
+    if _sampler._file is not None:
+        os.close(_sampler._file)
+    _sampler = _Sampler()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+# ---------------------------------------------------------------------- attempts in processes of their own
+
+
+class ProcessMeter:
+    """Measures the attempts of the process that it is created in, one after another.
+
+    Memory is counted from what the process used when this object was created: the interpreter and the
+    packages of the node, which are there before any attempt. Memory that an earlier attempt has left behind
+    counts.
+    """
+
+    def __init__(self) -> None:
+        self._idle = _highest()[0]
+        self._cpu = 0.0
+        self._children: Any = None
+
+    def begin(self) -> None:
+        """Begin an attempt."""
+        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # resets the highest memory use so far
+        self._children = _of_children()
+        self._cpu = time.process_time()
+
+    def end(self) -> Usage:
+        """End the attempt; return what it used.
+
+        The peak is not exact if the attempt has started other processes, or if the system cannot tell.
+        """
+        cpu = time.process_time() - self._cpu
+        peak, exact = _highest()
+        children = _of_children()
+        if children != self._children:
+            cpu += children[0] - self._children[0]
+            exact = False
+        return Usage(cpu, max(0.0, peak - self._idle), exact)
+
+
+def _highest() -> tuple[float, bool]:
+    """Return the highest memory use of this process in MB, and whether it was since the last reset."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"VmHWM:"):
+                    return int(line.split()[1]) / 1024, True
+    except OSError:
+        pass
+    return psutil.Process().memory_info().rss / MB, False
+
+
+def _of_children() -> tuple[float, int]:
+    """Return the processor time of the children that have ended, and the most memory any of them had."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return 0.0, 0
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime, used.ru_maxrss

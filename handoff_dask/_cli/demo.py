@@ -1,4 +1,4 @@
-"""``demo``: two small DAGs with explanations."""
+"""``demo``: three small DAGs with explanations, of which the third fits on no node."""
 
 from __future__ import annotations
 

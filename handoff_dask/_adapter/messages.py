@@ -149,7 +149,7 @@ class Program(NamedTuple):
 
 
 def is_plain(id: Any) -> bool:
-    """Return whether an id is readable everywhere: a string, a number, a boolean, None, or a tuple of these."""
+    """Return whether an id is readable everywhere: str, int, float, bool, None, or a tuple of these."""
     if type(id) is tuple:
         return all(is_plain(part) for part in id)
     return id is None or type(id) in (str, int, float, bool)

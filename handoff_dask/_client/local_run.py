@@ -17,7 +17,7 @@ from handoff_dask._adapter import checkpoint as checkpoints
 from handoff_dask._adapter import current
 from handoff_dask._adapter.config import wants_full_tracebacks
 from handoff_dask._adapter.evaluation import LOCAL, call_function, evaluate_function
-from handoff_dask._adapter.meter import Measurement
+from handoff_dask._adapter.meter import ThreadMeter
 from handoff_dask._adapter.process_pool import Outcome, StoppedError, run_in_process, stop_attempts
 from handoff_dask._adapter.tracebacks import hide_frames, origin_of
 from handoff_dask._client.options import RunOptions
@@ -65,6 +65,8 @@ class LocalRun:
         self._stop = threading.Event()
         self._isolated: set[Hashable] = set()  # attempts that run in their own process
         self._pending_uses_lock = threading.Lock()
+        self._by_thread = threading.local()
+        self._meters: list[ThreadMeter] = []
         self._elapsed = 0.0
         self._times: dict[Hashable, FinishedTimes] = {}
         self._failed: dict[Hashable, tuple[Attempt, ...]] = {}
@@ -111,7 +113,7 @@ class LocalRun:
                 self._time_out()
         finally:
             local.current = outer
-            self._elapsed = time.time() - self._submitted_at
+            self._ended()
 
     def run_in_threads(self, threads: int) -> None:
         """Run all functions on a thread pool of this size.
@@ -174,9 +176,14 @@ class LocalRun:
                 stop.set()
             stop_attempts(tuple(self._isolated))
             pool.shutdown(wait=self._timeout_error is None, cancel_futures=True)
-            self._elapsed = time.time() - self._submitted_at
+            self._ended()
         if errors:
             raise errors[0]
+
+    def _ended(self) -> None:
+        self._elapsed = time.time() - self._submitted_at
+        for meter in self._meters:
+            meter.close()
 
     def _run_one(self, f: Function) -> bool:
         """Run a function and its retries. Return whether it finished."""
@@ -184,6 +191,7 @@ class LocalRun:
         results, times, failed, inlined = self.results, self._times, self._failed, self._inlined
         attempts: tuple[Attempt, ...] = ()
         clock = time.time
+        meter = self._thread_meter()
         isolation = self._options.isolation
         while True:
             current.local.current = (self.id, self.dag.id, f, len(attempts) + 1)
@@ -195,14 +203,14 @@ class LocalRun:
                     if failure is not None:
                         raise failure
                 else:
-                    measurement = Measurement(quick=True)
+                    meter.begin()
                     try:
                         if id in inlined:
                             value = evaluate_function(self.id, f, self._inline(id), self._inputs(id))
                         else:
                             value = call_function(self.id, f, results)
                     finally:
-                        usage = measurement.end()
+                        usage = meter.end()
                 if id in self._stores:
                     checkpoints.write_result(self._stores[id], id, value)
             except KeyboardInterrupt:
@@ -246,6 +254,14 @@ class LocalRun:
             if self._pending_uses is not None:
                 self._release(id, self._pending_uses, results)
             return True
+
+    def _thread_meter(self) -> ThreadMeter:
+        """Return what measures the attempts of this thread."""
+        found: ThreadMeter | None = getattr(self._by_thread, "meter", None)
+        if found is None:
+            found = self._by_thread.meter = ThreadMeter()
+            self._meters.append(found)
+        return found
 
     def _wait(self, seconds: float) -> bool:
         """Wait before a retry. Return False if the run ends first."""

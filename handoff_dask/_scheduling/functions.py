@@ -184,8 +184,8 @@ class FunctionState:
         self.queued: float | None = None
         self.ticket = 0
         self._attempts: tuple[Attempt, ...] = ()
-        # Start, stop, ``loaded`` and usage of the attempt that finished. Most functions have no other one, and
-        # an Attempt object for each would cost time and memory.
+        # Start, stop, ``loaded`` and usage of the attempt that finished. Most have no other one, and an
+        # Attempt object for each would cost time and memory.
         self._finished: tuple[float | None, float | None, bool, Usage] | None = None
         self.nbytes: int | None = None
         self.placed = 0.0

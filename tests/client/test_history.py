@@ -67,7 +67,21 @@ def test_a_new_history_is_empty(history, path):
 def test_records_survive_a_round_trip(history):
     written = info("r1", ("dag", 1), 5.0, "failed", priority=2.5, error="a \ud800 problem")
     attempts = (
-        Attempt(1, 7, 1.0, 2.0, 3.0, "failed", "OSError()", "line\nline \udcff", {"gpu": (0, 2)}),
+        Attempt(
+            1,
+            7,
+            1.0,
+            2.0,
+            3.0,
+            "failed",
+            "OSError()",
+            "line\nline \udcff",
+            {"gpu": (0, 2)},
+            cpu_seconds=0.75,
+            peak_memory=80.5,
+            peak_exact=True,
+            cost={"cpu": 1, "gpu": 2},
+        ),
         Attempt(2, "node", None, None, 4.0, "lost"),
     )
     entries = [
@@ -85,7 +99,10 @@ def test_records_survive_a_round_trip(history):
     assert type(records) is handoff.Records
     assert list(records) == ["tried", ("never", 1), "done"]
     tried = records["tried"]
-    assert tried.attempts == (attempts[0]._replace(traceback="line\nline \\udcff"), attempts[1])
+    assert tried.attempts == (
+        attempts[0]._replace(traceback="line\nline \\udcff"),
+        attempts[1]._replace(cost={"cpu": 0.5, "gpu": 2}),  # that of the function, if nothing else is known
+    )
     assert tried.cost == {"cpu": 0.5, "gpu": 2}
     assert records["never", 1].attempts == ()
     assert (records["done"].duration, records["done"].nbytes) == (2.0, 8)
@@ -327,7 +344,8 @@ def check_version_1(history):
     first, second = records["use", 1].attempts
     assert (first.node, first.outcome, first.devices) == (7, "lost", {})
     assert second[:6] == (2, "node1", 1007.0, 1007.5, 1008.5, "failed")
-    assert second[6:] == ("OSError()", "in use", {"gpu": (0, 2)}, False)
+    assert second[6:10] == ("OSError()", "in use", {"gpu": (0, 2)}, False)
+    assert second[10:] == (None, None, False, records["use", 1].cost)
     assert history.durations()["load"].mean == 4.0
 
 
@@ -396,7 +414,7 @@ def test_a_newer_version_is_rejected_and_unchanged(path, monkeypatch):
         History(path).close()
     before = path.read_bytes()
     with pytest.raises(
-        HistoryError, match=r"its version is 3, and this one knows versions up to 2"
+        HistoryError, match=r"its version is 4, and this one knows versions up to 3"
     ) as caught:
         History(path)
     assert (caught.value.path, path.read_bytes()) == (str(path), before)

@@ -95,7 +95,6 @@ def test_libraries_see_the_cores_and_devices_that_are_booked(client, monkeypatch
         Function("two", seen, cost={"cpu": 2}, isolation="process"),
         Function("half", seen, cost={"cpu": 1.5}, isolation="process"),
         Function("gpu", seen, cost={"gpu": 1}, isolation="process"),
-        Function("none", seen, isolation="process"),
     )
     values = handoff.execute(dag, client).results
     assert values["two"] == ({"2"}, {"4,7"}, {})
@@ -104,7 +103,6 @@ def test_libraries_see_the_cores_and_devices_that_are_booked(client, monkeypatch
     assert devices == {"4"}, "the first of the node's devices is the fourth of the machine"
     assert current == {"gpu": [0]}
     assert "1" in threads, "what the node's environment says stays if the function books no cores"
-    assert values["none"][1] == {"4,7"}
 
 
 HELD, RELEASE = threading.Event(), threading.Event()
@@ -153,3 +151,81 @@ def test_invalid_isolation(fields, text):
 def test_invalid_isolation_of_a_run(run):
     with pytest.raises(ValueError, match=r"isolation must be .* not 'fork'"):
         run(dag_of(Function("f", process_id)), isolation="fork")
+
+
+# ---------------------------------------------------------------------- what attempts use
+
+
+def take(megabytes, seconds=0.0):
+    """Use memory, all of which is written to, for some time."""
+    data = bytearray(megabytes * 2**20)
+    data[:: 2**12] = b"x" * len(data[:: 2**12])
+    time.sleep(seconds)
+    return len(data)
+
+
+def compute(seconds):
+    begin = time.thread_time()
+    while time.thread_time() - begin < seconds:
+        pass
+
+
+def fail_after(megabytes):
+    take(megabytes)
+    raise ValueError("no luck")
+
+
+@on_cluster_and_locally
+def test_a_process_is_measured_exactly(client, run):
+    dag = dag_of(
+        Function("large", take, extra_args=[200], isolation="process"),
+        Function("small", lambda large: take(1), args=["large"], isolation="process"),
+        Function("busy", compute, extra_args=[0.2], isolation="process"),
+    )
+    records = run(dag, client).records
+    (large,) = records["large"].attempts
+    assert large.peak_exact
+    assert 195 < large.peak_memory < 260
+    (small,) = records["small"].attempts
+    assert small.peak_exact
+    assert small.peak_memory < 60, "the peak of an earlier attempt in the same process does not count"
+    assert 0.2 <= records["busy"].cpu_seconds < 2
+    assert records["large"].peak_memory == large.peak_memory
+
+
+@on_cluster_and_locally
+def test_a_thread_is_estimated(client, run):
+    dag = dag_of(
+        Function("large", take, extra_args=[200, 0.3]),
+        Function("busy", compute, extra_args=[0.2]),
+        Function("idle", time.sleep, extra_args=[0.3]),
+    )
+    records = run(dag, client, max_concurrency=1).records
+    (large,) = records["large"].attempts
+    assert not large.peak_exact
+    assert 150 < large.peak_memory < 300
+    assert 0.2 <= records["busy"].cpu_seconds < 0.5
+    assert records["idle"].cpu_seconds < 0.2
+
+
+@on_cluster_and_locally
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_failed_attempts_are_measured(client, run, isolation):
+    f = Function("f", fail_after, extra_args=[50], isolation=isolation, max_retries=1, cost={"cpu": 2})
+    with pytest.raises(FunctionFailedError) as caught:
+        run(dag_of(f), client, retry=handoff.RetryPolicy(delay=0))
+    for attempt in caught.value.attempts:
+        assert attempt.cpu_seconds > 0
+        assert attempt.peak_exact == (isolation == "process")
+        if isolation == "process":
+            assert attempt.peak_memory > 45
+
+
+def test_attempts_record_what_they_booked(client):
+    records = handoff.execute(
+        dag_of(Function("f", process_id, cost={"cpu": 2, "memory": "1GB"})), client
+    ).records
+    assert records["f"].attempts[0].cost == {"cpu": 2, "memory": 953}
+    frame = pytest.importorskip("pandas").DataFrame(records.to_pandas())
+    assert {"cpu_seconds", "peak_memory", "peak_exact", "cost_memory"} <= set(frame.columns)
+    assert frame["cost_memory"][0] == 953

@@ -28,6 +28,7 @@ __all__ = [
     "DuplicateFunctionError",
     "FunctionCrashedError",
     "FunctionFailedError",
+    "FunctionMemoryError",
     "FunctionTimeoutError",
     "HandoffError",
     "HistoryError",
@@ -227,8 +228,42 @@ class FunctionTimeoutError(HandoffError, TimeoutError):
         return f"FunctionTimeoutError({str(self)!r})"  # attempts display the repr
 
 
+class FunctionMemoryError(HandoffError, MemoryError):
+    """An isolated attempt used more memory than it had booked and was terminated.
+
+    Retried like any other exception.
+
+    Attributes
+    ----------
+    function_id : hashable
+        Id of the function.
+    asked : float
+        The memory cost in MB.
+    seen : float
+        The memory that it used when it was terminated, in MB.
+    node : str
+        Name of the node.
+    """
+
+    def __init__(self, function_id: Any, asked: float, seen: float, node: Any) -> None:
+        super().__init__(function_id, asked, seen, node)
+        self.function_id = function_id
+        self.asked = asked
+        self.seen = seen
+        self.node = node
+
+    def __str__(self) -> str:
+        return (
+            f"the attempt used {self.seen:.0f} MB on node {self.node!r}, more than its cost of memory"
+            f" {self.asked:g} MB, and was terminated"
+        )
+
+    def __repr__(self) -> str:
+        return f"FunctionMemoryError({str(self)!r})"  # attempts display the repr
+
+
 class FunctionCrashedError(HandoffError, RuntimeError):
-    """The separate process of a function with a ``timeout`` died. Retried like any other exception.
+    """The process of an isolated function died. Retried like any other exception.
 
     Attributes
     ----------

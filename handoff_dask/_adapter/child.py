@@ -21,7 +21,7 @@ from handoff_dask._adapter.meter import ProcessMeter
 
 _COUNT = struct.Struct("<Q")
 
-#: First message of a child: it is ready to run functions.
+#: First message of a child, with the memory that it uses, in MB: it is ready to run functions.
 READY = "ready"
 
 
@@ -94,7 +94,7 @@ def main() -> None:
     # A separate thread reads, so that this process notices the end of its node while a function runs.
     threading.Thread(target=_receive, args=(requests_in, requests), daemon=True).start()
     meter = ProcessMeter()
-    write_frames(replies, to_frames(READY))
+    write_frames(replies, to_frames((READY, meter.idle)))
     while True:
         reply = _run(requests.get(), meter)
         with contextlib.suppress(Exception):

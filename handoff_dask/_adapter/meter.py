@@ -172,10 +172,15 @@ class ProcessMeter:
     Memory is counted from what the process used when this object was created: the interpreter and the
     packages of the node, which are there before any attempt. Memory that an earlier attempt has left behind
     counts.
+
+    Attributes
+    ----------
+    idle : float
+        MB that the process used then.
     """
 
     def __init__(self) -> None:
-        self._idle = _highest()[0]
+        self.idle = _highest()[0]
         self._cpu = 0.0
         self._children: Any = None
 
@@ -197,7 +202,7 @@ class ProcessMeter:
         if children != self._children:
             cpu += children[0] - self._children[0]
             exact = False
-        return Usage(cpu, max(0.0, peak - self._idle), exact)
+        return Usage(cpu, max(0.0, peak - self.idle), exact)
 
 
 def _highest() -> tuple[float, bool]:

@@ -24,8 +24,10 @@ from handoff_dask._adapter._dask.running import unpickle_error
 from handoff_dask._adapter.child import from_frames, read_frames, to_frames, write_frames
 from handoff_dask._adapter.current import Current
 from handoff_dask._adapter.isolation import as_seen_inside, environment_of
+from handoff_dask._adapter.memory_guard import MemoryGuard
+from handoff_dask._model.resources import MEMORY
 from handoff_dask._model.usage import Usage
-from handoff_dask.exceptions import FunctionCrashedError, FunctionTimeoutError
+from handoff_dask.exceptions import FunctionCrashedError, FunctionMemoryError, FunctionTimeoutError
 
 #: Seconds within which a new process must be ready to run functions.
 _START_TIMEOUT = 60.0
@@ -40,6 +42,7 @@ _idle: list[Child] = []
 _running: dict[Hashable, Child] = {}
 _stopped: OrderedDict[Hashable, None] = OrderedDict()
 _lock = threading.Lock()
+_guard = MemoryGuard()
 
 # On Linux a child is killed when the *thread* that started it ends (see ``child``): one permanent thread
 # therefore starts all children.
@@ -56,12 +59,24 @@ class Child:
     ----------
     environment : mapping of str to str
         Environment variables that differ from those of this process.
+
+    Attributes
+    ----------
+    stopped : bool
+        Whether the attempt must end.
+    used : float or None
+        MB that the attempt used when it exceeded its memory bound; None if it did not.
+    idle_memory : float
+        MB that the process used before its first attempt. 0 until it is ready.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
         self.stopped = False
+        self.used: float | None = None
+        self.idle_memory = 0.0
         self.process = _starter.submit(_start, environment).result()
+        self.pid = self.process.pid
         self._requests: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
         self._ready = False
@@ -96,7 +111,9 @@ class Child:
     def _reply(self, timeout: float | None) -> Sequence[Any] | None:
         return self._replies.get(timeout=None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
-    def ask(self, request: Sequence[Any], timeout: float | None) -> Sequence[Any] | None:
+    def ask(
+        self, request: Sequence[Any], timeout: float | None, memory: float | None
+    ) -> Sequence[Any] | None:
         """Run an attempt, and wait for its outcome.
 
         Parameters
@@ -104,6 +121,8 @@ class Child:
         request : sequence of frames
         timeout : float or None
             Seconds, from the moment the process is ready; None for no limit.
+        memory : float or None
+            MB that the attempt may use; None for no limit.
 
         Returns
         -------
@@ -119,21 +138,29 @@ class Child:
         """
         if not self._ready:
             try:
-                if self._reply(_START_TIMEOUT) is None:
+                ready = self._reply(_START_TIMEOUT)
+                if ready is None:
                     if self.stopped:
                         return None
                     raise EOFError
+                _, self.idle_memory = from_frames(ready)
             except (EOFError, queue.Empty) as error:
                 reason = f"exit status {self.close()}, see the node's standard error"
                 raise RuntimeError(f"a process for isolated functions did not start: {reason}") from error
             self._ready = True
-        self._requests.put(request)
-        return self._reply(timeout)
+        with _guard.watch(self, memory):
+            self._requests.put(request)
+            return self._reply(timeout)
 
     def stop(self) -> None:
         """Make the caller that waits for a reply close this process. Thread-safe."""
         self.stopped = True
         self._replies.put(None)
+
+    def exceed(self, megabytes: float) -> None:
+        """Stop, because the attempt uses this much memory. Thread-safe."""
+        self.used = megabytes
+        self.stop()
 
     def close(self) -> int:
         """Kill the process and its process group; return its exit status."""
@@ -230,11 +257,14 @@ def run_in_process(
         The attempt was stopped, possibly before it began.
     FunctionTimeoutError
         The attempt timed out, and the process was killed.
+    FunctionMemoryError
+        The attempt used more memory than it has booked, and the process was killed.
     FunctionCrashedError
         The process exited during the attempt.
     """
     environment = {} if current is None else environment_of(current)
     seen = None if current is None else as_seen_inside(current)
+    memory = None if current is None else current.cost.get(MEMORY)
     request = [pickle.dumps(_paths()), *to_frames((function, args, seen))]
     child = _take_idle(environment) or Child(environment)
     with _lock:
@@ -247,7 +277,7 @@ def run_in_process(
         _return_to_pool(child)
         raise StoppedError
     try:
-        reply = child.ask(request, timeout)
+        reply = child.ask(request, timeout, memory)
     except queue.Empty:
         child.close()
         assert timeout is not None
@@ -258,6 +288,11 @@ def run_in_process(
     finally:
         with _lock:
             del _running[attempt]
+    if child.used is not None:
+        child.close()
+        assert current is not None
+        assert memory is not None
+        raise FunctionMemoryError(current.function_id, memory, child.used, current.node)
     if child.stopped:
         child.close()
         raise StoppedError
@@ -295,8 +330,9 @@ def _paths() -> list[str]:
 
 def _after_fork() -> None:
     """Forget the parent's threads and children: a forked process has neither."""
-    global _lock, _starter
+    global _lock, _starter, _guard
     _lock = threading.Lock()
+    _guard = MemoryGuard()
     _starter = ThreadPoolExecutor(1, thread_name_prefix="handoff-starter")
     for child in [*_idle, *_running.values()]:
         child.process.returncode = 0  # keeps Popen from waiting for another process's child

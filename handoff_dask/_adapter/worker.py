@@ -17,8 +17,8 @@ from handoff_dask._adapter.meter import Measurement
 from handoff_dask._adapter.process_pool import StoppedError, run_in_process
 from handoff_dask._adapter.tracebacks import hide_frames, origin_of
 from handoff_dask._model.retry import is_retryable
-from handoff_dask._model.usage import UNKNOWN
-from handoff_dask.exceptions import RunEndedError
+from handoff_dask._model.usage import UNKNOWN, Usage
+from handoff_dask.exceptions import FunctionMemoryError, RunEndedError
 
 #: Types all of whose values pickle.
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
@@ -107,6 +107,8 @@ def run_function(program: Program, *values: Any) -> Any:
     except BaseException as error:
         if running is not None:
             how = "stopped" if isinstance(error, StoppedError) else "failed"
+            if isinstance(error, FunctionMemoryError):
+                usage = Usage(peak_memory=error.seen)
             types = None if shape.retry_on is None else pickle.loads(shape.retry_on.data)
             retryable = is_retryable(types, error, origin_of(error))
             _report(running, Report(dask_attempt, started, time(), how, retryable, tuple(usage)))

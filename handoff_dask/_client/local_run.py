@@ -30,7 +30,7 @@ from handoff_dask._model.records import Attempt, Records, Summary
 from handoff_dask._model.retry import is_retryable
 from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask._model.usage import UNKNOWN, Usage
-from handoff_dask.exceptions import FunctionFailedError, RunError, RunTimeoutError
+from handoff_dask.exceptions import FunctionFailedError, FunctionMemoryError, RunError, RunTimeoutError
 
 #: Of a finished function: when it started and stopped, the failed attempts before, and what it used.
 FinishedTimes = tuple[float, float, tuple[Attempt, ...], Usage]
@@ -217,6 +217,8 @@ class LocalRun:
                 raise
             except BaseException as error:  # SystemExit is a failure of the function too
                 origin = origin_of(error)
+                if isinstance(error, FunctionMemoryError):
+                    usage = Usage(peak_memory=error.seen)
                 if not self._full_tracebacks:
                     hide_frames(error)
                 attempt = Attempt(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,7 +12,7 @@ import pytest
 from helpers import dag_of
 
 import handoff_dask as handoff
-from handoff_dask import Function, FunctionCrashedError, FunctionFailedError
+from handoff_dask import Function, FunctionCrashedError, FunctionFailedError, FunctionMemoryError
 
 
 def process_id(*args):
@@ -229,3 +231,65 @@ def test_attempts_record_what_they_booked(client):
     frame = pytest.importorskip("pandas").DataFrame(records.to_pandas())
     assert {"cpu_seconds", "peak_memory", "peak_exact", "cost_memory"} <= set(frame.columns)
     assert frame["cost_memory"][0] == 953
+
+
+# ---------------------------------------------------------------------- bounds of memory
+
+
+def take_in_a_child(megabytes):
+    """Use memory in a process that the function starts."""
+    code = f"import time; data = bytearray(b'x' * {megabytes} * 2**20); time.sleep(60)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def take_before_a_fork(megabytes):
+    """Share memory with a forked process, and never write to it again."""
+    data = bytearray(megabytes * 2**20)
+    data[:: 2**12] = b"x" * len(data[:: 2**12])
+    child = os.fork()
+    if not child:
+        time.sleep(0.5)
+        os._exit(0)
+    os.waitpid(child, 0)
+    return len(data)
+
+
+@on_cluster_and_locally
+@pytest.mark.parametrize("use", [lambda: take(300, 60), lambda: take_in_a_child(300)])
+def test_an_attempt_over_its_memory_is_ended(client, run, use):
+    f = Function("f", use, isolation="process", cost={"memory": 100}, max_retries=0)
+    begin = time.monotonic()
+    with pytest.raises(FunctionFailedError) as caught:
+        run(dag_of(f), client)
+    assert time.monotonic() - begin < 30
+    error = caught.value.__cause__
+    assert isinstance(error, FunctionMemoryError)
+    assert isinstance(error, MemoryError)
+    assert (error.function_id, error.asked) == ("f", 100)
+    assert error.seen > 100
+    (attempt,) = caught.value.attempts
+    assert error.node == attempt.node
+    assert attempt.peak_memory == error.seen
+    assert "more than its cost of memory 100 MB" in attempt.error
+
+
+@on_cluster_and_locally
+@pytest.mark.parametrize("use", [lambda: take(90, 0.2), lambda: take_before_a_fork(80)])
+def test_an_attempt_within_its_memory_is_left_alone(client, run, use):
+    dag = dag_of(Function("f", use, isolation="process", cost={"memory": 120}, max_retries=0))
+    assert run(dag, client).results["f"]
+
+
+def test_neighbours_and_node_go_on(client):
+    dag = dag_of(
+        Function("over", take, extra_args=[300, 60], isolation="process", cost={"memory": 100, "gpu": 1}),
+        Function("beside", take, extra_args=[20, 1], isolation="process", cost={"memory": 100}),
+        Function("next", process_id, cost={"gpu": 1}, priority=-1),
+    )
+    run = handoff.submit(dag, client, fail_fast=False, max_retries=0)
+    assert run.wait(60)
+    assert {id: record.status for id, record in run.records.items()} == {
+        "over": "failed",
+        "beside": "finished",
+        "next": "finished",
+    }

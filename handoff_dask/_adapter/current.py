@@ -74,7 +74,7 @@ def current() -> Current:
         function_id=unsealed_id(program.function_id),
         attempt=metadata.get("attempt", 1),
         node=worker.name,
-        cost=dict(program.shape.asked),
+        cost=dict(metadata.get("cost", program.shape.asked)),
         devices={name: list(indices) for name, indices in metadata.get("devices", {}).items()},
     )
 
@@ -85,7 +85,8 @@ def attempt_metadata(task: Any) -> Mapping[str, Any]:
     Returns
     -------
     mapping
-        ``attempt``: the attempt's number, missing for the first; ``devices``: as in :class:`Current`;
+        ``attempt``: the attempt's number, missing for the first; ``cost``: what it has booked, if that is not
+        what was declared; ``devices``: as in :class:`Current`;
         ``peer``: for a transfer, the name of the other node.
     """
     return annotation(task, NAME)

@@ -97,6 +97,8 @@ class Enactor:
         annotation: dict[str, Any] = {}  # defaults are left out, to keep most messages small
         if f.attempts:
             annotation["attempt"] = len(f.attempts) + 1
+        if f.asked is not None:
+            annotation["cost"] = dict(f.asked)
         if f.devices:
             annotation["devices"] = {name: list(indices) for name, indices in f.device_indices().items()}
         if decision.peer is not None:

@@ -45,6 +45,8 @@ class Report(NamedTuple):
         Whether the retry policy allows a retry after this exception.
     usage : tuple
         The fields of :class:`Usage`.
+    out_of_memory : bool
+        Whether the attempt failed because it ran out of memory.
     """
 
     attempt: int = -1
@@ -53,6 +55,7 @@ class Report(NamedTuple):
     outcome: str | None = None
     retryable: bool = True
     usage: tuple[Any, ...] = UNKNOWN
+    out_of_memory: bool = False
 
 
 class Blob(NamedTuple):

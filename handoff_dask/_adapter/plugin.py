@@ -387,6 +387,7 @@ class HandoffPlugin(SchedulerPlugin):
                 traceback=traceback_text,
                 retryable=report.retryable,
                 usage=usage,
+                out_of_memory=report.out_of_memory,
             )
             retry = decision is not None
             self.failures.note(f, time())

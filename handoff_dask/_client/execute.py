@@ -140,7 +140,7 @@ def submit(
         checkpoint_of=checkpoint_of,
         isolation=isolation,
     )
-    options.check_keep(dag)
+    options.check(dag)
     warn_if_empty(dag)
     plan = _plan(dag, options)
     resolved, _ = resolve_client(client, reuse=True)
@@ -302,7 +302,7 @@ def execute(
         checkpoint_of=checkpoint_of,
         isolation=isolation,
     )
-    options.check_keep(dag)
+    options.check(dag)
     dag.validate()  # before starting a cluster for it
     warn_if_empty(dag)
     resolved, owned = resolve_client(client, reuse=False)

@@ -114,7 +114,7 @@ def execute_local(
         checkpoint_of=checkpoint_of,
         isolation=isolation,
     )
-    options.check_keep(dag)
+    options.check(dag)
     dag._validate_to_run()
     path = options.history_path
     if path is not None:

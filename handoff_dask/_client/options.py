@@ -124,8 +124,23 @@ class RunOptions:
             return None
         return self.history.path if isinstance(self.history, History) else absolute_path(self.history)
 
-    def check_keep(self, dag: DAG) -> None:
-        """Raise unless every function in ``keep`` exists and has a result."""
+    def check(self, dag: DAG) -> None:
+        """Raise unless the options fit a DAG: what they name must exist there.
+
+        Raises
+        ------
+        ValueError
+            ``keep`` names a function that does not exist or has no result, or ``retry`` lets a resource grow
+            that no function asks for.
+        """
+        self._check_keep(dag)
+        if self.retry is not None and self.retry.grow and len(dag):
+            asked = dict.fromkeys(name for f in dag.functions.values() for name in (f.cost or ()))
+            for name in self.retry.grow.keys() - asked.keys():
+                hint = suggestion(name, asked)
+                raise ValueError(f"retry: grow names {name!r}, for which no function asks{hint}")
+
+    def _check_keep(self, dag: DAG) -> None:
         if isinstance(self.keep, str):
             return
         for id in self.keep:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from numbers import Integral
 
@@ -68,6 +68,12 @@ class RetryPolicy:
         or a ``MemoryError``. ``retry_on=Exception`` retries these too.
     elsewhere : bool
         Prefer a node on which this function has not failed yet.
+    grow : mapping of str to number
+        Resource → factor, at least 1. After an attempt has run out of memory, the next one asks for that many
+        times as much, at most for what the largest node has that may run the function. If it has already
+        asked for that, the function fails. An attempt has run out of memory if it has exceeded its ``memory``
+        cost (:class:`FunctionMemoryError`), raised a ``MemoryError``, was killed by the system, or if it is
+        the second one whose node was lost.
 
     Raises
     ------
@@ -82,6 +88,7 @@ class RetryPolicy:
     jitter: float = 0.0
     retry_on: tuple[type[BaseException], ...] | None = None
     elsewhere: bool = True
+    grow: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.retry_on is not None:
@@ -99,6 +106,7 @@ class RetryPolicy:
             raise ValueError(f"RetryPolicy.backoff must be at least 1, but is {self.backoff!r}")
         if not isinstance(self.elsewhere, bool):
             raise TypeError(f"RetryPolicy.elsewhere must be True or False, not {self.elsewhere!r}")
+        object.__setattr__(self, "grow", _factors(self.grow))
 
     def allows(self, failures: int) -> bool:
         """Return whether to retry after failure number ``failures`` (from 1), if its error is retryable."""
@@ -133,6 +141,24 @@ def _exception_types(given: object) -> tuple[type[BaseException], ...]:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise TypeError(f"RetryPolicy.retry_on takes exception types, not {kind!r}")
     return kinds
+
+
+def _factors(given: object) -> dict[str, float]:
+    """Return the factors of ``grow``, validated."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"RetryPolicy.grow must map resources to factors, not {given!r}")
+    factors = {}
+    for name, factor in given.items():
+        if not isinstance(name, str):
+            raise TypeError(f"RetryPolicy.grow: a resource must be a str, not {name!r}")
+        try:
+            to_units(factor)
+        except ValueError as error:
+            raise ValueError(f"RetryPolicy.grow: {name} {error}") from None
+        if factor < 1:
+            raise ValueError(f"RetryPolicy.grow: {name} must be at least 1, but is {factor!r}")
+        factors[name] = float(factor)
+    return factors
 
 
 def check_max_retries(value: object, what: str) -> None:

@@ -445,6 +445,10 @@ def _check_options(f: Function, problems: Problems) -> None:
         _report(
             f, problems, f"retry must be a RetryPolicy, not {safe_repr(f.retry)}; a number is max_retries="
         )
+    elif f.retry is not None and isinstance(f.cost, Mapping):
+        for name in f.retry.grow.keys() - f.cost.keys():
+            hint = suggestion(name, f.cost)
+            _report(f, problems, f"retry: grow names {name!r}, for which the function does not ask{hint}")
     if f.max_retries is not None:
         try:
             check_max_retries(f.max_retries, "max_retries")

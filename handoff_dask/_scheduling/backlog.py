@@ -177,7 +177,7 @@ class Backlog:
 
     def queue_of(self, f: FunctionState) -> Queue:
         """Return the queue to which a function belongs, creating it if necessary."""
-        plain = f.group is None and f.retry is FIRST_TRY
+        plain = f.group is None and f.retry is FIRST_TRY and f.asked is None
         queue = self._by_kind.get(id(f.kind)) if plain else None
         if queue is None:
             key = QueueKey.of(f)
@@ -196,6 +196,9 @@ class Backlog:
             fewest = min(key.pins, key=len)
             where = next(iter(fewest)) if len(fewest) == 1 else None
         if where is None:
+            if key.cost not in self._leaves:  # it has grown after a failure, which is rare
+                self._leaves[key.cost] = _Leaf(key.cost)
+                self._tree = _Branch(list(self._leaves.values()))
             return self._leaves[key.cost]
         return self._by_node.setdefault(where, _Bucket())
 

@@ -112,7 +112,9 @@ class FunctionState:
     kind : Kind
         Its cost and constraints.
     cost : dict
-        Cost on its node, including the thread. Shared by all functions of a kind.
+        Cost on its node, including the thread. Shared by all functions of a kind, until it grows.
+    asked : mapping or None
+        Resource → number for which the next attempt asks, if that is not what was declared.
     limit_cost : dict
         Cost in terms of the run's limits. Shared by all functions of a kind.
     group : Group or None
@@ -146,6 +148,7 @@ class FunctionState:
         "_attempts",
         "_finished",
         "allocated",
+        "asked",
         "cost",
         "devices",
         "failures",
@@ -173,6 +176,7 @@ class FunctionState:
         self.kind = kind
         self.cost = cost
         self.limit_cost = limit_cost
+        self.asked: Mapping[str, float] | None = None
         self.group: Group | None = None
         self.state = State.WAITING
         self.node: Node | None = None
@@ -277,7 +281,18 @@ class FunctionState:
         devices = self.device_indices() if self.devices else _NO_DEVICES
         number = len(self._attempts) + 1
         return Attempt(
-            number, node, self.queued, started, stopped, outcome, error, traceback, devices, loaded, *usage
+            number,
+            node,
+            self.queued,
+            started,
+            stopped,
+            outcome,
+            error,
+            traceback,
+            devices,
+            loaded,
+            *usage,
+            self.asked,
         )
 
     def summary(self) -> Summary:

@@ -22,6 +22,7 @@ from handoff_dask._scheduling.functions import (
     skip_dependents,
     unskip_dependents,
 )
+from handoff_dask._scheduling.growth import can_grow, grow, grown_amounts
 from handoff_dask._scheduling.ledger import Orphan
 from handoff_dask._scheduling.place import Placement
 from handoff_dask._scheduling.runs import Run, RunStatus
@@ -162,6 +163,7 @@ class Lifecycle:
         traceback: str | None = None,
         retryable: bool = True,
         usage: Usage = UNKNOWN,
+        out_of_memory: bool = False,
     ) -> Retry | None:
         """An attempt failed.
 
@@ -177,6 +179,8 @@ class Lifecycle:
             Whether the retry policy retries errors of this type.
         usage : Usage
             What the attempt used.
+        out_of_memory : bool
+            Whether the attempt failed because it ran out of memory.
 
         Returns
         -------
@@ -187,10 +191,17 @@ class Lifecycle:
         if f.state is not State.RUNNING:
             return None
         assert f.node is not None
-        end = stopped if stopped is not None else now
+        node, end = f.node.name, stopped if stopped is not None else now
+        grows = out_of_memory and retryable and can_grow(f)
+        grown = grown_amounts(f, self.placement.nodes.ordered) if grows else {}
+        if grows and not grown:
+            retryable = False
+            error = f"{error}; no node that may run it has more than it has asked for"
         f.close_attempt("failed", started, end, error, traceback, usage=usage)
         self.placement.ledger.release(f)
-        self._count_failure(f, now, f.node.name, retryable)
+        if grown:
+            grow(f, grown)
+        self._count_failure(f, now, node, retryable)
         if f.retry is None:
             self._fail(f)
         else:
@@ -262,9 +273,13 @@ class Lifecycle:
 
     def lost(self, f: FunctionState, now: float) -> None:
         """An attempt was lost with its node."""
-        if f.state is State.RUNNING:
-            f.close_attempt("lost", None, now)
-            self._leave_node(f)
+        if f.state is not State.RUNNING:
+            return
+        f.close_attempt("lost", None, now)
+        self._leave_node(f)
+        if can_grow(f) and sum(a.outcome == "lost" for a in f.attempts) % 2 == 0:
+            # It may have taken the memory of both nodes.
+            grow(f, grown_amounts(f, self.placement.nodes.ordered))
 
     def taken_back(self, f: FunctionState, now: float) -> Orphan | None:
         """Dask took a function back from a node that is still present, because an input was lost.

@@ -170,6 +170,7 @@ class _Kinds:
                         policy.max_delay,
                         policy.jitter,
                         elsewhere=policy.elsewhere,
+                        grow=policy.grow,
                     ),
                     code=name,
                     priority=f.priority,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import pytest
 from helpers import dag_of
 
 import handoff_dask as handoff
-from handoff_dask import Function, FunctionCrashedError, FunctionFailedError, FunctionMemoryError
+from handoff_dask import Function, FunctionCrashedError, FunctionFailedError, FunctionMemoryError, RetryPolicy
 
 
 def process_id(*args):
@@ -293,3 +294,76 @@ def test_neighbours_and_node_go_on(client):
         "beside": "finished",
         "next": "finished",
     }
+
+
+# ---------------------------------------------------------------------- more on the next attempt
+
+
+def test_a_function_that_runs_out_of_memory_asks_for_more(client):
+    policy = RetryPolicy(max_retries=5, grow={"memory": 2})
+    dag = dag_of(
+        Function("f", take, extra_args=[300, 0.5], isolation="process", cost={"memory": 100}, retry=policy)
+    )
+    result = handoff.execute(dag, client)
+    attempts = result.records["f"].attempts
+    assert [a.outcome for a in attempts] == ["failed", "failed", "finished"]
+    assert [a.cost["memory"] for a in attempts] == [100, 200, 400]
+    assert all("used" in a.error for a in attempts[:2])
+    assert result.records["f"].cost == {"memory": 100}
+    frame = pytest.importorskip("pandas").DataFrame(result.records.to_pandas())
+    assert list(frame["cost_memory"]) == [100, 200, 400]
+
+
+def raise_memory_error_below(megabytes):
+    if handoff.current().cost["memory"] < megabytes:
+        raise MemoryError("too little")
+    return dict(handoff.current().cost)
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_a_memory_error_grows_too_and_current_says_what_is_booked(client, isolation):
+    f = Function(
+        "f", raise_memory_error_below, extra_args=[700], cost={"memory": 200, "cpu": 1}, isolation=isolation
+    )
+    result = handoff.execute(dag_of(f), client, retry=RetryPolicy(grow={"memory": 2}))
+    assert result["f"] == {"memory": 800, "cpu": 1}
+
+
+def test_growth_ends_at_the_largest_node(client):
+    """The nodes have memory 8192 and 4096."""
+    f = Function("f", raise_memory_error_below, extra_args=[1e9], cost={"memory": 3000})
+    with pytest.raises(FunctionFailedError) as caught:
+        handoff.execute(dag_of(f), client, retry=RetryPolicy(max_retries=9, grow={"memory": 2}))
+    attempts = caught.value.attempts
+    most = max(node.get("memory", 0) for node in handoff.discover_nodes(client).values())
+    assert attempts[-1].cost["memory"] == most
+    assert len(attempts) < 9
+    assert "no node that may run it has more than it has asked for" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("grow", "error", "text"),
+    [
+        ({"memory": 0.5}, ValueError, "RetryPolicy.grow: memory must be at least 1, but is 0.5"),
+        ({"memory": "2"}, ValueError, "RetryPolicy.grow: memory must be a number"),
+        ({3: 2}, TypeError, "a resource must be a str, not 3"),
+        (2, TypeError, "must map resources to factors, not 2"),
+    ],
+)
+def test_invalid_growth(grow, error, text):
+    with pytest.raises(error, match=re.escape(text)):
+        RetryPolicy(grow=grow)
+
+
+def test_unknown_resources_in_grow():
+    policy = RetryPolicy(grow={"memry": 2})
+    dag = dag_of(Function("f", process_id, cost={"memory": 100}, retry=policy))
+    with pytest.raises(
+        handoff.InvalidFunctionError, match="grow names 'memry', for .*; did you mean 'memory'"
+    ):
+        dag.validate()
+    dag = dag_of(Function("f", process_id, cost={"memory": 100}))
+    with pytest.raises(
+        ValueError, match="grow names 'memry', for which no function asks; did you mean 'memory'"
+    ):
+        handoff.execute_local(dag, retry=policy)

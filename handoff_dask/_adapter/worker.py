@@ -16,9 +16,9 @@ from handoff_dask._adapter.messages import NAME, Program, Report, unsealed_id
 from handoff_dask._adapter.meter import Measurement
 from handoff_dask._adapter.process_pool import StoppedError, run_in_process
 from handoff_dask._adapter.tracebacks import hide_frames, origin_of
-from handoff_dask._model.retry import is_retryable
+from handoff_dask._model.retry import is_retryable, ran_out_of_memory
 from handoff_dask._model.usage import UNKNOWN, Usage
-from handoff_dask.exceptions import FunctionCrashedError, FunctionMemoryError, RunEndedError
+from handoff_dask.exceptions import FunctionMemoryError, RunEndedError
 
 #: Types all of whose values pickle.
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
@@ -111,7 +111,7 @@ def run_function(program: Program, *values: Any) -> Any:
                 usage = Usage(peak_memory=error.seen)
             types = None if shape.retry_on is None else pickle.loads(shape.retry_on.data)
             retryable = is_retryable(types, error, origin_of(error))
-            exhausted = _ran_out_of_memory(error)
+            exhausted = ran_out_of_memory(error)
             _report(running, Report(dask_attempt, started, time(), how, retryable, tuple(usage), exhausted))
         if not shape.full_tracebacks:
             hide_frames(error)
@@ -129,12 +129,6 @@ def run_function(program: Program, *values: Any) -> Any:
         how = "loaded" if loaded else "finished"
         _report(running, Report(dask_attempt, started, time(), how, usage=tuple(usage)))
     return None if shape.discard else result
-
-
-def _ran_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, FunctionCrashedError):
-        return error.status == -9  # the signal with which the kernel ends processes when memory is short
-    return isinstance(error, MemoryError)
 
 
 def _transfer_nodes(program: Program, running: Running | None) -> tuple[Any, Any]:

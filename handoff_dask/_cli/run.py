@@ -19,7 +19,7 @@ from handoff_dask._cli.placement import placement_options
 from handoff_dask._client.execute import execute
 from handoff_dask._client.options import DEFAULT_MAX_RETRIES
 from handoff_dask._client.result import Result
-from handoff_dask._display.labels import duration_text, state_label
+from handoff_dask._display.labels import duration_text, memory_text, state_label
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import ISOLATION
 from handoff_dask._model.records import FunctionRecord
@@ -187,7 +187,7 @@ def _parse_keep(dag: DAG, keep: tuple[str, ...]) -> Any:
 
 def function_table(records: Mapping[Hashable, FunctionRecord], results: Mapping[Hashable, Any]) -> None:
     """Print the status, node, attempts and duration of each function, and its result if results are given."""
-    head = ["function", "status", "node", "attempts", "took"]
+    head = ["function", "status", "node", "attempts", "took", "cpu time", "memory"]
     if results:
         head.append("result")
     rows = []
@@ -198,6 +198,8 @@ def function_table(records: Mapping[Hashable, FunctionRecord], results: Mapping[
             record.node,
             len(record.attempts),
             duration_text(record.duration),
+            duration_text(record.cpu_seconds),
+            memory_text(record.peak_memory, record.attempts[-1].peak_exact) if record.attempts else "",
         ]
         if results:
             row.append(safe_repr(results[id]) if id in results else None)
@@ -223,6 +225,10 @@ def function_documents(
                     "stopped": a.stopped,
                     "outcome": a.outcome,
                     "error": a.error,
+                    "cpu_seconds": a.cpu_seconds,
+                    "peak_memory": a.peak_memory,
+                    "peak_exact": a.peak_exact,
+                    "cost": a.cost,
                 }
                 for a in record.attempts
             ],

@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -27,13 +27,14 @@ from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Function, is_isolated, policy_of
 from handoff_dask._model.graph import count_inputs, depth_first, inline_order, placed_dependencies
 from handoff_dask._model.records import Attempt, Records, Summary
-from handoff_dask._model.retry import is_retryable
+from handoff_dask._model.retry import is_retryable, ran_out_of_memory
 from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask._model.usage import UNKNOWN, Usage
 from handoff_dask.exceptions import FunctionFailedError, FunctionMemoryError, RunError, RunTimeoutError
 
-#: Of a finished function: when it started and stopped, the failed attempts before, and what it used.
-FinishedTimes = tuple[float, float, tuple[Attempt, ...], Usage]
+#: Of a finished function: when it started and stopped, the failed attempts before, what it used, and its cost
+#: if failed attempts may have let it grow.
+FinishedTimes = tuple[float, float, tuple[Attempt, ...], Usage, Mapping[str, Any] | None]
 
 
 class LocalRun:
@@ -231,6 +232,7 @@ class LocalRun:
                     error=safe_repr(error),
                     traceback="".join(traceback.format_tb(error.__traceback__)),
                     **usage._asdict(),
+                    cost=dict(f.cost or {}),
                 )
                 if isinstance(error, StoppedError):
                     failed[id] = (
@@ -250,9 +252,11 @@ class LocalRun:
                 if not self._wait(policy.wait(len(attempts), random.random())):
                     failed[id] = attempts
                     return False
+                if policy.grow and ran_out_of_memory(error):
+                    f = f.replace(cost={r: n * policy.grow.get(r, 1) for r, n in (f.cost or {}).items()})
                 continue
             results[id] = value
-            times[id] = (started, clock(), attempts, usage)
+            times[id] = (started, clock(), attempts, usage, f.cost if attempts else None)
             if self._pending_uses is not None:
                 self._release(id, self._pending_uses, results)
             return True
@@ -353,7 +357,7 @@ class LocalRun:
         if id in self._failed:
             attempts = self._failed[id]
             return Summary("cancelled" if attempts[-1].outcome == "cancelled" else "failed", attempts)
-        started, stopped, failed, usage = self._times[id]
+        started, stopped, failed, usage, cost = self._times[id]
         last = Attempt(
             len(failed) + 1,
             LOCAL,
@@ -363,6 +367,7 @@ class LocalRun:
             "finished",
             loaded=id in self._restored,
             **usage._asdict(),
+            cost=cost,
         )
         return Summary("finished", (*failed, last))
 

@@ -12,6 +12,7 @@ from handoff_dask._adapter._dask.running import unpickle_error
 from handoff_dask._adapter.compile import Compiled
 from handoff_dask._adapter.worker import InterruptedFunctionError
 from handoff_dask._client.summaries import Summaries
+from handoff_dask._model.records import with_cost
 from handoff_dask.exceptions import (
     AllocationError,
     AllocatorError,
@@ -72,7 +73,9 @@ def _failures(
 
     def failure(number: int, others: Sequence[FunctionFailedError] = ()) -> FunctionFailedError:
         id, summaries = compiled.ids[number], known.by_number  # no summaries if the plugin was removed
-        attempts = summaries[number].attempts if number < len(summaries) else ()
+        spec = compiled.spec
+        cost = dict(spec.kinds[spec.kind_of[number]].asked)
+        attempts = with_cost(summaries[number].attempts, cost) if number < len(summaries) else ()
         failed = FunctionFailedError(dag_id, compiled.spec.run_id, id, attempts, others)
         failed.__cause__ = original_exception(known.errors.get(number))
         return failed

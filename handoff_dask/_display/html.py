@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from handoff_dask._display import svg
 from handoff_dask._display.colouring import amounts
 from handoff_dask._display.groups import cost_text, pin_text
-from handoff_dask._display.labels import duration_text, state_label
+from handoff_dask._display.labels import duration_text, memory_text, state_label
 from handoff_dask._display.markup import MAX_ROWS, Markup, meter, state_counts, table
 from handoff_dask._display.progress import progress_html
 from handoff_dask._display.text import (
@@ -260,13 +260,16 @@ def records(records: Mapping[Hashable, FunctionRecord]) -> str:
             duration_text(started),
             duration_text(record.duration),
             amounts_text({name: n for name, n in record.cost.items() if name != THREADS}),
+            duration_text(record.cpu_seconds),
+            memory_text(record.peak_memory, record.attempts[-1].peak_exact) if record.attempts else "",
             devices,
             size_text(record.nbytes),
             "" if error is None else " ".join(error.split()),
         )
 
     rows = [row(id, record) for (id, record), _ in zip(records.items(), range(MAX_ROWS), strict=False)]
-    head = ["function", "status", "node", "attempts", "started", "took", "cost", "devices", "size", "error"]
+    head = ["function", "status", "node", "attempts", "started", "took"]
+    head += ["cost", "cpu time", "peak memory", "devices", "size", "error"]
     # The last columns are left out if they are empty.
     kept = [n for n in range(len(head)) if n < 6 or any(row[n] for row in rows)]
     body = table([head[n] for n in kept], ([row[n] for n in kept] for row in rows), len(records))

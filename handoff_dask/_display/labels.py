@@ -7,6 +7,15 @@ from handoff_dask._model.labels import WAITING_FOR_NODE, capacity_text, state_la
 __all__ = ["WAITING_FOR_NODE", "capacity_text", "duration_text", "state_label", "used_text"]
 
 
+def memory_text(megabytes: float | None, exact: bool = True) -> str:
+    """Return memory in MB as text: ``212 MB``, ``~212 MB`` for an estimate; None becomes the empty string."""
+    if megabytes is None:
+        return ""
+    if megabytes < 0.05:
+        return "0 MB"
+    return f"{'' if exact else '~'}{megabytes:,.{0 if megabytes >= 9.95 else 1}f} MB"
+
+
 def duration_text(seconds: float | None) -> str:
     """Return a duration as text: ``0.12 ms``, ``26.4 ms``, ``5 s``, ``1 min 3 s``, ``2 h 2 min``.
 

@@ -20,7 +20,7 @@ from handoff_dask._display.timeline_data import TimelineData
 Parts = Sequence[tuple[str, TimelineData]]
 
 #: Rows of an attempt's tooltip: label and name of the column.
-TOOLTIP = ("id", "node", "attempt", "waited", "started", "ran", "cost", "devices", "error", "path")
+TOOLTIP = ("id", "node", "attempt", "waited", "started", "ran", "cost", "used", "devices", "error", "path")
 
 #: Maximum heights in pixels: of a lane, of a row of a level, and of all lanes or rows together.
 LANE, ROW, TOTAL = 24, 30, 900

@@ -61,6 +61,9 @@ class Bar(NamedTuple):
     devices: Mapping[str, tuple[int, ...]]
     error: str | None
     guessed: bool = False
+    cpu_seconds: float | None = None
+    peak_memory: float | None = None
+    peak_exact: bool = False
 
     @property
     def waited(self) -> float:
@@ -330,7 +333,7 @@ def prepare(
             counts["not run"] = counts.get("not run", 0) + 1
         for a in record.attempts:
             counts[a.outcome] = counts.get(a.outcome, 0) + 1
-            attempts.append((id, record.cost, a))
+            attempts.append((id, record.cost if a.cost is None else a.cost, a))
     times = [t for _, _, a in attempts for t in (a.queued, a.started, a.stopped) if t is not None]
     begin = min(times, default=0.0)
     end = max((*times, begin if now is None else now), default=0.0)
@@ -349,8 +352,9 @@ def prepare(
             id, cost, a = attempts[number]
             lanes[node] = max(lanes[node], lane + 1)
             queued = None if a.queued is None else a.queued - begin
-            bar = Bar(id, node, lane, a.number, a.outcome, queued, started, stopped, cost, a.devices, a.error)
-            bars.append(bar._replace(guessed=a.started is None))
+            used = (a.cpu_seconds, a.peak_memory, a.peak_exact)
+            facts = (cost, a.devices, a.error, a.started is None, *used)
+            bars.append(Bar(id, node, lane, a.number, a.outcome, queued, started, stopped, *facts))
     bars.sort(key=lambda b: (b.started, b.stopped))
     return TimelineData(tuple(bars), begin, end - begin, lanes, inputs, capacities, counts)
 

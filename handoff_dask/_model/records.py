@@ -64,6 +64,11 @@ class Attempt(NamedTuple):
     cost: Mapping[str, float] | None = None
 
 
+def with_cost(attempts: Iterable[Attempt], cost: Mapping[str, float]) -> tuple[Attempt, ...]:
+    """Return attempts with the cost of their function, where they do not have one of their own."""
+    return tuple([a if a.cost is not None else a._replace(cost=cost) for a in attempts])
+
+
 @dataclass(frozen=True, slots=True)
 class FunctionRecord:
     """Where, when and how often one function ran.
@@ -178,7 +183,7 @@ class Records(Mapping[Hashable, FunctionRecord]):
             raise KeyError(id)
         status, attempts, nbytes = self._summary_of(id)
         cost = dict(self._cost_of(id))
-        attempts = tuple([a if a.cost is not None else a._replace(cost=cost) for a in attempts])
+        attempts = with_cost(attempts, cost)
         last = attempts[-1] if attempts else None
         return FunctionRecord(
             function_id=id,

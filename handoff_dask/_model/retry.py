@@ -9,6 +9,7 @@ from numbers import Integral
 
 from handoff_dask._model.resources import to_units
 from handoff_dask._suggest import suggest_fields
+from handoff_dask.exceptions import FunctionCrashedError
 
 #: Errors in the code or the installation, which another attempt would only repeat.
 _PERMANENT = (ModuleNotFoundError, NameError, SyntaxError)
@@ -39,6 +40,13 @@ def is_retryable(
     if origin is Origin.LOADING:
         return isinstance(error, _TRANSIENT)
     return origin is not Origin.CALL or not isinstance(error, TypeError)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Return whether an attempt failed with this exception because it ran out of memory."""
+    if isinstance(error, FunctionCrashedError):
+        return error.status == -9  # the signal with which the kernel ends processes when memory is short
+    return isinstance(error, MemoryError)
 
 
 @suggest_fields

@@ -299,12 +299,13 @@ def test_neighbours_and_node_go_on(client):
 # ---------------------------------------------------------------------- more on the next attempt
 
 
-def test_a_function_that_runs_out_of_memory_asks_for_more(client):
+@on_cluster_and_locally
+def test_a_function_that_runs_out_of_memory_asks_for_more(client, run):
     policy = RetryPolicy(max_retries=5, grow={"memory": 2})
     dag = dag_of(
         Function("f", take, extra_args=[300, 0.5], isolation="process", cost={"memory": 100}, retry=policy)
     )
-    result = handoff.execute(dag, client)
+    result = run(dag, client)
     attempts = result.records["f"].attempts
     assert [a.outcome for a in attempts] == ["failed", "failed", "finished"]
     assert [a.cost["memory"] for a in attempts] == [100, 200, 400]
@@ -358,9 +359,7 @@ def test_invalid_growth(grow, error, text):
 def test_unknown_resources_in_grow():
     policy = RetryPolicy(grow={"memry": 2})
     dag = dag_of(Function("f", process_id, cost={"memory": 100}, retry=policy))
-    with pytest.raises(
-        handoff.InvalidFunctionError, match="grow names 'memry', for .*; did you mean 'memory'"
-    ):
+    with pytest.raises(handoff.InvalidFunctionError, match=r"grow names 'memry', .* did you mean 'memory'"):
         dag.validate()
     dag = dag_of(Function("f", process_id, cost={"memory": 100}))
     with pytest.raises(

@@ -30,6 +30,7 @@ EXAMPLES = [
     handoff.CheckpointError("s3://b/c", ("f", 1), "is full"),
     handoff.FunctionTimeoutError(2.5),
     handoff.FunctionCrashedError(-11),
+    handoff.FunctionMemoryError("f", 100, 120.5, "node1"),
     handoff.RunNotFoundError("run9", ["run2", "run1"]),
     handoff.HistoryError("/data/history.db", "the file is another kind of database"),
     handoff.RunError("mine", "run1", "fact"),
@@ -133,6 +134,7 @@ def test_common_base_class(error):
         ("NodeNotFoundError", LookupError),
         ("FunctionTimeoutError", TimeoutError),
         ("FunctionCrashedError", RuntimeError),
+        ("FunctionMemoryError", MemoryError),
         ("FunctionFailedError", handoff.RunError),
         ("AllocationError", handoff.RunError),
         ("AllocatorError", handoff.RunError),
@@ -161,6 +163,8 @@ def test_fields():
     assert by_name["RunCancelledError"].reason == "by the user"
     assert by_name["FunctionTimeoutError"].timeout == 2.5
     assert by_name["FunctionCrashedError"].status == -11
+    error = by_name["FunctionMemoryError"]
+    assert (error.function_id, error.asked, error.seen, error.node) == ("f", 100, 120.5, "node1")
     failed = by_name["FunctionFailedError"]
     assert (failed.dag_id, failed.run_id, failed.function_id, failed.attempts) == (
         "mine",

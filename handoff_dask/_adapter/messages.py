@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from handoff_dask._model.usage import UNKNOWN
+from handoff_dask._model.used import UNKNOWN
 
 if TYPE_CHECKING:
     from handoff_dask._adapter.checkpoint import CheckpointFile
@@ -44,7 +44,7 @@ class Report(NamedTuple):
     retryable : bool
         Whether the retry policy allows a retry after this exception.
     usage : tuple
-        The fields of :class:`Usage`.
+        The fields of :class:`Used`.
     out_of_memory : bool
         Whether the attempt failed because it ran out of memory.
     """

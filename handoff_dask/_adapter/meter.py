@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from handoff_dask._model.usage import Usage
+from handoff_dask._model.used import Used
 
 #: Bytes per MB.
 MB = 2**20
@@ -101,11 +101,11 @@ class Measurement:
         _sampler.wake()
         self._cpu = time.thread_time()
 
-    def end(self) -> Usage:
+    def end(self) -> Used:
         """End the attempt; return what it used."""
         cpu = time.thread_time() - self._cpu
         _sampler.measured.pop(self, None)
-        return Usage(cpu, max(0.0, max(self.peak, _sampler.resident()) - self._start))
+        return Used(cpu, max(0.0, max(self.peak, _sampler.resident()) - self._start))
 
 
 class ThreadMeter:
@@ -135,13 +135,13 @@ class ThreadMeter:
         self._start = self.peak = _sampler.latest
         self._samples = _sampler.samples
 
-    def end(self) -> Usage:
+    def end(self) -> Used:
         """End the attempt; return what it used."""
         before = self._cpu
         self._cpu = now = time.thread_time()
         if self._samples == _sampler.samples:
-            return Usage(now - before)
-        return Usage(now - before, max(0.0, max(self.peak, _sampler.resident()) - self._start))
+            return Used(now - before)
+        return Used(now - before, max(0.0, max(self.peak, _sampler.resident()) - self._start))
 
     def close(self) -> None:
         """Stop measuring."""
@@ -191,7 +191,7 @@ class ProcessMeter:
         self._children = _of_children()
         self._cpu = time.process_time()
 
-    def end(self) -> Usage:
+    def end(self) -> Used:
         """End the attempt; return what it used.
 
         The peak is not exact if the attempt has started other processes, or if the system cannot tell.
@@ -202,7 +202,7 @@ class ProcessMeter:
         if children != self._children:
             cpu += children[0] - self._children[0]
             exact = False
-        return Usage(cpu, max(0.0, peak - self.idle), exact)
+        return Used(cpu, max(0.0, peak - self.idle), exact)
 
 
 def _highest() -> tuple[float, bool]:

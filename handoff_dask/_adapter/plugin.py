@@ -47,7 +47,7 @@ from handoff_dask._adapter.requests import Requests
 from handoff_dask._adapter.snapshot import RecentFailures
 from handoff_dask._adapter.stopping import AttemptStopper
 from handoff_dask._adapter.webpage import Webpage
-from handoff_dask._model.usage import Usage
+from handoff_dask._model.used import Used
 from handoff_dask._scheduling.decisions import Stop
 from handoff_dask._scheduling.explain import explain_loss
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
@@ -294,7 +294,7 @@ class HandoffPlugin(SchedulerPlugin):
                 nbytes=kwargs.get("nbytes"),
                 code=checkpoint.loading_code(code) if loaded else None,
                 loaded=loaded,
-                usage=Usage._make(report.usage),
+                usage=Used._make(report.usage),
             )
             self.runs[f.run.spec.run_id].errors.pop(f.number, None)  # of a transfer that failed before
             self._attempt_ended(f, key)
@@ -374,7 +374,7 @@ class HandoffPlugin(SchedulerPlugin):
         if not tasks.is_current_attempt(ts, run_id):
             return
         report = report_in(startstops, run_id)
-        usage = Usage._make(report.usage)
+        usage = Used._make(report.usage)
         if report.outcome == "stopped":
             retry = self.state.stopped(f, time(), started=report.started, stopped=report.stopped, usage=usage)
         else:

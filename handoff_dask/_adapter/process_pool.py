@@ -26,7 +26,7 @@ from handoff_dask._adapter.current import Current
 from handoff_dask._adapter.isolation import as_seen_inside, environment_of
 from handoff_dask._adapter.memory_guard import MemoryGuard
 from handoff_dask._model.resources import MEMORY
-from handoff_dask._model.usage import Usage
+from handoff_dask._model.used import Used
 from handoff_dask.exceptions import FunctionCrashedError, FunctionMemoryError, FunctionTimeoutError
 
 #: Seconds within which a new process must be ready to run functions.
@@ -202,7 +202,7 @@ class Outcome(NamedTuple):
 
     result: Any
     error: BaseException | None
-    usage: Usage
+    usage: Used
 
 
 def stop_attempts(attempts: Iterable[Hashable]) -> None:

@@ -17,7 +17,7 @@ from handoff_dask._adapter.meter import Measurement
 from handoff_dask._adapter.process_pool import StoppedError, run_in_process
 from handoff_dask._adapter.tracebacks import hide_frames, origin_of
 from handoff_dask._model.retry import is_retryable, ran_out_of_memory
-from handoff_dask._model.usage import UNKNOWN, Usage
+from handoff_dask._model.used import UNKNOWN, Used
 from handoff_dask.exceptions import FunctionMemoryError, RunEndedError
 
 #: Types all of whose values pickle.
@@ -108,7 +108,7 @@ def run_function(program: Program, *values: Any) -> Any:
         if running is not None:
             how = "stopped" if isinstance(error, StoppedError) else "failed"
             if isinstance(error, FunctionMemoryError):
-                usage = Usage(peak_memory=error.seen)
+                usage = Used(peak_memory=error.seen)
             types = None if shape.retry_on is None else pickle.loads(shape.retry_on.data)
             retryable = is_retryable(types, error, origin_of(error))
             exhausted = ran_out_of_memory(error)

@@ -29,12 +29,12 @@ from handoff_dask._model.graph import count_inputs, depth_first, inline_order, p
 from handoff_dask._model.records import Attempt, Records, Summary
 from handoff_dask._model.retry import is_retryable, ran_out_of_memory
 from handoff_dask._model.safe_repr import safe_repr
-from handoff_dask._model.usage import UNKNOWN, Usage
+from handoff_dask._model.used import UNKNOWN, Used
 from handoff_dask.exceptions import FunctionFailedError, FunctionMemoryError, RunError, RunTimeoutError
 
 #: Of a finished function: when it started and stopped, the failed attempts before, what it used, and its cost
 #: if failed attempts may have let it grow.
-FinishedTimes = tuple[float, float, tuple[Attempt, ...], Usage, Mapping[str, Any] | None]
+FinishedTimes = tuple[float, float, tuple[Attempt, ...], Used, Mapping[str, Any] | None]
 
 
 class LocalRun:
@@ -219,7 +219,7 @@ class LocalRun:
             except BaseException as error:  # SystemExit is a failure of the function too
                 origin = origin_of(error)
                 if isinstance(error, FunctionMemoryError):
-                    usage = Usage(peak_memory=error.seen)
+                    usage = Used(peak_memory=error.seen)
                 if not self._full_tracebacks:
                     hide_frames(error)
                 attempt = Attempt(

@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handoff_dask._model.records import Attempt, Summary
-from handoff_dask._model.usage import UNKNOWN, Usage
+from handoff_dask._model.used import UNKNOWN, Used
 from handoff_dask._scheduling.errors import IllegalTransition
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class FunctionState:
         self._attempts: tuple[Attempt, ...] = ()
         # Start, stop, ``loaded`` and usage of the attempt that finished. Most have no other one, and an
         # Attempt object for each would cost time and memory.
-        self._finished: tuple[float | None, float | None, bool, Usage] | None = None
+        self._finished: tuple[float | None, float | None, bool, Used] | None = None
         self.nbytes: int | None = None
         self.placed = 0.0
         self.short = False
@@ -254,7 +254,7 @@ class FunctionState:
         error: str | None = None,
         traceback: str | None = None,
         loaded: bool = False,
-        usage: Usage = UNKNOWN,
+        usage: Used = UNKNOWN,
     ) -> None:
         """Record the end of the running attempt."""
         assert error is None or outcome != "finished", f"{self!r} has finished, with the error {error}"
@@ -275,7 +275,7 @@ class FunctionState:
         error: str | None = None,
         traceback: str | None = None,
         loaded: bool = False,
-        usage: Usage = UNKNOWN,
+        usage: Used = UNKNOWN,
     ) -> Attempt:
         node = None if self.node is None else self.node.name
         devices = self.device_indices() if self.devices else _NO_DEVICES

@@ -8,7 +8,7 @@ from heapq import heappush
 from typing import Any
 
 from handoff_dask._model.records import Shortfall
-from handoff_dask._model.usage import UNKNOWN, Usage
+from handoff_dask._model.used import UNKNOWN, Used
 from handoff_dask._scheduling.allocators import LARGE_RESULT
 from handoff_dask._scheduling.decisions import Settings, Stop
 from handoff_dask._scheduling.functions import (
@@ -113,7 +113,7 @@ class Lifecycle:
         nbytes: int | None = None,
         code: str | None = None,
         loaded: bool = False,
-        usage: Usage = UNKNOWN,
+        usage: Used = UNKNOWN,
     ) -> None:
         """A function's result exists on the cluster.
 
@@ -129,7 +129,7 @@ class Lifecycle:
             Name of the code that ran, if it was not the function's own. The duration is learnt for this code.
         loaded : bool
             Whether the result was loaded from a checkpoint. Recorded with the attempt.
-        usage : Usage
+        usage : Used
             What the attempt used. Recorded with it.
         """
         run = f.run
@@ -162,7 +162,7 @@ class Lifecycle:
         error: str | None = None,
         traceback: str | None = None,
         retryable: bool = True,
-        usage: Usage = UNKNOWN,
+        usage: Used = UNKNOWN,
         out_of_memory: bool = False,
     ) -> Retry | None:
         """An attempt failed.
@@ -177,7 +177,7 @@ class Lifecycle:
             Texts for the record.
         retryable : bool
             Whether the retry policy retries errors of this type.
-        usage : Usage
+        usage : Used
             What the attempt used.
         out_of_memory : bool
             Whether the attempt failed because it ran out of memory.
@@ -246,7 +246,7 @@ class Lifecycle:
         *,
         started: float | None = None,
         stopped: float | None = None,
-        usage: Usage = UNKNOWN,
+        usage: Used = UNKNOWN,
     ) -> bool:
         """An attempt was terminated by a :class:`Stop`. This is no failure of its function.
 

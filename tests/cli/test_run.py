@@ -28,6 +28,7 @@ def test_run_on_local_nodes(call):
     assert re.fullmatch(r"Run [0-9a-f]{16} of DAG 'fine' finished in .* m?s: 2 functions\.", lines[2])
     columns = r"process +finished +node2 +1 +\S+ m?s +\S+ m?s +\S+ MB +'Processed \[Loaded: data.txt\]'$"
     assert re.match(columns, lines[-1])
+    assert err == ""
 
 
 def test_run_on_this_machine(call):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Usage(NamedTuple):
+class Used(NamedTuple):
     """What an attempt used of its node, as its node has measured it.
 
     Attributes
@@ -24,4 +24,4 @@ class Usage(NamedTuple):
 
 
 #: Nothing was measured.
-UNKNOWN = Usage()
+UNKNOWN = Used()

@@ -15,6 +15,7 @@ from handoff_dask._client.result import Result
 from handoff_dask._client.results import Results
 from handoff_dask._client.run import Run
 from handoff_dask._client.simulate import Schedule, simulate
+from handoff_dask._client.usage import CodeUsage, Usage
 from handoff_dask._display.timeline import Timeline
 from handoff_dask._model.allocator import Allocator, ReadyFunction
 from handoff_dask._model.dag import DAG
@@ -63,6 +64,7 @@ __all__ = [
     "CheckpointError",
     "ClusterNotReadyError",
     "CodeDurations",
+    "CodeUsage",
     "Collocated",
     "Current",
     "CyclicDependencyError",
@@ -99,6 +101,7 @@ __all__ = [
     "SerializationError",
     "Shortfall",
     "Timeline",
+    "Usage",
     "__version__",
     "current",
     "discover_nodes",

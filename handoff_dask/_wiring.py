@@ -13,6 +13,8 @@ MODULES = {
     "timeline": "handoff_dask._display.timeline",
     "graph": "handoff_dask._display.graph",
     "export": "handoff_dask._display.export",
+    "usage_table": "handoff_dask._display.usage_table",
+    "usage_plot": "handoff_dask._display.usage_plot",
     # `execute(progress=True)` displays progress; the plugin adds a page to Dask's dashboard.
     "progress": "handoff_dask._display.progress",
     "dashboard": "handoff_dask._display.dashboard",

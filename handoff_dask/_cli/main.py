@@ -11,6 +11,7 @@ from handoff_dask._cli.errors import Group, debug_option
 from handoff_dask._cli.interrupts import exit_on_interrupt
 from handoff_dask._cli.run import run
 from handoff_dask._cli.simulate import simulate
+from handoff_dask._cli.usage import usage
 from handoff_dask._version import __version__
 
 EPILOG = """\b
@@ -39,7 +40,7 @@ def cli() -> None:
     """
 
 
-for command in (run, validate, show, simulate, nodes, runs, demo):
+for command in (run, validate, show, simulate, nodes, runs, usage, demo):
     cli.add_command(command)
 
 

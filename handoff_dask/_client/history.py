@@ -16,8 +16,11 @@ from typing import Any, NamedTuple
 
 from handoff_dask._client import history_file
 from handoff_dask._client.history_file import decode_devices, decode_id, encode_id, encode_text
+from handoff_dask._client.usage import MEASURED, Usage, read_usage
 from handoff_dask._model.records import Attempt, Records, Summary
+from handoff_dask._model.resources import MEMORY
 from handoff_dask._model.runinfo import RunInfo, make_unique
+from handoff_dask._suggest import suggestion
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import HistoryError, RunNotFoundError
 
@@ -250,6 +253,31 @@ class History:
             seconds = [took for _, took in group]
             found[code] = CodeDurations(code, len(seconds), fmean(seconds), median(seconds), max(seconds))
         return found
+
+    def usage(self, resource: str = MEMORY) -> Usage:
+        """Return what functions asked for and used, over all runs, grouped by the name of their code.
+
+        Parameters
+        ----------
+        resource : {"memory", "cpu"}
+            ``"memory"``: peak memory in MB. ``"cpu"``: mean number of cores while the function ran.
+
+        Returns
+        -------
+        Usage
+            With the cost that would have sufficed for each code. Attempts in threads count with their
+            estimates of memory.
+
+        Raises
+        ------
+        ValueError
+            The use of the resource is not measured.
+        """
+        if resource not in MEASURED:
+            hint = suggestion(resource, MEASURED)
+            raise ValueError(f"usage(): only memory and cpu are measured, not {resource!r}{hint}")
+        with self._transaction() as connection:
+            return read_usage(connection, resource)
 
     # ------------------------------------------------------------------ removing
 

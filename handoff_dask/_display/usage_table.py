@@ -1,0 +1,56 @@
+"""Tables of what functions asked for and used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from handoff_dask._display.html import never_raises, table
+from handoff_dask._display.text import amount_text
+
+if TYPE_CHECKING:
+    from handoff_dask._client.usage import CodeUsage, Usage
+
+HEAD = ("code", "attempts", "asked", "median", "95 %", "most", "wasted", "exceeded", "suggested")
+
+
+def cells(row: CodeUsage) -> tuple[str, ...]:
+    """Return the cells of a row, as text. ``~`` marks estimates."""
+    about = "" if row.exact else "~"
+    return (
+        row.code,
+        f"{row.count:,d}",
+        "" if row.asked is None else amount_text(row.asked),
+        *(f"{about}{amount_text(round(n, 1))}" for n in (row.used_median, row.used_p95, row.used_max)),
+        "" if row.wasted is None else f"{row.wasted:.0%}",
+        f"{row.exceeded:,d}",
+        amount_text(row.suggested),
+    )
+
+
+def heading(usage: Usage) -> str:
+    """Return what the table shows."""
+    if not len(usage):
+        return "Nothing was measured"
+    unit = {"memory": "memory in MB", "cpu": "cores"}[usage[0].resource]
+    return f"Use of {unit} by code"
+
+
+def text(usage: Usage) -> str:
+    """Return the table as text."""
+    if not len(usage):
+        return heading(usage)
+    rows = [HEAD, *map(cells, usage)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [heading(usage)]
+    for first, *others in rows:
+        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        lines.append("  ".join((first.ljust(widths[0]), *numbers)))
+    return "\n".join(lines)
+
+
+@never_raises
+def html(usage: Usage) -> str:
+    """Return the table as HTML."""
+    return f"<p><b>{heading(usage)}</b></p>" + (
+        table(HEAD, map(cells, usage), len(usage)) if len(usage) else ""
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from handoff_dask._display.html import never_raises, table
+from handoff_dask._display.html import never_raises
+from handoff_dask._display.markup import table
 from handoff_dask._display.text import amount_text
 
 if TYPE_CHECKING:
@@ -51,6 +52,5 @@ def text(usage: Usage) -> str:
 @never_raises
 def html(usage: Usage) -> str:
     """Return the table as HTML."""
-    return f"<p><b>{heading(usage)}</b></p>" + (
-        table(HEAD, map(cells, usage), len(usage)) if len(usage) else ""
-    )
+    body = table(HEAD, map(cells, usage), len(usage)) if len(usage) else ""
+    return f"<p><b>{heading(usage)}</b></p>{body}"

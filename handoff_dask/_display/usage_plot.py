@@ -16,7 +16,7 @@ def draw(usage: Usage) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("usage.plot() needs Matplotlib: pip install matplotlib") from error
-    figure = Figure(figsize=(8, 0.8 + 0.4 * max(1, len(usage))), layout="constrained")
+    figure = Figure(figsize=(8, 1.1 + 0.4 * max(1, len(usage))), layout="constrained")
     axes = figure.add_subplot()
     rows = range(len(usage))
     axes.barh(rows, [row.used_max for row in usage], color=OTHERS, height=0.6, label="the most used")
@@ -30,5 +30,5 @@ def draw(usage: Usage) -> Any:
     axes.invert_yaxis()
     resource = usage[0].resource if len(usage) else ""
     axes.set_xlabel({"memory": "memory in MB", "cpu": "cores"}.get(resource, resource))
-    axes.legend(loc="best", frameon=False)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
     return figure

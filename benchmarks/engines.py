@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -154,6 +155,24 @@ def run_handoff(trace: Trace, nodes: Nodes, timeout: float) -> Outcome:
         return _timed(trace, number, lambda: handoff.execute(dag, client, keep="sinks", timeout=timeout))
 
 
+def run_again(trace: Trace, nodes: Nodes, timeout: float) -> Outcome:
+    """Run with ``handoff_dask.execute`` a second time, with the durations that a history has of the first."""
+    number = next(_numbers)
+    dag = dag_of(trace, number)
+    with tempfile.TemporaryDirectory() as folder:
+        history = f"{folder}/history.db"
+        with fresh_cluster(nodes) as (_, client):
+            handoff.execute(dag, client, keep="sinks", timeout=timeout, history=history)
+            _logs.pop(number)
+        with fresh_cluster(nodes) as (_, client):
+            handoff.execute(DAG("first").add_function(Function(id="first", code=int)), client)
+            return _timed(
+                trace,
+                number,
+                lambda: handoff.execute(dag, client, keep="sinks", timeout=timeout, history=history),
+            )
+
+
 def run_simulator(
     trace: Trace, nodes: Nodes, timeout: float, *, known: bool = True, strategy: str = "best_fit"
 ) -> Outcome:
@@ -174,6 +193,7 @@ ENGINES: dict[str, Callable[[Trace, Nodes, float], Outcome]] = {
     "plain": run_plain,
     "tuned": run_tuned,
     "handoff": run_handoff,
+    "again": run_again,
     "simulator": run_simulator,
     "learner": run_learner,
 }

@@ -10,8 +10,9 @@ its full duration, after its inputs; no node's capacity was exceeded; the makesp
 bound. The exit status is 1 if a run or a check failed.
 
 Engines: ``plain`` is Dask with ``resources``; ``tuned`` is Dask with short stealing intervals and the true
-mean duration; ``handoff`` is ``execute``; ``simulator`` is its decisions alone, with known durations;
-``learner`` is its decisions alone, with durations learnt during the run.
+mean duration; ``handoff`` is ``execute``; ``again`` is ``execute`` with the history of an earlier run;
+``simulator`` is its decisions alone, with known durations; ``learner`` is its decisions alone, with durations
+learnt during the run.
 """
 
 from __future__ import annotations

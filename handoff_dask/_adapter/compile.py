@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distributed.protocol import pickle
@@ -121,6 +121,8 @@ class Compiled:
     wanted : list of int
         Numbers of the functions whose futures the client requests: ``kept`` and all sinks, since Dask runs
         only what a future needs.
+    fingerprints : mapping of id to str
+        Empty if they have not been computed.
     """
 
     spec: RunSpec
@@ -129,6 +131,7 @@ class Compiled:
     keys: list[Key]
     kept: list[int]
     wanted: list[int]
+    fingerprints: Mapping[Hashable, str] = field(default_factory=dict)
 
 
 @contextmanager

@@ -43,6 +43,8 @@ class HistoryEntry(NamedTuple):
     cost : dict
     restored : bool
         Whether its result came from a checkpoint, so that its duration says nothing about its code.
+    fingerprint : str or None
+        Identifies the function with its id, code, arguments and dependencies. None if it is unknown.
     """
 
     id: Hashable
@@ -50,6 +52,7 @@ class HistoryEntry(NamedTuple):
     summary: Summary
     cost: Mapping[str, Any]
     restored: bool = False
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +353,7 @@ class History:
     def _write(self, info: RunInfo, entries: Iterable[HistoryEntry]) -> None:
         """Write a run in one transaction."""
         functions, attempts = [], []
-        for number, (id, name, (status, tried, nbytes), cost, restored) in enumerate(entries):
+        for number, (id, name, (status, tried, nbytes), cost, restored, fingerprint) in enumerate(entries):
             code, _, stem = name.partition(" ")
             functions.append(
                 (
@@ -363,6 +366,7 @@ class History:
                     None if restored else _measured_seconds(status, tried),
                     nbytes,
                     history_file.encode_amounts(cost),
+                    fingerprint,
                 )
             )
             for a in tried:
@@ -419,6 +423,22 @@ class History:
                 ):
                     if (name := f"{code} {stem}") in wanted:
                         found[name] = seconds
+        return found
+
+    def _own_seconds(self, fingerprints: Iterable[str]) -> dict[str, float]:
+        """Return mean durations in seconds by fingerprint, for the functions that have run before."""
+        wanted = sorted(set(fingerprints))
+        found: dict[str, float] = {}
+        with self._transaction() as connection:
+            for start in range(0, len(wanted), _BATCH):
+                batch = wanted[start : start + _BATCH]
+                found.update(
+                    connection.execute(
+                        "SELECT fingerprint, avg(seconds) FROM functions WHERE seconds IS NOT NULL"
+                        f" AND fingerprint IN ({', '.join('?' * len(batch))}) GROUP BY fingerprint",
+                        batch,
+                    )
+                )
         return found
 
     def _predict_seconds(

@@ -82,6 +82,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE attempts ADD COLUMN peak_exact INTEGER NOT NULL DEFAULT 0",
         # NULL if it is the cost of the function.
         "ALTER TABLE attempts ADD COLUMN cost TEXT",
+        # NULL if the function cannot be fingerprinted.
+        "ALTER TABLE functions ADD COLUMN fingerprint TEXT",
+        "CREATE INDEX seconds_by_fingerprint ON functions (fingerprint, seconds)",
     ),
 )
 

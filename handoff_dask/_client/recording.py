@@ -6,12 +6,17 @@ import asyncio
 import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from distributed.protocol import pickle
+
+from handoff_dask._adapter.checkpoint import loads_only
 from handoff_dask._adapter.compile import Compiled
 from handoff_dask._client.history import History, HistoryEntry
+from handoff_dask._model.dag import DAG
+from handoff_dask._model.fingerprint import FingerprintError, fingerprints
 from handoff_dask._model.function import duration_keys
 from handoff_dask._model.records import Summary
 from handoff_dask._model.runinfo import RunInfo
@@ -33,8 +38,11 @@ def check_history(path: str) -> None:
         history._check_writable()
 
 
-def with_hints(compiled: Compiled, path: str) -> Compiled:
-    """Return the run with duration hints for its functions, by code, from the history at this path.
+def with_durations(compiled: Compiled, dag: DAG, path: str) -> Compiled:
+    """Return the run with the durations that the history at this path knows.
+
+    These are the durations of the same functions in earlier runs, with the same id, code, arguments and
+    dependencies; and hints for functions of the same code.
 
     Creates the history if it does not exist. Blocks while another process writes to it, so do not call this
     on an event loop.
@@ -46,8 +54,25 @@ def with_hints(compiled: Compiled, path: str) -> Compiled:
     """
     with History(path) as history:
         history._check_writable()
-        hints = history._hints(kind.code for kind in compiled.spec.kinds)
-    return replace(compiled, spec=replace(compiled.spec, hints=hints))
+        spec = compiled.spec
+        hints = history._hints(kind.code for kind in spec.kinds)
+        known = _fingerprints(dag)
+        seconds = history._own_seconds(known.values())
+    codes = [spec.kinds[kind].code for kind in spec.kind_of]
+    own = [
+        None if loads_only(code) else seconds.get(known.get(id, ""))
+        for id, code in zip(compiled.ids, codes, strict=True)
+    ]
+    spec = replace(spec, hints=hints, expected=own if any(s is not None for s in own) else ())
+    return replace(compiled, spec=spec, fingerprints=known)
+
+
+def _fingerprints(dag: DAG) -> dict[Hashable, str]:
+    """Return function id → fingerprint; empty if a function cannot be fingerprinted."""
+    try:
+        return fingerprints(dag.functions, dag._topological_order(), pickle.dumps)
+    except FingerprintError:
+        return {}
 
 
 async def record_run(run: RunLifecycle, path: str) -> None:
@@ -77,9 +102,9 @@ async def record_run(run: RunLifecycle, path: str) -> None:
         error=why,
     )
     kinds = [(kind.code, dict(kind.asked)) for kind in spec.kinds]
-    restored = set(run.restored)
+    restored, known = set(run.restored), compiled.fingerprints
     entries = [
-        HistoryEntry(id, kinds[kind][0], summary, kinds[kind][1], id in restored)
+        HistoryEntry(id, kinds[kind][0], summary, kinds[kind][1], id in restored, known.get(id))
         for id, kind, summary in zip(compiled.ids, spec.kind_of, summaries, strict=True)
     ]
     try:
@@ -103,10 +128,12 @@ def record_local(run: LocalRun, path: str, interrupted: bool) -> None:
         counts=Counter(record.status for record in records.values()),
         error="it was interrupted" if interrupted else None if run._error is None else str(run._error),
     )
-    restored = set(run.restored)
+    restored, known = set(run.restored), _fingerprints(run.dag)
     names = duration_keys(run.dag.functions)
     entries = [
-        HistoryEntry(id, names[id], Summary(r.status, r.attempts, r.nbytes), r.cost, id in restored)
+        HistoryEntry(
+            id, names[id], Summary(r.status, r.attempts, r.nbytes), r.cost, id in restored, known.get(id)
+        )
         for id, r in records.items()
     ]
     _warn(info, _write(path, info, entries))

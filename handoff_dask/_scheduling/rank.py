@@ -108,6 +108,9 @@ class Ranking:
         """Return the expected duration of a function in seconds."""
         if self._known:
             return self._known[f.number]
+        own = f.run.spec.expected
+        if own and (seconds := own[f.number]) is not None:
+            return seconds
         return self._estimates[f.run.spec.kind_of[f.number]] if self._estimates else 1.0
 
     def update(self, run: Run, nodes: Nodes, estimates: Estimates, now: float) -> bool:
@@ -141,7 +144,11 @@ class Ranking:
                 self._estimates = learnt
                 self._paths = ()
                 changed = True
-        if not changed or not spec.dependents or (len(spec.kinds) == 1 and not any(spec.dependents)):
+        if (
+            not changed
+            or not spec.dependents
+            or (len(spec.kinds) == 1 and not any(spec.dependents) and not spec.expected)
+        ):
             return False  # nothing has changed, there are no dependencies, or all functions are equal
         self._rank(run, nodes, _share(run, estimates))
         return True
@@ -151,6 +158,9 @@ class Ranking:
         spec = run.spec
         self._nodes = len(nodes.by_name)
         seconds = self._known or [self._estimates[k] for k in spec.kind_of]
+        if spec.expected and not self._known:
+            own = spec.expected
+            seconds = [s if (s := own[n]) is not None else seconds[n] for n in range(len(own))]
         functions = run.functions
         left = self._left = [
             n for n in self._left or range(len(functions)) if functions[n].state not in FINAL

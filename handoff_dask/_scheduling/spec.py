@@ -80,6 +80,9 @@ class RunSpec:
         Function number → numbers of its dependents. () if unknown: then functions are ranked by number.
     seconds : sequence of float
         Function number → duration. () if durations must be learnt.
+    expected : sequence of float or None
+        Function number → duration in an earlier run of the same function, None if there was none. () if there
+        was none for any.
     hints : mapping of str to float
         Code → expected duration in seconds, until a function of this code has run.
     peers : mapping of int to int
@@ -108,6 +111,7 @@ class RunSpec:
     groups: Sequence[Sequence[int]] = ()
     dependents: Sequence[Sequence[int]] = ()
     seconds: Sequence[float] = ()
+    expected: Sequence[float | None] = ()
     hints: Mapping[str, float] = field(default_factory=dict)
     peers: Mapping[int, int] = field(default_factory=dict)
     limits: tuple[tuple[str, int], ...] = ()

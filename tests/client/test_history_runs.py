@@ -427,3 +427,45 @@ def test_loading_is_not_confused_with_a_function_named_load(tmp_path):
         prefixes = cluster.scheduler.task_prefixes
         assert prefixes["load"].duration_average >= 0.2, "Dask too has learnt loading under another name"
         settle(cluster)
+
+
+def nap(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def started_order(result):
+    return sorted(result.records, key=lambda id: result.records[id].started)
+
+
+def naps(*seconds):
+    return dag_of(*(Function(n, nap, extra_args=[s], cost={"cpu": 1}) for n, s in enumerate(seconds)))
+
+
+@pytest.mark.parametrize("first", [handoff.execute, handoff.execute_local])
+def test_a_second_run_knows_each_functions_own_duration(path, first):
+    """All functions have the same code, so its mean duration says nothing about their order."""
+    dag = naps(0.02, 0.1, 0.05, 0.3)
+    with handoff.local_cluster({"only": {"cpu": 1}}, processes=False) as cluster, Client(cluster) as client:
+        if first is handoff.execute:
+            assert started_order(handoff.execute(dag, client, history=path)) == [0, 1, 2, 3]
+        else:
+            handoff.execute_local(dag, history=path)
+        assert started_order(handoff.execute(dag, client, history=path)) == [3, 1, 2, 0]
+        changed = naps(0.02, 0.1, 0.05, 0.01)
+        order = started_order(handoff.execute(changed, client, history=path))
+        assert order.index(1) < order.index(2) < order.index(0), "the others keep their own durations"
+        plugin = plugin_of(cluster)
+        assert plugin is not None
+
+
+def test_a_function_that_cannot_be_fingerprinted_still_has_a_history(path, monkeypatch):
+    from handoff_dask._client import recording
+
+    def refuse(*args):
+        raise recording.FingerprintError("f", "no")
+
+    monkeypatch.setattr(recording, "fingerprints", refuse)
+    handoff.execute_local(naps(0.01), history=path)
+    with History(path) as history:
+        assert history.durations()["nap"].count == 1

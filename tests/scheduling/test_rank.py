@@ -318,3 +318,26 @@ def test_ranks_do_not_depend_on_the_iteration_order_of_sets(graph, random):
             )
         )
     assert seen[0] == seen[1] == seen[2]
+
+
+def test_functions_with_durations_of_their_own_are_ranked_by_them(core):
+    """Functions of one code: the scheduler would learn one duration for all."""
+    core.nodes(a="cpu 1")
+    functions = {name: fn("cpu 1", code="work") for name in "xyz"}
+    core.run(**functions, options={"expected": [1.0, 9.0, 5.0], "keep_all": True, "dependents": [(), (), ()]})
+    placed = []
+    for _ in range(3):
+        (decision,) = core.decide()
+        placed.append(decision)
+        core.wait(1)
+        core.finish(decision[0], took=1)
+    assert placed == ["y@a", "z@a", "x@a"], "the longest first"
+
+
+def test_functions_without_a_duration_of_their_own_are_estimated(core):
+    core.nodes(a="cpu 1")
+    functions = {name: fn("cpu 1", code="work") for name in "xyz"}
+    core.run(
+        **functions, options={"expected": [None, 9.0, 0.1], "keep_all": True, "dependents": [(), (), ()]}
+    )
+    assert [core.decide()[0][0]] == ["y"]

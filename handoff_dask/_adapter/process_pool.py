@@ -18,6 +18,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+if sys.platform == "linux":
+    import fcntl
+
 from distributed.protocol import pickle
 
 from handoff_dask._adapter._dask.running import unpickle_error
@@ -37,6 +40,9 @@ _MAX_IDLE = max(4, os.cpu_count() or 1)
 
 #: Attempts to remember as stopped before they start. Most never start, so the oldest entries are evicted.
 _MAX_STOPPED = 10_000
+
+#: Bytes in the pipes to and from a child. With the 64 kB of Linux, a large array takes about twice as long.
+_PIPE_SIZE = 2**20
 
 _idle: list[Child] = []
 _running: dict[Hashable, Child] = {}
@@ -178,13 +184,18 @@ class Child:
 
 def _start(environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     code = f"import sys; sys.path[:] = {_paths()!r}; from handoff_dask._adapter.child import main; main()"
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, **environment},
         start_new_session=True,  # so that Ctrl-C reaches the node alone
     )
+    for stream in (process.stdin, process.stdout):
+        if stream is not None and sys.platform == "linux":
+            with contextlib.suppress(OSError):  # the user may have too many pipes
+                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+    return process
 
 
 class StoppedError(Exception):

@@ -1,0 +1,114 @@
+"""What isolation and measuring cost: functions in processes of their own, in threads, and in Dask's pools.
+
+    python benchmarks/isolation.py [--repeats 5] [--markdown]
+
+Functions run one after another on one in-process node. Each takes an array of the given size and returns
+another one. The script prints milliseconds per function, medians of alternating runs: in threads, in
+their own processes (``isolation="process"``), and in plain Dask with a ``ProcessPoolExecutor`` on the worker.
+GB per second is the size in and out over the time more than in a thread. It also prints what measuring an
+attempt in a thread costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import dask
+import numpy as np
+from common import Table, machine_line
+from distributed import Client, Scheduler, SpecCluster, Worker, wait
+
+import handoff_dask as handoff
+from handoff_dask import DAG, Function
+from handoff_dask._adapter.meter import Measurement
+
+#: Bytes of the arrays → number of functions in a run.
+SIZES = {0: 100, 1_000_000: 50, 10_000_000: 20, 100_000_000: 5}
+
+
+def chain(size: int, length: int, isolation: str) -> DAG:
+    dag = DAG("chain")
+    dag.add_function(Function(0, np.zeros, extra_args=[size // 8]))
+    for n in range(1, length + 1):
+        dag.add_function(Function(n, np.negative, args=[n - 1], isolation=isolation))
+    return dag
+
+
+def handoff_seconds(client: Client, size: int, length: int, isolation: str) -> float:
+    dag = chain(size, length, isolation)
+    begin = time.perf_counter()
+    handoff.submit(dag, client, keep="sinks").wait()
+    return (time.perf_counter() - begin) / length
+
+
+def dask_seconds(client: Client, size: int, length: int) -> float:
+    value = client.submit(np.zeros, size // 8, pure=False)
+    begin = time.perf_counter()
+    with dask.annotate(executor="processes"):
+        for _ in range(length):
+            value = client.submit(np.negative, value, pure=False)
+    with client.as_current():
+        wait(value)
+    return (time.perf_counter() - begin) / length
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--markdown", action="store_true")
+    options = parser.parse_args()
+    print(machine_line())
+    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    spec = {
+        "cls": Worker,
+        "options": {"nthreads": 1, "executor": {"processes": pool}, "memory_limit": 0, "dashboard": False},
+    }
+    rows = []
+    with (
+        handoff.local_cluster({"node": {"cpu": 1}}, processes=False) as cluster,
+        Client(cluster, set_as_default=False) as client,
+        SpecCluster(
+            workers={"node": spec},
+            scheduler={"cls": Scheduler, "options": {"dashboard": False, "port": 0}},
+        ) as other,
+        Client(other, set_as_default=False) as plain,
+    ):
+        for size, length in SIZES.items():
+            times: dict[str, list[float]] = {"thread": [], "process": [], "pool": []}
+            for _ in range(options.repeats + 1):
+                times["thread"].append(handoff_seconds(client, size, length, "thread"))
+                times["process"].append(handoff_seconds(client, size, length, "process"))
+                times["pool"].append(dask_seconds(plain, size, length))
+            rows.append((size, *(statistics.median(times[name][1:]) for name in times)))
+    pool.shutdown()
+    print("\nmilliseconds per function")
+    table = Table(
+        ["array", "thread", "process", "process pool of Dask", "GB per second"],
+        [-8, 9, 9, 21, 14],
+        options.markdown,
+    )
+    for size, thread, process, pooled in rows:
+        rate = 2 * size / (process - thread) / 1e9 if size else None
+        texts = [f"{1e3 * s:.2f}" for s in (thread, process, pooled)]
+        table.row(f"{size // 10**6} MB", *texts, "" if rate is None else f"{rate:.2f}")
+    n = 10_000
+    begin = time.perf_counter()
+    for _ in range(n):
+        Measurement().end()
+    print(f"\nmeasuring an attempt in a thread: {(time.perf_counter() - begin) / n * 1e6:.1f} microseconds")
+    measurement = Measurement()
+    begin, cpu = time.perf_counter(), time.process_time()
+    time.sleep(3)
+    share = (time.process_time() - cpu) / (time.perf_counter() - begin)
+    measurement.end()
+    print(f"looking at the memory of a process: {share:.2%} of a core")
+
+
+if __name__ == "__main__":
+    main()

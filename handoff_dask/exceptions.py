@@ -392,7 +392,7 @@ class FunctionFailedError(RunError):
 
 
 class AllocationError(RunError):
-    """Functions ask for more than any node can ever offer.
+    """Functions ask for more than any node offers: before the run starts, or since nodes have left it.
 
     Attributes
     ----------
@@ -408,7 +408,9 @@ class AllocationError(RunError):
     def __str__(self) -> str:
         lines = bullet_list(map(str, self.shortfalls[:MAX_LISTED]), len(self.shortfalls))
         remedies = dict.fromkeys(s.remedy for s in self.shortfalls[:MAX_LISTED] if s.remedy)
-        return "\n".join([f"DAG {self.dag_id!r} cannot be placed:", lines, *remedies])
+        started = any(s.waited is not None for s in self.shortfalls)
+        head = f"DAG {self.dag_id!r} cannot {'go on' if started else 'be placed'}:"
+        return "\n".join([head, lines, *remedies])
 
 
 class AllocatorError(RunError):

@@ -162,7 +162,8 @@ def error_of(run: Run, broken: str | None) -> str | None:
         texts = list(dict.fromkeys(map(str, run.shortfalls[:SHORTFALLS])))
         if len(run.shortfalls) > SHORTFALLS:
             texts.append(f"and {len(run.shortfalls) - SHORTFALLS:,d} more")
-        return "it cannot be placed: " + "; ".join(texts)
+        started = any(s.waited is not None for s in run.shortfalls)
+        return f"it cannot {'go on' if started else 'be placed'}: " + "; ".join(texts)
     if run.failed:
         f = run.failed[0]
         return f"function {f.id!r} failed: {f.attempts[-1].error if f.attempts else 'it fits on no node'}"

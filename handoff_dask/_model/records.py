@@ -321,6 +321,9 @@ class Shortfall:
         Description of a node that would fit: ``a node with gpu 1``.
     remedy : str
         What to change, in a sentence.
+    waited : float or None
+        Seconds for which the functions have waited for a node while the run was running; None if the run has
+        not started.
     """
 
     function_ids: tuple[Hashable, ...]
@@ -331,6 +334,7 @@ class Shortfall:
     nodes: tuple[str, ...] = ()
     awaited: str = "a node"
     remedy: str = ""
+    waited: float | None = None
 
     def __str__(self) -> str:
         ids = ", ".join(repr(i) for i in self.function_ids[:3])

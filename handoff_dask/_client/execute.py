@@ -29,6 +29,7 @@ from handoff_dask._client.session import resolve_client
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._model.runinfo import INTERRUPTED
 from handoff_dask._suggest import suggest_keywords
 from handoff_dask.exceptions import RunError
 
@@ -305,7 +306,7 @@ def execute(
                 display = _display_of(run) if progress else None
                 result: Result = resolved.sync(_result_within, run, timeout, display)
             except KeyboardInterrupt:
-                run.cancel()
+                resolved.sync(run._cancel, INTERRUPTED)
                 raise
             except RunError:
                 if owned:  # closing the client releases the results
@@ -329,7 +330,7 @@ async def _execute_async(
                 return await _result_within(run, timeout, _display_of(run) if progress else None)
             except BaseException as error:
                 if not run.done():
-                    await run._cancel()
+                    await run._cancel(INTERRUPTED)
                 elif owned and isinstance(error, RunError):
                     await run.results.fetch()
                 raise

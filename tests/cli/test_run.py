@@ -11,6 +11,7 @@ import pytest
 from distributed import Client
 
 import handoff_dask as handoff
+from handoff_dask._model.runinfo import RunInfo
 
 
 @pytest.fixture
@@ -152,8 +153,9 @@ def test_history(call, call_json, folder):
     call("run", "pipeline:failing", "--history", "h.db", code=1)
     out, _ = call("runs", "--history", "h.db")
     head, failed, finished = (line.split() for line in out.splitlines())
-    assert head == ["run", "DAG", "status", "submitted", "elapsed", "finished"]
+    assert head == ["run", "DAG", "status", "submitted", "elapsed", "finished", "reason"]
     assert failed[1:3] == ["failing", "failed"]
+    assert " ".join(failed).endswith(" 0 of 2 function 'fail' failed: ValueError('no luck')")
     assert finished[1:3] == ["pairs", "finished"]
     assert finished[-3:] == ["2", "of", "2"]
     found = call_json("runs", "--history", "h.db")
@@ -164,11 +166,27 @@ def test_history(call, call_json, folder):
     assert "no luck" in found[0]["error"]
     out, _ = call("runs", "--history", "h.db", "--limit", "1")
     assert out.splitlines()[-1] == "... and 1 more"
+    prefix = next(found[0]["id"][:n] for n in range(1, 99) if found[0]["id"][:n] != found[1]["id"][:n])
+    assert call_json("runs", prefix, "--history", "h.db") == call_json(
+        "runs", found[0]["id"], "--history", "h.db"
+    )
     functions = call_json("runs", found[0]["id"], "--history", "h.db")
     assert [f["function"] for f in functions] == ["fail", "after"]
     assert "embedded" in call("runs", found[1]["id"], "--history", "h.db")[0]
     _, err = call("runs", "nosuchrun", "--history", "h.db", code=2)
     assert found[0]["id"] in err
+
+
+def test_a_prefix_of_run_ids_must_be_unique(call, folder):
+    with handoff.History("h.db") as history:
+        for id in ("ab1", "ab2", "ab22"):
+            history._write(RunInfo(id, "d", "cancelled", None, 1.0, 2.0, 1.0, {}, error="it\nfailed"), ())
+    _, err = call("runs", "ab", "--history", "h.db", code=2)
+    assert "3 runs begin with 'ab': ab22, ab2, ab1" in err
+    assert "0 functions" in call("runs", "ab1", "--history", "h.db")[0]
+    assert "0 functions" in call("runs", "ab2", "--history", "h.db")[0], "an id is not a prefix"
+    assert "known runs: 'ab22'" in call("runs", "b", "--history", "h.db", code=2)[1]
+    assert call("runs", "--history", "h.db")[0].splitlines()[1].endswith("it ...")
 
 
 def test_a_file_that_is_not_a_history(call):
@@ -199,7 +217,7 @@ def test_a_cluster(call, call_json, address):
     assert ran["functions"][1]["node"] == "node2"
     (info,) = call_json("runs", "--scheduler", address)
     assert (info["id"], info["status"]) == (ran["run_id"], "finished")
-    functions = call_json("runs", ran["run_id"], "--scheduler", address)
+    functions = call_json("runs", ran["run_id"][:8], "--scheduler", address)
     assert [(f["function"], f["node"]) for f in functions] == [
         (f["function"], f["node"]) for f in ran["functions"]
     ]

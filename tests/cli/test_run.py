@@ -118,6 +118,48 @@ def test_awaited_nodes_are_logged_unless_progress_is_off(call, option, times):
     assert err.count("waiting for a node with cpu 10000 (0 of 2 s)") == times
 
 
+REMEDIES = {
+    "greedy": "Lower the cost, or add a node that offers enough to nodes.yaml.",
+    "licensed": (
+        "Add a node that offers 'licence' to nodes.yaml, or declare it as a limit (--limit licence=1) if the"
+        " whole cluster shares it."
+    ),
+    "pinned": "Correct the pin (node=), or add a node of that name to nodes.yaml.",
+}
+
+
+@pytest.mark.parametrize("command", ["run", "simulate"])
+@pytest.mark.parametrize("dag", REMEDIES)
+def test_remedies_name_the_file_of_nodes(call, command, dag):
+    _, err = call(command, f"pipeline:{dag}", "--nodes", "nodes.yaml", code=3)
+    assert err.splitlines()[-1] == REMEDIES[dag]
+
+
+def test_remedies_on_this_machine_name_other_nodes(call):
+    _, err = call("run", "pipeline:greedy", code=3)
+    assert err.splitlines()[-1] == (
+        "Lower the cost, or use nodes that offer enough (--nodes FILE or --scheduler ADDRESS)."
+    )
+
+
+def test_remedies_on_a_cluster_remain(call, address):
+    _, err = call("run", "pipeline:greedy", "--scheduler", address, code=3)
+    assert "`dask worker --resources ...`), or pass --wait-for-nodes SECONDS" in err
+
+
+@pytest.mark.parametrize("command", ["run", "simulate"])
+def test_limits(call, command):
+    arguments = (command, "pipeline:licensed", "--nodes", "nodes.yaml", "--limit")
+    call(*arguments, "licence=2")
+    call(*arguments, "licence=2.5", "--limit", "memory=4GB")
+    _, err = call(*arguments, "licence=1", code=3)
+    assert err.splitlines()[-1] == "Lower the cost, or raise the limit (--limit)."
+    for wrong in ("licence", "=1", "licence=", "licence=-1", "licence=many", "max_concurrency=1"):
+        _, err = call(*arguments, wrong, code=2)
+        assert "licence" in err or "NAME=AMOUNT" in err or "max_concurrency" in err
+    assert "two amounts" in call(*arguments, "licence=1", "--limit", "licence=2", code=2)[1]
+
+
 def test_an_invalid_dag_starts_no_cluster(call, monkeypatch):
     monkeypatch.setattr("handoff_dask._cli.connect.local_cluster", None)
     assert "2 problems" in call("run", "pipeline:invalid", "--nodes", "nodes.yaml", code=2)[1]

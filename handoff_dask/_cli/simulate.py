@@ -73,6 +73,8 @@ def simulate(
             return
     where = count(len(capacities), "node")
     click.echo(f"DAG {dag.id!r}: {count(len(dag), 'function')} on {where}, {strategy}")
+    if durations is None and history is None:
+        click.echo("Assuming that each function takes 1 s: --durations and --history set other durations.")
     click.echo()
     click.echo(f"makespan     {duration_text(schedule.makespan)}")
     bounds = schedule.bounds

@@ -185,6 +185,13 @@ def test_simulate(call):
     assert sum(int(row[1]) for row in table[1:]) == 2
 
 
+def test_simulate_says_which_durations_it_assumes(call, folder):
+    arguments = ("simulate", "pipeline:pairs", "--nodes", "nodes.yaml")
+    assumed = "Assuming that each function takes 1 s: --durations and --history set other durations."
+    assert call(*arguments)[0].splitlines()[2] == assumed
+    assert "Assuming" not in call(*arguments, "--durations", "1")[0]
+
+
 def test_simulate_json(call_json):
     found = call_json("simulate", "pipeline:fine", "--nodes", "nodes.yaml")
     assert (found["dag_id"], found["makespan"], found["lower_bound"]) == ("fine", 2, 2)

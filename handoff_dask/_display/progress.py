@@ -69,7 +69,7 @@ def _staleness(progress: Progress) -> str:
 
 
 def _other_states(progress: Progress) -> list[str]:
-    """Return the numbers of functions in further states, and of retries.
+    """Return the numbers of functions in further states, of retries and of lost attempts.
 
     Functions that wait for inputs are left out: they are the rest.
     """
@@ -82,9 +82,11 @@ def _other_states(progress: Progress) -> list[str]:
 
 
 def _retries(progress: Progress) -> list[str]:
-    """Return the number of failed and lost attempts that were followed by a retry."""
-    retried = progress.failed_total - progress.counts.get("failed", 0)
-    return [f"{retried:,d} {'retry' if retried == 1 else 'retries'}"] if retried > 0 else []
+    """Return the numbers of retries and of lost attempts, which use no retry."""
+    lost = progress.lost_total
+    retried = progress.failed_total - lost - progress.counts.get("failed", 0)
+    texts = [f"{retried:,d} {'retry' if retried == 1 else 'retries'}"] if retried > 0 else []
+    return [*texts, f"{lost:,d} {'attempt' if lost == 1 else 'attempts'} lost"] if lost else texts
 
 
 def eta_text(left: float | None, known: float) -> str:
@@ -108,8 +110,11 @@ def eta_text(left: float | None, known: float) -> str:
 def failure_line(attempt: FailedAttempt) -> str:
     """Return one line about a failed or lost attempt."""
     where = f" on {attempt.node}" if attempt.node is not None else ""
-    outcome = "failed" if attempt.outcome == "failed" else "was lost"
-    consequence = "will not be retried" if attempt.final else "will be retried"
+    if attempt.outcome == "failed":
+        outcome, next = "failed", "be retried"
+    else:  # this uses no retry
+        outcome, next = "was lost", "run again"
+    consequence = f"will {'not ' if attempt.final else ''}{next}"
     error = " ".join((attempt.error or "").split())
     error = error if len(error) <= 160 else error[:157] + "..."
     return f"{attempt.function_id!r} {outcome}{where}, attempt {attempt.attempt}, {consequence}" + (
@@ -160,7 +165,10 @@ class ProgressLine:
 
 
 class ProgressLog:
-    """Log lines: one per further tenth, per change of the awaited nodes, or after :data:`LOG_INTERVAL`."""
+    """Log lines: one per further tenth, per change of the awaited nodes, or after :data:`LOG_INTERVAL`.
+
+    Lines about failures are written at once.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -170,7 +178,10 @@ class ProgressLog:
         self._unlogged: Progress | None = None
 
     def update(self, progress: Progress) -> None:
-        """Write a line if one is due."""
+        """Write the lines about failures, and one about the progress if it is due."""
+        for line in failure_lines(progress):
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
         self._unlogged = progress
         tenth = 10 * progress.finished // max(1, progress.total)
         awaited = None if progress.waiting is None else progress.waiting.awaited

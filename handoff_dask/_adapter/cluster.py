@@ -12,6 +12,7 @@ from distributed import Nanny, Scheduler, Security, SpecCluster, Worker
 from distributed.system import MEMORY_LIMIT
 
 from handoff_dask._adapter.capacity import count_gpus
+from handoff_dask._adapter.quiet import QuietFailures
 from handoff_dask._adapter.shared import shared
 from handoff_dask._model.resources import GPU, MB, THREADS, UNIT, parse_nodes, to_number
 from handoff_dask._suggest import check_keywords
@@ -35,7 +36,8 @@ def local_cluster(
         ``max(1, int(cpu))`` threads unless ``threads`` is given. The amounts limit which functions run at
         the same time; the operating system does not enforce them.
     processes : bool
-        Run each node in a separate process. Otherwise all nodes run in this process.
+        Run each node in a separate process. Otherwise all nodes run in this process, and Dask's log leaves
+        out failed attempts, which the errors of their runs describe.
     asynchronous : bool
         Create the cluster for an asynchronous client: ``async with local_cluster(..., asynchronous=True)``.
     security : distributed.Security or bool, optional
@@ -88,6 +90,8 @@ def local_cluster(
         }
         if processes:
             worker["silence_logs"] = logging.ERROR
+        else:
+            worker["plugins"] = (QuietFailures(),)
         workers[name] = {"cls": Nanny if processes else Worker, "options": worker}
     scheduler: dict[str, Any] = {
         "protocol": protocol,

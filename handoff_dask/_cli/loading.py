@@ -69,7 +69,8 @@ def _load_module(name: str) -> ModuleType:
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise Failure(f"no file {str(path)!r}")
+        hint = suggestion(path, sorted(map(str, path.parent.glob("*.py"))))
+        raise Failure(f"no file {str(path)!r}{hint}")
     path = path.resolve()
     _add_to_path(Path.cwd())
     _add_to_path(path.parent)

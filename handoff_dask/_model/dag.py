@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 from handoff_dask._model.function import Collocated, Function, FunctionFields, expand_arguments
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.validation import find_problems
-from handoff_dask._suggest import check_keywords, suggestion
+from handoff_dask._suggest import check_keywords, suggestion, tuples_of
 from handoff_dask.exceptions import DuplicateFunctionError, InvalidDAGError, InvalidFunctionError
 
 if TYPE_CHECKING:
@@ -390,7 +390,8 @@ class DAG:
 
     def _no_function(self, id: object) -> str:
         """Return the text of an error about an id that is not in the DAG."""
-        return f"DAG {self.id!r} has no function {id!r}{suggestion(id, self._functions)}"
+        hint = tuples_of(id, self._functions) or suggestion(id, self._functions)
+        return f"DAG {self.id!r} has no function {id!r}{hint}"
 
     def __getitem__(self, id: Hashable) -> Function:
         try:

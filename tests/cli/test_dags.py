@@ -40,6 +40,8 @@ def test_validate_lists_all_problems(call):
         ("no_such_module:dag", "no module 'no_such_module' in the current directory or in "),
         ("no_such_module.sub:dag", "no module 'no_such_module' in the current directory or in "),
         ("no_such_file.py:dag", "no file 'no_such_file.py'"),
+        ("pipelin.py:dag", "no file 'pipelin.py'; did you mean 'pipeline.py'?"),
+        ("nowhere/pipeline.py:dag", "no file 'nowhere/pipeline.py'"),
         ("pipeline:nothing", "Its DAGs: fine, failing, invalid"),
         ("pipeline:number", "neither a DAG nor a function that returns one: 3"),
         ("pipeline:broken", "RuntimeError: cannot be built\n  at "),

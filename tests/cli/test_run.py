@@ -69,7 +69,7 @@ def test_keep_an_id_that_is_not_text(call_json, call):
     found = call_json("run", "pipeline:pairs", "--keep", "('load', 1)")
     assert [f.get("result") for f in found["functions"]] == ["Loaded: 1", None]
     _, err = call("run", "pipeline:pairs", "--keep", "load", code=2)
-    assert "has no function 'load'" in err
+    assert "has no function 'load'; ids that begin like it: ('load', 1)" in err
 
 
 def test_targets(call, call_json):
@@ -107,7 +107,7 @@ def test_a_function_that_fits_on_no_node(call, call_json):
     out, err = call("run", "pipeline:greedy", "--nodes", "nodes.yaml", code=3)
     assert out == "imported\n"
     assert "nearest node 'node1'" in err
-    assert "--wait-for-nodes" in err
+    assert "or add a node that offers enough to nodes.yaml." in err
     assert "wait_for_nodes" not in err
     assert call_json("run", "pipeline:greedy", code=3)["error"]["type"] == "AllocationError"
 

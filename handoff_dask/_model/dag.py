@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
+from handoff_dask._model.annotations import warn_if_annotated
 from handoff_dask._model.function import Collocated, Function, FunctionFields, expand_arguments
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.validation import find_problems
@@ -120,7 +121,7 @@ class DAG:
         """
         dag = cls(id)
         for function in module_for("from_dask").functions_of_collection(obj, dag.id, cost, node):
-            dag.add_function(function)
+            dag._add(function)
         return dag
 
     @classmethod
@@ -166,7 +167,7 @@ class DAG:
         """
         dag = cls(id)
         for function in module_for("from_dask").functions_of_graph(graph, outputs, dag.id, cost, node):
-            dag.add_function(function)
+            dag._add(function)
         return dag
 
     # ------------------------------------------------------------------ building
@@ -186,23 +187,27 @@ class DAG:
         InvalidFunctionError
             It is not a :class:`Function`, or its id or that of an :class:`Argument` is not hashable.
         """
+        warn_if_annotated()
+        self._add(function)
+        return self
+
+    def _add(self, function: Function) -> None:
+        """Add a function, like :meth:`add_function`, even within a ``dask.annotate`` block."""
         if not isinstance(function, Function):
             raise InvalidFunctionError(self.id, [f"add_function takes a Function, not {function!r}"])
         if self.cost is not None and function.cost is None and function.type == "regular":
             function = replace(function, cost=self.cost)
         function, synthetic = expand_arguments(function)
-        added = [*synthetic, function]
+        added = [*synthetic, function] if synthetic else (function,)
         for f in added:
             try:
-                hash(f.id)
+                known = f.id in self._functions
             except TypeError:
                 raise InvalidFunctionError(self.id, [f"function id {f.id!r} is not hashable"]) from None
-        for f in added:
-            if f.id in self._functions:
+            if known:
                 raise DuplicateFunctionError(self.id, [f"there is already a function {f.id!r}"], [f.id])
         for f in added:
             self._functions[f.id] = f
-        return self
 
     @overload
     def function(self, code: C, /) -> C: ...
@@ -234,6 +239,7 @@ class DAG:
             The DAG has a function of this id.
         """
         check_keywords("DAG.function", fields, Function.__dataclass_fields__.keys() - {"code"})
+        warn_if_annotated()
 
         def add(code: C) -> C:
             given = dict(fields)
@@ -244,7 +250,7 @@ class DAG:
             name = getattr(code, "__name__", None) if id is None else id
             if name is None:
                 raise InvalidFunctionError(self.id, [f"{code!r} has no name to use as its id: pass id=..."])
-            self.add_function(Function(id=name, code=code, **given))
+            self._add(Function(id=name, code=code, **given))
             if by_name:
                 self._by_name.add(name)
             return code

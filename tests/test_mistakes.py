@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+import dask.array
+import dask.bag
+import distributed
 import pytest
 
 import handoff_dask as handoff
@@ -26,6 +29,16 @@ def dag_of(*functions):
 
 def simulate(nodes=NODES, limits=None, **fields):
     return handoff.simulate(dag_of(Function("f", work, **fields)), nodes, limits=limits)
+
+
+class Future(distributed.Future):
+    """A future without a cluster."""
+
+    def __init__(self):
+        self.key = "f"
+
+    def __del__(self):
+        pass
 
 
 def decorated():
@@ -104,6 +117,22 @@ MISTAKES = {
     "durations": (
         lambda: handoff.simulate(dag_of(Function("load", work)), NODES, {"lload": 1}),
         "durations has no entry for functions 'load'; did you mean 'lload'?",
+    ),
+    # values of Dask
+    "Delayed": (
+        lambda: dag_of(Function("f", work, extra_args=[1, dask.delayed(2)])).validate(),
+        "DAG 'd': function 'f': extra_args[1] is a Dask collection (Delayed): compute it, or convert the"
+        " whole program with DAG.from_delayed",
+    ),
+    "collection by keyword": (
+        lambda: dag_of(Function("f", dict, extra_kwargs={"x": dask.bag.from_sequence([1])})).validate(),
+        "DAG 'd': function 'f': extra_kwargs['x'] is a Dask collection (Bag): compute it, or convert the"
+        " whole program with DAG.from_delayed",
+    ),
+    "future": (
+        lambda: dag_of(Function("f", work, extra_args=[Future()])).validate(),
+        "DAG 'd': function 'f': extra_args[0] is a Future: pass its value, future.result(), or make it a"
+        " function of the DAG",
     ),
     # options and fields
     "option of execute": (
@@ -255,6 +284,40 @@ def test_message(mistake):
     with pytest.raises((ValueError, TypeError, KeyError, handoff.HandoffError)) as caught:
         make()
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    "run", [handoff.execute, handoff.submit, handoff.execute_local, lambda dag: handoff.simulate(dag, NODES)]
+)
+@pytest.mark.parametrize("value", [dask.delayed(1), dask.array.ones(3), Future()])
+def test_values_of_dask_are_refused_before_anything_starts(run, value):
+    with pytest.raises(handoff.InvalidFunctionError, match=r"extra_args\[0\] is a (Dask collection|Future)"):
+        run(dag_of(Function("f", work, extra_args=[value])))
+
+
+def test_values_that_only_resemble_collections():
+    """As xarray's types, which have a graph only if they contain a Dask array."""
+
+    class Lazy:
+        def __init__(self, graph):
+            self.graph = graph
+
+        def __dask_graph__(self):
+            return self.graph
+
+    class Broken:
+        def __dask_graph__(self):
+            raise RuntimeError
+
+    class Unhashable(type):
+        __hash__ = None
+
+    class Odd(metaclass=Unhashable):
+        pass
+
+    dag_of(Function("f", work, extra_args=[Odd(), Lazy(None), Broken(), Lazy, dask.delayed])).validate()
+    with pytest.raises(handoff.InvalidFunctionError, match=r"a Dask collection \(Lazy\)"):
+        dag_of(Function("f", work, extra_args=[Lazy({})])).validate()
 
 
 def test_names_of_nodes_and_ids_of_runs():

@@ -7,6 +7,7 @@ import re
 from collections.abc import Container, Hashable, Mapping
 from typing import Any
 
+from handoff_dask._model.dask_values import DaskValues
 from handoff_dask._model.function import Collocated, Function, Transfer
 from handoff_dask._model.resources import THREADS, parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
@@ -92,9 +93,9 @@ def find_problems(
     problems = Problems()
     order = _check_graph(functions, problems)
     if not graph_only:
-        signatures = _Signatures()
+        signatures, dask_values = _Signatures(), DaskValues()
         for function in functions.values():
-            _check_function(function, functions, by_name, signatures, problems)
+            _check_function(function, functions, by_name, signatures, dask_values, problems)
     return problems.error(dag_id), order
 
 
@@ -240,12 +241,15 @@ def _check_function(
     functions: Functions,
     by_name: Container[Hashable],
     signatures: _Signatures,
+    dask_values: DaskValues,
     problems: Problems,
 ) -> None:
     if f.cost is not None and (type(f.cost) is not dict or f.cost):
         _check_cost(f, problems)
     if f.node is not None:
         _check_node(f, functions, problems)
+    if f.extra_args or f.extra_kwargs:
+        _check_values(f, dask_values, problems)
     if f.type == "regular" and type(f) is Function:
         code = f.code
         # Fast path for the common case; the checks below cover everything else.
@@ -344,6 +348,19 @@ def _check_node(f: Function, functions: Functions, problems: Problems) -> None:
                 problems,
                 f"node must be a name, address or host, a list of these, or Collocated, not {given}",
             )
+
+
+def _check_values(f: Function, dask_values: DaskValues, problems: Problems) -> None:
+    """Check that the code does not get a collection or future of Dask in place of a value."""
+    others = dask_values.other_types
+    if type(f.extra_args) is tuple:
+        for n, value in enumerate(f.extra_args):
+            if id(type(value)) not in others and (text := dask_values.describe(value)):
+                _report(f, problems, f"extra_args[{n}] is {text}")
+    if f.extra_kwargs and type(f.extra_kwargs) is dict:
+        for name, value in f.extra_kwargs.items():
+            if id(type(value)) not in others and (text := dask_values.describe(value)):
+                _report(f, problems, f"extra_kwargs[{name!r}] is {text}")
 
 
 def _check_call(

@@ -73,6 +73,38 @@ MISTAKES = {
         lambda: dag_of(Function("doubled", work, args=["double"])).validate(),
         "DAG 'd': function 'doubled' depends on 'double', which is not in the DAG",
     ),
+    "code instead of its id": (
+        lambda: dag_of(Function("load", work), Function("f", len, args=[work])).validate(),
+        "DAG 'd': function 'f' depends on <function work>, which is not in the DAG; give its id, 'load'",
+    ),
+    "code that is not in the DAG": (
+        lambda: dag_of(Function("f", work, args=[len])).validate(),
+        "DAG 'd': function 'f' depends on <built-in function len>, which is not in the DAG; add a function"
+        " with this code, and give its id",
+    ),
+    "Function instead of its id": (
+        lambda: dag_of(load := Function("load", work), Function("f", len, args=[load])).validate(),
+        "DAG 'd': function 'f' depends on Function(id='load', code=work), which is not in the DAG; give its"
+        " id, 'load'",
+    ),
+    "value as an argument": (
+        lambda: dag_of(Function("load", work), Function("f", work, args=["load", 3])).validate(),
+        "DAG 'd': function 'f' depends on 3, which is not in the DAG; values go in extra_args",
+    ),
+    "number that resembles other ids": (
+        lambda: dag_of(Function(1, work), Function(2, work, args=[3])).validate(),
+        "DAG 'd': function 2 depends on 3, which is not in the DAG",
+    ),
+    "list as an argument": (
+        lambda: dag_of(Function("f", work, args=[[1, 2]])).validate(),
+        "DAG 'd': function 'f': [1, 2] is not hashable, so it cannot be a function id; values go in"
+        " extra_args",
+    ),
+    "Delayed as an argument": (
+        lambda: dag_of(Function("f", work, args=[dask.delayed(1, name="x")])).validate(),
+        "DAG 'd': function 'f' depends on Delayed('x'), which is not in the DAG; compute it, or convert the"
+        " whole program with DAG.from_delayed",
+    ),
     "collocation": (
         lambda: dag_of(Function("load", work), Function("f", work, node=Collocated("loda"))).validate(),
         "DAG 'd': function 'f' is collocated with 'loda', which is not in the DAG; did you mean 'load'?",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Container, Hashable, Mapping
+from types import FunctionType
 from typing import Any
 
 from handoff_dask._model.dask_values import DaskValues
-from handoff_dask._model.function import Collocated, Function, Transfer
+from handoff_dask._model.function import Collocated, Function, Transfer, code_name
 from handoff_dask._model.resources import THREADS, parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
 from handoff_dask._model.safe_repr import safe_repr
@@ -122,7 +123,8 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
                 problems.add(
                     InvalidFunctionError,
                     id,
-                    f"function {id!r}: {dep!r} is not hashable, so it cannot be a function id",
+                    f"function {id!r}: {dep!r} is not hashable, so it cannot be a function id"
+                    "; values go in extra_args",
                 )
                 continue
             if not known:
@@ -130,8 +132,8 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
                 problems.add(
                     MissingFunctionError,
                     (dependent, dep),
-                    f"function {dependent!r} depends on {dep!r}, which is not in the DAG"
-                    f"{_suggested_id(f, dep, functions, problems)}",
+                    f"function {dependent!r} depends on {_dependency_text(dep)}, which is not in the DAG"
+                    f"{_remedy(f, dep, functions, problems)}",
                 )
                 continue
             n += 1
@@ -156,6 +158,28 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
         path = " -> ".join(repr(id) for id in (*cycle, cycle[0]))
         problems.add(CyclicDependencyError, cycle, f"functions depend on each other in a cycle: {path}")
     return tuple(order)
+
+
+def _dependency_text(dep: Any) -> str:
+    return f"<function {code_name(dep)}>" if type(dep) is FunctionType else repr(dep)
+
+
+def _remedy(f: Function, dep: Any, functions: Functions, problems: Problems) -> str:
+    """Return what to write instead of a dependency that is not in the DAG, "" if that is unknown."""
+    if isinstance(dep, Function):
+        return f"; give its id, {dep.id!r}"
+    if text := DaskValues().describe(dep):
+        return f"; {text.partition(': ')[2]}"
+    if callable(dep):
+        if sum(map(len, problems.texts.values())) >= _MAX_SUGGESTIONS:
+            return ""
+        ids = [g.id for g in functions.values() if g.code is dep and g is not f]
+        return f"; give its id, {ids[0]!r}" if ids else "; add a function with this code, and give its id"
+    hint = _suggested_id(f, dep, functions, problems)
+    if hint or isinstance(dep, (str, tuple)):
+        return hint
+    # In a DAG whose ids are numbers, a number is rather a wrong id than a value.
+    return "" if any(type(id) is type(dep) for id in functions) else "; values go in extra_args"
 
 
 def _suggested_id(f: Function, missing: object, functions: Functions, problems: Problems) -> str:

@@ -59,6 +59,16 @@ def decorated():
     return dag.validate()
 
 
+def decorated_with_a_parameter():
+    dag = DAG("d")
+
+    @dag.function
+    def scale(path):
+        return path
+
+    return dag
+
+
 MISTAKES = {
     # ids of functions
     "argument": (
@@ -116,6 +126,11 @@ MISTAKES = {
         " did you mean 'source'?\n"
         "  - function 'double': parameter 'factor' has no value: function 'factor' was added later;"
         " add it first",
+    ),
+    "parameter that resembles no id": (
+        lambda: decorated_with_a_parameter().validate(),
+        "DAG 'd': function 'scale': parameter 'path' has no value: there is no function 'path' in this DAG;"
+        " give it a default value, or pass it with extra_args or extra_kwargs",
     ),
     "item of a DAG": (
         lambda: dag_of(Function("load", work))["Load"],

@@ -442,6 +442,7 @@ def _why_unfilled(f: Function, name: str, functions: Functions, problems: Proble
     if name in functions and name != f.id:
         return f"parameter {name!r} has no value: function {name!r} was added later; add it first"
     hint = _suggested_id(f, name, functions, problems)
+    hint = hint or "; give it a default value, or pass it with extra_args or extra_kwargs"
     return f"parameter {name!r} has no value: there is no function {name!r} in this DAG{hint}"
 
 

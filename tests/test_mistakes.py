@@ -222,6 +222,10 @@ MISTAKES = {
         lambda: DAG("d").function(nodes="node1"),
         "DAG.function() got an unexpected keyword argument 'nodes'; did you mean 'node'?",
     ),
+    "cost of a decorated function": (
+        lambda: DAG("d").function({"cpu": 1}),
+        "DAG.function() takes the cost by keyword: @dag.function(cost={'cpu': 1})",
+    ),
     "parameter of Dask": (
         lambda: Function("f", work, resources={"gpu": 1}),
         "Function.__init__() got an unexpected keyword argument 'resources'; did you mean 'cost'?",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 from handoff_dask._model.annotations import warn_if_annotated
 from handoff_dask._model.function import Collocated, Function, FunctionFields, expand_arguments
 from handoff_dask._model.hooks import module_for
+from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask._model.validation import find_problems
 from handoff_dask._suggest import check_keywords, suggestion
 from handoff_dask.exceptions import DuplicateFunctionError, InvalidDAGError, InvalidFunctionError
@@ -232,12 +233,14 @@ class DAG:
         Raises
         ------
         TypeError
-            :class:`Function` has no such field.
+            :class:`Function` has no such field, or the cost is not passed by keyword.
         InvalidFunctionError
             The code has no name, and no ``id`` is given.
         DuplicateFunctionError
             The DAG has a function of this id.
         """
+        if isinstance(code, Mapping):
+            raise TypeError(f"DAG.function() takes the cost by keyword: @dag.function(cost={safe_repr(code)})")
         check_keywords("DAG.function", fields, Function.__dataclass_fields__.keys() - {"code"})
         warn_if_annotated()
 

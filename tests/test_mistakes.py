@@ -71,6 +71,10 @@ def decorated_with_a_parameter():
 
 MISTAKES = {
     # ids of functions
+    "id that is taken, as in a notebook cell that is run twice": (
+        lambda: dag_of(Function("load", work), Function("load", work)),
+        "DAG 'd': there is already a function 'load'; give another id, or start with a new DAG",
+    ),
     "argument": (
         lambda: dag_of(Function("load", work), Function("f", work, args=["laod"])).validate(),
         "DAG 'd': function 'f' depends on 'laod', which is not in the DAG; did you mean 'load'?",

@@ -206,7 +206,8 @@ class DAG:
             except TypeError:
                 raise InvalidFunctionError(self.id, [f"function id {f.id!r} is not hashable"]) from None
             if known:
-                raise DuplicateFunctionError(self.id, [f"there is already a function {f.id!r}"], [f.id])
+                text = f"there is already a function {f.id!r}; give another id, or start with a new DAG"
+                raise DuplicateFunctionError(self.id, [text], [f.id])
         for f in added:
             self._functions[f.id] = f
 

@@ -186,6 +186,15 @@ MISTAKES = {
         " function of the DAG",
     ),
     # options and fields
+    "order of arguments of execute": (
+        lambda: handoff.execute("tcp://192.0.2.1:8786", dag_of()),
+        "dag and client are swapped: the DAG comes first",
+    ),
+    "order of arguments of submit": (
+        lambda: handoff.submit(client=dag_of(), dag=object()),
+        "dag and client are swapped: the DAG comes first",
+    ),
+    "no DAG": (lambda: handoff.execute(3), "dag must be a handoff_dask.DAG, not 3"),
     "option of execute": (
         lambda: handoff.execute(dag_of(), max_retry=3),
         "execute() got an unexpected keyword argument 'max_retry'; did you mean 'max_retries'?",

@@ -17,6 +17,7 @@ from handoff_dask._client.options import (
     AllocatorLike,
     HistoryLike,
     RunOptions,
+    check_order,
     check_seconds,
     select,
     warn_if_empty,
@@ -119,6 +120,7 @@ def submit(
     TypeError, ValueError
         An argument has the wrong type or an invalid value.
     """
+    check_order(dag, client)
     dag = select(dag, targets)
     options = RunOptions(
         max_retries=max_retries,
@@ -273,6 +275,7 @@ def execute(
     -----
     Handoff: ``Handoff.execute/2``, ``lib/handoff/distributed_executor.ex``.
     """
+    check_order(dag, client)
     dag = select(dag, targets)
     if timeout is not None:
         check_seconds("timeout", timeout)

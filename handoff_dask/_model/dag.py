@@ -241,7 +241,9 @@ class DAG:
             The DAG has a function of this id.
         """
         if isinstance(code, Mapping):
-            raise TypeError(f"DAG.function() takes the cost by keyword: @dag.function(cost={safe_repr(code)})")
+            raise TypeError(
+                f"DAG.function() takes the cost by keyword: @dag.function(cost={safe_repr(code)})"
+            )
         check_keywords("DAG.function", fields, Function.__dataclass_fields__.keys() - {"code"})
         warn_if_annotated()
 

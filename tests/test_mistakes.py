@@ -311,6 +311,20 @@ MISTAKES = {
         " \"512 MiB\", not '4096'",
     ),
     # nodes
+    "number of nodes": (
+        lambda: handoff.local_cluster(n_workers=2),
+        "local_cluster() missing required argument 'nodes': nodes must map names to capacities, such as"
+        ' {"node1": {"cpu": 4, "memory": "8GB"}}',
+    ),
+    "list of nodes": (
+        lambda: handoff.local_cluster([{"cpu": 4}]),
+        'nodes must map names to capacities, such as {"node1": {"cpu": 4, "memory": "8GB"}},'
+        " not [{'cpu': 4}]",
+    ),
+    "list of nodes to simulate": (
+        lambda: simulate(["node1"]),
+        'nodes must map names to capacities, such as {"node1": {"cpu": 4, "memory": "8GB"}}, not [\'node1\']',
+    ),
     "pin": (
         lambda: simulate(node="node-1"),
         "DAG 'd' cannot be placed:\n"
@@ -424,5 +438,6 @@ def test_fifty_nodes_take_a_line_for_each_lack():
 
 def test_memory_in_bytes_in_the_capacity_of_a_node():
     text = "node 'a': memory is in MB, but 8000000000 looks like bytes; did you mean 7629?"
-    with pytest.warns(UserWarning, match=re.escape(text)):
-        simulate({"a": {"cpu": 1, "memory": 8e9}})
+    with pytest.warns(UserWarning, match=re.escape(text)) as caught:
+        handoff.simulate(dag_of(), {"a": {"cpu": 1, "memory": 8e9}})
+    assert caught[0].filename == __file__

@@ -42,6 +42,9 @@ _LOOKS_LIKE_BYTES = 10**8
 #: A number with a unit of bytes: ``4GB``, ``512 MiB``, ``1.5g``.
 _BYTES = re.compile(r"\s*(\d+\.?\d*|\.\d+)(e[+-]?\d{1,2})?\s*(?:([kmgtp])(i?)b?|b)\s*", re.IGNORECASE)
 
+#: What ``nodes`` must be, for error messages.
+NODES_SHAPE = 'nodes must map names to capacities, such as {"node1": {"cpu": 4, "memory": "8GB"}}'
+
 #: The resource that consists of individually indexed devices.
 GPU = "gpu"
 
@@ -161,7 +164,7 @@ def parse_nodes(nodes: Any) -> dict[Any, dict[str, int]]:
         non-negative, finite number.
     """
     if not isinstance(nodes, Mapping):
-        raise TypeError(f"nodes must be a mapping of names to capacities, not {safe_repr(nodes)}")
+        raise TypeError(f"{NODES_SHAPE}, not {safe_repr(nodes)}")
     if not nodes:
         raise ValueError("at least one node is needed")
     parsed = {}
@@ -176,7 +179,8 @@ def parse_nodes(nodes: Any) -> dict[Any, dict[str, int]]:
         except ValueError as error:
             raise ValueError(f"node {name!r}: {error}") from None
         if (hint := hint_at_bytes(capacity)) is not None:
-            warnings.warn(f"node {name!r}: {hint}", stacklevel=3)
+            # The caller is a decorated function of the API, which the decorator's frame calls.
+            warnings.warn(f"node {name!r}: {hint}", stacklevel=4)
         threads = capacity.get(THREADS, max(1, int(capacity.get(CPU, 1))))
         if not isinstance(threads, int) or threads < 1:
             raise ValueError(f"node {name!r}: threads must be a whole number of at least 1, not {threads!r}")

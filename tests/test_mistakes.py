@@ -11,6 +11,7 @@ import pytest
 
 import handoff_dask as handoff
 from handoff_dask import DAG, Collocated, Function
+from handoff_dask._adapter import cluster
 from handoff_dask.exceptions import NodeNotFoundError, RunNotFoundError
 
 NODES = {"node1": {"cpu": 4, "memory": "8GB"}, "big": {"cpu": 8, "memory": "16GB", "gpu": 1}}
@@ -441,3 +442,50 @@ def test_memory_in_bytes_in_the_capacity_of_a_node():
     with pytest.warns(UserWarning, match=re.escape(text)) as caught:
         handoff.simulate(dag_of(), {"a": {"cpu": 1, "memory": 8e9}})
     assert caught[0].filename == __file__
+
+
+CLOSE = {
+    "cpu": ["cpus", "CPU", "num_cpus", "ncpus", "cpuu"],
+    "gpu": ["gpus", "GPU", "GPUs", "n_gpus"],
+    "memory": ["mem", "Memory", "memroy", "memor"],
+}
+
+
+@pytest.fixture
+def logged(caplog):
+    with caplog.at_level("WARNING", "handoff_dask"):  # clusters of other tests silence pytest's handler
+        yield lambda: [r.getMessage() for r in caplog.records if r.name == "handoff_dask"]
+
+
+def simulate_nothing(nodes):
+    handoff.simulate(dag_of(), nodes)
+
+
+def start_no_cluster(nodes):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "SpecCluster", lambda *, workers, scheduler, **options: None)
+        handoff.local_cluster(nodes)
+
+
+@pytest.mark.parametrize(("meant", "offered"), [(m, o) for m, names in CLOSE.items() for o in names])
+@pytest.mark.parametrize("start", [simulate_nothing, start_no_cluster])
+def test_names_of_resources_that_are_close_to_known_ones(logged, start, meant, offered):
+    nodes = {"a": {"cpu": 1, "gpu": 1, "memory": 4, "threads": 1}}
+    nodes["a"][offered] = nodes["a"].pop(meant)
+    start(nodes)
+    assert logged() == [f"node 'a' offers {offered!r}; did you mean {meant!r}?"]
+
+
+def test_many_nodes_with_one_such_name_take_one_warning(logged):
+    simulate_nothing({f"n{i}": {"cpu": 1, "gpus": 1} for i in range(50)})
+    simulate_nothing({f"n{i}": {"cpus": 1} for i in range(2)})
+    assert logged() == [
+        "nodes 'n0', 'n1', 'n2' and 47 more offer 'gpus'; did you mean 'gpu'?",
+        "nodes 'n0', 'n1' offer 'cpus'; did you mean 'cpu'?",
+    ]
+
+
+def test_names_of_other_resources(logged):
+    names = ["tpu", "vgpu", "gpu_memory", "memory_bandwidth", "licence", "db", "network", "disk", "c", "me"]
+    simulate_nothing({"a": dict.fromkeys(names, 1), "b": {"cpu": 1, "cpus": 2}})
+    assert logged() == []

@@ -12,7 +12,7 @@ from dask.system import CPU_COUNT
 from distributed import Nanny, Scheduler, Security, SpecCluster, Worker
 from distributed.system import MEMORY_LIMIT
 
-from handoff_dask._adapter.capacity import count_gpus
+from handoff_dask._adapter.capacity import count_gpus, log_hints
 from handoff_dask._adapter.shared import shared
 from handoff_dask._model.resources import GPU, MB, NODES_SHAPE, THREADS, UNIT, parse_nodes, to_number
 from handoff_dask._suggest import check_keywords
@@ -86,6 +86,7 @@ def local_cluster(
     elif not isinstance(security, Security):
         raise TypeError(f"security must be a distributed.Security or True, not {security!r}")
     parsed = parse_nodes(nodes)
+    log_hints(nodes)
     protocol = "tls" if security is not None else "tcp" if processes else "inproc"
     workers = {}
     for name, capacity in nodes.items():

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from handoff_dask._adapter.capacity import log_hints
 from handoff_dask._client.history import History
 from handoff_dask._client.options import DEFAULT_STRATEGY, AllocatorLike, RunOptions, check_dag
 from handoff_dask._model.dag import DAG
@@ -221,6 +222,7 @@ def simulate(
         max_concurrency=max_concurrency, limits=limits, allocation_strategy=allocation_strategy
     )
     capacities = parse_nodes(nodes)
+    log_hints(nodes)
     lowered = lower_dag(
         dag,
         "simulation",

@@ -45,6 +45,9 @@ _BYTES = re.compile(r"\s*(\d+\.?\d*|\.\d+)(e[+-]?\d{1,2})?\s*(?:([kmgtp])(i?)b?|
 #: What ``nodes`` must be, for error messages.
 NODES_SHAPE = 'nodes must map names to capacities, such as {"node1": {"cpu": 4, "memory": "8GB"}}'
 
+#: The beginning of a name such as ``num_cpus`` or ``ngpus``.
+_COUNT = re.compile(r"(num|n)_?(?=[cg]pu)")
+
 #: The resource that consists of individually indexed devices.
 GPU = "gpu"
 
@@ -189,6 +192,45 @@ def parse_nodes(nodes: Any) -> dict[Any, dict[str, int]]:
             units[CPU] = units[THREADS]
         parsed[name] = units
     return parsed
+
+
+def hint_at_names(nodes: Mapping[Any, Mapping[str, Any]]) -> list[str]:
+    """Return a hint for each resource that nodes offer under a name close to ``cpu``, ``gpu`` or ``memory``.
+
+    Nodes that also offer the resource under its own name get no hint.
+    """
+    found: dict[tuple[str, str], list[Any]] = {}
+    for name, capacity in nodes.items():
+        for offered in capacity:
+            for meant in (CPU, GPU, MEMORY):
+                if meant not in capacity and _is_close(offered, meant):
+                    found.setdefault((offered, meant), []).append(name)
+    hints = []
+    for (offered, meant), names in found.items():
+        if len(names) == 1:
+            who = f"node {names[0]!r} offers"
+        else:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            who = f"nodes {', '.join(map(repr, names[:3]))}{more} offer"
+        hints.append(f"{who} {offered!r}; did you mean {meant!r}?")
+    return hints
+
+
+def _is_close(offered: str, meant: str) -> bool:
+    """Return whether a name of a resource is another spelling of ``meant``, such as ``CPUs`` or ``mem``.
+
+    A name like ``gpu_memory`` is not: it may well be another resource.
+    """
+    if offered in (CPU, GPU, MEMORY, THREADS):
+        return False
+    folded = _COUNT.sub("", offered.casefold())
+    if folded.rstrip("s") == meant or (len(folded) >= 3 and meant.startswith(folded)):
+        return True
+    if folded[:1] != meant[0] or abs(len(folded) - len(meant)) > 1:
+        return False
+    import difflib  # needed only for misspelt names
+
+    return difflib.SequenceMatcher(None, folded, meant).ratio() > 0.8
 
 
 def format_amounts(amounts: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:

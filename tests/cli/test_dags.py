@@ -171,6 +171,13 @@ def test_nodes_with_memory_as_a_string(call, folder):
     ) in " ".join(err.split())
 
 
+def test_nodes_with_a_name_close_to_a_known_one(call, folder, caplog):
+    (folder / "plural.yaml").write_text("a: {cpu: 4, memory: 8GB, gpu: 1}\nb: {cpus: 2, memory: 8GB}\n")
+    with caplog.at_level("WARNING", "handoff_dask"):  # clusters of other tests silence pytest's handler
+        call("simulate", "pipeline:fine", "--nodes", "plural.yaml")
+    assert [r.getMessage() for r in caplog.records] == ["node 'b' offers 'cpus'; did you mean 'cpu'?"]
+
+
 def test_simulate(call):
     lines = call("simulate", "pipeline:fine", "--nodes", "nodes.yaml", "--durations", "3")[0].splitlines()[1:]
     assert lines[:4] == [

@@ -168,7 +168,7 @@ MISTAKES = {
     ),
     "durations": (
         lambda: handoff.simulate(dag_of(Function("load", work)), NODES, {"lload": 1}),
-        "durations has no entry for functions 'load'; did you mean 'lload'?",
+        "durations has no entry for function 'load'; did you mean 'lload'?",
     ),
     # values of Dask
     "Delayed": (

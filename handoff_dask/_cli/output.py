@@ -98,11 +98,6 @@ def timestamp_text(value: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
 
 
-def count(n: int, noun: str) -> str:
-    """Return a number and its noun: ``1 function``, ``2 functions``."""
-    return f"{n:,d} {noun}{'' if n == 1 else 's'}"
-
-
 def jsonable(value: Any) -> Any:
     """Return a value in a form that JSON can represent; other values become their ``repr``.
 

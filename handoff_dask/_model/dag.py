@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
+from handoff_dask._error_texts import count
 from handoff_dask._model.annotations import warn_if_annotated
 from handoff_dask._model.function import Collocated, Function, FunctionFields, expand_arguments
 from handoff_dask._model.hooks import module_for
@@ -430,7 +431,7 @@ class DAG:
         return True
 
     def __repr__(self) -> str:
-        return f"<DAG {self.id!r}: {len(self)} functions>"
+        return f"<DAG {self.id!r}: {count(len(self), 'function')}>"
 
     # ------------------------------------------------------------------ presentation
     # Implemented in the display layer.

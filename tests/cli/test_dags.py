@@ -214,7 +214,7 @@ def test_simulate_with_durations_from_a_history(call, call_json, folder):
     found = call_json("simulate", "pipeline:pairs", "--nodes", "nodes.yaml", "--history", "h.db")
     assert 0 < found["makespan"] < 1
     _, err = call("simulate", "pipeline:slow", "--nodes", "nodes.yaml", "--history", "h.db", code=2)
-    assert "durations has no entry for functions 'nap'" in err
+    assert "durations has no entry for function 'nap'" in err
 
 
 def test_simulate_a_function_that_fits_on_no_node(call):

@@ -177,6 +177,11 @@ class Records(Mapping[Hashable, FunctionRecord]):
     def __repr__(self) -> str:
         return f"<records of {count(len(self), 'function')}>"
 
+    def __str__(self) -> str:
+        """Return a table of the first functions: status, node, number of attempts, duration of the last."""
+        text: str = module_for("table").records_text(self)
+        return text
+
     def _repr_html_(self) -> str:
         text: str = module_for("html").records(self)
         return text

@@ -228,9 +228,22 @@ class DAG:
         id : hashable, optional
             Defaults to the name of the Python function.
         **fields
-            Any other field of :class:`Function`, such as ``cost``, ``node`` or ``timeout``. If ``args`` is
-            not given, each parameter with the name of a function in the DAG becomes a dependency, unless
-            ``kwargs`` or ``extra_kwargs`` contains it.
+            Any other field of :class:`Function`, which describes them in full:
+
+            - ``args``: ids of the functions whose results are the first positional arguments. If not given,
+              each parameter with the name of a function in the DAG becomes a dependency, unless ``kwargs``
+              or ``extra_kwargs`` contains it.
+            - ``extra_args``: values passed after the results of ``args``.
+            - ``kwargs``: parameter name → id of the function whose result is passed.
+            - ``extra_kwargs``: parameter name → value.
+            - ``cost``: resource → amount, such as ``{"cpu": 2, "memory": "4GB", "gpu": 1}``.
+            - ``node``: names of the only nodes that may run it, or ``Collocated(id)``.
+            - ``type``: ``"regular"``, or ``"inline"`` to evaluate it inside each function that depends on it.
+            - ``argument_inclusion``: ``"as_list"`` passes the results of ``args`` as one list.
+            - ``max_retries``: maximum number of retries after the first attempt.
+            - ``retry``: a :class:`RetryPolicy`.
+            - ``timeout``: seconds that one attempt may take.
+            - ``priority``: functions with a higher priority start first.
 
         Raises
         ------

@@ -10,13 +10,14 @@ import click
 
 from handoff_dask._cli.connect import connected, scheduler_options
 from handoff_dask._cli.errors import Failure, debug_option
-from handoff_dask._cli.output import count, json_option, print_json, table, timestamp_text
+from handoff_dask._cli.output import json_option, print_json, table, timestamp_text
 from handoff_dask._cli.run import function_documents, function_table
 from handoff_dask._client.cluster_runs import run_records
 from handoff_dask._client.cluster_runs import runs as known_runs
 from handoff_dask._client.history import History
 from handoff_dask._client.nodes import discover_nodes
 from handoff_dask._display.labels import duration_text
+from handoff_dask._error_texts import count
 from handoff_dask._model.records import Records
 from handoff_dask._model.runinfo import RunInfo
 

@@ -8,12 +8,13 @@ import click
 
 from handoff_dask._cli.errors import debug_option, use_given_nodes, user_errors
 from handoff_dask._cli.loading import load_dag, load_nodes, select, target_option
-from handoff_dask._cli.output import count, json_option, print_json, reserve_stdout, table
+from handoff_dask._cli.output import json_option, print_json, reserve_stdout, table
 from handoff_dask._cli.placement import placement_options
 from handoff_dask._client.history import History
 from handoff_dask._client.simulate import Schedule
 from handoff_dask._client.simulate import simulate as simulated
 from handoff_dask._display.labels import duration_text
+from handoff_dask._error_texts import count
 
 
 @click.command(short_help="Compute how long a DAG would take on given nodes.")

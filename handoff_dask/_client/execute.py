@@ -17,6 +17,7 @@ from handoff_dask._client.options import (
     AllocatorLike,
     HistoryLike,
     RunOptions,
+    check_order,
     check_seconds,
     select,
     warn_if_empty,
@@ -119,7 +120,25 @@ def submit(
         The checkpoint directory cannot be created, written or listed.
     TypeError, ValueError
         An argument has the wrong type or an invalid value.
+
+    Examples
+    --------
+    >>> from distributed import Client
+    >>> from handoff_dask import DAG, local_cluster, submit
+    >>> dag = DAG("example")
+    >>> @dag.function(cost={"cpu": 1})
+    ... def source():
+    ...     return 42
+    >>> @dag.function(cost={"cpu": 2, "memory": "1GB"})
+    ... def double(source):
+    ...     return 2 * source
+    >>> with local_cluster({"node1": {"cpu": 4, "memory": "8GB"}}) as cluster, Client(cluster) as client:
+    ...     run = submit(dag, client)
+    ...     result = run.result()  # waits
+    >>> run.status, result["double"]
+    ('finished', 84)
     """
+    check_order(dag, client)
     dag = select(dag, targets)
     options = RunOptions(
         max_retries=max_retries,
@@ -273,7 +292,23 @@ def execute(
     Notes
     -----
     Handoff: ``Handoff.execute/2``, ``lib/handoff/distributed_executor.ex``.
+
+    Examples
+    --------
+    >>> from handoff_dask import DAG, execute, local_cluster
+    >>> dag = DAG("example")
+    >>> @dag.function(cost={"cpu": 1})
+    ... def source():
+    ...     return 42
+    >>> @dag.function(cost={"cpu": 2, "memory": "1GB"})
+    ... def double(source):
+    ...     return 2 * source
+    >>> with local_cluster({"node1": {"cpu": 4, "memory": "8GB"}}) as cluster:
+    ...     result = execute(dag, cluster)
+    >>> result["double"], result.allocations["double"]
+    (84, 'node1')
     """
+    check_order(dag, client)
     dag = select(dag, targets)
     if timeout is not None:
         check_seconds("timeout", timeout)

@@ -11,6 +11,7 @@ from handoff_dask._display.labels import duration_text, state_label, used_text
 from handoff_dask._display.markup import bar, state_counts
 from handoff_dask._display.palette import OTHERS, STATES, USED
 from handoff_dask._display.text import name_text
+from handoff_dask._error_texts import count
 from handoff_dask._model.progress import FailedAttempt, NodeLoad, Progress
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ def failure_lines(progress: Progress) -> list[str]:
     """Return lines about the attempts that failed or were lost since the previous update."""
     lines = [failure_line(attempt) for attempt in progress.failed_attempts]
     if progress.more_failed_attempts:
-        lines.insert(0, f"{progress.more_failed_attempts:,d} more attempts failed or were lost")
+        n = progress.more_failed_attempts
+        lines.insert(0, f"{count(n, 'more attempt')} failed or {'was' if n == 1 else 'were'} lost")
     return lines
 
 
@@ -274,7 +276,7 @@ class RichProgress:
             grid.add_row(Text(f"  {node.name}"), utilisation, Text(load_text(node)))
         times = [duration_text(progress.elapsed)]
         if progress.more_nodes:
-            times.insert(0, f"and {progress.more_nodes:,d} more nodes")
+            times.insert(0, f"and {count(progress.more_nodes, 'more node')}")
         if eta := eta_text(progress.eta, progress.known):
             times.append(eta)
         return Group(grid, Text("  " + ", ".join(times) + _staleness(progress)))
@@ -354,7 +356,7 @@ def progress_html(title: str, progress: Progress, failures: list[str]) -> str:
         for node in progress.nodes
     )
     if progress.more_nodes:
-        nodes += f"<tr><td colspan='3'>and {progress.more_nodes:,d} more nodes</td></tr>"
+        nodes += f"<tr><td colspan='3'>and {count(progress.more_nodes, 'more node')}</td></tr>"
     if nodes:
         html += f"<table style='color:inherit'><tbody>{nodes}</tbody></table>"
     return html + "".join(f"<div>&#10007; {escape(line)}</div>" for line in failures)

@@ -173,6 +173,13 @@ def test_nodes_with_memory_as_a_string(call, folder):
     ) in " ".join(err.split())
 
 
+def test_nodes_with_a_name_close_to_a_known_one(call, folder, caplog):
+    (folder / "plural.yaml").write_text("a: {cpu: 4, memory: 8GB, gpu: 1}\nb: {cpus: 2, memory: 8GB}\n")
+    with caplog.at_level("WARNING", "handoff_dask"):  # clusters of other tests silence pytest's handler
+        call("simulate", "pipeline:fine", "--nodes", "plural.yaml")
+    assert [r.getMessage() for r in caplog.records] == ["node 'b' offers 'cpus'; did you mean 'cpu'?"]
+
+
 def test_simulate(call):
     lines = call("simulate", "pipeline:fine", "--nodes", "nodes.yaml", "--durations", "3")[0].splitlines()[1:]
     assert lines[:4] == [
@@ -216,7 +223,7 @@ def test_simulate_with_durations_from_a_history(call, call_json, folder):
     found = call_json("simulate", "pipeline:pairs", "--nodes", "nodes.yaml", "--history", "h.db")
     assert 0 < found["makespan"] < 1
     _, err = call("simulate", "pipeline:slow", "--nodes", "nodes.yaml", "--history", "h.db", code=2)
-    assert "durations has no entry for functions 'nap'" in err
+    assert "durations has no entry for function 'nap'" in err
 
 
 def test_simulate_a_function_that_fits_on_no_node(call):

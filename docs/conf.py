@@ -30,6 +30,7 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
+pygments_dark_style = "github-dark"  # the default underlines names, as if they were links
 html_title = f"handoff_dask {version}"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]

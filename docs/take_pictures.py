@@ -1,9 +1,9 @@
-"""Take the pictures of docs/appearance.md: README, front page, notebook and dashboard, in light and dark.
+"""Take the pictures of docs/appearance.md: README, front page, notebook and dashboard.
 
     tox -e docs && python docs/take_pictures.py
 
 Needs ``pip install -e '.[test,docs]'``, Chromium and its driver (on Debian: ``apt-get install chromium
-chromium-driver``). Writes docs/images/appearance/, and docs/images/dashboard.png for the README.
+chromium-driver``). Writes docs/images/appearance/.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from distributed import Client, Scheduler, SpecCluster, Worker
 from markdown_it import MarkdownIt
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
@@ -67,6 +68,7 @@ def take(
     time.sleep(settle)
     path.parent.mkdir(exist_ok=True)
     driver.save_screenshot(str(path))
+    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
     print(path.relative_to(DOCS))
 
 
@@ -78,11 +80,11 @@ def clean(n: int) -> int:
     return n
 
 
-def train(n: int, flaky: bool) -> int:
+def train(*rows: int, flaky: bool) -> int:
     time.sleep(1.5)
     if flaky and handoff.current().attempt == 1:
         raise MemoryError("out of GPU memory")
-    return n
+    return sum(rows)
 
 
 def evaluate(*scores: int) -> int:
@@ -100,7 +102,7 @@ def survey() -> DAG:
         dag.add_function(
             Function(
                 ("train", n),
-                lambda *rows, flaky: train(sum(rows), flaky),
+                train,
                 args=inputs,
                 extra_kwargs={"flaky": n == 1},
                 cost={"cpu": 2, "gpu": 1, "memory": 6_000},
@@ -164,10 +166,10 @@ def main() -> None:
         for scheme in ("light", "dark"):
             take(driver, readme.as_uri(), PICTURES / f"readme-{scheme}.png", scheme, 900, 1100)
             take(driver, (HTML / "index.html").as_uri(), PICTURES / f"front-{scheme}.png", scheme, 1280, 1000)
-            notebook = (HTML / "notebooks" / "getting_started.html").as_uri()
+            notebook = (HTML / "notebooks" / "getting_started.html").as_uri() + "#a-dag"
             take(driver, notebook, PICTURES / f"notebook-{scheme}.png", scheme, 1280, 1000)
-            with dashboard() as page:
-                take(driver, page, PICTURES / f"dashboard-{scheme}.png", scheme, 1200, 1300, settle=4)
+        with dashboard() as page:  # Dask's dashboard is always light
+            take(driver, page, PICTURES / "dashboard.png", "light", 1200, 1500, settle=4)
     readme.unlink()
 
 

@@ -1,4 +1,4 @@
-"""Parts of the messages of :mod:`handoff_dask.exceptions`."""
+"""Parts of the messages of :mod:`handoff_dask.exceptions`, and numbers with their nouns."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")
 
 #: The node's name in a run without a cluster.
 _LOCAL = "local"
+
+
+def count(n: int, noun: str) -> str:
+    """Return a number and its noun: ``1 function``, ``2 functions``."""
+    return f"{n:,d} {plural(n, noun)}"
+
+
+def plural(n: int, noun: str) -> str:
+    """Return the noun of ``n`` things: ``function`` or ``functions``."""
+    return noun if n == 1 else f"{noun}s"
 
 
 def bullet_list(items: Iterable[str], total: int) -> str:

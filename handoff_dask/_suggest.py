@@ -26,6 +26,9 @@ T = TypeVar("T")
 #: Most names to compare with. A comparison takes some microseconds.
 _MAX_NAMES = 5_000
 
+#: Most ids to list.
+_MAX_LISTED = 3
+
 #: Least similarity of a suggestion, as ``difflib`` measures it. That of ``gpu`` and ``cpu`` is 0.67.
 _CUTOFF = 0.7
 
@@ -41,6 +44,16 @@ def suggestion(wrong: object, names: Iterable[object]) -> str:
     """
     found = _closest(_text(wrong), {_text(name): name for name in islice(names, _MAX_NAMES)})
     return "" if found is None else f"; did you mean {found}?"
+
+
+def tuples_of(first: object, ids: Iterable[object]) -> str:
+    """Return ``"; ids that begin like it: ('part', 0), ('part', 1)"`` for the first item of ids, or ""."""
+    text = _text(first)
+    found = [id for id in ids if isinstance(id, tuple) and id and _text(id[0]) == text]
+    if not found:
+        return ""
+    more = f" and {len(found) - _MAX_LISTED:,d} more" if len(found) > _MAX_LISTED else ""
+    return f"; ids that begin like it: {', '.join(map(repr, found[:_MAX_LISTED]))}{more}"
 
 
 def _closest(wrong: str, names: dict[str, object]) -> str | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from handoff_dask._model import hooks
 
 MODULES = {
-    # Presentation of values: `_repr_html_`, a run in a notebook, `repr(result)`.
+    # Presentation of values: `_repr_html_`, a run in a notebook, `repr(result)`, `str(records)`.
     "html": "handoff_dask._display.html",
     "live": "handoff_dask._display.live",
     "text": "handoff_dask._display.text",
+    "table": "handoff_dask._display.table",
     # Long methods that need optional packages: `timeline()`, `visualize()`, `to_pandas()`.
     "timeline": "handoff_dask._display.timeline",
     "graph": "handoff_dask._display.graph",

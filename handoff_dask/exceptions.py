@@ -13,7 +13,15 @@ import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from handoff_dask._error_texts import MAX_LISTED, advise_modules, bullet_list, list_attempts, same_error
+from handoff_dask._error_texts import (
+    MAX_LISTED,
+    advise_modules,
+    bullet_list,
+    count,
+    list_attempts,
+    plural,
+    same_error,
+)
 from handoff_dask._suggest import suggestion
 
 if TYPE_CHECKING:
@@ -397,14 +405,11 @@ class FunctionFailedError(RunError):
     def __str__(self) -> str:
         if self.others:
             lines = (failure._summary_line() for failure in self.failures[:MAX_LISTED])
-            count = 1 + len(self.others)
-            head = f"{count} functions of DAG {self.dag_id!r} failed"
-            return "\n".join([f"{head}:\n{bullet_list(lines, count)}", *advise_modules(self.failures)])
+            n = 1 + len(self.others)
+            head = f"{n} functions of DAG {self.dag_id!r} failed"
+            return "\n".join([f"{head}:\n{bullet_list(lines, n)}", *advise_modules(self.failures)])
         n = len(self.attempts)
-        head = (
-            f"function {self.function_id!r} of DAG {self.dag_id!r} failed"
-            f" after {n} attempt{'s' if n != 1 else ''}"
-        )
+        head = f"function {self.function_id!r} of DAG {self.dag_id!r} failed after {count(n, 'attempt')}"
         if self.reason is not None:
             head = (
                 f"the result of function {self.function_id!r} of DAG {self.dag_id!r} could not be fetched:"
@@ -427,7 +432,7 @@ class FunctionFailedError(RunError):
 
 
 class AllocationError(RunError):
-    """Functions ask for more than any node can ever offer.
+    """Functions ask for more than any node offers: before the run starts, or since nodes have left it.
 
     Attributes
     ----------
@@ -443,7 +448,9 @@ class AllocationError(RunError):
     def __str__(self) -> str:
         lines = bullet_list(map(str, self.shortfalls[:MAX_LISTED]), len(self.shortfalls))
         remedies = dict.fromkeys(s.remedy for s in self.shortfalls[:MAX_LISTED] if s.remedy)
-        return "\n".join([f"DAG {self.dag_id!r} cannot be placed:", lines, *remedies])
+        started = any(s.waited is not None for s in self.shortfalls)
+        head = f"DAG {self.dag_id!r} cannot {'go on' if started else 'be placed'}:"
+        return "\n".join([head, lines, *remedies])
 
 
 class AllocatorError(RunError):
@@ -526,5 +533,5 @@ class RunTimeoutError(RunError, TimeoutError):
     def __str__(self) -> str:
         return (
             f"run {self.run_id} of DAG {self.dag_id!r} exceeded its timeout of {self.timeout:g} s with"
-            f" {self.finished} of {self.total} functions finished"
+            f" {self.finished} of {self.total} {plural(self.total, 'function')} finished"
         )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 
+import dask.array
+import dask.bag
+import distributed
 import pytest
 
 import handoff_dask as handoff
 from handoff_dask import DAG, Collocated, Function
+from handoff_dask._adapter import cluster
 from handoff_dask.exceptions import NodeNotFoundError, RunNotFoundError
 
 NODES = {"node1": {"cpu": 4, "memory": "8GB"}, "big": {"cpu": 8, "memory": "16GB", "gpu": 1}}
@@ -28,6 +32,16 @@ def simulate(nodes=NODES, limits=None, **fields):
     return handoff.simulate(dag_of(Function("f", work, **fields)), nodes, limits=limits)
 
 
+class Future(distributed.Future):
+    """A future without a cluster."""
+
+    def __init__(self):
+        self.key = "f"
+
+    def __del__(self):
+        pass
+
+
 def decorated():
     dag = DAG("d")
 
@@ -46,8 +60,22 @@ def decorated():
     return dag.validate()
 
 
+def decorated_with_a_parameter():
+    dag = DAG("d")
+
+    @dag.function
+    def scale(path):
+        return path
+
+    return dag
+
+
 MISTAKES = {
     # ids of functions
+    "id that is taken, as in a notebook cell that is run twice": (
+        lambda: dag_of(Function("load", work), Function("load", work)),
+        "DAG 'd': there is already a function 'load'; give another id, or start with a new DAG",
+    ),
     "argument": (
         lambda: dag_of(Function("load", work), Function("f", work, args=["laod"])).validate(),
         "DAG 'd': function 'f' depends on 'laod', which is not in the DAG; did you mean 'load'?",
@@ -60,6 +88,38 @@ MISTAKES = {
         lambda: dag_of(Function("doubled", work, args=["double"])).validate(),
         "DAG 'd': function 'doubled' depends on 'double', which is not in the DAG",
     ),
+    "code instead of its id": (
+        lambda: dag_of(Function("load", work), Function("f", len, args=[work])).validate(),
+        "DAG 'd': function 'f' depends on <function work>, which is not in the DAG; give its id, 'load'",
+    ),
+    "code that is not in the DAG": (
+        lambda: dag_of(Function("f", work, args=[len])).validate(),
+        "DAG 'd': function 'f' depends on <built-in function len>, which is not in the DAG; add a function"
+        " with this code, and give its id",
+    ),
+    "Function instead of its id": (
+        lambda: dag_of(load := Function("load", work), Function("f", len, args=[load])).validate(),
+        "DAG 'd': function 'f' depends on Function(id='load', code=work), which is not in the DAG; give its"
+        " id, 'load'",
+    ),
+    "value as an argument": (
+        lambda: dag_of(Function("load", work), Function("f", work, args=["load", 3])).validate(),
+        "DAG 'd': function 'f' depends on 3, which is not in the DAG; values go in extra_args",
+    ),
+    "number that resembles other ids": (
+        lambda: dag_of(Function(1, work), Function(2, work, args=[3])).validate(),
+        "DAG 'd': function 2 depends on 3, which is not in the DAG",
+    ),
+    "list as an argument": (
+        lambda: dag_of(Function("f", work, args=[[1, 2]])).validate(),
+        "DAG 'd': function 'f': [1, 2] is not hashable, so it cannot be a function id; values go in"
+        " extra_args",
+    ),
+    "Delayed as an argument": (
+        lambda: dag_of(Function("f", work, args=[dask.delayed(1, name="x")])).validate(),
+        "DAG 'd': function 'f' depends on Delayed('x'), which is not in the DAG; compute it, or convert the"
+        " whole program with DAG.from_delayed",
+    ),
     "collocation": (
         lambda: dag_of(Function("load", work), Function("f", work, node=Collocated("loda"))).validate(),
         "DAG 'd': function 'f' is collocated with 'loda', which is not in the DAG; did you mean 'load'?",
@@ -71,6 +131,11 @@ MISTAKES = {
         " did you mean 'source'?\n"
         "  - function 'double': parameter 'factor' has no value: function 'factor' was added later;"
         " add it first",
+    ),
+    "parameter that resembles no id": (
+        lambda: decorated_with_a_parameter().validate(),
+        "DAG 'd': function 'scale': parameter 'path' has no value: there is no function 'path' in this DAG;"
+        " give it a default value, or pass it with extra_args or extra_kwargs",
     ),
     "item of a DAG": (
         lambda: dag_of(Function("load", work))["Load"],
@@ -103,9 +168,34 @@ MISTAKES = {
     ),
     "durations": (
         lambda: handoff.simulate(dag_of(Function("load", work)), NODES, {"lload": 1}),
-        "durations has no entry for functions 'load'; did you mean 'lload'?",
+        "durations has no entry for function 'load'; did you mean 'lload'?",
+    ),
+    # values of Dask
+    "Delayed": (
+        lambda: dag_of(Function("f", work, extra_args=[1, dask.delayed(2)])).validate(),
+        "DAG 'd': function 'f': extra_args[1] is a Dask collection (Delayed): compute it, or convert the"
+        " whole program with DAG.from_delayed",
+    ),
+    "collection by keyword": (
+        lambda: dag_of(Function("f", dict, extra_kwargs={"x": dask.bag.from_sequence([1])})).validate(),
+        "DAG 'd': function 'f': extra_kwargs['x'] is a Dask collection (Bag): compute it, or convert the"
+        " whole program with DAG.from_delayed",
+    ),
+    "future": (
+        lambda: dag_of(Function("f", work, extra_args=[Future()])).validate(),
+        "DAG 'd': function 'f': extra_args[0] is a Future: pass its value, future.result(), or make it a"
+        " function of the DAG",
     ),
     # options and fields
+    "order of arguments of execute": (
+        lambda: handoff.execute("tcp://192.0.2.1:8786", dag_of()),
+        "dag and client are swapped: the DAG comes first",
+    ),
+    "order of arguments of submit": (
+        lambda: handoff.submit(client=dag_of(), dag=object()),
+        "dag and client are swapped: the DAG comes first",
+    ),
+    "no DAG": (lambda: handoff.execute(3), "dag must be a handoff_dask.DAG, not 3"),
     "option of execute": (
         lambda: handoff.execute(dag_of(), max_retry=3),
         "execute() got an unexpected keyword argument 'max_retry'; did you mean 'max_retries'?",
@@ -145,6 +235,10 @@ MISTAKES = {
     "field of a decorated function": (
         lambda: DAG("d").function(nodes="node1"),
         "DAG.function() got an unexpected keyword argument 'nodes'; did you mean 'node'?",
+    ),
+    "cost of a decorated function": (
+        lambda: DAG("d").function({"cpu": 1}),
+        "DAG.function() takes the cost by keyword: @dag.function(cost={'cpu': 1})",
     ),
     "parameter of Dask": (
         lambda: Function("f", work, resources={"gpu": 1}),
@@ -218,6 +312,20 @@ MISTAKES = {
         " \"512 MiB\", not '4096'",
     ),
     # nodes
+    "number of nodes": (
+        lambda: handoff.local_cluster(n_workers=2),
+        "local_cluster() missing required argument 'nodes': nodes must map names to capacities, such as"
+        ' {"node1": {"cpu": 4, "memory": "8GB"}}',
+    ),
+    "list of nodes": (
+        lambda: handoff.local_cluster([{"cpu": 4}]),
+        'nodes must map names to capacities, such as {"node1": {"cpu": 4, "memory": "8GB"}},'
+        " not [{'cpu': 4}]",
+    ),
+    "list of nodes to simulate": (
+        lambda: simulate(["node1"]),
+        'nodes must map names to capacities, such as {"node1": {"cpu": 4, "memory": "8GB"}}, not [\'node1\']',
+    ),
     "pin": (
         lambda: simulate(node="node-1"),
         "DAG 'd' cannot be placed:\n"
@@ -255,6 +363,40 @@ def test_message(mistake):
     with pytest.raises((ValueError, TypeError, KeyError, handoff.HandoffError)) as caught:
         make()
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    "run", [handoff.execute, handoff.submit, handoff.execute_local, lambda dag: handoff.simulate(dag, NODES)]
+)
+@pytest.mark.parametrize("value", [dask.delayed(1), dask.array.ones(3), Future()])
+def test_values_of_dask_are_refused_before_anything_starts(run, value):
+    with pytest.raises(handoff.InvalidFunctionError, match=r"extra_args\[0\] is a (Dask collection|Future)"):
+        run(dag_of(Function("f", work, extra_args=[value])))
+
+
+def test_values_that_only_resemble_collections():
+    """As xarray's types, which have a graph only if they contain a Dask array."""
+
+    class Lazy:
+        def __init__(self, graph):
+            self.graph = graph
+
+        def __dask_graph__(self):
+            return self.graph
+
+    class Broken:
+        def __dask_graph__(self):
+            raise RuntimeError
+
+    class Unhashable(type):
+        __hash__ = None
+
+    class Odd(metaclass=Unhashable):
+        pass
+
+    dag_of(Function("f", work, extra_args=[Odd(), Lazy(None), Broken(), Lazy, dask.delayed])).validate()
+    with pytest.raises(handoff.InvalidFunctionError, match=r"a Dask collection \(Lazy\)"):
+        dag_of(Function("f", work, extra_args=[Lazy({})])).validate()
 
 
 def test_names_of_nodes_and_ids_of_runs():
@@ -297,5 +439,53 @@ def test_fifty_nodes_take_a_line_for_each_lack():
 
 def test_memory_in_bytes_in_the_capacity_of_a_node():
     text = "node 'a': memory is in MB, but 8000000000 looks like bytes; did you mean 7629?"
-    with pytest.warns(UserWarning, match=re.escape(text)):
-        simulate({"a": {"cpu": 1, "memory": 8e9}})
+    with pytest.warns(UserWarning, match=re.escape(text)) as caught:
+        handoff.simulate(dag_of(), {"a": {"cpu": 1, "memory": 8e9}})
+    assert caught[0].filename == __file__
+
+
+CLOSE = {
+    "cpu": ["cpus", "CPU", "num_cpus", "ncpus", "cpuu"],
+    "gpu": ["gpus", "GPU", "GPUs", "n_gpus"],
+    "memory": ["mem", "Memory", "memroy", "memor"],
+}
+
+
+@pytest.fixture
+def logged(caplog):
+    with caplog.at_level("WARNING", "handoff_dask"):  # clusters of other tests silence pytest's handler
+        yield lambda: [r.getMessage() for r in caplog.records if r.name == "handoff_dask"]
+
+
+def simulate_nothing(nodes):
+    handoff.simulate(dag_of(), nodes)
+
+
+def start_no_cluster(nodes):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "SpecCluster", lambda *, workers, scheduler, **options: None)
+        handoff.local_cluster(nodes)
+
+
+@pytest.mark.parametrize(("meant", "offered"), [(m, o) for m, names in CLOSE.items() for o in names])
+@pytest.mark.parametrize("start", [simulate_nothing, start_no_cluster])
+def test_names_of_resources_that_are_close_to_known_ones(logged, start, meant, offered):
+    nodes = {"a": {"cpu": 1, "gpu": 1, "memory": 4, "threads": 1}}
+    nodes["a"][offered] = nodes["a"].pop(meant)
+    start(nodes)
+    assert logged() == [f"node 'a' offers {offered!r}; did you mean {meant!r}?"]
+
+
+def test_many_nodes_with_one_such_name_take_one_warning(logged):
+    simulate_nothing({f"n{i}": {"cpu": 1, "gpus": 1} for i in range(50)})
+    simulate_nothing({f"n{i}": {"cpus": 1} for i in range(2)})
+    assert logged() == [
+        "nodes 'n0', 'n1', 'n2' and 47 more offer 'gpus'; did you mean 'gpu'?",
+        "nodes 'n0', 'n1' offer 'cpus'; did you mean 'cpu'?",
+    ]
+
+
+def test_names_of_other_resources(logged):
+    names = ["tpu", "vgpu", "gpu_memory", "memory_bandwidth", "licence", "db", "network", "disk", "c", "me"]
+    simulate_nothing({"a": dict.fromkeys(names, 1), "b": {"cpu": 1, "cpus": 2}})
+    assert logged() == []

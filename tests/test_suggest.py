@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 import handoff_dask as handoff
-from handoff_dask._suggest import suggestion
+from handoff_dask._suggest import suggestion, tuples_of
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,12 @@ def test_only_the_first_of_very_many_names_are_compared():
 def test_signatures_stay_as_they_are(call):
     assert all(p.kind is not p.VAR_KEYWORD for p in inspect.signature(call).parameters.values())
     assert call.__doc__
+
+
+def test_ids_that_begin_with_a_name():
+    ids = ["other", *(("part", i) for i in range(5)), (), ("3", 0), (3, 1)]
+    assert tuples_of("part", ids) == (
+        "; ids that begin like it: ('part', 0), ('part', 1), ('part', 2) and 2 more"
+    )
+    assert tuples_of("3", ids) == "; ids that begin like it: ('3', 0), (3, 1)"
+    assert tuples_of("other", ids) == ""

@@ -32,6 +32,8 @@ class ActiveRun:
         Whether the client has released its handle to the run, so that no more requests about it will come.
     broken : str or None
         The plugin's own error that ended the run.
+    cancelled : str or None
+        Why the run was cancelled; None if it was not, or because futures were released.
     to_release : list
         Keys of tasks to release: the run has ended and does not need them.
     estimate : Estimate
@@ -50,6 +52,7 @@ class ActiveRun:
         self.errors: dict[int, Any] = {}
         self.handle_released = False
         self.broken: str | None = None
+        self.cancelled: str | None = None
         self.to_release: list[Any] = []
         self.estimate = Estimate()
         self.code_counts = CodeCounts()
@@ -67,5 +70,5 @@ class ActiveRun:
             elapsed=(now if self.ended is None else self.ended) - self.submitted,
             counts={NAMES[state]: n for state, n in run.counts.items() if n},
             priority=run.spec.priority,
-            error=error_of(run, self.broken),
+            error=error_of(run, self.broken, self.cancelled),
         )

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from handoff_dask._model.records import Summary
-from handoff_dask._model.runinfo import RunInfo
+from handoff_dask._model.runinfo import FUTURES_RELEASED, RunInfo
 from handoff_dask._scheduling.functions import NAMES, State
 from handoff_dask._scheduling.runs import Run, RunStatus
 
@@ -147,22 +147,32 @@ class Archive:
         return list(self._runs)
 
 
-def error_of(run: Run, broken: str | None) -> str | None:
-    """Describe why a run failed; None if it finished, is still running, or was cancelled.
+def error_of(run: Run, broken: str | None, cancelled: str | None = None) -> str | None:
+    """Describe why a run failed or was cancelled; None if it finished or is still running.
 
-    ``broken`` is the plugin's own error that ended the run, if any.
+    Parameters
+    ----------
+    run : Run
+    broken : str or None
+        The plugin's own error that ended the run, if any.
+    cancelled : str, optional
+        Why the run was cancelled. If not given, it was cancelled because functions that it needs were
+        released.
     """
     if broken is not None:
         return f"handoff_dask failed on the scheduler: {broken}"
     if run.fault is not None:
         return f"its allocator failed: {run.fault}"
+    if run.status is RunStatus.CANCELLED:
+        return cancelled or FUTURES_RELEASED
     if run.status is not RunStatus.FAILED:
         return None
     if run.shortfalls:
         texts = list(dict.fromkeys(map(str, run.shortfalls[:SHORTFALLS])))
         if len(run.shortfalls) > SHORTFALLS:
             texts.append(f"and {len(run.shortfalls) - SHORTFALLS:,d} more")
-        return "it cannot be placed: " + "; ".join(texts)
+        started = any(s.waited is not None for s in run.shortfalls)
+        return f"it cannot {'go on' if started else 'be placed'}: " + "; ".join(texts)
     if run.failed:
         f = run.failed[0]
         return f"function {f.id!r} failed: {f.attempts[-1].error if f.attempts else 'it fits on no node'}"

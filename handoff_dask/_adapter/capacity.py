@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -13,13 +14,15 @@ from distributed.system import MEMORY_LIMIT
 
 from handoff_dask._adapter._dask.workers import declared_resources, memory_limit
 from handoff_dask._adapter.messages import PROTOCOL
-from handoff_dask._model.resources import GPU, MB, THREADS, UNIT, to_units
+from handoff_dask._model.resources import GPU, MB, THREADS, UNIT, hint_at_names, to_units
 from handoff_dask._scheduling.node import Node
 from handoff_dask._version import __version__
 
 if TYPE_CHECKING:
     from distributed import Worker
     from distributed.scheduler import WorkerState
+
+logger = logging.getLogger("handoff_dask")
 
 
 @cache
@@ -63,6 +66,12 @@ def capacity_of(
     capacity = {name: units for name, units in capacity.items() if units}
     capacity[THREADS] = ws.nthreads * UNIT
     return capacity
+
+
+def log_hints(nodes: Mapping[Any, Mapping[str, Any]]) -> None:
+    """Log a warning for each resource of the nodes whose name is probably misspelt."""
+    for hint in hint_at_names(nodes):
+        logger.warning("%s", hint)
 
 
 def _is_amount(amount: Any) -> bool:

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import signature
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from dask.system import CPU_COUNT
 from distributed import Nanny, Scheduler, Security, SpecCluster, Worker
 from distributed.system import MEMORY_LIMIT
 
-from handoff_dask._adapter.capacity import count_gpus
+from handoff_dask._adapter.capacity import count_gpus, log_hints
+from handoff_dask._adapter.quiet import QuietFailures
 from handoff_dask._adapter.shared import shared
-from handoff_dask._model.resources import GPU, MB, THREADS, UNIT, parse_nodes, to_number
+from handoff_dask._model.resources import GPU, MB, NODES_SHAPE, THREADS, UNIT, parse_nodes, to_number
 from handoff_dask._suggest import check_keywords
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
+
+def _require_nodes(start: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function so that the error for missing ``nodes`` shows what they look like."""
+
+    @functools.wraps(start)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not args and "nodes" not in kwargs:
+            raise TypeError(f"{start.__name__}() missing required argument 'nodes': {NODES_SHAPE}")
+        return start(*args, **kwargs)
+
+    return checked
+
+
+@_require_nodes
 def local_cluster(
     nodes: Mapping[Any, Mapping[str, Any]],
     *,
@@ -35,7 +53,8 @@ def local_cluster(
         ``max(1, int(cpu))`` threads unless ``threads`` is given. The amounts limit which functions run at
         the same time; the operating system does not enforce them.
     processes : bool
-        Run each node in a separate process. Otherwise all nodes run in this process.
+        Run each node in a separate process. Otherwise all nodes run in this process, and Dask's log leaves
+        out failed attempts, which the errors of their runs describe.
     asynchronous : bool
         Create the cluster for an asynchronous client: ``async with local_cluster(..., asynchronous=True)``.
     security : distributed.Security or bool, optional
@@ -69,6 +88,7 @@ def local_cluster(
     elif not isinstance(security, Security):
         raise TypeError(f"security must be a distributed.Security or True, not {security!r}")
     parsed = parse_nodes(nodes)
+    log_hints(nodes)
     protocol = "tls" if security is not None else "tcp" if processes else "inproc"
     workers = {}
     for name, capacity in nodes.items():
@@ -88,6 +108,8 @@ def local_cluster(
         }
         if processes:
             worker["silence_logs"] = logging.ERROR
+        else:
+            worker["plugins"] = (QuietFailures(),)
         workers[name] = {"cls": Nanny if processes else Worker, "options": worker}
     scheduler: dict[str, Any] = {
         "protocol": protocol,

@@ -11,6 +11,7 @@ import dask
 from dask.base import is_dask_collection
 from dask.highlevelgraph import HighLevelGraph
 from dask.utils import ensure_dict, funcname
+from distributed import Future
 
 from handoff_dask._adapter._dask.graphs import (
     Alias,
@@ -151,10 +152,15 @@ def functions_of_collection(obj: Any, dag_id: Hashable, cost: Chooser, node: Cho
     collections: list[Any] = []
     whole = _to_task(obj, collections)
     if not collections:
-        raise TypeError(
+        text = (
             "DAG.from_delayed takes a Dask collection, such as one from dask.delayed, or a list, tuple, set"
             f" or dict of collections, not {obj!r}"
         )
+        if any(isinstance(o, Future) for o in (obj if isinstance(obj, (list, tuple, set)) else [obj])):
+            text += (
+                ": convert the collection before compute(), or pass the value of the future, future.result()"
+            )
+        raise TypeError(text)
     graph: dict[Any, Any] = {}
     annotations: dict[Any, dict[str, Any]] = {}
     for collection in collections:
@@ -280,6 +286,8 @@ class _Conversion:
         if not (cost is None or callable(cost) or isinstance(cost, Mapping)):
             raise TypeError(f"cost must be a mapping, or a callable of key and task, not {cost!r}")
         self.dag_id = dag_id
+        #: Keys of results on a cluster, which the converted graph lacks.
+        self.persisted = {key for key, task in graph.items() if isinstance(task, Future)}
         self.graph: dict[Any, GraphNode] = convert_graph(graph)
         self.result = next(iter(extra), None) if extra else None
         self.graph.update(extra or {})
@@ -323,15 +331,36 @@ class _Conversion:
                     elif need not in seen:
                         stack.append((need, False))
         if missing:
-            texts = [
-                f"output {need!r} is not a key of the graph"
-                if key is None
-                else f"task {key!r} needs {need!r}, which is missing from the graph: if it is a future or"
-                " persisted data on a cluster, pass its value instead"
-                for key, need in missing
-            ]
-            raise MissingFunctionError(self.dag_id, texts, missing)
+            raise MissingFunctionError(
+                self.dag_id,
+                self._missing_texts(missing),
+                [(self._name(key), need) for key, need in missing],
+            )
         return order
+
+    def _missing_texts(self, missing: list[tuple[Any, Any]]) -> list[str]:
+        """Describe missing keys, each with the key that needs it, or None if it is requested itself."""
+        texts = []
+        if persisted := [need for _, need in missing if need in self.persisted]:
+            texts.append(
+                f"persisted results, such as {persisted[0]!r}, cannot be converted: compute them, or convert"
+                " the collection before persist()"
+            )
+        for key, need in missing:
+            if need in self.persisted:
+                continue
+            if key is None:
+                texts.append(f"output {need!r} is not a key of the graph")
+                continue
+            dependent = "the result" if key is self.result else f"task {key!r}"
+            texts.append(
+                f"{dependent} needs {need!r}, which is missing from the graph: if it is a future or"
+                " persisted data on a cluster, pass its value instead"
+            )
+        return texts
+
+    def _name(self, key: Any) -> Any:
+        return key if key is None or key is not self.result else _RESULT
 
     def _needs(self, key: Any) -> list[Any]:
         """Return the keys of the functions whose results a task takes, in the order of its arguments."""

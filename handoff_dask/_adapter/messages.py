@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from handoff_dask._adapter.checkpoint import CheckpointFile
 
 #: Version of the messages. Increment it with every change that a peer of another version would misunderstand.
-PROTOCOL = 7
+PROTOCOL = 8
 
 #: Name of the plugins, of their task annotation, and of the scheduler's metadata entry that announces them.
 NAME = "handoff"

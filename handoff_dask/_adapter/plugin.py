@@ -47,6 +47,7 @@ from handoff_dask._adapter.requests import Requests
 from handoff_dask._adapter.snapshot import RecentFailures
 from handoff_dask._adapter.stopping import AttemptStopper
 from handoff_dask._adapter.webpage import Webpage
+from handoff_dask._model.runinfo import CLIENT_CLOSED, CLIENT_LOST, FUTURES_RELEASED, RESTARTED
 from handoff_dask._model.used import Used
 from handoff_dask._scheduling.decisions import Stop
 from handoff_dask._scheduling.explain import explain_loss
@@ -165,7 +166,9 @@ class HandoffPlugin(SchedulerPlugin):
         """Cancel the runs whose graphs have not arrived: the restart discarded Dask's tasks and metadata."""
         for active in self.runs.values():
             if active.task_count is None and not active.run.ended:
-                self.state.run_cancelled(active.run.spec.run_id)
+                self.cancel(active, RESTARTED)
+            elif active.ended is None:  # the restart has just released its tasks
+                active.cancelled = RESTARTED
         self.wake()
         scheduler.set_metadata([NAME], {"version": __version__, "protocol": PROTOCOL})
 
@@ -211,16 +214,22 @@ class HandoffPlugin(SchedulerPlugin):
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Cancel the runs of a client that has left, unless it may reconnect."""
         if client not in self.disconnected:
-            self._client_gone(client)
+            self._client_gone(client, CLIENT_CLOSED)
 
-    def _client_gone(self, client: str) -> None:
+    def _client_gone(self, client: str, reason: str = CLIENT_LOST) -> None:
         """Cancel the runs of a client that will send no more requests about them."""
         for active in list(self.runs.values()):
             if active.client == client:
                 active.handle_released = True
-                if not active.run.ended:
-                    self.state.run_cancelled(active.run.spec.run_id)
+                self.cancel(active, reason)
         self.wake()
+
+    def cancel(self, active: ActiveRun, reason: str) -> None:
+        """Cancel a run, unless it has ended."""
+        if active.ended is None and active.cancelled is None:  # events of this tick may have the same cause
+            active.cancelled = reason
+        if not active.run.ended:
+            self.state.run_cancelled(active.run.spec.run_id)
 
     # ------------------------------------------------------------------ hooks: tasks
 
@@ -418,8 +427,8 @@ class HandoffPlugin(SchedulerPlugin):
         If the run's graph has not arrived yet, it was lost in transit, and the run is cancelled.
         """
         active.handle_released = True
-        if active.task_count is None and not active.run.ended:
-            self.state.run_cancelled(active.run.spec.run_id)
+        if active.task_count is None:
+            self.cancel(active, FUTURES_RELEASED)
         self.wake()
 
     def _seceded(self, *, key: Hashable, run_id: int, **kwargs: Any) -> None:

@@ -131,12 +131,12 @@ class Requests:
         plugin.wake()
         return {"runs": answer}
 
-    async def cancel(self, run_id: str) -> bool:
-        """Cancel a run. Return False if the run is unknown or has already ended."""
+    async def cancel(self, run_id: str, reason: str) -> bool:
+        """Cancel a run for this reason. Return False if the run is unknown or has already ended."""
         active = self._plugin.runs.get(run_id)
         if active is None or active.run.ended:
             return False
-        self._plugin.state.run_cancelled(run_id)
+        self._plugin.cancel(active, reason)
         self._plugin.wake()
         return True
 
@@ -151,7 +151,7 @@ class Requests:
             "broken": active.broken,
             "fault": run.fault,
             "shortfalls": pickle.dumps(run.shortfalls),
-            "error": error_of(run, active.broken),
+            "error": error_of(run, active.broken, active.cancelled),
             "failed": [f.number for f in run.failed],
         }
 

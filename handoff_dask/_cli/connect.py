@@ -12,7 +12,7 @@ from distributed import Client
 
 from handoff_dask._adapter.cluster import local_cluster
 from handoff_dask._adapter.shared import close_at_exit
-from handoff_dask._cli.errors import ExitCode, Failure
+from handoff_dask._cli.errors import ExitCode, Failure, use_given_nodes
 from handoff_dask._cli.interrupts import IgnoreInterrupts, block_interrupts_in_children, defer_interrupts
 from handoff_dask._cli.loading import load_nodes
 from handoff_dask._client.session import resolve_client
@@ -85,9 +85,11 @@ def cluster_for(
         with connected(address, timeout) as client:
             yield client
     elif nodes is not None:
+        use_given_nodes(nodes)
         with _local_nodes(load_nodes(nodes), processes) as client:
             yield client
     elif processes:
         raise click.UsageError("--processes applies to the nodes of --nodes: pass --nodes FILE too")
     else:
+        use_given_nodes(None)
         yield resolve_client(None, reuse=True)[0]

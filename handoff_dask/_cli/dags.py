@@ -9,8 +9,9 @@ import click
 
 from handoff_dask._cli.errors import ExitCode, Failure, debug_option
 from handoff_dask._cli.loading import load_dag, select, target_option
-from handoff_dask._cli.output import count, reserve_stdout, table
+from handoff_dask._cli.output import reserve_stdout, table
 from handoff_dask._display.groups import cost_text
+from handoff_dask._error_texts import count
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function, code_name
 from handoff_dask._model.safe_repr import safe_str

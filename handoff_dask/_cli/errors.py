@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from handoff_dask._cli.remedies import for_given_nodes, name_options
 from handoff_dask.exceptions import (
     AllocationError,
     CheckpointError,
@@ -24,6 +25,9 @@ from handoff_dask.exceptions import (
     RunError,
     RunNotFoundError,
 )
+
+#: Key of what :func:`use_given_nodes` notes.
+_NODES = "handoff_dask.nodes"
 
 
 class ExitCode(IntEnum):
@@ -73,14 +77,27 @@ def code_of(error: BaseException) -> ExitCode:
 def message_of(error: BaseException) -> str:
     """Return the error message for an exception."""
     if isinstance(error, AllocationError):
-        # The exception suggests a Python argument: name the option instead.
-        return str(error).replace("wait_for_nodes=SECONDS", "--wait-for-nodes SECONDS")
+        text, meta = str(error), _meta()
+        if _NODES in meta:
+            text = for_given_nodes(text, meta[_NODES])
+        return name_options(text)
     if isinstance(error, (HandoffError, ImportError)):
         return str(error)
     return (
         f"{type(error).__name__}: {error}\nThis error is unexpected. Please report it with the output of"
         " --debug."
     )
+
+
+def use_given_nodes(file: str | None) -> None:
+    """Note for error messages that no cluster is used, but the nodes in a file, or only this machine."""
+    _meta()[_NODES] = file
+
+
+def _meta() -> dict[str, Any]:
+    """Return what the current call of the command has noted; an empty dict outside of one."""
+    context = click.get_current_context(silent=True)
+    return {} if context is None else context.find_root().meta
 
 
 @contextmanager

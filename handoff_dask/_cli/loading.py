@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,7 +69,8 @@ def _load_module(name: str) -> ModuleType:
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise Failure(f"no file {str(path)!r}")
+        hint = suggestion(path, sorted(map(str, path.parent.glob("*.py"))))
+        raise Failure(f"no file {str(path)!r}{hint}")
     path = path.resolve()
     _add_to_path(Path.cwd())
     _add_to_path(path.parent)
@@ -133,6 +134,8 @@ def load_nodes(path: str) -> dict[Any, dict[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise Failure(f"{path}: {error}") from error
     try:
+        if not isinstance(nodes, Mapping):  # parse_nodes shows a mapping in Python
+            raise TypeError(f"nodes must be a mapping of names to capacities, not {safe_repr(nodes)}")
         parse_nodes(nodes)
     except (TypeError, ValueError) as error:
         raise Failure(

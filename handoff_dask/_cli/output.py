@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import sys
 import time
@@ -14,16 +13,11 @@ from typing import Any, TextIO
 
 import click
 
-from handoff_dask._model.safe_repr import safe_repr, safe_str
+from handoff_dask._display.table import table_lines
+from handoff_dask._model.safe_repr import safe_repr
 
 #: Maximum number of functions in a table.
 MAX_ROWS = 30
-
-#: Minimum width of a truncated column, in characters.
-_MIN_WIDTH = 12
-
-#: Text that is aligned to the right, like numbers: percentages and durations.
-_QUANTITY = re.compile(r"[\d.,]+(%| (ms|s|min( \d+ s)?|h( \d+ min)?))")
 
 
 def table(
@@ -46,24 +40,8 @@ def table(
     total : int, optional
         Number of items, if ``rows`` does not contain all of them.
     """
-    listed = [tuple(row) for row in rows]
-    texts = [[_text(cell) for cell in row] for row in listed]
-    columns = list(zip(head, *texts, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    gaps = 2 * (len(head) - 1)
-    for name in truncate:
-        if name in head:
-            i, excess = list(head).index(name), sum(widths) + gaps - _width()
-            widths[i] = min(widths[i], max(_MIN_WIDTH, widths[i] - excess))
-    right = [_is_numbers([row[i] for row in listed]) for i in range(len(head))]
-    for line in (head, *texts):
-        cells = (
-            _truncate(cell, width).rjust(width) if to_right else _truncate(cell, width).ljust(width)
-            for cell, width, to_right in zip(line, widths, right, strict=True)
-        )
-        click.echo("  ".join(cells).rstrip())
-    if total is not None and total > len(listed):
-        click.echo(f"... and {total - len(listed):,d} more")
+    for line in table_lines(head, rows, truncate=truncate, total=total, width=_width()):
+        click.echo(line)
 
 
 def _width() -> int:
@@ -71,36 +49,9 @@ def _width() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 100_000
 
 
-def _is_numbers(column: Sequence[Any]) -> bool:
-    """Return whether all non-empty cells of a column are numbers, and there is at least one."""
-    cells = [cell for cell in column if cell is not None and cell != ""]
-    return bool(cells) and all(_is_number(cell) for cell in cells)
-
-
-def _is_number(cell: Any) -> bool:
-    if isinstance(cell, str):
-        return _QUANTITY.fullmatch(cell) is not None
-    return isinstance(cell, (int, float)) and not isinstance(cell, bool)
-
-
-def _text(cell: Any) -> str:
-    if cell is None:
-        return ""
-    return f"{cell:.12g}" if isinstance(cell, float) else " ".join(safe_str(cell).split())
-
-
-def _truncate(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."
-
-
 def timestamp_text(value: float) -> str:
     """Return seconds since the epoch as date and local time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
-
-
-def count(n: int, noun: str) -> str:
-    """Return a number and its noun: ``1 function``, ``2 functions``."""
-    return f"{n:,d} {noun}{'' if n == 1 else 's'}"
 
 
 def jsonable(value: Any) -> Any:

@@ -14,12 +14,14 @@ import click
 from handoff_dask._cli.connect import cluster_for, scheduler_options
 from handoff_dask._cli.errors import debug_option, message_of, user_errors
 from handoff_dask._cli.loading import find_ids, load_dag, select, target_option
-from handoff_dask._cli.output import MAX_ROWS, count, json_option, print_json, reserve_stdout, table
+from handoff_dask._cli.output import MAX_ROWS, json_option, print_json, reserve_stdout, table
 from handoff_dask._cli.placement import placement_options
 from handoff_dask._client.execute import execute
 from handoff_dask._client.options import DEFAULT_MAX_RETRIES
 from handoff_dask._client.result import Result
-from handoff_dask._display.labels import duration_text, memory_text, state_label
+from handoff_dask._display.labels import duration_text
+from handoff_dask._display.table import FUNCTION_COLUMNS, function_row
+from handoff_dask._error_texts import count
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import ISOLATION
 from handoff_dask._model.records import FunctionRecord
@@ -187,20 +189,12 @@ def _parse_keep(dag: DAG, keep: tuple[str, ...]) -> Any:
 
 def function_table(records: Mapping[Hashable, FunctionRecord], results: Mapping[Hashable, Any]) -> None:
     """Print the status, node, attempts and duration of each function, and its result if results are given."""
-    head = ["function", "status", "node", "attempts", "took", "cpu time", "memory"]
+    head = list(FUNCTION_COLUMNS)
     if results:
         head.append("result")
     rows = []
     for id, record in islice(records.items(), MAX_ROWS):
-        row = [
-            id,
-            state_label(record.status),
-            record.node,
-            len(record.attempts),
-            duration_text(record.duration),
-            duration_text(record.cpu_seconds),
-            memory_text(record.peak_memory, record.attempts[-1].peak_exact) if record.attempts else "",
-        ]
+        row = function_row(id, record)
         if results:
             row.append(safe_repr(results[id]) if id in results else None)
         rows.append(row)

@@ -6,14 +6,15 @@ from typing import Any
 
 import click
 
-from handoff_dask._cli.errors import debug_option, user_errors
+from handoff_dask._cli.errors import debug_option, use_given_nodes, user_errors
 from handoff_dask._cli.loading import load_dag, load_nodes, select, target_option
-from handoff_dask._cli.output import count, json_option, print_json, reserve_stdout, table
+from handoff_dask._cli.output import json_option, print_json, reserve_stdout, table
 from handoff_dask._cli.placement import placement_options
 from handoff_dask._client.history import History
 from handoff_dask._client.simulate import Schedule
 from handoff_dask._client.simulate import simulate as simulated
 from handoff_dask._display.labels import duration_text
+from handoff_dask._error_texts import count
 
 
 @click.command(short_help="Compute how long a DAG would take on given nodes.")
@@ -50,6 +51,7 @@ def simulate(
     history: str | None,
     strategy: str,
     max_concurrency: int | None,
+    limits: dict[str, Any] | None,
     as_json: bool,
 ) -> None:
     """Compute how long a DAG would take on real or hypothetical nodes, without running it.
@@ -61,16 +63,19 @@ def simulate(
     """
     if durations is not None and history is not None:
         raise click.UsageError("--durations and --history both set durations: pass only one of them")
+    use_given_nodes(path)
     capacities = load_nodes(path)
     with reserve_stdout(as_json) as out:
         dag = select(load_dag(target), targets)
         with user_errors():
-            schedule = _simulated(dag, capacities, durations, history, strategy, max_concurrency)
+            schedule = _simulated(dag, capacities, durations, history, strategy, max_concurrency, limits)
         if as_json:
             print_json(_document(schedule, strategy), out)
             return
     where = count(len(capacities), "node")
     click.echo(f"DAG {dag.id!r}: {count(len(dag), 'function')} on {where}, {strategy}")
+    if durations is None and history is None:
+        click.echo("Assuming that each function takes 1 s: --durations and --history set other durations.")
     click.echo()
     click.echo(f"makespan     {duration_text(schedule.makespan)}")
     bounds = schedule.bounds
@@ -87,8 +92,13 @@ def _simulated(
     history: str | None,
     strategy: str,
     max_concurrency: int | None,
+    limits: dict[str, Any] | None,
 ) -> Schedule:
-    options: dict[str, Any] = {"allocation_strategy": strategy, "max_concurrency": max_concurrency}
+    options: dict[str, Any] = {
+        "allocation_strategy": strategy,
+        "max_concurrency": max_concurrency,
+        "limits": limits,
+    }
     if history is None:
         return simulated(dag, nodes, 1.0 if durations is None else durations, **options)
     with History(history) as known:

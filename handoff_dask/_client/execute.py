@@ -17,6 +17,7 @@ from handoff_dask._client.options import (
     AllocatorLike,
     HistoryLike,
     RunOptions,
+    check_order,
     check_seconds,
     select,
     warn_if_empty,
@@ -30,6 +31,7 @@ from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Isolation
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.retry import RetryPolicy
+from handoff_dask._model.runinfo import INTERRUPTED
 from handoff_dask._suggest import suggest_keywords
 from handoff_dask.exceptions import RunError
 
@@ -123,7 +125,25 @@ def submit(
         The checkpoint directory cannot be created, written or listed.
     TypeError, ValueError
         An argument has the wrong type or an invalid value.
+
+    Examples
+    --------
+    >>> from distributed import Client
+    >>> from handoff_dask import DAG, local_cluster, submit
+    >>> dag = DAG("example")
+    >>> @dag.function(cost={"cpu": 1})
+    ... def source():
+    ...     return 42
+    >>> @dag.function(cost={"cpu": 2, "memory": "1GB"})
+    ... def double(source):
+    ...     return 2 * source
+    >>> with local_cluster({"node1": {"cpu": 4, "memory": "8GB"}}) as cluster, Client(cluster) as client:
+    ...     run = submit(dag, client)
+    ...     result = run.result()  # waits
+    >>> run.status, result["double"]
+    ('finished', 84)
     """
+    check_order(dag, client)
     dag = select(dag, targets)
     options = RunOptions(
         max_retries=max_retries,
@@ -283,7 +303,23 @@ def execute(
     Notes
     -----
     Handoff: ``Handoff.execute/2``, ``lib/handoff/distributed_executor.ex``.
+
+    Examples
+    --------
+    >>> from handoff_dask import DAG, execute, local_cluster
+    >>> dag = DAG("example")
+    >>> @dag.function(cost={"cpu": 1})
+    ... def source():
+    ...     return 42
+    >>> @dag.function(cost={"cpu": 2, "memory": "1GB"})
+    ... def double(source):
+    ...     return 2 * source
+    >>> with local_cluster({"node1": {"cpu": 4, "memory": "8GB"}}) as cluster:
+    ...     result = execute(dag, cluster)
+    >>> result["double"], result.allocations["double"]
+    (84, 'node1')
     """
+    check_order(dag, client)
     dag = select(dag, targets)
     if timeout is not None:
         check_seconds("timeout", timeout)
@@ -317,7 +353,7 @@ def execute(
                 display = _display_of(run) if progress else None
                 result: Result = resolved.sync(_result_within, run, timeout, display)
             except KeyboardInterrupt:
-                run.cancel()
+                resolved.sync(run._cancel, INTERRUPTED)
                 raise
             except RunError:
                 if owned:  # closing the client releases the results
@@ -341,7 +377,7 @@ async def _execute_async(
                 return await _result_within(run, timeout, _display_of(run) if progress else None)
             except BaseException as error:
                 if not run.done():
-                    await run._cancel()
+                    await run._cancel(INTERRUPTED)
                 elif owned and isinstance(error, RunError):
                     await run.results.fetch()
                 raise

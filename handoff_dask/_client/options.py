@@ -191,3 +191,9 @@ def check_dag(dag: Any) -> None:
     """Raise unless ``dag`` is a :class:`DAG`."""
     if not isinstance(dag, DAG):
         raise TypeError(f"dag must be a handoff_dask.DAG, not {dag!r}")
+
+
+def check_order(dag: Any, client: Any) -> None:
+    """Raise if the first two arguments of a call are swapped."""
+    if isinstance(client, DAG) and not isinstance(dag, DAG):
+        raise TypeError("dag and client are swapped: the DAG comes first")

@@ -123,6 +123,7 @@ def progress_of(answer: dict[str, Any], ids: Sequence[Hashable], elapsed: float)
         failed_attempts=failed_attempts,
         more_failed_attempts=answer.get("more_failed_attempts", 0),
         failed_total=failed_total,
+        lost_total=answer.get("lost_total", 0),
         eta=eta,
         known=known,
         waiting=None if waiting is None else Waiting(*waiting),

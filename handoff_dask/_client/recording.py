@@ -19,7 +19,7 @@ from handoff_dask._model.dag import DAG
 from handoff_dask._model.fingerprint import FingerprintError, fingerprints
 from handoff_dask._model.function import duration_keys
 from handoff_dask._model.records import Summary
-from handoff_dask._model.runinfo import RunInfo
+from handoff_dask._model.runinfo import INTERRUPTED, RunInfo
 
 if TYPE_CHECKING:
     from handoff_dask._client.local_run import LocalRun
@@ -85,10 +85,9 @@ async def record_run(run: RunLifecycle, path: str) -> None:
     summaries: Sequence[Summary] = run._summaries.by_number
     if len(summaries) < len(compiled.ids):  # the scheduler no longer knows the run
         summaries = [Summary("cancelled", ())] * len(compiled.ids)
-    if run._timed_out_after is not None:
-        why: Any = f"it exceeded its timeout of {run._timed_out_after:g} s"
-    else:
-        why = report.get("error") or run._lost_reason or (None if run._error is None else str(run._error))
+    why = report.get("error") or run._lost_reason or run._cancel_reason
+    if why is None and run._error is not None:
+        why = str(run._error)
     info = RunInfo(
         id=run.id,
         dag_id=run.dag.id,
@@ -126,7 +125,7 @@ def record_local(run: LocalRun, path: str, interrupted: bool) -> None:
         ended=run._submitted_at + run.elapsed,
         elapsed=run.elapsed,
         counts=Counter(record.status for record in records.values()),
-        error="it was interrupted" if interrupted else None if run._error is None else str(run._error),
+        error=INTERRUPTED if interrupted else None if run._error is None else str(run._error),
     )
     restored, known = set(run.restored), _fingerprints(run.dag)
     names = duration_keys(run.dag.functions)

@@ -9,6 +9,7 @@ from distributed import Future
 
 from handoff_dask._client.gather import gather
 from handoff_dask._client.result import not_kept
+from handoff_dask._error_texts import count
 
 if TYPE_CHECKING:
     from handoff_dask._client.run import Run
@@ -59,4 +60,5 @@ class Results(Mapping[Hashable, Any]):
         return future is not None and future.status == "finished"
 
     def __repr__(self) -> str:
-        return f"<results of {len(self)} of {len(self._run.futures)} functions of run {self._run.id}>"
+        total = count(len(self._run.futures), "function")
+        return f"<results of {len(self)} of {total} of run {self._run.id}>"

@@ -156,9 +156,9 @@ def plan_run(
     remaining = DAG(dag.id)
     for id, f in functions.items():
         if id in run or id in evaluated:
-            remaining.add_function(f.replace(node=nodes[id]) if id in nodes else f)
+            remaining._add(f.replace(node=nodes[id]) if id in nodes else f)
         elif id in loaded:
-            remaining.add_function(
+            remaining._add(
                 Function(
                     id,
                     load,

@@ -21,7 +21,7 @@ from handoff_dask.exceptions import (
     RunError,
 )
 
-#: Possible causes of a cancellation while the client is open.
+#: Possible causes of a cancellation while the client is open, if the scheduler no longer knows the run.
 _CANCELLED = (
     "run.cancel() was called, futures of the run were cancelled or released, the cluster was restarted, or"
     " the handoff_dask plugin was removed from the scheduler"
@@ -63,7 +63,7 @@ def find_error(
         return _failures(compiled, dag_id, report, summaries)
     if status == "failed":
         return allocation_error(compiled, dag_id, report.get("shortfalls") or pickle.dumps(()))
-    return RunCancelledError(dag_id, run_id, unreachable or _CANCELLED)
+    return RunCancelledError(dag_id, run_id, unreachable or report.get("error") or _CANCELLED)
 
 
 def _failures(

@@ -30,6 +30,7 @@ from handoff_dask._client.summaries import Summaries
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.progress import Progress
 from handoff_dask._model.records import Records, Summary, inputs_by_id
+from handoff_dask._model.runinfo import CANCEL_CALLED, timeout_reason
 from handoff_dask._scheduling.runs import ENDED
 from handoff_dask.exceptions import (
     AllocationError,
@@ -77,7 +78,7 @@ class RunLifecycle:
         self._starting: asyncio.Task[None] | None = None
         self._history = history
         self._recording: asyncio.Task[None] | None = None
-        self._timed_out_after: float | None = None
+        self._cancel_reason: str | None = None
         self._last_progress: Progress | None = None
         self._node_wait = NodeWait(self.id, dag.id)
         self._display_tasks: set[asyncio.Task[None]] = set()
@@ -300,20 +301,20 @@ class RunLifecycle:
 
     # ------------------------------------------------------------------ ending
 
-    async def _cancel(self) -> bool:
+    async def _cancel(self, reason: str = CANCEL_CALLED) -> bool:
         with contextlib.suppress(HandoffError):
             await self._wait_started()
         if self._current_status in ENDED:
             return False
-        cancelled = await self._ask("cancel")
+        self._cancel_reason = reason
+        cancelled = await self._ask("cancel", reason=reason)
         if cancelled:
             await self._wait()
         return bool(cancelled)
 
     async def _time_out(self, timeout: float) -> RunError:
         """Cancel the run because it exceeded its timeout, and return the error."""
-        self._timed_out_after = timeout
-        await self._cancel()
+        await self._cancel(timeout_reason(timeout))
         summaries = (await self._fetch_summaries()).by_number
         finished = sum(summary.status == "finished" for summary in summaries)
         self._error = self._with_run(

@@ -8,8 +8,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from handoff_dask._adapter.capacity import log_hints
 from handoff_dask._client.history import History
 from handoff_dask._client.options import DEFAULT_STRATEGY, AllocatorLike, RunOptions, check_dag
+from handoff_dask._error_texts import count, plural
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.records import FunctionRecord, Records, inputs_by_id
@@ -151,8 +153,9 @@ class Schedule:
         return pd.DataFrame(table)
 
     def __repr__(self) -> str:
+        functions = count(len(self.records), "function")
         return (
-            f"<schedule of DAG {self.dag_id!r}: {len(self.records)} functions in {self.makespan:.4g} s,"
+            f"<schedule of DAG {self.dag_id!r}: {functions} in {self.makespan:.4g} s,"
             f" lower bound {self.lower_bound:.4g} s>"
         )
 
@@ -221,6 +224,7 @@ def simulate(
         max_concurrency=max_concurrency, limits=limits, allocation_strategy=allocation_strategy
     )
     capacities = parse_nodes(nodes)
+    log_hints(nodes)
     lowered = lower_dag(
         dag,
         "simulation",
@@ -259,7 +263,8 @@ def _seconds_of(ids: list[Hashable], durations: Any) -> list[float]:
             listed = ", ".join(repr(id) for id in missing[:3])
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             hint = suggestion(missing[0], [id for id in durations if id not in known])
-            raise ValueError(f"durations has no entry for functions {listed}{more}{hint}")
+            functions = plural(len(missing), "function")
+            raise ValueError(f"durations has no entry for {functions} {listed}{more}{hint}")
         found = [_duration_of(durations[id]) for id in ids]
     else:
         found = [durations] * len(ids)

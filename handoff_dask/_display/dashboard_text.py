@@ -26,6 +26,7 @@ from handoff_dask._display.palette import (
 )
 from handoff_dask._display.progress import eta_text
 from handoff_dask._display.text import amount_text
+from handoff_dask._error_texts import count
 
 if TYPE_CHECKING:
     from handoff_dask._adapter.run_details import CodeView, RunDetails
@@ -279,9 +280,9 @@ def waiting_html(snapshot: Snapshot) -> str:
         ]
 
     waiting = snapshot["waiting"]
-    note = f"{snapshot['functions_waiting']:,d} functions"
+    note = count(snapshot["functions_waiting"], "function")
     if (left_out := snapshot["queues_there"] - snapshot["queues_grouped"]) > 0:
-        note += f"; {left_out:,d} less urgent kinds of functions are left out"
+        note += f"; left out: {count(left_out, 'less urgent kind')} of functions"
     head = [
         ("id", "waiting for"),
         ("n", "functions"),

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from handoff_dask._error_texts import count
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function, Transfer, code_name
 from handoff_dask._model.resources import format_amounts
@@ -232,7 +233,7 @@ def _boxes(
     for number, group in enumerate(members):
         inside = tuple(functions[n] for n in group)
         if number == others:
-            lines: tuple[str, ...] = (f"{len(inside):,d} other functions",)
+            lines: tuple[str, ...] = (count(len(inside), "other function"),)
         elif len(inside) == 1:
             lines = tuple(lines_of(inside[0]))
         else:

@@ -205,7 +205,7 @@ def run_heading(run: Run) -> str:
     """Return a run's status, number of results and elapsed time in one line of HTML."""
     return (
         f"<b>Run {escape(run.id)}</b> of DAG {escape(value_text(run.dag.id))}: {escape(run._status_text)},"
-        f" {len(run.results):,d} of {len(run.futures):,d} results, {duration_text(run.elapsed)}"
+        f" {len(run.results):,d} of {_count(len(run.futures), 'result')}, {duration_text(run.elapsed)}"
     )
 
 

@@ -11,6 +11,7 @@ from handoff_dask._display.labels import duration_text, state_label, used_text
 from handoff_dask._display.markup import bar, state_counts
 from handoff_dask._display.palette import OTHERS, STATES, USED
 from handoff_dask._display.text import name_text
+from handoff_dask._error_texts import count
 from handoff_dask._model.progress import FailedAttempt, NodeLoad, Progress
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _staleness(progress: Progress) -> str:
 
 
 def _other_states(progress: Progress) -> list[str]:
-    """Return the numbers of functions in further states, and of retries.
+    """Return the numbers of functions in further states, of retries and of lost attempts.
 
     Functions that wait for inputs are left out: they are the rest.
     """
@@ -82,9 +83,11 @@ def _other_states(progress: Progress) -> list[str]:
 
 
 def _retries(progress: Progress) -> list[str]:
-    """Return the number of failed and lost attempts that were followed by a retry."""
-    retried = progress.failed_total - progress.counts.get("failed", 0)
-    return [f"{retried:,d} {'retry' if retried == 1 else 'retries'}"] if retried > 0 else []
+    """Return the numbers of retries and of lost attempts, which use no retry."""
+    lost = progress.lost_total
+    retried = progress.failed_total - lost - progress.counts.get("failed", 0)
+    texts = [f"{retried:,d} {'retry' if retried == 1 else 'retries'}"] if retried > 0 else []
+    return [*texts, f"{lost:,d} {'attempt' if lost == 1 else 'attempts'} lost"] if lost else texts
 
 
 def eta_text(left: float | None, known: float) -> str:
@@ -108,8 +111,11 @@ def eta_text(left: float | None, known: float) -> str:
 def failure_line(attempt: FailedAttempt) -> str:
     """Return one line about a failed or lost attempt."""
     where = f" on {attempt.node}" if attempt.node is not None else ""
-    outcome = "failed" if attempt.outcome == "failed" else "was lost"
-    consequence = "will not be retried" if attempt.final else "will be retried"
+    if attempt.outcome == "failed":
+        outcome, next = "failed", "be retried"
+    else:  # this uses no retry
+        outcome, next = "was lost", "run again"
+    consequence = f"will {'not ' if attempt.final else ''}{next}"
     error = " ".join((attempt.error or "").split())
     error = error if len(error) <= 160 else error[:157] + "..."
     return f"{attempt.function_id!r} {outcome}{where}, attempt {attempt.attempt}, {consequence}" + (
@@ -121,7 +127,8 @@ def failure_lines(progress: Progress) -> list[str]:
     """Return lines about the attempts that failed or were lost since the previous update."""
     lines = [failure_line(attempt) for attempt in progress.failed_attempts]
     if progress.more_failed_attempts:
-        lines.insert(0, f"{progress.more_failed_attempts:,d} more attempts failed or were lost")
+        n = progress.more_failed_attempts
+        lines.insert(0, f"{count(n, 'more attempt')} failed or {'was' if n == 1 else 'were'} lost")
     return lines
 
 
@@ -160,7 +167,10 @@ class ProgressLine:
 
 
 class ProgressLog:
-    """Log lines: one per further tenth, per change of the awaited nodes, or after :data:`LOG_INTERVAL`."""
+    """Log lines: one per further tenth, per change of the awaited nodes, or after :data:`LOG_INTERVAL`.
+
+    Lines about failures are written at once.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -170,7 +180,10 @@ class ProgressLog:
         self._unlogged: Progress | None = None
 
     def update(self, progress: Progress) -> None:
-        """Write a line if one is due."""
+        """Write the lines about failures, and one about the progress if it is due."""
+        for line in failure_lines(progress):
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
         self._unlogged = progress
         tenth = 10 * progress.finished // max(1, progress.total)
         awaited = None if progress.waiting is None else progress.waiting.awaited
@@ -263,7 +276,7 @@ class RichProgress:
             grid.add_row(Text(f"  {node.name}"), utilisation, Text(load_text(node)))
         times = [duration_text(progress.elapsed)]
         if progress.more_nodes:
-            times.insert(0, f"and {progress.more_nodes:,d} more nodes")
+            times.insert(0, f"and {count(progress.more_nodes, 'more node')}")
         if eta := eta_text(progress.eta, progress.known):
             times.append(eta)
         return Group(grid, Text("  " + ", ".join(times) + _staleness(progress)))
@@ -343,7 +356,7 @@ def progress_html(title: str, progress: Progress, failures: list[str]) -> str:
         for node in progress.nodes
     )
     if progress.more_nodes:
-        nodes += f"<tr><td colspan='3'>and {progress.more_nodes:,d} more nodes</td></tr>"
+        nodes += f"<tr><td colspan='3'>and {count(progress.more_nodes, 'more node')}</td></tr>"
     if nodes:
         html += f"<table style='color:inherit'><tbody>{nodes}</tbody></table>"
     return html + "".join(f"<div>&#10007; {escape(line)}</div>" for line in failures)

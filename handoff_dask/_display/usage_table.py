@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from handoff_dask._display.html import never_raises
 from handoff_dask._display.markup import table
+from handoff_dask._display.table import table_lines
 from handoff_dask._display.text import amount_text
 
 if TYPE_CHECKING:
@@ -40,13 +41,7 @@ def text(usage: Usage) -> str:
     """Return the table as text."""
     if not len(usage):
         return heading(usage)
-    rows = [HEAD, *map(cells, usage)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [heading(usage)]
-    for first, *others in rows:
-        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-        lines.append("  ".join((first.ljust(widths[0]), *numbers)))
-    return "\n".join(lines)
+    return "\n".join([heading(usage), *table_lines(HEAD, map(cells, usage), truncate=("code",), width=100)])
 
 
 @never_raises

@@ -10,10 +10,13 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
+from handoff_dask._error_texts import count
+from handoff_dask._model.annotations import warn_if_annotated
 from handoff_dask._model.function import Collocated, Function, FunctionFields, expand_arguments
 from handoff_dask._model.hooks import module_for
+from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask._model.validation import find_problems
-from handoff_dask._suggest import check_keywords, suggestion
+from handoff_dask._suggest import check_keywords, suggestion, tuples_of
 from handoff_dask.exceptions import DuplicateFunctionError, InvalidDAGError, InvalidFunctionError
 
 if TYPE_CHECKING:
@@ -120,7 +123,7 @@ class DAG:
         """
         dag = cls(id)
         for function in module_for("from_dask").functions_of_collection(obj, dag.id, cost, node):
-            dag.add_function(function)
+            dag._add(function)
         return dag
 
     @classmethod
@@ -166,7 +169,7 @@ class DAG:
         """
         dag = cls(id)
         for function in module_for("from_dask").functions_of_graph(graph, outputs, dag.id, cost, node):
-            dag.add_function(function)
+            dag._add(function)
         return dag
 
     # ------------------------------------------------------------------ building
@@ -186,23 +189,28 @@ class DAG:
         InvalidFunctionError
             It is not a :class:`Function`, or its id or that of an :class:`Argument` is not hashable.
         """
+        warn_if_annotated()
+        self._add(function)
+        return self
+
+    def _add(self, function: Function) -> None:
+        """Add a function, like :meth:`add_function`, even within a ``dask.annotate`` block."""
         if not isinstance(function, Function):
             raise InvalidFunctionError(self.id, [f"add_function takes a Function, not {function!r}"])
         if self.cost is not None and function.cost is None and function.type == "regular":
             function = replace(function, cost=self.cost)
         function, synthetic = expand_arguments(function)
-        added = [*synthetic, function]
+        added = [*synthetic, function] if synthetic else (function,)
         for f in added:
             try:
-                hash(f.id)
+                known = f.id in self._functions
             except TypeError:
                 raise InvalidFunctionError(self.id, [f"function id {f.id!r} is not hashable"]) from None
-        for f in added:
-            if f.id in self._functions:
-                raise DuplicateFunctionError(self.id, [f"there is already a function {f.id!r}"], [f.id])
+            if known:
+                text = f"there is already a function {f.id!r}; give another id, or start with a new DAG"
+                raise DuplicateFunctionError(self.id, [text], [f.id])
         for f in added:
             self._functions[f.id] = f
-        return self
 
     @overload
     def function(self, code: C, /) -> C: ...
@@ -220,20 +228,38 @@ class DAG:
         id : hashable, optional
             Defaults to the name of the Python function.
         **fields
-            Any other field of :class:`Function`, such as ``cost``, ``node`` or ``timeout``. If ``args`` is
-            not given, each parameter with the name of a function in the DAG becomes a dependency, unless
-            ``kwargs`` or ``extra_kwargs`` contains it.
+            Any other field of :class:`Function`, which describes them in full:
+
+            - ``args``: ids of the functions whose results are the first positional arguments. If not given,
+              each parameter with the name of a function in the DAG becomes a dependency, unless ``kwargs``
+              or ``extra_kwargs`` contains it.
+            - ``extra_args``: values passed after the results of ``args``.
+            - ``kwargs``: parameter name → id of the function whose result is passed.
+            - ``extra_kwargs``: parameter name → value.
+            - ``cost``: resource → amount, such as ``{"cpu": 2, "memory": "4GB", "gpu": 1}``.
+            - ``node``: names of the only nodes that may run it, or ``Collocated(id)``.
+            - ``type``: ``"regular"``, or ``"inline"`` to evaluate it inside each function that depends on it.
+            - ``argument_inclusion``: ``"as_list"`` passes the results of ``args`` as one list.
+            - ``max_retries``: maximum number of retries after the first attempt.
+            - ``retry``: a :class:`RetryPolicy`.
+            - ``timeout``: seconds that one attempt may take.
+            - ``priority``: functions with a higher priority start first.
 
         Raises
         ------
         TypeError
-            :class:`Function` has no such field.
+            :class:`Function` has no such field, or the cost is not passed by keyword.
         InvalidFunctionError
             The code has no name, and no ``id`` is given.
         DuplicateFunctionError
             The DAG has a function of this id.
         """
+        if isinstance(code, Mapping):
+            raise TypeError(
+                f"DAG.function() takes the cost by keyword: @dag.function(cost={safe_repr(code)})"
+            )
         check_keywords("DAG.function", fields, Function.__dataclass_fields__.keys() - {"code"})
+        warn_if_annotated()
 
         def add(code: C) -> C:
             given = dict(fields)
@@ -244,7 +270,7 @@ class DAG:
             name = getattr(code, "__name__", None) if id is None else id
             if name is None:
                 raise InvalidFunctionError(self.id, [f"{code!r} has no name to use as its id: pass id=..."])
-            self.add_function(Function(id=name, code=code, **given))
+            self._add(Function(id=name, code=code, **given))
             if by_name:
                 self._by_name.add(name)
             return code
@@ -390,7 +416,8 @@ class DAG:
 
     def _no_function(self, id: object) -> str:
         """Return the text of an error about an id that is not in the DAG."""
-        return f"DAG {self.id!r} has no function {id!r}{suggestion(id, self._functions)}"
+        hint = tuples_of(id, self._functions) or suggestion(id, self._functions)
+        return f"DAG {self.id!r} has no function {id!r}{hint}"
 
     def __getitem__(self, id: Hashable) -> Function:
         try:
@@ -418,7 +445,7 @@ class DAG:
         return True
 
     def __repr__(self) -> str:
-        return f"<DAG {self.id!r}: {len(self)} functions>"
+        return f"<DAG {self.id!r}: {count(len(self), 'function')}>"
 
     # ------------------------------------------------------------------ presentation
     # Implemented in the display layer.

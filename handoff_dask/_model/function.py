@@ -336,9 +336,9 @@ def expand_arguments(function: Function) -> tuple[Function, list[Function]]:
 
     args = function.args
     kwargs = function.kwargs
-    if type(args) is tuple and any(type(a) is Argument for a in args):
+    if type(args) is tuple and Argument in map(type, args):
         args = tuple(expand(a, n) for n, a in enumerate(args))
-    if type(kwargs) is dict and any(type(a) is Argument for a in kwargs.values()):
+    if type(kwargs) is dict and Argument in map(type, kwargs.values()):
         kwargs = {name: expand(a, name) for name, a in kwargs.items()}
     if synthetic:
         function = function.replace(args=args, kwargs=kwargs)

@@ -94,6 +94,8 @@ class Progress(NamedTuple):
         Number of failed or lost attempts since the previous snapshot that ``failed_attempts`` leaves out.
     failed_total : int
         Number of failed or lost attempts since the start of the run.
+    lost_total : int
+        How many of these were lost with their nodes.
     eta : float or None
         Estimated seconds until the run ends; None while no durations are known.
     known : float
@@ -112,6 +114,7 @@ class Progress(NamedTuple):
     failed_attempts: tuple[FailedAttempt, ...] = ()
     more_failed_attempts: int = 0
     failed_total: int = 0
+    lost_total: int = 0
     eta: float | None = None
     known: float = 0.0
     waiting: Waiting | None = None

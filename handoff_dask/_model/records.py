@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, M
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from handoff_dask._error_texts import count, plural
 from handoff_dask._model.hooks import module_for
 from handoff_dask._model.resources import format_amounts
 
@@ -205,7 +206,12 @@ class Records(Mapping[Hashable, FunctionRecord]):
         return dict, (dict(self),)  # a plain dict, because the callables may not pickle
 
     def __repr__(self) -> str:
-        return f"<records of {len(self)} functions>"
+        return f"<records of {count(len(self), 'function')}>"
+
+    def __str__(self) -> str:
+        """Return a table of the first functions: status, node, number of attempts, duration of the last."""
+        text: str = module_for("table").records_text(self)
+        return text
 
     def _repr_html_(self) -> str:
         text: str = module_for("html").records(self)
@@ -353,6 +359,9 @@ class Shortfall:
         Description of a node that would fit: ``a node with gpu 1``.
     remedy : str
         What to change, in a sentence.
+    waited : float or None
+        Seconds for which the functions have waited for a node while the run was running; None if the run has
+        not started.
     """
 
     function_ids: tuple[Hashable, ...]
@@ -363,12 +372,13 @@ class Shortfall:
     nodes: tuple[str, ...] = ()
     awaited: str = "a node"
     remedy: str = ""
+    waited: float | None = None
 
     def __str__(self) -> str:
         ids = ", ".join(repr(i) for i in self.function_ids[:3])
         if len(self.function_ids) > 3:
             ids += f" and {len(self.function_ids) - 3} more"
-        text = f"{'function' if len(self.function_ids) == 1 else 'functions'} {ids}"
+        text = f"{plural(len(self.function_ids), 'function')} {ids}"
         text += f": {self.reason}"
         if self.asked:
             text += f"; asked: {format_amounts(self.asked)}"

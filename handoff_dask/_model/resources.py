@@ -42,6 +42,12 @@ _LOOKS_LIKE_BYTES = 10**8
 #: A number with a unit of bytes: ``4GB``, ``512 MiB``, ``1.5g``.
 _BYTES = re.compile(r"\s*(\d+\.?\d*|\.\d+)(e[+-]?\d{1,2})?\s*(?:([kmgtp])(i?)b?|b)\s*", re.IGNORECASE)
 
+#: What ``nodes`` must be, for error messages.
+NODES_SHAPE = 'nodes must map names to capacities, such as {"node1": {"cpu": 4, "memory": "8GB"}}'
+
+#: The beginning of a name such as ``num_cpus`` or ``ngpus``.
+_COUNT = re.compile(r"(num|n)_?(?=[cg]pu)")
+
 #: The resource that consists of individually indexed devices.
 GPU = "gpu"
 
@@ -161,7 +167,7 @@ def parse_nodes(nodes: Any) -> dict[Any, dict[str, int]]:
         non-negative, finite number.
     """
     if not isinstance(nodes, Mapping):
-        raise TypeError(f"nodes must be a mapping of names to capacities, not {safe_repr(nodes)}")
+        raise TypeError(f"{NODES_SHAPE}, not {safe_repr(nodes)}")
     if not nodes:
         raise ValueError("at least one node is needed")
     parsed = {}
@@ -176,7 +182,8 @@ def parse_nodes(nodes: Any) -> dict[Any, dict[str, int]]:
         except ValueError as error:
             raise ValueError(f"node {name!r}: {error}") from None
         if (hint := hint_at_bytes(capacity)) is not None:
-            warnings.warn(f"node {name!r}: {hint}", stacklevel=3)
+            # The caller is a decorated function of the API, which the decorator's frame calls.
+            warnings.warn(f"node {name!r}: {hint}", stacklevel=4)
         threads = capacity.get(THREADS, max(1, int(capacity.get(CPU, 1))))
         if not isinstance(threads, int) or threads < 1:
             raise ValueError(f"node {name!r}: threads must be a whole number of at least 1, not {threads!r}")
@@ -185,6 +192,45 @@ def parse_nodes(nodes: Any) -> dict[Any, dict[str, int]]:
             units[CPU] = units[THREADS]
         parsed[name] = units
     return parsed
+
+
+def hint_at_names(nodes: Mapping[Any, Mapping[str, Any]]) -> list[str]:
+    """Return a hint for each resource that nodes offer under a name close to ``cpu``, ``gpu`` or ``memory``.
+
+    Nodes that also offer the resource under its own name get no hint.
+    """
+    found: dict[tuple[str, str], list[Any]] = {}
+    for name, capacity in nodes.items():
+        for offered in capacity:
+            for meant in (CPU, GPU, MEMORY):
+                if meant not in capacity and _is_close(offered, meant):
+                    found.setdefault((offered, meant), []).append(name)
+    hints = []
+    for (offered, meant), names in found.items():
+        if len(names) == 1:
+            who = f"node {names[0]!r} offers"
+        else:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            who = f"nodes {', '.join(map(repr, names[:3]))}{more} offer"
+        hints.append(f"{who} {offered!r}; did you mean {meant!r}?")
+    return hints
+
+
+def _is_close(offered: str, meant: str) -> bool:
+    """Return whether a name of a resource is another spelling of ``meant``, such as ``CPUs`` or ``mem``.
+
+    A name like ``gpu_memory`` is not: it may well be another resource.
+    """
+    if offered in (CPU, GPU, MEMORY, THREADS):
+        return False
+    folded = _COUNT.sub("", offered.casefold())
+    if folded.rstrip("s") == meant or (len(folded) >= 3 and meant.startswith(folded)):
+        return True
+    if folded[:1] != meant[0] or abs(len(folded) - len(meant)) > 1:
+        return False
+    import difflib  # needed only for misspelt names
+
+    return difflib.SequenceMatcher(None, folded, meant).ratio() > 0.8
 
 
 def format_amounts(amounts: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:

@@ -5,6 +5,19 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+#: Reasons why a run was cancelled, as in :attr:`RunInfo.error`.
+CANCEL_CALLED = "its client called run.cancel()"
+INTERRUPTED = "it was interrupted"
+CLIENT_CLOSED = "its client closed the connection"
+CLIENT_LOST = "its client was lost"
+FUTURES_RELEASED = "futures of the run were cancelled or released"
+RESTARTED = "the cluster was restarted"
+
+
+def timeout_reason(timeout: float) -> str:
+    """Return the reason for a run that exceeded its timeout, in seconds."""
+    return f"it exceeded its timeout of {timeout:g} s"
+
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Container, Hashable, Mapping
+from types import FunctionType
 from typing import Any
 
-from handoff_dask._model.function import ISOLATION, Collocated, Function, Transfer
+from handoff_dask._model.dask_values import DaskValues
+from handoff_dask._model.function import ISOLATION, Collocated, Function, Transfer, code_name
 from handoff_dask._model.resources import THREADS, parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
 from handoff_dask._model.safe_repr import safe_repr
@@ -92,9 +94,9 @@ def find_problems(
     problems = Problems()
     order = _check_graph(functions, problems)
     if not graph_only:
-        signatures = _Signatures()
+        signatures, dask_values = _Signatures(), DaskValues()
         for function in functions.values():
-            _check_function(function, functions, by_name, signatures, problems)
+            _check_function(function, functions, by_name, signatures, dask_values, problems)
     return problems.error(dag_id), order
 
 
@@ -121,7 +123,8 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
                 problems.add(
                     InvalidFunctionError,
                     id,
-                    f"function {id!r}: {dep!r} is not hashable, so it cannot be a function id",
+                    f"function {id!r}: {dep!r} is not hashable, so it cannot be a function id"
+                    "; values go in extra_args",
                 )
                 continue
             if not known:
@@ -129,8 +132,8 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
                 problems.add(
                     MissingFunctionError,
                     (dependent, dep),
-                    f"function {dependent!r} depends on {dep!r}, which is not in the DAG"
-                    f"{_suggested_id(f, dep, functions, problems)}",
+                    f"function {dependent!r} depends on {_dependency_text(dep)}, which is not in the DAG"
+                    f"{_remedy(f, dep, functions, problems)}",
                 )
                 continue
             n += 1
@@ -155,6 +158,28 @@ def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ..
         path = " -> ".join(repr(id) for id in (*cycle, cycle[0]))
         problems.add(CyclicDependencyError, cycle, f"functions depend on each other in a cycle: {path}")
     return tuple(order)
+
+
+def _dependency_text(dep: Any) -> str:
+    return f"<function {code_name(dep)}>" if type(dep) is FunctionType else repr(dep)
+
+
+def _remedy(f: Function, dep: Any, functions: Functions, problems: Problems) -> str:
+    """Return what to write instead of a dependency that is not in the DAG, "" if that is unknown."""
+    if isinstance(dep, Function):
+        return f"; give its id, {dep.id!r}"
+    if text := DaskValues().describe(dep):
+        return f"; {text.partition(': ')[2]}"
+    if callable(dep):
+        if sum(map(len, problems.texts.values())) >= _MAX_SUGGESTIONS:
+            return ""
+        ids = [g.id for g in functions.values() if g.code is dep and g is not f]
+        return f"; give its id, {ids[0]!r}" if ids else "; add a function with this code, and give its id"
+    hint = _suggested_id(f, dep, functions, problems)
+    if hint or isinstance(dep, (str, tuple)):
+        return hint
+    # In a DAG whose ids are numbers, a number is rather a wrong id than a value.
+    return "" if any(type(id) is type(dep) for id in functions) else "; values go in extra_args"
 
 
 def _suggested_id(f: Function, missing: object, functions: Functions, problems: Problems) -> str:
@@ -240,12 +265,15 @@ def _check_function(
     functions: Functions,
     by_name: Container[Hashable],
     signatures: _Signatures,
+    dask_values: DaskValues,
     problems: Problems,
 ) -> None:
     if f.cost is not None and (type(f.cost) is not dict or f.cost):
         _check_cost(f, problems)
     if f.node is not None:
         _check_node(f, functions, problems)
+    if f.extra_args or f.extra_kwargs:
+        _check_values(f, dask_values, problems)
     if f.type == "regular" and type(f) is Function:
         code = f.code
         # Fast path for the common case; the checks below cover everything else.
@@ -346,6 +374,19 @@ def _check_node(f: Function, functions: Functions, problems: Problems) -> None:
             )
 
 
+def _check_values(f: Function, dask_values: DaskValues, problems: Problems) -> None:
+    """Check that the code does not get a collection or future of Dask in place of a value."""
+    others = dask_values.other_types
+    if type(f.extra_args) is tuple:
+        for n, value in enumerate(f.extra_args):
+            if id(type(value)) not in others and (text := dask_values.describe(value)):
+                _report(f, problems, f"extra_args[{n}] is {text}")
+    if f.extra_kwargs and type(f.extra_kwargs) is dict:
+        for name, value in f.extra_kwargs.items():
+            if id(type(value)) not in others and (text := dask_values.describe(value)):
+                _report(f, problems, f"extra_kwargs[{name!r}] is {text}")
+
+
 def _check_call(
     f: Function,
     functions: Functions,
@@ -401,6 +442,7 @@ def _why_unfilled(f: Function, name: str, functions: Functions, problems: Proble
     if name in functions and name != f.id:
         return f"parameter {name!r} has no value: function {name!r} was added later; add it first"
     hint = _suggested_id(f, name, functions, problems)
+    hint = hint or "; give it a default value, or pass it with extra_args or extra_kwargs"
     return f"parameter {name!r} has no value: there is no function {name!r} in this DAG{hint}"
 
 

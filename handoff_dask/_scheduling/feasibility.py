@@ -7,7 +7,6 @@ for one until the node timeout.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from handoff_dask._model.records import Shortfall
 from handoff_dask._scheduling.decisions import Infeasible
@@ -15,7 +14,7 @@ from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.nodes import Nodes
 from handoff_dask._scheduling.queues import Queue
 from handoff_dask._scheduling.runs import Run
-from handoff_dask._scheduling.shortfalls import limit_shortfall, shortfall_of
+from handoff_dask._scheduling.shortfalls import after_waiting, limit_shortfall, shortfall_of
 from handoff_dask._scheduling.spec import Pins
 
 #: A cost, sorted by resource.
@@ -122,7 +121,4 @@ class InfeasibleQueues:
         shortfall = shortfall_of(functions, queue.need, queue.key.pins, self._nodes.ordered, started=True)
         assert shortfall is not None
         lost = max(sum(a.outcome == "lost" for a in f.attempts) for f in functions)
-        if lost > 1:  # the function itself may take its nodes down
-            reason = f"{shortfall.reason}, after {lost} of its attempts were lost with their nodes"
-            shortfall = replace(shortfall, reason=reason)
-        return Infeasible(tuple(functions), shortfall)
+        return Infeasible(tuple(functions), after_waiting(shortfall, self.timeout, lost))

@@ -266,6 +266,7 @@ class FunctionState:
         self.attempts += (attempt,)
         if outcome in ("failed", "lost"):
             self.run.failed_attempts.append((self, attempt.number))
+            self.run.lost_attempts += outcome == "lost"
 
     def _attempt(
         self,

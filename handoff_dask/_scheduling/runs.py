@@ -139,6 +139,8 @@ class Run:
         Functions that failed permanently, in order.
     failed_attempts : list of (FunctionState, int)
         Attempts that failed or were lost, in order: the function and the number of the attempt, from 1.
+    lost_attempts : int
+        How many of these were lost.
     counts : dict of State to int
         State → number of functions.
     ready_by_kind : list of int
@@ -188,6 +190,7 @@ class Run:
         self.shortfalls: tuple[Shortfall, ...] = ()
         self.failed: list[FunctionState] = []
         self.failed_attempts: list[tuple[FunctionState, int]] = []
+        self.lost_attempts = 0
         self.transitions: list[int] = []
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         self.counts[State.WAITING] = self.unfinished = len(self.functions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from handoff_dask._model.records import Shortfall
 from handoff_dask._model.resources import (
@@ -26,6 +27,9 @@ _MAX_NAMES = 8
 #: The last remedy of a run that has not started, and of one whose nodes have left.
 _WAIT = "or pass wait_for_nodes=SECONDS if such a node is about to join."
 _WAIT_LONGER = "or increase handoff.node-timeout if such a node will rejoin."
+
+#: The reason of a shortfall on a cluster without nodes.
+_NO_NODES = "the cluster has no nodes"
 
 _BYTES = 'Give memory in MB, or as a string with a unit, such as "4GB".'
 
@@ -59,7 +63,7 @@ def shortfall_of(
     lines = lack_lines(allowed, need)
     absent = _absent(asked, allowed)
     if not nodes:
-        reason, remedy = "the cluster has no nodes", f"Start a worker (`dask worker ADDRESS`), {wait}"
+        reason, remedy = _NO_NODES, f"Start a worker (`dask worker ADDRESS`), {wait}"
     elif nearest is None:
         reason, remedy = _not_allowed(pins, nodes, wait)
     elif absent:
@@ -84,6 +88,25 @@ def shortfall_of(
         _awaited(asked, pins, allowed),
         remedy,
     )
+
+
+def after_waiting(shortfall: Shortfall, seconds: float, lost: int) -> Shortfall:
+    """Return the shortfall of functions that have waited for a node during their run.
+
+    Parameters
+    ----------
+    shortfall : Shortfall
+    seconds : float
+        How long they have waited.
+    lost : int
+        Number of attempts of one of the functions that were lost with their nodes.
+    """
+    reason = shortfall.reason
+    if lost > 1:  # the function itself may take its nodes down
+        reason += f", after {lost} of its attempts were lost with their nodes"
+    which = "none" if shortfall.reason == _NO_NODES else "no suitable node"
+    reason += f"; {which} has joined for {seconds:g} s (handoff.node-timeout)"
+    return replace(shortfall, reason=reason, waited=seconds)
 
 
 def limit_shortfall(functions: Sequence[FunctionState], cost: Amounts, limits: Amounts) -> Shortfall:

@@ -108,7 +108,8 @@ def test_the_error_of_a_run():
     )
     assert "cpu" in error_of(core.run(f=fn("cpu 2"), id="large", ready=""), None)
     core.cancel("fits")
-    assert error_of(core.state.runs["fits"], None) is None
+    assert error_of(core.state.runs["fits"], None) == "futures of the run were cancelled or released"
+    assert error_of(core.state.runs["fits"], None, "its client was lost") == "its client was lost"
 
 
 def test_ids_of_the_same_text_get_distinct_labels():

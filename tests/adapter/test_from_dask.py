@@ -328,13 +328,30 @@ def test_missing_keys():
     assert info.value.dag_id == "x"
 
 
-def test_futures_and_persisted_data_are_refused(client):
-    future = client.submit(inc, 1)
-    with pytest.raises(MissingFunctionError, match="if it is a future or persisted data on a cluster"):
+def test_futures_are_refused(client):
+    future = client.submit(inc, 1, key="one")
+    remedy = r"convert the collection before compute\(\), or pass the value of the future, future.result\(\)"
+    for futures in (future, [future]):
+        with pytest.raises(TypeError, match=f"takes a Dask collection, .*Future.*: {remedy}"):
+            DAG.from_delayed(futures)
+    reason = "if it is a future or persisted data on a cluster, pass its value instead"
+    with pytest.raises(MissingFunctionError, match=f"task '.*' needs 'one', .*: {reason}"):
         DAG.from_delayed(delayed(inc)(future))
-    persisted = client.persist(da.ones(4, chunks=2))
-    with pytest.raises(MissingFunctionError, match="if it is a future or persisted data on a cluster"):
-        DAG.from_delayed(persisted.sum())
+    with pytest.raises(MissingFunctionError, match=f": the result needs 'one', .*: {reason}") as info:
+        DAG.from_delayed([delayed(inc)(1), future])
+    assert info.value.missing == (("result", "one"),)
+
+
+def test_persisted_collections_are_refused(client):
+    persisted = client.persist(da.ones(4, chunks=2, name="ones"))
+    single = client.persist(delayed(inc)(1, dask_key_name="two"))
+    for collection, key in ((persisted, "'ones', ."), (persisted.sum(), "'ones', 0"), (single, "'two'")):
+        with pytest.raises(MissingFunctionError, match=key) as info:
+            DAG.from_delayed(collection)
+        (text,) = info.value.problems
+        assert text.startswith("persisted results, such as ")
+        assert text.endswith(" cannot be converted: compute them, or convert the collection before persist()")
+        assert "object at" not in repr(info.value)
 
 
 def test_p2p_is_refused(client):

@@ -49,6 +49,9 @@ pairs.add_function(Function("end", process, args=[("load", 1)]))
 greedy = DAG("greedy").add_function(Function("a", load, extra_args=["x"], cost={"cpu": 10_000}))
 slow = DAG("slow").add_function(Function("nap", nap, extra_args=[60]))
 
+licensed = DAG("licensed").add_function(Function("a", load, extra_args=["x"], cost={"licence": 2}))
+pinned = DAG("pinned").add_function(Function("a", load, extra_args=["x"], node="node9"))
+
 
 def build():
     return fine

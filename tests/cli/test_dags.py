@@ -40,6 +40,8 @@ def test_validate_lists_all_problems(call):
         ("no_such_module:dag", "no module 'no_such_module' in the current directory or in "),
         ("no_such_module.sub:dag", "no module 'no_such_module' in the current directory or in "),
         ("no_such_file.py:dag", "no file 'no_such_file.py'"),
+        ("pipelin.py:dag", "no file 'pipelin.py'; did you mean 'pipeline.py'?"),
+        ("nowhere/pipeline.py:dag", "no file 'nowhere/pipeline.py'"),
         ("pipeline:nothing", "Its DAGs: fine, failing, invalid"),
         ("pipeline:number", "neither a DAG nor a function that returns one: 3"),
         ("pipeline:broken", "RuntimeError: cannot be built\n  at "),
@@ -171,6 +173,13 @@ def test_nodes_with_memory_as_a_string(call, folder):
     ) in " ".join(err.split())
 
 
+def test_nodes_with_a_name_close_to_a_known_one(call, folder, caplog):
+    (folder / "plural.yaml").write_text("a: {cpu: 4, memory: 8GB, gpu: 1}\nb: {cpus: 2, memory: 8GB}\n")
+    with caplog.at_level("WARNING", "handoff_dask"):  # clusters of other tests silence pytest's handler
+        call("simulate", "pipeline:fine", "--nodes", "plural.yaml")
+    assert [r.getMessage() for r in caplog.records] == ["node 'b' offers 'cpus'; did you mean 'cpu'?"]
+
+
 def test_simulate(call):
     lines = call("simulate", "pipeline:fine", "--nodes", "nodes.yaml", "--durations", "3")[0].splitlines()[1:]
     assert lines[:4] == [
@@ -183,6 +192,13 @@ def test_simulate(call):
     assert table[0][:2] == ["node", "functions"]
     assert [row[0] for row in table[1:]] == ["node1", "node2"]
     assert sum(int(row[1]) for row in table[1:]) == 2
+
+
+def test_simulate_says_which_durations_it_assumes(call, folder):
+    arguments = ("simulate", "pipeline:pairs", "--nodes", "nodes.yaml")
+    assumed = "Assuming that each function takes 1 s: --durations and --history set other durations."
+    assert call(*arguments)[0].splitlines()[2] == assumed
+    assert "Assuming" not in call(*arguments, "--durations", "1")[0]
 
 
 def test_simulate_json(call_json):
@@ -207,7 +223,7 @@ def test_simulate_with_durations_from_a_history(call, call_json, folder):
     found = call_json("simulate", "pipeline:pairs", "--nodes", "nodes.yaml", "--history", "h.db")
     assert 0 < found["makespan"] < 1
     _, err = call("simulate", "pipeline:slow", "--nodes", "nodes.yaml", "--history", "h.db", code=2)
-    assert "durations has no entry for functions 'nap'" in err
+    assert "durations has no entry for function 'nap'" in err
 
 
 def test_simulate_a_function_that_fits_on_no_node(call):

@@ -261,6 +261,7 @@ def test_ctrl_c_ends_the_run_on_the_cluster(folder):
             process.kill()
         assert process.returncode == 130
         until(lambda: [r.status for r in handoff.runs(cluster)] == ["cancelled"], what="the run is cancelled")
+        assert handoff.runs(cluster)[0].error == "it was interrupted"
 
 
 def started(folder, *options):

@@ -11,6 +11,7 @@ import pytest
 from distributed import Client
 
 import handoff_dask as handoff
+from handoff_dask._model.runinfo import RunInfo
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_keep_an_id_that_is_not_text(call_json, call):
     found = call_json("run", "pipeline:pairs", "--keep", "('load', 1)")
     assert [f.get("result") for f in found["functions"]] == ["Loaded: 1", None]
     _, err = call("run", "pipeline:pairs", "--keep", "load", code=2)
-    assert "has no function 'load'" in err
+    assert "has no function 'load'; ids that begin like it: ('load', 1)" in err
 
 
 def test_targets(call, call_json):
@@ -107,7 +108,7 @@ def test_a_function_that_fits_on_no_node(call, call_json):
     out, err = call("run", "pipeline:greedy", "--nodes", "nodes.yaml", code=3)
     assert out == "imported\n"
     assert "nearest node 'node1'" in err
-    assert "--wait-for-nodes" in err
+    assert "or add a node that offers enough to nodes.yaml." in err
     assert "wait_for_nodes" not in err
     assert call_json("run", "pipeline:greedy", code=3)["error"]["type"] == "AllocationError"
 
@@ -116,6 +117,48 @@ def test_a_function_that_fits_on_no_node(call, call_json):
 def test_awaited_nodes_are_logged_unless_progress_is_off(call, option, times):
     _, err = call("run", "pipeline:greedy", "--nodes", "nodes.yaml", "--wait-for-nodes", "2", option, code=3)
     assert err.count("waiting for a node with cpu 10000 (0 of 2 s)") == times
+
+
+REMEDIES = {
+    "greedy": "Lower the cost, or add a node that offers enough to nodes.yaml.",
+    "licensed": (
+        "Add a node that offers 'licence' to nodes.yaml, or declare it as a limit (--limit licence=1) if the"
+        " whole cluster shares it."
+    ),
+    "pinned": "Correct the pin (node=), or add a node of that name to nodes.yaml.",
+}
+
+
+@pytest.mark.parametrize("command", ["run", "simulate"])
+@pytest.mark.parametrize("dag", REMEDIES)
+def test_remedies_name_the_file_of_nodes(call, command, dag):
+    _, err = call(command, f"pipeline:{dag}", "--nodes", "nodes.yaml", code=3)
+    assert err.splitlines()[-1] == REMEDIES[dag]
+
+
+def test_remedies_on_this_machine_name_other_nodes(call):
+    _, err = call("run", "pipeline:greedy", code=3)
+    assert err.splitlines()[-1] == (
+        "Lower the cost, or use nodes that offer enough (--nodes FILE or --scheduler ADDRESS)."
+    )
+
+
+def test_remedies_on_a_cluster_remain(call, address):
+    _, err = call("run", "pipeline:greedy", "--scheduler", address, code=3)
+    assert "`dask worker --resources ...`), or pass --wait-for-nodes SECONDS" in err
+
+
+@pytest.mark.parametrize("command", ["run", "simulate"])
+def test_limits(call, command):
+    arguments = (command, "pipeline:licensed", "--nodes", "nodes.yaml", "--limit")
+    call(*arguments, "licence=2")
+    call(*arguments, "licence=2.5", "--limit", "memory=4GB")
+    _, err = call(*arguments, "licence=1", code=3)
+    assert err.splitlines()[-1] == "Lower the cost, or raise the limit (--limit)."
+    for wrong in ("licence", "=1", "licence=", "licence=-1", "licence=many", "max_concurrency=1"):
+        _, err = call(*arguments, wrong, code=2)
+        assert "licence" in err or "NAME=AMOUNT" in err or "max_concurrency" in err
+    assert "two amounts" in call(*arguments, "licence=1", "--limit", "licence=2", code=2)[1]
 
 
 def test_an_invalid_dag_starts_no_cluster(call, monkeypatch):
@@ -153,8 +196,9 @@ def test_history(call, call_json, folder):
     call("run", "pipeline:failing", "--history", "h.db", code=1)
     out, _ = call("runs", "--history", "h.db")
     head, failed, finished = (line.split() for line in out.splitlines())
-    assert head == ["run", "DAG", "status", "submitted", "elapsed", "finished"]
+    assert head == ["run", "DAG", "status", "submitted", "elapsed", "finished", "reason"]
     assert failed[1:3] == ["failing", "failed"]
+    assert " ".join(failed).endswith(" 0 of 2 function 'fail' failed: ValueError('no luck')")
     assert finished[1:3] == ["pairs", "finished"]
     assert finished[-3:] == ["2", "of", "2"]
     found = call_json("runs", "--history", "h.db")
@@ -165,11 +209,27 @@ def test_history(call, call_json, folder):
     assert "no luck" in found[0]["error"]
     out, _ = call("runs", "--history", "h.db", "--limit", "1")
     assert out.splitlines()[-1] == "... and 1 more"
+    prefix = next(found[0]["id"][:n] for n in range(1, 99) if found[0]["id"][:n] != found[1]["id"][:n])
+    assert call_json("runs", prefix, "--history", "h.db") == call_json(
+        "runs", found[0]["id"], "--history", "h.db"
+    )
     functions = call_json("runs", found[0]["id"], "--history", "h.db")
     assert [f["function"] for f in functions] == ["fail", "after"]
     assert "embedded" in call("runs", found[1]["id"], "--history", "h.db")[0]
     _, err = call("runs", "nosuchrun", "--history", "h.db", code=2)
     assert found[0]["id"] in err
+
+
+def test_a_prefix_of_run_ids_must_be_unique(call, folder):
+    with handoff.History("h.db") as history:
+        for id in ("ab1", "ab2", "ab22"):
+            history._write(RunInfo(id, "d", "cancelled", None, 1.0, 2.0, 1.0, {}, error="it\nfailed"), ())
+    _, err = call("runs", "ab", "--history", "h.db", code=2)
+    assert "3 runs begin with 'ab': ab22, ab2, ab1" in err
+    assert "0 functions" in call("runs", "ab1", "--history", "h.db")[0]
+    assert "0 functions" in call("runs", "ab2", "--history", "h.db")[0], "an id is not a prefix"
+    assert "known runs: 'ab22'" in call("runs", "b", "--history", "h.db", code=2)[1]
+    assert call("runs", "--history", "h.db")[0].splitlines()[1].endswith("it ...")
 
 
 def test_a_file_that_is_not_a_history(call):
@@ -200,7 +260,7 @@ def test_a_cluster(call, call_json, address):
     assert ran["functions"][1]["node"] == "node2"
     (info,) = call_json("runs", "--scheduler", address)
     assert (info["id"], info["status"]) == (ran["run_id"], "finished")
-    functions = call_json("runs", ran["run_id"], "--scheduler", address)
+    functions = call_json("runs", ran["run_id"][:8], "--scheduler", address)
     assert [(f["function"], f["node"]) for f in functions] == [
         (f["function"], f["node"]) for f in ran["functions"]
     ]

@@ -143,6 +143,32 @@ def test_the_error_of_a_failed_run(fresh):
     assert handoff.run_records(unplaced.id, fresh)["large"].cost == {"cpu": 5}
 
 
+def test_the_reason_of_a_cancellation(fresh):
+    def napping(id):
+        return dag_of(Function("f", time.sleep, extra_args=[0.5], timeout=60), id=id)
+
+    with pytest.raises(handoff.RunTimeoutError):
+        handoff.execute(napping("slow"), fresh, timeout=0.2)
+    called = handoff.submit(napping("called"), fresh)
+    called.cancel()
+    released = handoff.submit(napping("released"), fresh)
+    fresh.cancel(list(released.futures.values()))
+    with Client(fresh.cluster, set_as_default=False) as other:
+        left = handoff.submit(napping("left"), other)
+        until(lambda: left.status == "running")
+    until(lambda: all(info.status == "cancelled" for info in handoff.runs(fresh)))
+    reasons = {
+        "slow": "it exceeded its timeout of 0.2 s",
+        "called": "its client called run.cancel()",
+        "released": "futures of the run were cancelled or released",
+        "left": "its client closed the connection",
+    }
+    assert {info.dag_id: info.error for info in handoff.runs(fresh)} == reasons
+    called = released = left = None
+    settle(fresh.cluster)
+    assert {info.dag_id: info.error for info in handoff.runs(fresh)} == reasons, "the archive has them too"
+
+
 def test_ids_that_are_not_plain_become_their_repr(fresh):
     dag = dag_of(
         Function(Point(1), identity, extra_args=[1]),

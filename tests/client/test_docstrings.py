@@ -1,5 +1,6 @@
 """``help()`` of the functions that everybody calls first describes every parameter."""
 
+import doctest
 import inspect
 import re
 
@@ -43,6 +44,19 @@ def test_parameters_of_execute_and_submit_are_described_alike():
     assert aside in submit["history"]
     submit["history"] = submit["history"].replace(aside, "")
     assert {name: execute[name] for name in submit} == submit
+
+
+@pytest.mark.parametrize("run", [handoff.execute, handoff.submit])
+def test_examples(run):
+    (example,) = doctest.DocTestFinder(recurse=False).find(inspect.unwrap(run), globs={})
+    runner = doctest.DocTestRunner()
+    assert runner.run(example).failed == 0
+    assert runner.summarize().attempted >= 5
+
+
+def test_the_decorator_describes_every_field_in_order():
+    documented = re.findall(r"^ *- ``(\w+)``: ", DAG.function.__doc__, re.MULTILINE)
+    assert ["id", "code", *documented] == list(inspect.signature(Function).parameters)
 
 
 def test_fields_of_a_function():

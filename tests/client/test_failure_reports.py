@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import logging
 import os
 import pickle
 import re
@@ -17,7 +18,7 @@ import cloudpickle
 import dask
 import dask.distributed
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 from helpers import dag_of, identity, multiply
 
 import handoff_dask as handoff
@@ -358,10 +359,34 @@ def test_what_a_failing_script_prints(tmp_path, execute):
         timeout=60,
     )
     assert done.returncode == 1
-    printed = done.stderr[done.stderr.index("Traceback (most recent call last)") :]  # after Dask's log
+    printed = done.stderr
+    assert printed.startswith("Traceback (most recent call last)"), "Dask's log would repeat each attempt"
     assert re.findall(r", line (\d+), in (\S+)", printed) == [("7", "parse"), ("10", "<module>")]
     assert printed.count("Traceback (most recent call last)") == 2
     assert "(same error each time):\n  - attempts 1 to 4 on " in printed
+
+
+def test_failures_stay_in_the_log_of_other_clusters(caplog):
+    dag = dag_of(Function("f", int, extra_args=["x"], max_retries=0))
+
+    def logged(cluster):
+        caplog.clear()
+        with Client(cluster, set_as_default=False) as client:
+            with pytest.raises(FunctionFailedError):
+                handoff.execute(dag, client)
+            assert isinstance(client.submit(int, "y", pure=False).exception(), ValueError)
+        return [record.args[0] for record in caplog.records if record.msg.startswith("Compute Failed")]
+
+    before = list(logging.getLogger("distributed.worker").filters)
+    with handoff.local_cluster({"a": {"cpu": 1}, "b": {"cpu": 1}}) as cluster:
+        (key,) = logged(cluster)
+        assert key.startswith("int-"), "Dask's own tasks are logged as ever"
+    assert logging.getLogger("distributed.worker").filters == before
+    with (
+        handoff.local_cluster({"a": {"cpu": 1}}),
+        LocalCluster(processes=False, n_workers=1, dashboard_address=":0") as other,
+    ):
+        assert len(logged(other)) == 2
 
 
 # ---------------------------------------------------------------------- modules that nodes lack

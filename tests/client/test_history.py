@@ -246,7 +246,7 @@ def test_simulation_of_another_dag_uses_durations_by_code(history):
     }
     # The history knows the DAG, but not all of its functions.
     assert simulated_durations(history, ("f2", identity), ("f3", identity)) == {"f2": 3.0, "f3": 2.0}
-    with pytest.raises(ValueError, match="durations has no entry for functions 'x'"):
+    with pytest.raises(ValueError, match="durations has no entry for function 'x'"):
         simulated_durations(history, ("x", str), id="other")
 
 

@@ -141,8 +141,12 @@ def test_a_cancelled_run(client, path):
     run.cancel()
     door.open()
     written, _ = only_run(path)
-    assert (written.id, written.status, written.error) == (run.id, "cancelled", None)
-    with pytest.raises(RunCancelledError):
+    assert (written.id, written.status, written.error) == (
+        run.id,
+        "cancelled",
+        "its client called run.cancel()",
+    )
+    with pytest.raises(RunCancelledError, match=r"was cancelled: its client called run.cancel\(\)"):
         run.result()
 
 

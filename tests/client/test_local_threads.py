@@ -150,7 +150,7 @@ def test_timeout_while_a_function_runs():
 def test_timeout_before_the_first_function():
     called = []
     dag = dag_of(Function("a", lambda: called.append(1)))
-    with pytest.raises(RunTimeoutError, match="0 of 1 functions"):
+    with pytest.raises(RunTimeoutError, match="0 of 1 function finished"):
         execute_local(dag, timeout=0, max_concurrency=1)
     assert called == []
 

@@ -182,7 +182,7 @@ def test_an_error_about_an_unknown_node_lists_the_nodes(client):
         ({"a": {"threads": 1.5}}, "node 'a': threads must be a whole number of at least 1, not 1.5"),
         ({"a": {"threads": 0}}, "node 'a': threads must be a whole number of at least 1, not 0"),
         ({"a": None}, "node 'a': its capacity must be a mapping"),
-        ([1], "nodes must be a mapping"),
+        ([1], "nodes must map names to capacities, such as"),
     ],
 )
 def test_local_cluster_rejects_invalid_nodes(nodes, text):

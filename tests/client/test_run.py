@@ -54,7 +54,7 @@ def test_a_running_run_can_be_inspected(client):
 def test_the_repr_of_results_fetches_nothing(client):
     run = handoff.submit(dag_of(Function("f", identity, extra_args=["x"])), client)
     run.wait()
-    assert repr(run.results) == f"<results of 1 of 1 functions of run {run.id}>"
+    assert repr(run.results) == f"<results of 1 of 1 function of run {run.id}>"
 
 
 def test_futures_of_a_run_can_be_arguments_of_dask_tasks(client):

@@ -388,7 +388,7 @@ def test_a_function_that_fits_nowhere_is_an_error():
         ({"dag": dag_of(fn("x", "y"))}, InvalidDAGError, "y"),
         ({"dag": dag_of(Function("x", type="input"))}, InvalidDAGError, "input function"),
         ({"nodes": {}}, ValueError, "at least one node is needed"),
-        ({"nodes": ["a"]}, TypeError, "nodes must be a mapping"),
+        ({"nodes": ["a"]}, TypeError, "nodes must map names to capacities, such as"),
         ({"nodes": {"a": 4}}, TypeError, "node 'a': its capacity must be a mapping"),
         ({"nodes": {"a": {"cpu": -4}}}, ValueError, "node 'a': cpu must not be negative"),
         ({"nodes": {"a": {"threads": 0}}}, ValueError, "node 'a': threads must be a whole number"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from handoff_dask._cli import cluster, demo, run, simulate
-from handoff_dask._display import colouring, dashboard_text, html, labels, markup, progress, timeline
+from handoff_dask._display import colouring, dashboard_text, html, labels, markup, progress, table, timeline
 from handoff_dask._scheduling import explain
 
 
@@ -34,7 +34,7 @@ def test_durations(value, text):
 
 
 def test_every_display_formats_durations_with_the_same_function():
-    for module in (cluster, demo, run, simulate, dashboard_text, html, progress, timeline):
+    for module in (cluster, demo, run, simulate, dashboard_text, html, progress, table, timeline):
         assert module.duration_text is labels.duration_text, module
 
 
@@ -53,7 +53,7 @@ def test_labels_of_states(state, label):
 
 
 def test_every_display_labels_states_with_the_same_function():
-    for module in (run, colouring, dashboard_text, html, markup, progress):
+    for module in (table, colouring, dashboard_text, html, markup, progress):
         assert module.state_label is labels.state_label, module
 
 

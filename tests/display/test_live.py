@@ -195,7 +195,7 @@ def test_the_repr_sends_no_request(client, monkeypatch):
         patch.setattr(client, "sync", refuse)
         patch.setattr(type(run), "_fetch_report", refuse)
         patch.setattr(type(run), "_progress", refuse)
-        assert ": finished, 1 of 1 results" in run._repr_html_()
+        assert ": finished, 1 of 1 result" in run._repr_html_()
 
 
 def test_repr_of_an_empty_run(client):

@@ -11,10 +11,13 @@ import types
 
 import pytest
 from helpers import dag_of
+from scheduling.harness import Core, fn
 
 import handoff_dask as handoff
 from handoff_dask import Function
 from handoff_dask._adapter import run_progress
+from handoff_dask._adapter.active import ActiveRun
+from handoff_dask._client.progress import progress_of
 from handoff_dask._display import progress as displays
 from handoff_dask._display.progress import (
     NotebookProgress,
@@ -110,11 +113,47 @@ def test_failure_lines():
         == "'f' failed on n1, attempt 1, will be retried: ValueError('[bold]no way[/bold]')"
     )
     lost = FailedAttempt(("g", 1), 2, None, "lost", None, True)
-    assert failure_line(lost) == "('g', 1) was lost, attempt 2, will not be retried"
+    assert failure_line(lost) == "('g', 1) was lost, attempt 2, will not run again"
+    assert failure_line(lost._replace(final=False)) == "('g', 1) was lost, attempt 2, will run again"
     assert failure_lines(of(1, 0, {}, failed_attempts=(lost,), more_failed_attempts=1200))[0] == (
         "1,200 more attempts failed or were lost"
     )
     assert len(failure_line(FAILED._replace(error="x" * 1000))) < 250
+
+
+def test_a_log_has_the_same_lines_about_failures():
+    stream = io.StringIO()
+    log = ProgressLog(stream)
+    log.update(of(10, 1.0, {"running": 1}))
+    log.update(of(10, 1.5, {"running": 1}, failed_attempts=(FAILED,), failed_total=1))
+    log.update(of(10, 2.0, {"running": 1}, failed_total=1))
+    log.close()
+    assert stream.getvalue().splitlines() == [
+        "0 of 10 finished, 1 running, 1 s",
+        failure_line(FAILED),
+        "0 of 10 finished, 1 running, 1 retry, 2 s",
+    ]
+
+
+def test_a_lost_attempt_is_no_retry():
+    counts = {"finished": 4, "running": 1, "failed": 1}
+    assert progress_line(of(6, 1, counts, failed_total=7, lost_total=4)) == (
+        "4 of 6 finished, 1 running, 1 failed, 2 retries, 4 attempts lost, 1 s"
+    )
+    assert progress_line(of(6, 1, {}, failed_total=1, lost_total=1)) == "0 of 6 finished, 1 attempt lost, 1 s"
+
+
+def test_the_scheduler_reports_lost_attempts():
+    core = Core()
+    core.nodes(a="cpu 2", b="cpu 1")
+    run = core.run(f=fn("cpu 1"), g=fn("cpu 1"))
+    core.decide()
+    core.fail("f", error="OSError()")
+    core.leave("a")
+    core.leave("b")
+    answer = run_progress.progress(ActiveRun(run, "client", 0.0), core.state, 0)
+    progress = progress_of(answer, run.spec.ids, 0.0)
+    assert (progress.failed_total, progress.lost_total) == (2, 1)
 
 
 def test_rich_shows_nodes_and_escapes_markup():

@@ -74,6 +74,47 @@ def test_repr_of_a_schedule():
     assert "6 functions in 4 s; lower bound 4 s" in text_of(markup)
 
 
+def test_records_as_text():
+    def fails():
+        raise ValueError
+
+    with pytest.raises(handoff.FunctionFailedError) as caught:
+        execute_local(dag_of(Function("a", list), Function("f", fails, max_retries=0)))
+    text = re.sub(r"  [\d.]+ m?s$", "  T", str(caught.value.run.records), flags=re.MULTILINE)
+    assert [line.split() for line in text.splitlines()] == [
+        ["function", "status", "node", "attempts", "took"],
+        ["a", "finished", "local", "1", "T"],
+        ["f", "failed", "local", "1", "T"],
+    ]
+
+
+def test_many_records_as_text():
+    records = simulate(dag_of(*(Function(n, list) for n in range(30))), {"n": {"cpu": 1}}, 2.0).records
+    lines = str(records).splitlines()
+    assert lines[:2] == [
+        "function  status    node  attempts  took",
+        "       0  finished  n            1   2 s",
+    ]
+    assert lines[-2:] == ["      19  finished  n            1   2 s", "... and 10 more"]
+    assert len(lines) == 22
+    assert repr(records) == "<records of 30 functions>"
+
+
+def test_records_of_unusual_ids_as_text():
+    class Id:
+        def __str__(self):
+            raise RuntimeError("no")
+
+        __repr__ = __str__
+
+    records = simulate(dag_of(Function(Id(), list), Function("x" * 300, list)), {"n": {"cpu": 1}}).records
+    lines = str(records).splitlines()
+    assert max(map(len, lines)) == 100
+    assert lines[1].startswith("<Id, whose repr raises RuntimeError>")
+    assert lines[2].startswith("xxx")
+    assert str(simulate(DAG(), {"n": {"cpu": 1}}).records) == "function  status  node  attempts  took"
+
+
 def test_repr_of_records(client):
     def breaks(x):
         raise ValueError(EVIL)

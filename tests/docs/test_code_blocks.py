@@ -76,7 +76,7 @@ def test_code_blocks_run(page, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     printed = done.stdout.split(SEPARATOR)
-    assert len(printed) == len(blocks) + 1
+    assert len(printed) >= len(blocks)  # the last block may exit
     for (code, caption, expected), output in zip(blocks, printed, strict=False):
         if caption:
             assert output.strip() == expected.strip(), code

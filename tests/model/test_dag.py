@@ -160,7 +160,7 @@ def test_any_hashable_id(id):
 def test_an_invalid_dag_has_a_repr(fields):
     """The repr helps to find the problem."""
     dag = dag_of(Function("f", list, **fields), id="mine")
-    assert repr(dag) == "<DAG 'mine': 1 functions>"
+    assert repr(dag) == "<DAG 'mine': 1 function>"
 
 
 def test_pickles():

@@ -3,6 +3,7 @@
 import copy
 import copyreg
 import pickle
+from dataclasses import replace
 
 import pytest
 
@@ -185,6 +186,8 @@ def test_texts():
         "  - attempt 2 on 'node2': lost"
     )
     assert texts["AllocationError"] == f"DAG 'mine' cannot be placed:\n  - {SHORTFALL}\nLower the cost."
+    started = handoff.AllocationError("mine", "run1", (replace(SHORTFALL, waited=30.0),))
+    assert str(started).startswith("DAG 'mine' cannot go on:\n")
     assert texts["RunCancelledError"] == "run run1 of DAG 'mine' was cancelled: by the user"
     assert (
         texts["RunTimeoutError"]

@@ -46,6 +46,7 @@ def test_record_without_attempts():
     assert records["g"].node == "n1"
     assert records.allocations == {"g": "n1"}
     assert repr(records) == "<records of 2 functions>"
+    assert repr(Records(["f"], {}.get, {}.get)) == "<records of 1 function>"
 
 
 def test_record_has_the_devices_of_the_last_attempt():

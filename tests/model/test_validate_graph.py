@@ -123,7 +123,10 @@ def test_unhashable_dependency():
     dag = dag_of(Function("a", add, args=[["x"], "a"]))
     error = refused(dag, CyclicDependencyError)
     assert error.cycle == ("a",)
-    assert "function 'a': ['x'] is not hashable, so it cannot be a function id" in error.problems
+    assert (
+        "function 'a': ['x'] is not hashable, so it cannot be a function id; values go in extra_args"
+        in error.problems
+    )
     error = refused(dag_of(Function("a", add, args=[["x"]])), InvalidFunctionError)
     assert error.function_ids == ("a",)
 

@@ -42,6 +42,7 @@ def test_cost_exceeds_every_node():
 
 
 NO_GPU = "no node has 'gpu' (available: cpu)"
+WAITED = "; no suitable node has joined for 30 s (handoff.node-timeout)"
 
 
 def test_misspelt_resource_differs_from_a_short_one():
@@ -327,8 +328,9 @@ def test_function_fails_after_the_node_timeout(core):
         {"gpu": 1},
         "a",
         {"gpu": 0},
-        NO_GPU,
+        NO_GPU + WAITED,
     )
+    assert s.waited == 30
     assert core.states("x y z") == "failed cancelled running"
     assert core.state.next_wake() is None
 
@@ -360,7 +362,9 @@ def test_timeout_restarts_when_the_node_leaves_again(core):
     assert core.state.next_wake() == 68
     core.wait(30)
     assert core.decide() == ["x unplaceable", "r failed"]
-    assert core.decisions[0].shortfall.reason == "the cluster has no nodes"
+    assert core.decisions[0].shortfall.reason == (
+        "the cluster has no nodes; none has joined for 30 s (handoff.node-timeout)"
+    )
 
 
 def test_pin_to_a_node_that_left_is_named(core):
@@ -370,7 +374,7 @@ def test_pin_to_a_node_that_left_is_named(core):
     core.decide()
     core.wait(30)
     core.decide()
-    assert core.decisions[0].shortfall.reason == "pinned to 'b', but the nodes are 'a'"
+    assert core.decisions[0].shortfall.reason == "pinned to 'b', but the nodes are 'a'" + WAITED
 
 
 def test_node_that_shrank_is_not_eligible(core):
@@ -449,7 +453,7 @@ def test_group_starves_with_its_node(core):
         {"cpu": 1, "gpu": 1},
         "a",
         {"cpu": 1, "gpu": 0},
-        NO_GPU,
+        NO_GPU + WAITED,
     )
 
 
@@ -488,7 +492,10 @@ def test_lost_attempts_are_named_if_no_node_is_left():
     core.wait(5)
     assert core.decide() == ["f unplaceable", "r failed"]
     reason = core.decisions[0].shortfall.reason
-    assert reason == "the cluster has no nodes, after 2 of its attempts were lost with their nodes"
+    assert reason == (
+        "the cluster has no nodes, after 2 of its attempts were lost with their nodes;"
+        " none has joined for 5 s (handoff.node-timeout)"
+    )
 
 
 def test_later_function_does_not_inherit_an_old_wait():

@@ -14,6 +14,7 @@ Each module reaches into one kind of object:
 - ``tasks``: tasks on the scheduler
 - ``clients``: clients, on the scheduler
 - ``workers``: workers, on the scheduler and on the worker itself
+- ``worker_log``: the log that a worker writes about failed tasks
 - ``running``: the task that a worker's thread runs
 - ``client``: a client, in its own process
 - ``forked``: objects that a forked process inherits

@@ -5,67 +5,24 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Container, Hashable, Mapping
-from types import FunctionType
 from typing import Any
 
 from handoff_dask._model.dask_values import DaskValues
-from handoff_dask._model.function import ISOLATION, Collocated, Function, Transfer, code_name
+from handoff_dask._model.dependencies import check_graph
+from handoff_dask._model.function import ISOLATION, Collocated, Function, Transfer
+from handoff_dask._model.problems import Functions, Problems, is_in, suggested_id, user_facing_id
 from handoff_dask._model.resources import THREADS, parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
 from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask._suggest import suggestion
 from handoff_dask.exceptions import (
-    CyclicDependencyError,
     InvalidCollocationError,
     InvalidCostError,
     InvalidDAGError,
     InvalidFunctionError,
-    MissingFunctionError,
 )
-
-Functions = Mapping[Hashable, Function]
-
-#: Most missing ids for which to suggest others, which takes long in a large DAG.
-_MAX_SUGGESTIONS = 10
 
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-
-#: Kinds of problem, in the order in which they are reported.
-_KINDS: tuple[type[InvalidDAGError], ...] = (
-    MissingFunctionError,
-    CyclicDependencyError,
-    InvalidCostError,
-    InvalidCollocationError,
-    InvalidFunctionError,
-)
-
-
-class Problems:
-    """The problems found: for each kind their texts, and the ``detail`` of the exception."""
-
-    def __init__(self) -> None:
-        self.texts: dict[type[InvalidDAGError], list[str]] = {}
-        self.details: dict[type[InvalidDAGError], list[Any]] = {}
-
-    def add(self, kind: type[InvalidDAGError], detail: Any, text: str) -> None:
-        texts = self.texts.setdefault(kind, [])
-        if text in texts[-1:]:
-            return  # a repetition, as of a missing dependency that is passed twice
-        texts.append(text)
-        details = self.details.setdefault(kind, [])
-        if isinstance(detail, list):
-            details.extend(detail)
-        elif detail not in details[-1:]:
-            details.append(detail)
-
-    def error(self, dag_id: Hashable) -> InvalidDAGError | None:
-        kinds = [kind for kind in _KINDS if kind in self.texts]
-        if not kinds:
-            return None
-        texts = [text for kind in kinds for text in self.texts[kind]]
-        first: Any = kinds[0]
-        error: InvalidDAGError = first(dag_id, texts, self.details[kinds[0]])
-        return error
 
 
 def find_problems(
@@ -92,121 +49,12 @@ def find_problems(
         Topological order, without the functions that are part of a cycle or depend on one.
     """
     problems = Problems()
-    order = _check_graph(functions, problems)
+    order = check_graph(functions, problems)
     if not graph_only:
         signatures, dask_values = _Signatures(), DaskValues()
         for function in functions.values():
             _check_function(function, functions, by_name, signatures, dask_values, problems)
     return problems.error(dag_id), order
-
-
-# ---------------------------------------------------------------------- the graph
-
-
-def _check_graph(functions: Functions, problems: Problems) -> tuple[Hashable, ...]:
-    waiting: dict[Hashable, int] = {}
-    dependents: dict[Hashable, list[Hashable]] = {}
-    order: list[Hashable] = []
-    for id, f in functions.items():
-        args = f.args
-        if not args and not f.kwargs:
-            order.append(id)
-            continue
-        if type(args) is not tuple or type(f.kwargs) is not dict:
-            order.append(id)  # _check_call reports it
-            continue
-        n = 0
-        for dep in f.dependencies if f.kwargs else args:
-            try:
-                known = dep in functions
-            except TypeError:
-                problems.add(
-                    InvalidFunctionError,
-                    id,
-                    f"function {id!r}: {dep!r} is not hashable, so it cannot be a function id"
-                    "; values go in extra_args",
-                )
-                continue
-            if not known:
-                dependent = _user_facing_id(f)
-                problems.add(
-                    MissingFunctionError,
-                    (dependent, dep),
-                    f"function {dependent!r} depends on {_dependency_text(dep)}, which is not in the DAG"
-                    f"{_remedy(f, dep, functions, problems)}",
-                )
-                continue
-            n += 1
-            if dep in dependents:
-                dependents[dep].append(id)
-            else:
-                dependents[dep] = [id]
-        if n:
-            waiting[id] = n
-        else:
-            order.append(id)
-    for id in order:  # grows during the iteration
-        for dependent in dependents.get(id, ()):
-            left = waiting[dependent] - 1
-            if left:
-                waiting[dependent] = left
-            else:
-                del waiting[dependent]
-                order.append(dependent)
-    if waiting:
-        cycle = _find_cycle(functions, waiting)
-        path = " -> ".join(repr(id) for id in (*cycle, cycle[0]))
-        problems.add(CyclicDependencyError, cycle, f"functions depend on each other in a cycle: {path}")
-    return tuple(order)
-
-
-def _dependency_text(dep: Any) -> str:
-    return f"<function {code_name(dep)}>" if type(dep) is FunctionType else repr(dep)
-
-
-def _remedy(f: Function, dep: Any, functions: Functions, problems: Problems) -> str:
-    """Return what to write instead of a dependency that is not in the DAG, "" if that is unknown."""
-    if isinstance(dep, Function):
-        return f"; give its id, {dep.id!r}"
-    if text := DaskValues().describe(dep):
-        return f"; {text.partition(': ')[2]}"
-    if callable(dep):
-        if sum(map(len, problems.texts.values())) >= _MAX_SUGGESTIONS:
-            return ""
-        ids = [g.id for g in functions.values() if g.code is dep and g is not f]
-        return f"; give its id, {ids[0]!r}" if ids else "; add a function with this code, and give its id"
-    hint = _suggested_id(f, dep, functions, problems)
-    if hint or isinstance(dep, (str, tuple)):
-        return hint
-    # In a DAG whose ids are numbers, a number is rather a wrong id than a value.
-    return "" if any(type(id) is type(dep) for id in functions) else "; values go in extra_args"
-
-
-def _suggested_id(f: Function, missing: object, functions: Functions, problems: Problems) -> str:
-    """Return a suggestion for an id that is not in the DAG, "" if there were many already."""
-    if sum(map(len, problems.texts.values())) >= _MAX_SUGGESTIONS:
-        return ""
-    return suggestion(missing, [id for id in functions if id != f.id])
-
-
-def _find_cycle(functions: Functions, stuck: Mapping[Hashable, int]) -> list[Hashable]:
-    """Find a cycle, in the order of execution, among functions each of which depends on another of them."""
-    from graphlib import CycleError, TopologicalSorter  # needed only for this error
-
-    needs = {id: [d for d in functions[id].dependencies if _is_in(d, stuck)] for id in stuck}
-    try:
-        TopologicalSorter(needs).prepare()
-    except CycleError as error:
-        cycle: list[Hashable] = error.args[1]
-        return cycle[1:]  # the first id is repeated at the end
-    raise AssertionError("functions wait for each other, but there is no cycle")
-
-
-def _is_in(id: Any, ids: Mapping[Hashable, Any]) -> bool:
-    try:
-        return id in ids
-    except TypeError:  # unhashable, which is reported elsewhere
-        return False
 
 
 # ---------------------------------------------------------------------- one function
@@ -319,11 +167,6 @@ def _check_cost(f: Function, problems: Problems) -> None:
             problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost {safe_repr(f.cost)}: {error}")
 
 
-def _user_facing_id(f: Function) -> Hashable:
-    """Return the id of the function that the user wrote: for a :class:`Transfer`, that of the consumer."""
-    return f.id[2] if isinstance(f, Transfer) else f.id  # type: ignore[index]
-
-
 def _check_transfer(f: Transfer, partner: Function | None, problems: Problems) -> None:
     """Check that the function beside which a transfer runs has a node.
 
@@ -331,7 +174,7 @@ def _check_transfer(f: Transfer, partner: Function | None, problems: Problems) -
     """
     if partner is None or partner.type == "regular":
         return
-    consumer = _user_facing_id(f)
+    consumer = user_facing_id(f)
     if partner.id == consumer:
         text = (
             f"function {consumer!r} cannot take an Argument: it is an {partner.type} function and has no node"
@@ -348,12 +191,12 @@ def _check_node(f: Function, functions: Functions, problems: Problems) -> None:
     node = f.node
     if isinstance(node, Collocated):
         text = None
-        other = functions[node.id] if _is_in(node.id, functions) else None
+        other = functions[node.id] if is_in(node.id, functions) else None
         if isinstance(f, Transfer):
             _check_transfer(f, other, problems)
             return
         if other is None:
-            text = f"{node.id!r}, which is not in the DAG{_suggested_id(f, node.id, functions, problems)}"
+            text = f"{node.id!r}, which is not in the DAG{suggested_id(f, node.id, functions, problems)}"
         elif other is f:
             text = "itself"
         elif other.type in ("inline", "input"):
@@ -441,7 +284,7 @@ def _why_unfilled(f: Function, name: str, functions: Functions, problems: Proble
     """Say why a parameter of a decorated function has no value."""
     if name in functions and name != f.id:
         return f"parameter {name!r} has no value: function {name!r} was added later; add it first"
-    hint = _suggested_id(f, name, functions, problems)
+    hint = suggested_id(f, name, functions, problems)
     hint = hint or "; give it a default value, or pass it with extra_args or extra_kwargs"
     return f"parameter {name!r} has no value: there is no function {name!r} in this DAG{hint}"
 

@@ -30,6 +30,7 @@ def test_defaults():
         "retry": None,
         "timeout": None,
         "priority": 0,
+        "isolation": None,
         "init": None,
         "parallelism": 1,
         "batch_size": None,

@@ -236,7 +236,7 @@ class FunctionTimeoutError(HandoffError, TimeoutError):
         return f"FunctionTimeoutError({str(self)!r})"  # attempts display the repr
 
 
-class FunctionMemoryError(HandoffError, MemoryError):
+class FunctionMemoryError(MemoryError, HandoffError):  # this order, because MemoryError has its own __new__
     """An isolated attempt used more memory than it had booked and was terminated.
 
     Retried like any other exception.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,14 @@ from collections.abc import Callable
 import psutil
 
 from handoff_dask import DAG, Function
+
+#: Whether property tests try as many examples as they are written for, or a quarter.
+THOROUGH = os.environ.get("HANDOFF_TESTS") == "thorough"
+
+
+def examples(number: int) -> int:
+    """Return how many examples a property test tries: all of them in CI, and fewer in a quick run."""
+    return number if THOROUGH else max(10, number // 4)
 
 
 def dag_of(*functions: Function, id="test") -> DAG:

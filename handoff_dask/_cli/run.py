@@ -20,7 +20,7 @@ from handoff_dask._client.execute import execute
 from handoff_dask._client.options import DEFAULT_MAX_RETRIES
 from handoff_dask._client.result import Result
 from handoff_dask._display.labels import duration_text
-from handoff_dask._display.table import FUNCTION_COLUMNS, function_row
+from handoff_dask._display.table import FUNCTION_COLUMNS, function_row, without_empty
 from handoff_dask._error_texts import count
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import ISOLATION
@@ -198,6 +198,7 @@ def function_table(records: Mapping[Hashable, FunctionRecord], results: Mapping[
         if results:
             row.append(safe_repr(results[id]) if id in results else None)
         rows.append(row)
+    head, rows = without_empty(head, rows)
     table(head, rows, truncate=("result", "function", "node"), total=len(records))
 
 

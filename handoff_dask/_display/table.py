@@ -26,9 +26,17 @@ _QUANTITY = re.compile(r"~?[\d.,]+(%| (ms|s|MB|min( \d+ s)?|h( \d+ min)?))?")
 
 def records_text(records: Mapping[Hashable, FunctionRecord]) -> str:
     """Return a table of the first records."""
-    rows = (function_row(id, record) for id, record in islice(records.items(), _RECORDS))
+    rows = [function_row(id, record) for id, record in islice(records.items(), _RECORDS)]
+    head, rows = without_empty(FUNCTION_COLUMNS, rows)
     truncate = ("function", "node")
-    return "\n".join(table_lines(FUNCTION_COLUMNS, rows, truncate=truncate, total=len(records), width=_WIDTH))
+    return "\n".join(table_lines(head, rows, truncate=truncate, total=len(records), width=_WIDTH))
+
+
+def without_empty(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Leave out the columns for what was measured, if nothing was."""
+    measured = ("cpu time", "memory")
+    kept = [n for n, name in enumerate(head) if name not in measured or any(row[n] for row in rows)]
+    return [head[n] for n in kept], [[row[n] for n in kept] for row in rows]
 
 
 def function_row(id: Hashable, record: FunctionRecord) -> list[Any]:

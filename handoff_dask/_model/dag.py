@@ -244,6 +244,7 @@ class DAG:
             - ``retry``: a :class:`RetryPolicy`.
             - ``timeout``: seconds that one attempt may take.
             - ``priority``: functions with a higher priority start first.
+            - ``isolation``: ``"process"`` runs each attempt in a process of its own.
 
         Raises
         ------

@@ -13,7 +13,7 @@ import pytest
 from dask import delayed
 from dask._task_spec import Alias, DataNode, Dict, List, Task, TaskRef, convert_legacy_graph
 from distributed import Client
-from helpers import identity
+from helpers import examples, identity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -429,7 +429,7 @@ def graphs(draw):
 
 
 @given(graphs(), st.booleans())
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_results_of_any_graph_equal_those_of_dask(drawn, converted):
     graph, outputs = drawn
     expected = dask.get(graph, outputs)

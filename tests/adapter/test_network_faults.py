@@ -51,6 +51,7 @@ def check(found):
     assert found["others"] < 5, "functions on other nodes waited for the cut link"
 
 
+@pytest.mark.slow
 def test_a_link_that_is_cut_for_less_than_the_worker_ttl(tmp_path):
     found = run(tmp_path, 2, ttl=5)
     check(found)

@@ -167,6 +167,7 @@ def test_a_function_that_takes_down_too_many_nodes_fails(directory, allowed):
         settle(cluster)
 
 
+@pytest.mark.slow
 def test_the_error_names_nodes_that_die_while_a_result_is_fetched(directory):
     """As when nodes run out of memory: an attempt finishes, but its node is lost afterwards."""
     with (
@@ -221,6 +222,7 @@ def test_a_node_that_freezes_temporarily_delays_only_its_own_functions(abc, dire
     assert all(outcomes(record) == ["finished"] for record in result.records.values())
 
 
+@pytest.mark.slow
 def test_a_node_that_stays_frozen_is_removed_after_dasks_worker_ttl(abc, directory):
     cluster, client = abc
     dag = dag_of(

@@ -103,6 +103,7 @@ def test_package_of_the_checkout_is_imported(tmp_path):
 # makespans.py
 
 
+@pytest.mark.slow
 def test_makespans_compares_two_checkouts(capsys, tmp_path):
     path = tmp_path / "figures.json"
     small = ["--seeds", "1", "--strategies", "best_fit,first_available", "--json", str(path), "--strict"]

@@ -188,6 +188,7 @@ def test_the_dashboard_page_is_measured(capsys):
 # variants.py
 
 
+@pytest.mark.slow
 def test_variants_change_one_rule_at_a_time(capsys):
     assert variants.main(["--seeds", "1", "--markdown"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

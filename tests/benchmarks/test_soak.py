@@ -47,6 +47,7 @@ def sizes(cluster, client):
     return found
 
 
+@pytest.mark.slow
 def test_sequential_and_concurrent_runs_leave_nothing(cluster):
     with Client(cluster, set_as_default=False) as client:
         soak.run_sequentially(client, range(10))

@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "handoff_dask"]
 
 
-LOCAL_NODES = [(), ("--nodes", "nodes.yaml"), ("--nodes", "nodes.yaml", "--processes")]
+PROCESSES = ("--nodes", "nodes.yaml", "--processes")
+LOCAL_NODES = [(), ("--nodes", "nodes.yaml"), pytest.param(PROCESSES, marks=pytest.mark.slow)]
 
 
 def environment(**more):
@@ -139,7 +140,7 @@ def test_the_installed_command_calls_main():
     assert EntryPoint("handoff-dask", target, "console_scripts").load() is main
 
 
-@pytest.mark.parametrize("options", LOCAL_NODES)
+@pytest.mark.parametrize("options", [*LOCAL_NODES[:2], PROCESSES])
 def test_ctrl_c(folder, options):
     """The signal goes to the command and all its child processes, as from a terminal."""
     process = started(folder, *options)

@@ -3,7 +3,7 @@
 import hostile
 import pytest
 from distributed import Client
-from helpers import settle
+from helpers import examples, settle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -73,7 +73,7 @@ def kept_results(expected, functions, keep):
 
 @settings(
     deadline=None,
-    max_examples=400,
+    max_examples=examples(400),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(hostile.descriptions(), st.sampled_from(OPTIONS))

@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from helpers import add, dag_of, identity
+from helpers import add, dag_of, examples, identity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import acyclic_graphs, build
@@ -22,7 +22,7 @@ def spin(seconds):
     return "done"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(acyclic_graphs(20), st.booleans(), st.integers(2, 4))
 def test_threaded_and_sequential_runs_give_the_same_results(graph, by_name, threads):
     def code(*args, **kwargs):
@@ -37,7 +37,7 @@ def test_threaded_and_sequential_runs_give_the_same_results(graph, by_name, thre
         assert all(position[d] < position[id] for id, deps in graph.items() for d in deps)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(acyclic_graphs(12), st.data(), st.integers(1, 3))
 def test_failures_skip_their_dependents_only(graph, data, threads):
     bad = set(data.draw(st.lists(st.sampled_from(sorted(graph)), max_size=3))) if graph else set()

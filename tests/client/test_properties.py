@@ -7,7 +7,7 @@ import time
 from collections import Counter
 
 import pytest
-from helpers import settle
+from helpers import examples, settle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -160,7 +160,7 @@ def check_nodes(all_records):
 @given(st.lists(run_specs(), min_size=1, max_size=3))
 @settings(
     deadline=None,
-    max_examples=25,
+    max_examples=examples(25),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @pytest.mark.timeout(600)

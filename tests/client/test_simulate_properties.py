@@ -6,7 +6,7 @@ import random
 from collections import defaultdict
 
 import pytest
-from helpers import dag_of
+from helpers import dag_of, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -155,7 +155,7 @@ def check(schedule, dag, nodes, durations, options):
 
 @pytest.mark.parametrize("strategy", ["best_fit", "load_balanced", "first_available", "custom"])
 @given(problem=problems(), known=st.booleans(), seed=st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_schedules_respect_all_constraints_and_are_deterministic(strategy, problem, known, seed):
     def run_once():
         allocator = RandomAllocator(seed) if strategy == "custom" else strategy
@@ -171,7 +171,7 @@ def test_schedules_respect_all_constraints_and_are_deterministic(strategy, probl
 
 
 @given(problem=problems(), seed=st.integers(0, 10**6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_no_schedule_beats_the_bounds(problem, seed):
     schedules = [
         simulate_problem(problem, allocation_strategy=strategy)
@@ -194,7 +194,7 @@ def test_no_schedule_beats_the_bounds(problem, seed):
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_one_core_is_never_idle(seconds):
     dag = dag_of(*(Function(i, code, cost={"cpu": 1}) for i in range(len(seconds))))
     s = simulate(dag, {"a": {"cpu": 1}}, dict(enumerate(seconds)))

@@ -90,6 +90,7 @@ def terminals(tmp_path):
     terminals.stop_all()
 
 
+@pytest.mark.slow
 def test_real_cluster_step(terminals):
     scheduler, node1, node2, program, licensed, list_and_run = COMMANDS
     address = f"tcp://127.0.0.1:{terminals.port}"

@@ -2,6 +2,7 @@
 
 import hostile
 import pytest
+from helpers import examples
 from hypothesis import given, settings
 
 from handoff_dask import InvalidDAGError
@@ -30,14 +31,14 @@ def check(functions):
     assert hostile.RAN == []
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(hostile.descriptions())
 def test_every_fault_is_reported(functions):
     check(functions)
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000)
+@settings(max_examples=examples(10_000))
 @given(hostile.descriptions())
 @pytest.mark.timeout(900)
 def test_every_fault_is_reported_in_many_examples(functions):

@@ -1,7 +1,7 @@
 """Random valid and invalid DAGs, checked against an independent oracle."""
 
 import pytest
-from helpers import add
+from helpers import add, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import acyclic_graphs, any_graphs, build
@@ -59,7 +59,7 @@ def check(dag, graph, faults):
     return caught.value
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(any_graphs(), st.booleans())
 def test_random_graphs(graph, by_name):
     error = check(build(graph, lambda *args, **kwargs: None, by_name=by_name), graph, [])
@@ -95,7 +95,7 @@ VALID = [
 ]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.one_of(acyclic_graphs(8), any_graphs(6)), st.data())
 def test_random_functions(graph, data):
     dag = DAG("random")

@@ -7,7 +7,7 @@ import weakref
 from fractions import Fraction
 
 import pytest
-from helpers import greedily
+from helpers import examples, greedily
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scheduling.harness import Core, core_with_prefetched, fn, many, node
@@ -198,7 +198,7 @@ def test_modifying_the_view_is_harmless(core):
     capacity=st.integers(1, 4),
     n=st.integers(1, 12),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_amounts_in_the_view_sum_exactly(cost, capacity, n):
     """An allocator that sums the amounts in its view fills a node exactly."""
     core = Core()
@@ -478,7 +478,7 @@ def scripts(draw):
 
 
 @given(script=scripts(), right=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_ledger_stays_consistent_for_any_proposals(script, right):
     """An invalid proposal ends its run and no other; the core continues."""
     core = Core()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from helpers import examples
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from scheduling.harness import Core, fn, turn_claims_off
@@ -51,7 +52,7 @@ def placed(core):
     st.booleans(),
     st.integers(0, 2**32),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_decisions_do_not_depend_on_the_fanout(nodes, steps, costs, paths, seed):
     trace = play(FLAT, nodes, steps, costs, paths, seed)
     assert play(BUSHY, nodes, steps, costs, paths, seed) == trace

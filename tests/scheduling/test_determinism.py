@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from helpers import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scheduling.harness import Core
@@ -23,7 +25,7 @@ def trace_of(seed: int) -> list[list[str]]:
 
 
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 3000), max_size=20))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 def test_same_events_lead_to_the_same_decisions(seed, sizes):
     trace = trace_of(seed)
     filling = [bytearray(n) for n in sizes]  # shifts memory addresses, by which nodes hash
@@ -32,6 +34,7 @@ def test_same_events_lead_to_the_same_decisions(seed, sizes):
     assert len(filling) == len(sizes)
 
 
+@pytest.mark.slow
 def test_decisions_do_not_depend_on_string_hashes():
     # Each process prints the decisions of forty scenarios.
     program = "from scheduling.test_determinism import trace_of\nfor seed in range(40): print(trace_of(seed))"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from helpers import examples
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from scheduling.harness import Core, fn, many, turn_claims_off
@@ -105,7 +106,7 @@ class CheckedCore(Core):
     st.sampled_from([COSTS, GPU_COSTS, PREFETCH_COSTS]),
     st.integers(0, 2**32),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_choices_match_an_exhaustive_search(exact, nodes, steps, horizon, costs, seed):
     core = CheckedCore(exact, prefetch_horizon=horizon, prefetch_limit=3)
     Scenario(core, seed, EXACT if exact else ROUNDED, nodes, costs).play(steps)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from helpers import examples
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -353,7 +354,7 @@ class ClaimingMachine(CoreMachine):
 
 
 OFTEN = settings(
-    max_examples=200,
+    max_examples=examples(200),
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
@@ -367,7 +368,7 @@ def case(machine, options):
     return case
 
 
-TestCoreMachine = case(CoreMachine, settings(OFTEN, max_examples=50))
-TestClaimingMachine = case(ClaimingMachine, settings(OFTEN, max_examples=50))
+TestCoreMachine = case(CoreMachine, settings(OFTEN, max_examples=examples(50)))
+TestClaimingMachine = case(ClaimingMachine, settings(OFTEN, max_examples=examples(50)))
 TestCoreMachineOften = pytest.mark.slow(case(CoreMachine, OFTEN))
 TestClaimingMachineOften = pytest.mark.slow(case(ClaimingMachine, OFTEN))

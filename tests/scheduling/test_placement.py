@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scheduling.harness import Core, fn, many, node, numbers
 
+from handoff_dask import Attempt
 from handoff_dask._model.resources import UNIT, to_units
 from handoff_dask._scheduling import backlog
 
@@ -367,7 +368,7 @@ def test_record_rows(core):
     core.state.finished(core["x"], 9.0, started=7.0, stopped=8.5, nbytes=12)
     status, (attempt,), nbytes = core["x"].summary()
     assert (status, nbytes) == ("finished", 12)
-    assert attempt == (1, "a", 5, 7.0, 8.5, "finished", None, None, {"gpu": (0,)}, False)
+    assert attempt == Attempt(1, "a", 5, 7.0, 8.5, "finished", None, None, {"gpu": (0,)}, False)
 
 
 def test_numbers_parses_amounts():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+from helpers import examples
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from scheduling.harness import fn, node
@@ -66,7 +67,7 @@ class CheckedCluster(VirtualCluster):
 
 
 @given(st.sampled_from([0.0, 0.01]), st.booleans(), st.integers(0, 2**32))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_everything_finishes(horizon, deep, seed):
     random = Random(seed)
     cluster = CheckedCluster(Settings(prefetch_horizon=horizon))
@@ -91,7 +92,7 @@ def test_everything_finishes(horizon, deep, seed):
 
 @given(st.integers(0, 2**32))
 @example(50)  # a claim once blocked a more urgent function of its own run
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 def test_simulation_plays_every_run_to_its_end(seed):
     random = Random(seed)
     spec, _, seconds = draw_run(random, "r")

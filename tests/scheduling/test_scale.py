@@ -47,6 +47,7 @@ def test_twenty_thousand_functions_on_a_thousand_nodes(counts):
     assert counts["queues"] <= 40 * n
 
 
+@pytest.mark.slow
 @pytest.mark.interpreted
 def test_thousands_of_queues_on_ten_nodes(counts):
     """Each function has a different cost; freed capacity is compared with all of them at once."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from distributed import Client
 from helpers import dag_of, until
 
@@ -104,6 +105,7 @@ def cluster_of_processes(folder: Path):
             process.wait()
 
 
+@pytest.mark.slow
 def test_scheduler_workers_and_client_are_killed(tmp_path):
     script, folder, log, gate = (tmp_path / name for name in ("program.py", "kept", "log", "gate"))
     script.write_text(PROGRAM)

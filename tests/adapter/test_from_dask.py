@@ -114,6 +114,7 @@ def test_on_a_cluster(client, name):
     np.testing.assert_equal(result.results[dag.sinks[0]], dask.compute(obj, scheduler="sync")[0])
 
 
+@pytest.mark.slow
 def test_separate_processes():
     """Converted functions can be sent to other processes."""
     with handoff.local_cluster({"a": {"cpu": 1}}, processes=True) as cluster, Client(cluster) as client:

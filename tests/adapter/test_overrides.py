@@ -402,7 +402,7 @@ def test_release_of_a_future(one, how, which):
 # restart
 
 
-@pytest.mark.parametrize("how", ["client", "scheduler"])
+@pytest.mark.parametrize("how", [pytest.param("client", marks=pytest.mark.slow), "scheduler"])
 def test_restart_while_functions_run_and_wait(how):
     with (
         handoff.local_cluster({"a": {"cpu": 1}}, processes=True) as cluster,

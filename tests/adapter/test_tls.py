@@ -159,6 +159,7 @@ def test_invalid_security(security):
         handoff.local_cluster(NODES, security=security)
 
 
+@pytest.mark.slow
 def test_no_process_opens_a_port(started):
     address, processes = started()
     with Client(address, set_as_default=False) as client:

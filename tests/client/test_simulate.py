@@ -508,6 +508,7 @@ for strategy in ("best_fit", "load_balanced", "first_available"):
 """
 
 
+@pytest.mark.slow
 def test_schedules_are_the_same_in_every_process():
     outputs = set()
     for seed in ("0", "1", "27"):

@@ -95,6 +95,7 @@ def test_branching_dag(tmp_path):
     assert printed.count(" --> ") == 6
 
 
+@pytest.mark.slow
 def test_image_processing(tmp_path):
     facts = """(
     result.allocations,

@@ -178,6 +178,7 @@ def test_huge_amounts(fanout_of_tree, most):
     assert placed(core) == ["w@a"]
 
 
+@pytest.mark.slow
 def test_thousands_of_queues(monkeypatch):
     """Each has a different cost, and one of a hundred resources; they are placed in order."""
     core = Core()

@@ -395,4 +395,7 @@ async def _result_within(run: Run, timeout: float | None, display: Display | Non
     if not ended:
         assert timeout is not None
         raise await run._time_out(timeout)
-    return await run._result()
+    result = await run._result()
+    if display is not None:
+        module_for("progress").show_remarks(result)
+    return result

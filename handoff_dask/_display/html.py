@@ -18,6 +18,7 @@ from handoff_dask._display.groups import cost_text, pin_text
 from handoff_dask._display.labels import duration_text, memory_text, state_label
 from handoff_dask._display.markup import MAX_ROWS, Markup, meter, state_counts, table
 from handoff_dask._display.progress import progress_html
+from handoff_dask._display.remarks import overbooking
 from handoff_dask._display.text import (
     amounts_text,
     name_text,
@@ -235,6 +236,7 @@ def result(result: Result) -> str:
         f"{head}, {', '.join(counts)}</p>"
         + table(("function", "node", "attempts", "took", "value"), rows, len(records))
         + (table(("node", "functions", ""), ran, len(placed)) if len(placed) > 1 else "")
+        + (f"<p>{escape(remark)}</p>" if (remark := overbooking(records)) else "")
     )
 
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 from handoff_dask._display.labels import duration_text, state_label, used_text
 from handoff_dask._display.markup import bar, state_counts
 from handoff_dask._display.palette import OTHERS, STATES, USED
+from handoff_dask._display.remarks import overbooking
 from handoff_dask._display.text import name_text
 from handoff_dask._error_texts import count
 from handoff_dask._model.progress import FailedAttempt, NodeLoad, Progress
 
 if TYPE_CHECKING:
     from handoff_dask._client.progress import Display
+    from handoff_dask._client.result import Result
 
 #: Maximum seconds between two lines of a log.
 LOG_INTERVAL = 60.0
@@ -335,6 +337,13 @@ class NotebookProgress:
 
     def close(self) -> None:
         """Keep the last output."""
+
+
+def show_remarks(result: Result) -> None:
+    """Write remarks about a result below its progress. In a notebook, the result shows them itself."""
+    remark = overbooking(result.records)
+    if remark and not in_notebook():
+        sys.stderr.write(f"{remark}\n")
 
 
 def progress_html(title: str, progress: Progress, failures: list[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from helpers import dag_of
 
@@ -128,3 +130,22 @@ def test_plot(history):
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["f"]
     assert axes.get_xlabel() == "memory in MB"
+
+
+def hold(megabytes, seconds):
+    data = bytearray(megabytes * 2**20)
+    data[:: 2**12] = b"x" * len(data[:: 2**12])
+    time.sleep(seconds)
+
+
+@pytest.mark.parametrize(("asked", "remarks"), [(1000, 1), (150, 0)])
+def test_a_run_that_books_far_too_much_gets_a_remark(client, capsys, asked, remarks):
+    dag = dag_of(Function("f", hold, extra_args=[100, 1.0], cost={"memory": asked}, isolation="process"))
+    result = handoff.execute(dag, client, progress=True)
+    assert capsys.readouterr().err.count("of the memory that they asked for") == remarks
+    assert result._repr_html_().count("of the memory that they asked for") == remarks
+
+
+def test_short_runs_get_no_remark(client, capsys):
+    handoff.execute(dag_of(Function("f", use, extra_args=[1], cost={"memory": 1000})), client, progress=True)
+    assert "of the memory" not in capsys.readouterr().err

@@ -25,6 +25,10 @@ if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
 # Let Dask check its invariants after every step, so that a plugin that violates them fails its tests.
 dask.config.set({"distributed.scheduler.validate": True, "distributed.admin.tick.limit": "1h"})
 
+# Dask's profiler calls sys._current_frames(), which can deadlock Python 3.11 if a garbage collection starts
+# inside: https://github.com/python/cpython/issues/106883. Hypothesis has a callback that makes it likely.
+dask.config.set({"distributed.worker.profile.enabled": False})
+
 # Shells start background processes with SIGINT ignored, and the children of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

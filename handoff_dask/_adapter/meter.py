@@ -55,9 +55,12 @@ class _Sampler:
     def resident(self) -> float:
         """Return the memory in use by this process, in MB."""
         if self._file is not None:
-            self.latest = int(os.pread(self._file, 64, 0).split()[1]) * _PAGE
-        else:
-            self.latest = psutil.Process().memory_info().rss / MB
+            try:
+                self.latest = int(os.pread(self._file, 64, 0).split()[1]) * _PAGE
+                return self.latest
+            except (OSError, ValueError, IndexError):  # a function has closed the file
+                self._file = None
+        self.latest = psutil.Process().memory_info().rss / MB
         return self.latest
 
     def wake(self) -> None:
@@ -155,7 +158,8 @@ def _after_fork() -> None:
     """Start over: a forked process has no sampling thread, and the parent's open file is about the parent."""
     global _sampler
     if _sampler._file is not None:
-        os.close(_sampler._file)
+        with contextlib.suppress(OSError):
+            os.close(_sampler._file)
     _sampler = _Sampler()
 
 

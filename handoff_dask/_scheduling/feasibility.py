@@ -92,8 +92,12 @@ class InfeasibleQueues:
 
     def forget(self, run: Run) -> None:
         """Remove the queues of a run."""
-        for queue in run.backlog.queues.values():
-            self.since.pop(queue, None)
+        waiting = [queue for queue in run.backlog.queues.values() if queue in self.since]
+        for queue in waiting:
+            del self.since[queue]
+        if waiting:  # nothing must wake for their sake
+            others = (since for queue, since in self.since.items() if queue.key.bound is None)
+            self.due = min((since + self.timeout for since in others if since is not None), default=None)
 
     def bound_queues(self) -> list[Queue]:
         """Return the queues of groups whose node has become too small for them."""

@@ -40,6 +40,8 @@ def sizes(cluster, client):
     settle(cluster)
     until(lambda: soak.is_idle(cluster.scheduler))
     found = soak.measure_sizes(cluster.scheduler)
+    # The code that is short at the moment, which depends on the speed of the machine; there are few codes.
+    found.pop("plugin.state.placement.estimates._short")
     found["client.futures"] = len(client.futures)
     found["client.refcount"] = len(client.refcount)
     found["client.stream_handlers"] = len(client._stream_handlers)

@@ -613,3 +613,21 @@ def test_fifty_nodes_take_a_line_for_each_lack():
         "nodes 'g0', 'g1' have no memory; needs 4 cpu, have 1 to 2",
     ]
     assert len(str(s).splitlines()) == 4
+
+
+def test_nothing_wakes_for_the_queues_of_a_run_that_has_failed():
+    """The failure of one queue ends the run while another one waits for nodes, too."""
+    core = Core(node_timeout=30.0)
+    core.nodes(a="cpu 4", b="cpu 1, gpu 1")
+    core.run(x=fn("cpu 4"), y=fn("gpu 1"))
+    core.pause("a")
+    core.pause("b")
+    core.resize(a="cpu 2")
+    assert core.decide() == []
+    core.wait(29)
+    core.leave("b")
+    assert core.decide() == []
+    assert core.state.next_wake() == 30
+    core.wait(5)
+    assert any("x unplaceable" in decision for decision in core.decide())
+    assert core.state.next_wake() is None

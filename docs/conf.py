@@ -63,13 +63,14 @@ nitpick_ignore = [
     ("py:class", "handoff_dask._model.dag.C"),  # a type variable, which is not documented
     # Types of fields, which the fields' descriptions spell out.
     ("py:class", "ArgumentInclusion"),
+    ("py:class", "Isolation"),
     ("py:class", "FunctionType"),
     ("py:class", "handoff_dask._model.function.FunctionFields"),
 ]
 
 #: Objects of other projects. Their documentation is not linked, so that the build needs no network.
 EXTERNAL = re.compile(
-    r"(asyncio|collections|concurrent|dask|datetime|decimal|distributed|fractions|graphviz|networkx|numbers"
+    r"(asyncio|collections|concurrent|dask|datetime|decimal|distributed|fractions|graphviz|matplotlib|networkx|numbers"
     r"|numpy|os|pandas|pathlib|types)\."
 )
 

@@ -116,6 +116,7 @@ class InfeasibleQueues:
                 since = self.since[queue] = now
             due = since + self.timeout
             if now >= due:
+                del self.since[queue]  # its functions fail; later ones add it again
                 yield self._infeasible(queue)
             elif self.due is None or due < self.due:
                 self.due = due

@@ -253,7 +253,7 @@ class LocalRun:
                     failed[id] = attempts
                     return False
                 if policy.grow and ran_out_of_memory(error):
-                    f = f.replace(cost={r: n * policy.grow.get(r, 1) for r, n in (f.cost or {}).items()})
+                    f = f.replace(cost=policy.grown(f.cost or {}))
                 continue
             results[id] = value
             times[id] = (started, clock(), attempts, usage, f.cost if attempts else None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from numbers import Integral
+from typing import Any
 
-from handoff_dask._model.resources import to_units
+from handoff_dask._model.resources import from_units, to_units
 from handoff_dask._suggest import suggest_fields
 from handoff_dask.exceptions import FunctionCrashedError
 
@@ -132,6 +134,13 @@ class RetryPolicy:
         except OverflowError:
             wait = self.max_delay
         return float(min(self.max_delay, wait * (1.0 + self.jitter * draw)))
+
+    def grown(self, cost: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a cost after an attempt has run out of memory, without regard to any node."""
+        return {
+            name: from_units(math.ceil(to_units(amount) * self.grow[name])) if name in self.grow else amount
+            for name, amount in cost.items()
+        }
 
     def with_max_retries(self, max_retries: int) -> RetryPolicy:
         """Return a copy of the policy with another ``max_retries``."""

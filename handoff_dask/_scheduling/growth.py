@@ -19,8 +19,8 @@ def can_grow(f: FunctionState) -> bool:
 def grown_amounts(f: FunctionState, nodes: Iterable[Node]) -> dict[str, int]:
     """Return the amounts for which a function asks next, by the factors of its retry policy.
 
-    An amount grows at most to what the largest node offers that may run the function and holds everything
-    else that it asks for.
+    The amounts grow at most to what one of the nodes offers that may run the function: the one that offers
+    most of what it would ask for without this bound.
 
     Returns
     -------
@@ -29,17 +29,16 @@ def grown_amounts(f: FunctionState, nodes: Iterable[Node]) -> dict[str, int]:
     """
     factors: Mapping[str, float] = f.kind.policy.grow
     pins = f.kind.pin_sets if f.group is None else f.group.pins
-    others = {name: units for name, units in f.cost.items() if name not in factors}
-    allowed = [node for node in nodes if node.allowed(pins) and node.holds(others)]
-    grown = {}
-    for name, factor in factors.items():
-        units = f.cost.get(name)
-        if units:
-            largest = max([node.capacity.get(name, 0) for node in allowed], default=0)
-            more = min(largest, math.ceil(units * factor))
-            if more > units:
-                grown[name] = more
-    return grown
+    wanted = {name: math.ceil(f.cost[name] * factor) for name, factor in factors.items() if f.cost.get(name)}
+    best: dict[str, int] = {}
+    most = 0.0
+    for node in nodes:
+        if node.allowed(pins) and node.holds(f.cost):
+            offered = {name: min(units, node.capacity[name]) for name, units in wanted.items()}
+            share = math.fsum(offered[name] / units for name, units in wanted.items())
+            if share > most:
+                most, best = share, offered
+    return {name: units for name, units in best.items() if units > f.cost[name]}
 
 
 def grow(f: FunctionState, grown: Amounts) -> None:

@@ -121,3 +121,17 @@ def test_a_retry_by_the_client_keeps_the_grown_cost(core):
     core.ready("x")
     core.decide()
     assert core.used("a")["memory"] == 40
+
+
+def test_all_amounts_fit_on_one_node(core):
+    """The node with most memory has too few cores, and the other way round."""
+    core.nodes(a="cpu 2, memory 400", b="cpu 8, memory 50")
+    policy = RetryPolicy(max_retries=9, grow={"memory": 2, "cpu": 2})
+    core.run(x=fn("cpu 2, memory 40", policy=policy))
+    core.decide()
+    run_out(core)
+    core.ready("x")
+    (placed,) = core.decide()
+    assert placed in ("x@a", "x@b")
+    assert asked(core) == [None]
+    assert core["x"].asked in ({"cpu": 2, "memory": 80}, {"cpu": 4, "memory": 50})

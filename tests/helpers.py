@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 
 import psutil
+import pytest
 
+import handoff_dask as handoff
 from handoff_dask import DAG, Function
 
 #: Whether property tests try as many examples as they are written for, or a quarter.
@@ -147,3 +149,15 @@ def greedily(ready, free, order=list):
                     free[name][r] -= amount
                 break
     return chosen
+
+
+def run_locally(dag: DAG, client, **options):
+    return handoff.execute_local(dag, **options)
+
+
+def run_on_cluster(dag: DAG, client, **options):
+    return handoff.execute(dag, client, **options)
+
+
+#: Run a test with ``run(dag, client)`` on a cluster and in this process.
+on_cluster_and_locally = pytest.mark.parametrize("run", [run_on_cluster, run_locally])

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from helpers import dag_of, until
+from helpers import dag_of, on_cluster_and_locally, run_on_cluster, until
 
 import handoff_dask as handoff
 from handoff_dask import (
@@ -75,17 +75,6 @@ def with_tests_on_path():
     """Return an environment for programs that import these tests."""
     tests = str(Path(__file__).parents[1])
     return {**os.environ, "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
-
-
-def run_locally(dag, client, **options):
-    return handoff.execute_local(dag, **options)
-
-
-def run_on_cluster(dag, client, **options):
-    return handoff.execute(dag, client, **options)
-
-
-on_cluster_and_locally = pytest.mark.parametrize("run", [run_on_cluster, run_locally])
 
 
 @on_cluster_and_locally

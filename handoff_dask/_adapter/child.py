@@ -21,7 +21,7 @@ from handoff_dask._adapter.meter import ProcessMeter
 
 _COUNT = struct.Struct("<Q")
 
-#: First message of a child, with the memory that it uses, in MB: it is ready to run functions.
+#: First message of a child: it is ready to run functions.
 READY = "ready"
 
 
@@ -94,7 +94,7 @@ def main() -> None:
     # A separate thread reads, so that this process notices the end of its node while a function runs.
     threading.Thread(target=_receive, args=(requests_in, requests), daemon=True).start()
     meter = ProcessMeter()
-    write_frames(replies, to_frames((READY, meter.idle)))
+    write_frames(replies, to_frames(READY))
     while True:
         reply = _run(requests.get(), meter)
         with contextlib.suppress(Exception):
@@ -118,9 +118,10 @@ def _receive(stream: IO[bytes], requests: queue.SimpleQueue[list[bytearray]]) ->
 
 def _run(frames: Sequence[Any], meter: ProcessMeter) -> list[Any]:
     """Run an attempt. Return the frames of (succeeded, result or pickled error, usage)."""
-    meter.begin()
+    paths, base = pickle.loads(frames[0])
+    meter.begin(base)
     try:
-        sys.path[:] = pickle.loads(frames[0])
+        sys.path[:] = paths
         function, args, attempt = from_frames(frames[1:])
         current.local.current = attempt
         return to_frames((True, function(*args), meter.end()))

@@ -12,17 +12,11 @@ import threading
 import time
 from typing import Any
 
-import psutil
-
+from handoff_dask._adapter.process_memory import PAGE, highest, reset_highest, resident
 from handoff_dask._model.used import Used
-
-#: Bytes per MB.
-MB = 2**20
 
 #: Seconds between two looks at the memory of this process.
 _INTERVAL = 0.05
-
-_PAGE = os.sysconf("SC_PAGE_SIZE") / MB if hasattr(os, "sysconf") else 0.0
 
 
 # ---------------------------------------------------------------------- attempts in threads
@@ -56,11 +50,11 @@ class _Sampler:
         """Return the memory in use by this process, in MB."""
         if self._file is not None:
             try:
-                self.latest = int(os.pread(self._file, 64, 0).split()[1]) * _PAGE
+                self.latest = int(os.pread(self._file, 64, 0).split()[1]) * PAGE
                 return self.latest
             except (OSError, ValueError, IndexError):  # a function has closed the file
                 self._file = None
-        self.latest = psutil.Process().memory_info().rss / MB
+        self.latest = resident(os.getpid())
         return self.latest
 
     def wake(self) -> None:
@@ -171,27 +165,20 @@ if hasattr(os, "register_at_fork"):
 
 
 class ProcessMeter:
-    """Measures the attempts of the process that it is created in, one after another.
-
-    Memory is counted from what the process used when this object was created: the interpreter and the
-    packages of the node, which are there before any attempt. Memory that an earlier attempt has left behind
-    counts.
-
-    Attributes
-    ----------
-    idle : float
-        MB that the process used then.
-    """
+    """Measures the attempts of the process that it is created in, one after another."""
 
     def __init__(self) -> None:
-        self.idle = _highest()[0]
-        self._cpu = 0.0
+        self._base = self._cpu = 0.0
         self._children: Any = None
 
-    def begin(self) -> None:
-        """Begin an attempt."""
-        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # resets the highest memory use so far
+    def begin(self, base: float) -> None:
+        """Begin an attempt.
+
+        ``base`` is the memory in MB that the process used before it received the attempt: the interpreter,
+        and what earlier attempts have left behind. It does not count.
+        """
+        reset_highest()
+        self._base = base
         self._children = _of_children()
         self._cpu = time.process_time()
 
@@ -201,24 +188,12 @@ class ProcessMeter:
         The peak is not exact if the attempt has started other processes, or if the system cannot tell.
         """
         cpu = time.process_time() - self._cpu
-        peak, exact = _highest()
+        peak, exact = highest()
         children = _of_children()
         if children != self._children:
             cpu += children[0] - self._children[0]
             exact = False
-        return Used(cpu, max(0.0, peak - self.idle), exact)
-
-
-def _highest() -> tuple[float, bool]:
-    """Return the highest memory use of this process in MB, and whether it was since the last reset."""
-    try:
-        with open("/proc/self/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"VmHWM:"):
-                    return int(line.split()[1]) / 1024, True
-    except OSError:
-        pass
-    return psutil.Process().memory_info().rss / MB, False
+        return Used(cpu, max(0.0, peak - self._base), exact)
 
 
 def _of_children() -> tuple[float, int]:

@@ -28,6 +28,7 @@ from handoff_dask._adapter.child import from_frames, read_frames, to_frames, wri
 from handoff_dask._adapter.current import Current
 from handoff_dask._adapter.isolation import as_seen_inside, environment_of
 from handoff_dask._adapter.memory_guard import MemoryGuard
+from handoff_dask._adapter.process_memory import resident
 from handoff_dask._model.resources import MEMORY
 from handoff_dask._model.used import Used
 from handoff_dask.exceptions import FunctionCrashedError, FunctionMemoryError, FunctionTimeoutError
@@ -40,6 +41,9 @@ _MAX_IDLE = max(4, os.cpu_count() or 1)
 
 #: Attempts to remember as stopped before they start. Most never start, so the oldest entries are evicted.
 _MAX_STOPPED = 10_000
+
+#: MB that an idle process may use: that of large libraries and caches, but not of a leak.
+_MAX_LEFT = 1024.0
 
 #: Bytes in the pipes to and from a child. With the 64 kB of Linux, a large array takes about twice as long.
 _PIPE_SIZE = 2**20
@@ -72,17 +76,13 @@ class Child:
         Whether the attempt must end.
     used : float or None
         MB that the attempt used when it exceeded its memory bound; None if it did not.
-    idle_memory : float
-        MB that the process used before its first attempt. 0 until it is ready.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
         self.stopped = False
         self.used: float | None = None
-        self.idle_memory = 0.0
         self.process = _starter.submit(_start, environment).result()
-        self.pid = self.process.pid
         self._requests: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
         self._ready = False
@@ -149,13 +149,17 @@ class Child:
                     if self.stopped:
                         return None
                     raise EOFError
-                _, self.idle_memory = from_frames(ready)
             except (EOFError, queue.Empty) as error:
                 reason = f"exit status {self.close()}, see the node's standard error"
                 raise RuntimeError(f"a process for isolated functions did not start: {reason}") from error
             self._ready = True
-        with _guard.watch(self, memory):
-            self._requests.put(request)
+        base = resident(self.process.pid)
+        message = [pickle.dumps((_paths(), base)), *request]
+        if memory is None:
+            self._requests.put(message)
+            return self._reply(timeout)
+        with _guard.watch(self.process.pid, base, memory, self.exceed):
+            self._requests.put(message)
             return self._reply(timeout)
 
     def stop(self) -> None:
@@ -276,7 +280,7 @@ def run_in_process(
     environment = {} if current is None else environment_of(current)
     seen = None if current is None else as_seen_inside(current)
     memory = None if current is None else current.cost.get(MEMORY)
-    request = [pickle.dumps(_paths()), *to_frames((function, args, seen))]
+    request = to_frames((function, args, seen))
     child = _take_idle(environment) or Child(environment)
     with _lock:
         stopped = attempt in _stopped
@@ -315,7 +319,10 @@ def run_in_process(
 
 
 def _take_idle(environment: Mapping[str, str]) -> Child | None:
-    """Return the idle child that has run last with this environment, None if there is none."""
+    """Return the idle child that has run last with this environment, None if there is none.
+
+    A child in which attempts have left much memory behind is ended instead.
+    """
     with _lock:
         for child in reversed(_idle):
             if child.environment == environment:
@@ -323,7 +330,12 @@ def _take_idle(environment: Mapping[str, str]) -> Child | None:
                 break
         else:
             return None
-    return child if child.process.poll() is None else None
+    if child.process.poll() is not None:
+        return None
+    if resident(child.process.pid) > _MAX_LEFT:
+        child.close()
+        return None
+    return child
 
 
 def _return_to_pool(child: Child) -> None:

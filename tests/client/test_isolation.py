@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from helpers import dag_of
+from helpers import dag_of, on_cluster_and_locally
 
 import handoff_dask as handoff
 from handoff_dask import Function, FunctionCrashedError, FunctionFailedError, FunctionMemoryError, RetryPolicy
@@ -29,17 +29,6 @@ def seen():
         {os.environ.get(name) for name in devices},
         dict(handoff.current().devices),
     )
-
-
-def run_locally(dag, client, **options):
-    return handoff.execute_local(dag, **options)
-
-
-def run_on_cluster(dag, client, **options):
-    return handoff.execute(dag, client, **options)
-
-
-on_cluster_and_locally = pytest.mark.parametrize("run", [run_on_cluster, run_locally])
 
 
 @on_cluster_and_locally
@@ -279,6 +268,29 @@ def test_an_attempt_over_its_memory_is_ended(client, run, use):
 def test_an_attempt_within_its_memory_is_left_alone(client, run, use):
     dag = dag_of(Function("f", use, isolation="process", cost={"memory": 120}, max_retries=0))
     assert run(dag, client).results["f"]
+
+
+KEPT = []
+
+
+def keep(megabytes):
+    """Leave memory behind in the process."""
+    KEPT.append(bytearray(megabytes * 2**20))
+    KEPT[-1][:: 2**12] = b"x" * len(KEPT[-1][:: 2**12])
+    return os.getpid()
+
+
+@on_cluster_and_locally
+def test_what_earlier_attempts_leave_behind_does_not_count(client, run):
+    dag = dag_of(
+        Function("leaves", keep, extra_args=[200], isolation="process"),
+        Function(
+            "next", lambda pid: (pid == os.getpid(), take(20, 0.3)), args=["leaves"], cost={"memory": 100}
+        ),
+    )
+    result = run(dag, client, isolation="process", max_retries=0)
+    assert result["next"][0], "both ran in one process"
+    assert result.records["next"].peak_memory < 100
 
 
 def test_neighbours_and_node_go_on(client):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Collection, Hashable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from distributed import Client
@@ -187,6 +188,7 @@ def _submit(dag: DAG, client: Client, options: RunOptions, plan: Plan) -> Run:
         isolation=options.isolation,
         checkpoints=plan.stores,
     )
+    compiled = replace(compiled, fingerprints=plan.fingerprints)
     run = Run(dag.copy(), compiled, client, plan.restored, history=options.history_path)
     if client.asynchronous:
         run._start_in_background()

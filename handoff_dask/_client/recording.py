@@ -56,7 +56,7 @@ def with_durations(compiled: Compiled, dag: DAG, path: str) -> Compiled:
         history._check_writable()
         spec = compiled.spec
         hints = history._hints(kind.code for kind in spec.kinds)
-        known = _fingerprints(dag)
+        known = compiled.fingerprints or _fingerprints(dag)
         seconds = history._own_seconds(known.values())
     codes = [spec.kinds[kind].code for kind in spec.kind_of]
     own = [

@@ -39,11 +39,14 @@ class Plan:
         Where to write the results of functions that run.
     restored : tuple of ids
         Functions that need not run because they have a checkpoint, in topological order.
+    fingerprints : dict of id to str
+        Of all functions. Empty without checkpoints.
     """
 
     dag: DAG
     stores: Mapping[Hashable, CheckpointFile] = field(default_factory=dict)
     restored: tuple[Hashable, ...] = ()
+    fingerprints: Mapping[Hashable, str] = field(default_factory=dict)
 
 
 def check_checkpoint(checkpoint: Any, checkpoint_of: Any) -> None:
@@ -169,7 +172,7 @@ def plan_run(
                 )
             )
     stores = {id: entry for id, entry in entries.items() if id in run}
-    return Plan(remaining, stores, tuple(id for id in order if id in restored))
+    return Plan(remaining, stores, tuple(id for id in order if id in restored), fingerprints_by_id)
 
 
 def _is_intact(directory: Directory, entry: CheckpointFile) -> bool:

@@ -193,7 +193,11 @@ def _submit(dag: DAG, client: Client, options: RunOptions, plan: Plan) -> Run:
     if client.asynchronous:
         run._start_in_background()
     else:
-        client.sync(run._start)
+        try:
+            client.sync(run._start)
+        except KeyboardInterrupt:  # the run starts nevertheless
+            client.sync(run._cancel, INTERRUPTED)
+            raise
     return run
 
 

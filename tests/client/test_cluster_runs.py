@@ -229,3 +229,23 @@ def test_with_an_asynchronous_client(fresh):
 def test_with_a_cluster_and_an_address(fresh):
     handoff.execute(numbers(1), fresh)
     assert handoff.runs(fresh.cluster) == handoff.runs(fresh.cluster.scheduler_address)
+
+
+@pytest.mark.parametrize("how", [handoff.submit, handoff.execute])
+def test_an_interrupt_during_submission_cancels_the_run(client, monkeypatch, how):
+    """The submission itself goes on in the client's event loop."""
+    sync = client.sync
+
+    def interrupted(function, *args, **kwargs):
+        if function.__name__ == "_start":
+            sync(function, *args, **kwargs)
+            raise KeyboardInterrupt
+        return sync(function, *args, **kwargs)
+
+    monkeypatch.setattr(client, "sync", interrupted)
+    naps = Function("f", time.sleep, extra_args=[0.5], timeout=60)
+    with pytest.raises(KeyboardInterrupt):
+        how(dag_of(naps, id=f"interrupted {how.__name__}"), client)
+    monkeypatch.undo()
+    (found,) = [run for run in handoff.runs(client) if run.dag_id == f"interrupted {how.__name__}"]
+    assert (found.status, found.error) == ("cancelled", "it was interrupted")

@@ -78,7 +78,12 @@ def test_a_chain_uses_short_intervals(intervals_used, cost):
 @pytest.mark.parametrize("cost", [None, {"cpu": 1}])
 @pytest.mark.parametrize(("functions", "saturated"), [(24, True), (4, False)])
 def test_a_stocked_node_keeps_dasks_intervals(intervals_used, functions, saturated, cost):
-    with handoff.local_cluster(NODE) as cluster, Client(cluster) as client:
+    # A wide horizon, so that functions count as short however slowly a busy machine runs them.
+    with (
+        dask.config.set({"handoff.prefetch.horizon": "10s"}),
+        handoff.local_cluster(NODE) as cluster,
+        Client(cluster) as client,
+    ):
         gate("wide").open()
         handoff.execute(gated(8, "wide", cost), client)  # the core learns that the functions are short
         settle(cluster)

@@ -18,7 +18,7 @@ async def scheduled(module="handoff_dask"):
     """Return the pending callbacks and the running tasks of the event loop that belong to a module."""
     loop = asyncio.get_running_loop()
     calls = [h for h in (*loop._ready, *loop._scheduled) if not h.cancelled()]
-    names = [getattr(h._callback, "__module__", "") for h in calls]
+    names = [getattr(h._callback, "__module__", None) or "" for h in calls]
     coroutines = [task.get_coro() for task in asyncio.all_tasks()]
     tasks = [c.cr_code.co_filename for c in coroutines if hasattr(c, "cr_code")]
     return [name for name in names if module in name] + [name for name in tasks if module in name]

@@ -185,7 +185,7 @@ def test_a_fork_starts_its_own_processes(tmp_path):
 
 @on_cluster_and_locally
 def test_a_timeout_is_retried_like_any_failure(client, run, tmp_path):
-    f = Function("f", sleep_then_succeed, extra_args=[str(tmp_path / "first")], timeout=1, max_retries=1)
+    f = Function("f", sleep_then_succeed, extra_args=[str(tmp_path / "first")], timeout=4, max_retries=1)
     result = run(dag_of(f), client)
     assert result.results == {"f": 2}
     assert [a.outcome for a in result.records["f"].attempts] == ["failed", "finished"]

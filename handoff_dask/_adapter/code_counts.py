@@ -10,6 +10,7 @@ from distributed.metrics import monotonic
 
 from handoff_dask._adapter.run_progress import SHARE
 from handoff_dask._adapter.texts import id_text
+from handoff_dask._model.code_keys import name_in, split_key
 from handoff_dask._scheduling.functions import State
 from handoff_dask._scheduling.runs import Run
 
@@ -65,6 +66,6 @@ def count_codes(
 
 
 def code_text(key: str) -> str:
-    """Return a code as text: the code's name, followed by the stem of the ids if it is another word."""
-    name, _, stem = key.partition(" ")
+    """Return the code of a key as text: its name, followed by the stem of the ids if it is another word."""
+    name, stem = name_in(key), split_key(key)[1]
     return id_text(name if not stem or stem == name else f"{name} ({stem})") or "function"

@@ -14,10 +14,11 @@ from handoff_dask._adapter.active import ActiveRun
 from handoff_dask._adapter.archive import declared_costs, error_of
 from handoff_dask._adapter.messages import NAME, PROTOCOL
 from handoff_dask._adapter.run_progress import progress
+from handoff_dask._model.code_keys import name_in, without_stem
 from handoff_dask._model.records import Summary
 from handoff_dask._model.resources import THREADS, UNIT, from_units, parse_amounts
 from handoff_dask._scheduling.runs import RunStatus
-from handoff_dask._scheduling.spec import RunSpec
+from handoff_dask._scheduling.spec import Hint, RunSpec
 from handoff_dask._version import __version__
 
 if TYPE_CHECKING:
@@ -94,12 +95,18 @@ class Requests:
         return {"status": run.status.value, "waiting": run.waiting(now)}
 
     def _hint_durations(self, spec: RunSpec) -> None:
-        """Pass the durations that Dask knows by function name, measured or configured, to the core."""
-        for kind in spec.kinds:
-            name = kind.code.partition(" ")[0]
-            seconds = None if name == "lambda" else learnt_duration(self._plugin.scheduler, name)
+        """Pass the durations that Dask knows by function name, measured or configured, to the core.
+
+        Names are ambiguous. Once functions of a name have run here, their keys tell more than Dask's mean.
+        """
+        estimates = self._plugin.state.placement.estimates
+        for key in dict.fromkeys(without_stem(kind.code) for kind in spec.kinds):
+            name = name_in(key)
+            if name == "lambda" or name in estimates.names:
+                continue
+            seconds = learnt_duration(self._plugin.scheduler, name)
             if seconds is not None:
-                self._plugin.state.placement.estimates.hint(kind.code, seconds)
+                estimates.hint(key, Hint(seconds))
 
     async def reattach(self, client: str, runs: dict[str, list[int]]) -> dict[str, Any]:
         """Reattach a client that has reconnected to its runs.

@@ -36,8 +36,7 @@ class Estimate:
         """Return the estimate now: a new one if it is due, otherwise the last one less the time since."""
         begin = monotonic()
         if begin >= self._due:
-            placement = state.placement
-            self._left = time_left(active.run, placement.nodes, placement.estimates, time())
+            self._left = time_left(active.run, state.placement.nodes, time())
             self._made = monotonic()
             self._due = self._made + (self._made - begin) / SHARE
         return self.last

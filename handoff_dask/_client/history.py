@@ -15,17 +15,16 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from handoff_dask._client import history_file
+from handoff_dask._client.history_estimates import Predictions, predict
 from handoff_dask._client.history_file import decode_devices, decode_id, encode_id, encode_text
 from handoff_dask._client.usage import MEASURED, Usage, read_usage
+from handoff_dask._model.code_keys import name_in, split_key, without_stem
 from handoff_dask._model.records import Attempt, Records, Summary
 from handoff_dask._model.resources import MEMORY
 from handoff_dask._model.runinfo import RunInfo, make_unique
 from handoff_dask._suggest import suggestion
 from handoff_dask._version import __version__
 from handoff_dask.exceptions import HistoryError, RunNotFoundError
-
-#: Parameters per SQL statement. SQLite allows 32,766; before version 3.32 it allowed 999.
-_BATCH = 500
 
 #: Ties between runs submitted at the same time go to the one written last.
 _NEWEST_FIRST = "ORDER BY submitted DESC, rowid DESC"
@@ -38,7 +37,7 @@ class HistoryEntry(NamedTuple):
     ----------
     id : hashable
     code : str
-        Name under which the scheduler learns its durations.
+        Key under which the scheduler learns it; see :mod:`~handoff_dask._model.code_keys`.
     summary : Summary
     cost : dict
     restored : bool
@@ -353,20 +352,21 @@ class History:
     def _write(self, info: RunInfo, entries: Iterable[HistoryEntry]) -> None:
         """Write a run in one transaction."""
         functions, attempts = [], []
-        for number, (id, name, (status, tried, nbytes), cost, restored, fingerprint) in enumerate(entries):
-            code, _, stem = name.partition(" ")
+        for number, (id, key, (status, tried, nbytes), cost, restored, fingerprint) in enumerate(entries):
+            code_key, stem = split_key(key)
             functions.append(
                 (
                     info.id,
                     number,
                     encode_id(id),
-                    encode_text(code),
+                    encode_text(name_in(key)),
                     encode_text(stem),
                     status,
                     None if restored else _measured_seconds(status, tried),
                     nbytes,
                     history_file.encode_amounts(cost),
                     fingerprint,
+                    encode_text(code_key),
                 )
             )
             for a in tried:
@@ -408,69 +408,45 @@ class History:
                     places = ", ".join("?" * len(rows[0]))
                     connection.executemany(f"INSERT INTO {table} VALUES ({places})", rows)
 
-    def _hints(self, names: Iterable[str]) -> dict[str, float]:
-        """Return mean durations in seconds by learning name, for the names that the history knows."""
-        wanted = set(names)
-        codes = sorted({name.partition(" ")[0] for name in wanted})
-        found = {}
+    def _estimates(self, keys: Iterable[str], fingerprints: Iterable[str]) -> Predictions:
+        """Return what the history knows of code, by key, and of functions, by fingerprint."""
         with self._transaction() as connection:
-            for start in range(0, len(codes), _BATCH):
-                batch = codes[start : start + _BATCH]
-                for code, stem, seconds in connection.execute(
-                    "SELECT code, stem, avg(seconds) FROM functions WHERE seconds IS NOT NULL"
-                    f" AND code IN ({', '.join('?' * len(batch))}) GROUP BY code, stem",
-                    batch,
-                ):
-                    if (name := f"{code} {stem}") in wanted:
-                        found[name] = seconds
-        return found
-
-    def _own_seconds(self, fingerprints: Iterable[str]) -> dict[str, float]:
-        """Return mean durations in seconds by fingerprint, for the functions that have run before."""
-        wanted = sorted(set(fingerprints))
-        found: dict[str, float] = {}
-        with self._transaction() as connection:
-            for start in range(0, len(wanted), _BATCH):
-                batch = wanted[start : start + _BATCH]
-                found.update(
-                    connection.execute(
-                        "SELECT fingerprint, avg(seconds) FROM functions WHERE seconds IS NOT NULL"
-                        f" AND fingerprint IN ({', '.join('?' * len(batch))}) GROUP BY fingerprint",
-                        batch,
-                    )
-                )
-        return found
+            return predict(connection, keys, fingerprints)
 
     def _predict_seconds(
-        self, dag_id: Hashable, ids: Sequence[Hashable], names: Sequence[str]
+        self,
+        dag_id: Hashable,
+        ids: Sequence[Hashable],
+        keys: Sequence[str],
+        fingerprints: Mapping[Hashable, str],
     ) -> dict[Hashable, float]:
         """Return durations in seconds by function id, for the functions that the history can predict.
 
-        The duration comes from the latest run of the DAG in which the function finished. If it finished in
-        none, it is the mean of functions with the same code and id stem, or else with the same code.
+        The duration is that of the same function in earlier runs: with the same id, code, arguments and
+        dependencies. If there was none, it is that of the function with this id in the latest run of a DAG
+        with this id; then the mean of functions with the same code and id stem, or else with the same code.
         """
-        found: dict[Hashable, float] = {}
-        missing = {encode_id(id): id for id in ids}
+        known = self._estimates(keys, fingerprints.values())
+        own = ((id, known.functions.get(fingerprints.get(id, ""))) for id in ids)
+        found = {id: k.seconds for id, k in own if k is not None and k.seconds is not None}
+        missing = {encode_id(id): id for id in ids if id not in found}
         with self._transaction() as connection:
             runs = connection.execute(
                 f"SELECT id FROM runs WHERE dag_id IS ? {_NEWEST_FIRST}",
                 (encode_id(dag_id),),
             ).fetchall()
             for (run_id,) in runs:
+                if not missing:
+                    return found
                 for id, seconds in connection.execute(
                     "SELECT id, seconds FROM functions WHERE run_id = ? AND seconds IS NOT NULL", (run_id,)
                 ):
                     if id in missing:
                         found[missing.pop(id)] = seconds
-                if not missing:
-                    return found
-        by_name = self._hints(names)
-        by_code = {code: taken.mean for code, taken in self.durations().items()}
-        for id, name in zip(ids, names, strict=True):
-            if id not in found:
-                seconds = by_name.get(name, by_code.get(name.partition(" ")[0]))
-                if seconds is not None:
-                    found[id] = seconds
+        for id, key in zip(ids, keys, strict=True):
+            hint = known.hints.get(key) or known.hints.get(without_stem(key))
+            if id not in found and hint is not None:
+                found[id] = hint.seconds
         return found
 
 

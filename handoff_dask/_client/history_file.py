@@ -86,6 +86,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE functions ADD COLUMN fingerprint TEXT",
         "CREATE INDEX seconds_by_fingerprint ON functions (fingerprint, seconds)",
     ),
+    (
+        # The key of the code, which unlike its name is unambiguous. NULL in older runs.
+        "ALTER TABLE functions ADD COLUMN code_key TEXT",
+        "CREATE INDEX seconds_by_code_key ON functions (code_key, stem, seconds)",
+    ),
 )
 
 

@@ -15,9 +15,9 @@ from distributed.protocol import pickle
 from handoff_dask._adapter.checkpoint import loads_only
 from handoff_dask._adapter.compile import Compiled
 from handoff_dask._client.history import History, HistoryEntry
+from handoff_dask._model.code_keys import code_keys
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.fingerprint import FingerprintError, fingerprints
-from handoff_dask._model.function import duration_keys
 from handoff_dask._model.records import Summary
 from handoff_dask._model.runinfo import INTERRUPTED, RunInfo
 
@@ -38,11 +38,10 @@ def check_history(path: str) -> None:
         history._check_writable()
 
 
-def with_durations(compiled: Compiled, dag: DAG, path: str) -> Compiled:
-    """Return the run with the durations that the history at this path knows.
+def with_estimates(compiled: Compiled, dag: DAG, path: str) -> Compiled:
+    """Return the run with what the history at this path knows of its functions, their code and the nodes.
 
-    These are the durations of the same functions in earlier runs, with the same id, code, arguments and
-    dependencies; and hints for functions of the same code.
+    A function is known if it has run with the same id, code, arguments and dependencies.
 
     Creates the history if it does not exist. Blocks while another process writes to it, so do not call this
     on an event loop.
@@ -55,19 +54,18 @@ def with_durations(compiled: Compiled, dag: DAG, path: str) -> Compiled:
     with History(path) as history:
         history._check_writable()
         spec = compiled.spec
-        hints = history._hints(kind.code for kind in spec.kinds)
-        known = compiled.fingerprints or _fingerprints(dag)
-        seconds = history._own_seconds(known.values())
+        known = compiled.fingerprints or dag_fingerprints(dag)
+        found = history._estimates({kind.code for kind in spec.kinds}, known.values())
     codes = [spec.kinds[kind].code for kind in spec.kind_of]
     own = [
-        None if loads_only(code) else seconds.get(known.get(id, ""))
+        None if loads_only(code) else found.functions.get(known.get(id, ""))
         for id, code in zip(compiled.ids, codes, strict=True)
     ]
-    spec = replace(spec, hints=hints, expected=own if any(s is not None for s in own) else ())
+    spec = replace(spec, hints=found.hints, paces=found.paces, known=own if any(own) else ())
     return replace(compiled, spec=spec, fingerprints=known)
 
 
-def _fingerprints(dag: DAG) -> dict[Hashable, str]:
+def dag_fingerprints(dag: DAG) -> dict[Hashable, str]:
     """Return function id → fingerprint; empty if a function cannot be fingerprinted."""
     try:
         return fingerprints(dag.functions, dag._topological_order(), pickle.dumps)
@@ -127,8 +125,8 @@ def record_local(run: LocalRun, path: str, interrupted: bool) -> None:
         counts=Counter(record.status for record in records.values()),
         error=INTERRUPTED if interrupted else None if run._error is None else str(run._error),
     )
-    restored, known = set(run.restored), _fingerprints(run.dag)
-    names = duration_keys(run.dag.functions)
+    restored, known = set(run.restored), dag_fingerprints(run.dag)
+    names = code_keys(run.dag.functions)
     entries = [
         HistoryEntry(
             id, names[id], Summary(r.status, r.attempts, r.nbytes), r.cost, id in restored, known.get(id)

@@ -22,7 +22,7 @@ from handoff_dask._client.connection import (
     retry_on_disconnect,
 )
 from handoff_dask._client.node_wait import NodeWait
-from handoff_dask._client.recording import record_run, with_durations
+from handoff_dask._client.recording import record_run, with_estimates
 from handoff_dask._client.run_errors import find_error
 from handoff_dask._client.session import ensure_plugin
 from handoff_dask._client.submission import Submission, pickle_spec
@@ -105,7 +105,7 @@ class RunLifecycle:
         path, self._history = self._history, None  # do not try to write there at the end if this fails
         if path is not None:
             # Other processes may hold the file's lock, and this may be the event loop of the whole cluster.
-            self._compiled = await asyncio.to_thread(with_durations, self._compiled, self.dag, path)
+            self._compiled = await asyncio.to_thread(with_estimates, self._compiled, self.dag, path)
             self._history = path
 
     async def _register(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from handoff_dask._adapter.capacity import log_hints
 from handoff_dask._client.history import History
 from handoff_dask._client.options import DEFAULT_STRATEGY, AllocatorLike, RunOptions, check_dag
+from handoff_dask._client.recording import dag_fingerprints
 from handoff_dask._error_texts import count, plural
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.hooks import module_for
@@ -235,8 +236,8 @@ def simulate(
         keep_all=True,  # the default of execute(); it affects the order
     )
     if isinstance(durations, History):
-        names = [lowered.spec.kinds[kind].code for kind in lowered.spec.kind_of]
-        durations = durations._predict_seconds(dag.id, lowered.order, names)
+        keys = [lowered.spec.kinds[kind].code for kind in lowered.spec.kind_of]
+        durations = durations._predict_seconds(dag.id, lowered.order, keys, dag_fingerprints(dag))
     seconds = _seconds_of(lowered.order, durations)
     spec = replace(lowered.spec, seconds=seconds) if known else lowered.spec
     simulation = Simulation([Node(name, units) for name, units in capacities.items()], spec, seconds)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import re
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -243,14 +241,6 @@ class Transfer(Function):
 LOADING = "load-checkpoint"
 
 
-#: The numeric or hexadecimal suffix of an id.
-_ID_SUFFIX = re.compile(r"[\W_]*(?:\d+|[0-9a-f]{8,})$")
-
-#: Id stems distinguish the functions of one code if there are at most ``MAX_STEMS`` of them, or if each is
-#: shared by at least ``MIN_MEMBERS`` functions on average.
-MAX_STEMS, MIN_MEMBERS = 64, 4
-
-
 def _is_plain_iterable(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
 
@@ -274,29 +264,6 @@ def policy_of(f: Function, default: RetryPolicy) -> RetryPolicy:
     if f.max_retries is None or f.max_retries == policy.max_retries:
         return policy
     return policy.with_max_retries(f.max_retries)
-
-
-def id_stem(id: Hashable) -> str:
-    """Return an id without its numeric suffix: ``blur`` for both ``blur-17`` and ``blur-3``.
-
-    Functions of the same code can take very different times, depending on their arguments. Functions with
-    the same id stem usually resemble each other.
-    """
-    while type(id) is tuple and id:
-        id = id[0]
-    return _ID_SUFFIX.sub("", id) if type(id) is str else ""
-
-
-def duration_keys(functions: Mapping[Hashable, Function]) -> dict[Hashable, str]:
-    """Return for each id the key of its learnt durations: the code's name, a space, and the id's stem.
-
-    The stem is left out if there are too many of them to be useful, as with ids made of file names.
-    """
-    parts = {id: (code_name(f.code), id_stem(id)) for id, f in functions.items()}
-    members = Counter(code for code, _ in parts.values())
-    stems = Counter(code for code, _ in set(parts.values()))
-    distinct = {code for code, n in stems.items() if n <= MAX_STEMS or MIN_MEMBERS * n <= members[code]}
-    return {id: f"{code} {stem if code in distinct else ''}" for id, (code, stem) in parts.items()}
 
 
 def expand_arguments(function: Function) -> tuple[Function, list[Function]]:

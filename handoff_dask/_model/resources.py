@@ -33,6 +33,9 @@ CPU = "cpu"
 #: The resource whose amounts may be strings with a unit of bytes.
 MEMORY = "memory"
 
+#: The amount of a resource that is to be estimated from what functions use.
+AUTO = "auto"
+
 #: Bytes per MB.
 MB = 2**20
 

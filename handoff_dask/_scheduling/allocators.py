@@ -222,7 +222,7 @@ def move_costs(f: FunctionState, nodes: Nodes, bandwidth: float) -> Callable[[Ro
     total = sum(held.values())
     if total < LARGE_RESULT:
         return None
-    scale = 1 / (bandwidth * max(f.run.ranking.expected(f), 1e-3))
+    scale = 1 / (bandwidth * max(f.run.estimates.seconds(f), 1e-3))
 
     def adjust(rows: Rows, scores: Scores) -> Scores:
         if scores is None:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from handoff_dask._model.graph import path_lengths
 from handoff_dask._model.resources import THREADS, UNIT
-from handoff_dask._scheduling.estimates import Estimates
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes
@@ -197,7 +196,7 @@ class TimeLeft(NamedTuple):
     known: float
 
 
-def time_left(run: Run, nodes: Nodes, estimates: Estimates, now: float) -> TimeLeft | None:
+def time_left(run: Run, nodes: Nodes, now: float) -> TimeLeft | None:
     """Estimate the time until a run ends. None while no duration of an unfinished function is known.
 
     The estimate assumes that other runs and external tasks keep the capacity that they hold now.
@@ -206,30 +205,31 @@ def time_left(run: Run, nodes: Nodes, estimates: Estimates, now: float) -> TimeL
     left = [f for f in run.functions if f.state not in FINAL]
     if not left:
         return TimeLeft(0.0, 1.0)
-    kinds = spec.kinds
-    knows = [bool(spec.seconds) or estimates.knows(kind.code) for kind in kinds]
-    kind_of = spec.kind_of
-    if not any(knows[kind_of[f.number]] for f in left):
+    known = run.estimates.known()
+    if not any(known[f.number] for f in left):
         return None
-    learnt = estimates.expected([(kind.code, size) for kind, size in zip(kinds, run.sizes, strict=True)])
+    expected = run.estimates.latest()
     seconds = [0.0] * len(run.functions)
-    by_kind = [0.0] * len(kinds)
+    by_kind = [0.0] * len(spec.kinds)
+    sure = 0.0
     own: dict[str, int] = {}
     for f in left:
-        k = kind_of[f.number]
-        takes = spec.seconds[f.number] if spec.seconds else learnt[k]
+        takes = expected[f.number]
         if f.state is State.RUNNING:
+            assert f.node is not None
+            takes *= run.estimates.factor(f.node)
             ran = now - f.placed
             takes = max(takes - ran, _OVERDUE * ran)
             if f.allocated:
                 for name, units in f.cost.items():
                     own[name] = own.get(name, 0) + units
         seconds[f.number] = takes
-        by_kind[k] += takes
+        by_kind[spec.kind_of[f.number]] += takes
+        sure += takes * known[f.number]
     most = max(path_lengths(spec.dependents, seconds, [f.number for f in left])) if spec.dependents else 0.0
     asked: dict[str, float] = {}
     limits: dict[str, float] = {}
-    for kind, total in zip(kinds, by_kind, strict=True):
+    for kind, total in zip(spec.kinds, by_kind, strict=True):
         for name, units in kind.node_cost.items():
             asked[name] = asked.get(name, 0.0) + units * total
         for name, units in kind.limit_cost:
@@ -245,5 +245,4 @@ def time_left(run: Run, nodes: Nodes, estimates: Estimates, now: float) -> TimeL
     total = sum(by_kind)
     if spec.max_concurrency:
         most = max(most, total / spec.max_concurrency)
-    known = sum(seconds for seconds, is_known in zip(by_kind, knows, strict=True) if is_known)
-    return TimeLeft(most, known / total if total else 1.0)
+    return TimeLeft(most, sure / total if total else 1.0)

@@ -58,7 +58,7 @@ class Claim:
         # The urgency is computed anew: placements change the share of the run during the decision.
         if not count or self.function is None or sort_key(self.function) >= sort_key(f):
             return False
-        seconds = f.run.ranking.expected(f)
+        seconds = f.run.estimates.seconds(f, node)
         if not seconds or now + seconds < self.start or _both_fit(node, f.cost, self.cost, count, ()):
             return False
         ending = [g for g in node.running if end_of(g, now) <= self.start]
@@ -152,7 +152,7 @@ def _both_fit(
 
 def _expected_end(f: FunctionState) -> float:
     """Return when a running function ends if it takes as long as expected. Possibly in the past."""
-    return f.placed + f.run.ranking.expected(f)
+    return f.placed + f.run.estimates.seconds(f, f.node)
 
 
 def end_of(f: FunctionState, now: float) -> float:

@@ -158,7 +158,7 @@ class Claims:
         self._placements_left = sum(run.counts[State.RUNNING] for run in runs)
         heads = (self._most_urgent_in(run) for run in runs if run.active and not run.allocator.once)
         first = min((head for head in heads if head is not None), default=None, key=sort_key)
-        if f is not None and first is f and now - (f.queued or 0.0) > f.run.ranking.expected(f):
+        if f is not None and first is f and now - (f.queued or 0.0) > f.run.estimates.seconds(f):
             self.claim_node(f, now)
         self._most_urgent = first
 
@@ -223,7 +223,7 @@ class Claims:
         if claim is None:
             return False
         self.blocked_nodes[node] = None
-        seconds = f.run.ranking.expected(f)
+        seconds = f.run.estimates.seconds(f, node)
         again = max(claim.expected_start + seconds, now + seconds / 4)
         if self.recheck is None or again < self.recheck:
             self.recheck = again

@@ -1,12 +1,31 @@
-"""Estimates of durations and result sizes, learnt from functions that have run."""
+"""Estimates: what is known of a function before it runs, from the most to the least specific source.
+
+1. The same function in earlier runs: the same id, code, arguments and dependencies.
+2. Functions of the same code whose ids have the same stem.
+3. Functions of the same code.
+4. For durations, the mean of other code.
+
+Sources 2 and 3 prefer what was measured here to what a history or Dask knows. :class:`Estimates` holds what
+all runs have in common, :class:`RunEstimates` answers for the functions of one run.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from handoff_dask._model.code_keys import name_in, without_stem
 from handoff_dask._model.resources import UNIT
+from handoff_dask._model.used import UNKNOWN as UNMEASURED
+from handoff_dask._model.used import Used
+from handoff_dask._scheduling.spec import Hint, RunSpec
+from handoff_dask._scheduling.speeds import Speeds
+
+if TYPE_CHECKING:
+    from handoff_dask._scheduling.functions import FunctionState
+    from handoff_dask._scheduling.node import Node
 
 #: A function that asks for ``k`` times as much as others of its code is expected to take ``k**SLOPE`` times
 #: as long, because more memory suggests more data. The exponent cannot be learnt during a run, since the
@@ -17,8 +36,14 @@ SLOPE = 0.5
 #: early, so that its duration, and that of its dependents, is known early.
 UNKNOWN = 1.5
 
-#: Maximum number of code names with statistics; the least recently updated one is evicted.
-MAX_NAMES = 10_000
+#: Maximum number of keys with statistics; the least recently updated one is evicted.
+MAX_KEYS = 10_000
+
+#: Number of peaks of memory to remember for each key, the latest ones.
+MAX_PEAKS = 64
+
+#: Estimates that differ by less count as equal. Seconds.
+_NEGLIGIBLE = 0.005
 
 
 def size_of(cost: Iterable[tuple[str, int]]) -> float:
@@ -30,7 +55,7 @@ def size_of(cost: Iterable[tuple[str, int]]) -> float:
 
 
 class _Stats:
-    """Statistics of the functions of one code that have run.
+    """Statistics of the functions of one key that have run.
 
     Attributes
     ----------
@@ -44,9 +69,15 @@ class _Stats:
         Mean size of the costs; see :func:`size_of`.
     nbytes : float
         Mean result size in bytes.
+    measured : int
+        Number of functions whose use of memory or processors was measured.
+    peaks : list of float
+        The most memory in use by each of the latest functions, in MB.
+    cores : list of float
+        Mean number of processors that each of the latest functions used.
     """
 
-    __slots__ = ("count", "mean", "most", "nbytes", "size")
+    __slots__ = ("cores", "count", "mean", "measured", "most", "nbytes", "peaks", "size")
 
     def __init__(self) -> None:
         self.count = 0
@@ -54,6 +85,9 @@ class _Stats:
         self.most = 0.0
         self.size = 0.0
         self.nbytes = 0.0
+        self.measured = 0
+        self.peaks: list[float] = []
+        self.cores: list[float] = []
 
     def add(self, size: float, seconds: float, nbytes: int) -> None:
         self.count += 1
@@ -64,91 +98,186 @@ class _Stats:
         # Rises immediately, decays slowly.
         self.most = seconds if seconds > self.most else self.most + 0.1 * (seconds - self.most)
 
+    def add_usage(self, seconds: float, usage: Used) -> None:
+        at = self.measured % MAX_PEAKS
+        self.measured += 1
+        if usage.peak_memory is not None:
+            self.peaks[at : at + 1] = [usage.peak_memory]
+        if usage.cpu_seconds is not None and seconds > 0:
+            self.cores[at : at + 1] = [usage.cpu_seconds / seconds]
+
 
 class Estimates:
-    """Expected durations and result sizes, by code name and size of the cost.
+    """What is known of code, by key and size of the cost, and of the speeds of nodes.
 
     Parameters
     ----------
     short : float
         Seconds. Code whose recent functions took no longer is *short*. 0: no code is.
+
+    Attributes
+    ----------
+    names : set of str
+        Short names of the code that has run.
+    speeds : Speeds
     """
 
-    __slots__ = ("_hints", "_limit", "_seen", "_short")
+    __slots__ = ("_hints", "_limit", "_seen", "_short", "names", "speeds")
 
     def __init__(self, short: float = 0.0) -> None:
+        self.speeds = Speeds()
+        self.names: set[str] = set()
         self._limit = short
         self._seen: OrderedDict[str, _Stats] = OrderedDict()  # the least recently updated first
-        self._hints: OrderedDict[str, float] = OrderedDict()
+        self._hints: OrderedDict[str, Hint] = OrderedDict()
         self._short: set[str] = set()
 
-    def hint(self, code: str, seconds: float) -> None:
-        """Set the mean duration of code that ran elsewhere. It applies until it has run here."""
-        self._hints[code] = seconds
-        self._hints.move_to_end(code)
-        if len(self._hints) > MAX_NAMES:
+    # ------------------------------------------------------------------ learning
+
+    def hint(self, key: str, hint: Hint) -> None:
+        """Set what is known of code that ran elsewhere. It applies until it has run here."""
+        self._hints[key] = hint
+        self._hints.move_to_end(key)
+        if len(self._hints) > MAX_KEYS:
             self._hints.popitem(last=False)
 
-    def learn(self, code: str, size: float, seconds: float, nbytes: int = 0) -> None:
-        """Record the duration and the result size of a function that has run."""
-        seen = self._seen.get(code)
+    def learn(
+        self,
+        key: str,
+        size: float,
+        seconds: float,
+        nbytes: int = 0,
+        *,
+        node: Any = None,
+        usage: Used = UNMEASURED,
+    ) -> None:
+        """Record what a function took that has run.
+
+        Parameters
+        ----------
+        key : str
+        size : float
+            Size of its cost.
+        seconds : float
+            Its duration.
+        nbytes : int
+            Size of its result in bytes.
+        node : optional
+            Name of the node on which it ran.
+        usage : Used
+        """
+        speeds = self.speeds
+        if node is not None:
+            speeds.learn((key, size), node, seconds)
+            if speeds.factors:
+                seconds /= speeds.factor(node)
+        seen = self._seen.get(key)
         if seen is None:
-            seen = self._seen[code] = _Stats()
-            if len(self._seen) > MAX_NAMES:
-                oldest, _ = self._seen.popitem(last=False)
-                self._short.discard(oldest)
+            seen = self._start(key)
         else:
-            self._seen.move_to_end(code)
+            self._seen.move_to_end(key)
         seen.add(size, seconds, nbytes)
+        if usage.peak_exact:
+            seen.add_usage(seconds, usage)
         if seen.most <= self._limit and self._limit:
-            self._short.add(code)
-        elif code in self._short:
-            self._short.remove(code)
+            self._short.add(key)
+        elif key in self._short:
+            self._short.remove(key)
+        general = without_stem(key)
+        if general != key:
+            stats = self._seen.get(general)
+            if stats is None:
+                stats = self._start(general)
+            else:
+                self._seen.move_to_end(general)
+            stats.add(size, seconds, nbytes)
+            if usage.peak_exact:
+                stats.add_usage(seconds, usage)
+
+    def _start(self, key: str) -> _Stats:
+        stats = self._seen[key] = _Stats()
+        self.names.add(name_in(key))
+        if len(self._seen) > MAX_KEYS:
+            oldest, _ = self._seen.popitem(last=False)
+            self._short.discard(oldest)
+            if len(self.names) > MAX_KEYS:
+                self.names = {name_in(other) for other in self._seen}
+        return stats
+
+    # ------------------------------------------------------------------ durations
 
     def expected(
         self, functions: Sequence[tuple[str, float]], running: Mapping[str, float] | None = None
     ) -> list[float]:
-        """Return the expected durations of functions in seconds.
+        """Return the expected durations of functions in seconds, on a node of ordinary speed.
 
-        Code that has never run is expected to take its hint or, without one, :data:`UNKNOWN` times the mean
-        of the code that has run, or :data:`UNKNOWN` seconds if none has.
+        Code of which nothing is known is expected to take :data:`UNKNOWN` times the mean of the code that has
+        run, or :data:`UNKNOWN` seconds if none has.
 
         Parameters
         ----------
         functions : sequence of (str, float)
-            Code and size of each function.
+            Key and size of each function.
         running : mapping of str to float, optional
-            Code → seconds for which a function of it has been running. Code that has never run is expected to
-            take at least twice as long.
+            Key → seconds for which a function of it has been running. Functions of a key that has never run
+            are expected to take at least twice as long.
         """
-        means: dict[str, float] = {}  # of code that has run
-        sizes: dict[str, float] = {}  # mean size of the functions of each code
-        counts: dict[str, int] = {}  # of code that has never run
-        for code, size in functions:
-            seen = self._seen.get(code)
+        means: dict[str, float] = {}  # of keys that have run
+        sizes: dict[str, float] = {}  # mean size of the functions of each key
+        counts: dict[str, int] = {}  # of keys that have never run
+        for key, size in functions:
+            seen = self._seen.get(key)
             if seen is not None:
-                means[code] = seen.mean
-                sizes[code] = seen.size
+                means[key] = seen.mean
+                sizes[key] = seen.size
             else:
-                n = counts[code] = counts.get(code, 0) + 1
-                sizes[code] = size if n == 1 else sizes[code] + (size - sizes[code]) / n
+                n = counts[key] = counts.get(key, 0) + 1
+                sizes[key] = size if n == 1 else sizes[key] + (size - sizes[key]) / n
         unknown = UNKNOWN * (math.fsum(means.values()) / len(means) if means else 1.0)
-        for code in counts:
-            means[code] = max(self._hints.get(code, unknown), 2 * running.get(code, 0.0) if running else 0.0)
+        for key in counts:
+            elsewhere = self._elsewhere(key)
+            means[key] = max(
+                unknown if elsewhere is None else elsewhere, 2 * running.get(key, 0.0) if running else 0.0
+            )
         return [
-            means[code]
-            if size == sizes[code]
-            else means[code] * math.exp(min(5.0, SLOPE * (size - sizes[code])))
-            for code, size in functions
+            means[key] if size == sizes[key] else means[key] * math.exp(min(5.0, SLOPE * (size - sizes[key])))
+            for key, size in functions
         ]
 
-    def has_run(self, code: str) -> bool:
-        """Return whether a function of this code has run."""
-        return code in self._seen
+    def _elsewhere(self, key: str) -> float | None:
+        """Return what a key that has never run here is expected to take; None if nothing is known of it."""
+        hint = self._hints.get(key)
+        if hint is None:
+            general = without_stem(key)
+            seen = self._seen.get(general)
+            if seen is not None:
+                return UNKNOWN * seen.mean
+            hint = self._hints.get(general)
+        return None if hint is None else hint.seconds
 
-    def knows(self, code: str) -> bool:
-        """Return whether a function of this code has run, or a hint exists."""
-        return code in self._seen or code in self._hints
+    def has_run(self, key: str) -> bool:
+        """Return whether a function of this key has run."""
+        return key in self._seen
+
+    def knows(self, key: str) -> bool:
+        """Return whether anything is known of a key or of its code."""
+        return key in self._seen or self._elsewhere(key) is not None
+
+    @property
+    def any_short(self) -> bool:
+        """Whether any code is known to be short."""
+        return bool(self._short)
+
+    def is_short(self, key: str) -> bool:
+        """Return whether functions of this key are known to be short."""
+        return key in self._short
+
+    def most(self, key: str) -> float | None:
+        """Return about the longest recent duration of this key in seconds; None if it has not run."""
+        seen = self._seen.get(key)
+        return None if seen is None else seen.most
+
+    # ------------------------------------------------------------------ results, memory and processors
 
     def total_bytes(self, counts: Iterable[tuple[str, int]]) -> float | None:
         """Return the expected total size of results in bytes; None if none of their code has run.
@@ -158,12 +287,12 @@ class Estimates:
         Parameters
         ----------
         counts : iterable of (str, int)
-            Code, and number of functions.
+            Key, and number of functions.
         """
         total = sizes = 0.0
         known = unknown = 0
-        for code, n in counts:
-            seen = self._seen.get(code)
+        for key, n in counts:
+            seen = self._seen.get(key)
             if seen is None:
                 unknown += n
             else:
@@ -172,16 +301,117 @@ class Estimates:
                 known += 1
         return total + sizes / known * unknown if known else None
 
-    @property
-    def any_short(self) -> bool:
-        """Whether any code is known to be short."""
-        return bool(self._short)
+    def measured(self, key: str) -> int:
+        """Return how many functions of this key were measured here."""
+        seen = self._seen.get(key)
+        return 0 if seen is None else seen.measured
 
-    def is_short(self, code: str) -> bool:
-        """Return whether functions of this code are known to be short."""
-        return code in self._short
+    def peaks(self, key: str) -> Sequence[float]:
+        """Return the peaks of memory of functions like those of a key, in MB; empty if none are known."""
+        for name in dict.fromkeys((key, without_stem(key))):
+            seen = self._seen.get(name)
+            if seen is not None and seen.peaks:
+                return seen.peaks
+            hint = self._hints.get(name)
+            if hint is not None and hint.peaks:
+                return hint.peaks
+        return ()
 
-    def most(self, code: str) -> float | None:
-        """Return about the longest recent duration of this code in seconds; None if it has not run."""
-        seen = self._seen.get(code)
-        return None if seen is None else seen.most
+    def cores(self, key: str) -> Sequence[float]:
+        """Return the processors that functions like those of a key used; empty if none are known."""
+        for name in dict.fromkeys((key, without_stem(key))):
+            seen = self._seen.get(name)
+            if seen is not None and seen.cores:
+                return seen.cores
+        return ()
+
+
+class RunEstimates:
+    """What is expected of the functions of one run.
+
+    Parameters
+    ----------
+    spec : RunSpec
+    estimates : Estimates
+
+    Attributes
+    ----------
+    given : sequence of float
+        Function number → duration in seconds, if durations need not be learnt.
+    by_kind : list of float
+        Kind → expected duration in seconds. Kept up to date by :meth:`update`.
+    own : list of float or None
+        Function number → duration of the same function in earlier runs. Empty if none is known.
+    """
+
+    __slots__ = ("_estimates", "_kind_of", "_sizes", "_speeds", "by_kind", "given", "own")
+
+    def __init__(self, spec: RunSpec, estimates: Estimates) -> None:
+        self._estimates = estimates
+        self._speeds = estimates.speeds
+        self._kind_of = spec.kind_of
+        self._sizes = [(kind.code, size_of(kind.cost)) for kind in spec.kinds]
+        self.given = spec.seconds
+        self.own = [None if known is None else known.seconds for known in spec.known]
+        self.by_kind: list[float] = []
+
+    def size(self, kind: int) -> float:
+        """Return the size of the cost of a kind, on a logarithmic scale; see :func:`size_of`."""
+        return self._sizes[kind][1]
+
+    def update(self, running: Mapping[str, float]) -> bool:
+        """Learn from what has run since. Return whether that makes a difference.
+
+        ``running`` is as for :meth:`Estimates.expected`.
+        """
+        learnt = self._estimates.expected(self._sizes, running)
+        if not _differ(learnt, self.by_kind):
+            return False
+        self.by_kind = learnt
+        return True
+
+    def seconds(self, f: FunctionState, node: Node | None = None) -> float:
+        """Return the expected duration of a function in seconds, on a node or on one of ordinary speed."""
+        number = f.number
+        if self.given:
+            return self.given[number]
+        seconds = self.own[number] if self.own else None
+        if seconds is None:
+            if not self.by_kind:
+                return 1.0
+            seconds = self.by_kind[self._kind_of[number]]
+        return seconds if node is None else seconds * self.factor(node)
+
+    def factor(self, node: Node) -> float:
+        """Return by how much functions take longer on a node than on one of ordinary speed."""
+        return self._speeds.factor(node.name) if self._speeds.factors and not self.given else 1.0
+
+    def all_seconds(self) -> Sequence[float]:
+        """Return function number → expected duration in seconds, on a node of ordinary speed."""
+        return self.given or self._by_number(self.by_kind)
+
+    def latest(self) -> Sequence[float]:
+        """Return the same with all that is known now, without an effect on any decision."""
+        return self.given or self._by_number(self._estimates.expected(self._sizes))
+
+    def _by_number(self, by_kind: Sequence[float]) -> Sequence[float]:
+        seconds = [by_kind[k] for k in self._kind_of]
+        if self.own:
+            seconds = [learnt if own is None else own for own, learnt in zip(self.own, seconds, strict=True)]
+        return seconds
+
+    def known(self) -> Sequence[bool]:
+        """Return function number → whether its duration is known, be it only from others of its code."""
+        if self.given:
+            return [True] * len(self.given)
+        by_kind = [self._estimates.knows(key) for key, _ in self._sizes]
+        known = [by_kind[k] for k in self._kind_of]
+        return [a or b is not None for a, b in zip(known, self.own, strict=True)] if self.own else known
+
+
+def _differ(new: Sequence[float], old: Sequence[float]) -> bool:
+    """Return whether estimates differ enough to justify a new ranking."""
+    if len(new) != len(old):
+        return True
+    pairs = zip(new, old, strict=True)
+    return any(a != b and abs(a - b) > max(0.25 * b, _NEGLIGIBLE) for a, b in pairs)

@@ -139,8 +139,7 @@ class Lifecycle:
             )
             self.placement.ledger.release(f)
             if started is not None and stopped is not None:
-                size = 0.0 if code else run.sizes[run.spec.kind_of[f.number]]
-                self.placement.estimates.learn(code or f.kind.code, size, stopped - started, nbytes or 0)
+                self._learn(f, stopped - started, nbytes or 0, usage, code)
         elif f.state in FINAL:
             return
         f.nbytes = nbytes
@@ -151,6 +150,16 @@ class Lifecycle:
             self._rank(run, now)
         if not run.unfinished:
             self._check_complete(run)
+
+    def _learn(self, f: FunctionState, seconds: float, nbytes: int, usage: Used, code: str | None) -> None:
+        """Learn from an attempt that has finished."""
+        assert f.node is not None
+        estimates = self.placement.estimates
+        if code is not None:
+            estimates.learn(code, 0.0, seconds, nbytes)
+        else:
+            size = f.run.estimates.size(f.run.spec.kind_of[f.number])
+            estimates.learn(f.kind.code, size, seconds, nbytes, node=f.node.name, usage=usage)
 
     def failed(
         self,

@@ -9,13 +9,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from handoff_dask._model.code_keys import code_keys
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import (
     Collocated,
     Function,
     Isolation,
     Transfer,
-    duration_keys,
     is_isolated,
     policy_of,
 )
@@ -87,11 +87,11 @@ def lower_dag(
     number_of = {id: number for number, id in enumerate(order)}
     limit_units = {name: to_units(to_number(name, amount)) for name, amount in (limits or {}).items()}
     kinds = _Kinds(policy, limit_units, isolation)
-    names = duration_keys(functions)
+    keys = code_keys(functions)
     kind_of = []
     dependents: list[list[int]] = [[] for _ in order]
     for number, id in enumerate(order):
-        kind_of.append(kinds.index(functions[id], names[id], [functions[i] for i in inlined.get(id, ())]))
+        kind_of.append(kinds.index(functions[id], keys[id], [functions[i] for i in inlined.get(id, ())]))
         for d in set(dependencies[id]):
             dependents[number_of[d]].append(number)
     peers = {
@@ -129,14 +129,14 @@ class _Kinds:
         self.kinds: list[Kind] = []
         self._index: dict[Any, int] = {}
 
-    def index(self, f: Function, name: str, inline: Sequence[Function]) -> int:
+    def index(self, f: Function, code: str, inline: Sequence[Function]) -> int:
         """Return the index of a function's kind, adding the kind if it is new.
 
         Parameters
         ----------
         f : Function
-        name : str
-            The name under which its durations are learnt.
+        code : str
+            The key under which it is learnt.
         inline : sequence of Function
             The inline functions that it evaluates. Their costs count too.
         """
@@ -148,7 +148,7 @@ class _Kinds:
             pins = None
         policy = policy_of(f, self.policy)
         isolated = is_isolated(f, self.isolation)
-        key: Any = (tuple(cost.items()), pins, f.priority, policy, name, isolated)
+        key: Any = (tuple(cost.items()), pins, f.priority, policy, code, isolated)
         try:
             index = self._index.get(key)
         except TypeError:  # unhashable amounts: a kind per function
@@ -172,7 +172,7 @@ class _Kinds:
                         elsewhere=policy.elsewhere,
                         grow=policy.grow,
                     ),
-                    code=name,
+                    code=code,
                     priority=f.priority,
                     isolated=isolated,
                 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from handoff_dask._model.graph import path_lengths
 from handoff_dask._scheduling.estimates import Estimates
-from handoff_dask._scheduling.functions import FINAL, FunctionState, State
+from handoff_dask._scheduling.functions import FINAL, State
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.spec import Amounts
 
@@ -40,9 +40,6 @@ _SCARCE_SHARE = 0.5
 #: of the time that all nodes need for the remaining work.
 _BOTTLENECK_SHARE = 0.8
 
-#: Estimates that differ by less count as equal. Seconds.
-_NEGLIGIBLE = 0.005
-
 #: A run of at most this many functions is checked after each of them.
 _SMALL_RUN = 256
 
@@ -64,18 +61,15 @@ class Ranking:
         functions.
     """
 
-    __slots__ = ("_estimates", "_half", "_known", "_left", "_next", "_nodes", "_paths", "_sizes", "scarce")
+    __slots__ = ("_half", "_left", "_next", "_nodes", "_paths", "scarce")
 
     def __init__(self) -> None:
         self.scarce: dict[int, frozenset[Node]] = {}
-        self._estimates: list[float] = []
-        self._known: Sequence[float] = ()
         self._left: list[int] = []  # functions that had not ended at the last ranking
         self._nodes = 0
         self._paths: Sequence[float] = ()
         self._next = 0
         self._half = 0
-        self._sizes: list[tuple[str, float]] = []
 
     def reset(self) -> None:
         """Note that functions which had ended must run again, because results were lost."""
@@ -104,15 +98,6 @@ class Ranking:
         """Return whether to call :meth:`update`, given the number of finished functions."""
         return finished >= self._next
 
-    def expected(self, f: FunctionState) -> float:
-        """Return the expected duration of a function in seconds."""
-        if self._known:
-            return self._known[f.number]
-        own = f.run.spec.expected
-        if own and (seconds := own[f.number]) is not None:
-            return seconds
-        return self._estimates[f.run.spec.kind_of[f.number]] if self._estimates else 1.0
-
     def update(self, run: Run, nodes: Nodes, estimates: Estimates, now: float) -> bool:
         """Compute the ranks again, if anything that they depend on has changed.
 
@@ -134,20 +119,14 @@ class Ranking:
         if halved:
             self._half = finished + max(1, (total - finished + 1) // 2)
         self._next = finished + 1 if total <= _SMALL_RUN else min(max(1, 4 * finished), self._half)
-        self._known = spec.seconds
         changed = halved
-        if not self._known:
-            if not self._sizes:
-                self._sizes = [(kind.code, size) for kind, size in zip(spec.kinds, run.sizes, strict=True)]
-            learnt = estimates.expected(self._sizes, _running(run, estimates, now))
-            if _differ(learnt, self._estimates):
-                self._estimates = learnt
-                self._paths = ()
-                changed = True
+        if not spec.seconds and run.estimates.update(_running(run, estimates, now)):
+            self._paths = ()
+            changed = True
         if (
             not changed
             or not spec.dependents
-            or (len(spec.kinds) == 1 and not any(spec.dependents) and not spec.expected)
+            or (len(spec.kinds) == 1 and not any(spec.dependents) and not spec.known)
         ):
             return False  # nothing has changed, there are no dependencies, or all functions are equal
         self._rank(run, nodes, _share(run, estimates))
@@ -157,10 +136,7 @@ class Ranking:
         """Set the ranks of the unfinished functions, and find the bottleneck kinds."""
         spec = run.spec
         self._nodes = len(nodes.by_name)
-        seconds = self._known or [self._estimates[k] for k in spec.kind_of]
-        if spec.expected and not self._known:
-            own = spec.expected
-            seconds = [s if (s := own[n]) is not None else seconds[n] for n in range(len(own))]
+        seconds = run.estimates.all_seconds()
         functions = run.functions
         left = self._left = [
             n for n in self._left or range(len(functions)) if functions[n].state not in FINAL
@@ -355,11 +331,3 @@ def _list_schedule(
         heapreplace(ends, ends[0] + work.seconds[n])
     for n, start in zip(members, starts, strict=True):
         turns[n] = max(turns[n], end - start)
-
-
-def _differ(new: Sequence[float], old: Sequence[float]) -> bool:
-    """Return whether estimates differ enough to justify a new ranking."""
-    if len(new) != len(old):
-        return True
-    pairs = zip(new, old, strict=True)
-    return any(a != b and abs(a - b) > max(0.25 * b, _NEGLIGIBLE) for a, b in pairs)

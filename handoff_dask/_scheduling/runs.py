@@ -13,7 +13,7 @@ from handoff_dask._model.resources import UNIT
 from handoff_dask._scheduling.allocators import Allocator, BuiltIn
 from handoff_dask._scheduling.backlog import Backlog
 from handoff_dask._scheduling.custom import Custom
-from handoff_dask._scheduling.estimates import size_of
+from handoff_dask._scheduling.estimates import Estimates, RunEstimates
 from handoff_dask._scheduling.functions import STARTED, FunctionState, State
 from handoff_dask._scheduling.node import Node, Pool
 from handoff_dask._scheduling.rank import Ranking
@@ -107,8 +107,8 @@ class Run:
     costs : list of dict
         Kind → cost on a node, including the thread.
     limits : Pool or None
-    sizes : list of float
-        Kind → size of its cost on a logarithmic scale; see :func:`~estimates.size_of`.
+    estimates : RunEstimates
+        What is expected of its functions.
     allocator : Allocator
     ranking : Ranking
     top_priority : int or float
@@ -155,7 +155,7 @@ class Run:
         The number of the function for each transition, in order.
     """
 
-    def __init__(self, spec: RunSpec, sequence: int, totals: Totals) -> None:
+    def __init__(self, spec: RunSpec, sequence: int, totals: Totals, estimates: Estimates) -> None:
         self.spec = spec
         self.sequence = sequence
         costs = self.costs = [kind.node_cost for kind in spec.kinds]
@@ -176,7 +176,7 @@ class Run:
         self.allocator: Allocator = BuiltIn(strategy) if isinstance(strategy, str) else Custom(self, strategy)
         self.top_priority: int | float = max((kind.priority for kind in spec.kinds), default=0)
         self.backlog = Backlog({tuple(sorted(cost.items())) for cost in costs})
-        self.sizes = [size_of(kind.cost) for kind in spec.kinds]
+        self.estimates = RunEstimates(spec, estimates)
         self.ranking = Ranking()
         self.share = 0
         self.weights: list[int] = [0] * len(spec.kinds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from handoff_dask._model.resources import THREADS, UNIT
 from handoff_dask._model.retry import RetryPolicy
@@ -14,6 +14,58 @@ Amounts = Mapping[str, int]
 
 #: Constraints on a node: for each set, one of its names, addresses or hosts must be the node's.
 Pins = frozenset[frozenset[str]]
+
+
+class Known(NamedTuple):
+    """What a function took in earlier runs: the same id, code, arguments and dependencies.
+
+    Attributes
+    ----------
+    seconds : float or None
+        Duration in seconds, on a node of ordinary speed.
+    peak : float or None
+        The most memory in use at any time, in MB.
+    """
+
+    seconds: float | None = None
+    peak: float | None = None
+
+
+class Hint(NamedTuple):
+    """What functions of some code took in earlier runs.
+
+    Attributes
+    ----------
+    seconds : float
+        Mean duration, on a node of ordinary speed.
+    peaks : tuple of float
+        The most memory in use at any time by each of some of them, in MB.
+    """
+
+    seconds: float
+    peaks: tuple[float, ...] = ()
+
+
+class Pace(NamedTuple):
+    """Durations of functions of one code on one node in earlier runs.
+
+    Attributes
+    ----------
+    code : (str, float)
+        Key, and size of the cost.
+    node : object
+        Name of the node.
+    n : float
+        Number of functions.
+    mean, variance : float
+        Of the natural logarithms of their durations in seconds.
+    """
+
+    code: tuple[str, float]
+    node: Any
+    n: float
+    mean: float
+    variance: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +85,7 @@ class Kind:
     policy : RetryPolicy
         The function's retry policy, or else the run's.
     code : str
-        Name under which durations are learnt.
+        Key under which functions are learnt; see :mod:`~handoff_dask._model.code_keys`.
     priority : int or float
         Higher priorities go first.
     isolated : bool
@@ -80,11 +132,12 @@ class RunSpec:
         Function number → numbers of its dependents. () if unknown: then functions are ranked by number.
     seconds : sequence of float
         Function number → duration. () if durations must be learnt.
-    expected : sequence of float or None
-        Function number → duration in an earlier run of the same function, None if there was none. () if there
-        was none for any.
-    hints : mapping of str to float
-        Code → expected duration in seconds, until a function of this code has run.
+    known : sequence of Known or None
+        Function number → what the same function took in earlier runs, None if it was in none. () if none was.
+    hints : mapping of str to Hint
+        Code → what functions of this code took in earlier runs. It counts until one has run here.
+    paces : sequence of Pace
+        From which to learn the speeds of nodes.
     peers : mapping of int to int
         Number of each serializer → number of its deserializer, and vice versa.
     limits : tuple of (name, units)
@@ -111,8 +164,9 @@ class RunSpec:
     groups: Sequence[Sequence[int]] = ()
     dependents: Sequence[Sequence[int]] = ()
     seconds: Sequence[float] = ()
-    expected: Sequence[float | None] = ()
-    hints: Mapping[str, float] = field(default_factory=dict)
+    known: Sequence[Known | None] = ()
+    hints: Mapping[str, Hint] = field(default_factory=dict)
+    paces: Sequence[Pace] = ()
     peers: Mapping[int, int] = field(default_factory=dict)
     limits: tuple[tuple[str, int], ...] = ()
     max_concurrency: int | None = None

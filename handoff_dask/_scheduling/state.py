@@ -93,12 +93,14 @@ class SchedulingState(Lifecycle):
         if spec.run_id in self.runs:
             raise ValueError(f"a run with the id {spec.run_id!r} exists already")
         self._sequence += 1
-        run = Run(spec, self._sequence, self.totals)
+        estimates = self.placement.estimates
+        for key, hint in spec.hints.items():
+            estimates.hint(key, hint)
+        estimates.speeds.recall(spec.paces)
+        run = Run(spec, self._sequence, self.totals, estimates)
         run.update_weights(self.placement.nodes)
         self.runs[spec.run_id] = run
         self._active[run] = None
-        for code, seconds in spec.hints.items():
-            self.placement.estimates.hint(code, seconds)
         limits = find_limit_shortfalls(run)
         run.shortfalls = limits + find_shortfalls(run, self.placement.nodes)
         if run.shortfalls:

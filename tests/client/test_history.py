@@ -22,6 +22,7 @@ from handoff_dask import Attempt, Function, History, HistoryError, RunInfo, RunN
 from handoff_dask._client import history_file
 from handoff_dask._client.history import HistoryEntry
 from handoff_dask._client.history_file import decode_id, encode_id
+from handoff_dask._model.code_keys import code_key
 from handoff_dask._model.records import Summary
 
 Point = namedtuple("Point", "x")
@@ -183,12 +184,19 @@ def test_durations_by_code(history):
     assert list(pd.DataFrame(durations.values())["median"]) == [0.5, 2.0]
 
 
-def test_hints_are_means_by_learning_name(history):
+def test_hints_are_means_by_key(history):
     entries = [timed("a", 1.0, "work a"), timed("b", 3.0, "work a"), timed("c", 7.0, "work c")]
     history._write(info("r"), [*entries, timed("d", 5.0, "other d", "failed")])
-    assert history._hints(["work a", "work x", "other d", "none n"]) == {"work a": 2.0}
-    assert history._hints([f"code{n} " for n in range(2000)] + ["work c"]) == {"work c": 7.0}
-    assert history._hints([]) == {}
+    hints, functions, _ = history._estimates(["work a", "work x", "other d", "none n"], [])
+    assert {key: hint.seconds for key, hint in hints.items()} == {
+        "work a": 2.0,
+        "work c": 7.0,
+        "work ": pytest.approx(11 / 3),
+    }
+    assert functions == {}
+    hints, _, _ = history._estimates([f"code{n} " for n in range(2000)] + ["work c"], [])
+    assert hints["work c"].seconds == 7.0
+    assert history._estimates([], []) == ({}, {}, [])
 
 
 def test_remove_and_prune(history):
@@ -236,9 +244,10 @@ def test_simulation_uses_the_duration_in_the_latest_run_where_a_function_finishe
 
 
 def test_simulation_of_another_dag_uses_durations_by_code(history):
+    key = code_key(identity)
     history._write(
         info("r"),
-        [timed("f1", 1.0, "identity f"), timed("f2", 3.0, "identity f"), timed("g", 8.0, "identity g")],
+        [timed("f1", 1.0, f"{key} f"), timed("f2", 3.0, f"{key} f"), timed("g", 8.0, f"{key} g")],
     )
     assert simulated_durations(history, ("f9", identity), ("new", identity), id="other") == {
         "f9": 2.0,
@@ -414,7 +423,7 @@ def test_a_newer_version_is_rejected_and_unchanged(path, monkeypatch):
         History(path).close()
     before = path.read_bytes()
     with pytest.raises(
-        HistoryError, match=r"its version is 4, and this one knows versions up to 3"
+        HistoryError, match=r"its version is 5, and this one knows versions up to 4"
     ) as caught:
         History(path)
     assert (caught.value.path, path.read_bytes()) == (str(path), before)

@@ -22,6 +22,7 @@ from handoff_dask import (
     RunTimeoutError,
 )
 from handoff_dask._client import history_file
+from handoff_dask._model.code_keys import code_key
 
 
 def fail():
@@ -400,8 +401,8 @@ def test_a_result_lost_and_reloaded_keeps_its_computed_duration(tmp_path):
         computed, loaded = run.result(timeout=30).records["slow"].attempts
         assert (computed.loaded, loaded.loaded) == (False, True)
         learnt = plugin_of(cluster).state.placement.estimates
-        assert learnt.most("sleep_for slow") >= 0.5
-        assert learnt.expected([("sleep_for slow", 0.0)])[0] >= 0.5, "not the mean of computing and loading"
+        assert learnt.most(f"{code_key(sleep_for)} slow") >= 0.5
+        assert learnt.expected([(f"{code_key(sleep_for)} slow", 0.0)])[0] >= 0.5, "not the mean of computing and loading"
         written, records = only_run(path)
         assert written.id == run.id
         assert dict(records) == dict(run.records)
@@ -427,7 +428,7 @@ def test_loading_is_not_confused_with_a_function_named_load(tmp_path):
         learnt = plugin_of(cluster).state.placement.estimates
         for _ in range(5):
             assert handoff.execute(dag, client, checkpoint=tmp_path).restored == ("f",)
-        assert learnt.expected([("load f", 0.0)])[0] >= 0.2
+        assert learnt.expected([(f"{code_key(load)} f", 0.0)])[0] >= 0.2
         prefixes = cluster.scheduler.task_prefixes
         assert prefixes["load"].duration_average >= 0.2, "Dask too has learnt loading under another name"
         settle(cluster)

@@ -10,6 +10,7 @@ from scheduling.harness import Core, fn, many
 from handoff_dask._model.graph import path_lengths
 from handoff_dask._model.resources import UNIT
 from handoff_dask._scheduling.estimates import Estimates, size_of
+from handoff_dask._scheduling.spec import Hint, Known
 
 
 @st.composite
@@ -46,7 +47,9 @@ def test_given_durations_count_until_a_function_has_run():
     for hints, first in (({}, "short"), ({"long": 60.0, "short": 0.1}, "long"), ({"short": 60.0}, "short")):
         core = Core()
         core.nodes(a="cpu 1")
-        core.run(**functions, options={**dependents, "hints": hints})
+        core.run(
+            **functions, options={**dependents, "hints": {key: Hint(took) for key, took in hints.items()}}
+        )
         assert core.decide() == [f"{first}@a"]
     # Observed durations override given ones.
     core = Core()
@@ -56,7 +59,7 @@ def test_given_durations_count_until_a_function_has_run():
         assert core.decide() == [f"{id}@a"]
         core.wait(seconds)
         core.finish(id, took=seconds)
-    core.run(**functions, options={**dependents, "hints": {"short": 600.0, "long": 0.1}})
+    core.run(**functions, options={**dependents, "hints": {"short": Hint(600.0), "long": Hint(0.1)}})
     assert "long@a" in core.decide()
 
 
@@ -324,7 +327,10 @@ def test_functions_with_durations_of_their_own_are_ranked_by_them(core):
     """Functions of one code: the scheduler would learn one duration for all."""
     core.nodes(a="cpu 1")
     functions = {name: fn("cpu 1", code="work") for name in "xyz"}
-    core.run(**functions, options={"expected": [1.0, 9.0, 5.0], "keep_all": True, "dependents": [(), (), ()]})
+    core.run(
+        **functions,
+        options={"known": [Known(1.0), Known(9.0), Known(5.0)], "keep_all": True, "dependents": [(), (), ()]},
+    )
     placed = []
     for _ in range(3):
         (decision,) = core.decide()
@@ -338,6 +344,7 @@ def test_functions_without_a_duration_of_their_own_are_estimated(core):
     core.nodes(a="cpu 1")
     functions = {name: fn("cpu 1", code="work") for name in "xyz"}
     core.run(
-        **functions, options={"expected": [None, 9.0, 0.1], "keep_all": True, "dependents": [(), (), ()]}
+        **functions,
+        options={"known": [None, Known(9.0), Known(0.1)], "keep_all": True, "dependents": [(), (), ()]},
     )
     assert [core.decide()[0][0]] == ["y"]

@@ -12,7 +12,7 @@ from handoff_dask._scheduling.simulate import Simulation
 
 def eta(core, run):
     placement = core.state.placement
-    return time_left(run, placement.nodes, placement.estimates, core.now)
+    return time_left(run, placement.nodes, core.now)
 
 
 def test_no_estimate_before_any_duration_is_known():
@@ -114,7 +114,7 @@ def test_estimate_with_known_durations_is_a_lower_bound(functions, graph):
     spec = make_spec((fn(cost) for cost, _ in functions), needs=needs, seconds=seconds)
     simulation = Simulation([node("a", "cpu 3, gpu 1"), node("b", "cpu 2")], spec, seconds)
     placement = simulation.state.placement
-    expected = time_left(simulation.run, placement.nodes, placement.estimates, 0.0)
+    expected = time_left(simulation.run, placement.nodes, 0.0)
     simulation.play()
     assert expected.seconds <= simulation.now + 1e-9
     assert expected.seconds >= max(seconds)

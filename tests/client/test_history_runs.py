@@ -402,7 +402,9 @@ def test_a_result_lost_and_reloaded_keeps_its_computed_duration(tmp_path):
         assert (computed.loaded, loaded.loaded) == (False, True)
         learnt = plugin_of(cluster).state.placement.estimates
         assert learnt.most(f"{code_key(sleep_for)} slow") >= 0.5
-        assert learnt.expected([(f"{code_key(sleep_for)} slow", 0.0)])[0] >= 0.5, "not the mean of computing and loading"
+        assert learnt.expected([(f"{code_key(sleep_for)} slow", 0.0)])[0] >= 0.5, (
+            "not the mean of computing and loading"
+        )
         written, records = only_run(path)
         assert written.id == run.id
         assert dict(records) == dict(run.records)

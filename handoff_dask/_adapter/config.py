@@ -103,6 +103,9 @@ def read_settings() -> Settings:
 
     ``handoff.node-timeout``
         How long a function waits before it fails if no remaining node could ever hold it (default 30 s).
+    ``handoff.auto.memory``, ``handoff.auto.cpu``
+        Fraction of the largest node for which a function with the cost ``"auto"`` asks while nothing is known
+        of its code (default 0.25 and 1).
     ``handoff.prefetch.horizon``
         Seconds of work that a node may prefetch (default 10 ms); 0 turns prefetching off.
     ``handoff.prefetch.limit``
@@ -119,5 +122,25 @@ def read_settings() -> Settings:
             dask.config.get("handoff.prefetch.horizon", default.prefetch_horizon), "s"
         ),
         prefetch_limit=int(dask.config.get("handoff.prefetch.limit", default.prefetch_limit)),
+        first_memory=_fraction("handoff.auto.memory", default.first_memory),
+        first_cpu=_fraction("handoff.auto.cpu", default.first_cpu),
         bandwidth=parse_bytes(dask.config.get("distributed.scheduler.bandwidth", default.bandwidth)),
     )
+
+
+def _fraction(key: str, default: float) -> float:
+    """Return a setting that is a fraction above 0 and at most 1.
+
+    Raises
+    ------
+    ValueError
+        It is not.
+    """
+    value = dask.config.get(key, default)
+    try:
+        fraction = float(value)
+    except (TypeError, ValueError):
+        fraction = 0.0
+    if not 0 < fraction <= 1:
+        raise ValueError(f"{key} must be a fraction above 0 and at most 1, not {value!r}")
+    return fraction

@@ -9,8 +9,8 @@ import click
 from handoff_dask._cli.errors import debug_option
 from handoff_dask._cli.output import json_option, print_json, table
 from handoff_dask._client.history import History
-from handoff_dask._client.usage import MEASURED
 from handoff_dask._display.usage_table import HEAD, cells, heading
+from handoff_dask._model.resources import MEASURED
 
 
 @click.command(short_help="Show what functions asked for and used.")

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from handoff_dask._client import history_file
 from handoff_dask._client.history_estimates import Predictions, predict
 from handoff_dask._client.history_file import decode_devices, decode_id, encode_id, encode_text
-from handoff_dask._client.usage import MEASURED, Usage, read_usage
+from handoff_dask._client.usage import Usage, read_usage
 from handoff_dask._model.code_keys import name_in, split_key, without_stem
 from handoff_dask._model.records import Attempt, Records, Summary
-from handoff_dask._model.resources import MEMORY
+from handoff_dask._model.resources import MEASURED, MEMORY
 from handoff_dask._model.runinfo import RunInfo, make_unique
 from handoff_dask._suggest import suggestion
 from handoff_dask._version import __version__

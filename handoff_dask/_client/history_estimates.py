@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from handoff_dask._client.history_file import decode_id
 from handoff_dask._model.code_keys import split_key, without_stem
-from handoff_dask._model.resources import AUTO, parse_amounts
+from handoff_dask._model.resources import is_auto, parse_amounts
 from handoff_dask._scheduling.estimates import MAX_PEAKS, size_of
 from handoff_dask._scheduling.spec import Hint, Known, Pace
 from handoff_dask._scheduling.speeds import Speeds
@@ -95,7 +95,7 @@ def _paces(connection: sqlite3.Connection, codes: Collection[str]) -> tuple[list
 
 
 def _size_of(cost: str) -> float:
-    amounts = {name: amount for name, amount in json.loads(cost).items() if amount != AUTO}
+    amounts = {name: amount for name, amount in json.loads(cost).items() if not is_auto(amount)}
     try:
         return size_of(parse_amounts(amounts).items())
     except ValueError:  # of a resource or an amount that this version does not know

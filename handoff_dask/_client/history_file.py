@@ -215,7 +215,7 @@ def encode_node(name: Any) -> Any:
 
 def encode_amounts(amounts: Mapping[str, Any]) -> str:
     """Encode resource → amount as JSON."""
-    return json.dumps({name: n if type(n) is int else float(n) for name, n in amounts.items()})
+    return json.dumps({name: n if type(n) in (int, str) else float(n) for name, n in amounts.items()})
 
 
 def encode_devices(devices: Mapping[str, Sequence[int]]) -> str | None:

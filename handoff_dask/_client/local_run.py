@@ -24,9 +24,10 @@ from handoff_dask._client.options import RunOptions
 from handoff_dask._client.result import Result, Values
 from handoff_dask._client.resume import Plan
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.function import Function, is_isolated, policy_of
+from handoff_dask._model.function import Function, has_auto, is_isolated, policy_of
 from handoff_dask._model.graph import count_inputs, depth_first, inline_order, placed_dependencies
 from handoff_dask._model.records import Attempt, Records, Summary
+from handoff_dask._model.resources import is_auto
 from handoff_dask._model.retry import is_retryable, ran_out_of_memory
 from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask._model.used import UNKNOWN, Used
@@ -193,13 +194,16 @@ class LocalRun:
         attempts: tuple[Attempt, ...] = ()
         clock = time.time
         meter = self._thread_meter()
-        isolation = self._options.isolation
+        isolated = is_isolated(f, self._options.isolation)
+        estimated = has_auto(f)
+        if estimated:  # there is no node whose capacity would have to be shared, so nothing is bounded
+            f = f.replace(cost={name: n for name, n in (f.cost or {}).items() if not is_auto(n)})
         while True:
             current.local.current = (self.id, self.dag.id, f, len(attempts) + 1)
             started = clock()
             usage = UNKNOWN
             try:
-                if is_isolated(f, isolation):
+                if isolated:
                     value, failure, usage = self._call_in_process(f, len(attempts) + 1)
                     if failure is not None:
                         raise failure
@@ -256,7 +260,7 @@ class LocalRun:
                     f = f.replace(cost=policy.grown(f.cost or {}))
                 continue
             results[id] = value
-            times[id] = (started, clock(), attempts, usage, f.cost if attempts else None)
+            times[id] = (started, clock(), attempts, usage, f.cost if attempts or estimated else None)
             if self._pending_uses is not None:
                 self._release(id, self._pending_uses, results)
             return True

@@ -10,13 +10,8 @@ from json import loads
 from typing import Any, overload
 
 from handoff_dask._model.hooks import module_for
-from handoff_dask._model.resources import CPU, MEMORY
-
-#: Resources whose use is measured.
-MEASURED = (MEMORY, CPU)
-
-#: What a suggested cost leaves between the most that was used and the cost.
-_HEADROOM = 1.1
+from handoff_dask._model.resources import CPU
+from handoff_dask._model.used import quantile, sufficient_cores, sufficient_memory
 
 #: Finished attempts, and those that failed while they ran: what they used counts, too.
 _ATTEMPTS = """
@@ -137,6 +132,7 @@ def read_usage(connection: sqlite3.Connection, resource: str) -> Usage:
             used, exact = None if cpu_seconds is None or seconds <= 0 else cpu_seconds / seconds, True
         if used is not None:
             asked = loads(cost).get(resource)
+            asked = None if isinstance(asked, str) else asked  # it was to be estimated, in a local run
             by_code.setdefault(code, []).append(_Attempt(asked, used, seconds, bool(exact)))
     return Usage(_row(code, resource, attempts) for code, attempts in by_code.items())
 
@@ -151,7 +147,7 @@ class _Attempt:
 
 def _row(code: str, resource: str, attempts: Sequence[_Attempt]) -> CodeUsage:
     used = sorted(a.used for a in attempts)
-    p95 = _quantile(used, 0.95)
+    p95 = quantile(used, 0.95)
     asked = [a for a in attempts if a.asked]
     total = math.fsum((a.asked or 0.0) * a.seconds for a in asked)
     unused = math.fsum(max(0.0, (a.asked or 0.0) - a.used) * a.seconds for a in asked)
@@ -159,25 +155,12 @@ def _row(code: str, resource: str, attempts: Sequence[_Attempt]) -> CodeUsage:
         code=code,
         resource=resource,
         count=len(used),
-        asked=_quantile(sorted(a.asked or 0.0 for a in asked), 0.5) if asked else None,
-        used_median=_quantile(used, 0.5),
+        asked=quantile(sorted(a.asked or 0.0 for a in asked), 0.5) if asked else None,
+        used_median=quantile(used, 0.5),
         used_p95=p95,
         used_max=used[-1],
         exact=all(a.exact for a in attempts),
         wasted=unused / total if total else None,
         exceeded=sum(a.used > (a.asked or 0.0) for a in asked),
-        suggested=float(max(1, math.ceil(p95 - 0.05))) if resource == CPU else _rounded(_HEADROOM * used[-1]),
+        suggested=sufficient_cores(used) or 1.0 if resource == CPU else sufficient_memory(used[-1]),
     )
-
-
-def _quantile(ordered: Sequence[float], q: float) -> float:
-    """Return the smallest value of a sorted sequence below which lies at least the fraction ``q`` of it."""
-    return ordered[max(0, math.ceil(q * len(ordered)) - 1)]
-
-
-def _rounded(megabytes: float) -> float:
-    """Round up to two significant digits, and to at least 10 MB: queues are few if costs are alike."""
-    if megabytes <= 10:
-        return 10.0
-    step = 10.0 ** (math.floor(math.log10(megabytes)) - 1)
-    return math.ceil(round(megabytes / step, 9)) * step

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from handoff_dask._error_texts import count
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Collocated, Function, Transfer, code_name
-from handoff_dask._model.resources import format_amounts
+from handoff_dask._model.resources import format_amounts, is_auto
 from handoff_dask._model.safe_repr import safe_repr, safe_str
 
 #: Default size from which a group of equivalent functions becomes one box.
@@ -104,7 +104,7 @@ def check_collapse(collapse: Any) -> None:
 def cost_text(cost: Any) -> str:
     """Return a cost as text. An invalid cost becomes its repr, since invalid DAGs are displayed too."""
     try:
-        return format_amounts({name: float(amount) for name, amount in cost.items()})
+        return format_amounts({name: n if is_auto(n) else float(n) for name, n in cost.items()})
     except (AttributeError, TypeError, ValueError, OverflowError):
         return safe_repr(cost)
 

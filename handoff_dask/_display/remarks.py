@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from itertools import islice
 
 from handoff_dask._model.records import FunctionRecord
-from handoff_dask._model.resources import MEMORY
+from handoff_dask._model.resources import MEMORY, is_auto
 
 #: Functions to examine at most.
 _MAX_EXAMINED = 10_000
@@ -21,7 +21,9 @@ def overbooking(records: Mapping[Hashable, FunctionRecord]) -> str:
     for record in islice(records.values(), _MAX_EXAMINED):
         for a in record.attempts:
             memory = (record.cost if a.cost is None else a.cost).get(MEMORY)
-            if memory and a.peak_memory is not None and a.started is not None and a.stopped is not None:
+            if not memory or is_auto(memory):
+                continue
+            if a.peak_memory is not None and a.started is not None and a.stopped is not None:
                 took = a.stopped - a.started
                 seconds += took
                 asked += memory * took

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Literal, TypedDict, get_args
 
 from handoff_dask._model.hooks import module_for
-from handoff_dask._model.resources import MEMORY, parse_memory
+from handoff_dask._model.resources import MEMORY, is_auto, parse_memory
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask._suggest import suggest_fields
@@ -255,7 +255,12 @@ def code_name(code: Any) -> str:
 
 def is_isolated(f: Function, default: Isolation) -> bool:
     """Return whether a function runs in a process of its own, given the isolation of its run."""
-    return f.timeout is not None or (f.isolation or default) == "process"
+    return f.timeout is not None or (f.isolation or default) == "process" or has_auto(f)
+
+
+def has_auto(f: Function) -> bool:
+    """Return whether any amount of a function's cost is to be estimated."""
+    return isinstance(f.cost, Mapping) and any(map(is_auto, f.cost.values()))
 
 
 def policy_of(f: Function, default: RetryPolicy) -> RetryPolicy:

@@ -33,7 +33,10 @@ CPU = "cpu"
 #: The resource whose amounts may be strings with a unit of bytes.
 MEMORY = "memory"
 
-#: The amount of a resource that is to be estimated from what functions use.
+#: Resources whose use is measured.
+MEASURED = (MEMORY, CPU)
+
+#: An amount that is to be estimated from what functions use.
 AUTO = "auto"
 
 #: Bytes per MB.
@@ -106,6 +109,11 @@ def parse_memory(text: str) -> int | float:
     power = "kmgtp".index(prefix.lower()) + 1 if prefix else 0
     n = int(Fraction(number + (exponent or "")) * (1024 if binary else 1000) ** power)
     return n // MB if n >= MB else n / MB
+
+
+def is_auto(amount: Any) -> bool:
+    """Return whether an amount is to be estimated."""
+    return type(amount) is str and amount == AUTO
 
 
 def to_number(name: str, amount: Any) -> Any:
@@ -239,4 +247,5 @@ def _is_close(offered: str, meant: str) -> bool:
 def format_amounts(amounts: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
     """Format ``{"cpu": 2, "memory": 100}`` as ``cpu 2, memory 100``, and no amounts as ``nothing``."""
     items = amounts.items() if isinstance(amounts, Mapping) else amounts
-    return ", ".join(f"{name} {value:g}" for name, value in items) or "nothing"
+    texts = (f"{name} {value if isinstance(value, str) else format(value, 'g')}" for name, value in items)
+    return ", ".join(texts) or "nothing"

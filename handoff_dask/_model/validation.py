@@ -11,7 +11,7 @@ from handoff_dask._model.dask_values import DaskValues
 from handoff_dask._model.dependencies import check_graph
 from handoff_dask._model.function import ISOLATION, Collocated, Function, Transfer
 from handoff_dask._model.problems import Functions, Problems, is_in, suggested_id, user_facing_id
-from handoff_dask._model.resources import THREADS, parse_amounts, to_units
+from handoff_dask._model.resources import AUTO, MEASURED, THREADS, is_auto, parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
 from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask._suggest import suggestion
@@ -152,19 +152,38 @@ def _check_cost(f: Function, problems: Problems) -> None:
             InvalidCostError, f.id, f"function {f.id!r}: cost must be a mapping, not {safe_repr(f.cost)}"
         )
         return
+    auto = [name for name, amount in f.cost.items() if is_auto(amount)]
+    if auto:
+        _check_auto(f, auto, problems)
+    cost = {name: amount for name, amount in f.cost.items() if name not in auto}
     try:
-        parse_amounts(f.cost)
+        parse_amounts(cost)
         if THREADS not in f.cost:
             return
     except ValueError:
         pass
-    for name, amount in f.cost.items():  # find the entries that are wrong
+    for name, amount in cost.items():  # find the entries that are wrong
         try:
             parse_amounts({name: amount})
             if name == THREADS:
                 raise ValueError(f"{THREADS!r} cannot be set: every function takes exactly one thread")
         except ValueError as error:
             problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost {safe_repr(f.cost)}: {error}")
+
+
+def _check_auto(f: Function, names: list[str], problems: Problems) -> None:
+    """Report amounts that cannot be estimated."""
+    for name in names:
+        if name not in MEASURED:
+            text = f"only memory and cpu are measured, so {safe_repr(name)} cannot be {AUTO!r}"
+            hint = suggestion(name, MEASURED) if isinstance(name, str) else ""
+            problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost {safe_repr(f.cost)}: {text}{hint}")
+    if f.isolation == "thread":
+        text = f"{AUTO!r} needs isolation='process', since only a process of its own can be measured exactly"
+        problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost {safe_repr(f.cost)}: {text}")
+    if f.type == "inline":
+        text = f"an inline function cannot have the cost {AUTO!r}, because it is evaluated inside others"
+        problems.add(InvalidCostError, f.id, f"function {f.id!r}: {text}")
 
 
 def _check_transfer(f: Transfer, partner: Function | None, problems: Problems) -> None:

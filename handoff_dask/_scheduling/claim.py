@@ -130,7 +130,7 @@ class OvertakenClaim(Claim):
 
     def refresh(self, now: float) -> bool:
         f = self.function
-        if f is None or f.state is not State.READY:
+        if f is None or f.state is not State.READY or f.cost is not self.cost:
             return False
         self.start = self.expected_start = when_free(self._node, self.cost, now)
         return True

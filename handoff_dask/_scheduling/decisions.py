@@ -98,9 +98,14 @@ class Settings:
         Maximum number of functions that a node may prefetch.
     bandwidth : float
         Bytes per second between two nodes.
+    first_memory, first_cpu : float
+        Fraction of the largest node for which a function with the cost ``"auto"`` asks while nothing is known
+        of its code.
     """
 
     node_timeout: float = 30.0
     prefetch_horizon: float = 0.01
     prefetch_limit: int = 40
     bandwidth: float = 100e6
+    first_memory: float = 0.25
+    first_cpu: float = 1.0

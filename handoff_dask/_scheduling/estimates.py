@@ -344,7 +344,7 @@ class RunEstimates:
         Function number → duration of the same function in earlier runs. Empty if none is known.
     """
 
-    __slots__ = ("_estimates", "_kind_of", "_sizes", "_speeds", "by_kind", "given", "own")
+    __slots__ = ("_estimates", "_kind_of", "_peaks", "_sizes", "_speeds", "by_kind", "given", "own")
 
     def __init__(self, spec: RunSpec, estimates: Estimates) -> None:
         self._estimates = estimates
@@ -353,6 +353,7 @@ class RunEstimates:
         self._sizes = [(kind.code, size_of(kind.cost)) for kind in spec.kinds]
         self.given = spec.seconds
         self.own = [None if known is None else known.seconds for known in spec.known]
+        self._peaks = [None if known is None else known.peak for known in spec.known]
         self.by_kind: list[float] = []
 
     def size(self, kind: int) -> float:
@@ -385,6 +386,10 @@ class RunEstimates:
     def factor(self, node: Node) -> float:
         """Return by how much functions take longer on a node than on one of ordinary speed."""
         return self._speeds.factor(node.name) if self._speeds.factors and not self.given else 1.0
+
+    def peak(self, f: FunctionState) -> float | None:
+        """Return the peak of memory of the same function in earlier runs, in MB; None if it is unknown."""
+        return self._peaks[f.number] if self._peaks else None
 
     def all_seconds(self) -> Sequence[float]:
         """Return function number → expected duration in seconds, on a node of ordinary speed."""

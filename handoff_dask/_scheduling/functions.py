@@ -176,7 +176,7 @@ class FunctionState:
         self.kind = kind
         self.cost = cost
         self.limit_cost = limit_cost
-        self.asked: Mapping[str, float] | None = None
+        self.asked: Mapping[str, Any] | None = None
         self.group: Group | None = None
         self.state = State.WAITING
         self.node: Node | None = None

@@ -8,6 +8,7 @@ from heapq import heappush
 from typing import Any
 
 from handoff_dask._model.records import Shortfall
+from handoff_dask._model.resources import CPU, MEMORY
 from handoff_dask._model.used import UNKNOWN, Used
 from handoff_dask._scheduling.allocators import LARGE_RESULT
 from handoff_dask._scheduling.decisions import Settings, Stop
@@ -22,10 +23,10 @@ from handoff_dask._scheduling.functions import (
     skip_dependents,
     unskip_dependents,
 )
-from handoff_dask._scheduling.growth import can_grow, grow, grown_amounts
 from handoff_dask._scheduling.ledger import Orphan
 from handoff_dask._scheduling.place import Placement
 from handoff_dask._scheduling.runs import Run, RunStatus
+from handoff_dask._scheduling.sizing import Sizing
 from handoff_dask._scheduling.totals import Totals
 
 
@@ -49,6 +50,8 @@ class Lifecycle:
 
     def __init__(self, settings: Settings, random: Callable[[], float]) -> None:
         self.placement = Placement(settings)
+        first = {MEMORY: settings.first_memory, CPU: settings.first_cpu}
+        self._sizing = Sizing(self.placement.nodes, self.placement.estimates, first)
         self.runs: dict[str, Run] = {}
         self.totals = Totals()
         self._random = random
@@ -74,9 +77,15 @@ class Lifecycle:
             f.move(State.DELAYED)
             heappush(self._delayed, (f.retry.not_before, f.run.sequence, f.number, f))
         else:
-            f.move(State.READY)
-            f.queued = now
-            self.placement.enqueue(f)
+            self._enqueue(f, now)
+
+    def _enqueue(self, f: FunctionState, now: float) -> None:
+        """Queue a function whose next attempt is due."""
+        f.move(State.READY)
+        f.queued = now
+        if f.kind.auto:
+            self._sizing.size(f)
+        self.placement.enqueue(f)
 
     def withdrawn(self, f: FunctionState) -> None:
         """A ready function is no longer ready: an input was lost, or its result is no longer needed."""
@@ -160,6 +169,9 @@ class Lifecycle:
         else:
             size = f.run.estimates.size(f.run.spec.kind_of[f.number])
             estimates.learn(f.kind.code, size, seconds, nbytes, node=f.node.name, usage=usage)
+            if f.kind.auto:
+                for other in self._sizing.resize(f.run, f.run.spec.kind_of[f.number]):
+                    self.placement.enqueue(other)
 
     def failed(
         self,
@@ -201,16 +213,18 @@ class Lifecycle:
             return None
         assert f.node is not None
         node, end = f.node.name, stopped if stopped is not None else now
-        grows = out_of_memory and retryable and can_grow(f)
-        grown = grown_amounts(f, self.placement.nodes.ordered) if grows else {}
+        grows = out_of_memory and retryable and self._sizing.can_grow(f)
+        grown = self._sizing.grow(f) if grows else {}
         if grows and not grown:
             retryable = False
             error = f"{error}; no node that may run it has more than it has asked for"
         f.close_attempt("failed", started, end, error, traceback, usage=usage)
         self.placement.ledger.release(f)
-        if grown:
-            grow(f, grown)
-        self._count_failure(f, now, node, retryable)
+        self._sizing.ask(f, grown)
+        if grown and MEMORY in f.kind.auto and f.run.active:
+            f.retry = Retry(now, f.retry.avoid if f.retry is not None else frozenset())  # not its own fault
+        else:
+            self._count_failure(f, now, node, retryable)
         if f.retry is None:
             self._fail(f)
         else:
@@ -286,9 +300,9 @@ class Lifecycle:
             return
         f.close_attempt("lost", None, now)
         self._leave_node(f)
-        if can_grow(f) and sum(a.outcome == "lost" for a in f.attempts) % 2 == 0:
+        if self._sizing.can_grow(f) and sum(a.outcome == "lost" for a in f.attempts) % 2 == 0:
             # It may have taken the memory of both nodes.
-            grow(f, grown_amounts(f, self.placement.nodes.ordered))
+            self._sizing.ask(f, self._sizing.grow(f))
 
     def taken_back(self, f: FunctionState, now: float) -> Orphan | None:
         """Dask took a function back from a node that is still present, because an input was lost.

@@ -20,9 +20,12 @@ from handoff_dask._model.function import (
     policy_of,
 )
 from handoff_dask._model.graph import collocation_groups, depth_first, inline_order, placed_dependencies
-from handoff_dask._model.resources import parse_amounts, to_number, to_units
+from handoff_dask._model.resources import UNIT, is_auto, parse_amounts, to_number, to_units
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.spec import Kind, RunSpec
+
+#: The smallest amount, which stands for one that is to be estimated.
+LEAST = 1 / UNIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +151,20 @@ class _Kinds:
             pins = None
         policy = policy_of(f, self.policy)
         isolated = is_isolated(f, self.isolation)
+        auto = tuple(r for r, amount in cost.items() if is_auto(amount))
         key: Any = (tuple(cost.items()), pins, f.priority, policy, code, isolated)
         try:
             index = self._index.get(key)
         except TypeError:  # unhashable amounts: a kind per function
             key, index = (id(f),), None
         if index is None:
-            units = parse_amounts(cost)
+            units = parse_amounts({r: LEAST if is_auto(amount) else amount for r, amount in cost.items()})
             index = self._index[key] = len(self.kinds)
             self.kinds.append(
                 Kind(
                     cost=tuple((r, n) for r, n in units.items() if r not in self.limits),
                     limit_cost=tuple((r, n) for r, n in units.items() if r in self.limits),
-                    asked=tuple((r, a if type(a) is int else float(a)) for r, a in cost.items()),
+                    asked=tuple((r, a if type(a) in (int, str) else float(a)) for r, a in cost.items()),
                     pins=None if pins is None else tuple(str(p) for p in pins),
                     # Without ``retry_on``: the scheduler may lack the exception types, so nodes match them.
                     policy=RetryPolicy(
@@ -174,6 +178,7 @@ class _Kinds:
                     ),
                     code=code,
                     priority=f.priority,
+                    auto=auto,
                     isolated=isolated,
                 )
             )

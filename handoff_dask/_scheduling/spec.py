@@ -78,7 +78,7 @@ class Kind:
         Cost on the node, without ``threads``.
     limit_cost : tuple of (name, units)
         Cost in terms of the run's limits.
-    asked : tuple of (resource, number)
+    asked : tuple of (resource, number or "auto")
         Cost and limit cost as the user gave them, for display.
     pins : tuple of str, optional
         Names, addresses or hosts of the nodes that may run it; None for any node.
@@ -88,17 +88,20 @@ class Kind:
         Key under which functions are learnt; see :mod:`~handoff_dask._model.code_keys`.
     priority : int or float
         Higher priorities go first.
+    auto : tuple of str
+        Resources whose amounts are estimated before each attempt. In ``cost`` they have the smallest amount.
     isolated : bool
         Whether each attempt runs in a separate process, which can be terminated at any time.
     """
 
     cost: tuple[tuple[str, int], ...] = ()
     limit_cost: tuple[tuple[str, int], ...] = ()
-    asked: tuple[tuple[str, float], ...] = ()
+    asked: tuple[tuple[str, Any], ...] = ()
     pins: tuple[str, ...] | None = None
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     code: str = ""
     priority: int | float = 0
+    auto: tuple[str, ...] = ()
     isolated: bool = False
 
     @property

@@ -174,9 +174,7 @@ class SchedulingState(Lifecycle):
         while self._delayed and self._delayed[0][0] <= now:
             f = heappop(self._delayed)[-1]
             if f.state is State.DELAYED:  # it may have changed since
-                f.move(State.READY)
-                f.queued = now
-                self.placement.enqueue(f)
+                self._enqueue(f, now)
         if self._out_of_retries:
             for f in self._out_of_retries:
                 if f.state is State.READY:
@@ -242,6 +240,7 @@ class SchedulingState(Lifecycle):
                     self._rank(run, now)
                     for f in run.functions:
                         if f.state is State.READY:
+                            self._sizing.size(f)
                             self.placement.enqueue(f)
                     self._check_complete(run)
             if run.deadline is not None and now >= run.deadline:

@@ -14,7 +14,7 @@ The ledger is checked after every event.
 
 from __future__ import annotations
 
-from handoff_dask._model.resources import THREADS, UNIT, parse_amounts
+from handoff_dask._model.resources import THREADS, UNIT, is_auto, parse_amounts
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.decisions import (
     Begin,
@@ -28,6 +28,7 @@ from handoff_dask._scheduling.decisions import (
     TooLate,
 )
 from handoff_dask._scheduling.functions import FunctionState, State
+from handoff_dask._scheduling.lower import LEAST
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.runs import Run
 from handoff_dask._scheduling.spec import Kind, RunSpec
@@ -35,9 +36,12 @@ from handoff_dask._scheduling.state import SchedulingState
 
 
 def numbers(text: str) -> dict[str, float]:
-    """Parse ``"cpu 4, gpu 0.5"`` to resource → amount."""
+    """Parse ``"cpu 4, gpu 0.5"`` to resource → amount; the amount may be ``auto``."""
     pairs = (part.split() for part in text.split(",") if part.strip())
-    return {name: float(amount) if "." in amount else int(amount) for name, amount in pairs}
+    return {
+        name: amount if is_auto(amount) else float(amount) if "." in amount else int(amount)
+        for name, amount in pairs
+    }
 
 
 def amounts(text: str) -> dict[str, int]:
@@ -64,14 +68,16 @@ def fn(
     isolated: bool = False,
 ) -> Kind:
     """Make a kind of functions. ``pin`` lists names, addresses or hosts; ``limit`` is its use of limits."""
+    asked = numbers(cost)
     return Kind(
-        cost=tuple(amounts(cost).items()),
+        cost=tuple(parse_amounts({r: LEAST if is_auto(a) else a for r, a in asked.items()}).items()),
         limit_cost=tuple(amounts(limit).items()),
-        asked=tuple({**numbers(cost), **numbers(limit)}.items()),
+        asked=tuple({**asked, **numbers(limit)}.items()),
         pins=None if pin is None else tuple(pin.split()),
         policy=policy or RetryPolicy(max_retries=retries),
         code=code,
         priority=priority,
+        auto=tuple(r for r, a in asked.items() if is_auto(a)),
         isolated=isolated,
     )
 
@@ -207,8 +213,8 @@ class Core:
         for id in ids.split():
             self.state.ready(self[id], self.now)
 
-    def finish(self, ids: str, took: float | None = None) -> None:
-        times = {} if took is None else {"started": self.now - took, "stopped": self.now}
+    def finish(self, ids: str, took: float | None = None, **details) -> None:
+        times = {**details} if took is None else {"started": self.now - took, "stopped": self.now, **details}
         for id in ids.split():
             self.state.finished(self[id], self.now, **times)
             self.state.check()

@@ -1,0 +1,202 @@
+"""Sizing: the amounts for which a function asks, where these depend on what functions use.
+
+An amount of ``"auto"`` is estimated before each first attempt; after an attempt has run out of memory, the
+next one asks for more, which a retry policy may also demand for declared amounts.
+
+The estimate for memory is the first allocation that wastes least over the peaks that were seen, if every
+attempt that runs out of memory is followed by one with a larger allocation: Tovar et al., "A job sizing
+strategy for high-throughput scientific workflows", IEEE TPDS 2018, with any number of steps instead of two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from handoff_dask._model.resources import MEMORY, from_units, to_units
+from handoff_dask._model.used import sufficient_cores, sufficient_memory
+from handoff_dask._scheduling.estimates import Estimates
+from handoff_dask._scheduling.functions import FunctionState, State
+from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.nodes import Nodes
+from handoff_dask._scheduling.runs import Run
+from handoff_dask._scheduling.spec import Amounts
+
+#: After an attempt has run out of memory, ``"auto"`` asks for at least this many times as much.
+_FACTOR = 2.0
+
+
+class Sizing:
+    """Sets the amounts for which functions ask.
+
+    Parameters
+    ----------
+    nodes : Nodes
+    estimates : Estimates
+    first : mapping of str to float
+        Resource → fraction of the largest node that may run the function, for which it asks while nothing is
+        known of its code.
+    """
+
+    def __init__(self, nodes: Nodes, estimates: Estimates, first: Mapping[str, float]) -> None:
+        self._nodes = nodes
+        self._estimates = estimates
+        self._first = first
+        # (key, resource) → number of measured functions, and the estimate made then in MB or cores.
+        self._known: dict[tuple[str, str], tuple[int, float]] = {}
+
+    # ------------------------------------------------------------------ before the first attempt
+
+    def size(self, f: FunctionState) -> bool:
+        """Set the amounts of a function that has had no attempt. Return whether they have changed."""
+        if f.attempts:
+            return False
+        amounts = {name: self._estimate(f, name) for name in f.kind.auto}
+        if all(f.cost.get(name) == units for name, units in amounts.items()):
+            return False
+        _ask(f, amounts)
+        return True
+
+    def resize(self, run: Run, kind: int) -> list[FunctionState]:
+        """Set the amounts of the ready functions of a kind again, once much more is known than before.
+
+        It is repeated whenever the number of measured functions has doubled, so that its time per function
+        grows only with the logarithm of their number.
+
+        Returns
+        -------
+        list of FunctionState
+            The functions whose amounts have changed. They must be queued again.
+        """
+        key = run.spec.kinds[kind].code
+        measured = self._estimates.measured(key)
+        before = [self._known.get((key, name), (0, 0.0))[0] for name in run.spec.kinds[kind].auto]
+        if all(measured < 2 * n for n in before):
+            return []
+        kind_of = run.spec.kind_of
+        ready = [f for f in run.functions if kind_of[f.number] == kind and f.state is State.READY]
+        return [f for f in ready if self.size(f)]
+
+    def _estimate(self, f: FunctionState, name: str) -> int:
+        """Return the units of a resource for which the first attempt of a function asks."""
+        most = self._largest(f, name)
+        own = f.run.estimates.peak(f) if name == MEMORY else None
+        amount = sufficient_memory(own) if own is not None else self._of_code(f.kind.code, name)
+        if amount is None:
+            return max(1, math.floor(most * self._first.get(name, 1.0)))
+        return max(1, min(most, to_units(amount))) if most else to_units(amount)
+
+    def _of_code(self, key: str, name: str) -> float | None:
+        """Return the estimate for code of a key, in MB or cores; None if nothing is known of it."""
+        measured = self._estimates.measured(key)
+        known = self._known.get((key, name))
+        if known is not None and measured < 2 * known[0]:
+            return known[1]
+        if name == MEMORY:
+            peaks = self._estimates.peaks(key)
+            amount = sufficient_memory(allocations(peaks)[0]) if peaks else None
+        else:
+            amount = sufficient_cores(self._estimates.cores(key))
+        if amount is None:
+            return None
+        if len(self._known) > 10_000:
+            self._known.clear()
+        self._known[key, name] = max(1, measured), amount
+        return amount
+
+    def _largest(self, f: FunctionState, name: str) -> int:
+        """Return the most units of a resource that any node has that may run a function."""
+        bound = None if f.group is None else f.group.node
+        nodes = self._nodes_of(f) if bound is None else [bound]
+        return max((node.capacity.get(name, 0) for node in nodes), default=0)
+
+    def _nodes_of(self, f: FunctionState) -> list[Node]:
+        """Return the nodes that may run a function and have enough of what is not estimated."""
+        pins = f.kind.pin_sets if f.group is None else f.group.pins
+        fixed = {name: units for name, units in f.cost.items() if name not in f.kind.auto}
+        return [node for node in self._nodes.ordered if node.allowed(pins) and node.holds(fixed)]
+
+    # ------------------------------------------------------------------ after running out of memory
+
+    def can_grow(self, f: FunctionState) -> bool:
+        """Return whether any amount for which a function asks may grow after it has run out of memory."""
+        return MEMORY in f.kind.auto or any(name in f.cost for name in f.kind.policy.grow)
+
+    def grow(self, f: FunctionState) -> dict[str, int]:
+        """Return the amounts for which a function asks next, after it has run out of memory.
+
+        The amounts grow at most to what one of the nodes offers that may run the function: the one that
+        offers most of what it would ask for without this bound.
+
+        Returns
+        -------
+        dict of str to int
+            Resource → units. Empty if no amount can grow.
+        """
+        factors: Mapping[str, float] = f.kind.policy.grow
+        wanted = {
+            name: math.ceil(f.cost[name] * factor) for name, factor in factors.items() if f.cost.get(name)
+        }
+        if MEMORY in f.kind.auto:
+            asked = f.cost.get(MEMORY, 0)
+            larger = [p for p in self._estimates.peaks(f.kind.code) if to_units(sufficient_memory(p)) > asked]
+            likely = to_units(sufficient_memory(allocations(larger)[0])) if larger else 0
+            wanted[MEMORY] = max(likely, math.ceil(asked * factors.get(MEMORY, _FACTOR)))
+        best: dict[str, int] = {}
+        most = 0.0
+        for node in self._nodes_of(f):
+            if node.holds(f.cost):
+                offered = {name: min(units, node.capacity[name]) for name, units in wanted.items()}
+                share = math.fsum(offered[name] / units for name, units in wanted.items())
+                if share > most:
+                    most, best = share, offered
+        return {name: units for name, units in best.items() if units > f.cost[name]}
+
+    def ask(self, f: FunctionState, amounts: Amounts) -> None:
+        """Let a function without an allocation ask for other amounts of some resources."""
+        if amounts:
+            _ask(f, amounts)
+
+
+def _ask(f: FunctionState, amounts: Amounts) -> None:
+    f.cost = {**f.cost, **amounts}
+    asked = dict(f.kind.asked) if f.asked is None else f.asked
+    f.asked = {**asked, **{name: from_units(units) for name, units in amounts.items()}}
+    if f.group is not None:
+        need = f.group.need
+        f.group.need = {name: max(need.get(name, 0), f.cost.get(name, 0)) for name in {**need, **f.cost}}
+
+
+def allocations(peaks: Sequence[float]) -> list[float]:
+    """Return the chain of allocations that wastes least: the first one, and the next after each failure.
+
+    The waste is measured in memory times attempts. An attempt whose peak exceeds its allocation is expected
+    to hold it as long as one that succeeds.
+
+    Parameters
+    ----------
+    peaks : sequence of float
+        What functions have used; not empty.
+
+    Returns
+    -------
+    list of float
+        Some of the peaks, ascending; the last is the largest.
+    """
+    ordered = sorted(peaks)
+    n = len(ordered)
+    # best[i]: the least total allocation for the functions i, i + 1, ... if those before are done with.
+    best = [0.0] * (n + 1)
+    step = [n] * (n + 1)
+    for i in range(n - 1, -1, -1):
+        best[i] = math.inf
+        for j in range(i, n):  # allocate ordered[j]: the functions after j fail, and continue from j + 1
+            total = ordered[j] * (n - i) + best[j + 1]
+            if total < best[i]:
+                best[i], step[i] = total, j
+    chain = []
+    i = 0
+    while i < n:
+        chain.append(ordered[step[i]])
+        i = step[i] + 1
+    return chain

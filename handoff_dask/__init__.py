@@ -20,6 +20,7 @@ from handoff_dask._display.timeline import Timeline
 from handoff_dask._model.allocator import Allocator, ReadyFunction
 from handoff_dask._model.dag import DAG
 from handoff_dask._model.function import Argument, Collocated, Function
+from handoff_dask._model.need import Need
 from handoff_dask._model.records import Attempt, Event, FunctionRecord, Records, Shortfall
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._model.runinfo import RunInfo
@@ -29,6 +30,7 @@ from handoff_dask.exceptions import (
     AllocatorError,
     CheckpointError,
     ClusterNotReadyError,
+    CostError,
     CyclicDependencyError,
     DuplicateFunctionError,
     FunctionCrashedError,
@@ -66,6 +68,7 @@ __all__ = [
     "CodeDurations",
     "CodeUsage",
     "Collocated",
+    "CostError",
     "Current",
     "CyclicDependencyError",
     "DuplicateFunctionError",
@@ -84,6 +87,7 @@ __all__ = [
     "InvalidDAGError",
     "InvalidFunctionError",
     "MissingFunctionError",
+    "Need",
     "NodeNotFoundError",
     "ReadyFunction",
     "Records",

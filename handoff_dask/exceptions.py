@@ -32,6 +32,7 @@ __all__ = [
     "AllocatorError",
     "CheckpointError",
     "ClusterNotReadyError",
+    "CostError",
     "CyclicDependencyError",
     "DuplicateFunctionError",
     "FunctionCrashedError",
@@ -145,6 +146,31 @@ class InvalidFunctionError(_DetailedDAGError):
 
 class InvalidCostError(InvalidFunctionError):
     """A cost is not a mapping of resource names to non-negative, finite numbers."""
+
+
+class CostError(HandoffError, ValueError):
+    """A cost that is computed when its function is ready could not be computed, or is no cost.
+
+    The cause of a :class:`FunctionFailedError`.
+
+    Attributes
+    ----------
+    function_id : hashable
+        Id of the function.
+    attempt : int
+        Number of the attempt whose cost was computed, from 1.
+    reason : str
+        What is wrong.
+    """
+
+    def __init__(self, function_id: Any, attempt: int, reason: str) -> None:
+        super().__init__(function_id, attempt, reason)
+        self.function_id = function_id
+        self.attempt = attempt
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the cost of attempt {self.attempt} of function {self.function_id!r}: {self.reason}"
 
 
 class InvalidCollocationError(InvalidFunctionError):

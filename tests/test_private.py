@@ -16,6 +16,7 @@ PUBLIC = {
     "dask",
     "dask.base",
     "dask.highlevelgraph",
+    "dask.sizeof",
     "dask.system",
     "dask.utils",
     "distributed",

@@ -208,6 +208,13 @@ def compile_dag(
         checkpoint = checkpoints.get(id) if checkpoints else None
         programs.append(parts.program(f, shape, steps, slots, checkpoint))
         _annotate(annotations, number, spec.kinds[kind])
+    cost_code = {
+        number: parts.dumps(functions[id], functions[id].cost, "cost")
+        for number, id in enumerate(order)
+        if spec.kinds[spec.kind_of[number]].computed
+    }
+    if cost_code:
+        spec = replace(spec, cost_code=cost_code)
     graph = Graph(names, programs, dependencies, annotations)
     return Compiled(spec, graph, order, graph.keys(), kept, sorted({*kept, *sinks}))
 

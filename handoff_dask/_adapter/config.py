@@ -80,6 +80,12 @@ def read_client_grace() -> float:
     return seconds
 
 
+def read_cost_timeout() -> float:
+    """Return ``handoff.cost-timeout``: seconds for which a cost that is a callable may run (default 10 s)."""
+    seconds: float = parse_timedelta(dask.config.get("handoff.cost-timeout", "10s"), "s")
+    return seconds
+
+
 def wants_dashboard() -> bool:
     """Return ``handoff.dashboard``: whether to add a page to the scheduler's dashboard (default true)."""
     return bool(dask.config.get("handoff.dashboard", True))
@@ -122,21 +128,22 @@ def read_settings() -> Settings:
             dask.config.get("handoff.prefetch.horizon", default.prefetch_horizon), "s"
         ),
         prefetch_limit=int(dask.config.get("handoff.prefetch.limit", default.prefetch_limit)),
-        first_memory=_fraction("handoff.auto.memory", default.first_memory),
-        first_cpu=_fraction("handoff.auto.cpu", default.first_cpu),
+        first_memory=_fraction(
+            "handoff.auto.memory", dask.config.get("handoff.auto.memory", default.first_memory)
+        ),
+        first_cpu=_fraction("handoff.auto.cpu", dask.config.get("handoff.auto.cpu", default.first_cpu)),
         bandwidth=parse_bytes(dask.config.get("distributed.scheduler.bandwidth", default.bandwidth)),
     )
 
 
-def _fraction(key: str, default: float) -> float:
-    """Return a setting that is a fraction above 0 and at most 1.
+def _fraction(key: str, value: Any) -> float:
+    """Return the value of a setting as a fraction above 0 and at most 1.
 
     Raises
     ------
     ValueError
         It is not.
     """
-    value = dask.config.get(key, default)
     try:
         fraction = float(value)
     except (TypeError, ValueError):

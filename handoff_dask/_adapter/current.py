@@ -9,6 +9,7 @@ from typing import Any
 
 from handoff_dask._adapter._dask.running import Running, annotation, find_running, first_argument
 from handoff_dask._adapter.messages import NAME, Program, unsealed_id
+from handoff_dask._model.function import declared_cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def current() -> Current:
         return here
     if here is not None:
         run_id, dag_id, function, attempt = here
-        return Current(run_id, dag_id, function.id, attempt, "local", dict(function.cost or {}))
+        return Current(run_id, dag_id, function.id, attempt, "local", dict(declared_cost(function)))
     found = find_task()
     if found is None:
         raise RuntimeError("current() was called outside of a function that handoff_dask runs")

@@ -15,7 +15,17 @@ from handoff_dask._adapter.active import ActiveRun
 from handoff_dask._adapter.disconnects import placeholder
 from handoff_dask._adapter.messages import NAME, RUN_BEGUN, RUN_ENDED
 from handoff_dask._model.resources import UNIT
-from handoff_dask._scheduling.decisions import Begin, Decision, End, Fail, Place, Recall, Stop, TooLate
+from handoff_dask._scheduling.decisions import (
+    Begin,
+    ComputeCost,
+    Decision,
+    End,
+    Fail,
+    Place,
+    Recall,
+    Stop,
+    TooLate,
+)
 from handoff_dask._scheduling.functions import FunctionState
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.runs import RunStatus
@@ -44,6 +54,7 @@ class Enactor:
     def carry_out(self, decisions: Sequence[Decision], stimulus_id: str) -> None:
         """Carry out decisions: first the placements, as one batch of transitions."""
         self._carry_out_placements([d for d in decisions if isinstance(d, Place)], stimulus_id)
+        computations = []
         for decision in decisions:
             if isinstance(decision, Fail):
                 self._fail(decision, stimulus_id)
@@ -51,10 +62,14 @@ class Enactor:
                 self._fail_late(decision.function, stimulus_id)
             elif isinstance(decision, Recall):
                 self._recall(decision, stimulus_id)
+            elif isinstance(decision, ComputeCost):
+                computations.append(decision)
             elif isinstance(decision, Begin):
                 self._notify(self._plugin.runs[decision.run.spec.run_id], op=RUN_BEGUN)
             elif isinstance(decision, End):
                 self.end(self._plugin.runs[decision.run.spec.run_id])
+        if computations:
+            self._plugin.costs.compute(computations)
         self._stop([d for d in decisions if isinstance(d, Stop)])
 
     def _stop(self, stops: list[Stop]) -> None:

@@ -28,9 +28,11 @@ from handoff_dask._adapter.compile import run_id_in
 from handoff_dask._adapter.config import (
     read_archive_bounds,
     read_client_grace,
+    read_cost_timeout,
     read_settings,
     read_stream_interval,
 )
+from handoff_dask._adapter.costs import CostComputer
 from handoff_dask._adapter.disconnects import DisconnectedClients
 from handoff_dask._adapter.enact import Enactor
 from handoff_dask._adapter.external import ExternalTasks
@@ -97,6 +99,7 @@ class HandoffPlugin(SchedulerPlugin):
         self.disconnected = DisconnectedClients(scheduler, read_client_grace(), self._client_gone)
         self.orphans = Orphans(scheduler, self.state, self.wake)
         self.stopper = AttemptStopper(scheduler)
+        self.costs = CostComputer(scheduler, self.state, read_cost_timeout(), self._cost_failed, self.wake)
         self.external = ExternalTasks(scheduler, self.state, self.wake)
         self.membership = Membership(scheduler, self.state, self.intervals, self.external, self.wake)
         self.enactor = Enactor(self)
@@ -155,6 +158,7 @@ class HandoffPlugin(SchedulerPlugin):
                 timer.cancel()
         self.patches.undo()
         self.orphans.close()
+        self.costs.close()
         self.disconnected.close()
         self.keep_alive.close()
 
@@ -341,6 +345,11 @@ class HandoffPlugin(SchedulerPlugin):
                 state.result_lost(f)
                 if state.retried(f):
                     self.runs[f.run.spec.run_id].errors.pop(f.number, None)
+
+    def _cost_failed(self, f: FunctionState, error: bytes, text: str) -> None:
+        """Keep the error for dependents and clients of a function whose cost could not be computed."""
+        self.runs[f.run.spec.run_id].errors[f.number] = error
+        self.failures.note(f, time(), text)
 
     def _erred(self, f: FunctionState, key: Hashable, kwargs: dict[str, Any]) -> None:
         if f.state in FINAL:

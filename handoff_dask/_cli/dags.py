@@ -13,7 +13,7 @@ from handoff_dask._cli.output import reserve_stdout, table
 from handoff_dask._display.groups import cost_text
 from handoff_dask._error_texts import count
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.function import Collocated, Function, code_name
+from handoff_dask._model.function import Collocated, Function, code_name, declared_cost
 from handoff_dask._model.safe_repr import safe_str
 
 
@@ -29,7 +29,7 @@ def validate(target: str) -> None:
     """
     dag = load_dag(target)
     dag.validate()
-    asked = Counter(name for f in dag.functions.values() for name in (f.cost or {}))
+    asked = Counter(name for f in dag.functions.values() for name in declared_cost(f))
     costs = f"; resources: {', '.join(sorted(asked))}" if asked else ""
     click.echo(f"DAG {dag.id!r} is valid: {count(len(dag), 'function')}{costs}.")
 

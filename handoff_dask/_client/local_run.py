@@ -8,10 +8,12 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
+
+from dask.sizeof import sizeof
 
 from handoff_dask._adapter import checkpoint as checkpoints
 from handoff_dask._adapter import current
@@ -24,14 +26,21 @@ from handoff_dask._client.options import RunOptions
 from handoff_dask._client.result import Result, Values
 from handoff_dask._client.resume import Plan
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.function import Function, has_auto, is_isolated, policy_of
+from handoff_dask._model.function import Function, declared_cost, has_auto, is_isolated, policy_of
 from handoff_dask._model.graph import count_inputs, depth_first, inline_order, placed_dependencies
+from handoff_dask._model.need import CostFunction, Need, evaluate_cost
 from handoff_dask._model.records import Attempt, Records, Summary
-from handoff_dask._model.resources import is_auto
+from handoff_dask._model.resources import MB, is_auto
 from handoff_dask._model.retry import is_retryable, ran_out_of_memory
 from handoff_dask._model.safe_repr import safe_repr
 from handoff_dask._model.used import UNKNOWN, Used
-from handoff_dask.exceptions import FunctionFailedError, FunctionMemoryError, RunError, RunTimeoutError
+from handoff_dask.exceptions import (
+    CostError,
+    FunctionFailedError,
+    FunctionMemoryError,
+    RunError,
+    RunTimeoutError,
+)
 
 #: Of a finished function: when it started and stopped, the failed attempts before, what it used, and its cost
 #: if failed attempts may have let it grow.
@@ -197,12 +206,16 @@ class LocalRun:
         isolated = is_isolated(f, self._options.isolation)
         estimated = has_auto(f)
         if estimated:  # there is no node whose capacity would have to be shared, so nothing is bounded
-            f = f.replace(cost={name: n for name, n in (f.cost or {}).items() if not is_auto(n)})
+            f = f.replace(cost={name: n for name, n in declared_cost(f).items() if not is_auto(n)})
+        cost_function = f.cost if callable(f.cost) else None
         while True:
             current.local.current = (self.id, self.dag.id, f, len(attempts) + 1)
             started = clock()
             usage = UNKNOWN
             try:
+                if cost_function is not None:
+                    f = f.replace(cost=self._compute_cost(f, cost_function, attempts))
+                    current.local.current = (self.id, self.dag.id, f, len(attempts) + 1)
                 if isolated:
                     value, failure, usage = self._call_in_process(f, len(attempts) + 1)
                     if failure is not None:
@@ -236,7 +249,7 @@ class LocalRun:
                     error=safe_repr(error),
                     traceback="".join(traceback.format_tb(error.__traceback__)),
                     **usage._asdict(),
-                    cost=dict(f.cost or {}),
+                    cost=dict(declared_cost(f)),
                 )
                 if isinstance(error, StoppedError):
                     failed[id] = (
@@ -257,13 +270,31 @@ class LocalRun:
                     failed[id] = attempts
                     return False
                 if policy.grow and ran_out_of_memory(error):
-                    f = f.replace(cost=policy.grown(f.cost or {}))
+                    f = f.replace(cost=policy.grown(declared_cost(f)))
                 continue
             results[id] = value
-            times[id] = (started, clock(), attempts, usage, f.cost if attempts or estimated else None)
+            varies = attempts or estimated or cost_function is not None
+            times[id] = (started, clock(), attempts, usage, declared_cost(f) if varies else None)
             if self._pending_uses is not None:
                 self._release(id, self._pending_uses, results)
             return True
+
+    def _compute_cost(
+        self, f: Function, cost: CostFunction, attempts: Sequence[Attempt]
+    ) -> Mapping[str, Any]:
+        """Return the cost of a function's next attempt.
+
+        Raises
+        ------
+        CostError
+            It cannot be computed, or is no cost.
+        """
+        inputs = {d: sizeof(value) / MB for d, value in self._inputs(f.id).items()}
+        peaks = [a.peak_memory for a in attempts if a.peak_memory is not None]
+        try:
+            return evaluate_cost(cost, Need(len(attempts) + 1, inputs, max(peaks, default=None)))
+        except ValueError as error:
+            raise CostError(f.id, len(attempts) + 1, str(error)) from error
 
     def _thread_meter(self) -> ThreadMeter:
         """Return what measures the attempts of this thread."""
@@ -300,7 +331,7 @@ class LocalRun:
     def _call_in_process(self, f: Function, attempt: int) -> Outcome:
         """Run an attempt in its own process."""
         arguments = (self.id, f, self._inline(f.id), self._inputs(f.id))
-        facts = current.Current(self.id, self.dag.id, f.id, attempt, LOCAL, dict(f.cost or {}))
+        facts = current.Current(self.id, self.dag.id, f.id, attempt, LOCAL, dict(declared_cost(f)))
         running = (self.id, f.id, attempt)
         self._isolated.add(running)
         try:
@@ -354,7 +385,10 @@ class LocalRun:
         """Function id → :class:`FunctionRecord`, for functions that ran."""
         ids = (*self._times, *self._failed)
         return Records(
-            ids, self._summary, lambda id: self.dag[id].cost or {}, lambda: self.dag._inputs_among(set(ids))
+            ids,
+            self._summary,
+            lambda id: declared_cost(self.dag[id]),
+            lambda: self.dag._inputs_among(set(ids)),
         )
 
     def _summary(self, id: Hashable) -> Summary:

@@ -13,7 +13,7 @@ from handoff_dask._client.history import History, absolute_path
 from handoff_dask._client.resume import CheckpointLike, Selection, check_checkpoint
 from handoff_dask._model.allocator import Allocator
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.function import ISOLATION, Isolation
+from handoff_dask._model.function import ISOLATION, Isolation, declared_cost
 from handoff_dask._model.resources import parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
 from handoff_dask._scheduling.allocators import ALLOCATORS
@@ -135,7 +135,7 @@ class RunOptions:
         """
         self._check_keep(dag)
         if self.retry is not None and self.retry.grow and len(dag):
-            asked = dict.fromkeys(name for f in dag.functions.values() for name in (f.cost or ()))
+            asked = dict.fromkeys(name for f in dag.functions.values() for name in declared_cost(f))
             for name in self.retry.grow.keys() - asked.keys():
                 hint = suggestion(name, asked)
                 raise ValueError(f"retry: grow names {name!r}, for which no function asks{hint}")

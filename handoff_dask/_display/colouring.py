@@ -19,7 +19,7 @@ from handoff_dask._display.palette import (
     tint,
 )
 from handoff_dask._model.dag import DAG
-from handoff_dask._model.function import Collocated, Function
+from handoff_dask._model.function import Collocated, Function, declared_cost
 from handoff_dask._model.records import FunctionRecord
 from handoff_dask._model.resources import is_auto
 
@@ -172,7 +172,7 @@ def _nominal(
 def amounts(f: Function) -> dict[str, float]:
     """Return the positive amounts of a cost; an empty dict if the cost is invalid."""
     try:
-        amounts = {name: 1.0 if is_auto(n) else float(n) for name, n in (f.cost or {}).items()}
+        amounts = {name: 1.0 if is_auto(n) else float(n) for name, n in declared_cost(f).items()}
         return {str(name): amount for name, amount in amounts.items() if amount > 0}
     except (AttributeError, TypeError, ValueError, OverflowError):
         return {}

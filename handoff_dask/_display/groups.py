@@ -103,6 +103,8 @@ def check_collapse(collapse: Any) -> None:
 
 def cost_text(cost: Any) -> str:
     """Return a cost as text. An invalid cost becomes its repr, since invalid DAGs are displayed too."""
+    if callable(cost):
+        return f"computed by {code_name(cost)}"
     try:
         return format_amounts({name: n if is_auto(n) else float(n) for name, n in cost.items()})
     except (AttributeError, TypeError, ValueError, OverflowError):

@@ -90,11 +90,13 @@ class Function:
         Parameter name → function whose result is passed as this parameter.
     extra_kwargs : mapping of str to value
         Parameter name → value.
-    cost : mapping of str to number or str, optional
+    cost : mapping of str to number or str, or callable, optional
         Amount of each resource that the function occupies on its node while it runs: ``cpu`` in cores,
         ``memory`` in MB (2**20 bytes), ``gpu`` in devices, and any other resource in the unit in which nodes
         offer it. ``memory`` may be a string with a unit, which has the same meaning as for Dask: ``"4GB"`` is
         4 × 10⁹ bytes and ``"4GiB"`` 4 × 2³⁰ bytes, rounded down to whole MB; the field then has the number.
+        ``memory`` and ``cpu`` may be ``"auto"``: estimated from what functions use, which implies
+        ``isolation="process"``. A callable of a :class:`Need` gives the cost of each attempt.
         Every placed function also occupies one thread.
     node : str, int, list of these, or Collocated, optional
         Pin: the names, addresses or hosts of the only nodes that may run the function. Or the function with
@@ -130,7 +132,7 @@ class Function:
     extra_args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     extra_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    cost: Mapping[str, Any] | None = None
+    cost: Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] | None = None
     node: Any = None
     type: FunctionType = "regular"
     argument_inclusion: ArgumentInclusion = "variadic"
@@ -210,7 +212,7 @@ class FunctionFields(TypedDict, total=False):
     extra_args: Sequence[Any]
     kwargs: Mapping[str, Any]
     extra_kwargs: Mapping[str, Any]
-    cost: Mapping[str, Any] | None
+    cost: Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] | None
     node: Any
     type: FunctionType
     argument_inclusion: ArgumentInclusion
@@ -256,6 +258,11 @@ def code_name(code: Any) -> str:
 def is_isolated(f: Function, default: Isolation) -> bool:
     """Return whether a function runs in a process of its own, given the isolation of its run."""
     return f.timeout is not None or (f.isolation or default) == "process" or has_auto(f)
+
+
+def declared_cost(f: Function) -> Mapping[str, Any]:
+    """Return the amounts for which a function asks, empty if they are computed when it is ready."""
+    return f.cost if isinstance(f.cost, Mapping) else {}
 
 
 def has_auto(f: Function) -> bool:

@@ -11,10 +11,10 @@ from typing import Any
 
 from handoff_dask._model.resources import from_units, to_units
 from handoff_dask._suggest import suggest_fields
-from handoff_dask.exceptions import FunctionCrashedError
+from handoff_dask.exceptions import CostError, FunctionCrashedError
 
 #: Errors in the code or the installation, which another attempt would only repeat.
-_PERMANENT = (ModuleNotFoundError, NameError, SyntaxError)
+_PERMANENT = (ModuleNotFoundError, NameError, SyntaxError, CostError)
 
 #: Errors that may differ on another node or at another time, even if loading the code raises them.
 _TRANSIENT = (OSError, MemoryError)

@@ -10,6 +10,7 @@ from typing import Any
 from handoff_dask._model.dask_values import DaskValues
 from handoff_dask._model.dependencies import check_graph
 from handoff_dask._model.function import ISOLATION, Collocated, Function, Transfer
+from handoff_dask._model.need import CostFunction, evaluate_cost, first_need
 from handoff_dask._model.problems import Functions, Problems, is_in, suggested_id, user_facing_id
 from handoff_dask._model.resources import AUTO, MEASURED, THREADS, is_auto, parse_amounts, to_units
 from handoff_dask._model.retry import RetryPolicy, check_max_retries
@@ -117,7 +118,7 @@ def _check_function(
     problems: Problems,
 ) -> None:
     if f.cost is not None and (type(f.cost) is not dict or f.cost):
-        _check_cost(f, problems)
+        _check_cost(f, functions, problems)
     if f.node is not None:
         _check_node(f, functions, problems)
     if f.extra_args or f.extra_kwargs:
@@ -146,7 +147,10 @@ def _report(f: Function, problems: Problems, text: str) -> None:
     problems.add(InvalidFunctionError, f.id, f"function {f.id!r}: {text}")
 
 
-def _check_cost(f: Function, problems: Problems) -> None:
+def _check_cost(f: Function, functions: Functions, problems: Problems) -> None:
+    if callable(f.cost):
+        _check_cost_function(f, f.cost, functions, problems)
+        return
     if not isinstance(f.cost, Mapping):
         problems.add(
             InvalidCostError, f.id, f"function {f.id!r}: cost must be a mapping, not {safe_repr(f.cost)}"
@@ -169,6 +173,22 @@ def _check_cost(f: Function, problems: Problems) -> None:
                 raise ValueError(f"{THREADS!r} cannot be set: every function takes exactly one thread")
         except ValueError as error:
             problems.add(InvalidCostError, f.id, f"function {f.id!r}: cost {safe_repr(f.cost)}: {error}")
+
+
+def _check_cost_function(f: Function, cost: CostFunction, functions: Functions, problems: Problems) -> None:
+    """Report a callable that gives no cost for what is known before anything runs."""
+    problem = None
+    if f.type == "inline":
+        problem = "an inline function cannot have a cost that is a callable, because it has no attempts"
+    elif f.retry is not None and f.retry.grow:
+        problem = "retry: a cost that is a callable decides itself how it grows; use need.attempt for grow"
+    else:
+        try:
+            evaluate_cost(cost, first_need(f, functions))
+        except ValueError as error:
+            problem = f"cost: {error}"
+    if problem is not None:
+        problems.add(InvalidCostError, f.id, f"function {f.id!r}: {problem}")
 
 
 def _check_auto(f: Function, names: list[str], problems: Problems) -> None:

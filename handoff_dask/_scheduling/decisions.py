@@ -46,6 +46,26 @@ class Stop(NamedTuple):
     attempt: int
 
 
+class ComputeCost(NamedTuple):
+    """Compute the cost of the next attempt of ``function``, and report it.
+
+    Attributes
+    ----------
+    function : FunctionState
+    attempt : int
+        Number of the attempt, from 1.
+    inputs : tuple of (int, float)
+        Number of each function whose result it takes, and the size of the result in MB.
+    seen_peak : float or None
+        The most memory in MB that it has used before; None if it is unknown.
+    """
+
+    function: FunctionState
+    attempt: int
+    inputs: tuple[tuple[int, float], ...]
+    seen_peak: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Begin:
     """Start ``run``, which was pending: the nodes that it waited for have joined."""
@@ -80,7 +100,7 @@ class End:
 
 
 #: An instruction for whoever drives the core.
-Decision = Begin | Place | Fail | TooLate | Recall | Stop | End
+Decision = Begin | Place | ComputeCost | Fail | TooLate | Recall | Stop | End
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,8 @@ def explain(state: SchedulingState, f: FunctionState, now: float) -> str:
                 [f"{name} is waiting for inputs"], missing or ["all inputs exist; next, it waits for a node"]
             )
         case State.DELAYED:
+            if f.awaits_cost:
+                return f"{name} is waiting for its cost, which a node is computing"
             assert f.retry is not None
             attempts = f.kind.policy.max_retries + 1
             return (

@@ -24,7 +24,7 @@ class State(Enum):
 
     #: At least one input does not exist.
     WAITING = "waiting"
-    #: All inputs exist, but the retry is not due yet.
+    #: All inputs exist, but the retry is not due yet, or the cost is being computed.
     DELAYED = "delayed"
     #: All inputs exist. Waits for a node.
     READY = "ready"
@@ -142,6 +142,8 @@ class FunctionState:
         Size of the result in bytes.
     placed : float
         When it was last placed. Seconds.
+    awaits_cost : bool
+        Whether its cost is being computed.
     """
 
     __slots__ = (
@@ -149,6 +151,7 @@ class FunctionState:
         "_finished",
         "allocated",
         "asked",
+        "awaits_cost",
         "cost",
         "devices",
         "failures",
@@ -194,6 +197,7 @@ class FunctionState:
         self.nbytes: int | None = None
         self.placed = 0.0
         self.short = False
+        self.awaits_cost = False
 
     @property
     def id(self) -> Any:

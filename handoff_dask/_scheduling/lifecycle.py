@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from heapq import heappush
 from typing import Any
 
-from handoff_dask._model.records import Shortfall
-from handoff_dask._model.resources import CPU, MEMORY
+from handoff_dask._model.records import Attempt, Shortfall
+from handoff_dask._model.resources import CPU, MB, MEMORY
 from handoff_dask._model.used import UNKNOWN, Used
 from handoff_dask._scheduling.allocators import LARGE_RESULT
-from handoff_dask._scheduling.decisions import Settings, Stop
+from handoff_dask._scheduling.decisions import ComputeCost, Settings, Stop
 from handoff_dask._scheduling.functions import (
     FINAL,
     FIRST_TRY,
@@ -61,6 +61,7 @@ class Lifecycle:
         self._too_late: list[FunctionState] = []  # ready after the end of their runs
         self._ended: list[Run] = []
         self._stops: list[Stop] = []
+        self._to_compute: list[FunctionState] = []  # their costs must be computed
         self._unranked: dict[Run, None] = {}
 
     # ------------------------------------------------------------------ before and after an attempt
@@ -75,17 +76,65 @@ class Lifecycle:
             self._out_of_retries.append(f)
         elif f.retry.not_before > now:
             f.move(State.DELAYED)
+            f.awaits_cost = False
             heappush(self._delayed, (f.retry.not_before, f.run.sequence, f.number, f))
         else:
             self._enqueue(f, now)
 
     def _enqueue(self, f: FunctionState, now: float) -> None:
-        """Queue a function whose next attempt is due."""
+        """Queue a function whose next attempt is due, once its cost is known."""
+        if f.kind.computed and (f.attempts or f.run.inputs[f.number] or f.run.estimates.peak(f) is not None):
+            if f.state is not State.DELAYED:
+                f.move(State.DELAYED)
+            f.awaits_cost = True
+            self._to_compute.append(f)
+            return
         f.move(State.READY)
         f.queued = now
         if f.kind.auto:
             self._sizing.size(f)
         self.placement.enqueue(f)
+
+    def cost_computed(self, f: FunctionState, now: float, amounts: Mapping[str, float]) -> None:
+        """The cost of a function's next attempt was computed.
+
+        Raises
+        ------
+        ValueError
+            It is no cost. Nothing has changed.
+        """
+        if f.state is not State.DELAYED or not f.awaits_cost:
+            return
+        self._sizing.set_cost(f, amounts)
+        f.awaits_cost = False
+        f.move(State.READY)
+        f.queued = now
+        self.placement.enqueue(f)
+
+    def cost_failed(self, f: FunctionState, now: float, error: str, traceback: str | None = None) -> None:
+        """The cost of a function could not be computed, so the function fails."""
+        if f.state is not State.DELAYED or not f.awaits_cost:
+            return
+        number = len(f.attempts) + 1
+        failed = Attempt(number, None, now, None, now, "failed", error, traceback)
+        f.attempts = (*f.attempts, failed)
+        f.run.failed_attempts.append((f, number))
+        self.totals.attempts["failed"] += 1
+        f.retry = None
+        f.move(State.READY)
+        self._out_of_retries.append(f)
+
+    def _computations(self) -> list[ComputeCost]:
+        """Return what has to be known to compute the costs of functions that wait for them."""
+        waiting, self._to_compute = self._to_compute, []
+        decisions = []
+        for f in waiting:
+            if f.state is State.DELAYED and f.awaits_cost:
+                sizes = tuple((g.number, (g.nbytes or 0) / MB) for g in f.run.inputs_of(f))
+                peaks = [f.run.estimates.peak(f), *(a.peak_memory for a in f.attempts)]
+                most = max((peak for peak in peaks if peak is not None), default=None)
+                decisions.append(ComputeCost(f, len(f.attempts) + 1, sizes, most))
+        return decisions
 
     def withdrawn(self, f: FunctionState) -> None:
         """A ready function is no longer ready: an input was lost, or its result is no longer needed."""

@@ -16,10 +16,12 @@ from handoff_dask._model.function import (
     Function,
     Isolation,
     Transfer,
+    declared_cost,
     is_isolated,
     policy_of,
 )
 from handoff_dask._model.graph import collocation_groups, depth_first, inline_order, placed_dependencies
+from handoff_dask._model.need import evaluate_cost, first_need
 from handoff_dask._model.resources import UNIT, is_auto, parse_amounts, to_number, to_units
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.spec import Kind, RunSpec
@@ -94,7 +96,12 @@ def lower_dag(
     kind_of = []
     dependents: list[list[int]] = [[] for _ in order]
     for number, id in enumerate(order):
-        kind_of.append(kinds.index(functions[id], keys[id], [functions[i] for i in inlined.get(id, ())]))
+        f = functions[id]
+        cost = f.cost
+        if callable(cost):  # what it gives before anything runs counts until it is ready
+            f = f.replace(cost=evaluate_cost(cost, first_need(f, functions)))
+        evaluated = [functions[i] for i in inlined.get(id, ())]
+        kind_of.append(kinds.index(f, keys[id], evaluated, computed=callable(cost)))
         for d in set(dependencies[id]):
             dependents[number_of[d]].append(number)
     peers = {
@@ -132,7 +139,7 @@ class _Kinds:
         self.kinds: list[Kind] = []
         self._index: dict[Any, int] = {}
 
-    def index(self, f: Function, code: str, inline: Sequence[Function]) -> int:
+    def index(self, f: Function, code: str, inline: Sequence[Function], computed: bool) -> int:
         """Return the index of a function's kind, adding the kind if it is new.
 
         Parameters
@@ -142,17 +149,19 @@ class _Kinds:
             The key under which it is learnt.
         inline : sequence of Function
             The inline functions that it evaluates. Their costs count too.
+        computed : bool
+            Whether its cost is computed when it is ready.
         """
-        cost: Mapping[str, Any] = f.cost or {}
+        cost: Mapping[str, Any] = declared_cost(f)
         for g in inline:  # they run one after another, so the maximum counts
-            cost = {**cost, **{r: max(n, cost.get(r, 0)) for r, n in (g.cost or {}).items()}}
+            cost = {**cost, **{r: max(n, cost.get(r, 0)) for r, n in declared_cost(g).items()}}
         pins = f.node if f.node is None or type(f.node) is tuple else (f.node,)
         if isinstance(f.node, Collocated):
             pins = None
         policy = policy_of(f, self.policy)
         isolated = is_isolated(f, self.isolation)
         auto = tuple(r for r, amount in cost.items() if is_auto(amount))
-        key: Any = (tuple(cost.items()), pins, f.priority, policy, code, isolated)
+        key: Any = (tuple(cost.items()), pins, f.priority, policy, code, isolated, computed)
         try:
             index = self._index.get(key)
         except TypeError:  # unhashable amounts: a kind per function
@@ -179,6 +188,7 @@ class _Kinds:
                     code=code,
                     priority=f.priority,
                     auto=auto,
+                    computed=computed,
                     isolated=isolated,
                 )
             )

@@ -13,13 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from handoff_dask._model.resources import MEMORY, from_units, to_units
+from handoff_dask._model.resources import MEMORY, THREADS, UNIT, from_units, parse_amounts, to_units
 from handoff_dask._model.used import sufficient_cores, sufficient_memory
 from handoff_dask._scheduling.estimates import Estimates
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes
-from handoff_dask._scheduling.runs import Run
+from handoff_dask._scheduling.runs import CONCURRENCY, Run
 from handoff_dask._scheduling.spec import Amounts
 
 #: After an attempt has run out of memory, ``"auto"`` asks for at least this many times as much.
@@ -152,6 +152,23 @@ class Sizing:
                     most, best = share, offered
         return {name: units for name, units in best.items() if units > f.cost[name]}
 
+    def set_cost(self, f: FunctionState, amounts: Mapping[str, float]) -> None:
+        """Set the cost of a function's next attempt, which was computed.
+
+        Raises
+        ------
+        ValueError
+            It is no cost.
+        """
+        units = parse_amounts(amounts)
+        limits = dict(f.run.spec.limits)
+        f.cost = {THREADS: UNIT, **{name: n for name, n in units.items() if name not in limits}}
+        f.limit_cost = {name: n for name, n in units.items() if name in limits}
+        if f.run.spec.max_concurrency is not None:
+            f.limit_cost[CONCURRENCY] = UNIT
+        f.asked = dict(amounts)
+        _widen_group(f)
+
     def ask(self, f: FunctionState, amounts: Amounts) -> None:
         """Let a function without an allocation ask for other amounts of some resources."""
         if amounts:
@@ -162,6 +179,11 @@ def _ask(f: FunctionState, amounts: Amounts) -> None:
     f.cost = {**f.cost, **amounts}
     asked = dict(f.kind.asked) if f.asked is None else f.asked
     f.asked = {**asked, **{name: from_units(units) for name, units in amounts.items()}}
+    _widen_group(f)
+
+
+def _widen_group(f: FunctionState) -> None:
+    """Let a function's group need what the function asks for."""
     if f.group is not None:
         need = f.group.need
         f.group.need = {name: max(need.get(name, 0), f.cost.get(name, 0)) for name in {**need, **f.cost}}

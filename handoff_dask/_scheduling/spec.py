@@ -90,6 +90,8 @@ class Kind:
         Higher priorities go first.
     auto : tuple of str
         Resources whose amounts are estimated before each attempt. In ``cost`` they have the smallest amount.
+    computed : bool
+        Whether the cost is computed when a function is ready. ``cost`` is then that of before the run.
     isolated : bool
         Whether each attempt runs in a separate process, which can be terminated at any time.
     """
@@ -102,6 +104,7 @@ class Kind:
     code: str = ""
     priority: int | float = 0
     auto: tuple[str, ...] = ()
+    computed: bool = False
     isolated: bool = False
 
     @property
@@ -141,6 +144,8 @@ class RunSpec:
         Code → what functions of this code took in earlier runs. It counts until one has run here.
     paces : sequence of Pace
         From which to learn the speeds of nodes.
+    cost_code : mapping of int to bytes
+        Function number → the pickled callable that computes its cost, for the driver.
     peers : mapping of int to int
         Number of each serializer → number of its deserializer, and vice versa.
     limits : tuple of (name, units)
@@ -170,6 +175,7 @@ class RunSpec:
     known: Sequence[Known | None] = ()
     hints: Mapping[str, Hint] = field(default_factory=dict)
     paces: Sequence[Pace] = ()
+    cost_code: Mapping[int, bytes] = field(default_factory=dict)
     peers: Mapping[int, int] = field(default_factory=dict)
     limits: tuple[tuple[str, int], ...] = ()
     max_concurrency: int | None = None

@@ -173,8 +173,10 @@ class SchedulingState(Lifecycle):
             decisions += map(Begin, self._start_pending(now))
         while self._delayed and self._delayed[0][0] <= now:
             f = heappop(self._delayed)[-1]
-            if f.state is State.DELAYED:  # it may have changed since
+            if f.state is State.DELAYED and not f.awaits_cost:  # it may have changed since
                 self._enqueue(f, now)
+        if self._to_compute:
+            decisions += self._computations()
         if self._out_of_retries:
             for f in self._out_of_retries:
                 if f.state is State.READY:

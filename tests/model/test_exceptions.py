@@ -23,6 +23,7 @@ EXAMPLES = [
     handoff.CyclicDependencyError("mine", ["text"], ["a", "b"]),
     handoff.InvalidFunctionError("mine", ["text"], ["a"]),
     handoff.InvalidCostError("mine", ["text"], ["a"]),
+    handoff.CostError("f", 2, "by_input(attempt=2) raised ValueError: no"),
     handoff.InvalidCollocationError("mine", ["text"], ["a"]),
     handoff.SerializationError("mine", ["text"], ["a"]),
     handoff.DuplicateFunctionError("mine", ["text"], ["a"]),

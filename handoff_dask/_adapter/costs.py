@@ -1,0 +1,191 @@
+"""Costs that are callables: a node computes them, because only nodes need the modules of the user's code.
+
+The scheduler passes the callable on as bytes and validates the amounts that come back. A callable that blocks
+holds a thread of that node, and fails its function after ``handoff.cost-timeout``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import traceback
+from collections.abc import Callable, Hashable, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from distributed.metrics import time
+from distributed.protocol import pickle
+
+from handoff_dask._adapter._dask.workers import call_on
+from handoff_dask._adapter.messages import unsealed_id
+from handoff_dask._model.need import Need, evaluate_cost
+from handoff_dask._scheduling.decisions import ComputeCost
+from handoff_dask._scheduling.functions import FunctionState
+from handoff_dask._scheduling.state import SchedulingState
+from handoff_dask.exceptions import CostError
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+logger = logging.getLogger(__name__)
+
+#: Number of nodes to ask, and seconds between two.
+TRIES, PAUSE = 5, 0.5
+
+
+class Request(NamedTuple):
+    """What a node needs to compute a cost. Ids are as in messages: see :func:`messages.wire_id`."""
+
+    code: bytes
+    attempt: int
+    inputs: tuple[tuple[Hashable, float], ...]
+    seen_peak: float | None
+
+
+class Computed(NamedTuple):
+    """What a node has computed: the amounts, or the text and the traceback of an error."""
+
+    amounts: dict[str, Any] | None
+    error: str = ""
+    traceback: str | None = None
+
+
+class CostComputer:
+    """Lets nodes compute costs, and tells the core the results.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    state : SchedulingState
+    seconds : float
+        For which a callable may run.
+    failed : callable
+        Called with a function, the pickled error and its text before the function fails.
+    wake : callable
+        Called when there may be something to decide.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        state: SchedulingState,
+        seconds: float,
+        failed: Callable[[FunctionState, bytes, str], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._state = state
+        self._seconds = seconds
+        self._failed = failed
+        self._wake = wake
+        self._turn = count()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def compute(self, decisions: Sequence[ComputeCost]) -> None:
+        """Let a node compute costs in the background."""
+        task = asyncio.get_running_loop().create_task(self._compute(list(decisions)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """Stop waiting for nodes."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _compute(self, decisions: list[ComputeCost]) -> None:
+        requests = []
+        for f, attempt, inputs, seen_peak in decisions:
+            spec = f.run.spec
+            sizes = tuple((spec.ids[number], megabytes) for number, megabytes in inputs)
+            requests.append(Request(spec.cost_code[f.number], attempt, sizes, seen_peak))
+        try:
+            answers = await self._ask(requests)
+        except Exception as error:  # a bug: no function may wait for ever
+            logger.exception("handoff_dask could not let a node compute costs")
+            answers = [Computed(None, f"{type(error).__name__}: {error}")] * len(requests)
+        for decision, answer in zip(decisions, answers, strict=True):
+            self._report(decision, answer)
+        self._wake()
+
+    async def _ask(self, requests: list[Request]) -> Sequence[Computed]:
+        """Return what a node has computed; of several tries, the first one that a node has answered."""
+        problem: object = "the cluster has no node that accepts functions"
+        for number in range(TRIES):
+            if number:
+                await asyncio.sleep(PAUSE)
+            nodes = [n.name for n in self._state.placement.nodes.ordered if n.accepting]
+            address = self._scheduler.aliases.get(nodes[next(self._turn) % len(nodes)]) if nodes else None
+            if address is None:
+                continue
+            try:
+                answer = await call_on(
+                    self._scheduler, address, compute_costs, requests=requests, seconds=self._seconds
+                )
+            except OSError as error:
+                problem = error
+                continue
+            if answer.problem is None:
+                return [Computed(*computed) for computed in answer.value]
+            problem = answer.problem
+        return [Computed(None, f"no node could compute it: {problem}")] * len(requests)
+
+    def _report(self, decision: ComputeCost, answer: Computed) -> None:
+        f = decision.function
+        if f.run.spec.run_id not in self._state.runs:
+            return
+        error = answer.error
+        if answer.amounts is not None:
+            try:
+                self._state.cost_computed(f, time(), answer.amounts)
+                return
+            except ValueError as invalid:
+                error = str(invalid)
+        failure = CostError(f.id, decision.attempt, error)
+        self._failed(f, pickle.dumps(failure), str(failure))
+        self._state.cost_failed(f, time(), repr(failure), answer.traceback)
+
+
+# ---------------------------------------------------------------------- on the node
+
+
+async def compute_costs(requests: Sequence[Request], seconds: float) -> list[Computed]:
+    """Compute costs in threads, so that a callable that blocks does not block the node. Called on a node."""
+    loop = asyncio.get_running_loop()
+    computed: list[Computed] = []
+    for request in requests:
+        future: asyncio.Future[Computed] = loop.create_future()
+        # A daemon thread: it must not keep the node from exiting.
+        threading.Thread(target=_compute_into, args=(future, loop, request), daemon=True).start()
+        try:
+            computed.append(await asyncio.wait_for(future, seconds))
+        except TimeoutError:
+            computed.append(Computed(None, f"it did not return within {seconds:g} s"))
+    return computed
+
+
+def _compute_into(
+    future: asyncio.Future[Computed], loop: asyncio.AbstractEventLoop, request: Request
+) -> None:
+    result = _compute(request)
+
+    def finish() -> None:
+        if not future.done():
+            future.set_result(result)
+
+    with contextlib.suppress(RuntimeError):  # the node has stopped meanwhile
+        loop.call_soon_threadsafe(finish)
+
+
+def _compute(request: Request) -> Computed:
+    try:
+        inputs = {unsealed_id(id): megabytes for id, megabytes in request.inputs}
+        return Computed(
+            evaluate_cost(pickle.loads(request.code), Need(request.attempt, inputs, request.seen_peak))
+        )
+    except BaseException as error:
+        cause = error.__cause__ or error
+        where = "".join(traceback.format_tb(cause.__traceback__))
+        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        return Computed(None, text, where)

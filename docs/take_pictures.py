@@ -75,12 +75,19 @@ def take(
 # ---------------------------------------------------------------------- a cluster with something to see
 
 
+def use_memory(megabytes: int) -> bytes:
+    """Fill some memory, so that the dashboard has something to measure."""
+    return b"x" * (megabytes * 2**20)
+
+
 def clean(n: int) -> int:
+    table = use_memory(20 + 10 * (n % 3))  # noqa: F841 - held until the end
     time.sleep(0.3 + 0.1 * (n % 5))
     return n
 
 
 def train(*rows: int, flaky: bool) -> int:
+    model = use_memory(150)  # noqa: F841 - held until the end
     time.sleep(1.5)
     if flaky and handoff.current().attempt == 1:
         raise MemoryError("out of GPU memory")

@@ -7,6 +7,7 @@ from typing import Any
 from handoff_dask._adapter.archive import error_of
 from handoff_dask._adapter.code_counts import CodeCounts
 from handoff_dask._adapter.run_progress import Estimate
+from handoff_dask._adapter.usage_by_code import UsageByCode
 from handoff_dask._model.runinfo import RunInfo
 from handoff_dask._scheduling.functions import NAMES
 from handoff_dask._scheduling.runs import Run
@@ -40,6 +41,8 @@ class ActiveRun:
         Estimated time left.
     code_counts : CodeCounts
         Functions by code and state.
+    usage : UsageByCode or None
+        What the attempts asked for and used, as far as anybody has asked.
     """
 
     def __init__(self, run: Run, client: str, submitted: float) -> None:
@@ -56,6 +59,7 @@ class ActiveRun:
         self.to_release: list[Any] = []
         self.estimate = Estimate()
         self.code_counts = CodeCounts()
+        self.usage: UsageByCode | None = None
 
     def info(self, now: float) -> RunInfo:
         """Return a summary of the run at ``now``, in seconds since the epoch."""

@@ -6,10 +6,11 @@ from bisect import insort
 from collections import Counter
 from typing import NamedTuple
 
-from handoff_dask._model.records import Summary
+from handoff_dask._adapter.usage_by_code import UsageByCode
+from handoff_dask._model.records import Attempt, Summary
 from handoff_dask._model.runinfo import FUTURES_RELEASED, RunInfo
 from handoff_dask._scheduling.functions import NAMES, State
-from handoff_dask._scheduling.runs import Run, RunStatus
+from handoff_dask._scheduling.runs import Changes, Run, RunStatus
 
 #: Maximum number of shortfalls in a run's error text: a run may have one for each of its functions.
 SHORTFALLS = 50
@@ -40,6 +41,8 @@ class ArchivedFunctions:
         The result of :func:`functions_with_failures`.
     code_counts : dict or None
         Code → state → number of functions, once it has been counted.
+    usage : UsageByCode or None
+        What the attempts asked for and used, as far as anybody has asked.
     """
 
     __slots__ = (
@@ -51,6 +54,7 @@ class ArchivedFunctions:
         "costs",
         "ids",
         "kind_of",
+        "usage",
         "with_failures",
     )
 
@@ -60,6 +64,7 @@ class ArchivedFunctions:
         self.kind_of = run.spec.kind_of
         self.codes = [kind.code for kind in run.spec.kinds]
         self.code_counts: dict[str, Counter[State]] | None = None
+        self.usage: UsageByCode | None = None
         self.with_failures = functions_with_failures(run)
         self._states = [f.state for f in run.functions]
         self._attempts = [f.attempts for f in run.functions]
@@ -71,6 +76,16 @@ class ArchivedFunctions:
     def states(self, step: int) -> list[State]:
         """Return the states of the functions numbered 0, ``step``, 2 ``step``, ..."""
         return self._states[::step]
+
+    def changes(self, cursor: tuple[int, int] | None, most: int) -> Changes:
+        """Return the functions that have changed, like :meth:`Run.changes`: each function once."""
+        start = 0 if cursor is None else cursor[0]
+        end = min(start + most, len(self))
+        return Changes(list(range(start, end)), (end, 0), end < len(self))
+
+    def attempts_of(self, number: int) -> tuple[Attempt, ...]:
+        """Return the attempts of a function."""
+        return self._attempts[number]
 
     def summaries(self, start: int, end: int) -> list[Summary]:
         """Return the summaries of the functions numbered from ``start`` up to, but not including, ``end``."""

@@ -19,6 +19,7 @@ from handoff_dask._adapter._dask.running import Running, annotation
 from handoff_dask._adapter.current import attempt_metadata
 from handoff_dask._adapter.messages import Program, unsealed_id
 from handoff_dask._model.safe_repr import safe_str
+from handoff_dask._model.used import Used
 from handoff_dask._version import __version__
 
 if TYPE_CHECKING:
@@ -86,31 +87,45 @@ def carrier_in(running: Running | None) -> Carrier:
 
 
 @contextlib.contextmanager
-def attempt_span(carrier: Carrier, program: Program, running: Running | None) -> Iterator[None]:
-    """Make the span of an attempt the current one. An exception is recorded in it.
+def attempt_span(carrier: Carrier, program: Program, running: Running | None) -> Iterator[Span | None]:
+    """Make the span of an attempt the current one, and yield it. An exception is recorded in it.
 
     Does nothing on a node without OpenTelemetry.
     """
     if running is None or not _is_installed():
-        yield
+        yield None
         return
     from opentelemetry.trace import SpanKind
 
     name, _ = running.task.key
+    metadata = attempt_metadata(running.task)
+    cost = metadata.get("cost", program.shape.asked)
     attributes = {
         "handoff.dag.id": _id_text(program.dag_id),
         "handoff.run.id": program.run_id,
         "handoff.function.id": _id_text(program.function_id),
-        "handoff.attempt": attempt_metadata(running.task).get("attempt", 1),
+        "handoff.attempt": metadata.get("attempt", 1),
         "handoff.node": safe_str(running.worker.name),
+        **{f"handoff.cost.{resource}": amount for resource, amount in cost.items()},
     }
     with (
         _continued(carrier),
         _tracer().start_as_current_span(
             f"attempt {name.rpartition('-')[0]}", kind=SpanKind.CONSUMER, attributes=attributes
-        ),
+        ) as span,
     ):
-        yield
+        yield span
+
+
+def add_usage(span: Span | None, usage: Used) -> None:
+    """Add what an attempt used to its span, if it has one. What was not measured is left out."""
+    if span is None:
+        return
+    if usage.cpu_seconds is not None:
+        span.set_attribute("handoff.cpu_seconds", usage.cpu_seconds)
+    if usage.peak_memory is not None:
+        span.set_attribute("handoff.peak_memory", usage.peak_memory)
+        span.set_attribute("handoff.peak_exact", usage.peak_exact)
 
 
 def _id_text(id: Any) -> str:

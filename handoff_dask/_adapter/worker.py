@@ -14,7 +14,7 @@ from handoff_dask._adapter.current import attempt_metadata, current, find_task
 from handoff_dask._adapter.evaluation import LOCAL, evaluate
 from handoff_dask._adapter.messages import NAME, Program, Report, unsealed_id
 from handoff_dask._adapter.meter import Measurement
-from handoff_dask._adapter.process_pool import StoppedError, run_in_process
+from handoff_dask._adapter.process_pool import Outcome, StoppedError, run_in_process
 from handoff_dask._adapter.tracebacks import hide_frames, origin_of
 from handoff_dask._model.retry import is_retryable, ran_out_of_memory
 from handoff_dask._model.used import UNKNOWN, Used
@@ -74,41 +74,35 @@ def run_function(program: Program, *values: Any) -> Any:
     started = time()
     usage = UNKNOWN
     try:
-        with tracing.attempt_span(carrier, program, running) if carrier else nullcontext():
-            nodes = _transfer_nodes(program, running) if shape.transfer else ()
-            # An earlier attempt may have written its result before its node was lost.
-            repeated = running is not None and "attempt" in attempt_metadata(running.task)
-            loaded: tuple[Any, ...] = ()
-            if repeated and program.checkpoint is not None:
-                loaded = checkpoint.find_result(program.checkpoint)
-            if loaded:
-                (result,) = loaded
-            elif not shape.isolated:
-                measurement = Measurement()
-                try:
-                    result = evaluate(program, values, nodes)
-                finally:
-                    usage = measurement.end()
-            else:
-                call = evaluate, (program, values, nodes)
-                if running is None:
-                    outcome = run_in_process(*call, None, shape.timeout, object())
+        with tracing.attempt_span(carrier, program, running) if carrier else nullcontext() as span:
+            try:
+                nodes = _transfer_nodes(program, running) if shape.transfer else ()
+                # An earlier attempt may have written its result before its node was lost.
+                repeated = running is not None and "attempt" in attempt_metadata(running.task)
+                loaded: tuple[Any, ...] = ()
+                if repeated and program.checkpoint is not None:
+                    loaded = checkpoint.find_result(program.checkpoint)
+                if loaded:
+                    (result,) = loaded
+                elif not shape.isolated:
+                    measurement = Measurement()
+                    try:
+                        result = evaluate(program, values, nodes)
+                    finally:
+                        usage = measurement.end()
                 else:
-                    attempt = (running.task.key, attempt_metadata(running.task).get("attempt", 1))
-                    in_process = tracing.in_process(carrier, *call)
-                    outcome = run_in_process(*in_process, current(), shape.timeout, attempt)
-                result, error, usage = outcome
-                if error is not None:
-                    raise error
-            if program.checkpoint is not None and not loaded:
-                checkpoint.write_result(program.checkpoint, unsealed_id(program.function_id), result)
-            elif shape.kept and not shape.isolated and running is not None:
-                _check_pickles(result, running.worker)
+                    result, error, usage = _evaluate_isolated(program, values, nodes, running, carrier)
+                    if error is not None:
+                        raise error
+                if program.checkpoint is not None and not loaded:
+                    checkpoint.write_result(program.checkpoint, unsealed_id(program.function_id), result)
+                elif shape.kept and not shape.isolated and running is not None:
+                    _check_pickles(result, running.worker)
+            finally:
+                tracing.add_usage(span, usage)
     except BaseException as error:
         if running is not None:
             how = "stopped" if isinstance(error, StoppedError) else "failed"
-            if isinstance(error, FunctionMemoryError):
-                usage = Used(peak_memory=error.seen)
             types = None if shape.retry_on is None else pickle.loads(shape.retry_on.data)
             retryable = is_retryable(types, error, origin_of(error))
             exhausted = ran_out_of_memory(error)
@@ -129,6 +123,25 @@ def run_function(program: Program, *values: Any) -> Any:
         how = "loaded" if loaded else "finished"
         _report(running, Report(dask_attempt, started, time(), how, usage=tuple(usage)))
     return None if shape.discard else result
+
+
+def _evaluate_isolated(
+    program: Program,
+    values: tuple[Any, ...],
+    nodes: tuple[Any, ...],
+    running: Running | None,
+    carrier: tracing.Carrier,
+) -> Outcome:
+    """Evaluate a function in a process of its own, inside the span of its attempt."""
+    call = evaluate, (program, values, nodes)
+    timeout = program.shape.timeout
+    if running is None:
+        return run_in_process(*call, None, timeout, object())
+    attempt = (running.task.key, attempt_metadata(running.task).get("attempt", 1))
+    try:
+        return run_in_process(*tracing.in_process(carrier, *call), current(), timeout, attempt)
+    except FunctionMemoryError as error:
+        return Outcome(None, error, Used(peak_memory=error.seen))
 
 
 def _transfer_nodes(program: Program, running: Running | None) -> tuple[Any, Any]:

@@ -50,7 +50,7 @@ class Page:
             return Div(text="", sizing_mode="stretch_width", stylesheets=[sheet])
 
         self._problem, self._runs, self._nodes, self._waiting = part(), part(), part(), part()
-        self._failures, self._heading, self._run = part(), part(), part()
+        self._failures, self._heading, self._run, self._usage = part(), part(), part(), part()
         self._selector = Select(title="Run in detail", value=run_id or "", margin=(0, 17, 10, 17), width=320)
         self._selector.on_change("value", self._select)
         self.timeline = TimelineFigure()
@@ -60,6 +60,7 @@ class Page:
                 self._runs,
                 self._selector,
                 self._run,
+                self._usage,
                 self._nodes,
                 self._waiting,
                 self._heading,
@@ -104,6 +105,7 @@ class Page:
         self._show(self._problem, "")
         self._show(self._runs, text.runs_html(data, shown))
         self._show(self._run, text.run_html(details, self._run_id))
+        self._show(self._usage, text.usage_html(details))
         self._show(self._nodes, text.nodes_html(data["nodes"], data["nodes_there"]))
         self._show(self._waiting, text.waiting_html(data))
         self._show(self._failures, text.failures_html(data["failures"]))

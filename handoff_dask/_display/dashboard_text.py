@@ -11,7 +11,14 @@ from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from handoff_dask._display.labels import WAITING_FOR_NODE, duration_text, state_label, used_text
+from handoff_dask._display.labels import (
+    WAITING_FOR_NODE,
+    capacity_text,
+    duration_text,
+    memory_text,
+    state_label,
+    used_text,
+)
 from handoff_dask._display.palette import (
     BAD,
     DIM,
@@ -31,6 +38,7 @@ from handoff_dask._error_texts import count
 if TYPE_CHECKING:
     from handoff_dask._adapter.run_details import CodeView, RunDetails
     from handoff_dask._adapter.snapshot import AmountView, FailureView, NodeView, RunView, Snapshot
+    from handoff_dask._adapter.usage_by_code import UsageView
     from handoff_dask._adapter.waiting import WaitingView
 
 #: Maximum number of failures shown. The snapshot has more, which would make the page very long.
@@ -63,6 +71,8 @@ td.long { overflow-wrap: anywhere; min-width: 16em; }
 .key { font-size: 12px; color: var(--dim); }
 .key span { white-space: nowrap; margin-right: 8px; }
 .key i { display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 3px; }
+.use th { white-space: normal; vertical-align: bottom; }
+.chip { display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 6px; }
 .nodes { display: grid; grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); gap: 8px 18px; }
 .node { border: 1px solid var(--line); border-radius: 5px; padding: 6px 9px; }
 .node b { overflow-wrap: anywhere; }
@@ -216,6 +226,62 @@ def _code(view: CodeView, colour: str) -> str:
         f"<span>{escape(view['code'])}</span><div class='bar'>{parts}</div>"
         f"<span class='key n'>{', '.join([finished, *others])}</span>"
     )
+
+
+#: The columns for each measured resource, by its name on the page.
+_USE = [
+    ("n", f"{name} {what}")
+    for name in ("memory", "cores")
+    for what in ("asked", "median", "most", "exceeded")
+]
+
+#: What the section of use by code shows.
+_USE_KEY = (
+    "Peak memory, and mean number of cores, of the attempts that finished or failed; ~ marks estimates."
+    " Exceeded: attempts that used more than they asked for."
+)
+
+
+def usage_html(details: RunDetails | None) -> str:
+    """Return the section of what the codes of one run asked for and used; empty if nothing was measured."""
+    if details is None or not any(view["used"] for view in details["codes"]):
+        return ""
+    colours = code_colours(details)
+
+    def row(view: CodeView) -> list[str]:
+        used = {use["resource"]: use for use in view["used"]}
+        colour = colours.get(view["code"], OTHERS)
+        return [
+            f"<span class='chip' style='background:{colour}'></span>{escape(view['code'])}",
+            f"{max(use['attempts'] for use in view['used']):,d}",
+            *_use(used.get("memory")),
+            *_use(used.get("cpu")),
+        ]
+
+    head = [("id", "code"), ("n", "attempts"), *_USE]
+    body = table(head, (row(view) for view in details["codes"] if view["used"]))
+    partial = ", still counting" if details["usage_partial"] else ""
+    note = f"{details['dag']} ({details['run']}){partial}"
+    return section("Use by code", note, f"<div class='use'>{body}</div><p class='key'>{_USE_KEY}</p>")
+
+
+def _use(use: UsageView | None) -> list[str]:
+    """Return the cells for one resource."""
+    if use is None:
+        return ["", "", "", ""]
+    memory = use["resource"] == "memory"
+    median, most = (
+        memory_text(used, use["exact"]) if memory else amount_text(round(used, 1))
+        for used in (use["median"], use["most"])
+    )
+    if use["asked"] is None:
+        return ["", median, most, ""]
+    least, highest = use["asked"]
+    asked = capacity_text(use["resource"], highest)
+    if least != highest:
+        asked = f"{capacity_text('', least)} to {asked}"
+    exceeded = f"{use['exceeded']:,d}"
+    return [asked, median, most, f"<span class='bad'>{exceeded}</span>" if use["exceeded"] else exceeded]
 
 
 def nodes_html(nodes: list[NodeView], total: int) -> str:

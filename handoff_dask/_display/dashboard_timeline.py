@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handoff_dask._display.export import assign_lanes, sorted_by_start
+from handoff_dask._display.labels import attempt_used_text
 from handoff_dask._display.palette import HATCHES, OTHERS
+from handoff_dask._model.resources import format_amounts
 
 if TYPE_CHECKING:
     from handoff_dask._adapter.run_details import BarView
@@ -16,10 +19,14 @@ if TYPE_CHECKING:
 SLACK = 1e-3
 
 #: Columns of the data sources: of finished attempts, and of all others.
-FINISHED = ("y", "start", "stop", "colour", "function", "code", "node", "took")
-OTHER = ("y", "start", "stop", "fill", "edge", "pattern", "function", "code", "node", "outcome", "took")
+FINISHED = ("y", "start", "stop", "colour", "function", "code", "node", "took", "cost", "used")
+OTHER = (*FINISHED[:3], "fill", "edge", "pattern", *FINISHED[4:], "outcome")
 
 Columns = dict[str, list[Any]]
+
+# Most bars are the same at the next refresh, and costs are few.
+_cost_text = lru_cache(1_000)(format_amounts)
+_used_text = lru_cache(2_000)(attempt_used_text)
 
 
 class Layout(NamedTuple):
@@ -81,7 +88,8 @@ class TimelineFigure:
         self._ticker = plot.yaxis[0].ticker = FixedTicker(ticks=[])
         names = ("function", "code", "node")
         for drawn, outcome in ((finished, "finished"), (other, "@outcome")):
-            tooltips = [(name, f"@{name}") for name in names] + [("outcome", outcome), ("took", "@took s")]
+            tooltips = [(name, f"@{name}") for name in names]
+            tooltips += [("outcome", outcome), ("took", "@took s"), ("cost", "@cost"), ("used", "@used")]
             plot.add_tools(HoverTool(tooltips=tooltips, renderers=[drawn]))
 
     def show(self, bars: Iterable[BarView], colours: Mapping[str, str]) -> None:
@@ -128,6 +136,8 @@ def lay_out(bars: Iterable[BarView], colours: Mapping[str, str]) -> Layout:
             columns = other
             values: dict[str, Any] = {**bar, "y": round(top + row + 0.5, 1)}
             values["took"] = round(bar["stop"] - bar["start"], 3)
+            values["cost"] = _cost_text(tuple(bar["cost"].items()))
+            values["used"] = _used_text(bar["cpu_seconds"], bar["peak_memory"], bar["peak_exact"])
             if bar["outcome"] == "finished":
                 columns = finished
                 values["colour"] = colours.get(bar["code"], OTHERS)

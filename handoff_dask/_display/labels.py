@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from handoff_dask._model.labels import WAITING_FOR_NODE, capacity_text, state_label, used_text
 
-__all__ = ["WAITING_FOR_NODE", "capacity_text", "duration_text", "state_label", "used_text"]
+__all__ = [
+    "WAITING_FOR_NODE",
+    "attempt_used_text",
+    "capacity_text",
+    "duration_text",
+    "memory_text",
+    "state_label",
+    "used_text",
+]
 
 
 def memory_text(megabytes: float | None, exact: bool = True) -> str:
@@ -33,3 +41,9 @@ def duration_text(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:,d} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def attempt_used_text(cpu_seconds: float | None, peak_memory: float | None, peak_exact: bool) -> str:
+    """Return what an attempt used: ``1.2 s of cpu, ~212 MB``; a hyphen if nothing was measured."""
+    cpu = duration_text(cpu_seconds)
+    return ", ".join(filter(None, (cpu and f"{cpu} of cpu", memory_text(peak_memory, peak_exact)))) or "-"

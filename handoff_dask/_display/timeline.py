@@ -7,7 +7,7 @@ from collections.abc import Generator, Hashable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from handoff_dask._display.labels import WAITING_FOR_NODE, capacity_text, duration_text, memory_text
+from handoff_dask._display.labels import WAITING_FOR_NODE, attempt_used_text, capacity_text, duration_text
 from handoff_dask._display.palette import category_colours
 from handoff_dask._display.timeline_data import Bar, Level, TimelineData, prepare
 from handoff_dask._model.dag import DAG
@@ -167,8 +167,6 @@ def details(bar: Bar, reason: str | None) -> dict[str, str]:
     """Return the rows of an attempt's tooltip: label → text."""
     started = f"{duration_text(bar.started)}{' at the earliest (unknown)' if bar.guessed else ''}"
     error = "-" if bar.error is None else bar.error
-    cpu = duration_text(bar.cpu_seconds)
-    used = (cpu and f"{cpu} of cpu", memory_text(bar.peak_memory, bar.peak_exact))
     reasons = {
         "start": "starts here",
         "input": "waited for its last input",
@@ -183,7 +181,7 @@ def details(bar: Bar, reason: str | None) -> dict[str, str]:
         "started": started,
         "ran": f"{duration_text(bar.stopped - bar.started)}, until {duration_text(bar.stopped)}",
         "cost": format_amounts(bar.cost),
-        "used": ", ".join(filter(None, used)) or "-",
+        "used": attempt_used_text(bar.cpu_seconds, bar.peak_memory, bar.peak_exact),
         "devices": ", ".join(f"{name} {list(indices)}" for name, indices in bar.devices.items()) or "-",
         "error": error if len(error) <= 200 else error[:197] + "...",
         "path": "-" if reason is None else reasons[reason],

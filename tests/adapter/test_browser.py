@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import time
 from functools import partialmethod
@@ -154,6 +155,7 @@ def test_the_page_shows_a_run_and_follows_it(cluster, browser):
         assert "6,500 of 8,000 MB used" in seen or "6,000 of 8,000 MB used" in seen
         assert "measured" in seen
         assert "pass_gate (last) 0 of 1 finished, 1 running" in seen
+        assert re.search(r"Use by code .* memory asked .* cores exceeded breaks 1 ~?\d", seen)
         assert f"function {MARKUP!r} has waited" in seen  # as text
         assert "node 'small': needs 6000 MB memory, has 1000" in seen
         assert f"ValueError({MARKUP!r})" in seen
@@ -172,9 +174,11 @@ def test_the_page_shows_a_run_and_follows_it(cluster, browser):
         run.wait(20)
         until(lambda: "3 finished" in text(), what="the page is updated")
         assert "No function is waiting for a node." in text()
+        assert re.search(r"pass_gate \(last\) 1 500 MB ~?[\d.]+ MB", text()), "what it asked for and used"
         browser.set_window_size(1200, 1400)
         before = text().count(MARKUP)
         hover(browser, lambda: "outcome" in (now := text()) and now.count(MARKUP) > before)
+        assert re.search(r"cost: cpu 1, memory 6000 used: [\d.]+ m?s of cpu, ", text())
         assert browser.execute_script(COUNT, "img[src=x]") == 0
 
         handoff.execute(dag_of(Function("f", len, extra_args=["abc"]), id="newer"), client)

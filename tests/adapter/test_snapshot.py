@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import random
+import statistics
 from dataclasses import replace
 from time import perf_counter
 
 import pytest
 from scheduling.harness import Core, fn, many, node
 
+from handoff_dask import RetryPolicy
+from handoff_dask._adapter import usage_by_code
 from handoff_dask._adapter.active import ActiveRun
-from handoff_dask._adapter.archive import Archive
+from handoff_dask._adapter.archive import Archive, ArchivedFunctions
 from handoff_dask._adapter.run_details import BARS, CODES, run_details
 from handoff_dask._adapter.snapshot import (
     ENDED_RUNS,
@@ -20,7 +24,10 @@ from handoff_dask._adapter.snapshot import (
     snapshot,
 )
 from handoff_dask._adapter.texts import ID, TEXT
+from handoff_dask._adapter.usage_by_code import CHUNK, KEPT, UPDATING, UsageByCode
 from handoff_dask._adapter.waiting import GROUPS, QUEUES_GROUPED
+from handoff_dask._model.records import Attempt
+from handoff_dask._model.used import Used
 
 
 class Scene:
@@ -105,7 +112,18 @@ def test_runs_nodes_and_waiting_functions(scene):
     assert b["running"] == 1
     assert shot["details"]["run"] == "second"
     assert shot["details"]["bars"] == [
-        {"function": "large", "code": "function", "node": "a", "start": 0, "stop": 1.5, "outcome": "running"}
+        {
+            "function": "large",
+            "code": "function",
+            "node": "a",
+            "start": 0,
+            "stop": 1.5,
+            "outcome": "running",
+            "cost": {"cpu": 4},
+            "cpu_seconds": None,
+            "peak_memory": None,
+            "peak_exact": False,
+        }
     ]
 
 
@@ -175,9 +193,9 @@ def test_functions_are_counted_by_code_and_state(scene):
     )
     core.decide()
     expected = [
-        {"code": "blur (b)", "counts": {"running": 3, "ready": 1}},
-        {"code": "read", "counts": {"ready": 1}},
-        {"code": "read (write)", "counts": {"ready": 1}},
+        {"code": "blur (b)", "counts": {"running": 3, "ready": 1}, "used": []},
+        {"code": "read", "counts": {"ready": 1}, "used": []},
+        {"code": "read (write)", "counts": {"ready": 1}, "used": []},
     ]
     assert scene.take()["details"]["codes"] == expected
     core.finish("b0")
@@ -202,6 +220,109 @@ def test_functions_are_counted_by_code_and_state(scene):
     assert (after["status"], after["codes_there"], after["sampled"]) == ("failed", 3, False)
 
 
+def finish(scene, id, cpu, memory, exact=False, took=2.0, **details):
+    """Finish a function that used so many seconds of cpu and MB."""
+    core = scene.core
+    usage = Used(cpu, memory, exact)
+    core.state.finished(core[id], core.now, started=core.now - took, stopped=core.now, usage=usage, **details)
+
+
+def used(scene, code="function"):
+    """Return resource → what the attempts of a code used, on the page."""
+    (view,) = [view for view in scene.take()["details"]["codes"] if view["code"] == code]
+    return {use.pop("resource"): use for use in view["used"]}
+
+
+def test_what_functions_used_is_beside_what_they_asked_for(scene):
+    core = scene.core
+    core.nodes(a="cpu 9, memory 900")
+    scene.run(
+        **many(4, fn("cpu 1, memory 100", code="f", policy=RetryPolicy(grow={"memory": 2})), "f"),
+        g=fn("cpu 2", code="g"),
+    )
+    core.decide()
+    core.wait(3)
+    assert used(scene, "f") == {}
+    finish(scene, "f0", 1.0, 40.0)
+    finish(scene, "f1", 3.0, 70.0, exact=True)
+    finish(scene, "f2", None, None)
+    core.fail("f3", started=2.0, stopped=3.0, usage=Used(None, 120.0), out_of_memory=True)
+    first = {"asked": [100, 100], "median": 70, "most": 120, "exact": False, "attempts": 3, "exceeded": 1}
+    cores = {"asked": [1, 1], "median": 0.5, "most": 1.5, "exact": True, "attempts": 2, "exceeded": 1}
+    assert used(scene, "f") == {"memory": first, "cpu": cores}
+    assert used(scene, "f") == {"memory": first, "cpu": cores}, "each attempt counts once"
+    core.wait(9)
+    core.state.ready(core["f3"], core.now)
+    core.decide()
+    core.wait(2)
+    finish(scene, "f3", 1.0, 130.0)
+    finish(scene, "g", 1.0, 5.0, exact=True)
+    core.decide()
+    scene.end("r")
+    grown = {"asked": [100, 200], "median": 70, "most": 130, "exact": False, "attempts": 4, "exceeded": 1}
+    assert used(scene, "f") == {"memory": grown, "cpu": {**cores, "attempts": 3}}
+    only = {"asked": None, "median": 5, "most": 5, "exact": True, "attempts": 1, "exceeded": 0}
+    assert used(scene, "g")["memory"] == only
+    before = scene.take()["details"]
+    (failed,) = [bar for bar in before["bars"] if bar["outcome"] == "failed"]
+    assert (failed["cost"], failed["peak_memory"]) == ({"cpu": 1, "memory": 100}, 120)
+    (again,) = [bar for bar in before["bars"] if bar["function"] == "f3" and bar is not failed]
+    assert again["cost"]["memory"] == 200
+    assert (again["cpu_seconds"], again["peak_memory"], again["peak_exact"]) == (1, 130, False)
+    scene.forget("r")
+    after = scene.take()["details"]
+    assert (after["codes"], after["bars"]) == (before["codes"], before["bars"])
+
+
+def test_attempts_that_ran_no_code_used_nothing(scene):
+    scene.core.nodes(a="cpu 9")
+    scene.run(**many(3, fn("cpu 1")))
+    scene.core.decide()
+    scene.core.wait(3)
+    finish(scene, "f0", 2.0, 50.0)
+    finish(scene, "f1", 0.1, 1.0, loaded=True)
+    scene.core.lose("f2")
+    assert {resource: use["attempts"] for resource, use in used(scene).items()} == {"memory": 1, "cpu": 1}
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_use_is_counted_in_a_bounded_time(scene, monkeypatch, forgotten):
+    """Later snapshots continue, and then only look at what has changed."""
+    number = 5 * CHUNK
+    scene.core.nodes(a=f"cpu {number}")
+    scene.run(**many(number, fn("cpu 1")))
+    scene.core.state.decide(0.0)
+    scene.core.wait(3)
+    for n in range(number):
+        finish(scene, f"f{n}", 1.0, 1.0 + n)
+    if forgotten:
+        scene.end("r")
+        scene.forget("r")
+    clock = iter(range(1000))
+    monkeypatch.setattr(usage_by_code, "monotonic", lambda: next(clock) * UPDATING / 2.5)
+    counted = []
+    for _ in range(4):
+        details = scene.read()["details"]
+        counted.append((details["codes"][0]["used"][0]["attempts"] // CHUNK, details["usage_partial"]))
+    assert counted == [(2, True), (4, True), (5, False), (5, False)]
+    assert used(scene)["memory"]["median"] == number / 2
+
+
+def test_of_very_many_attempts_the_median_is_of_a_part_of_them():
+    rng = random.Random(1)
+    amounts = [rng.lognormvariate(5, 1) for _ in range(10 * KEPT)]
+    attempts = [Attempt(1, "a", None, 0.0, 1.0, "finished", peak_memory=amount) for amount in amounts]
+    usage = UsageByCode(["f"], [{}], [0] * len(attempts))
+    while usage.partial:
+        usage.update(
+            lambda cursor, most: ArchivedFunctions.changes(attempts, cursor, most),
+            lambda n: (attempts[n],),
+        )
+    (memory,) = usage.of("f")
+    assert (memory["attempts"], memory["most"]) == (len(amounts), max(amounts))
+    assert memory["median"] == pytest.approx(statistics.median(amounts), rel=0.1)
+
+
 def test_counts_by_code_are_not_renewed_too_often(scene):
     scene.core.nodes(a="cpu 2")
     active = scene.run(x=fn("cpu 1"), y=fn("cpu 1"))
@@ -223,7 +344,7 @@ def test_of_very_large_runs_a_sample_is_counted(scene, monkeypatch):
     scene.run(**many(95, fn("cpu 1", code="f"), "f"))
     details = scene.take()["details"]
     assert details["sampled"]
-    assert details["codes"] == [{"code": "f", "counts": {"ready": 100}}]
+    assert details["codes"] == [{"code": "f", "counts": {"ready": 100}, "used": []}]
 
 
 def test_very_many_codes(scene):
@@ -323,6 +444,10 @@ def test_ended_runs_are_listed_the_last_one_first(scene):
         "start": 0.5,
         "stop": 1,
         "outcome": "finished",
+        "cost": {"cpu": 1},
+        "cpu_seconds": None,
+        "peak_memory": None,
+        "peak_exact": False,
     }
 
 
@@ -421,7 +546,9 @@ def many_finished(scene):
     scene.run(**ids)
     scene.core.state.decide(0.0)
     for id in ids:
-        scene.core.state.finished(scene.core[id], 1.0, started=0.0, stopped=1.0)
+        scene.core.state.finished(
+            scene.core[id], 1.0, started=0.0, stopped=1.0, usage=Used(0.5, len(id) + 0.5)
+        )
     scene.end("r")
 
 

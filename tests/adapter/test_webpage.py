@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 
@@ -119,13 +121,47 @@ def test_the_page_and_the_json_of_a_given_run(cluster, client):
     assert newest["details"]["dag"] == "second"
     asked = json.loads(get(cluster, f"handoff.json?run={first.id}")[1])
     assert asked["details"]["dag"] == "first"
-    assert asked["details"]["codes"] == [{"code": "len (f)", "counts": {"finished": 1}}]
+    (code,) = asked["details"]["codes"]
+    assert (code["code"], code["counts"]) == ("len (f)", {"finished": 1})
     assert [b["code"] for b in asked["details"]["bars"]] == ["len (f)"]
     assert json.loads(get(cluster, "handoff.json?run=nobody")[1])["details"] is None
     assert {run["dag"] for run in asked["runs"]} == {"first", "second"}
     measured = asked["nodes"][0]["measured"]
     assert measured["memory"] > 10
     assert measured["cpu"] >= 0
+
+
+def compute(seconds):
+    """Compute for some time; fail the first attempt after that."""
+    begin = time.thread_time()
+    while time.thread_time() - begin < seconds:
+        pass
+    if handoff.current().attempt == 1:
+        raise ValueError("again")
+
+
+def test_the_json_has_what_attempts_asked_for_and_used(cluster, client):
+    f = Function("f", compute, extra_args=[0.05], cost={"cpu": 1, "memory": 300})
+    run = handoff.submit(dag_of(f), client, max_retries=1)
+    attempts = run.result(20).records["f"].attempts
+    details = json.loads(get(cluster, "handoff.json")[1])["details"]
+    for bar, attempt in zip(details["bars"], attempts, strict=True):
+        assert bar["cost"] == {"cpu": 1, "memory": 300}
+        assert bar["cpu_seconds"] == pytest.approx(attempt.cpu_seconds, abs=1e-5)
+        assert bar["peak_memory"] == pytest.approx(attempt.peak_memory, abs=0.01)
+        assert not bar["peak_exact"]
+    memory, cpu = details["codes"][0]["used"]
+    assert memory == {
+        "resource": "memory",
+        "attempts": 2,
+        "asked": [300, 300],
+        "median": min(a.peak_memory for a in attempts),
+        "most": max(a.peak_memory for a in attempts),
+        "exact": False,
+        "exceeded": 0,
+    }
+    assert cpu["most"] == max(a.cpu_seconds / (a.stopped - a.started) for a in attempts)
+    assert (cpu["asked"], cpu["exact"]) == ([1, 1], True)
 
 
 def test_all_readers_share_one_snapshot(cluster, client, monkeypatch):
@@ -265,7 +301,8 @@ def seen_with(**parts):
     }
 
 
-def bar(function, node, start, stop, outcome, code="blur"):
+def bar(function, node, start, stop, outcome, code="blur", used=(None, None, False)):
+    cpu_seconds, peak_memory, peak_exact = used
     return {
         "function": function,
         "code": code,
@@ -273,6 +310,22 @@ def bar(function, node, start, stop, outcome, code="blur"):
         "start": start,
         "stop": stop,
         "outcome": outcome,
+        "cost": {"cpu": 1, "memory": 200},
+        "cpu_seconds": cpu_seconds,
+        "peak_memory": peak_memory,
+        "peak_exact": peak_exact,
+    }
+
+
+def use(resource, asked, median, most, exact=True, exceeded=0, attempts=3):
+    return {
+        "resource": resource,
+        "attempts": attempts,
+        "asked": asked,
+        "median": median,
+        "most": most,
+        "exact": exact,
+        "exceeded": exceeded,
     }
 
 
@@ -340,11 +393,24 @@ EVERYTHING = seen_with(
         "status": MARKUP,
         "elapsed": 1.0,
         "codes": [
-            {"code": MARKUP, "counts": {"finished": 6, "running": 1, "failed": 1}},
-            {"code": "blur", "counts": {"finished": 1, "ready": 2, "waiting": 1}},
+            {
+                "code": MARKUP,
+                "counts": {"finished": 6, "running": 1, "failed": 1},
+                "used": [
+                    use("memory", (500, 2000), 212.4, 2400.0, exact=False, exceeded=2, attempts=1234),
+                    use("cpu", (1.5, 1.5), 0.94, 1.02, attempts=1233),
+                ],
+            },
+            {
+                "code": "blur",
+                "counts": {"finished": 1, "ready": 2, "waiting": 1},
+                "used": [use("cpu", None, 0.5, 3.0)],
+            },
+            {"code": "new", "counts": {"waiting": 1}, "used": []},
         ],
         "codes_there": 5,
         "sampled": False,
+        "usage_partial": False,
         "every": 2,
         "bars": [
             bar(MARKUP, "a", 0.0, 2.0, MARKUP, MARKUP),
@@ -387,12 +453,45 @@ def test_the_page_shows_estimates_amounts_with_units_and_measured_use():
 def test_the_progress_bars_show_finished_running_and_failed_functions_of_each_code():
     html = dashboard_text.run_html(EVERYTHING["details"], None)
     colours = dashboard_text.code_colours(EVERYTHING["details"])
-    assert list(colours) == [MARKUP, "blur"]
+    assert list(colours) == [MARKUP, "blur", "new"]
     assert "6 of 8 finished, 1 running, 1 failed" in html
     assert "1 of 4 finished, 2 waiting for a node, 1 waiting for inputs" in html
     assert f"<i style='width:75.00%;background:{colours[MARKUP]}'>" in html
     assert f"<i style='width:12.50%;{palette.css_hatch('failed')}'>" in html
-    assert "and 3 more codes" in html
+    assert "and 2 more codes" in html
+
+
+def test_what_codes_used_is_beside_what_they_asked_for():
+    html = dashboard_text.usage_html(EVERYTHING["details"])
+    head, first, second = re.findall("<tr>(.*?)</tr>", html)
+    titles = [
+        f"{name} {what}" for name in ("memory", "cores") for what in ("asked", "median", "most", "exceeded")
+    ]
+    assert re.findall("<th.*?>(.*?)</th>", head) == ["code", "attempts", *titles]
+
+    def cells(row):
+        return [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?>(.*?)</td>", row)][1:]
+
+    assert cells(first) == ["1,234", "500 to 2,000 MB", "~212 MB", "~2,400 MB", "2", "1.5", "0.9", "1", "0"]
+    assert "<span class='bad'>2</span>" in first
+    assert cells(second) == ["3", "", "", "", "", "", "0.5", "3", ""]
+    assert f"background:{dashboard_text.code_colours(EVERYTHING['details'])['blur']}" in second
+    assert "still counting" not in html
+    assert "still counting" in dashboard_text.usage_html({**EVERYTHING["details"], "usage_partial": True})
+    unmeasured = {**EVERYTHING["details"], "codes": EVERYTHING["details"]["codes"][2:]}
+    assert dashboard_text.usage_html(unmeasured) == dashboard_text.usage_html(None) == ""
+
+
+def test_tooltips_have_what_an_attempt_asked_for_and_used():
+    bars = [
+        bar("f", "a", 0, 1, "finished", used=(0.5, 212.4, False)),
+        bar("g", "a", 0, 1, "failed", used=(1.5, 80.0, True)),
+        bar("h", "a", 0, 1, "running"),
+    ]
+    laid_out = lay_out(bars, {})
+    assert laid_out.finished["cost"] == ["cpu 1, memory 200"]
+    assert laid_out.finished["used"] == ["500 ms of cpu, ~212 MB"]
+    assert laid_out.other["used"] == ["1.5 s of cpu, 80 MB", "-"]
 
 
 def test_a_run_that_is_not_known():
@@ -511,6 +610,7 @@ def large_page(elapsed):
                     n // 50,
                     n // 50 + elapsed,
                     "finished" if n < 500 else "running",
+                    used=(elapsed, 1234.5 + n, False),
                 )
                 for n in range(600)
             ],
@@ -525,16 +625,16 @@ def kilobytes(kind, *content):
 
 
 def test_a_page_with_50_nodes_and_its_updates_are_light():
-    """Measured: 94 and 80 kB."""
+    """Measured: 124 and 107 kB."""
     seen = [large_page(0.5)]
     doc = Document()
     page = dashboard.fill(doc, lambda run_id: seen[0])
-    assert 60 < kilobytes("PULL-DOC-REPLY", "request", doc) < 120
+    assert 80 < kilobytes("PULL-DOC-REPLY", "request", doc) < 150
     changes = []
     doc.on_change(changes.append)
     seen[0] = large_page(0.9)
     page.update()
-    assert kilobytes("PATCH-DOC", list(changes)) < 105
+    assert kilobytes("PATCH-DOC", list(changes)) < 130
 
 
 def test_the_document_shows_errors_and_logs_the_first(caplog):

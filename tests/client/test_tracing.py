@@ -6,6 +6,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import time
 
 import pytest
 from distributed import Client
@@ -18,7 +19,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
 import handoff_dask as handoff
-from handoff_dask import Function
+from handoff_dask import Function, RetryPolicy
 from handoff_dask._adapter import tracing
 from handoff_dask._adapter.tracing import TRACE
 
@@ -80,12 +81,12 @@ def fails_once():
 
 def test_a_run_is_a_child_of_the_callers_span_and_attempts_are_its_children(client, spans):
     dag = dag_of(
-        Function("one", make_span, extra_args=["inside"], node="node2"),
+        Function("one", make_span, extra_args=["inside"], node="node2", cost={"memory": "0.1GB"}),
         Function(("two", 2), identity, args=["one"]),
         id="etl",
     )
     with trace.get_tracer("of the user").start_as_current_span("request"):
-        handoff.execute(dag, client)
+        records = handoff.execute(dag, client).records
     request, run = spans.one("request"), spans.one("run etl")
     assert parent_ids(run) == ids(request)
     run_id = run.attributes["handoff.run.id"]
@@ -107,9 +108,66 @@ def test_a_run_is_a_child_of_the_callers_span_and_attempts_are_its_children(clie
         "handoff.function.id": "one",
         "handoff.attempt": 1,
         "handoff.node": "node2",
+        "handoff.cost.memory": 95,
+        **used(records["one"].attempts[0]),
     }
     assert second.attributes["handoff.function.id"] == "('two', 2)"
     assert parent_ids(spans.one("inside")) == ids(first)
+
+
+def used(attempt):
+    """Return the attributes for what an attempt used, according to its record."""
+    assert attempt.cpu_seconds > 0
+    assert attempt.peak_memory is not None
+    return {
+        "handoff.cpu_seconds": attempt.cpu_seconds,
+        "handoff.peak_memory": attempt.peak_memory,
+        "handoff.peak_exact": attempt.peak_exact,
+    }
+
+
+def attributes_of_use(span):
+    measured = ("handoff.cpu_seconds", "handoff.peak_", "handoff.cost.")
+    return {name: value for name, value in span.attributes.items() if name.startswith(measured)}
+
+
+def use_memory(megabytes):
+    data = b"x" * megabytes * 2**20
+    time.sleep(60 if handoff.current().attempt == 1 else 0)  # the first attempt is ended before
+    if handoff.current().attempt == 2:
+        raise ValueError(f"broken after {len(data)} bytes")
+
+
+def test_attempts_have_what_they_booked_and_used(client, spans):
+    dag = dag_of(Function("f", fails_once, cost={"cpu": 0.5, "memory": 1}))
+    attempts = handoff.execute(dag, client, max_retries=1).records["f"].attempts
+    for span, attempt in zip(spans.named("attempt fails_once"), attempts, strict=True):
+        booked = {"handoff.cost.cpu": 0.5, "handoff.cost.memory": 1}
+        assert attributes_of_use(span) == {**booked, **used(attempt)}
+
+
+def test_an_attempt_that_ran_out_of_memory_and_those_after_it(client, spans):
+    retry = RetryPolicy(max_retries=2, delay=0, grow={"memory": 4})
+    f = Function("f", use_memory, extra_args=[100], cost={"memory": 50}, isolation="process", retry=retry)
+    first, *others = handoff.execute(dag_of(f), client).records["f"].attempts
+    over, *after = spans.named("attempt use_memory")
+    assert attributes_of_use(over) == {
+        "handoff.cost.memory": 50,
+        "handoff.peak_memory": first.peak_memory,
+        "handoff.peak_exact": False,
+    }
+    assert first.peak_memory > 50
+    assert [a.peak_exact for a in others] == [True, True]
+    for span, attempt in zip(after, others, strict=True):
+        assert attributes_of_use(span) == {"handoff.cost.memory": 200, **used(attempt)}
+
+
+def test_an_attempt_that_was_not_measured(client, spans):
+    with pytest.raises(handoff.FunctionFailedError):
+        handoff.execute(
+            dag_of(Function("f", time.sleep, extra_args=[60], timeout=0.2)), client, max_retries=0
+        )
+    assert attributes_of_use(spans.one("attempt sleep")) == {}
 
 
 def test_a_run_outside_of_any_span_starts_a_trace(client, spans):

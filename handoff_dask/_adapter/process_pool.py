@@ -102,7 +102,7 @@ class Child:
     def _read(self) -> None:
         stream = self.process.stdout
         assert stream is not None
-        with contextlib.suppress(EOFError, OSError), stream:
+        with contextlib.suppress(EOFError, OSError, MemoryError), stream:
             while True:
                 self._replies.put(read_frames(stream))
         self._replies.put(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import queue
 import signal
@@ -20,6 +21,10 @@ from handoff_dask._adapter._dask.running import pickle_error
 from handoff_dask._adapter.meter import ProcessMeter
 
 _COUNT = struct.Struct("<Q")
+
+#: Bytes from which a frame is received into huge pages. glibc never reuses freed memory for allocations of
+#: this size, so every page would fault, which takes longer than all copies. Smaller frames need no help.
+_HUGE = 2**25
 
 #: First message of a child: it is ready to run functions.
 READY = "ready"
@@ -46,7 +51,7 @@ def write_frames(stream: IO[bytes], frames: Sequence[Any]) -> None:
     stream.flush()
 
 
-def read_frames(stream: IO[bytes]) -> list[bytearray]:
+def read_frames(stream: IO[bytes]) -> list[bytearray | memoryview]:
     """Read frames.
 
     Raises
@@ -56,10 +61,27 @@ def read_frames(stream: IO[bytes]) -> list[bytearray]:
     """
     frames = []
     for _ in range(_read_count(stream)):
-        frame = bytearray(_read_count(stream))
+        frame = _allocate(_read_count(stream))
         _read_into(stream, frame)
         frames.append(frame)
     return frames
+
+
+def _allocate(size: int) -> bytearray | memoryview:
+    """Return writable memory for a frame, which is freed with the last object that refers to it.
+
+    Raises
+    ------
+    MemoryError or OSError
+        The system has not enough memory.
+    """
+    if size < _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return bytearray(size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    # Objects get a view, as from Dask's own messages. Some libraries take an mmap for that of a file.
+    return memoryview(memory)
 
 
 def _read_count(stream: IO[bytes]) -> int:
@@ -69,7 +91,7 @@ def _read_count(stream: IO[bytes]) -> int:
     return count
 
 
-def _read_into(stream: IO[bytes], data: bytearray) -> None:
+def _read_into(stream: IO[bytes], data: bytearray | memoryview) -> None:
     view = memoryview(data)
     while view:
         n = stream.readinto(view)  # type: ignore[attr-defined]
@@ -90,7 +112,7 @@ def main() -> None:
     if hasattr(os, "register_at_fork"):
         # A process that a function forks may outlive this one, and must not keep the pipes open.
         os.register_at_fork(after_in_child=partial(_close, (requests_in.fileno(), replies.fileno())))
-    requests: queue.SimpleQueue[list[bytearray]] = queue.SimpleQueue()
+    requests: queue.SimpleQueue[Sequence[Any]] = queue.SimpleQueue()
     # A separate thread reads, so that this process notices the end of its node while a function runs.
     threading.Thread(target=_receive, args=(requests_in, requests), daemon=True).start()
     meter = ProcessMeter()
@@ -109,8 +131,8 @@ def _close(descriptors: Sequence[int]) -> None:
             os.close(descriptor)
 
 
-def _receive(stream: IO[bytes], requests: queue.SimpleQueue[list[bytearray]]) -> None:
-    with contextlib.suppress(EOFError, OSError):
+def _receive(stream: IO[bytes], requests: queue.SimpleQueue[Sequence[Any]]) -> None:
+    with contextlib.suppress(EOFError, OSError, MemoryError):
         while True:
             requests.put(read_frames(stream))
     os._exit(0)

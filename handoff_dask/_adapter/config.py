@@ -6,6 +6,7 @@ Importing this module adds the defaults in ``handoff.yaml`` to Dask's configurat
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
@@ -84,6 +85,15 @@ def read_cost_timeout() -> float:
     """Return ``handoff.cost-timeout``: seconds for which a cost that is a callable may run (default 10 s)."""
     seconds: float = parse_timedelta(dask.config.get("handoff.cost-timeout", "10s"), "s")
     return seconds
+
+
+def read_cgroup() -> str | None:
+    """Return ``handoff.cgroup``: a folder of cgroup v2 for isolated functions, or None (the default).
+
+    Unlike the other settings, it is read in the process of each node.
+    """
+    folder = dask.config.get("handoff.cgroup", None)
+    return os.fspath(folder) if folder else None
 
 
 def wants_dashboard() -> bool:

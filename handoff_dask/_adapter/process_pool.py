@@ -24,10 +24,10 @@ if sys.platform == "linux":
 from distributed.protocol import pickle
 
 from handoff_dask._adapter._dask.running import unpickle_error
+from handoff_dask._adapter.cgroup import CgroupGuard
 from handoff_dask._adapter.child import from_frames, read_frames, to_frames, write_frames
 from handoff_dask._adapter.current import Current
 from handoff_dask._adapter.isolation import as_seen_inside, environment_of
-from handoff_dask._adapter.memory_guard import MemoryGuard
 from handoff_dask._adapter.process_memory import resident
 from handoff_dask._model.resources import MEMORY
 from handoff_dask._model.used import Used
@@ -52,7 +52,7 @@ _idle: list[Child] = []
 _running: dict[Hashable, Child] = {}
 _stopped: OrderedDict[Hashable, None] = OrderedDict()
 _lock = threading.Lock()
-_guard = MemoryGuard()
+_guard = CgroupGuard()
 
 # On Linux a child is killed when the *thread* that started it ends (see ``child``): one permanent thread
 # therefore starts all children.
@@ -102,7 +102,7 @@ class Child:
     def _read(self) -> None:
         stream = self.process.stdout
         assert stream is not None
-        with contextlib.suppress(EOFError, OSError), stream:
+        with contextlib.suppress(EOFError, OSError, MemoryError), stream:
             while True:
                 self._replies.put(read_frames(stream))
         self._replies.put(None)
@@ -183,7 +183,9 @@ class Child:
                 os.killpg(self.process.pid, signal.SIGKILL)
             else:
                 self.process.kill()
-        return self.process.wait()
+        status = self.process.wait()
+        _guard.release(self.process.pid)
+        return status
 
 
 def _start(environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -355,7 +357,7 @@ def _after_fork() -> None:
     """Forget the parent's threads and children: a forked process has neither."""
     global _lock, _starter, _guard
     _lock = threading.Lock()
-    _guard = MemoryGuard()
+    _guard = CgroupGuard()
     _starter = ThreadPoolExecutor(1, thread_name_prefix="handoff-starter")
     for child in [*_idle, *_running.values()]:
         child.process.returncode = 0  # keeps Popen from waiting for another process's child

@@ -7,12 +7,13 @@ processor time is that of the thread, and its memory is estimated from the growt
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
 from typing import Any
 
-from handoff_dask._adapter.process_memory import PAGE, highest, reset_highest, resident
+from handoff_dask._adapter.process_memory import PAGE, freed, highest, reset_highest, resident
 from handoff_dask._model.used import Used
 
 #: Seconds between two looks at the memory of this process.
@@ -169,16 +170,19 @@ class ProcessMeter:
 
     def __init__(self) -> None:
         self._base = self._cpu = 0.0
+        self._first = math.inf  # the least that the process has used before any attempt
         self._children: Any = None
 
     def begin(self, base: float) -> None:
         """Begin an attempt.
 
         ``base`` is the memory in MB that the process used before it received the attempt: the interpreter,
-        and what earlier attempts have left behind. It does not count.
+        and what earlier attempts have left behind. It does not count, unless they have freed it: the process
+        keeps freed memory, and what the attempt uses of that is its own.
         """
         reset_highest()
-        self._base = base
+        self._first = min(base, self._first)
+        self._base = max(self._first, base - freed())
         self._children = _of_children()
         self._cpu = time.process_time()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+from functools import lru_cache
+from typing import Any
 
 import psutil
 
@@ -85,3 +88,42 @@ def highest() -> tuple[float, bool]:
     except OSError:
         pass
     return psutil.Process().memory_info().rss / MB, False
+
+
+class _MallInfo(ctypes.Structure):
+    """``struct mallinfo2`` of the GNU C library, version 2.33 and later: see mallinfo(3)."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in [
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        ]
+    ]
+
+
+@lru_cache(maxsize=1)
+def _mallinfo() -> Any:
+    try:
+        function = ctypes.CDLL(None).mallinfo2
+    except (OSError, AttributeError, TypeError):  # another C library
+        return None
+    function.restype = _MallInfo
+    return function
+
+
+def freed() -> float:
+    """Return the memory in MB that this process keeps although it has freed it; 0 if that is unknown.
+
+    That of other threads than the main one is left out.
+    """
+    function = _mallinfo()
+    return 0.0 if function is None else function().fordblks / MB

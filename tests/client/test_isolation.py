@@ -168,6 +168,16 @@ def fail_after(megabytes):
 
 
 @on_cluster_and_locally
+def test_memory_that_an_earlier_attempt_has_freed_counts_when_it_is_used_again(client, run):
+    """A process keeps freed memory, so the second attempt need not ask the system for it."""
+    dag = dag_of(Function(0, take, extra_args=[20], isolation="process"))
+    for n in range(1, 4):
+        dag.add_function(Function(n, lambda size: take(20), args=[n - 1], isolation="process"))
+    records = run(dag, client).records
+    assert [n for n in range(4) if records[n].attempts[0].peak_memory < 20] == []
+
+
+@on_cluster_and_locally
 def test_a_process_is_measured_exactly(client, run):
     dag = dag_of(
         Function("large", take, extra_args=[200], isolation="process"),

@@ -17,11 +17,16 @@ from handoff_dask._scheduling.spec import Amounts
 if TYPE_CHECKING:
     from handoff_dask._scheduling.candidates import Freed
     from handoff_dask._scheduling.claims import Claims
+    from handoff_dask._scheduling.pacing import Pacing
     from handoff_dask._scheduling.prefetch import Prefetch
     from handoff_dask._scheduling.runs import Run
 
 #: Returns the scores of the nodes at some positions for a cost, the lowest score the best.
 Score = Callable[[Nodes, Rows, Amounts], Scores]
+
+
+#: Adjusts the scores of the nodes at some positions for one function.
+Adjust = Callable[[Rows, Scores], Scores]
 
 
 class Proposal(NamedTuple):
@@ -53,20 +58,28 @@ class View:
     freed : Freed
         The freed nodes: the only ones that may serve the head of a clean queue.
     prefetch : Prefetch
+    pacing : Pacing
     bandwidth : float
         Bytes per second between two nodes.
     now : float
     """
 
-    __slots__ = ("bandwidth", "claims", "freed", "nodes", "now", "prefetch")
+    __slots__ = ("bandwidth", "claims", "freed", "nodes", "now", "pacing", "prefetch")
 
     def __init__(
-        self, nodes: Nodes, claims: Claims, freed: Freed, prefetch: Prefetch, bandwidth: float
+        self,
+        nodes: Nodes,
+        claims: Claims,
+        freed: Freed,
+        prefetch: Prefetch,
+        pacing: Pacing,
+        bandwidth: float,
     ) -> None:
         self.nodes = nodes
         self.claims = claims
         self.freed = freed
         self.prefetch = prefetch
+        self.pacing = pacing
         self.bandwidth = bandwidth
         self.now = 0.0
 
@@ -159,9 +172,17 @@ class BuiltIn:
         f = queue.heap[0][4]
         claims = view.claims
         blocked = False
-        for node in self._fitting(f, queue, view):
-            if not claims.active or not claims.blocks(f, node, view.now):
-                return (Proposal(queue, f, node),)
+        paced = view.pacing.applies_to(f.run)
+        for node in self._fitting(f, queue, view, paced):
+            g: FunctionState | None = f
+            if paced:
+                g = view.pacing.choose(queue, node, view.now)
+                if g is None:
+                    claims.defer(node, view.now + f.run.estimates.seconds(f, node) / 4)
+                    continue
+            assert g is not None
+            if not claims.active or not claims.blocks(g, node, view.now):
+                return (Proposal(queue, g, node),)
             blocked = True
         if blocked:
             claims.blocked_functions += 1
@@ -175,18 +196,25 @@ class BuiltIn:
                 return (Proposal(queue, f, chosen, prefetch=True),)
         return ()
 
-    def _fitting(self, f: FunctionState, queue: Queue, view: View) -> Iterable[Node]:
+    def _fitting(self, f: FunctionState, queue: Queue, view: View, paced: bool) -> Iterable[Node]:
         """Return the eligible nodes on which a function fits now, the best first."""
         nodes = view.nodes
         if queue.clean and len(view.freed.nodes) == 1:
             (node,) = view.freed.nodes
             return (node,) if node.can_start(queue.cost) and queue.admits(node, nodes) else ()
-        moves = None
+        adjust = None
         if f.run.has_large_results and self.score is best_fit:
-            moves = move_costs(f, nodes, view.bandwidth)
-        found = nodes.fitting(queue.cost, self.score, queue.rows(nodes), moves)
+            adjust = move_costs(f, nodes, view.bandwidth)
+        if paced:
+            adjust = _both(adjust, view.pacing.penalties)
+        found = nodes.fitting(queue.cost, self.score, queue.rows(nodes), adjust)
         avoided = queue.avoided(nodes)
         return (node for node in found if node.name not in avoided) if avoided else found
+
+
+def _both(first: Adjust | None, second: Adjust) -> Adjust:
+    """Return the composition of two adjustments of scores."""
+    return second if first is None else lambda rows, scores: second(rows, first(rows, scores))
 
 
 def held_inputs(f: FunctionState) -> dict[Node, int]:
@@ -200,7 +228,7 @@ def held_inputs(f: FunctionState) -> dict[Node, int]:
     return held
 
 
-def move_costs(f: FunctionState, nodes: Nodes, bandwidth: float) -> Callable[[Rows, Scores], Scores] | None:
+def move_costs(f: FunctionState, nodes: Nodes, bandwidth: float) -> Adjust | None:
     """Return a function that adds the time to move a function's inputs to the scores of nodes.
 
     Moving time is relative to the function's expected duration: a move that takes as long as the function

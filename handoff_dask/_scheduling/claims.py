@@ -40,8 +40,8 @@ class Claims:
     active : dict of key to Claim
         Claims that functions need, and some that they no longer need.
     blocked_nodes : dict of Node to None
-        Nodes on which a claim has blocked a function. :meth:`begin` returns them as freed nodes once the
-        claims may have changed.
+        Nodes on which a function was blocked by a claim, or deferred for a faster node. :meth:`begin` returns
+        them as freed nodes once that may have changed.
     blocked_functions : int
         Number of functions in this decision that claims blocked on every node where they fit.
     recheck : float or None
@@ -213,6 +213,12 @@ class Claims:
                 return claim
         return None
 
+    def defer(self, node: Node, until: float) -> None:
+        """Note that a function was kept off a node on which it fits; ``until`` is when to try again."""
+        self.blocked_nodes[node] = None
+        if self.recheck is None or until < self.recheck:
+            self.recheck = until
+
     def blocks(self, f: FunctionState, node: Node, now: float) -> bool:
         """Return whether a claim keeps a function off a node on which it fits.
 
@@ -222,9 +228,6 @@ class Claims:
         claim = self.blocking(f, node, now)
         if claim is None:
             return False
-        self.blocked_nodes[node] = None
         seconds = f.run.estimates.seconds(f, node)
-        again = max(claim.expected_start + seconds, now + seconds / 4)
-        if self.recheck is None or again < self.recheck:
-            self.recheck = again
+        self.defer(node, max(claim.expected_start + seconds, now + seconds / 4))
         return True

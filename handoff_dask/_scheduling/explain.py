@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from handoff_dask._model.labels import state_label, used_text
 from handoff_dask._model.resources import THREADS, format_amounts, from_units
-from handoff_dask._scheduling.claims import Claims
 from handoff_dask._scheduling.custom import Custom
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.lacks import group_lines, reasons_against
 from handoff_dask._scheduling.node import Node
+from handoff_dask._scheduling.pacing import Pacing
 from handoff_dask._scheduling.runs import CONCURRENCY, ENDED, Run, RunStatus
 from handoff_dask._scheduling.spec import Amounts
 
@@ -110,21 +110,23 @@ def _why_ready(state: SchedulingState, f: FunctionState, now: float) -> str:
         lines.append(f"it is collocated with functions on node {f.group.node.name!r}")
     if isinstance(run.allocator, Custom):
         lines.append("the run's custom allocator has not chosen a node for it")
-    claims = state.placement.claims
     nodes = state.placement.nodes
     queue = run.backlog.queue_of(f)
     found = (
-        (node.name, reasons_against(node, queue, nodes) or (_claim_on(claims, f, node, now),))
+        (node.name, reasons_against(node, queue, nodes) or (_kept_off(state, f, node, now),))
         for node in nodes.ordered
     )
     rows = group_lines(found, len(nodes.ordered)) or ("the cluster has no nodes",)
     return "\n".join(["; ".join(lines) + ":", *(f"  - {row}" for row in rows)])
 
 
-def _claim_on(claims: Claims, f: FunctionState, node: Node, now: float) -> str:
-    """Say that a function fits on a node, and which function has claimed the capacity, if any."""
-    claim = claims.blocking(f, node, now)
+def _kept_off(state: SchedulingState, f: FunctionState, node: Node, now: float) -> str:
+    """Say that a function fits on a node, and what keeps it off: a claim, or a faster node."""
+    claim = state.placement.claims.blocking(f, node, now)
     if claim is None or claim.function is None:
+        pacing = Pacing(state.placement.nodes, state.placement.estimates.speeds)  # leaves no trace
+        if pacing.applies_to(f.run) and pacing.choose(f.run.backlog.queue_of(f), node, now) is not f:
+            return "the function fits, but is expected to end earlier on a faster node"
         return "the function fits"
     start = max(0.0, claim.start - now)
     when = f"in {start:.3g} s" if math.isfinite(start) else "once it fits"

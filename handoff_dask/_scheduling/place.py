@@ -18,6 +18,7 @@ from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.ledger import Ledger
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes
+from handoff_dask._scheduling.pacing import Pacing
 from handoff_dask._scheduling.prefetch import Prefetch
 from handoff_dask._scheduling.queues import Queue
 from handoff_dask._scheduling.runs import Group, Run
@@ -37,6 +38,7 @@ class Placement:
     ledger : Ledger
     estimates : Estimates
     claims : Claims
+    pacing : Pacing
     infeasible : InfeasibleQueues
         Queues with functions that no node could ever hold.
     """
@@ -52,7 +54,10 @@ class Placement:
         self._prefetch = Prefetch(settings.prefetch_horizon, settings.prefetch_limit, self.estimates)
         self._order = RunOrder()
         self.ledger.share_changed = self._order.share_changed
-        self._view = View(self.nodes, self.claims, self._freed, self._prefetch, settings.bandwidth)
+        self.pacing = Pacing(self.nodes, self.estimates.speeds)
+        self._view = View(
+            self.nodes, self.claims, self._freed, self._prefetch, self.pacing, settings.bandwidth
+        )
         self._version = -1  # version of the nodes from which the runs' shares were computed
         self._shrunk = False  # whether a node has left, paused or shrunk since the last decision
 
@@ -119,6 +124,7 @@ class Placement:
     def forget(self, run: Run) -> None:
         """Discard a run's queues and claims. A result that is lost later creates new queues."""
         self.claims.forget(run)
+        self.pacing.forget(run)
         self.infeasible.forget(run)
         run.backlog.clear()
         self._order.discard(run)

@@ -59,21 +59,24 @@ class Ranking:
     scarce : dict of int to frozenset of Node
         Bottleneck kinds, whose upcoming functions may claim capacity: kind → the only nodes that can hold its
         functions.
+    paths : sequence of float
+        Function number → length of its critical path in seconds, for those that had not ended at the last
+        ranking. Empty before the first one.
     """
 
-    __slots__ = ("_half", "_left", "_next", "_nodes", "_paths", "scarce")
+    __slots__ = ("_half", "_left", "_next", "_nodes", "paths", "scarce")
 
     def __init__(self) -> None:
         self.scarce: dict[int, frozenset[Node]] = {}
         self._left: list[int] = []  # functions that had not ended at the last ranking
         self._nodes = 0
-        self._paths: Sequence[float] = ()
+        self.paths: Sequence[float] = ()
         self._next = 0
         self._half = 0
 
     def reset(self) -> None:
         """Note that functions which had ended must run again, because results were lost."""
-        self._paths = ()
+        self.paths = ()
         self._left = []
         self._half = 0
 
@@ -121,7 +124,7 @@ class Ranking:
         self._next = finished + 1 if total <= _SMALL_RUN else min(max(1, 4 * finished), self._half)
         changed = halved
         if not spec.seconds and run.estimates.update(_running(run, estimates, now)):
-            self._paths = ()
+            self.paths = ()
             changed = True
         if (
             not changed
@@ -141,7 +144,7 @@ class Ranking:
         left = self._left = [
             n for n in self._left or range(len(functions)) if functions[n].state not in FINAL
         ]
-        paths = self._paths = self._paths or path_lengths(spec.dependents, seconds, left)
+        paths = self.paths = self.paths or path_lengths(spec.dependents, seconds, left)
         work = _Work(run, nodes, seconds, left)
         longest = max((paths[n] for n in left), default=0.0)
         bound = share * work.needed

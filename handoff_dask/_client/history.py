@@ -426,9 +426,11 @@ class History:
         dependencies. If there was none, it is that of the function with this id in the latest run of a DAG
         with this id; then the mean of functions with the same code and id stem, or else with the same code.
         """
+        from statistics import fmean
+
         known = self._estimates(keys, fingerprints.values())
         own = ((id, known.functions.get(fingerprints.get(id, ""))) for id in ids)
-        found = {id: k.seconds for id, k in own if k is not None and k.seconds is not None}
+        found = {id: fmean(took for _, took in k.times) for id, k in own if k is not None and k.times}
         missing = {encode_id(id): id for id in ids if id not in found}
         with self._transaction() as connection:
             runs = connection.execute(

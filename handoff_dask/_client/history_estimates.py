@@ -30,7 +30,7 @@ _ATTEMPTS = f"""
 
 
 class Predictions(NamedTuple):
-    """What a history knows of code and of functions. Durations are those on a node of ordinary speed.
+    """What a history knows of code and of functions. Durations of code are on a node of ordinary speed.
 
     Attributes
     ----------
@@ -50,8 +50,12 @@ class Predictions(NamedTuple):
 def predict(connection: sqlite3.Connection, keys: Iterable[str], fingerprints: Iterable[str]) -> Predictions:
     """Return what a history knows of the code of some keys, and of functions with some fingerprints."""
     codes = sorted({split_key(key)[0] for key in keys})
-    speeds = Speeds()
     paces, means = _paces(connection, codes)
+    functions = _functions(connection, sorted(set(fingerprints)))
+    speeds = Speeds()
+    for known in functions.values():
+        for node, took in known.times[1:]:
+            speeds.compare(node, took, *known.times[0])
     speeds.recall(paces)
     totals: dict[str, tuple[float, float]] = {}
     for pace, mean in zip(paces, means, strict=True):
@@ -61,7 +65,7 @@ def predict(connection: sqlite3.Connection, keys: Iterable[str], fingerprints: I
             totals[name] = n + pace.n, took + pace.n * mean / speeds.factor(pace.node)
     peaks = _peaks(connection, codes)
     hints = {key: Hint(took / n, tuple(peaks.get(key, ()))) for key, (n, took) in totals.items()}
-    return Predictions(hints, _functions(connection, sorted(set(fingerprints)), speeds), paces)
+    return Predictions(hints, functions, paces)
 
 
 def _rows(
@@ -121,26 +125,20 @@ def _peaks(connection: sqlite3.Connection, codes: Collection[str]) -> dict[str, 
     return found
 
 
-def _functions(
-    connection: sqlite3.Connection, fingerprints: Collection[str], speeds: Speeds
-) -> dict[str, Known]:
-    """Return fingerprint → mean duration and highest peak of the functions that have run before."""
-    found: dict[str, tuple[int, float, float | None]] = {}
+def _functions(connection: sqlite3.Connection, fingerprints: Collection[str]) -> dict[str, Known]:
+    """Return fingerprint → durations and highest peak of the functions that have run before."""
+    times: dict[str, list[tuple[Any, float]]] = {}
+    peaks: dict[str, float] = {}
     rows = _rows(
         connection,
         lambda places: (
-            "SELECT f.fingerprint, a.node, f.seconds, CASE WHEN a.peak_exact THEN a.peak_memory END"
-            f" FROM {_ATTEMPTS} AND f.fingerprint IN ({places})"
+            "SELECT f.fingerprint, a.node, avg(f.seconds), max(CASE WHEN a.peak_exact THEN a.peak_memory END)"
+            f" FROM {_ATTEMPTS} AND f.fingerprint IN ({places}) GROUP BY f.fingerprint, a.node"
         ),
         fingerprints,
     )
     for fingerprint, node, seconds, peak in rows:
-        n, took, most = found.get(fingerprint, (0, 0.0, None))
-        if speeds.factors:
-            seconds /= speeds.factor(decode_id(node))
-        found[fingerprint] = (
-            n + 1,
-            took + seconds,
-            max((p for p in (most, peak) if p is not None), default=None),
-        )
-    return {key: Known(took / n, most) for key, (n, took, most) in found.items()}
+        times.setdefault(fingerprint, []).append((decode_id(node), seconds))
+        if peak is not None:
+            peaks[fingerprint] = max(peak, peaks.get(fingerprint, 0.0))
+    return {key: Known(tuple(took), peaks.get(key)) for key, took in times.items()}

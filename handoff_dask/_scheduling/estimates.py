@@ -149,6 +149,7 @@ class Estimates:
         nbytes: int = 0,
         *,
         node: Any = None,
+        before: Sequence[tuple[Any, float]] = (),
         usage: Used = UNMEASURED,
     ) -> None:
         """Record what a function took that has run.
@@ -164,11 +165,13 @@ class Estimates:
             Size of its result in bytes.
         node : optional
             Name of the node on which it ran.
+        before : sequence of (node, float)
+            Where the same function has run before, and for how many seconds.
         usage : Used
         """
         speeds = self.speeds
         if node is not None:
-            speeds.learn((key, size), node, seconds)
+            speeds.learn((key, size), node, seconds, before)
             if speeds.factors:
                 seconds /= speeds.factor(node)
         seen = self._seen.get(key)
@@ -340,11 +343,20 @@ class RunEstimates:
         Function number → duration in seconds, if durations need not be learnt.
     by_kind : list of float
         Kind → expected duration in seconds. Kept up to date by :meth:`update`.
-    own : list of float or None
-        Function number → duration of the same function in earlier runs. Empty if none is known.
     """
 
-    __slots__ = ("_estimates", "_kind_of", "_peaks", "_sizes", "_speeds", "by_kind", "given", "own")
+    __slots__ = (
+        "_estimates",
+        "_kind_of",
+        "_known",
+        "_own",
+        "_seen_own",
+        "_sizes",
+        "_speeds",
+        "_version",
+        "by_kind",
+        "given",
+    )
 
     def __init__(self, spec: RunSpec, estimates: Estimates) -> None:
         self._estimates = estimates
@@ -352,8 +364,9 @@ class RunEstimates:
         self._kind_of = spec.kind_of
         self._sizes = [(kind.code, size_of(kind.cost)) for kind in spec.kinds]
         self.given = spec.seconds
-        self.own = [None if known is None else known.seconds for known in spec.known]
-        self._peaks = [None if known is None else known.peak for known in spec.known]
+        self._known = spec.known
+        self._version = -1
+        self._own: list[float | None] = []
         self.by_kind: list[float] = []
 
     def size(self, kind: int) -> float:
@@ -376,7 +389,8 @@ class RunEstimates:
         number = f.number
         if self.given:
             return self.given[number]
-        seconds = self.own[number] if self.own else None
+        own = self.own
+        seconds = own[number] if own else None
         if seconds is None:
             if not self.by_kind:
                 return 1.0
@@ -389,7 +403,26 @@ class RunEstimates:
 
     def peak(self, f: FunctionState) -> float | None:
         """Return the peak of memory of the same function in earlier runs, in MB; None if it is unknown."""
-        return self._peaks[f.number] if self._peaks else None
+        known = self._known[f.number] if self._known else None
+        return None if known is None else known.peak
+
+    def before(self, f: FunctionState) -> Sequence[tuple[Any, float]]:
+        """Return the nodes on which the same function has run before, and its durations there in seconds."""
+        known = self._known[f.number] if self._known else None
+        return () if known is None else known.times
+
+    @property
+    def own(self) -> Sequence[float | None]:
+        """Function number → duration of the same function in earlier runs, on a node of ordinary speed."""
+        if self._known and self._version != self._speeds.version:
+            self._version = self._speeds.version
+            self._own = [None if known is None else self._ordinary(known.times) for known in self._known]
+        return self._own
+
+    def _ordinary(self, times: Sequence[tuple[Any, float]]) -> float | None:
+        if not times:
+            return None
+        return math.fsum(took / self._speeds.factor(node) for node, took in times) / len(times)
 
     def all_seconds(self) -> Sequence[float]:
         """Return function number → expected duration in seconds, on a node of ordinary speed."""
@@ -401,8 +434,8 @@ class RunEstimates:
 
     def _by_number(self, by_kind: Sequence[float]) -> Sequence[float]:
         seconds = [by_kind[k] for k in self._kind_of]
-        if self.own:
-            seconds = [learnt if own is None else own for own, learnt in zip(self.own, seconds, strict=True)]
+        if own := self.own:
+            seconds = [learnt if known is None else known for known, learnt in zip(own, seconds, strict=True)]
         return seconds
 
     def known(self) -> Sequence[bool]:
@@ -411,7 +444,8 @@ class RunEstimates:
             return [True] * len(self.given)
         by_kind = [self._estimates.knows(key) for key, _ in self._sizes]
         known = [by_kind[k] for k in self._kind_of]
-        return [a or b is not None for a, b in zip(known, self.own, strict=True)] if self.own else known
+        own = self.own
+        return [a or b is not None for a, b in zip(known, own, strict=True)] if own else known
 
 
 def _differ(new: Sequence[float], old: Sequence[float]) -> bool:

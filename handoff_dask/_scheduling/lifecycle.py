@@ -217,7 +217,15 @@ class Lifecycle:
             estimates.learn(code, 0.0, seconds, nbytes)
         else:
             size = f.run.estimates.size(f.run.spec.kind_of[f.number])
-            estimates.learn(f.kind.code, size, seconds, nbytes, node=f.node.name, usage=usage)
+            estimates.learn(
+                f.kind.code,
+                size,
+                seconds,
+                nbytes,
+                node=f.node.name,
+                before=f.run.estimates.before(f),
+                usage=usage,
+            )
             if f.kind.auto:
                 for other in self._sizing.resize(f.run, f.run.spec.kind_of[f.number]):
                     self.placement.enqueue(other)

@@ -21,13 +21,13 @@ class Known(NamedTuple):
 
     Attributes
     ----------
-    seconds : float or None
-        Duration in seconds, on a node of ordinary speed.
+    times : tuple of (node, float)
+        Names of the nodes on which it ran, and its mean duration there in seconds.
     peak : float or None
         The most memory in use at any time, in MB.
     """
 
-    seconds: float | None = None
+    times: tuple[tuple[Any, float], ...] = ()
     peak: float | None = None
 
 

@@ -96,6 +96,10 @@ class SchedulingState(Lifecycle):
         estimates = self.placement.estimates
         for key, hint in spec.hints.items():
             estimates.hint(key, hint)
+        for known in spec.known:
+            if known is not None:
+                for node, took in known.times[1:]:
+                    estimates.speeds.compare(node, took, *known.times[0])
         estimates.speeds.recall(spec.paces)
         run = Run(spec, self._sequence, self.totals, estimates)
         run.update_weights(self.placement.nodes)

@@ -64,7 +64,7 @@ def test_without_inputs_the_cost_of_before_the_run_counts(core):
 
 
 def test_each_attempt_has_its_cost_and_knows_the_highest_peak(core):
-    run = core.run(y=computed("cpu 3", retries=3), options={"known": [Known(1.0, 5.0)]})
+    run = core.run(y=computed("cpu 3", retries=3), options={"known": [Known((("n", 1.0),), 5.0)]})
     for peak in (9.0, 7.0):
         (request,) = asked_to_compute(core)
         core.state.cost_computed(core["y"], core.now, {"cpu": request.attempt})

@@ -46,7 +46,7 @@ def test_code_of_the_same_name_teaches_nothing():
 
 def test_a_function_that_ran_before_is_known_by_itself(core):
     core.nodes(a="cpu 1")
-    known = [Known(5.0, 300.0), None, Known(None, 100.0)]
+    known = [Known((("n", 5.0),), 300.0), None, Known((), 100.0)]
     run = core.run(**{name: fn("cpu 1", code="work") for name in "xyz"}, options={"known": known})
     run.estimates.update({})
     assert list(run.estimates.all_seconds()) == [5.0, UNKNOWN, UNKNOWN]

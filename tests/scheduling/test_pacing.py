@@ -20,7 +20,7 @@ def paces(**factors):
 
 
 def known(*seconds):
-    return [Known(s) for s in seconds]
+    return [Known((("n", s),)) for s in seconds]
 
 
 @pytest.fixture

@@ -329,7 +329,11 @@ def test_functions_with_durations_of_their_own_are_ranked_by_them(core):
     functions = {name: fn("cpu 1", code="work") for name in "xyz"}
     core.run(
         **functions,
-        options={"known": [Known(1.0), Known(9.0), Known(5.0)], "keep_all": True, "dependents": [(), (), ()]},
+        options={
+            "known": [Known((("n", 1.0),)), Known((("n", 9.0),)), Known((("n", 5.0),))],
+            "keep_all": True,
+            "dependents": [(), (), ()],
+        },
     )
     placed = []
     for _ in range(3):
@@ -345,6 +349,10 @@ def test_functions_without_a_duration_of_their_own_are_estimated(core):
     functions = {name: fn("cpu 1", code="work") for name in "xyz"}
     core.run(
         **functions,
-        options={"known": [None, Known(9.0), Known(0.1)], "keep_all": True, "dependents": [(), (), ()]},
+        options={
+            "known": [None, Known((("n", 9.0),)), Known((("n", 0.1),))],
+            "keep_all": True,
+            "dependents": [(), (), ()],
+        },
     )
     assert [core.decide()[0][0]] == ["y"]

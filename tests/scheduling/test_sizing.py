@@ -85,7 +85,7 @@ def test_what_has_been_seen_replaces_the_fraction_for_waiting_functions(core):
 
 def test_a_function_that_ran_before_asks_for_its_own_peak(core):
     core.nodes(a="cpu 9, memory 1000")
-    known = [Known(1.0, 300.0), Known(1.0, 20.0), None]
+    known = [Known((("n", 1.0),), 300.0), Known((("n", 1.0),), 20.0), None]
     options = {"known": known, "hints": {"x": Hint(1.0, (100.0, 100.0))}}
     core.run(**many(3, fn("cpu 1, memory auto", code="x")), options=options)
     core.decide()

@@ -18,6 +18,7 @@ Waste is the memory that attempts booked times their durations, less what the su
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 import tempfile
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
     silence_dask_logs()
+    os.environ["DASK_LOGGING__DISTRIBUTED"] = "critical"  # of the nodes: each kill is an error there
     print(f"{machine_line()}\n\n{options.functions} functions of {options.seconds:g} s\n")
     found: dict[str, list[dict[str, float]]] = {}
     room = ROOM * options.median

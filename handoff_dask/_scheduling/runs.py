@@ -13,10 +13,11 @@ from handoff_dask._model.resources import UNIT
 from handoff_dask._scheduling.allocators import Allocator, BuiltIn
 from handoff_dask._scheduling.backlog import Backlog
 from handoff_dask._scheduling.custom import Custom
-from handoff_dask._scheduling.estimates import Estimates, RunEstimates
+from handoff_dask._scheduling.estimates import Estimates
 from handoff_dask._scheduling.functions import STARTED, FunctionState, State
 from handoff_dask._scheduling.node import Node, Pool
 from handoff_dask._scheduling.rank import Ranking
+from handoff_dask._scheduling.run_estimates import RunEstimates
 from handoff_dask._scheduling.spec import Pins, RunSpec
 from handoff_dask._scheduling.totals import Totals
 

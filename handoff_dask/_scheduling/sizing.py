@@ -22,6 +22,9 @@ from handoff_dask._scheduling.nodes import Nodes
 from handoff_dask._scheduling.runs import CONCURRENCY, Run
 from handoff_dask._scheduling.spec import Amounts
 
+#: Number of peaks from which on they are taken for a sample of all.
+_FEW = 10
+
 #: After an attempt has run out of memory, ``"auto"`` asks for at least this many times as much.
 _FACTOR = 2.0
 
@@ -94,7 +97,7 @@ class Sizing:
             return known[1]
         if name == MEMORY:
             peaks = self._estimates.peaks(key)
-            amount = sufficient_memory(allocations(peaks)[0]) if peaks else None
+            amount = sufficient_memory(first_allocation(peaks)) if peaks else None
         else:
             amount = sufficient_cores(self._estimates.cores(key))
         if amount is None:
@@ -187,6 +190,16 @@ def _widen_group(f: FunctionState) -> None:
     if f.group is not None:
         need = f.group.need
         f.group.need = {name: max(need.get(name, 0), f.cost.get(name, 0)) for name in {**need, **f.cost}}
+
+
+def first_allocation(peaks: Sequence[float]) -> float:
+    """Return for how much memory functions should ask at first, given the peaks of others like them.
+
+    The first to end may well be the smallest, so few peaks count with a margin, which a kill would exceed.
+    """
+    if len(peaks) >= _FEW:
+        return allocations(peaks)[0]
+    return max(peaks) * (1 + 1 / math.sqrt(len(peaks)))
 
 
 def allocations(peaks: Sequence[float]) -> list[float]:

@@ -76,9 +76,13 @@ def test_what_has_been_seen_replaces_the_fraction_for_waiting_functions(core):
     assert core.decide() == ["f0@a", "f1@a", "f2@a", "f3@a"]
     core.wait(1)
     core.finish("f0", **used(40.0))
-    assert core.decide() == [f"f{n}@a" for n in range(4, 9)], "they ask for 44 MB now, not for 250"
-    assert core.used("a")["memory"] == 3 * 250 + 5 * sufficient_memory(40.0)
-    for n in range(1, 9):
+    assert core.decide() == ["f4@a", "f5@a"], "they ask for 88 MB now, not for 250"
+    assert core.used("a")["memory"] == 3 * 250 + 2 * sufficient_memory(80.0)
+    for n in range(1, 6):
+        core.finish(f"f{n}", **used(40.0))
+    assert core.decide() == ["f6@a", "f7@a", "f8@a"]
+    assert core.used("a")["memory"] == 3 * sufficient_memory(60.0), "four are known"
+    for n in range(6, 9):
         core.finish(f"f{n}", **used(40.0))
     assert core.decide() == ["r finished"]
 
@@ -86,7 +90,7 @@ def test_what_has_been_seen_replaces_the_fraction_for_waiting_functions(core):
 def test_a_function_that_ran_before_asks_for_its_own_peak(core):
     core.nodes(a="cpu 9, memory 1000")
     known = [Known((("n", 1.0),), 300.0), Known((("n", 1.0),), 20.0), None]
-    options = {"known": known, "hints": {"x": Hint(1.0, (100.0, 100.0))}}
+    options = {"known": known, "hints": {"x": Hint(1.0, (100.0,) * 10)}}
     core.run(**many(3, fn("cpu 1, memory auto", code="x")), options=options)
     core.decide()
     sizes = [sufficient_memory(peak) for peak in (300.0, 20.0, 100.0)]

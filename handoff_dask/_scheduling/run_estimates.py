@@ -1,4 +1,4 @@
-"""What is expected of the functions of one run: from earlier runs of the same functions, or from their code."""
+"""What is expected of the functions of one run, from earlier runs of them or from their code."""
 
 from __future__ import annotations
 

@@ -233,14 +233,18 @@ def test_only_errors_in_retry_on_are_retried(client):
 
 
 def test_a_delayed_retry_holds_no_resources(client):
-    CALLS.clear()
-    policy = RetryPolicy(max_retries=2, delay=0.15, backoff=2)
-    run = handoff.submit(
-        dag_of(Function("f", attempt_until, extra_args=["late", 3], cost={"gpu": 1}, retry=policy)), client
-    )
+    policy = RetryPolicy(max_retries=2, delay=3600, max_delay=3600)
+    run = handoff.submit(dag_of(Function("f", fail, cost={"gpu": 1}, retry=policy)), client)
     until(lambda: run.records["f"].status == "delayed")
     assert handoff.resources_available("node1", {"gpu": 1}, client)
-    attempts = run.result().records["f"].attempts
+    run.cancel()
+
+
+def test_retries_are_delayed_for_longer_and_longer(client):
+    CALLS.clear()
+    policy = RetryPolicy(max_retries=2, delay=0.15, backoff=2)
+    f = Function("f", attempt_until, extra_args=["late", 3], retry=policy)
+    attempts = handoff.execute(dag_of(f), client).records["f"].attempts
     assert attempts[1].started - attempts[0].stopped >= 0.15
     assert attempts[2].started - attempts[1].stopped >= 0.30
 

@@ -305,11 +305,10 @@ def test_a_large_run_does_not_starve_a_small_one(cluster, client):
             dag_of(*[Function(i, identity, extra_args=[i], cost={"cpu": 2}) for i in range(6)]), other
         )
         door.open()
-        small.result(30)
-        finished = sum(r.status == "finished" for r in large.records.values())
-    assert finished < 100
-    assert not large.done()
-    large.result(60)
+        last = max(r.started for r in small.result(30).records.values())
+    # By the scheduler's order: on a busy machine, this process may learn late that the small run has ended.
+    before = sum(r.started < last for r in large.result(60).records.values())
+    assert before < 100
 
 
 def test_priorities_order_runs(cluster, client):

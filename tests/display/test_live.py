@@ -9,6 +9,7 @@ from helpers import dag_of, gate, identity, pass_gate, until
 from nbclient import NotebookClient
 
 from handoff_dask import DAG, Function, submit
+from handoff_dask._client import run_lifecycle
 from handoff_dask._client.progress import follow_in_background
 
 SETUP = """
@@ -17,6 +18,8 @@ warnings.simplefilter("error")
 doors = sys.modules["doors"] = types.ModuleType("doors")
 import handoff_dask as handoff
 from handoff_dask import DAG, Function
+from handoff_dask._client import run_lifecycle
+run_lifecycle._SHOW_TIMEOUT = 50  # a busy machine may take long to show the end
 from distributed import Client
 door = doors.door = threading.Event()
 nodes = {"large": {"cpu": 2}, "small": {"cpu": 1}}
@@ -161,6 +164,7 @@ def test_wait_returns_after_the_display_shows_the_end(client, monkeypatch):
         await asyncio.sleep(0.2)
         return await original(seen)
 
+    monkeypatch.setattr(run_lifecycle, "_SHOW_TIMEOUT", 20)  # on a busy machine, 0.2 s take longer
     monkeypatch.setattr(run, "_progress", slow)
     display = FakeDisplay()
     follow_in_background(run, display)

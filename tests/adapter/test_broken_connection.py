@@ -157,7 +157,7 @@ def test_the_grace_period_expires():
         until(lambda: plugin.runs[run.id].run.ended)
         door.open()
         until(lambda: not plugin.runs)
-        assert [kept.info.error for kept in plugin.archive.runs] == ["its client was lost"]
+        until(lambda: [kept.info.error for kept in plugin.archive.runs] == ["its client was lost"])
         assert not cluster.scheduler.unrunnable
         proxy.mend()
         check_lost(run, "handoff.client-grace")

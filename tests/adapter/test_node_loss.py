@@ -151,7 +151,7 @@ def test_a_function_that_takes_down_too_many_nodes_fails(directory, allowed):
             id="armed",
         )
         with pytest.raises(FunctionFailedError) as caught:
-            handoff.execute(dag, client, timeout=60)
+            handoff.execute(dag, client, timeout=100)
         error = caught.value
         assert error.function_id == "bomb"
         assert [a.number for a in error.attempts] == list(range(1, allowed + 2))

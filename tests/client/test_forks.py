@@ -37,10 +37,10 @@ def in_fork(function):
     child = context.Process(target=call_and_send, args=(function, theirs))
     child.start()
     try:
-        assert ours.poll(30), "the fork hangs"
+        assert ours.poll(60), "the fork hangs"
         pid, value = ours.recv()
         assert pid != os.getpid()
-        child.join(10)
+        child.join(30)
         assert child.exitcode == 0
     finally:
         child.kill()

@@ -115,10 +115,16 @@ def test_fields_of_a_failure(client):
     assert isinstance(copy.__cause__, KeyError)
 
 
+def fail_beside(name):
+    """Fail once another function waits at the gate."""
+    GATES[name].await_inside(1)
+    fail()
+
+
 def test_fail_fast_starts_no_more_functions(client):
     door = gate("fast")
     dag = dag_of(
-        Function("bad", fail, max_retries=0, node="node1"),
+        Function("bad", fail_beside, extra_args=["fast"], max_retries=0, node="node1"),
         Function("held", pass_gate, extra_args=["fast", 1], cost={"cpu": 2}, node="node2"),
         *[Function(i, identity, args=["held"], cost={"cpu": 2}) for i in range(3)],
     )
@@ -194,6 +200,7 @@ def test_a_function_that_no_longer_fits_anywhere_is_among_the_failures(client, c
     )
     run = handoff.submit(dag, client, fail_fast=False)
     door.await_inside(1)
+    until(lambda: run.records["bad"].status == "failed")
     monkeypatch.setattr(plugin_of(cluster).state.placement.infeasible, "timeout", 0.1)
     handoff.register_node("node1", {"gpu": 0}, client)
     try:

@@ -93,7 +93,11 @@ def test_the_output_is_updated_after_its_cell_has_ended(tmp_path):
 
 def test_closing_the_client_ends_the_updates(tmp_path):
     outputs, _ = execute(
-        tmp_path, "client2 = Client(cluster); run = handoff.submit(dag, client2); run", "client2.close()"
+        tmp_path,
+        "client2 = Client(cluster); run = handoff.submit(dag, client2); run",
+        "import time\n"
+        "client2.close()\n"
+        "while run._display_tasks: time.sleep(0.01)",  # the next cell closes their event loop
     )
     html, text = only_output(outputs)
     assert ": cancelled" in html

@@ -140,7 +140,8 @@ def evaluate_sequentially(plans: Sequence[Plan]) -> dict[int, int]:
 class Killer(threading.Thread):
     """Kills a random node about every second, and starts a replacement with the same resources.
 
-    At least two nodes stay alive at any time, because replacements take a while to start.
+    At least two nodes stay alive at any time, because replacements take a while to start. A node without
+    results is spared, so that every death loses some.
 
     Attributes
     ----------
@@ -169,10 +170,16 @@ class Killer(threading.Thread):
                 if self._stop_requested.wait(self._rng.uniform(*KILL_INTERVAL)):
                     break
                 alive = sorted(set(self._cluster.scheduler.aliases) & set(self._cluster.processes))
-                if len(alive) > 2:
-                    self._replace(self._rng.choice(alive))
+                holding = [name for name in alive if self._holds_results(name)]
+                if len(alive) > 2 and holding:
+                    self._replace(self._rng.choice(holding))
         except Exception as error:
             self.error = error
+
+    def _holds_results(self, name: str) -> bool:
+        scheduler = self._cluster.scheduler
+        worker = scheduler.workers.get(scheduler.aliases.get(name))
+        return worker is not None and bool(worker.has_what)
 
     def _replace(self, name: str) -> None:
         self._cluster.kill(name)

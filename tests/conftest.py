@@ -25,6 +25,9 @@ if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
 # Let Dask check its invariants after every step, so that a plugin that violates them fails its tests.
 dask.config.set({"distributed.scheduler.validate": True, "distributed.admin.tick.limit": "1h"})
 
+# A node whose process has died comes back, but a busy machine may need more than Dask's 15 seconds for that.
+dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"})
+
 # Dask's profiler calls sys._current_frames(), which can deadlock Python 3.11 if a garbage collection starts
 # inside: https://github.com/python/cpython/issues/106883. Hypothesis has a callback that makes it likely.
 dask.config.set({"distributed.worker.profile.enabled": False})

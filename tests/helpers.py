@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable
 
 import psutil
 import pytest
+from distributed import Status
 
 import handoff_dask as handoff
 from handoff_dask import DAG, Function
@@ -30,10 +32,20 @@ def dag_of(*functions: Function, id="test") -> DAG:
     return dag
 
 
+def holds(condition: Callable[[], object]) -> object:
+    """Return whether a condition holds; False if another thread, such as an event loop, changes its data."""
+    try:
+        return condition()
+    except RuntimeError as error:
+        if "during iteration" not in str(error):  # "dictionary changed size during iteration" and the like
+            raise
+        return False
+
+
 def until(condition: Callable[[], object], seconds: float = 20, what: str = "") -> None:
     """Poll for a condition that no event announces, such as the scheduler forgetting a task."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not holds(condition):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
         time.sleep(0.005)
 
@@ -41,7 +53,7 @@ def until(condition: Callable[[], object], seconds: float = 20, what: str = "") 
 def soon(condition: Callable[[], object], seconds: float = 0.1) -> bool:
     """Return whether a condition becomes true within ``seconds``."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not holds(condition):
         if time.monotonic() >= deadline:
             return False
         time.sleep(0.002)
@@ -61,14 +73,21 @@ def settle(cluster) -> None:
     if not soon(lambda: not plugin.runs):
         gc.collect()  # a handle in a reference cycle, such as an exception and its frames
         until(lambda: not plugin.runs, what=f"runs left: {plugin.runs}")
-    assert not plugin.functions
-    assert not plugin.state.runs
-    for node in plugin.state.nodes.values():
-        assert not node.running
-        assert not node.prefetched
-        assert not any(node.used.values()), node.used
-    for ws in cluster.scheduler.workers.values():
-        assert not any(ws.used_resources.values()), ws.used_resources
+
+    async def check() -> None:
+        assert not plugin.functions
+        assert not plugin.state.runs
+        for node in plugin.state.nodes.values():
+            assert not node.running
+            assert not node.prefetched
+            assert not any(node.used.values()), node.used
+        for ws in cluster.scheduler.workers.values():
+            assert not any(ws.used_resources.values()), ws.used_resources
+
+    if getattr(cluster, "status", None) is Status.closed:
+        asyncio.run(check())
+    else:
+        cluster.sync(check)  # on its event loop, which may be about to remove the rest of the last run
 
 
 def listening(pid=None):

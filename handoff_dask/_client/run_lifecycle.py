@@ -44,6 +44,9 @@ from handoff_dask.exceptions import (
 #: Seconds between checks, while waiting for a run, that its client is still open.
 _CHECK_INTERVAL = 0.5
 
+#: Seconds for which the end of a run waits at most until notebooks show its final state.
+_SHOW_TIMEOUT = 1.0
+
 
 class RunLifecycle:
     """Asynchronous implementation of :class:`Run`, for the client's own modules.
@@ -231,7 +234,7 @@ class RunLifecycle:
                 self._finish("cancelled")
         await self._wait_recorded()
         if self._display_tasks:  # let notebooks show the final state, but do not wait long for that
-            await asyncio.wait(self._display_tasks, timeout=1)
+            await asyncio.wait(self._display_tasks, timeout=_SHOW_TIMEOUT)
         return True
 
     async def _wait_started(self) -> None:

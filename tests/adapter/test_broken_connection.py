@@ -25,7 +25,7 @@ from handoff_dask._display.progress import progress_html, progress_line
 
 
 @contextmanager
-def behind_a_proxy(grace="30s", timeout="10s"):
+def behind_a_proxy(grace="30s"):
     """A cluster in this process, and a client that reaches its scheduler through a proxy."""
     options = {"protocol": "tcp", "host": "127.0.0.1", "port": 0, "dashboard_address": ":0"}
     worker = {
@@ -40,7 +40,7 @@ def behind_a_proxy(grace="30s", timeout="10s"):
     ):
         proxy = Proxy(cluster.scheduler_address)
         try:
-            with Client(proxy.address, set_as_default=False, timeout=timeout) as client:
+            with Client(proxy.address, set_as_default=False, timeout="10s") as client:
                 yield cluster, proxy, client
             settle(cluster)
         finally:
@@ -157,7 +157,7 @@ def test_the_grace_period_expires():
         until(lambda: plugin.runs[run.id].run.ended)
         door.open()
         until(lambda: not plugin.runs)
-        assert [kept.info.error for kept in plugin.archive.runs] == ["its client was lost"]
+        until(lambda: [kept.info.error for kept in plugin.archive.runs] == ["its client was lost"])
         assert not cluster.scheduler.unrunnable
         proxy.mend()
         check_lost(run, "handoff.client-grace")
@@ -211,14 +211,17 @@ def test_no_grace_period():
         check_lost(run, "handoff.client-grace")
 
 
-def test_a_client_that_gives_up():
-    with behind_a_proxy(grace="1s", timeout="200ms") as (_, proxy, client):
+def test_a_client_that_gives_up(monkeypatch):
+    with behind_a_proxy(grace="1s") as (_, proxy, client):
         door = gate("gives up")
         run = handoff.submit(chain("gives up"), client)
         door.await_inside(1)
-        proxy.cut(refusing=True)
-        with pytest.raises(handoff.RunCancelledError, match="lost the connection"):
-            run.result(timeout=20)
+        with monkeypatch.context() as patch:
+            # Only now: on a busy machine, connecting and closing may take longer.
+            patch.setattr(client, "_timeout", 0.2)
+            proxy.cut(refusing=True)
+            with pytest.raises(handoff.RunCancelledError, match="lost the connection"):
+                run.result(timeout=20)
         door.open()
         assert not run.cancel()
         assert "lost the connection" in run.explain("after")

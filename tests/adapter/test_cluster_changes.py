@@ -12,6 +12,7 @@ from helpers import dag_of, gate, identity, pass_gate, plugin_of, settle, until
 
 import handoff_dask as handoff
 from handoff_dask import AllocationError, Collocated, Function
+from handoff_dask._client import node_wait
 
 
 @pytest.fixture
@@ -62,11 +63,17 @@ def test_wait_for_nodes_waits_for_a_node_that_can_hold_the_run(small):
     assert result.allocations["big"] == "b"
 
 
+@pytest.fixture
+def no_time_passes(monkeypatch):
+    """Waits for nodes last 0 s on the client's clock, however long this machine takes."""
+    monkeypatch.setattr(node_wait, "time", types.SimpleNamespace(monotonic=lambda: 0.0))
+
+
 def logged(caplog):
     return [record.getMessage() for record in caplog.records if record.name == "handoff_dask"]
 
 
-def test_a_pending_run_states_which_nodes_it_waits_for(small, caplog, capfd):
+def test_a_pending_run_states_which_nodes_it_waits_for(small, no_time_passes, caplog, capfd):
     """In the log and in its repr; it prints nothing."""
     cluster, client = small
     f = Function("f", identity, extra_args=[1], cost={"cpu": 1, "gpu": 1})
@@ -84,7 +91,7 @@ def test_a_pending_run_states_which_nodes_it_waits_for(small, caplog, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_pending_run_starts_when_its_nodes_join(small):
+def test_a_pending_run_starts_when_its_nodes_join(small, no_time_passes):
     cluster, client = small
     door = gate("waited")
     run = handoff.submit(
@@ -99,7 +106,7 @@ def test_a_pending_run_starts_when_its_nodes_join(small):
     run.result(timeout=20)
 
 
-def test_the_log_states_that_waiting_ended_without_success(small, caplog):
+def test_the_log_states_that_waiting_ended_without_success(small, no_time_passes, caplog):
     _, client = small
     dag = dag_of(Function("f", identity, extra_args=[1], node="b"))
     with caplog.at_level("INFO", "handoff_dask"):

@@ -21,7 +21,7 @@ from handoff_dask import Collocated, Function, FunctionFailedError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed and stopped by signals")
 
-TTL = 3.0  # seconds
+TTL = 60.0  # seconds; long enough for nodes on a busy machine to report in time, unless they are frozen
 
 
 @pytest.fixture
@@ -30,12 +30,18 @@ def directory(tmp_path):
 
 
 @pytest.fixture
-def abc(monkeypatch):
+def ttl():
+    """Seconds after which Dask removes a node that does not report."""
+    return TTL
+
+
+@pytest.fixture
+def abc(monkeypatch, ttl):
     """A cluster of three nodes, and a client."""
     # Dask's time-to-live is at least ten heartbeat intervals.
-    monkeypatch.setattr("distributed.scheduler.heartbeat_interval", lambda n: TTL / 10)
+    monkeypatch.setattr("distributed.scheduler.heartbeat_interval", lambda n: ttl / 10)
     with (
-        dask.config.set({"distributed.scheduler.worker-ttl": f"{TTL}s"}),
+        dask.config.set({"distributed.scheduler.worker-ttl": f"{ttl}s"}),
         ProcessCluster({name: {"cpu": 2} for name in "abc"}, threads=2) as cluster,
         Client(cluster.scheduler_address, set_as_default=False) as client,
     ):
@@ -145,7 +151,7 @@ def test_a_function_that_takes_down_too_many_nodes_fails(directory, allowed):
             id="armed",
         )
         with pytest.raises(FunctionFailedError) as caught:
-            handoff.execute(dag, client, timeout=60)
+            handoff.execute(dag, client, timeout=100)
         error = caught.value
         assert error.function_id == "bomb"
         assert [a.number for a in error.attempts] == list(range(1, allowed + 2))
@@ -160,7 +166,9 @@ def test_a_function_that_takes_down_too_many_nodes_fails(directory, allowed):
         assert isinstance(error.__cause__, KilledWorker)
         assert error.run.records["after"].status in ("skipped", "cancelled")
         # The nodes come back, and harmless functions run on them.
-        client.wait_for_workers(2, timeout=60)
+        # Client.wait_for_workers would refresh what the cluster knows: a late message about a dead node would
+        # then be about an unknown one, which breaks the cluster.
+        until(lambda: len(handoff.discover_nodes(client)) == 2, 60, "the nodes come back")
         result = handoff.execute(dag_of(Function("fine", "operator:add", extra_args=[1, 2])), client)
         assert result["fine"] == 3
         del error, caught
@@ -214,7 +222,7 @@ def test_a_node_that_freezes_temporarily_delays_only_its_own_functions(abc, dire
     until(lambda: entered(directory, "held"))
     cluster.freeze("a")
     open_gate(directory)
-    until(lambda: all(run.records[i].status == "finished" for i in range(50)), seconds=TTL)
+    until(lambda: all(run.records[i].status == "finished" for i in range(50)), seconds=TTL / 2)
     assert run.records["held"].status == "running"
     cluster.thaw("a")
     result = run.result(timeout=30)
@@ -223,7 +231,8 @@ def test_a_node_that_freezes_temporarily_delays_only_its_own_functions(abc, dire
 
 
 @pytest.mark.slow
-def test_a_node_that_stays_frozen_is_removed_after_dasks_worker_ttl(abc, directory):
+@pytest.mark.parametrize("ttl", [3.0])
+def test_a_node_that_stays_frozen_is_removed_after_dasks_worker_ttl(abc, ttl, directory):
     cluster, client = abc
     dag = dag_of(
         Function("made", attempt, extra_args=[directory, 3], node=["a", "b"], cost={"cpu": 2}),
@@ -241,7 +250,7 @@ def test_a_node_that_stays_frozen_is_removed_after_dasks_worker_ttl(abc, directo
     until(lambda: run.records["free"].status == "finished")
     result = run.result(timeout=40)
     # Dask checks workers once per time-to-live, so it can take twice as long to notice.
-    assert TTL * 0.8 < time.monotonic() - begin < 2 * TTL + 5
+    assert ttl * 0.8 < time.monotonic() - begin < 2 * ttl + 20
     assert result["end"] == 12
     assert outcomes(result.records["made"]) == ["finished", "finished"]
     assert outcomes(result.records["held"]) == ["lost", "finished"]

@@ -116,7 +116,8 @@ def test_a_function_that_fits_on_no_node(call, call_json):
 @pytest.mark.parametrize(("option", "times"), [("--json", 1), ("--progress", 1), ("--no-progress", 0)])
 def test_awaited_nodes_are_logged_unless_progress_is_off(call, option, times):
     _, err = call("run", "pipeline:greedy", "--nodes", "nodes.yaml", "--wait-for-nodes", "2", option, code=3)
-    assert err.count("waiting for a node with cpu 10000 (0 of 2 s)") == times
+    # The first update of the progress comes after a moment, which is longer on a busy machine.
+    assert len(re.findall(r"waiting for a node with cpu 10000 \([012] of 2 s\)", err)) == times
 
 
 REMEDIES = {

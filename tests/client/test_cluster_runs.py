@@ -145,7 +145,8 @@ def test_the_error_of_a_failed_run(fresh):
 
 def test_the_reason_of_a_cancellation(fresh):
     def napping(id):
-        return dag_of(Function("f", time.sleep, extra_args=[0.5], timeout=60), id=id)
+        """Return a DAG that lasts until its run is cancelled, which ends the process of its function."""
+        return dag_of(Function("f", time.sleep, extra_args=[50], timeout=60), id=id)
 
     with pytest.raises(handoff.RunTimeoutError):
         handoff.execute(napping("slow"), fresh, timeout=0.2)
@@ -243,7 +244,7 @@ def test_an_interrupt_during_submission_cancels_the_run(client, monkeypatch, how
         return sync(function, *args, **kwargs)
 
     monkeypatch.setattr(client, "sync", interrupted)
-    naps = Function("f", time.sleep, extra_args=[0.5], timeout=60)
+    naps = Function("f", time.sleep, extra_args=[50], timeout=60)  # until the run is cancelled
     with pytest.raises(KeyboardInterrupt):
         how(dag_of(naps, id=f"interrupted {how.__name__}"), client)
     monkeypatch.undo()

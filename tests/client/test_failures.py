@@ -115,10 +115,16 @@ def test_fields_of_a_failure(client):
     assert isinstance(copy.__cause__, KeyError)
 
 
+def fail_beside(name):
+    """Fail once another function waits at the gate."""
+    GATES[name].await_inside(1)
+    fail()
+
+
 def test_fail_fast_starts_no_more_functions(client):
     door = gate("fast")
     dag = dag_of(
-        Function("bad", fail, max_retries=0, node="node1"),
+        Function("bad", fail_beside, extra_args=["fast"], max_retries=0, node="node1"),
         Function("held", pass_gate, extra_args=["fast", 1], cost={"cpu": 2}, node="node2"),
         *[Function(i, identity, args=["held"], cost={"cpu": 2}) for i in range(3)],
     )
@@ -194,6 +200,7 @@ def test_a_function_that_no_longer_fits_anywhere_is_among_the_failures(client, c
     )
     run = handoff.submit(dag, client, fail_fast=False)
     door.await_inside(1)
+    until(lambda: run.records["bad"].status == "failed")
     monkeypatch.setattr(plugin_of(cluster).state.placement.infeasible, "timeout", 0.1)
     handoff.register_node("node1", {"gpu": 0}, client)
     try:
@@ -233,14 +240,18 @@ def test_only_errors_in_retry_on_are_retried(client):
 
 
 def test_a_delayed_retry_holds_no_resources(client):
-    CALLS.clear()
-    policy = RetryPolicy(max_retries=2, delay=0.15, backoff=2)
-    run = handoff.submit(
-        dag_of(Function("f", attempt_until, extra_args=["late", 3], cost={"gpu": 1}, retry=policy)), client
-    )
+    policy = RetryPolicy(max_retries=2, delay=3600, max_delay=3600)
+    run = handoff.submit(dag_of(Function("f", fail, cost={"gpu": 1}, retry=policy)), client)
     until(lambda: run.records["f"].status == "delayed")
     assert handoff.resources_available("node1", {"gpu": 1}, client)
-    attempts = run.result().records["f"].attempts
+    run.cancel()
+
+
+def test_retries_are_delayed_for_longer_and_longer(client):
+    CALLS.clear()
+    policy = RetryPolicy(max_retries=2, delay=0.15, backoff=2)
+    f = Function("f", attempt_until, extra_args=["late", 3], retry=policy)
+    attempts = handoff.execute(dag_of(f), client).records["f"].attempts
     assert attempts[1].started - attempts[0].stopped >= 0.15
     assert attempts[2].started - attempts[1].stopped >= 0.30
 

@@ -7,7 +7,6 @@ import operator
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from distributed import Client, default_client
@@ -38,10 +37,10 @@ def in_fork(function):
     child = context.Process(target=call_and_send, args=(function, theirs))
     child.start()
     try:
-        assert ours.poll(30), "the fork hangs"
+        assert ours.poll(60), "the fork hangs"
         pid, value = ours.recv()
         assert pid != os.getpid()
-        child.join(10)
+        child.join(30)
         assert child.exitcode == 0
     finally:
         child.kill()
@@ -132,19 +131,20 @@ def test_a_fork_can_connect_to_a_cluster_by_address():
 def test_a_fork_exits_promptly():
     """It leaves its parent's clusters and clients open, and does not wait for them."""
     program = (
-        "import os, sys, handoff_dask as handoff\n"
+        "import os, sys, time, handoff_dask as handoff\n"
         "dag = handoff.DAG('d').add_function(handoff.Function('f', 'operator:add', extra_args=[1, 2]))\n"
         "cluster = handoff.local_cluster({'a': {'cpu': 1}})\n"
         "client = handoff.execute(dag, cluster), handoff.execute(dag)\n"
+        "begin = time.monotonic()\n"
         "child = os.fork()\n"
         "if not child:\n"
         "    del client, cluster\n"
         "    sys.exit(7)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)\n"
+        "print(time.monotonic() - begin)\n"  # without the imports, which take long on a busy machine
         "print(handoff.execute(dag).results, handoff.execute(dag, cluster).results)\n"
         "cluster.close()\n"
     )
-    begin = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
         capture_output=True,
@@ -152,6 +152,7 @@ def test_a_fork_exits_promptly():
         timeout=60,
         check=True,
     )
-    assert done.stdout.splitlines() == ["7", "{'f': 3} {'f': 3}"]
+    status, seconds, results = done.stdout.splitlines()
+    assert (status, results) == ("7", "{'f': 3} {'f': 3}")
     assert done.stderr == ""
-    assert time.monotonic() - begin < 15
+    assert float(seconds) < 15

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 import time
+import types
 
 import pytest
 from distributed import Client
@@ -21,7 +23,8 @@ from handoff_dask import (
     RunCancelledError,
     RunTimeoutError,
 )
-from handoff_dask._client import history_file
+from handoff_dask._adapter import worker
+from handoff_dask._client import history_file, local_run
 from handoff_dask._model.code_keys import code_key
 
 
@@ -127,10 +130,10 @@ def test_a_run_with_a_timeout(client, path):
     door = gate("long")
     dag = dag_of(Function("f", pass_gate, extra_args=["long"]), Function("g", identity, args=["f"]))
     with pytest.raises(RunTimeoutError):
-        handoff.execute(dag, client, timeout=0.3, history=path)
+        handoff.execute(dag, client, timeout=2, history=path)  # long enough for "f" to start anywhere
     door.open()
     run, records = only_run(path)
-    assert (run.status, run.error) == ("cancelled", "it exceeded its timeout of 0.3 s")
+    assert (run.status, run.error) == ("cancelled", "it exceeded its timeout of 2 s")
     assert records["f"].status == "running"  # as of the end of the run
     assert records["g"].status == "cancelled"
 
@@ -436,8 +439,17 @@ def test_loading_is_not_confused_with_a_function_named_load(tmp_path):
         settle(cluster)
 
 
+#: How far each thread's clock is ahead of the machine's, in seconds.
+CLOCK = threading.local()
+
+
+def clock():
+    return time.time() + getattr(CLOCK, "ahead", 0.0)
+
+
 def nap(seconds):
-    time.sleep(seconds)
+    """Take a thousand times as long on ``clock``, so that delays on a busy machine make no difference."""
+    CLOCK.ahead = getattr(CLOCK, "ahead", 0.0) + 1000 * seconds
     return seconds
 
 
@@ -450,8 +462,10 @@ def naps(*seconds):
 
 
 @pytest.mark.parametrize("first", [handoff.execute, handoff.execute_local])
-def test_a_second_run_knows_each_functions_own_duration(path, first):
+def test_a_second_run_knows_each_functions_own_duration(path, first, monkeypatch):
     """All functions have the same code, so its mean duration says nothing about their order."""
+    monkeypatch.setattr(worker, "time", clock)
+    monkeypatch.setattr(local_run, "time", types.SimpleNamespace(time=clock, monotonic=time.monotonic))
     dag = naps(0.02, 0.1, 0.05, 0.3)
     with handoff.local_cluster({"only": {"cpu": 1}}, processes=False) as cluster, Client(cluster) as client:
         if first is handoff.execute:

@@ -285,11 +285,21 @@ import handoff_dask as handoff
 from handoff_dask import DAG, Function
 
 done = []
+both_nap = threading.Barrier(2, timeout=30)
+interrupted = threading.Event()
+
+def interrupt(*arguments):
+    interrupted.set()
+    signal.default_int_handler(*arguments)
+
+signal.signal(signal.SIGINT, interrupt)
 
 def nap(i):
+    both_nap.wait()
     if i == 0:
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-    time.sleep(0.6)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert interrupted.wait(30)
+    time.sleep(0.6)  # until the run no longer starts functions
     done.append(i)
 
 dag = DAG("naps")

@@ -82,7 +82,7 @@ def test_releasing_the_handles_of_a_running_run_cancels_it(client, cluster):
     gc.collect()
     state = plugin_of(cluster).state
     until(lambda: state.runs[name].ended)
-    assert [f.state.value for f in state.runs[name].functions] == ["running", "cancelled"]
+    until(lambda: [f.state.value for f in state.runs[name].functions] == ["running", "cancelled"])
     door.open()
     until(lambda: name not in plugin_of(cluster).runs)
 
@@ -113,8 +113,9 @@ def test_functions_of_a_lost_client_hold_their_allocation_until_they_end(cluster
         leave(other)
         until(lambda: len(cluster.scheduler.tasks) < number_of_tasks)
         state = plugin_of(cluster).state
-        until(lambda: run.id not in state.runs or state.runs[run.id].ended)
-        assert [f.state.value for f in state.runs[run.id].functions] == ["running", "cancelled", "cancelled"]
+        until(lambda: state.runs[run.id].ended)  # held by "running", the core does not forget it
+        states = ["running", "cancelled", "cancelled"]
+        until(lambda: [f.state.value for f in state.runs[run.id].functions] == states)
         assert not handoff.resources_available("node1", {"gpu": 1}, client)
         later = handoff.submit(dag_of(Function("later", identity, extra_args=[2], cost={"gpu": 1})), client)
         until(lambda: "gpu" in later.explain("later"))
@@ -305,11 +306,10 @@ def test_a_large_run_does_not_starve_a_small_one(cluster, client):
             dag_of(*[Function(i, identity, extra_args=[i], cost={"cpu": 2}) for i in range(6)]), other
         )
         door.open()
-        small.result(30)
-        finished = sum(r.status == "finished" for r in large.records.values())
-    assert finished < 100
-    assert not large.done()
-    large.result(60)
+        last = max(r.started for r in small.result(30).records.values())
+    # By the scheduler's order: on a busy machine, this process may learn late that the small run has ended.
+    before = sum(r.started < last for r in large.result(60).records.values())
+    assert before < 100
 
 
 def test_priorities_order_runs(cluster, client):

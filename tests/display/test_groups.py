@@ -138,9 +138,9 @@ def test_compact_outlines_never_exceed_the_maximum_number_of_boxes(shape, most):
 
 
 def test_two_thousand_functions_are_grouped_quickly():
-    begin = time.perf_counter()
+    begin = time.thread_time()  # processor time, which other processes on the machine do not change
     outline(chains(1000))
-    assert time.perf_counter() - begin < 2
+    assert time.thread_time() - begin < 2
 
 
 # ------------------------------------------------------------------------------ layout

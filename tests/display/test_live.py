@@ -9,6 +9,7 @@ from helpers import dag_of, gate, identity, pass_gate, until
 from nbclient import NotebookClient
 
 from handoff_dask import DAG, Function, submit
+from handoff_dask._client import run_lifecycle
 from handoff_dask._client.progress import follow_in_background
 
 SETUP = """
@@ -17,6 +18,8 @@ warnings.simplefilter("error")
 doors = sys.modules["doors"] = types.ModuleType("doors")
 import handoff_dask as handoff
 from handoff_dask import DAG, Function
+from handoff_dask._client import run_lifecycle
+run_lifecycle._SHOW_TIMEOUT = 50  # a busy machine may take long to show the end
 from distributed import Client
 door = doors.door = threading.Event()
 nodes = {"large": {"cpu": 2}, "small": {"cpu": 1}}
@@ -90,7 +93,11 @@ def test_the_output_is_updated_after_its_cell_has_ended(tmp_path):
 
 def test_closing_the_client_ends_the_updates(tmp_path):
     outputs, _ = execute(
-        tmp_path, "client2 = Client(cluster); run = handoff.submit(dag, client2); run", "client2.close()"
+        tmp_path,
+        "client2 = Client(cluster); run = handoff.submit(dag, client2); run",
+        "import time\n"
+        "client2.close()\n"
+        "while run._display_tasks: time.sleep(0.01)",  # the next cell closes their event loop
     )
     html, text = only_output(outputs)
     assert ": cancelled" in html
@@ -161,6 +168,7 @@ def test_wait_returns_after_the_display_shows_the_end(client, monkeypatch):
         await asyncio.sleep(0.2)
         return await original(seen)
 
+    monkeypatch.setattr(run_lifecycle, "_SHOW_TIMEOUT", 20)  # on a busy machine, 0.2 s take longer
     monkeypatch.setattr(run, "_progress", slow)
     display = FakeDisplay()
     follow_in_background(run, display)

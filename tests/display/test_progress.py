@@ -10,7 +10,7 @@ import sys
 import types
 
 import pytest
-from helpers import dag_of
+from helpers import dag_of, gate, pass_gate
 from scheduling.harness import Core, fn
 
 import handoff_dask as handoff
@@ -366,11 +366,17 @@ def test_only_the_last_attempt_of_a_function_is_final(client, monkeypatch):
 
 
 def test_progress_includes_the_load_of_nodes(client, monkeypatch):
-    seen = []
+    door, seen = gate("load"), []
+
+    def update(progress):
+        seen.append(progress)
+        if progress.counts.get("running"):  # the functions run until an update has shown it
+            door.open()
+
     monkeypatch.setattr(
-        displays, "display_of", lambda title: types.SimpleNamespace(update=seen.append, close=lambda: None)
+        displays, "display_of", lambda title: types.SimpleNamespace(update=update, close=lambda: None)
     )
-    dag = dag_of(*(Function(n, "time:sleep", extra_args=[0.3], cost={"cpu": 1}) for n in range(4)))
+    dag = dag_of(*(Function(n, pass_gate, extra_args=["load"], cost={"cpu": 1}) for n in range(4)))
     handoff.execute(dag, client, progress=True)
     during = next(progress for progress in seen if progress.counts.get("running"))
     assert {node.name for node in during.nodes} == set(handoff.discover_nodes(client))

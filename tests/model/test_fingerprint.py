@@ -474,6 +474,7 @@ print(t.of_code(t.defined(t.HELPERS)), t.of_code(t.Wrapping(t.of, 2)))
 """
 
 
+@pytest.mark.timeout(300)  # the first process may compile all of pandas
 def test_fingerprints_are_equal_in_all_processes():
     here = os.path.dirname(__file__)
     outputs = set()
@@ -483,7 +484,7 @@ def test_fingerprints_are_equal_in_all_processes():
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=100,
             env={**os.environ, "PYTHONHASHSEED": seed},
         )
         assert len(set(done.stdout.split())) == 14

@@ -36,7 +36,7 @@ from handoff_dask.exceptions import FunctionCrashedError, FunctionMemoryError, F
 #: Seconds within which a new process must be ready to run functions.
 _START_TIMEOUT = 60.0
 
-#: Idle processes to keep at most.
+#: Idle processes to keep at most, unless more are running: a node may have more threads than cores.
 _MAX_IDLE = max(4, os.cpu_count() or 1)
 
 #: Attempts to remember as stopped before they start. Most never start, so the oldest entries are evicted.
@@ -344,7 +344,7 @@ def _return_to_pool(child: Child) -> None:
     """Keep a child for later attempts; of too many children, end the one that has been idle longest."""
     with _lock:
         _idle.append(child)
-        surplus = _idle.pop(0) if len(_idle) > _MAX_IDLE else None
+        surplus = _idle.pop(0) if len(_idle) > max(_MAX_IDLE, len(_running)) else None
     if surplus is not None:
         surplus.close()
 

@@ -84,20 +84,21 @@ class Sizing:
         """Return the units of a resource for which the first attempt of a function asks."""
         most = self._largest(f, name)
         own = f.run.estimates.peak(f) if name == MEMORY else None
-        amount = sufficient_memory(own) if own is not None else self._of_code(f.kind.code, name)
+        amount = sufficient_memory(own) if own is not None else self._of_code(f, name)
         if amount is None:
             return max(1, math.floor(most * self._first.get(name, 1.0)))
         return max(1, min(most, to_units(amount))) if most else to_units(amount)
 
-    def _of_code(self, key: str, name: str) -> float | None:
-        """Return the estimate for code of a key, in MB or cores; None if nothing is known of it."""
+    def _of_code(self, f: FunctionState, name: str) -> float | None:
+        """Return the estimate for functions of the same code, in MB or cores; None if nothing is known."""
+        key = f.kind.code
         measured = self._estimates.measured(key)
         known = self._known.get((key, name))
         if known is not None and measured < 2 * known[0]:
             return known[1]
         if name == MEMORY:
             peaks = self._estimates.peaks(key)
-            amount = sufficient_memory(first_allocation(peaks)) if peaks else None
+            amount = first_amount(peaks, self._spare(f)) if peaks else None
         else:
             amount = sufficient_cores(self._estimates.cores(key))
         if amount is None:
@@ -106,6 +107,15 @@ class Sizing:
             self._known.clear()
         self._known[key, name] = max(1, measured), amount
         return amount
+
+    def _spare(self, f: FunctionState) -> float:
+        """Return the MB that are left for each function if the largest node is full of functions like it."""
+        most = 0.0
+        for node in self._nodes_of(f):
+            fixed = [(n, units) for n, units in f.cost.items() if n not in f.kind.auto and units]
+            share = max(units / node.capacity[n] for n, units in fixed)
+            most = max(most, share * node.capacity.get(MEMORY, 0))
+        return most / UNIT
 
     def _largest(self, f: FunctionState, name: str) -> int:
         """Return the most units of a resource that any node has that may run a function."""
@@ -192,14 +202,18 @@ def _widen_group(f: FunctionState) -> None:
         f.group.need = {name: max(need.get(name, 0), f.cost.get(name, 0)) for name in {**need, **f.cost}}
 
 
-def first_allocation(peaks: Sequence[float]) -> float:
-    """Return for how much memory functions should ask at first, given the peaks of others like them.
+def first_amount(peaks: Sequence[float], spare: float = 0.0) -> float:
+    """Return for how many MB functions should ask at first, given the peaks of others like them.
 
-    The first to end may well be the smallest, so few peaks count with a margin, which a kill would exceed.
+    To ask for less than ``spare`` saves nothing: if only such functions run, their cores are used up first.
+    The first to end may well be the smallest, so few peaks count with a margin.
     """
-    if len(peaks) >= _FEW:
-        return allocations(peaks)[0]
-    return max(peaks) * (1 + 1 / math.sqrt(len(peaks)))
+    if len(peaks) < _FEW:
+        return max(spare, sufficient_memory(max(peaks) * (1 + 1 / math.sqrt(len(peaks)))))
+    small = [peak for peak in peaks if sufficient_memory(peak) <= spare]
+    large = [peak for peak in peaks if sufficient_memory(peak) > spare]
+    first = allocations([spare] * len(small) + large)[0]
+    return spare if first == spare else sufficient_memory(first)
 
 
 def allocations(peaks: Sequence[float]) -> list[float]:

@@ -58,6 +58,16 @@ def test_little_is_wasted_on_one_large_function_among_many():
 # ---------------------------------------------------------------------- what functions ask for
 
 
+def test_memory_that_the_cores_would_leave_unused_costs_nothing(core):
+    """Eight functions fill the cores, so each may have an eighth of the memory."""
+    core.nodes(a="cpu 8, memory 1000")
+    hints = {"x": Hint(1.0, (20.0,) * 30 + (100.0,) * 5)}
+    core.run(**many(9, fn("cpu 1, memory auto", code="x")), options={"hints": hints})
+    assert len(core.decide()) == 8
+    assert core["f0"].attempts == ()
+    assert core.used("a")["memory"] == 1000
+
+
 @pytest.fixture
 def core():
     return Core(first_memory=0.25, first_cpu=1.0)
@@ -71,7 +81,7 @@ def test_an_unknown_function_asks_for_a_fraction_of_the_largest_node(core):
 
 
 def test_what_has_been_seen_replaces_the_fraction_for_waiting_functions(core):
-    core.nodes(a="cpu 9, memory 1000")
+    core.nodes(a="cpu 90, memory 1000")
     core.run(**many(9, fn("cpu 1, memory auto", code="x")))
     assert core.decide() == ["f0@a", "f1@a", "f2@a", "f3@a"]
     core.wait(1)
@@ -88,7 +98,7 @@ def test_what_has_been_seen_replaces_the_fraction_for_waiting_functions(core):
 
 
 def test_a_function_that_ran_before_asks_for_its_own_peak(core):
-    core.nodes(a="cpu 9, memory 1000")
+    core.nodes(a="cpu 90, memory 1000")
     known = [Known((("n", 1.0),), 300.0), Known((("n", 1.0),), 20.0), None]
     options = {"known": known, "hints": {"x": Hint(1.0, (100.0,) * 10)}}
     core.run(**many(3, fn("cpu 1, memory auto", code="x")), options=options)
@@ -125,7 +135,7 @@ def test_after_a_kill_it_asks_for_more_without_using_up_retries(core):
 
 
 def test_the_next_allocation_is_one_that_has_sufficed_before(core):
-    core.nodes(a="cpu 1, memory 10000")
+    core.nodes(a="cpu 100, memory 10000")
     core.run(
         x=fn("cpu 1, memory auto", code="x"), options={"hints": {"x": Hint(1.0, (100.0,) * 50 + (2000.0,))}}
     )

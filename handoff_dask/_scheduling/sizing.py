@@ -213,7 +213,7 @@ def first_amount(peaks: Sequence[float], spare: float = 0.0) -> float:
     small = [peak for peak in peaks if sufficient_memory(peak) <= spare]
     large = [peak for peak in peaks if sufficient_memory(peak) > spare]
     first = allocations([spare] * len(small) + large)[0]
-    return spare if first == spare else sufficient_memory(first)
+    return spare if small and first == spare else sufficient_memory(first)
 
 
 def allocations(peaks: Sequence[float]) -> list[float]:

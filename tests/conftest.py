@@ -23,6 +23,12 @@ if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = compiled.name
 
+# As filterwarnings in pyproject.toml, for the processes that tests start, whose standard error they read.
+slow_directories = "ignore:Creating scratch directories is taking a surprisingly long time:UserWarning"
+filters = os.environ.get("PYTHONWARNINGS", "")
+if slow_directories not in filters:
+    os.environ["PYTHONWARNINGS"] = f"{filters},{slow_directories}".removeprefix(",")
+
 # Let Dask check its invariants after every step, so that a plugin that violates them fails its tests.
 dask.config.set({"distributed.scheduler.validate": True, "distributed.admin.tick.limit": "1h"})
 

@@ -14,6 +14,7 @@ from helpers import settle
 from hypothesis import settings
 
 import handoff_dask as handoff
+from handoff_dask._adapter import membership
 
 # Many images set PYTHONDONTWRITEBYTECODE, with which each process that a test starts would compile the whole
 # package. Keep the bytecode in a temporary directory instead.
@@ -22,11 +23,20 @@ if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = compiled.name
 
+# As filterwarnings in pyproject.toml, for the processes that tests start, whose standard error they read.
+slow_directories = "ignore:Creating scratch directories is taking a surprisingly long time:UserWarning"
+filters = os.environ.get("PYTHONWARNINGS", "")
+if slow_directories not in filters:
+    os.environ["PYTHONWARNINGS"] = f"{filters},{slow_directories}".removeprefix(",")
+
 # Let Dask check its invariants after every step, so that a plugin that violates them fails its tests.
 dask.config.set({"distributed.scheduler.validate": True, "distributed.admin.tick.limit": "1h"})
 
 # A node whose process has died comes back, but a busy machine may need more than Dask's 15 seconds for that.
 dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"})
+
+# New processes may need long to import the package, and tests rely on all workers being nodes.
+membership.PROBE_TIMEOUT = 60.0
 
 # Dask's profiler calls sys._current_frames(), which can deadlock Python 3.11 if a garbage collection starts
 # inside: https://github.com/python/cpython/issues/106883. Hypothesis has a callback that makes it likely.

@@ -123,10 +123,21 @@ class Membership:
         self._wake()
         await self._intervals.shorten(address, node)
 
+    @property
+    def probing(self) -> bool:
+        """Whether any probe is running."""
+        return bool(self._probes)
+
     async def settled(self) -> None:
         """Wait until all running probes have ended, for at most :data:`PROBE_TIMEOUT` seconds."""
         if self._probes:
             await asyncio.wait(list(self._probes.values()), timeout=PROBE_TIMEOUT)
+
+    async def answered(self, timeout: float) -> None:
+        """Wait until any running probe has ended, for at most ``timeout`` seconds."""
+        if self._probes:
+            running = list(self._probes.values())
+            await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
     def left(self, address: str) -> None:
         """Remove the node of a worker that has left. Dask has taken back the worker's tasks already."""

@@ -53,6 +53,9 @@ class Requests:
     async def prepare(self, spec: bytes, client: str, protocol: int) -> dict[str, Any]:
         """Register a run whose graph follows. Return its status, or why it cannot run.
 
+        A run that lacks nodes waits, up to the node timeout, for workers that have joined but have not
+        answered yet: one that has just started may need long to import handoff_dask.
+
         Returns
         -------
         dict
@@ -72,9 +75,13 @@ class Requests:
             run_spec: RunSpec = pickle.loads(spec)
         except Exception as error:
             return {"status": "unreadable", "error": f"{type(error).__name__}: {error}"}
-        await plugin.membership.settled()
-        if plugin.membership.unusable and not plugin.state.nodes:
-            return {"status": "unusable", "workers": dict(plugin.membership.unusable)}
+        membership = plugin.membership
+        await membership.settled()
+        deadline = time() + plugin.state.placement.infeasible.timeout
+        while membership.probing and time() < deadline and self._lacks_nodes(run_spec):
+            await membership.answered(deadline - time())
+        if membership.unusable and not plugin.state.nodes:
+            return {"status": "unusable", "workers": dict(membership.unusable)}
         if plugin.closed:
             return {"status": "removed"}
         known = plugin.runs.get(run_spec.run_id)
@@ -93,6 +100,10 @@ class Requests:
         plugin.runs[run_spec.run_id] = active
         plugin.wake()
         return {"status": run.status.value, "waiting": run.waiting(now)}
+
+    def _lacks_nodes(self, spec: RunSpec) -> bool:
+        plugin = self._plugin
+        return not plugin.closed and spec.run_id not in plugin.runs and plugin.state.lacks_nodes(spec)
 
     def _hint_durations(self, spec: RunSpec) -> None:
         """Pass the durations that Dask knows by function name, measured or configured, to the core.

@@ -21,6 +21,7 @@ from handoff_dask._scheduling.lifecycle import Lifecycle
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.runs import Run, RunStatus
 from handoff_dask._scheduling.spec import Amounts, RunSpec
+from handoff_dask._scheduling.totals import Totals
 
 
 class SchedulingState(Lifecycle):
@@ -119,6 +120,13 @@ class SchedulingState(Lifecycle):
         else:
             self._rank(run, now)
         return run
+
+    def lacks_nodes(self, spec: RunSpec) -> bool:
+        """Whether a run would fail at once, but might not if more nodes joined."""
+        if spec.wait_for_nodes > 0:
+            return False
+        run = Run(spec, 0, Totals())  # counts as no run
+        return not find_limit_shortfalls(run) and bool(find_shortfalls(run, self.placement.nodes))
 
     def run_cancelled(self, run_id: str) -> None:
         """A run was cancelled: start none of its functions any more.

@@ -141,6 +141,39 @@ def test_a_worker_without_handoff_dask_is_no_node(monkeypatch):
         assert list(handoff.discover_nodes(client)) == ["good"]
 
 
+@pytest.fixture
+def late_answers(monkeypatch):
+    """Let workers answer the scheduler's probes after so many seconds, for which only some requests wait."""
+    monkeypatch.setattr(membership, "PROBE_TIMEOUT", 0.01)
+    call_on, seconds = membership.call_on, [0.3]
+
+    async def call_late(*args, **kwargs):
+        await asyncio.sleep(seconds[0])
+        return await call_on(*args, **kwargs)
+
+    monkeypatch.setattr(membership, "call_on", call_late)
+    return seconds
+
+
+def test_a_run_waits_for_workers_that_have_not_answered_yet(late_answers):
+    """They may still be importing the package."""
+    with handoff.local_cluster({"a": {"cpu": 1}}) as cluster, Client(cluster) as client:
+        assert handoff.execute(DAG, client).allocations == {"f": "a"}
+        assert [info.status for info in handoff.runs(client)] == ["finished"]
+
+
+def test_a_run_that_fits_on_no_node_does_not_wait_forever_for_answers(late_answers):
+    late_answers[0] = 3600
+    with (
+        dask.config.set({"handoff.node-timeout": "100ms"}),
+        handoff.local_cluster({"a": {"cpu": 1}}) as cluster,
+        Client(cluster) as client,
+    ):
+        with pytest.raises(handoff.AllocationError, match="the cluster has no nodes"):
+            handoff.execute(DAG, client)
+        assert [info.status for info in handoff.runs(client)] == ["failed"]
+
+
 SCHEDULER_WITHOUT = """
 import asyncio, sys
 class Refuse:

@@ -15,6 +15,7 @@ from handoff_dask._client.progress import follow_in_background
 SETUP = """
 import sys, threading, types, warnings
 warnings.simplefilter("error")
+warnings.filterwarnings("ignore", "Creating scratch directories is taking")  # on a busy machine
 doors = sys.modules["doors"] = types.ModuleType("doors")
 import handoff_dask as handoff
 from handoff_dask import DAG, Function

@@ -18,6 +18,25 @@ def shortfalls(nodes, **functions):
     return run.shortfalls
 
 
+@pytest.mark.parametrize(
+    ("function", "options", "lacks"),
+    [
+        (fn("cpu 2"), {}, [True, False]),
+        (fn("cpu 3"), {}, [True, True]),
+        (fn("cpu 3"), {"wait_for_nodes": 1.0}, [False, False]),  # it is pending, and does not fail at once
+        (fn("cpu 3", limit="db 2"), {}, [False, False]),  # more nodes would not help
+    ],
+)
+def test_a_run_that_more_nodes_might_help_is_told_from_others(function, options, lacks):
+    core = Core()
+    spec = core.run(ready="", limits="db 1", options=options, f=function).spec
+    failed = core.state.totals.runs["failed"]
+    without = core.state.lacks_nodes(spec)
+    core.nodes(a="cpu 2")
+    assert [without, core.state.lacks_nodes(spec)] == lacks
+    assert core.state.totals.runs["failed"] == failed, "asking counts as no run"
+
+
 def fields(shortfall):
     return shortfall.function_ids, shortfall.asked, shortfall.nearest, shortfall.offered, shortfall.reason
 

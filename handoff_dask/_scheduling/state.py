@@ -125,7 +125,7 @@ class SchedulingState(Lifecycle):
         """Whether a run would fail at once, but might not if more nodes joined."""
         if spec.wait_for_nodes > 0:
             return False
-        run = Run(spec, 0, Totals())  # counts as no run
+        run = Run(spec, 0, Totals(), self.placement.estimates)  # counts as no run
         return not find_limit_shortfalls(run) and bool(find_shortfalls(run, self.placement.nodes))
 
     def run_cancelled(self, run_id: str) -> None:

@@ -125,7 +125,7 @@ def test_a_process_that_is_killed_while_it_receives_leaves_nothing():
     assert_gone(pid)
     assert len(process_pool._idle) == running - 1
     assert run(process_id).result != pid
-    assert open_files() == files
+    assert open_files() <= files
 
 
 @linux
@@ -149,7 +149,7 @@ def test_a_process_that_is_killed_while_it_sends_leaves_nothing(monkeypatch):
     assert_gone(pid)
     assert resident(os.getpid()) < memory + LARGE * 8 / 2**21
     assert run(process_id).result != pid
-    assert open_files() == files
+    assert open_files() <= files
 
 
 def test_a_result_for_which_there_is_no_memory_fails_its_attempt(monkeypatch):

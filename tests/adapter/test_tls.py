@@ -117,7 +117,7 @@ def test_processes_with_certificates(started, certificates, tmp_path, monkeypatc
         Client(address, security=Security.temporary(), set_as_default=False)
 
 
-@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_local_cluster_with_certificates(certificates, processes):
     _, security = certificates
     given = Security(

@@ -36,7 +36,7 @@ def search(*arguments: str, plant: str = "", seconds: float = 110) -> tuple[int,
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("start", "seeds"), [(0, 40), pytest.param(40, 160, marks=pytest.mark.slow, id="many")]
+    ("start", "seeds"), [(0, 20), pytest.param(20, 180, marks=pytest.mark.slow, id="many")]
 )
 def test_seeds_pass(start, seeds):
     status, text = search("--start", str(start), "--seeds", str(seeds), seconds=280)
@@ -106,7 +106,7 @@ BUGS = {
 
 
 #: The bugs that every test run looks for; CI looks for the others, too.
-ALWAYS = list(BUGS)[:2]
+ALWAYS = list(BUGS)[:1]
 
 
 @pytest.mark.parametrize(

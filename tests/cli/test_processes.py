@@ -25,7 +25,11 @@ COMMAND = [sys.executable, "-m", "handoff_dask"]
 
 
 PROCESSES = ("--nodes", "nodes.yaml", "--processes")
-LOCAL_NODES = [(), ("--nodes", "nodes.yaml"), pytest.param(PROCESSES, marks=pytest.mark.slow)]
+LOCAL_NODES = [
+    (),
+    pytest.param(("--nodes", "nodes.yaml"), marks=pytest.mark.slow),
+    pytest.param(PROCESSES, marks=pytest.mark.slow),
+]
 
 
 def environment(**more):
@@ -140,7 +144,7 @@ def test_the_installed_command_calls_main():
     assert EntryPoint("handoff-dask", target, "console_scripts").load() is main
 
 
-@pytest.mark.parametrize("options", [*LOCAL_NODES[:2], PROCESSES])
+@pytest.mark.parametrize("options", LOCAL_NODES)
 def test_ctrl_c(folder, options):
     """The signal goes to the command and all its child processes, as from a terminal."""
     process = started(folder, *options)

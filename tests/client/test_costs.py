@@ -33,7 +33,7 @@ def costs_of(result, id):
 @pytest.fixture(scope="module")
 def large():
     """A cluster with a node large enough to run several functions of unknown size."""
-    nodes = {"a": {"cpu": 4, "memory": 1600}}
+    nodes = {"a": {"cpu": 4, "memory": 1600, "threads": 16}}
     with handoff.local_cluster(nodes, processes=False) as cluster:
         yield cluster
 

@@ -44,7 +44,7 @@ def in_process():
         yield cluster
 
 
-@pytest.fixture(params=["in_process", "processes"])
+@pytest.fixture(params=["in_process", pytest.param("processes", marks=pytest.mark.slow)])
 def any_cluster(request):
     cluster = request.getfixturevalue(request.param)
     with Client(cluster, set_as_default=False) as observer:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from helpers import dag_of, on_cluster_and_locally, run_on_cluster, until
+from helpers import dag_of, on_cluster_and_locally, run_locally, run_on_cluster, until
 
 import handoff_dask as handoff
 from handoff_dask import (
@@ -77,9 +77,25 @@ def with_tests_on_path():
     return {**os.environ, "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
 
 
-@on_cluster_and_locally
 @pytest.mark.parametrize(
-    "code", [sleep_long, sleep_in_c, sleep_holding_the_gil, ignore_signals, sleep_long_in_a_coroutine]
+    ("run", "code"),
+    [
+        (run_on_cluster, sleep_long),
+        (run_locally, sleep_in_c),
+        (run_on_cluster, sleep_holding_the_gil),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (run_locally, sleep_long),
+                (run_on_cluster, sleep_in_c),
+                (run_locally, sleep_holding_the_gil),
+                (run_on_cluster, ignore_signals),
+                (run_locally, ignore_signals),
+                (run_on_cluster, sleep_long_in_a_coroutine),
+                (run_locally, sleep_long_in_a_coroutine),
+            )
+        ),
+    ],
 )
 def test_an_attempt_is_ended_whatever_it_does(client, run, code):
     warm = dag_of(Function("warm", process_id, timeout=60))

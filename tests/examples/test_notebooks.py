@@ -105,6 +105,7 @@ time.sleep = meet_and_sleep
 """
 
 
+@pytest.mark.slow  # the documentation runs it, too
 def test_branching_dag(tmp_path):
     printed, (took, started, stopped) = execute(
         "branching_dag",
@@ -149,6 +150,7 @@ def test_image_processing(tmp_path):
     assert min(spreads) > 0.05, "images, not plain areas"
 
 
+@pytest.mark.slow  # the documentation runs it, too
 def test_numeric_pipeline(tmp_path):
     facts = """(
     {(n, p): accuracy(train(f, p), f[1]) for n in SIZES
@@ -169,6 +171,7 @@ def test_numeric_pipeline(tmp_path):
     assert f"accuracy {final:.3f} on 450 other digits\n" in printed
 
 
+@pytest.mark.slow  # the documentation runs it, too
 def test_capacity_planning(tmp_path):
     facts = (
         "{n: (p.makespan, p.lower_bound, max(p.bounds, key=p.bounds.get)) for n, p in plans.items()}, needed"
@@ -185,6 +188,7 @@ def test_capacity_planning(tmp_path):
     assert "40 functions fit nowhere" in printed
 
 
+@pytest.mark.slow  # the documentation runs it, too
 def test_from_dask_delayed(tmp_path):
     facts = "dict(result.results), result.allocations, best.compute()"
     printed, (results, allocations, computed) = execute("from_dask_delayed", tmp_path, facts)

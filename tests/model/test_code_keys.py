@@ -114,7 +114,7 @@ def test_keys_are_the_same_in_every_process():
             text=True,
             check=True,
         ).stdout.strip()
-        for seed in (1, 2, 3)
+        for seed in (1, 2)
     }
     assert keys == {code_key(compiled(1))}
 

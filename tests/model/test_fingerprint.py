@@ -478,7 +478,7 @@ print(t.of_code(t.defined(t.HELPERS)), t.of_code(t.Wrapping(t.of, 2)))
 def test_fingerprints_are_equal_in_all_processes():
     here = os.path.dirname(__file__)
     outputs = set()
-    for seed in ("1", "2", "3"):
+    for seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM.format(path=[here])],
             capture_output=True,

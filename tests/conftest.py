@@ -4,7 +4,6 @@ import gc
 import os
 import signal
 import sys
-import tempfile
 
 import dask
 import pytest
@@ -17,11 +16,9 @@ import handoff_dask as handoff
 from handoff_dask._adapter import membership
 
 # Many images set PYTHONDONTWRITEBYTECODE, with which each process that a test starts would compile the whole
-# package. Keep the bytecode in a temporary directory instead.
-if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
-    compiled = tempfile.TemporaryDirectory(prefix="handoff-tests-")
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ["PYTHONPYCACHEPREFIX"] = compiled.name
+# package. That of the dependencies was compiled when they were installed.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # As filterwarnings in pyproject.toml, for the processes that tests start, whose standard error they read.
 slow_directories = "ignore:Creating scratch directories is taking a surprisingly long time:UserWarning"

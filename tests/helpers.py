@@ -180,3 +180,8 @@ def run_on_cluster(dag: DAG, client, **options):
 
 #: Run a test with ``run(dag, client)`` on a cluster and in this process.
 on_cluster_and_locally = pytest.mark.parametrize("run", [run_on_cluster, run_locally])
+
+#: The same, for what starts many processes: a plain test run leaves the second to the slow tests.
+on_cluster_and_locally_if_slow = pytest.mark.parametrize(
+    "run", [run_on_cluster, pytest.param(run_locally, marks=pytest.mark.slow)]
+)

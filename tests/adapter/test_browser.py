@@ -210,6 +210,7 @@ def hover(browser, condition):
     raise AssertionError("no tooltip appeared")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_short_sessions")
 def test_snapshots_are_read_only_while_the_page_is_open(cluster, browser, monkeypatch):
     from handoff_dask._adapter import webpage

@@ -14,7 +14,7 @@ from handoff_dask._model.records import Attempt, FunctionRecord
 @pytest.mark.skipif(sys.platform == "win32", reason="nodes are killed by signals")
 @pytest.mark.parametrize(
     ("seed", "functions", "kills"),
-    [(1, 300, 2), *(pytest.param(seed, 2000, 6, marks=pytest.mark.slow) for seed in (1, 2, 3))],
+    [(1, 800, 2), *(pytest.param(seed, 2000, 6, marks=pytest.mark.slow) for seed in (1, 2, 3))],
 )
 def test_chaos_run_has_no_violations(seed, functions, kills):
     outcome = chaos.run_seed(seed, functions, kills, timeout=100)

@@ -119,6 +119,7 @@ def test_planted_bug_is_found(name):
     assert re.search(pattern, text), text
 
 
+@pytest.mark.slow
 def test_failing_seed_is_printed():
     plant, _ = BUGS["a run is not notified of its end"]
     _, text = search("--seeds", "6", plant=plant)

@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from helpers import dag_of, on_cluster_and_locally, until
+from helpers import dag_of, on_cluster_and_locally, on_cluster_and_locally_if_slow, until
 
 import handoff_dask as handoff
 from handoff_dask import Function, FunctionCrashedError, FunctionFailedError, FunctionMemoryError, RetryPolicy
@@ -60,7 +60,7 @@ def exit_at_once():
     os._exit(3)
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 def test_an_isolated_function_without_a_timeout_may_crash(client, run):
     with pytest.raises(FunctionFailedError) as caught:
         run(dag_of(Function("f", exit_at_once, isolation="process", max_retries=0)), client)
@@ -176,7 +176,7 @@ def fail_after(megabytes):
     raise ValueError("no luck")
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 def test_memory_that_an_earlier_attempt_has_freed_counts_when_it_is_used_again(client, run):
     """A process keeps freed memory, so the second attempt need not ask the system for it."""
     dag = dag_of(Function(0, take, extra_args=[20], isolation="process"))
@@ -186,7 +186,7 @@ def test_memory_that_an_earlier_attempt_has_freed_counts_when_it_is_used_again(c
     assert [n for n in range(4) if records[n].attempts[0].peak_memory < 20] == []
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 def test_a_process_is_measured_exactly(client, run):
     dag = dag_of(
         Function("large", take, extra_args=[200], isolation="process"),
@@ -205,7 +205,7 @@ def test_a_process_is_measured_exactly(client, run):
     assert records["large"].peak_memory == large.peak_memory
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 def test_a_thread_is_estimated(client, run):
     dag = dag_of(
         Function("large", take_until_seen, extra_args=[200]),
@@ -220,7 +220,7 @@ def test_a_thread_is_estimated(client, run):
     assert records["idle"].cpu_seconds < 0.2
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 @pytest.mark.parametrize("isolation", ["thread", "process"])
 def test_failed_attempts_are_measured(client, run, isolation):
     f = Function("f", fail_after, extra_args=[50], isolation=isolation, max_retries=1, cost={"cpu": 2})
@@ -264,7 +264,7 @@ def take_before_a_fork(megabytes):
     return len(data)
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 @pytest.mark.parametrize("use", [lambda: take(300, 600), lambda: take_in_a_child(300)])
 def test_an_attempt_over_its_memory_is_ended(client, run, use):
     f = Function("f", use, isolation="process", cost={"memory": 100}, max_retries=0)
@@ -283,7 +283,7 @@ def test_an_attempt_over_its_memory_is_ended(client, run, use):
     assert "more than its cost of memory 100 MB" in attempt.error
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 @pytest.mark.parametrize("use", [lambda: take(90, 0.2), lambda: take_before_a_fork(80)])
 def test_an_attempt_within_its_memory_is_left_alone(client, run, use):
     dag = dag_of(Function("f", use, isolation="process", cost={"memory": 120}, max_retries=0))
@@ -300,7 +300,7 @@ def keep(megabytes):
     return os.getpid()
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 def test_what_earlier_attempts_leave_behind_does_not_count(client, run):
     dag = dag_of(
         Function("leaves", keep, extra_args=[200], isolation="process"),
@@ -336,7 +336,7 @@ def take_until_ended_below(megabytes):
     return take(megabytes, 60 if handoff.current().cost["memory"] < megabytes else 0)
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 def test_a_function_that_runs_out_of_memory_asks_for_more(client, run):
     policy = RetryPolicy(max_retries=5, grow={"memory": 2})
     f = Function(

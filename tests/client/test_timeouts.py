@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from helpers import dag_of, on_cluster_and_locally, run_locally, run_on_cluster, until
+from helpers import dag_of, on_cluster_and_locally_if_slow, run_locally, run_on_cluster, until
 
 import handoff_dask as handoff
 from handoff_dask import (
@@ -127,7 +127,7 @@ def test_the_node_runs_the_next_function_after_the_timeout(client):
     assert records["next"].started >= records["stuck"].attempts[0].stopped
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 def test_a_function_that_leaves_a_fork_behind_is_ended_in_time(client, run):
     """The fork does not keep the pipe to the node open."""
     begin = time.monotonic()
@@ -137,7 +137,7 @@ def test_a_function_that_leaves_a_fork_behind_is_ended_in_time(client, run):
     assert time.monotonic() - begin < 15  # the fork lives for 20 s
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 def test_a_function_that_closes_its_pipe_to_the_node_has_crashed(client, run):
     with pytest.raises(FunctionFailedError) as caught:
         run(dag_of(Function("f", sleep_without_descriptors, timeout=60, max_retries=0)), client)
@@ -151,7 +151,7 @@ class Unloadable:
         return open, ("/nonexistent/file",)
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 def test_a_result_that_cannot_be_unpickled_is_a_failure(client, run):
     with pytest.raises(FunctionFailedError) as caught:
         run(dag_of(Function("f", Unloadable, timeout=60, max_retries=1)), client)
@@ -192,7 +192,7 @@ def test_a_fork_starts_its_own_processes(tmp_path):
     assert "ResourceWarning" not in done.stderr
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 def test_a_timeout_is_retried_like_any_failure(client, run):
     # Lambdas are pickled by value: the second attempt need not import this module within its timeout.
     f = Function(
@@ -206,7 +206,7 @@ def test_a_timeout_is_retried_like_any_failure(client, run):
     assert [a.outcome for a in result.records["f"].attempts] == ["failed", "finished"]
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 def test_retry_on_may_exclude_timeouts(client, run):
     policy = RetryPolicy(max_retries=3, retry_on=(ValueError,))
     with pytest.raises(FunctionFailedError) as caught:
@@ -222,7 +222,7 @@ def segfault():
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 @pytest.mark.parametrize(
     ("function", "text"),
     [
@@ -259,7 +259,7 @@ def with_current(x):
     return x, c.run_id, c.dag_id, c.function_id, c.attempt, c.node, c.cost, c.devices
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 def test_arguments_output_and_current_in_a_process(client, run):
     dag = dag_of(
         Function("array", np.arange, extra_args=[100_000]),
@@ -293,7 +293,7 @@ def raise_with_a_cause():
         raise ValueError("no such key") from error
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 def test_the_error_carries_the_exception_and_its_cause(client, run):
     with pytest.raises(FunctionFailedError) as caught:
         run(dag_of(Function("f", raise_with_a_cause, timeout=60, max_retries=0)), client)
@@ -307,7 +307,7 @@ def raise_system_exit():
     raise SystemExit(4)
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 @pytest.mark.parametrize("code", [raise_two_argument_error, raise_system_exit, lambda: (i for i in range(3))])
 def test_unpicklable_exceptions_and_results_are_failures(client, run, code):
     with pytest.raises(FunctionFailedError) as caught:
@@ -315,13 +315,13 @@ def test_unpicklable_exceptions_and_results_are_failures(client, run, code):
     assert len(caught.value.attempts) == 1
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 def test_processes_are_reused(client, run):
     dag = dag_of(*(Function(i, process_id, args=[i - 1] if i else [], timeout=60) for i in range(5)))
     assert len(set(run(dag, client).results.values())) == 1
 
 
-@on_cluster_and_locally
+@on_cluster_and_locally_if_slow
 def test_an_idle_process_that_died_is_reaped_with_its_threads(client, run):
     """Immediately, not only when the next function needs a process."""
     pid = run(dag_of(Function("f", process_id, timeout=60)), client).results["f"]

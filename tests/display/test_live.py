@@ -92,6 +92,7 @@ def test_the_output_is_updated_after_its_cell_has_ended(tmp_path):
     assert printed.text.endswith("tasks 0\n")
 
 
+@pytest.mark.slow
 def test_closing_the_client_ends_the_updates(tmp_path):
     outputs, _ = execute(
         tmp_path,
@@ -105,6 +106,7 @@ def test_closing_the_client_ends_the_updates(tmp_path):
     assert ": cancelled, because its client was closed>" in text
 
 
+@pytest.mark.slow
 def test_a_run_of_an_asynchronous_client(tmp_path):
     (outputs,) = execute(
         tmp_path,

@@ -103,8 +103,12 @@ def test_keys_of_code_without_bytecode():
 
 
 def test_keys_are_the_same_in_every_process():
-    program = f"import sys; sys.path[:] = {sys.path!r}\n" + (
-        "from model.test_code_keys import code_key, compiled; print(code_key(compiled(1)))"
+    program = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        "from handoff_dask._model.code_keys import code_key\n"
+        "module = {'__name__': 'module'}\n"
+        f"exec({SOURCE % 1!r}, module)\n"
+        "print(code_key(module['train']))"
     )
     keys = {
         subprocess.run(

@@ -466,6 +466,7 @@ class Model:
         assert now - self.starved[self._starving_key(f)] >= self.node_timeout
         assert f.id in decision.shortfall.function_ids
         assert decision.shortfall in f.run.shortfalls
+        del self.starved_function[f]  # if a client retries it, it has the whole timeout again
         self._fail(f)
 
     def _check_place(self, decision: Place, now: float) -> None:

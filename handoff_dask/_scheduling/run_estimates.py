@@ -38,7 +38,7 @@ class RunEstimates:
         "_kind_of",
         "_known",
         "_own",
-        "_seen_own",
+        "_ranked",
         "_sizes",
         "_speeds",
         "_version",
@@ -53,7 +53,7 @@ class RunEstimates:
         self._sizes = [(kind.code, size_of(kind.cost)) for kind in spec.kinds]
         self.given = spec.seconds
         self._known = spec.known
-        self._version = -1
+        self._version = self._ranked = -1  # versions of the speeds for which `_own` and the ranks are valid
         self._own: list[float | None] = []
         self.by_kind: list[float] = []
 
@@ -67,8 +67,9 @@ class RunEstimates:
         ``running`` is as for :meth:`Estimates.expected`.
         """
         learnt = self._estimates.expected(self._sizes, running)
-        if not _differ(learnt, self.by_kind):
+        if not (self._known and self._ranked != self._speeds.version) and not _differ(learnt, self.by_kind):
             return False
+        self._ranked = self._speeds.version
         self.by_kind = learnt
         return True
 

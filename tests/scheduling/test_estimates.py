@@ -152,3 +152,20 @@ def test_estimates_are_those_of_an_ordinary_node():
     (x,) = run.functions
     seconds = {name: run.estimates.seconds(x, node) for name, node in core.state.nodes.items()}
     assert seconds == {"a": pytest.approx(2, rel=0.05), "b": pytest.approx(8, rel=0.05)}
+
+
+def test_ranks_follow_when_the_speeds_of_nodes_become_known():
+    """Two functions took equally long, one of them on a node that turns out to be slow."""
+    core = Core()
+    core.nodes(a="cpu 1", b="cpu 1")
+    known = [Known((("a", 4.0),)), Known((("b", 4.0),))]
+    kinds = {name: fn("cpu 1", code="work", pin="none") for name in "xy"}
+    run = core.run(**kinds, options={"known": known, "dependents": [(), ()], "wait_for_nodes": 60})
+    assert run.estimates.update({})
+    assert list(run.estimates.all_seconds()) == [4.0, 4.0]
+    assert not run.estimates.update({}), "nothing has changed"
+    speeds = core.state.placement.estimates.speeds
+    speeds.recall([Pace(("f", 0.0), node, 50, math.log(t), 0.0) for node, t in (("a", 1.0), ("b", 4.0))])
+    assert run.estimates.update({}), "so that the functions are ranked again"
+    x, y = run.estimates.all_seconds()
+    assert x / y == pytest.approx(4, rel=0.05)

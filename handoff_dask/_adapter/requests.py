@@ -111,9 +111,10 @@ class Requests:
         Names are ambiguous. Once functions of a name have run here, their keys tell more than Dask's mean.
         """
         estimates = self._plugin.state.placement.estimates
+        has_run = estimates.names
         for key in dict.fromkeys(without_stem(kind.code) for kind in spec.kinds):
             name = name_in(key)
-            if name == "lambda" or name in estimates.names:
+            if name == "lambda" or name in has_run:
                 continue
             seconds = learnt_duration(self._plugin.scheduler, name)
             if seconds is not None:

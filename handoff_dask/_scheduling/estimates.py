@@ -86,7 +86,8 @@ class _Stats:
         self.peaks: list[float] = []
         self.cores: list[float] = []
 
-    def add(self, size: float, seconds: float, nbytes: int) -> None:
+    def add(self, size: float, seconds: float, nbytes: int, usage: Used | None) -> None:
+        """Add a function, and what it used if that was measured."""
         self.count += 1
         weight = 0.1 if self.count > 10 else 1 / self.count
         self.mean += weight * (seconds - self.mean)
@@ -94,14 +95,13 @@ class _Stats:
         self.nbytes += weight * (nbytes - self.nbytes)
         # Rises immediately, decays slowly.
         self.most = seconds if seconds > self.most else self.most + 0.1 * (seconds - self.most)
-
-    def add_usage(self, seconds: float, usage: Used) -> None:
-        at = self.measured % MAX_PEAKS
-        self.measured += 1
-        if usage.peak_memory is not None:
-            self.peaks[at : at + 1] = [usage.peak_memory]
-        if usage.cpu_seconds is not None and seconds > 0:
-            self.cores[at : at + 1] = [usage.cpu_seconds / seconds]
+        if usage is not None:
+            at = self.measured % MAX_PEAKS  # the oldest measurement, or the end while there are few
+            self.measured += 1
+            if usage.peak_memory is not None:
+                self.peaks[at : at + 1] = [usage.peak_memory]
+            if usage.cpu_seconds is not None and seconds > 0:
+                self.cores[at : at + 1] = [usage.cpu_seconds / seconds]
 
 
 class Estimates:
@@ -114,18 +114,16 @@ class Estimates:
 
     Attributes
     ----------
-    names : set of str
-        Short names of the code that has run.
     speeds : Speeds
     """
 
-    __slots__ = ("_hints", "_limit", "_seen", "_short", "names", "speeds")
+    __slots__ = ("_by_code", "_hints", "_limit", "_seen", "_short", "speeds")
 
     def __init__(self, short: float = 0.0) -> None:
         self.speeds = Speeds()
-        self.names: set[str] = set()
         self._limit = short
         self._seen: OrderedDict[str, _Stats] = OrderedDict()  # the least recently updated first
+        self._by_code: dict[str, dict[str, None]] = {}  # key without its stem → keys with statistics
         self._hints: OrderedDict[str, Hint] = OrderedDict()
         self._short: set[str] = set()
 
@@ -171,38 +169,37 @@ class Estimates:
             speeds.learn((key, size), node, seconds, before)
             if speeds.factors:
                 seconds /= speeds.factor(node)
-        seen = self._seen.get(key)
-        if seen is None:
-            seen = self._start(key)
+        stats = self._seen.get(key)
+        if stats is None:
+            stats = self._start(key)
         else:
             self._seen.move_to_end(key)
-        seen.add(size, seconds, nbytes)
-        if usage.peak_exact:
-            seen.add_usage(seconds, usage)
-        if seen.most <= self._limit and self._limit:
+        stats.add(size, seconds, nbytes, usage if usage.peak_exact else None)
+        if stats.most <= self._limit and self._limit:
             self._short.add(key)
         elif key in self._short:
             self._short.remove(key)
-        general = without_stem(key)
-        if general != key:
-            stats = self._seen.get(general)
-            if stats is None:
-                stats = self._start(general)
-            else:
-                self._seen.move_to_end(general)
-            stats.add(size, seconds, nbytes)
-            if usage.peak_exact:
-                stats.add_usage(seconds, usage)
 
     def _start(self, key: str) -> _Stats:
         stats = self._seen[key] = _Stats()
-        self.names.add(name_in(key))
+        self._by_code.setdefault(without_stem(key), {})[key] = None
         if len(self._seen) > MAX_KEYS:
             oldest, _ = self._seen.popitem(last=False)
             self._short.discard(oldest)
-            if len(self.names) > MAX_KEYS:
-                self.names = {name_in(other) for other in self._seen}
+            code = without_stem(oldest)
+            del self._by_code[code][oldest]
+            if not self._by_code[code]:
+                del self._by_code[code]
         return stats
+
+    def _of_code(self, key: str) -> list[_Stats]:
+        """Return the statistics of all keys that have the same code as a key."""
+        return [self._seen[other] for other in self._by_code.get(without_stem(key), ())]
+
+    @property
+    def names(self) -> set[str]:
+        """Short names of the code that has run."""
+        return set(map(name_in, self._by_code))
 
     # ------------------------------------------------------------------ durations
 
@@ -248,11 +245,10 @@ class Estimates:
         """Return what a key that has never run here is expected to take; None if nothing is known of it."""
         hint = self._hints.get(key)
         if hint is None:
-            general = without_stem(key)
-            seen = self._seen.get(general)
-            if seen is not None:
-                return UNKNOWN * seen.mean
-            hint = self._hints.get(general)
+            if others := self._of_code(key):
+                n = sum(stats.count for stats in others)
+                return UNKNOWN * math.fsum(stats.count * stats.mean for stats in others) / n
+            hint = self._hints.get(without_stem(key))
         return None if hint is None else hint.seconds
 
     def has_run(self, key: str) -> bool:
@@ -308,19 +304,24 @@ class Estimates:
 
     def peaks(self, key: str) -> Sequence[float]:
         """Return the peaks of memory of functions like those of a key, in MB; empty if none are known."""
-        for name in dict.fromkeys((key, without_stem(key))):
-            seen = self._seen.get(name)
-            if seen is not None and seen.peaks:
-                return seen.peaks
-            hint = self._hints.get(name)
-            if hint is not None and hint.peaks:
-                return hint.peaks
-        return ()
+        seen, hint = self._seen.get(key), self._hints.get(key)
+        if seen is not None and seen.peaks:
+            return seen.peaks
+        if hint is not None and hint.peaks:
+            return hint.peaks
+        if peaks := [peak for stats in self._of_code(key) for peak in stats.peaks]:
+            return _sample(peaks)
+        hint = self._hints.get(without_stem(key))
+        return () if hint is None else hint.peaks
 
     def cores(self, key: str) -> Sequence[float]:
         """Return the processors that functions like those of a key used; empty if none are known."""
-        for name in dict.fromkeys((key, without_stem(key))):
-            seen = self._seen.get(name)
-            if seen is not None and seen.cores:
-                return seen.cores
-        return ()
+        seen = self._seen.get(key)
+        if seen is not None and seen.cores:
+            return seen.cores
+        return _sample([cores for stats in self._of_code(key) for cores in stats.cores])
+
+
+def _sample(amounts: list[float]) -> Sequence[float]:
+    """Return amounts of about the same distribution, at most about :data:`MAX_PEAKS` of them."""
+    return sorted(amounts)[:: -(-len(amounts) // MAX_PEAKS)] if len(amounts) > MAX_PEAKS else amounts

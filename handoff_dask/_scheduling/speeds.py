@@ -13,7 +13,12 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from handoff_dask._scheduling.spec import Pace
+
+Floats = NDArray[np.float64]
 
 #: Key, and size of the cost: functions with larger costs may take longer, and run on larger nodes.
 Code = tuple[str, float]
@@ -58,10 +63,6 @@ class _Sums:
         self.n += n
         self.total += total
         self.squares += squares
-
-    def deviation(self, at: float) -> float:
-        """Return the sum of squares of the differences from a value."""
-        return max(0.0, self.squares - 2 * at * self.total + self.n * at * at)
 
 
 class Speeds:
@@ -166,34 +167,22 @@ class Speeds:
         It is repeated at exponentially growing intervals, so that its time per function is constant.
         """
         self._next = self._learnt + max(_FEWEST, self._learnt // 4)
-        shared = {code: by_node for code, by_node in self._codes.items() if len(by_node) > 1}
-        numbers: dict[Any, float] = {}
-        weights: dict[Any, float] = {}
+        data = _Data(self._codes, self._pairs)
+        if not data.nodes:
+            return
+        terms = np.array([self._terms.get(node, 0.0) for node in data.nodes])
+        variances = np.array([self._variances.get(code, 1.0) for code in data.codes])
+        of_pairs = self._variances.get(None, 1.0)
         for _ in range(_ROUNDS):
-            above: dict[Any, float] = {}
-            weights = {}
-            numbers = {}
-            terms = self._terms
-            for code, by_node in shared.items():
-                weight = 1 / self._variances.get(code, 1.0)
-                base = _base(by_node, terms)
-                for node, sums in by_node.items():
-                    _count(above, node, weight * (sums.total - sums.n * base))
-                    _count(weights, node, weight * sums.n)
-                    _count(numbers, node, sums.n)
-            weight = 1 / self._variances.get(None, 1.0)
-            for (a, b), sums in self._pairs.items():
-                for node, other, total in ((a, b, sums.total), (b, a, -sums.total)):
-                    _count(above, node, weight * (total + sums.n * terms.get(other, 0.0)))
-                    _count(weights, node, weight * sums.n)
-                    _count(numbers, node, sums.n)
-            self._terms = {node: above[node] / (weights[node] + _PENALTY) for node in weights}
-            self._fit_variances(shared)
-        factors = {
-            node: math.exp(term)
-            for node, term in self._terms.items()
-            if numbers[node] >= _FEWEST and abs(term) > max(_LEAST, _ERRORS / math.sqrt(weights[node]))
-        }
+            above, weights = data.sums(terms, variances, of_pairs)
+            terms = above / (weights + _PENALTY)
+            variances, of_pairs = data.variances(terms, of_pairs)
+        self._terms = dict(zip(data.nodes, terms.tolist(), strict=True))
+        self._variances = {**dict(zip(data.codes, variances.tolist(), strict=True)), None: of_pairs}
+        _, weights = data.sums(terms, variances, of_pairs)
+        differs = np.abs(terms) > np.maximum(_LEAST, _ERRORS / np.sqrt(weights))
+        differs &= data.numbers >= _FEWEST
+        factors = {data.nodes[i]: math.exp(terms[i]) for i in differs.nonzero()[0].tolist()}
         changed = factors.keys() != self.factors.keys() or any(
             abs(math.log(factor / self.factors[node])) > 0.05 for node, factor in factors.items()
         )
@@ -201,25 +190,70 @@ class Speeds:
             self.factors = factors
             self.version += 1
 
-    def _fit_variances(self, shared: Mapping[Code, Mapping[Any, _Sums]]) -> None:
-        """Estimate the variances that codes and nodes do not explain; few measurements count as uncertain."""
-        terms = self._terms
-        for code, by_node in shared.items():
-            base = _base(by_node, terms)
-            squares = sum(sums.deviation(base + terms.get(node, 0.0)) for node, sums in by_node.items())
-            freedom = sum(sums.n for sums in by_node.values()) - len(by_node)
-            self._variances[code] = max(_LEAST_VARIANCE, (squares + 1.0) / (freedom + 1.0))
-        squares = sum(s.deviation(terms.get(a, 0.0) - terms.get(b, 0.0)) for (a, b), s in self._pairs.items())
-        freedom = sum(s.n for s in self._pairs.values()) - len(terms)
-        if freedom > 0:
-            self._variances[None] = max(_LEAST_VARIANCE, (squares + 0.1) / (freedom + 1.0))
+
+class _Data:
+    """What was measured, as arrays: a row for each code and node, and one for each pair of nodes.
+
+    Code that has run on a single node is left out.
+
+    Attributes
+    ----------
+    codes, nodes : list
+        Their positions are those in the arrays.
+    numbers : array of float
+        Node → number of measurements.
+    """
+
+    def __init__(
+        self, codes: Mapping[Code, Mapping[Any, _Sums]], pairs: Mapping[tuple[Any, Any], _Sums]
+    ) -> None:
+        self.codes = [code for code, by_node in codes.items() if len(by_node) > 1]
+        rows = [(c, node, s) for c, code in enumerate(self.codes) for node, s in codes[code].items()]
+        of_pairs = [node for pair in pairs for node in pair]
+        self.nodes = list(dict.fromkeys([*(node for _, node, _ in rows), *of_pairs]))
+        index = {node: k for k, node in enumerate(self.nodes)}
+        self._code = np.array([c for c, _, _ in rows], dtype=np.intp)
+        self._node = np.array([index[node] for _, node, _ in rows], dtype=np.intp)
+        self._n, self._total, self._squares = _arrays([s for _, _, s in rows])
+        self._in_code = np.bincount(self._code, self._n, len(self.codes))
+        self._first = np.array([index[a] for a, _ in pairs], dtype=np.intp)
+        self._second = np.array([index[b] for _, b in pairs], dtype=np.intp)
+        self._pair_n, self._pair_total, self._pair_squares = _arrays(list(pairs.values()))
+        self._places = np.concatenate([self._node, self._first, self._second])
+        self.numbers: Floats = self._by_node(self._n, self._pair_n, self._pair_n)
+
+    def _by_node(self, *values: Floats) -> Floats:
+        """Add up values of the rows, and of the first and the second nodes of pairs, by node."""
+        return np.asarray(np.bincount(self._places, np.concatenate(values), len(self.nodes)), dtype=float)
+
+    def _bases(self, terms: Floats) -> Floats:
+        """Return the terms of codes, given those of nodes."""
+        rest = self._total - self._n * terms[self._node]
+        return np.asarray(np.bincount(self._code, rest, len(self.codes)) / self._in_code, dtype=float)
+
+    def sums(self, terms: Floats, variances: Floats, of_pairs: float) -> tuple[Floats, Floats]:
+        """Return for each node the weighted sum of what its term should be, and the sum of the weights."""
+        weight = 1 / variances[self._code]
+        rest = weight * (self._total - self._n * self._bases(terms)[self._code])
+        first = (self._pair_total + self._pair_n * terms[self._second]) / of_pairs
+        second = (-self._pair_total + self._pair_n * terms[self._first]) / of_pairs
+        share = self._pair_n / of_pairs
+        return self._by_node(rest, first, second), self._by_node(weight * self._n, share, share)
+
+    def variances(self, terms: Floats, of_pairs: float) -> tuple[Floats, float]:
+        """Return the variances that codes and nodes do not explain; few measurements count as uncertain."""
+        at = self._bases(terms)[self._code] + terms[self._node]
+        squares = np.maximum(0.0, self._squares - 2 * at * self._total + self._n * at * at)
+        freedom = self._in_code - np.bincount(self._code, minlength=len(self.codes))
+        within = (np.bincount(self._code, squares, len(self.codes)) + 1.0) / (freedom + 1.0)
+        if (left := self._pair_n.sum() - len(self.nodes)) > 0:
+            at = terms[self._first] - terms[self._second]
+            squares = self._pair_squares - 2 * at * self._pair_total + self._pair_n * at * at
+            of_pairs = max(_LEAST_VARIANCE, (max(0.0, float(squares.sum())) + 0.1) / (float(left) + 1.0))
+        return np.maximum(_LEAST_VARIANCE, within), of_pairs
 
 
-def _base(by_node: Mapping[Any, _Sums], terms: Mapping[Any, float]) -> float:
-    """Return the term of a code, given those of the nodes."""
-    n = sum(sums.n for sums in by_node.values())
-    return sum(sums.total - sums.n * terms.get(node, 0.0) for node, sums in by_node.items()) / n
-
-
-def _count(counts: dict[Any, float], node: Any, amount: float) -> None:
-    counts[node] = counts.get(node, 0.0) + amount
+def _arrays(sums: Sequence[_Sums]) -> tuple[Floats, Floats, Floats]:
+    """Return the fields of sums as arrays."""
+    columns = np.array([(s.n, s.total, s.squares) for s in sums], dtype=float).reshape(-1, 3)
+    return columns[:, 0], columns[:, 1], columns[:, 2]

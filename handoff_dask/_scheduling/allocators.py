@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -173,11 +174,13 @@ class BuiltIn:
         claims = view.claims
         blocked = False
         paced = view.pacing.applies_to(f.run)
+        too_slow = math.inf  # the factor of a node that should start none of the functions
         for node in self._fitting(f, queue, view, paced):
             g: FunctionState | None = f
             if paced:
-                g = view.pacing.choose(queue, node, view.now)
+                g = view.pacing.choose(queue, node, view.now) if view.pacing.factor(node) < too_slow else None
                 if g is None:
+                    too_slow = min(too_slow, view.pacing.factor(node))
                     claims.defer(node, view.now + f.run.estimates.seconds(f, node) / 4)
                     continue
             assert g is not None

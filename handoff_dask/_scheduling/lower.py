@@ -25,6 +25,7 @@ from handoff_dask._model.need import evaluate_cost, first_need
 from handoff_dask._model.resources import UNIT, is_auto, parse_amounts, to_number, to_units
 from handoff_dask._model.retry import RetryPolicy
 from handoff_dask._scheduling.spec import Kind, RunSpec
+from handoff_dask.exceptions import InvalidCostError
 
 #: The smallest amount, which stands for one that is to be estimated.
 LEAST = 1 / UNIT
@@ -82,7 +83,8 @@ def lower_dag(
     Raises
     ------
     InvalidDAGError
-        The DAG is invalid, or contains input functions, which have values only in a stream.
+        The DAG is invalid, contains input functions, which have values only in a stream, or estimates an
+        amount that is a limit of the run.
     """
     dag._validate_to_run()
     functions = dag.functions
@@ -99,7 +101,13 @@ def lower_dag(
         f = functions[id]
         cost = f.cost
         if callable(cost):  # what it gives before anything runs counts until it is ready
-            f = f.replace(cost=evaluate_cost(cost, first_need(f, functions)))
+            try:
+                f = f.replace(cost=evaluate_cost(cost, first_need(f, functions)))
+            except ValueError as error:  # validation has passed, so it depends on something else as well
+                raise InvalidCostError(dag.id, [f"function {id!r}: cost: {error}"], [id]) from error
+        if limited := [name for name in limit_units if is_auto(declared_cost(f).get(name))]:
+            reason = f"{limited[0]!r} is a limit of the run, for which it cannot ask 'auto'"
+            raise InvalidCostError(dag.id, [f"function {id!r}: cost {f.cost!r}: {reason}"], [id])
         evaluated = [functions[i] for i in inlined.get(id, ())]
         kind_of.append(kinds.index(f, keys[id], evaluated, computed=callable(cost)))
         for d in set(dependencies[id]):

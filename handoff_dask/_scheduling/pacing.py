@@ -9,8 +9,9 @@ now. While all nodes are alike, none of this has an effect.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ from handoff_dask._scheduling.claim import end_of
 from handoff_dask._scheduling.functions import FINAL, FunctionState, State
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes, Rows, Scores
-from handoff_dask._scheduling.queues import Queue
+from handoff_dask._scheduling.queues import Queue, QueueKey
 from handoff_dask._scheduling.speeds import Speeds
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 #: Maximum number of functions of a queue, and of slots on faster nodes, to compare.
 _MAX_COMPARED = 64
+
+#: Maximum number of queues whose eligible nodes are remembered.
+_MAX_QUEUES = 1_000
 
 #: The remaining work of a run is counted again when this fraction of it has started or ended.
 _STALE = 0.02
@@ -49,6 +53,9 @@ class Pacing:
         self._nodes = nodes
         self._speeds = speeds
         self._left: dict[Run, _Left] = {}
+        self._versions = (-1, -1)  # of the nodes and the speeds for which the following is valid
+        self._factors: NDArray[np.float64] = np.zeros(0)
+        self._eligible: dict[QueueKey, _Eligible] = {}
 
     def applies_to(self, run: Run) -> bool:
         """Return whether the speeds of nodes matter to a run."""
@@ -58,6 +65,17 @@ class Pacing:
         """Forget a run."""
         self._left.pop(run, None)
 
+    def _refresh(self) -> None:
+        versions = self._nodes.version, self._speeds.version
+        if self._versions != versions or len(self._eligible) > _MAX_QUEUES:
+            self._versions = versions
+            self._factors = np.array([self._speeds.factor(node.name) for node in self._nodes.ordered])
+            self._eligible.clear()
+
+    def factor(self, node: Node) -> float:
+        """Return by how much functions take longer on a node than on one of ordinary speed."""
+        return self._speeds.factor(node.name)
+
     def penalties(self, rows: Rows, scores: Scores) -> Scores:
         """Add to the scores of nodes how much longer functions take there than on the fastest of them.
 
@@ -65,8 +83,8 @@ class Pacing:
         """
         if scores is None:
             return None
-        ordered = self._nodes.ordered
-        factors = np.array([self._speeds.factor(ordered[row].name) for row in rows.tolist()])
+        self._refresh()
+        factors = self._factors[rows]
         adjusted: NDArray[np.float64] = np.round(scores + factors / factors.min() - 1, 9)
         return adjusted
 
@@ -77,27 +95,30 @@ class Pacing:
         -------
         FunctionState or None
             The head, or a function behind it. None if each of them is expected to end earlier on a faster
-            node, although it has to wait there.
+            node, although it has to wait there: then no slower node should start one either.
         """
+        self._refresh()
         head: FunctionState = queue.heap[0][4]
         run = head.run
+        eligible = self._eligible.get(queue.key)
+        if eligible is None:
+            eligible = self._eligible[queue.key] = _Eligible(queue, self._nodes, self._speeds)
         slower = self._speeds.factor(node.name)
-        faster = self._faster(queue, slower / (1 + _SLOWER))
+        faster = bisect_left(eligible.factors, slower / (1 + _SLOWER))
         if not faster:
             return head
-        fastest = min(self._speeds.factor(other.name) for other in faster)
         left = self._left.get(run)
         if left is None or left.is_stale(run):
             left = self._left[run] = _Left(run)
-        speeds = sum(n.slots(queue.cost) / self._speeds.factor(n.name) for n in [node, *faster])
-        end = left.end(speeds, fastest)
+        fastest = eligible.factors[0]
+        end = left.end(eligible.speeds[faster - 1] + node.slots(queue.cost) / slower, fastest)
         slots: list[list[float]] | None = None
         for f in islice(queue, _MAX_COMPARED):
             seconds = run.estimates.seconds(f)
             if seconds * slower + left.after(f) * fastest <= end:
                 return f
             if slots is None:
-                slots = self._slots(queue, faster, now)
+                slots = self._slots(queue, eligible.nodes[: min(faster, _MAX_COMPARED)], now)
             if not slots:
                 return head
             soonest = min(slots, key=lambda slot: slot[0] + seconds * slot[1])
@@ -105,22 +126,6 @@ class Pacing:
             if seconds * slower <= soonest[0]:
                 return f
         return None
-
-    def _faster(self, queue: Queue, factor: float) -> list[Node]:
-        """Return the eligible nodes that are faster than a factor."""
-        nodes = self._nodes
-        rows = queue.rows(nodes)
-        ordered = nodes.ordered
-        eligible = ordered if rows is None else [ordered[row] for row in rows.tolist()]
-        avoided = queue.avoided(nodes)
-        return [
-            n
-            for n in eligible
-            if self._speeds.factor(n.name) < factor
-            and n.accepting
-            and n.name not in avoided
-            and n.holds(queue.cost)
-        ]
 
     def _slots(self, queue: Queue, nodes: Sequence[Node], now: float) -> list[list[float]]:
         """Return the slots for functions of a queue on nodes: seconds until each is free, and its factor."""
@@ -133,6 +138,30 @@ class Pacing:
             slots += [[end, factor] for end in ends[: node.slots(queue.cost) - idle]]
         slots.sort()
         return slots[:_MAX_COMPARED]
+
+
+class _Eligible:
+    """The nodes that may serve a queue, the fastest first.
+
+    Attributes
+    ----------
+    nodes : list of Node
+    factors : list of float
+        Their factors.
+    speeds : list of float
+        The sum of the speeds of all slots on each node and on those before it.
+    """
+
+    __slots__ = ("factors", "nodes", "speeds")
+
+    def __init__(self, queue: Queue, nodes: Nodes, speeds: Speeds) -> None:
+        rows, ordered, avoided = queue.rows(nodes), nodes.ordered, queue.avoided(nodes)
+        eligible = ordered if rows is None else [ordered[row] for row in rows.tolist()]
+        able = [n for n in eligible if n.accepting and n.name not in avoided and n.holds(queue.cost)]
+        self.nodes = sorted(able, key=lambda n: speeds.factor(n.name))
+        self.factors = [speeds.factor(n.name) for n in self.nodes]
+        slots = (n.slots(queue.cost) / f for n, f in zip(self.nodes, self.factors, strict=True))
+        self.speeds = list(accumulate(slots))
 
 
 class _Left:

@@ -146,6 +146,8 @@ class Run:
         State → number of functions.
     ready_by_kind : list of int
         Kind → number of ready functions.
+    sized_from : dict of int to int
+        Kind → number of measured functions when its estimated amounts were last set.
     totals : Totals
         Counts that all runs of the core share.
     code_counts : mapping of str to int
@@ -196,6 +198,7 @@ class Run:
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         self.counts[State.WAITING] = self.unfinished = len(self.functions)
         self.ready_by_kind: list[int] = [0] * len(spec.kinds)
+        self.sized_from: dict[int, int] = {}
         self.totals = totals
         self.code_counts = Counter[str]()
         for k, count in Counter(spec.kind_of).items():

@@ -11,16 +11,20 @@ strategy for high-throughput scientific workflows", IEEE TPDS 2018, with any num
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from handoff_dask._model.resources import MEMORY, THREADS, UNIT, from_units, parse_amounts, to_units
+from handoff_dask._model.resources import MEASURED, MEMORY, THREADS, UNIT, from_units, parse_amounts, to_units
 from handoff_dask._model.used import sufficient_cores, sufficient_memory
 from handoff_dask._scheduling.estimates import Estimates
 from handoff_dask._scheduling.functions import FunctionState, State
 from handoff_dask._scheduling.node import Node
 from handoff_dask._scheduling.nodes import Nodes
+from handoff_dask._scheduling.queues import Cost
 from handoff_dask._scheduling.runs import CONCURRENCY, Run
-from handoff_dask._scheduling.spec import Amounts
+from handoff_dask._scheduling.spec import Amounts, Pins
+
+#: Maximum number of estimates, and of rooms on nodes, to remember.
+_MAX_KNOWN = 10_000
 
 #: Number of peaks from which on they are taken for a sample of all.
 _FEW = 10
@@ -47,15 +51,23 @@ class Sizing:
         self._first = first
         # (key, resource) → number of measured functions, and the estimate made then in MB or cores.
         self._known: dict[tuple[str, str], tuple[int, float]] = {}
+        self._version = -1  # of the nodes for which the following is valid
+        self._room: dict[tuple[Cost, Pins], _Room] = {}
 
-    # ------------------------------------------------------------------ before the first attempt
+    # ------------------------------------------------------------------ before an attempt
 
     def size(self, f: FunctionState) -> bool:
-        """Set the amounts of a function that has had no attempt. Return whether they have changed."""
-        if f.attempts:
-            return False
-        amounts = {name: self._estimate(f, name) for name in f.kind.auto}
-        if all(f.cost.get(name) == units for name, units in amounts.items()):
+        """Set the amounts of a function that waits for an attempt. Return whether they have changed.
+
+        After its first attempt, an amount is only lowered to what a node still has.
+        """
+        room = self._room_for(f)
+        amounts = {}
+        for name in f.kind.auto:
+            most = room.most.get(name, 0)
+            units = f.cost[name] if f.attempts else self._estimate(f, name, room)
+            amounts[name] = max(1, min(units, most)) if most else units
+        if all(f.cost[name] == units for name, units in amounts.items()):
             return False
         _ask(f, amounts)
         return True
@@ -71,62 +83,73 @@ class Sizing:
         list of FunctionState
             The functions whose amounts have changed. They must be queued again.
         """
-        key = run.spec.kinds[kind].code
-        measured = self._estimates.measured(key)
-        before = [self._known.get((key, name), (0, 0.0))[0] for name in run.spec.kinds[kind].auto]
-        if all(measured < 2 * n for n in before):
+        measured = self._estimates.measured(run.spec.kinds[kind].code)
+        if measured < 2 * run.sized_from.get(kind, 0):
+            return []
+        run.sized_from[kind] = max(1, measured)
+        return self._resized(run, [kind])
+
+    def fit_to_nodes(self, run: Run) -> list[FunctionState]:
+        """Set the amounts of all ready functions of a run again, because the nodes have changed.
+
+        Returns
+        -------
+        list of FunctionState
+            As for :meth:`resize`.
+        """
+        return self._resized(run, [k for k, kind in enumerate(run.spec.kinds) if kind.auto])
+
+    def _resized(self, run: Run, kinds: Collection[int]) -> list[FunctionState]:
+        if not any(run.ready_by_kind[k] for k in kinds):
             return []
         kind_of = run.spec.kind_of
-        ready = [f for f in run.functions if kind_of[f.number] == kind and f.state is State.READY]
+        ready = [f for f in run.functions if f.state is State.READY and kind_of[f.number] in kinds]
         return [f for f in ready if self.size(f)]
 
-    def _estimate(self, f: FunctionState, name: str) -> int:
+    def _estimate(self, f: FunctionState, name: str, room: _Room) -> int:
         """Return the units of a resource for which the first attempt of a function asks."""
-        most = self._largest(f, name)
         own = f.run.estimates.peak(f) if name == MEMORY else None
-        amount = sufficient_memory(own) if own is not None else self._of_code(f, name)
+        amount = sufficient_memory(own) if own is not None else self._of_code(f.kind.code, name, room)
         if amount is None:
-            return max(1, math.floor(most * self._first.get(name, 1.0)))
-        return max(1, min(most, to_units(amount))) if most else to_units(amount)
+            return math.floor(room.most.get(name, 0) * self._first.get(name, 1.0))
+        return to_units(amount)
 
-    def _of_code(self, f: FunctionState, name: str) -> float | None:
+    def _of_code(self, key: str, name: str, room: _Room) -> float | None:
         """Return the estimate for functions of the same code, in MB or cores; None if nothing is known."""
-        key = f.kind.code
         measured = self._estimates.measured(key)
         known = self._known.get((key, name))
         if known is not None and measured < 2 * known[0]:
             return known[1]
         if name == MEMORY:
             peaks = self._estimates.peaks(key)
-            amount = first_amount(peaks, self._spare(f)) if peaks else None
+            amount = first_amount(peaks, room.spare) if peaks else None
         else:
             amount = sufficient_cores(self._estimates.cores(key))
         if amount is None:
             return None
-        if len(self._known) > 10_000:
+        if len(self._known) > _MAX_KNOWN:
             self._known.clear()
         self._known[key, name] = max(1, measured), amount
         return amount
 
-    def _spare(self, f: FunctionState) -> float:
-        """Return the MB that are left for each function if the largest node is full of functions like it."""
-        most = 0.0
-        for node in self._nodes_of(f):
-            fixed = [(n, units) for n, units in f.cost.items() if n not in f.kind.auto and units]
-            share = max(units / node.capacity[n] for n, units in fixed)
-            most = max(most, share * node.capacity.get(MEMORY, 0))
-        return most / UNIT
-
-    def _largest(self, f: FunctionState, name: str) -> int:
-        """Return the most units of a resource that any node has that may run a function."""
-        bound = None if f.group is None else f.group.node
-        nodes = self._nodes_of(f) if bound is None else [bound]
-        return max((node.capacity.get(name, 0) for node in nodes), default=0)
+    def _room_for(self, f: FunctionState) -> _Room:
+        """Return what the nodes that may run a function have for it."""
+        if f.group is not None and f.group.node is not None:
+            return _Room(f, [f.group.node])
+        if self._version != self._nodes.version or len(self._room) > _MAX_KNOWN:
+            self._version = self._nodes.version
+            self._room.clear()
+            self._known.clear()
+        pins = f.kind.pin_sets if f.group is None else f.group.pins
+        key = tuple(sorted(_fixed(f).items())), pins
+        room = self._room.get(key)
+        if room is None:
+            room = self._room[key] = _Room(f, self._nodes_of(f))
+        return room
 
     def _nodes_of(self, f: FunctionState) -> list[Node]:
         """Return the nodes that may run a function and have enough of what is not estimated."""
-        pins = f.kind.pin_sets if f.group is None else f.group.pins
-        fixed = {name: units for name, units in f.cost.items() if name not in f.kind.auto}
+        pins, fixed = f.kind.pin_sets if f.group is None else f.group.pins, _fixed(f)
         return [node for node in self._nodes.ordered if node.allowed(pins) and node.holds(fixed)]
 
     # ------------------------------------------------------------------ after running out of memory
@@ -186,6 +209,31 @@ class Sizing:
         """Let a function without an allocation ask for other amounts of some resources."""
         if amounts:
             _ask(f, amounts)
+
+
+class _Room:
+    """What nodes have for a function.
+
+    Attributes
+    ----------
+    most : dict of str to int
+        Resource that can be estimated → the most units of it on any of the nodes.
+    spare : float
+        MB for each function if the largest node is full of functions like it.
+    """
+
+    __slots__ = ("most", "spare")
+
+    def __init__(self, f: FunctionState, nodes: Sequence[Node]) -> None:
+        fixed = [(name, units) for name, units in _fixed(f).items() if units]
+        self.most = {name: max((n.capacity.get(name, 0) for n in nodes), default=0) for name in MEASURED}
+        shares = (max(u / n.capacity[name] for name, u in fixed) * n.capacity.get(MEMORY, 0) for n in nodes)
+        self.spare = max(shares, default=0.0) / UNIT
+
+
+def _fixed(f: FunctionState) -> dict[str, int]:
+    """Return what a function asks for of the resources that are not estimated."""
+    return {name: units for name, units in f.cost.items() if name not in f.kind.auto}
 
 
 def _ask(f: FunctionState, amounts: Amounts) -> None:

@@ -230,6 +230,8 @@ class SchedulingState(Lifecycle):
             run.update_weights(nodes)
             if run.ranking.nodes_changed(len(run.functions), len(nodes.by_name)):
                 self._unranked[run] = None
+            for f in self._sizing.fit_to_nodes(run):
+                self.placement.enqueue(f)
 
     def _recalls(self) -> list[Recall]:
         """Recall functions that exceed their node, or that wait behind functions of unknown duration."""

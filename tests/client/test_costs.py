@@ -99,6 +99,13 @@ def test_invalid_automatic_costs(fields, text):
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize("run", [handoff.execute, handoff.submit])
+def test_an_automatic_cost_cannot_be_a_limit_of_the_run(client, run):
+    dag = dag_of(Function("f", identity, extra_args=[1], cost={"memory": "auto"}))
+    with pytest.raises(InvalidCostError, match=r"'f'.*'memory' is a limit of the run"):
+        run(dag, client, limits={"memory": 5})
+
+
 def test_a_dag_with_automatic_and_computed_costs_can_be_displayed(client):
     dag = dag_of(
         Function("f", identity, extra_args=[1], cost={"cpu": 1, "memory": "auto"}),
@@ -199,6 +206,14 @@ def test_a_callable_is_checked_before_anything_runs(cost, text):
         dag_of(Function("f", identity, extra_args=[1], cost=cost)).validate()
     assert text in str(caught.value)
     assert "function 'f'" in str(caught.value)
+
+
+def test_a_callable_that_gives_something_else_each_time(client):
+    """Validation has passed, but the next call fails."""
+    answers = [{"cpu": 1}]
+    dag = dag_of(Function("f", identity, extra_args=[1], cost=lambda need: answers.pop()))
+    with pytest.raises(InvalidCostError, match=r"function 'f': cost: .* raised IndexError"):
+        handoff.execute(dag, client)
 
 
 def test_a_callable_excludes_grow_and_inline_functions():

@@ -12,7 +12,7 @@ from scheduling.test_growth import asked, run_out
 
 from handoff_dask import RetryPolicy
 from handoff_dask._model.used import Used, quantile, sufficient_cores, sufficient_memory
-from handoff_dask._scheduling.sizing import allocations
+from handoff_dask._scheduling.sizing import Sizing, allocations
 from handoff_dask._scheduling.spec import Hint, Known
 
 
@@ -215,3 +215,33 @@ def test_every_function_that_fits_a_node_finishes(functions):
             core.ready(id)
     assert not left
     assert all(not core.used(name).get("memory") for name in "ab")
+
+
+def test_waiting_functions_ask_for_less_if_the_largest_node_leaves(core):
+    """They would fit on no node, although nobody has said that they need so much."""
+    core.nodes(a="cpu 1, memory 1000", b="cpu 1, memory 100")
+    core.run(**many(4, fn("cpu 1, memory auto", code="x")))
+    assert core.decide() == ["f0@a"]
+    core.leave("a")
+    core.ready("f0")
+    assert core.decide() == ["f0@b"], "also after an attempt that was lost"
+    assert core.used("b")["memory"] == 100
+    core.finish("f0", **used(100.0))
+    assert core.decide() == ["f1@b"]
+
+
+@pytest.mark.interpreted
+def test_functions_are_sized_again_ever_more_seldom(core, monkeypatch):
+    """Also if each is known by itself, so that nothing is known of their code."""
+    core.nodes(a="cpu 1, memory 1000")
+    n = 200
+    sized = []
+    original = Sizing.size
+    monkeypatch.setattr(Sizing, "size", lambda self, f: sized.append(f) or original(self, f))
+    known = [Known((), 10.0 + n) for n in range(n)]
+    core.run(**many(n, fn("cpu 1, memory auto", code="x")), options={"known": known})
+    for _ in range(n):
+        (decision, *_) = core.decide()
+        core.wait(1)
+        core.finish(decision.split("@")[0], **used(10.0))
+    assert len(sized) <= n * 10

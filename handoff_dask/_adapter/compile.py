@@ -209,7 +209,7 @@ def compile_dag(
         programs.append(parts.program(f, shape, steps, slots, checkpoint))
         _annotate(annotations, number, spec.kinds[kind])
     cost_code = {
-        number: parts.dumps(functions[id], functions[id].cost, "cost")
+        number: parts.cost(functions[id])
         for number, id in enumerate(order)
         if spec.kinds[spec.kind_of[number]].computed
     }
@@ -272,6 +272,7 @@ class _Parts:
         self.full_tracebacks = wants_full_tracebacks()
         self._names: dict[str, str] = {}
         self._codes: dict[int, bytes | str] = {}
+        self._costs: dict[int, bytes] = {}
         self._shapes: dict[Any, Shape] = {}
 
     def program(
@@ -323,6 +324,13 @@ class _Parts:
         if found is None:
             found = f.code if isinstance(f.code, str) else self.dumps(f, f.code, "code")
             self._codes[id(f.code)] = found
+        return found
+
+    def cost(self, f: Function) -> bytes:
+        """Return the pickled callable that computes a function's cost."""
+        found = self._costs.get(id(f.cost))
+        if found is None:
+            found = self._costs[id(f.cost)] = self.dumps(f, f.cost, "cost")
         return found
 
     def extra(self, f: Function) -> bytes | None:

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Maximum number of costs that one node computes at once, each in a thread.
+BATCH = 16
+
+#: Seconds after which a node answers without the costs that are not computed yet.
+PATIENCE = 0.2
+
 #: Number of nodes to ask, and seconds between two.
 TRIES, PAUSE = 5, 0.5
 
@@ -84,8 +90,12 @@ class CostComputer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def compute(self, decisions: Sequence[ComputeCost]) -> None:
-        """Let a node compute costs in the background."""
-        task = asyncio.get_running_loop().create_task(self._compute(list(decisions)))
+        """Let nodes compute costs in the background."""
+        for first in range(0, len(decisions), BATCH):
+            self._start(decisions[first : first + BATCH])
+
+    def _start(self, decisions: Sequence[ComputeCost]) -> None:
+        task = asyncio.get_running_loop().create_task(self._compute(decisions))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -94,7 +104,7 @@ class CostComputer:
         for task in self._tasks:
             task.cancel()
 
-    async def _compute(self, decisions: list[ComputeCost]) -> None:
+    async def _compute(self, decisions: Sequence[ComputeCost]) -> None:
         requests = []
         for f, attempt, inputs, seen_peak in decisions:
             spec = f.run.spec
@@ -106,12 +116,16 @@ class CostComputer:
             logger.exception("handoff_dask could not let a node compute costs")
             answers = [Computed(None, f"{type(error).__name__}: {error}")] * len(requests)
         for decision, answer in zip(decisions, answers, strict=True):
-            self._report(decision, answer)
+            if answer is None:
+                self._start([decision])  # alone, so that it delays no other
+            else:
+                self._report(decision, answer)
         self._wake()
 
-    async def _ask(self, requests: list[Request]) -> Sequence[Computed]:
-        """Return what a node has computed; of several tries, the first one that a node has answered."""
+    async def _ask(self, requests: list[Request]) -> Sequence[Computed | None]:
+        """Return what a node has computed; None for what takes long, unless it is the only request."""
         problem: object = "the cluster has no node that accepts functions"
+        seconds = self._seconds if len(requests) == 1 else min(PATIENCE, self._seconds)
         for number in range(TRIES):
             if number:
                 await asyncio.sleep(PAUSE)
@@ -121,13 +135,16 @@ class CostComputer:
                 continue
             try:
                 answer = await call_on(
-                    self._scheduler, address, compute_costs, requests=requests, seconds=self._seconds
+                    self._scheduler, address, compute_costs, requests=requests, seconds=seconds
                 )
             except OSError as error:
                 problem = error
                 continue
             if answer.problem is None:
-                return [Computed(*computed) for computed in answer.value]
+                late = None
+                if len(requests) == 1:
+                    late = Computed(None, f"it did not return within {seconds:g} s")
+                return [late if computed is None else Computed(*computed) for computed in answer.value]
             problem = answer.problem
         return [Computed(None, f"no node could compute it: {problem}")] * len(requests)
 
@@ -150,32 +167,30 @@ class CostComputer:
 # ---------------------------------------------------------------------- on the node
 
 
-async def compute_costs(requests: Sequence[Request], seconds: float) -> list[Computed]:
-    """Compute costs in threads, so that a callable that blocks does not block the node. Called on a node."""
+async def compute_costs(requests: Sequence[Request], seconds: float) -> list[Computed | None]:
+    """Compute costs, each in a thread; None for those that take longer. Called on a node."""
+    return list(await asyncio.gather(*(_compute_within(request, seconds) for request in requests)))
+
+
+async def _compute_within(request: Request, seconds: float) -> Computed | None:
     loop = asyncio.get_running_loop()
-    computed: list[Computed] = []
-    for request in requests:
-        future: asyncio.Future[Computed] = loop.create_future()
-        # A daemon thread: it must not keep the node from exiting.
-        threading.Thread(target=_compute_into, args=(future, loop, request), daemon=True).start()
-        try:
-            computed.append(await asyncio.wait_for(future, seconds))
-        except TimeoutError:
-            computed.append(Computed(None, f"it did not return within {seconds:g} s"))
-    return computed
+    future: asyncio.Future[Computed] = loop.create_future()
 
-
-def _compute_into(
-    future: asyncio.Future[Computed], loop: asyncio.AbstractEventLoop, request: Request
-) -> None:
-    result = _compute(request)
-
-    def finish() -> None:
+    def finish(computed: Computed) -> None:
         if not future.done():
-            future.set_result(result)
+            future.set_result(computed)
 
-    with contextlib.suppress(RuntimeError):  # the node has stopped meanwhile
-        loop.call_soon_threadsafe(finish)
+    def work() -> None:
+        computed = _compute(request)
+        with contextlib.suppress(RuntimeError):  # the node has stopped meanwhile
+            loop.call_soon_threadsafe(finish, computed)
+
+    # A daemon thread: it must not keep the node from exiting.
+    threading.Thread(target=work, name="handoff-cost", daemon=True).start()
+    try:
+        return await asyncio.wait_for(future, seconds)
+    except TimeoutError:
+        return None
 
 
 def _compute(request: Request) -> Computed:

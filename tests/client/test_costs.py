@@ -6,6 +6,7 @@ import threading
 import time
 from itertools import pairwise
 
+import dask
 import pytest
 from distributed import Client
 from helpers import dag_of, gate, identity, on_cluster_and_locally, pass_gate, plugin_of, settle, until
@@ -268,66 +269,75 @@ def block(need):
     return {"cpu": 1}
 
 
-def test_a_callable_that_blocks_fails_its_function_and_nothing_else(monkeypatch):
-    import dask
+@pytest.fixture
+def one_node():
+    """A client of a cluster of one node, and that cluster, on which nothing may be left."""
+    with (
+        handoff.local_cluster({"a": {"cpu": 2, "memory": 1000}}, processes=False) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client, cluster
+        settle(cluster)
 
+
+def held_back(door, **fields):
+    """A DAG with a function whose cost is computed once a gate is open."""
+
+    def cost(need):
+        return pass_gate(door, {"cpu": 1}) if need.input_mb else {"cpu": 1}
+
+    return dag_of(
+        Function("data", bytes, extra_args=[MB], **fields), Function("f", len, args=["data"], cost=cost)
+    )
+
+
+def test_a_callable_that_blocks_fails_its_function():
     BLOCKED.clear()
     with (
         dask.config.set({"handoff.cost-timeout": "300ms"}),
         handoff.local_cluster({"a": {"cpu": 2}}, processes=False) as cluster,
-        Client(cluster, set_as_default=False) as client,
     ):
-        stuck = dag_of(
-            Function("data", bytes, extra_args=[MB]), Function("f", len, args=["data"], cost=block)
-        )
-        run = handoff.submit(stuck, client)
-        assert handoff.execute(dag_of(Function("g", identity, extra_args=[1])), client)["g"] == 1
+        dag = dag_of(Function("data", bytes, extra_args=[MB]), Function("f", len, args=["data"], cost=block))
         with pytest.raises(FunctionFailedError, match=r"it did not return within 0\.3 s"):
-            run.result(30)
+            handoff.execute(dag, cluster)
         BLOCKED.set()
-        del run
-        settle(cluster)
+        assert handoff.execute(dag, cluster)["f"] == MB
 
 
-def test_a_function_whose_cost_is_being_computed_explains_itself_and_can_be_cancelled():
+def test_a_callable_that_blocks_delays_no_other_function(one_node):
+    client, _ = one_node
+    door = gate("cost blocks")
+    dag = held_back("cost blocks")
+    for n in range(40):
+        dag.add_function(Function(n, len, args=["data"], cost=by_input))
+    run = handoff.submit(dag, client)
+    until(lambda: all(run.records[n].status == "finished" for n in range(40)))
+    assert run.records["f"].status == "delayed"
+    door.open()
+    assert run.result(30)["f"] == MB
+
+
+def test_a_function_whose_cost_is_being_computed_explains_itself_and_can_be_cancelled(one_node):
+    client, _ = one_node
     door = gate("cost")
-
-    def held(need):
-        return pass_gate("cost", {"cpu": 1}) if need.input_mb else {"cpu": 1}
-
-    with (
-        handoff.local_cluster({"a": {"cpu": 2}}, processes=False) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        dag = dag_of(Function("data", bytes, extra_args=[MB]), Function("f", len, args=["data"], cost=held))
-        run = handoff.submit(dag, client)
-        door.await_inside(1)
-        assert "is waiting for its cost" in run.explain("f")
-        run.cancel()
-        door.open()
-        until(lambda: run.records["f"].status == "cancelled")
-        again = handoff.execute(dag, client)
-        assert again["f"] == MB
-        run = again = None
-        settle(cluster)
+    dag = held_back("cost")
+    run = handoff.submit(dag, client)
+    door.await_inside(1)
+    assert "is waiting for its cost" in run.explain("f")
+    run.cancel()
+    door.open()
+    until(lambda: run.records["f"].status == "cancelled")
+    assert handoff.execute(dag, client)["f"] == MB
 
 
 def test_the_cost_is_computed_on_another_node_if_one_leaves():
     door = gate("cost node")
-
-    def held(need):
-        return pass_gate("cost node", {"cpu": 1}) if need.input_mb else {"cpu": 1}
-
     nodes = {"a": {"cpu": 1}, "b": {"cpu": 1}}
     with (
         handoff.local_cluster(nodes, processes=False) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        dag = dag_of(
-            Function("data", bytes, extra_args=[MB], cost={"cpu": 1}),
-            Function("f", len, args=["data"], cost=held),
-        )
-        run = handoff.submit(dag, client)
+        run = handoff.submit(held_back("cost node", cost={"cpu": 1}), client)
         door.await_inside(1)
         cluster.sync(cluster.workers["a"].close)
         door.open()
@@ -337,8 +347,6 @@ def test_the_cost_is_computed_on_another_node_if_one_leaves():
 
 
 def test_a_computed_cost_that_fits_nowhere_fails_by_name():
-    import dask
-
     with (
         dask.config.set({"handoff.node-timeout": "200ms"}),
         handoff.local_cluster({"a": {"cpu": 2, "memory": 100}}, processes=False) as cluster,
@@ -368,20 +376,12 @@ def slowly(data):
     return len(data)
 
 
-def test_the_plugin_is_removed_while_a_cost_is_being_computed():
+def test_the_plugin_is_removed_while_a_cost_is_being_computed(one_node):
+    client, cluster = one_node
     door = gate("cost removed")
-
-    def held(need):
-        return pass_gate("cost removed", {"cpu": 1}) if need.input_mb else {"cpu": 1}
-
-    with (
-        handoff.local_cluster({"a": {"cpu": 2}}, processes=False) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        dag = dag_of(Function("data", bytes, extra_args=[MB]), Function("f", len, args=["data"], cost=held))
-        run = handoff.submit(dag, client)
-        door.await_inside(1)
-        client.unregister_scheduler_plugin("handoff")
-        door.open()
-        assert run.wait(20)
-        assert plugin_of(cluster) is None
+    run = handoff.submit(held_back("cost removed"), client)
+    door.await_inside(1)
+    client.unregister_scheduler_plugin("handoff")
+    door.open()
+    assert run.wait(20)
+    assert plugin_of(cluster) is None
